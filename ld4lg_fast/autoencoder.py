@@ -1,0 +1,266 @@
+"""The language autoencoder: an encoder-decoder language model with a Perceiver in its waist.
+
+Lovelace et al. 2023, section 4. Letters: B batch, T tokens, N latents, d latent width, W model width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from ld4lg_fast.decoding import DecodingConfig, generate_ids
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.layers import DIM_HEAD
+from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
+from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
+
+
+def _hub_answers(name_or_path: str) -> bool:
+    """One short request, so that an unreachable hub costs seconds instead of minutes of retries."""
+    if Path(name_or_path).is_dir():
+        return False
+    try:
+        HfApi().model_info(name_or_path, timeout=10)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # no answer: the error's class is that of whichever HTTP library is used
+        return False
+    return True
+
+
+class LanguageAutoencoder(nn.Module):
+    """Text to latents and back.
+
+    With a `Perceiver` (recipe v2) the latents are N vectors of width d. Without one (recipe v1) they are the
+    encoder's hidden states themselves, one a token, with the tokens' mask.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        perceiver: Perceiver | None,
+        max_len: int,
+        freeze_lm: bool,
+    ) -> None:
+        super().__init__()
+        self.lm, self.tokenizer, self.perceiver = lm, tokenizer, perceiver
+        self.max_len, self.freeze_lm = max_len, freeze_lm
+        if freeze_lm:
+            lm.requires_grad_(False)
+
+    @classmethod
+    def from_scratch(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        lm: Mapping,
+        perceiver: Mapping | None,
+        max_len: int = 64,
+    ) -> "LanguageAutoencoder":
+        """A small BART-shaped model with random weights, to be trained together with the Perceiver.
+
+        Args:
+            lm: ``dim`` (a multiple of 64), ``encoder_layers``, ``decoder_layers``, ``dropout``.
+            perceiver: ``num_latents``, ``dim_latent``, ``depth``, ``l2_normalize``; None for recipe v1.
+        """
+        dim = lm["dim"]
+        if dim < DIM_HEAD or dim % DIM_HEAD:
+            raise ConfigError(f"Language model width {dim} must be a positive multiple of {DIM_HEAD}.")
+        config = BartConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=max_len,
+            d_model=dim,
+            encoder_layers=lm["encoder_layers"],
+            decoder_layers=lm["decoder_layers"],
+            encoder_attention_heads=dim // DIM_HEAD,
+            decoder_attention_heads=dim // DIM_HEAD,
+            encoder_ffn_dim=4 * dim,
+            decoder_ffn_dim=4 * dim,
+            dropout=lm["dropout"],
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id,
+            forced_eos_token_id=tokenizer.eos_token_id,
+        )
+        return cls._assemble(BartForConditionalGeneration(config), tokenizer, perceiver, max_len, False)
+
+    @classmethod
+    def from_pretrained_lm(
+        cls, name_or_path: str, perceiver: Mapping | None, max_len: int = 64, freeze_lm: bool = True
+    ) -> "LanguageAutoencoder":
+        """A pretrained BART, T5, FLAN-T5 or mT5 by hub name or local folder.
+
+        Raises:
+            CheckpointError: the model can neither be found locally nor be downloaded, or is of another kind.
+        """
+        local = {"local_files_only": not _hub_answers(name_or_path)}
+        try:
+            lm = AutoModelForSeq2SeqLM.from_pretrained(name_or_path, dtype=torch.float32, **local)
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **local)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"The language model {name_or_path!r} is neither a local folder with an encoder-decoder model nor "
+                "reachable on the hub; give autoencoder.name_or_path=FOLDER with a downloaded copy, or use "
+                "autoencoder=scratch, which needs no download."
+            ) from error
+        limit = getattr(lm.config, "max_position_embeddings", None)
+        if limit is not None and limit < max_len:
+            raise ConfigError(f"{name_or_path} handles at most {limit} tokens, but max_len is {max_len}; lower it.")
+        return cls._assemble(lm, tokenizer, perceiver, max_len, freeze_lm)
+
+    @classmethod
+    def _assemble(
+        cls,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        perceiver: Mapping | None,
+        max_len: int,
+        freeze_lm: bool,
+    ) -> "LanguageAutoencoder":
+        if perceiver is None:
+            return cls(lm, tokenizer, None, max_len, freeze_lm)
+        try:
+            config = PerceiverConfig(dim_lm=lm.config.hidden_size, max_len=max_len, **perceiver)
+        except TypeError as error:
+            raise ConfigError(f"The Perceiver's configuration is wrong: {error}.") from error
+        return cls(lm, tokenizer, Perceiver(config), max_len, freeze_lm)
+
+    @property
+    def num_latents(self) -> int:
+        return self.max_len if self.perceiver is None else self.perceiver.config.num_latents
+
+    @property
+    def dim_latent(self) -> int:
+        return self.lm.config.hidden_size if self.perceiver is None else self.perceiver.config.dim_latent
+
+    def train(self, mode: bool = True) -> "LanguageAutoencoder":
+        super().train(mode)
+        if self.freeze_lm:
+            self.lm.eval()
+        return self
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids (B, T) and their mask (B, T), True = keep -> latents (B, N, d) (v1: (B, T, W)).
+
+        Raises:
+            ConfigError: more than ``max_len`` tokens.
+        """
+        if input_ids.shape[1] > self.max_len:
+            raise ConfigError(f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it.")
+        encoder = self.lm.get_encoder()
+        states = encoder(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
+
+    def decode_states(self, latents: Tensor) -> Tensor:
+        """Latents (B, N, d) -> encoder states (B, N, W) that the language model's decoder attends to."""
+        if self.perceiver is None:
+            return latents
+        return self.perceiver.decode(latents.to(self.perceiver.decoder.input_proj.weight.dtype))
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        decoder_noise: float = 0.0,
+        generator: torch.Generator | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Tensor:
+        """Cross-entropy of reconstructing the text, teacher-forced, padding ignored; a scalar.
+
+        Args:
+            decoder_noise: the decoder sees ``√(1-s)·latents + √s·noise`` with s ~ U(0, decoder_noise) for each
+                text, noise in the text's own latent scale, so that it tolerates imperfect samples (Shabalin et
+                al. 2024).
+            generator: source of that noise.
+            rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on; the noise
+                is drawn for all of it, so that it does not depend on how the batch is dealt out.
+        """
+        latents = self.encode(input_ids, attention_mask)
+        if decoder_noise > 0:
+            rng = {"generator": generator, "device": generator.device if generator else latents.device}
+            whole, rows = latents.shape[0] * world_size, slice(rank, None, world_size)
+            share = torch.rand(whole, 1, 1, **rng)[rows].to(latents) * decoder_noise
+            noise = torch.randn(whole, *latents.shape[1:], **rng)[rows].to(latents)
+            noise = noise * latents.detach().std(dim=(1, 2), keepdim=True)
+            latents = (1 - share).sqrt() * latents + share.sqrt() * noise
+        labels = input_ids.masked_fill(~attention_mask.bool(), -100)
+        cross_mask = attention_mask.long() if self.perceiver is None else None
+        states = BaseModelOutput(last_hidden_state=self.decode_states(latents))
+        return self.lm(encoder_outputs=states, attention_mask=cross_mask, labels=labels, use_cache=False).loss
+
+    forward = loss
+
+    @torch.no_grad()
+    def generate(
+        self,
+        latents: Tensor,
+        decoding: DecodingConfig,
+        seed: int = 0,
+        sample_ids: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> list[list[int]]:
+        """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1."""
+        ids = generate_ids(
+            self.lm, self.decode_states(latents), decoding, mask=mask, seed=seed, sample_ids=sample_ids
+        )
+        special = set(self.tokenizer.all_special_ids)
+        return [[token for token in row if token not in special] for row in ids.tolist()]
+
+    def decode_text(self, ids: list[list[int]]) -> list[str]:
+        """Token ids -> texts without special tokens, stripped of outer white space."""
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
+
+    def save(self, directory: Path | str) -> None:
+        """Writes a self-contained folder: language model, tokenizer, Perceiver."""
+        directory = Path(directory)
+        self.lm.save_pretrained(directory / "language_model")
+        self.tokenizer.save_pretrained(directory / "tokenizer")
+        if self.perceiver is not None:
+            save_weights(self.perceiver, directory / "perceiver.safetensors")
+        write_json(
+            directory / "autoencoder.json",
+            {
+                "format": 1,
+                "max_len": self.max_len,
+                "freeze_lm": self.freeze_lm,
+                "perceiver": None if self.perceiver is None else asdict(self.perceiver.config),
+            },
+        )
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "LanguageAutoencoder":
+        """Reads what `save` wrote, in evaluation mode.
+
+        Raises:
+            CheckpointError: the folder is not an autoencoder, is damaged, or is of another format.
+        """
+        directory = Path(directory)
+        config = read_json(directory / "autoencoder.json", "a saved autoencoder")
+        if config.get("format") != 1:
+            raise CheckpointError(f"{directory} has the format {config.get('format')!r}; this version reads format 1.")
+        try:
+            lm = AutoModelForSeq2SeqLM.from_pretrained(directory / "language_model", dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
+        except Exception as error:  # transformers raises many kinds; all mean that the folder is damaged
+            raise CheckpointError(f"The language model in {directory} cannot be loaded: {error}.") from error
+        perceiver = None
+        if config["perceiver"] is not None:
+            perceiver = Perceiver(PerceiverConfig(**config["perceiver"]))
+            load_weights(perceiver, directory / "perceiver.safetensors")
+        return cls(lm, tokenizer, perceiver, config["max_len"], config["freeze_lm"]).eval()

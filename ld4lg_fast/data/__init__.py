@@ -1,0 +1,25 @@
+"""Corpora, tokenisation and batches: everything between a file of texts and tensors of token ids."""
+
+from ld4lg_fast.data.batching import LengthBucketedBatches, ShuffledBatches, collate
+from ld4lg_fast.data.catalogue import DATASETS
+from ld4lg_fast.data.corpus import TextDataset, TextSplit, clean_up_spaces
+from ld4lg_fast.data.demo import demo_dataset, generate_demo_texts
+from ld4lg_fast.data.sources import load_from_config, load_text_dataset
+from ld4lg_fast.data.tokenization import TokenizedTexts, tokenize_texts, train_bpe_tokenizer
+
+__all__ = [
+    "DATASETS",
+    "LengthBucketedBatches",
+    "ShuffledBatches",
+    "TextDataset",
+    "TextSplit",
+    "TokenizedTexts",
+    "clean_up_spaces",
+    "collate",
+    "demo_dataset",
+    "generate_demo_texts",
+    "load_from_config",
+    "load_text_dataset",
+    "tokenize_texts",
+    "train_bpe_tokenizer",
+]

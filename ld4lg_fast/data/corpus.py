@@ -1,0 +1,85 @@
+"""What a corpus is: three splits of texts, with labels or source texts where it has them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ld4lg_fast.errors import DataError
+
+SPLITS = ("train", "validation", "test")
+
+_SPACES = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+
+def clean_up_spaces(text: str) -> str:
+    """Take out the spaces that a word tokeniser put before punctuation and English clitics.
+
+    The rules, and their order, are those of BERT-style detokenisation, which both published systems apply.
+    """
+    for spaced, joined in _SPACES:
+        text = text.replace(spaced, joined)
+    return text
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Texts; perhaps a label (an index into ``TextDataset.class_names``) or a source text for each."""
+
+    texts: list[str]
+    labels: list[int] | None = None
+    sources: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, indices: Iterable[int]) -> "TextSplit":
+        """The examples at ``indices``, in that order."""
+        indices = list(indices)
+
+        def pick(column):
+            return None if column is None else [column[i] for i in indices]
+
+        return TextSplit(pick(self.texts), pick(self.labels), pick(self.sources))
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """A corpus ready for training; ``origin`` says in words where and how it was read."""
+
+    name: str
+    train: TextSplit
+    validation: TextSplit
+    test: TextSplit
+    class_names: tuple[str, ...] | None
+    origin: str
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, or None for a corpus without labels."""
+        return None if self.class_names is None else len(self.class_names)
+
+    def require_labels(self) -> None:
+        """Raise ``DataError`` unless every text has a class label."""
+        if self.class_names is None:
+            raise DataError(
+                f"dataset={self.name} has no class labels (read from {self.origin}): name the column that "
+                "holds them with dataset.label_column=..., or train without class conditions"
+            )
+
+    def require_sources(self) -> None:
+        """Raise ``DataError`` unless every text has a source text."""
+        if self.train.sources is None:
+            raise DataError(
+                f"dataset={self.name} has no source texts (read from {self.origin}): name the column that "
+                "holds them with dataset.source_column=..., or train without sequence-to-sequence conditions"
+            )

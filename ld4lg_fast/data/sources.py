@@ -1,0 +1,249 @@
+"""Corpora by name: where their files are looked for, and the splits that their rows make."""
+
+import difflib
+import inspect
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ld4lg_fast.data.catalogue import DATASETS, DatasetSpec, HubSource, split_alias
+from ld4lg_fast.data.corpus import SPLITS, TextDataset, TextSplit
+from ld4lg_fast.data.demo import demo_dataset
+from ld4lg_fast.data.formats import EXTENSIONS, Row, read_rows
+from ld4lg_fast.data.hub import read_hub
+from ld4lg_fast.data.rows import Columns, FoundRows, splits_from_rows
+from ld4lg_fast.data.splits import PUBLISHED_SEED, complete_custom, complete_published
+from ld4lg_fast.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+ROOT_VARIABLE = "LD4LG_DATASETS"
+SEARCHED = ("data", "datasets", "../shared/datasets")
+
+_MODEL_FACTS = ("max_len", "source_max_len", "num_classes", "seq2seq")
+
+
+def load_text_dataset(
+    name: str,
+    *,
+    root: str | os.PathLike | None = None,
+    files: str | Sequence[str] | Mapping[str, object] | None = None,
+    hub: str | Mapping[str, str] | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    source_column: str | None = None,
+    limit: int | None = None,
+    num_examples: int | None = None,
+    seed: int = PUBLISHED_SEED,
+    train_fallback: str | None = None,
+) -> TextDataset:
+    """Read a corpus: one of ``DATASETS``, among them ``custom`` files and the generated ``demo`` corpus.
+
+    ``root`` is a folder (for custom also a file); ``files`` names one file, several, or a mapping from split
+    to file(s); ``hub`` is ``owner/name`` or a mapping with ``path`` and optionally ``config``, ``revision``,
+    ``data_dir``. Without all three, ``$LD4LG_DATASETS``, ``data``, ``datasets`` and ``../shared/datasets``
+    are searched for a folder of the corpus's name, then the hub is asked.
+
+    The held-out sets that a custom corpus lacks are split off its training texts with ``seed``, a twentieth
+    each (at most 1,000). ``train_fallback`` names the split that gives nine tenths of its texts as training
+    texts where there is no training file. ``limit`` keeps the first texts of each split; ``num_examples`` is
+    the number of training texts of the demo corpus. Blank texts are dropped.
+
+    Raises ``ConfigError`` for options that cannot work, ``DataError`` for what is wrong with the files.
+    """
+    if name not in DATASETS:
+        close = difflib.get_close_matches(str(name), DATASETS, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ConfigError(f"there is no dataset={name}{hint}: choose one of {', '.join(DATASETS)}")
+    for option, value in (("limit", limit), ("num_examples", num_examples)):
+        if value is not None and value < 1:
+            raise ConfigError(f"dataset.{option}={value} leaves no texts: use 1 or more, or null")
+    if num_examples is not None and name != "demo":
+        raise ConfigError(f"dataset.num_examples={num_examples} is for dataset=demo: use dataset.limit")
+    if train_fallback not in (None, "validation", "test"):
+        raise ConfigError(f"dataset.train_fallback={train_fallback} must be validation, test or null")
+
+    class_names = None
+    if name == "demo":
+        demo = demo_dataset(seed) if num_examples is None else demo_dataset(seed, train=num_examples)
+        splits, origin = {split: getattr(demo, split) for split in SPLITS}, demo.origin
+    else:
+        spec = DATASETS[name]
+        found = _find(name, spec, root, files, hub)
+        asked = Columns(text_column, label_column, source_column)
+        splits, class_names = splits_from_rows(spec, found.parts, asked, found.first_label)
+        if name == "custom":
+            splits = {split: _without_blanks(name, split, part) for split, part in splits.items()}
+            splits, notes = complete_custom(splits, seed, found.origin)
+        else:
+            # Blank texts are dropped later: published permutations count them.
+            splits, notes = complete_published(name, spec, splits, seed, train_fallback, found.origin)
+        origin = "; ".join([found.origin, *notes])
+    finished = {}
+    for split in SPLITS:
+        part = _without_blanks(name, split, splits[split])
+        if not len(part):
+            raise DataError(f"dataset={name} has only blank {split} texts ({origin}): give at least one text")
+        finished[split] = part.select(range(min(len(part), limit or len(part))))
+    return TextDataset(name, **finished, class_names=class_names, origin=origin)
+
+
+def load_from_config(config: Mapping) -> TextDataset:
+    """Read the corpus that a ``dataset`` config group describes.
+
+    Raises what ``load_text_dataset`` raises, and ``ConfigError`` for an option that it does not have or where
+    ``num_classes`` is not what was read.
+    """
+    options = {key: value for key, value in config.items() if key not in _MODEL_FACTS}
+    known = inspect.signature(load_text_dataset).parameters
+    if unknown := sorted(options.keys() - known.keys()):
+        raise ConfigError(f"there is no dataset.{unknown[0]}: the options are {', '.join(known)}")
+    dataset = load_text_dataset(**options)
+    num_classes = config.get("num_classes")
+    if num_classes is not None and dataset.num_classes not in (None, num_classes):
+        raise ConfigError(
+            f"dataset.num_classes={num_classes}, but dataset={dataset.name} has {dataset.num_classes} "
+            "classes: correct it or set it to null"
+        )
+    return dataset
+
+
+class _Found(NamedTuple):
+    parts: dict[str, FoundRows]
+    origin: str
+    first_label: int = 0
+
+
+def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
+    """Rows from wherever the options say, else from the searched folders, else from the hub."""
+    by_split = {} if files is None else _named_files(files, Path(root or ".").expanduser())
+    if hub is not None and (root is not None or by_split):
+        raise ConfigError(f"dataset.hub={hub} excludes dataset.root and dataset.files: set only one of them")
+    if by_split:
+        return _read_files(spec, by_split)
+    if root is not None:
+        return _read_files(spec, _root_files(name, spec, Path(root).expanduser()))
+    if hub is not None:
+        return _from_hub(_hub_source(hub))
+    if name == "custom":
+        raise ConfigError(
+            "dataset=custom needs texts: set dataset.root=<file or folder>, dataset.files=... or "
+            "dataset.hub=owner/name"
+        )
+    bases = [Path(os.environ[ROOT_VARIABLE])] if os.environ.get(ROOT_VARIABLE) else []
+    bases += [Path(base) for base in SEARCHED]
+    folders = [base / folder for base in bases for folder in (name, *spec.folders)]
+    for folder in folders:
+        if by_split := _files_in(folder, spec):
+            return _read_files(spec, by_split)
+    looked = f"dataset={name} was found in none of {', '.join(map(str, folders))}"
+    if spec.hub is None:
+        raise DataError(
+            f"{looked}, and it is not on the hub ({spec.where_to_get}): "
+            "set dataset.root=<folder with its files>"
+        )
+    try:
+        return _from_hub(spec.hub)
+    except DataError as error:
+        raise DataError(f"{looked}, and {error}") from error
+
+
+def _hub_source(hub: str | Mapping[str, str]) -> HubSource:
+    try:
+        return HubSource(hub) if isinstance(hub, str) else HubSource(**hub)
+    except TypeError as error:
+        raise ConfigError(
+            f"dataset.hub={dict(hub)} must be owner/name, or have path and perhaps config, revision, data_dir"
+        ) from error
+
+
+def _from_hub(source: HubSource) -> _Found:
+    parts = {
+        split: FoundRows(rows, f"{source.path} ({split}) on the hub")
+        for split, rows in read_hub(source).items()
+    }
+    return _Found(parts, f"{source.path} on the hub", source.first_label)
+
+
+def _files_in(folder: Path, spec: DatasetSpec) -> dict[str, list[Path]]:
+    """The first file of each split that ``folder`` has under one of its usual names."""
+    by_split = {}
+    for split in SPLITS:
+        paths = (folder / f"{stem}{ending}" for stem in spec.stems_of(split) for ending in EXTENSIONS)
+        path = next((path for path in paths if path.is_file()), None)
+        if path:
+            by_split[split] = [path]
+    return by_split
+
+
+def _root_files(name: str, spec: DatasetSpec, root: Path) -> dict[str, list[Path]]:
+    if not root.exists():
+        raise DataError(f"dataset.root={root} does not exist: correct the path")
+    if root.is_file():
+        if name != "custom":
+            raise DataError(
+                f"dataset.root={root} is a file: give the folder of dataset={name}, or use dataset=custom"
+            )
+        return {"train": [root]}
+    by_split = _files_in(root, spec) or _files_in(root / name, spec)
+    if name == "custom" and "train" not in by_split:
+        others = [path for path in sorted(root.iterdir()) if path.suffix.lower() in EXTENSIONS]
+        others = [path for path in others if [path] not in by_split.values()]
+        if len(others) == 1:
+            by_split["train"] = others
+    if not by_split:
+        stems = "; ".join(f"{split}: {', '.join(spec.stems_of(split))}" for split in SPLITS)
+        raise DataError(
+            f"dataset.root={root} has no file that dataset={name} knows: looked for {stems}, "
+            f"ending in {', '.join(EXTENSIONS)}; rename yours, or use dataset=custom"
+        )
+    return by_split
+
+
+def _named_files(files: str | Sequence[str] | Mapping[str, object], base: Path) -> dict[str, list[Path]]:
+    if not isinstance(files, Mapping):
+        files = {"train": files}
+    by_split = {}
+    for split, paths in files.items():
+        known = split_alias(split)
+        if known is None:
+            raise ConfigError(f"dataset.files.{split} is no split: use train, validation and test")
+        if paths is not None:
+            paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+            by_split[known] = [base / Path(path).expanduser() for path in paths]
+    return by_split
+
+
+def _read_files(spec: DatasetSpec, by_split: Mapping[str, Sequence[Path]]) -> _Found:
+    parts = {}
+    for split in sorted(by_split, key=SPLITS.index):
+        paths = by_split[split]
+        rows = [row for path in paths for row in _rows_of(spec, path)]
+        parts[split] = FoundRows(rows, ", ".join(map(str, paths)))
+    return _Found(parts, ", ".join(part.where for part in parts.values()))
+
+
+def _rows_of(spec: DatasetSpec, path: Path) -> Iterable[Row]:
+    rows = read_rows(path)
+    if spec.separator is None or path.suffix.lower() != ".txt":
+        return rows
+    texts = []
+    for number, row in enumerate(rows, 1):
+        _, separator, text = str(row["text"]).partition(spec.separator)
+        if not separator and row["text"]:
+            raise DataError(
+                f"line {number} of {path} has no {spec.separator}: write each line as "
+                f"meta{spec.separator}text, or read plain lines with dataset=custom"
+            )
+        texts.append({"text": text})
+    return texts
+
+
+def _without_blanks(name: str, split: str, part: TextSplit) -> TextSplit:
+    sources = part.sources or part.texts
+    kept = [i for i, text in enumerate(part.texts) if text and sources[i]]
+    if len(kept) < len(part):
+        logger.info("dataset=%s: %d blank %s texts dropped", name, len(part) - len(kept), split)
+    return part.select(kept)

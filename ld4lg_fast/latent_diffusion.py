@@ -1,0 +1,151 @@
+"""A denoiser, the process it was trained for, and the scale of its latents: the unit that is saved.
+
+Letters: B batch, N latent positions, d latent width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ld4lg_fast.denoiser import DenoiserConfig, DiffusionTransformer
+from ld4lg_fast.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
+from ld4lg_fast.diffusion import GaussianDiffusion, LossOutput, TrainingDraws
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
+from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
+
+ARCHITECTURES = {
+    "v1": (DiffusionTransformerV1, DenoiserConfigV1),
+    "v2": (DiffusionTransformer, DenoiserConfig),
+}
+
+
+def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
+    """The process of a recipe.
+
+    Args:
+        recipe: ``version`` (``v1`` or ``v2``), ``objective``, ``loss_type``, ``self_condition_prob``,
+            ``class_drop_prob``; v1: ``beta_schedule``, ``num_train_timesteps``; v2: ``schedule``,
+            ``schedule_scale``, ``sampling_schedule`` (or None), ``l2_normalized``.
+
+    Raises:
+        ConfigError: an unknown version or a missing entry.
+    """
+    common = ("objective", "loss_type", "self_condition_prob", "class_drop_prob")
+    try:
+        chosen = {name: recipe[name] for name in common}
+        if recipe["version"] == "v1":
+            schedule = DiscreteSchedule(recipe["beta_schedule"], recipe["num_train_timesteps"])
+            return GaussianDiffusion(**chosen, schedule=schedule)
+        if recipe["version"] != "v2":
+            raise ConfigError(f"Unknown recipe version {recipe['version']!r}; choose v1 or v2.")
+        scale, sampling = recipe["schedule_scale"], recipe["sampling_schedule"]
+        return GaussianDiffusion(
+            **chosen,
+            schedule=ContinuousSchedule(recipe["schedule"], scale),
+            sampling_schedule=ContinuousSchedule(sampling, scale) if sampling else None,
+            l2_normalized=recipe["l2_normalized"],
+        )
+    except KeyError as error:
+        raise ConfigError(f"The recipe has no entry {error}; start from one of the recipe configs.") from error
+
+
+class LatentDiffusion(nn.Module):
+    """Denoiser + `GaussianDiffusion` + latent statistics (buffers ``latent_mean`` (d,), ``latent_scale`` ())."""
+
+    def __init__(self, denoiser: DiffusionTransformer | DiffusionTransformerV1, recipe: Mapping) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.recipe = dict(recipe)
+        self.diffusion = make_diffusion(recipe)
+        self.register_buffer("latent_mean", torch.zeros(denoiser.config.dim_latent))
+        self.register_buffer("latent_scale", torch.ones(()))
+
+    @classmethod
+    def create(cls, recipe: Mapping, denoiser: Mapping) -> "LatentDiffusion":
+        """A new model from a recipe (see `make_diffusion`) and the fields of the denoiser's config.
+
+        Raises:
+            ConfigError: an unknown recipe version, or a field that the denoiser does not have.
+        """
+        if recipe.get("version") not in ARCHITECTURES:
+            raise ConfigError(f"Unknown recipe version {recipe.get('version')!r}; choose v1 or v2.")
+        architecture, config = ARCHITECTURES[recipe["version"]]
+        try:
+            return cls(architecture(config(**denoiser)), recipe)
+        except TypeError as error:
+            raise ConfigError(f"The denoiser's configuration does not fit recipe {recipe['version']}: {error}.") from error
+
+    def set_statistics(self, latents: Tensor, mask: Tensor | None = None) -> None:
+        """Mean vector and one scalar population std of latents (B, N, d), over real positions only."""
+        real = latents.reshape(-1, latents.shape[-1]) if mask is None else latents[mask.bool()]
+        mean = real.double().mean(dim=0)
+        self.latent_mean.copy_(mean)
+        self.latent_scale.copy_((real.double() - mean).square().mean().sqrt())
+
+    @property
+    def _divisor(self) -> Tensor:
+        # v1 adds the guard to the std, v2 clamps it (golden NOTES 28 and 53).
+        return self.latent_scale + 1e-5 if self.diffusion.discrete else self.latent_scale.clamp(min=1e-5)
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        return (latents - self.latent_mean) / self._divisor
+
+    def unnormalize(self, latents: Tensor) -> Tensor:
+        return latents * self._divisor + self.latent_mean
+
+    def draw(self, latents: Tensor, generator: torch.Generator) -> TrainingDraws:
+        """All randomness of one training step for latents (B, N, d)."""
+        return self.diffusion.draw(latents, generator, self.denoiser.config.num_classes > 0)
+
+    def loss(
+        self,
+        latents: Tensor,
+        draws: TrainingDraws,
+        *,
+        mask: Tensor | None = None,
+        class_id: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> LossOutput:
+        """Training loss of raw latents (B, N, d); conditions as in `GaussianDiffusion.training_loss`."""
+        return self.diffusion.training_loss(
+            self.denoiser,
+            self.normalize(latents),
+            mask,
+            draws,
+            class_id=class_id,
+            null_class=self.denoiser.config.null_class,
+            context=context,
+            context_mask=context_mask,
+            self_conditioned=self.denoiser.config.self_condition,
+        )
+
+    forward = loss
+
+    def save(self, directory: Path | str) -> None:
+        """Writes ``config.json`` and ``model.safetensors``."""
+        directory = Path(directory)
+        save_weights(self, directory / "model.safetensors")
+        write_json(
+            directory / "config.json",
+            {"format": 1, "recipe": self.recipe, "denoiser": asdict(self.denoiser.config)},
+        )
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "LatentDiffusion":
+        """Reads what `save` wrote, in evaluation mode.
+
+        Raises:
+            CheckpointError: the folder is not a denoiser, is damaged, or is of another format.
+        """
+        directory = Path(directory)
+        config = read_json(directory / "config.json", "a saved denoiser")
+        if config.get("format") != 1:
+            raise CheckpointError(f"{directory} has the format {config.get('format')!r}; this version reads format 1.")
+        model = cls.create(config["recipe"], config["denoiser"])
+        load_weights(model, directory / "model.safetensors")
+        return model.eval()

@@ -1,0 +1,166 @@
+"""Building blocks shared by the denoisers and the Perceiver.
+
+Letters: B batch, N query positions, M key positions, D model width, H heads of width 64.
+
+Fused weights (q, k, v in one matrix) keep the plain checkpoint layout: `store_in_parts` splits them when a
+state dict is taken and joins them when one is loaded.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ld4lg_fast.errors import ConfigError
+
+DIM_HEAD = 64
+
+
+def store_in_parts(module: nn.Module, fused: str, parts: Sequence[str]) -> None:
+    """Lets ``module.<fused>`` (a Linear) appear in state dicts as equal row blocks named ``parts``."""
+
+    def split(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
+        for kind in ("weight", "bias"):
+            if (tensor := state.pop(f"{prefix}{fused}.{kind}", None)) is not None:
+                for name, part in zip(parts, tensor.chunk(len(parts)), strict=True):
+                    state[f"{prefix}{name}.{kind}"] = part
+
+    def join(module: nn.Module, state: dict, prefix: str, *args) -> None:
+        for kind in ("weight", "bias"):
+            keys = [f"{prefix}{name}.{kind}" for name in parts]
+            if all(key in state for key in keys):
+                state[f"{prefix}{fused}.{kind}"] = torch.cat([state.pop(key) for key in keys])
+
+    module.register_state_dict_post_hook(split)
+    module.register_load_state_dict_pre_hook(join)
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype that a product with ``weight`` will have: autocast's if it is on, else the weight's."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def attention_bias(query_mask: Tensor, key_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask (B, 1, N, M) from boolean masks (B, N) and (B, M), True = keep.
+
+    Excluded pairs get the lowest finite number rather than -inf, so that a row with no key at all attends
+    uniformly instead of turning into NaN, as published (golden NOTES 9).
+    """
+    allowed = query_mask[:, None, :, None] & key_mask[:, None, None, :]
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+        ~allowed, torch.finfo(dtype).min
+    )
+
+
+def check_mask(name: str, mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
+    """The mask as booleans, or None.
+
+    Raises:
+        ConfigError: a mask of another shape than ``shape`` (batch, positions).
+    """
+    if mask is not None and mask.shape != shape:
+        raise ConfigError(f"{name} has the shape {tuple(mask.shape)}; it must be {shape}, True = keep.")
+    return None if mask is None else mask.bool()
+
+
+def split_heads(x: Tensor) -> Tensor:
+    """(B, N, H·64) -> (B, H, N, 64)."""
+    return x.unflatten(-1, (-1, DIM_HEAD)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, N, 64) -> (B, N, H·64)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Time (B,) -> (B, D) float32: sine half, then cosine half, frequencies 10000^(-k/(D/2-1))."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, time: Tensor) -> Tensor:
+        half = self.dim // 2
+        exponent = torch.arange(half, device=time.device) * -(math.log(10000) / (half - 1))
+        angle = time.float()[:, None] * torch.exp(exponent)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class PositionTable(nn.Embedding):
+    """Learned absolute positions, scaled by width^-0.5; ``forward(length)`` gives (length, D)."""
+
+    def forward(self, length: int) -> Tensor:
+        if length > self.num_embeddings:
+            raise ConfigError(
+                f"The sequence has {length} positions, but this model was built for at most "
+                f"{self.num_embeddings}; shorten it or train a model with a larger max_len."
+            )
+        return self.weight[:length] * self.embedding_dim**-0.5
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention without biases; q, k, v are one matrix, stored as to_q, to_k, to_v."""
+
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+        self.dropout = dropout
+        store_in_parts(self, "qkv", ("to_q", "to_k", "to_v"))
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, N, D); ``bias`` is added to the scores, broadcastable to (B, H, N, N)."""
+        q, k, v = (split_heads(part) for part in self.qkv(x).chunk(3, dim=-1))
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        return self.to_out(merge_heads(out))
+
+
+class CrossAttention(nn.Module):
+    """Attention from x to a context of the same width; k, v are one matrix, stored as to_k, to_v."""
+
+    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.kv = nn.Linear(dim, 2 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+        self.dropout = dropout
+        store_in_parts(self, "kv", ("to_k", "to_v"))
+
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, N, D), context (B, M, D); ``bias`` is added to the scores, broadcastable to (B, H, N, M)."""
+        q = split_heads(self.to_q(x))
+        k, v = (split_heads(part) for part in self.kv(context).chunk(2, dim=-1))
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        return self.to_out(merge_heads(out))
+
+
+class GEGLUFeedForward(nn.Module):
+    """Linear(D, 8D) -> value | gate -> value·GELU(gate) -> dropout -> Linear(4D, D) (Shazeer 2020)."""
+
+    def __init__(self, dim: int, dropout: float = 0.0, mult: int = 4) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(dim, 2 * mult * dim)
+        self.dropout = nn.Dropout(dropout)
+        self.proj_out = nn.Linear(mult * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(self.dropout(value * F.gelu(gate)))
+
+
+class HeadRMSNorm(nn.Module):
+    """Per-head RMS norm of q or k with a learned gain shared by the heads: x / max(‖x‖·64^-0.5, 1e-8)·γ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(DIM_HEAD))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = x.float().norm(dim=-1, keepdim=True) * DIM_HEAD**-0.5
+        return (x / norm.clamp(min=1e-8) * self.gamma).to(x.dtype)

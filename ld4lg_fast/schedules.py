@@ -1,0 +1,197 @@
+"""Noise schedules: from a time to the squared signal level.
+
+Everywhere ``alpha_sq`` is the squared signal level (what the official code calls alpha) and
+``log_snr = log(alpha_sq / (1 - alpha_sq))``. Two families:
+
+* `ContinuousSchedule` (recipe v2): t in [0, 1], t = 0 is data. The network is told ``alpha_sq``.
+* `DiscreteSchedule` (recipe v1): integer steps 0 … T-1 of a beta table. The network is told the step.
+
+Letters: S sampling steps, T training timesteps.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.errors import ConfigError
+
+LOG_SNR_LIMIT = 15.0
+
+
+def _cosine(t: Tensor) -> Tensor:
+    return torch.cos(t * math.pi / 2) ** 2
+
+
+def _simple_linear(t: Tensor) -> Tensor:
+    return 1 - t
+
+
+def _beta_linear(t: Tensor) -> Tensor:
+    return torch.exp(-1e-4 - 10 * t**2)
+
+
+def _sigmoid(t: Tensor) -> Tensor:
+    # The end points are float32 constants even for float64 times, as published (golden NOTES 21).
+    low, high = torch.tensor(-3.0).sigmoid(), torch.tensor(3.0).sigmoid()
+    return (high - (6 * t - 3).sigmoid()) / (high - low)
+
+
+def _tan(t: Tensor, d: float) -> Tensor:
+    """The tan-d schedule of TEncDM (Shabalin et al. 2024): alpha_sq = 1 / (1 + d² tan²(πt/2))."""
+    cos_sq, sin_sq = torch.cos(t * math.pi / 2) ** 2, torch.sin(t * math.pi / 2) ** 2
+    return cos_sq / (cos_sq + d**2 * sin_sq)
+
+
+_PLAIN = {
+    "cosine": _cosine,
+    "simple_linear": _simple_linear,
+    "beta_linear": _beta_linear,
+    "sigmoid": _sigmoid,
+}
+
+
+def _number_after(name: str, prefix: str) -> float | None:
+    if not name.startswith(prefix):
+        return None
+    try:
+        number = float(name[len(prefix) :])
+    except ValueError:
+        return None
+    return number if number > 0 and math.isfinite(number) else None
+
+
+@dataclass(frozen=True)
+class ContinuousSchedule:
+    """``alpha_sq(t)`` for t in [0, 1] (Lovelace et al. 2023; shift: Hoogeboom et al. 2023, Chen 2023).
+
+    ``alpha_sq(t) = sigmoid(clip(logit(unshifted(t)), -15, 15) + 2 ln(scale))``
+
+    Args:
+        name: ``cosine``, ``simple_linear``, ``beta_linear``, ``sigmoid``; ``tan-D`` with a number D > 0
+            (``tan-9``; D = 1 is cosine); ``shifted_cosine-R`` with a number R > 0, the cosine schedule
+            whose log-SNR is moved by ``2 ln R`` (R < 1 means more noise).
+        scale: factor on the signal-to-noise amplitude of any schedule; smaller means more noise.
+
+    Raises:
+        ConfigError: unknown name, or a scale that is not positive.
+    """
+
+    name: str = "cosine"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ConfigError(f"Schedule scale {self.scale} must be a positive number.")
+        if self.name not in _PLAIN and not self._tan_d and not self._shift:
+            raise ConfigError(
+                f"Unknown noise schedule {self.name!r}; choose one of {', '.join(_PLAIN)}, "
+                "tan-D (e.g. tan-9) or shifted_cosine-R (e.g. shifted_cosine-0.5)."
+            )
+
+    @property
+    def _tan_d(self) -> float | None:
+        return _number_after(self.name, "tan-")
+
+    @property
+    def _shift(self) -> float | None:
+        return _number_after(self.name, "shifted_cosine-")
+
+    def unshifted(self, t: Tensor) -> Tensor:
+        """The bare curve, clamped below at 1e-9; same shape and dtype as ``t``."""
+        if self.name in _PLAIN:
+            curve = _PLAIN[self.name](t)
+        elif self._tan_d:
+            curve = _tan(t, self._tan_d)
+        else:
+            curve = _cosine(t)
+        return curve.clamp(1e-9, 1.0)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha_sq / (1 - alpha_sq)), clamped to ±15 before the shift."""
+        curve = self.unshifted(t)
+        log_snr = torch.log(curve / (1 - curve)).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+        return log_snr + 2 * math.log(self.scale * (self._shift or 1.0))
+
+    def alpha_sq(self, t: Tensor) -> Tensor:
+        """Squared signal level, in (0, 1); same shape and dtype as ``t``."""
+        return self.log_snr(t).sigmoid()
+
+
+class DiscreteSchedule:
+    """Cumulative products of a beta table over T integer steps (recipe v1; Ho et al. 2020).
+
+    Args:
+        name: ``linear`` (1e-4 … 0.02, not rescaled with T), ``cosine`` (s = 0.008) or ``sqrt`` (s = 1e-4).
+        num_train_timesteps: T.
+
+    ``alphas_cumprod`` (T,) is computed in float64 and stored in float32, as published.
+
+    Raises:
+        ConfigError: unknown name, or fewer than one step.
+    """
+
+    MAX_BETA = 0.999
+
+    def __init__(self, name: str = "linear", num_train_timesteps: int = 1000) -> None:
+        if num_train_timesteps < 1:
+            raise ConfigError(f"num_train_timesteps {num_train_timesteps} must be at least 1.")
+        self.name, self.num_train_timesteps = name, num_train_timesteps
+        if name == "linear":
+            betas = torch.linspace(1e-4, 0.02, num_train_timesteps, dtype=torch.float64)
+        elif name in ("cosine", "sqrt"):
+            grid = torch.linspace(0, 1, num_train_timesteps + 1, dtype=torch.float64)
+            if name == "cosine":
+                curve = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
+            else:
+                curve = 1 - torch.sqrt(grid + 1e-4)
+            curve = curve / curve[0]
+            betas = (1 - curve[1:] / curve[:-1]).clamp(0, self.MAX_BETA)
+        else:
+            raise ConfigError(f"Unknown beta schedule {name!r}; choose linear, cosine or sqrt.")
+        self.betas = betas.float()
+        self.alphas_cumprod = torch.cumprod(1 - betas, dim=0).float()
+
+    def alpha_sq(self, t: Tensor) -> Tensor:
+        """Squared signal level at integer steps ``t``; -1 stands for clean data (level 1)."""
+        table = self.alphas_cumprod.to(t.device)
+        return torch.where(t < 0, table.new_ones(()), table[t.clamp(min=0)])
+
+
+@dataclass(frozen=True)
+class SamplingGrid:
+    """The noise levels a sampler visits: S steps, from noise to data.
+
+    ``alpha_sq`` (S+1,) float32: level before step k is ``[k]``, after it ``[k + 1]``.
+    ``network_time`` (S,): what the network is told in step k (``alpha_sq``, or v1's integer step).
+    ``log_snr`` (S+1,) float32, ascending: computed without the cancellation in ``1 - alpha_sq``.
+    """
+
+    alpha_sq: Tensor
+    network_time: Tensor
+    log_snr: Tensor
+
+    @property
+    def num_steps(self) -> int:
+        return self.network_time.shape[0]
+
+    def to(self, device: torch.device | str) -> "SamplingGrid":
+        return SamplingGrid(self.alpha_sq.to(device), self.network_time.to(device), self.log_snr.to(device))
+
+
+def sampling_grid(schedule: ContinuousSchedule | DiscreteSchedule, num_steps: int) -> SamplingGrid:
+    """Equal steps in time from 1 to 0 (v2), or T-1 to -1 truncated to integers (v1).
+
+    Raises:
+        ConfigError: ``num_steps`` below 1.
+    """
+    if num_steps < 1:
+        raise ConfigError(f"The number of sampling steps is {num_steps}; it must be at least 1.")
+    if isinstance(schedule, DiscreteSchedule):
+        steps = torch.linspace(-1, schedule.num_train_timesteps - 1, num_steps + 1).int().long().flip(0)
+        alpha_sq = schedule.alpha_sq(steps)
+        return SamplingGrid(alpha_sq, steps[:-1], torch.logit(alpha_sq.double()).float())
+    t = torch.linspace(1.0, 0.0, num_steps + 1)
+    alpha_sq = schedule.alpha_sq(t)
+    return SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(t))

@@ -1,0 +1,53 @@
+"""Small models made on the spot, shared by the tests."""
+
+import pytest
+import torch
+
+from ld4lg_fast.autoencoder import LanguageAutoencoder
+
+from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
+from ld4lg_fast.latent_diffusion import LatentDiffusion
+
+RECIPE = {
+    "version": "v2",
+    "objective": "pred_v",
+    "loss_type": "l2",
+    "self_condition_prob": 0.5,
+    "class_drop_prob": 0.1,
+    "schedule": "cosine",
+    "schedule_scale": 1.0,
+    "sampling_schedule": None,
+    "l2_normalized": False,
+}
+PERCEIVER = {"num_latents": 6, "dim_latent": 8, "depth": 1, "l2_normalize": False}
+
+
+def randomize(module: torch.nn.Module, seed: int = 0, std: float = 0.1) -> torch.nn.Module:
+    """Random values everywhere, so that no zero-initialised layer hides a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * std
+            parameter.copy_(1 + noise if "norm.weight" in name else noise)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_bpe_tokenizer(generate_demo_texts(300), vocab_size=400)
+
+
+@pytest.fixture
+def autoencoder(tokenizer):
+    torch.manual_seed(0)
+    lm = {"dim": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
+    model = LanguageAutoencoder.from_scratch(tokenizer, lm, PERCEIVER, max_len=32)
+    return randomize(model, std=0.2).eval()
+
+
+def make_model(seed: int = 0, recipe: dict | None = None, **denoiser) -> LatentDiffusion:
+    sizes = {"dim": 64, "depth": 2, "dim_latent": 8, "max_len": 6, "num_dense_connections": 0, "dropout": 0.0}
+    model = LatentDiffusion.create(RECIPE | (recipe or {}), sizes | denoiser)
+    randomize(model.denoiser, seed)
+    model.set_statistics(torch.randn(50, 6, 8, generator=torch.Generator().manual_seed(9)) * 2 + 1)
+    return model.eval()

@@ -1,0 +1,153 @@
+"""The byte-level BPE round-trips any text; the token cache gives back what was written, or nothing."""
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from ld4lg_fast.data import demo_dataset, tokenize_texts, train_bpe_tokenizer
+from ld4lg_fast.data.tokenization import SPECIAL_TOKENS
+from ld4lg_fast.errors import ConfigError, DataError
+
+TEXTS = demo_dataset(train=300, validation=1, test=1).train.texts
+BPE = train_bpe_tokenizer(TEXTS, vocab_size=500)
+
+
+def test_special_tokens_have_barts_ids():
+    assert BPE.convert_ids_to_tokens([0, 1, 2, 3]) == list(SPECIAL_TOKENS)
+    ids = (BPE.bos_token_id, BPE.pad_token_id, BPE.eos_token_id, BPE.unk_token_id)
+    assert ids == (0, 1, 2, 3) and len(BPE) == 500
+    assert BPE("pub")["input_ids"][0] == 0 and BPE("pub")["input_ids"][-1] == 2
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.text(max_size=60))
+@example("</s> <pad><s> <unk>")
+@example(" leading,  double and trailing ")
+@example("it 's . \r\n\t é e\u0301 \u202e 😀 \x00")
+def test_any_text_comes_back_exactly(text):
+    ids = BPE(text)["input_ids"]
+    assert ids[0] == 0 and ids[-1] == 2 and not set(ids[1:-1]) & {0, 1, 2, 3}
+    assert BPE.decode(ids, skip_special_tokens=True) == text
+
+
+def test_the_tokenizer_is_the_same_after_saving_and_after_training_again(tmp_path):
+    BPE.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    again = train_bpe_tokenizer(iter(TEXTS), vocab_size=500)
+    for text in [*TEXTS[:20], "a </s> b , it 's"]:
+        assert loaded(text)["input_ids"] == again(text)["input_ids"] == BPE(text)["input_ids"]
+    assert loaded.decode(BPE("it 's .")["input_ids"], skip_special_tokens=True) == "it 's ."
+
+
+def test_frequent_words_become_short():
+    assert np.mean([len(BPE(text)["input_ids"]) for text in TEXTS]) < np.mean(list(map(len, TEXTS))) / 3
+
+
+@pytest.mark.parametrize("texts", [[], ["", ""]])
+def test_no_tokenizer_without_texts(texts):
+    with pytest.raises(DataError, match="cannot be trained on an empty corpus"):
+        train_bpe_tokenizer(texts, 500)
+
+
+def test_a_vocabulary_without_room_for_all_bytes_is_refused():
+    with pytest.raises(ConfigError, match="vocab_size 259 has no room .* use 260 or more"):
+        train_bpe_tokenizer(TEXTS, 259)
+
+
+def test_token_ids_are_the_tokenizers_own_and_compact():
+    tokens = tokenize_texts(TEXTS, BPE, max_len=64)
+    assert len(tokens) == len(TEXTS) and tokens.num_truncated == 0
+    assert [tokens[i] for i in range(len(tokens))] == BPE(TEXTS)["input_ids"]
+    assert tokens.lengths.tolist() == [len(tokens[i]) for i in range(len(tokens))]
+    assert tokens.flat.dtype == np.int32 and tokens[-1] == tokens[len(TEXTS) - 1]
+    with pytest.raises(IndexError, match="text 300 of 300"):
+        tokens[300]
+
+
+def test_long_texts_are_cut_counted_and_still_end():
+    whole, cut = tokenize_texts(TEXTS, BPE, 64), tokenize_texts(TEXTS, BPE, 12)
+    assert cut.num_truncated == sum(whole.lengths > 12) > 0
+    assert cut.lengths.tolist() == np.minimum(whole.lengths, 12).tolist()
+    for i in range(len(cut)):
+        assert cut[i] == (whole[i] if len(whole[i]) <= 12 else whole[i][:11] + [2])
+    assert len(BPE(" ".join(TEXTS[:5]))["input_ids"]) > 64, "the limit stayed behind in the tokenizer"
+
+
+def test_a_limit_without_room_for_text_is_refused():
+    with pytest.raises(ConfigError, match="max_len 2 has no room beside 2 special tokens: use 3 or more"):
+        tokenize_texts(TEXTS, BPE, 2)
+
+
+def test_no_texts_are_no_tokens():
+    assert len(tokenize_texts([], BPE, 64)) == 0
+
+
+class Uncalled:
+    """Stands for the tokenizer where the cache has to answer."""
+
+    def __getattr__(self, name):
+        return getattr(BPE, name)
+
+    def __call__(self, *args, **kwargs):
+        raise AssertionError("tokenised again")
+
+
+def test_the_cache_answers_for_the_same_texts_tokenizer_and_limit_only(tmp_path):
+    first = tokenize_texts(TEXTS, BPE, 12, tmp_path)
+    cached = tokenize_texts(TEXTS, Uncalled(), 12, tmp_path)
+    assert (cached.flat == first.flat).all() and (cached.offsets == first.offsets).all()
+    assert cached.num_truncated == first.num_truncated
+    others = [
+        (TEXTS[:-1], 12),
+        (TEXTS, 13),
+        ([TEXTS[0] + TEXTS[1][0], TEXTS[1][1:], *TEXTS[2:]], 12),
+    ]
+    for texts, max_len in others:
+        with pytest.raises(AssertionError, match="tokenised again"):
+            tokenize_texts(texts, Uncalled(), max_len, tmp_path)
+    tokenize_texts(TEXTS, train_bpe_tokenizer(TEXTS, 400), 12, tmp_path)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert len(names) == 2 and all(name.endswith(".safetensors") for name in names)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0, 1, exclude_max=True), st.sampled_from(["flip", "cut", "empty", "swap"]))
+def test_a_damaged_cache_is_rebuilt(tmp_path_factory, position, damage):
+    folder = tmp_path_factory.mktemp("cache")
+    first = tokenize_texts(TEXTS, BPE, 12, folder)
+    (path,) = folder.iterdir()
+    sound = path.read_bytes()
+    at = int(position * len(sound))
+    if damage == "flip":
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 0x11]) + sound[at + 1 :])
+    elif damage == "cut":
+        path.write_bytes(sound[:at])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        other = folder / "other"
+        tokenize_texts(TEXTS[1:], BPE, 12, other)
+        next(other.iterdir()).rename(path)
+    again = tokenize_texts(TEXTS, BPE, 12, folder)
+    assert (again.flat == first.flat).all() and (again.offsets == first.offsets).all()
+    assert again.num_truncated == first.num_truncated
+    tokenize_texts(TEXTS, Uncalled(), 12, folder)
+
+
+def test_damage_is_reported(tmp_path, caplog):
+    tokenize_texts(TEXTS, BPE, 12, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-4])
+    with caplog.at_level(logging.WARNING):
+        tokenize_texts(TEXTS, BPE, 12, tmp_path)
+    assert "is damaged and is rebuilt" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="the token cache cannot be written to .*file"):
+        tokenize_texts(TEXTS, BPE, 12, tmp_path / "file")
