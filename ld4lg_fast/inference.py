@@ -12,7 +12,7 @@ from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
+from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.weights import write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,8 +33,15 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def sample_with_progress(pipe: TextDiffusionPipeline, num_samples: int, **options) -> TextDiffusionOutput:
-    """Calls the pipeline under a progress bar."""
+def load_and_sample(
+    run_dir: Path, device: torch.device, dtype: torch.dtype = torch.float32, **options
+) -> tuple[list[str], float]:
+    """Texts from a run directory under a progress bar, and the seconds that sampling took.
+
+    ``options`` are those of `TextDiffusionPipeline.__call__`.
+    """
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, dtype)
+    start = time.perf_counter()
     with progress_bar() as bar:
         tasks = {}
 
@@ -43,7 +50,14 @@ def sample_with_progress(pipe: TextDiffusionPipeline, num_samples: int, **option
                 tasks[phase] = bar.add_task({"denoise": "denoising", "decode": "decoding"}[phase], total=total)
             bar.update(tasks[phase], completed=done)
 
-        return pipe(num_samples, progress=progress, **options)
+        texts = pipe(progress=progress, **options).texts
+    return texts, time.perf_counter() - start
+
+
+def print_texts(texts: list[str], seconds: float) -> None:
+    for text in texts:
+        console.print(f"• {text}", markup=False, highlight=False)
+    console.print(f"{len(texts)} texts in {seconds:.1f} s.", highlight=False)
 
 
 def infer(config: DictConfig) -> Path:
@@ -57,12 +71,11 @@ def infer(config: DictConfig) -> Path:
     device = choose_device(config.infer.device)
     names = {field.name for field in fields(DecodingConfig)}
     decoding = DecodingConfig(**{key: value for key, value in generation.items() if key in names})
-    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, DTYPES[config.infer.dtype])
-
-    start = time.perf_counter()
-    texts = sample_with_progress(
-        pipe,
-        generation.num_samples,
+    texts, seconds = load_and_sample(
+        run_dir,
+        device,
+        DTYPES[config.infer.dtype],
+        num_samples=generation.num_samples,
         num_inference_steps=generation.sampling_steps,
         sampler=generation.sampler,
         decoding=decoding,
@@ -70,9 +83,7 @@ def infer(config: DictConfig) -> Path:
         guidance_scale=generation.guidance_scale,
         seed=generation.seed,
         batch_size=generation.batch_size,
-    ).texts
-    seconds = time.perf_counter() - start
-
+    )
     name = f"{generation.sampler}_{generation.sampling_steps}_{generation.strategy}_seed{generation.seed}.json"
     path = Path(config.infer.output_file or run_dir / "samples" / name)
     settings = OmegaConf.to_container(generation)
@@ -88,9 +99,8 @@ def infer(config: DictConfig) -> Path:
             "versions": versions,
         },
     )
-    for text in texts:
-        console.print(f"• {text}", markup=False, highlight=False)
-    console.print(f"{len(texts)} texts in {seconds:.1f} s on {device}, written to {path}", markup=False)
+    print_texts(texts, seconds)
+    console.print(f"Written to {path}.", markup=False, highlight=False)
     return path
 
 

@@ -1,0 +1,88 @@
+"""The console command ``ld4lg``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ld4lg_fast.errors import LD4LGError
+
+app = typer.Typer(
+    name="ld4lg",
+    help="Fast latent diffusion for language generation: train, sample, evaluate.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+NumSamples = Annotated[int, typer.Option(help="How many texts to sample.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same texts.")]
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Run directory.")] = Path("outputs/ld4lg-demo"),
+    num_samples: NumSamples = 12,
+    seed: Seed = 1,
+) -> None:
+    """Trains a tiny model on a generated corpus in front of you, then samples from it; a few minutes on a CPU."""
+    from ld4lg_fast.training import main as train_main
+
+    train_main(["dataset=demo", "model=tiny", f"hydra.run.dir={output_dir}"])
+    sample(output_dir, num_samples=num_samples, steps=50, seed=seed)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Trains: the same options as scripts/train.py, e.g. `ld4lg train dataset=e2e model=small`."""
+    from ld4lg_fast.training import main as train_main
+
+    train_main(context.args)
+
+
+@app.command()
+def sample(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
+    num_samples: NumSamples = 8,
+    steps: Annotated[int, typer.Option(help="Network evaluations a text.")] = 250,
+    sampler: Annotated[str, typer.Option(help="ddpm, ddim or dpmpp_2m.")] = "ddpm",
+    strategy: Annotated[str, typer.Option(help="How latents become text: greedy, beam or nucleus.")] = "beam",
+    seed: Seed = 0,
+    json: Annotated[Path | None, typer.Option(help="Also write the texts to this JSON file.")] = None,
+) -> None:
+    """Samples texts from a run directory and prints them."""
+    from ld4lg_fast.decoding import DecodingConfig
+    from ld4lg_fast.inference import choose_device, load_and_sample, print_texts
+    from ld4lg_fast.weights import write_json
+
+    texts, seconds = load_and_sample(
+        run_dir,
+        choose_device(None),
+        num_samples=num_samples,
+        num_inference_steps=steps,
+        sampler=sampler,
+        decoding=DecodingConfig(strategy),
+        seed=seed,
+    )
+    print_texts(texts, seconds)
+    if json is not None:
+        settings = {"steps": steps, "sampler": sampler, "strategy": strategy, "seed": seed}
+        write_json(json, {"texts": texts, "run": str(run_dir), "settings": settings, "seconds": round(seconds, 3)})
+
+
+@app.command()
+def doctor() -> None:
+    """Says what is installed and which backends work, and why not."""
+    from ld4lg_fast.doctor import report
+
+    for line in report():
+        print(line)
+
+
+def main() -> None:
+    """Runs the command; exit code 2 and one sentence on bad input."""
+    from ld4lg_fast.entry import fail
+
+    try:
+        app()
+    except LD4LGError as error:
+        fail(str(error))
