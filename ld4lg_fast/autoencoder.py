@@ -3,7 +3,8 @@
 Lovelace et al. 2023, section 4. Letters: B batch, T tokens, N latents, d latent width, W model width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.errors import CheckpointError, ConfigError
@@ -39,6 +41,18 @@ def _hub_answers(name_or_path: str) -> bool:
     except Exception:  # no answer: the error's class is that of whichever HTTP library is used
         return False
     return True
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Silences transformers' bars for files that load in a moment."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 class LanguageAutoencoder(nn.Module):
@@ -215,8 +229,9 @@ class LanguageAutoencoder(nn.Module):
         mask: Tensor | None = None,
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1."""
+        states = self.decode_states(latents)
         ids = generate_ids(
-            self.lm, self.decode_states(latents), decoding, mask=mask, seed=seed, sample_ids=sample_ids
+            self.lm, states, decoding, self.max_len, mask=mask, seed=seed, sample_ids=sample_ids
         )
         special = set(self.tokenizer.all_special_ids)
         return [[token for token in row if token not in special] for row in ids.tolist()]
@@ -229,7 +244,8 @@ class LanguageAutoencoder(nn.Module):
     def save(self, directory: Path | str) -> None:
         """Writes a self-contained folder: language model, tokenizer, Perceiver."""
         directory = Path(directory)
-        self.lm.save_pretrained(directory / "language_model")
+        with _without_progress_bars():
+            self.lm.save_pretrained(directory / "language_model")
         self.tokenizer.save_pretrained(directory / "tokenizer")
         if self.perceiver is not None:
             save_weights(self.perceiver, directory / "perceiver.safetensors")
@@ -255,7 +271,8 @@ class LanguageAutoencoder(nn.Module):
         if config.get("format") != 1:
             raise CheckpointError(f"{directory} has the format {config.get('format')!r}; this version reads format 1.")
         try:
-            lm = AutoModelForSeq2SeqLM.from_pretrained(directory / "language_model", dtype=torch.float32)
+            with _without_progress_bars():
+                lm = AutoModelForSeq2SeqLM.from_pretrained(directory / "language_model", dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
         except Exception as error:  # transformers raises many kinds; all mean that the folder is damaged
             raise CheckpointError(f"The language model in {directory} cannot be loaded: {error}.") from error

@@ -30,7 +30,7 @@ class DecodingConfig:
 
     Args:
         strategy: ``greedy``, ``beam`` or ``nucleus``. num_beams: beam only. top_p, temperature: nucleus only.
-        max_length, min_length: in tokens, special tokens included.
+        max_length, min_length: in tokens, special tokens included; max_length None is the model's own limit.
         no_repeat_ngram_size: 0 for none. repetition_penalty: 1 for none.
 
     Raises:
@@ -38,7 +38,7 @@ class DecodingConfig:
     """
 
     strategy: str = "beam"
-    max_length: int = 64
+    max_length: int | None = None
     min_length: int = 5
     num_beams: int = 4
     no_repeat_ngram_size: int = 3
@@ -49,7 +49,7 @@ class DecodingConfig:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ConfigError(f"Unknown decoding strategy {self.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
-        if not 0 <= self.min_length <= self.max_length or self.max_length < 2:
+        if self.min_length < 0 or (self.max_length is not None and self.max_length < max(2, self.min_length)):
             raise ConfigError(f"min_length {self.min_length} and max_length {self.max_length} do not fit together.")
         if self.num_beams < 1 or not 0 < self.top_p <= 1 or self.temperature <= 0:
             raise ConfigError(
@@ -83,6 +83,7 @@ def generate_ids(
     lm: PreTrainedModel,
     states: Tensor,
     config: DecodingConfig,
+    max_len: int,
     *,
     mask: Tensor | None = None,
     seed: int = 0,
@@ -91,13 +92,20 @@ def generate_ids(
     """Token ids (B, length) decoded from encoder states (B, N, W).
 
     Args:
+        max_len: the most tokens that the model handles.
         mask: (B, N) cross-attention mask, or None for all positions.
         seed, sample_ids: nucleus sampling draws from (seed, sample id) alone; ids default to 0 … B-1.
+
+    Raises:
+        ConfigError: ``config.max_length`` above ``max_len``.
     """
+    if (config.max_length or 0) > max_len:
+        raise ConfigError(f"max_length {config.max_length} exceeds the {max_len} tokens that this model handles.")
+    max_length = config.max_length or max_len
     options = copy.deepcopy(lm.generation_config)
     options.update(
         do_sample=False,
-        max_length=config.max_length,
+        max_length=max_length,
         max_new_tokens=None,
         min_length=config.min_length,
         num_beams=config.num_beams if config.strategy == "beam" else 1,
@@ -112,7 +120,7 @@ def generate_ids(
     if config.strategy == "nucleus":
         if sample_ids is None:
             sample_ids = torch.arange(states.shape[0], device=states.device)
-        normal = ops.philox_normal(seed, sample_ids.to(states.device), TOKEN_STREAM, (config.max_length,))
+        normal = ops.philox_normal(seed, sample_ids.to(states.device), TOKEN_STREAM, (max_length,))
         if config.temperature != 1.0:
             processors.append(TemperatureLogitsWarper(config.temperature))
         processors.append(TopPLogitsWarper(config.top_p))

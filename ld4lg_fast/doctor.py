@@ -26,5 +26,5 @@ def report() -> Iterator[str]:
         yield "GPU: none that torch can use"
     yield f"CPU: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     for name in backend.BACKENDS:
-        reason = backend.why_unavailable(name)
+        reason = backend.unavailable_reason(name)
         yield f"kernels, {name}: {'works' if reason is None else reason}"

@@ -119,7 +119,7 @@ def test_nucleus_frequencies_follow_the_probabilities(autoencoder):
 
     lm = autoencoder.lm
     lm.generation_config.forced_eos_token_id = None
-    ids = generate_ids(lm, autoencoder.decode_states(latents), decoding)[:, 1]
+    ids = generate_ids(lm, autoencoder.decode_states(latents), decoding, 32)[:, 1]
     start = torch.tensor([[lm.config.decoder_start_token_id]])
     states = (autoencoder.decode_states(latents[:1]),)
     expected = lm(encoder_outputs=states, decoder_input_ids=start).logits[0, -1].softmax(-1)
@@ -165,6 +165,8 @@ def test_limits_are_enforced(autoencoder, pretrained):
         autoencoder.encode(torch.zeros(1, 33, dtype=torch.long), torch.ones(1, 33, dtype=torch.bool))
     with pytest.raises(ConfigError, match="at most 32 tokens, but max_len is 64"):
         LanguageAutoencoder.from_pretrained_lm(str(pretrained / "bart"), PERCEIVER, max_len=64)
-    for bad in ({"strategy": "beams"}, {"min_length": 70}, {"num_beams": 0}, {"top_p": 0.0}, {"repetition_penalty": 0}):
+    with pytest.raises(ConfigError, match="max_length 40 exceeds the 32 tokens"):
+        autoencoder.generate(torch.zeros(1, 6, 8), DecodingConfig(max_length=40))
+    for bad in ({"strategy": "beams"}, {"min_length": 70, "max_length": 64}, {"num_beams": 0}, {"top_p": 0.0}, {"repetition_penalty": 0}):
         with pytest.raises(ConfigError):
             DecodingConfig(**bad)

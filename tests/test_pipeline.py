@@ -1,0 +1,115 @@
+"""From a run directory to texts: the Python pipeline, scripts/infer.py, and the console command."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from ld4lg_fast import TextDiffusionPipeline, cli, inference
+from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.errors import CheckpointError
+from tests.conftest import make_model
+
+
+@pytest.fixture
+def run_dir(autoencoder, tmp_path):
+    """A run directory with random weights, as a finished training leaves it."""
+    TextDiffusionPipeline(autoencoder, make_model()).save_pretrained(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def run_infer(monkeypatch, *overrides):
+    monkeypatch.setattr(sys, "argv", ["infer.py", *overrides])
+    inference.main()
+
+
+def test_the_same_seed_gives_the_same_texts_at_every_batch_size(run_dir):
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    for strategy in ("greedy", "beam", "nucleus"):
+        runs = [
+            pipe(9, num_inference_steps=3, decoding=DecodingConfig(strategy, 12), seed=4, batch_size=size).texts
+            for size in (1, 7, 64)
+        ]
+        assert runs[0] == runs[1] == runs[2]
+        assert len(set(runs[0])) > 1, "random weights should not give one text for all samples"
+
+
+def test_saving_and_loading_keeps_the_texts(run_dir, tmp_path):
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    pipe.save_pretrained(tmp_path / "copy")
+    again = TextDiffusionPipeline.from_pretrained(tmp_path / "copy")
+    options = {"num_inference_steps": 3, "decoding": DecodingConfig("greedy", 12)}
+    assert again(3, **options).texts == pipe(3, **options).texts
+
+
+def test_infer_writes_texts_and_settings(run_dir, monkeypatch, capsys):
+    options = ["generation.num_samples=5", "generation.sampling_steps=3", "generation.sampler=dpmpp_2m"]
+    run_infer(monkeypatch, f"infer.output_dir={run_dir}", *options, "generation.max_length=12")
+    path = run_dir / "samples" / "dpmpp_2m_3_beam_seed0.json"
+    content = json.loads(path.read_text())
+    assert len(content["texts"]) == 5
+    assert content["settings"]["sampler"] == "dpmpp_2m" and content["versions"]["torch"] == torch.__version__
+    printed = capsys.readouterr().out
+    assert content["texts"][0] in printed and str(path) in printed.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["generation.sampler=euler"], "Unknown sampler 'euler'"),
+        (["generation.strategy=beams"], "Unknown decoding strategy 'beams'"),
+        (["infer.dtype=float7"], "Unknown dtype 'float7'"),
+        (["infer.device=cuda:7"], "'cuda:7' is not available"),
+        (["generation.num_sample=3"], "num_sample"),
+    ],
+)
+def test_bad_input_exits_with_2_and_one_sentence(run_dir, monkeypatch, capsys, overrides, message):
+    with pytest.raises(SystemExit) as stopped:
+        run_infer(monkeypatch, f"infer.output_dir={run_dir}", *overrides)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_run_directories_that_are_none_or_unfinished_say_what_to_do(run_dir, tmp_path, monkeypatch, capsys):
+    with pytest.raises(CheckpointError, match="does not exist; train one"):
+        TextDiffusionPipeline.from_pretrained(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="not a finished run"):
+        TextDiffusionPipeline.from_pretrained(tmp_path)
+    (run_dir / "denoiser" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="train.stage=diffusion"):
+        TextDiffusionPipeline.from_pretrained(run_dir)
+    with pytest.raises(SystemExit) as stopped:
+        run_infer(monkeypatch)
+    assert stopped.value.code == 2 and "infer.output_dir" in capsys.readouterr().err
+
+
+def test_parts_of_different_runs_are_refused(autoencoder):
+    with pytest.raises(CheckpointError, match="8 wide but the denoiser was trained on 16"):
+        TextDiffusionPipeline(autoencoder, make_wider())
+
+
+def make_wider():
+    from ld4lg_fast.latent_diffusion import LatentDiffusion
+    from tests.conftest import RECIPE
+
+    sizes = {"dim": 64, "depth": 1, "dim_latent": 16, "max_len": 6, "num_dense_connections": 0}
+    return LatentDiffusion.create(RECIPE, sizes)
+
+
+def test_command_line_samples_and_reports(run_dir, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "texts.json"
+    arguments = ["sample", str(run_dir), "--num-samples", "2", "--steps", "2", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["ld4lg", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0 and len(json.loads(out.read_text())["texts"]) == 2
+    monkeypatch.setattr(sys, "argv", ["ld4lg", "doctor"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "kernels, reference: works" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["ld4lg", "sample", str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
