@@ -40,6 +40,7 @@ class DenoiserConfig:
         num_classes: 0 for none; the id ``num_classes`` is the null class.
         dim_context: width of a cross-attended source, 0 for none.
         dropout: on attention probabilities and inside the feed-forward.
+        heads: None for D/64; published networks may have another number (each 64 wide).
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -56,9 +57,10 @@ class DenoiserConfig:
     num_classes: int = 0
     dim_context: int = 0
     dropout: float = 0.1
+    heads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dim < DIM_HEAD or self.dim % DIM_HEAD:
+        if self.heads is None and (self.dim < DIM_HEAD or self.dim % DIM_HEAD):
             raise ConfigError(f"Denoiser width {self.dim} must be a positive multiple of {DIM_HEAD}.")
         if self.num_dense_connections and self.depth <= self.num_dense_connections:
             raise ConfigError(
@@ -83,10 +85,10 @@ class Block(nn.Module):
         super().__init__()
         dim, dropout = config.dim, config.dropout
         self.attn_norm = nn.LayerNorm(dim)
-        self.attn = SelfAttention(dim, dropout)
+        self.attn = SelfAttention(dim, dropout, config.heads)
         if config.dim_context:
             self.cross_norm = nn.LayerNorm(dim)
-            self.cross_attn = CrossAttention(dim, dropout)
+            self.cross_attn = CrossAttention(dim, dropout, config.heads)
         self.ff_norm = nn.LayerNorm(dim)
         self.ff = GEGLUFeedForward(dim, dropout)
         if config.scale_shift:

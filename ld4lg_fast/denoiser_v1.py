@@ -45,6 +45,7 @@ class DenoiserConfigV1:
         cross_attention: whether blocks attend to the condition tokens (published: always with conditions).
         self_condition: the previous x_start as context tokens.
         num_classes: 0 for none; the id ``num_classes`` is the null class.
+        heads: None for D/64; published networks may have another number (each 64 wide).
 
     Raises:
         ConfigError: a width that is not a multiple of 64.
@@ -58,9 +59,10 @@ class DenoiserConfigV1:
     self_condition: bool = True
     num_classes: int = 0
     dropout: float = 0.1
+    heads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dim < DIM_HEAD or self.dim % DIM_HEAD:
+        if self.heads is None and (self.dim < DIM_HEAD or self.dim % DIM_HEAD):
             raise ConfigError(f"Denoiser width {self.dim} must be a positive multiple of {DIM_HEAD}.")
 
     @property
@@ -74,10 +76,10 @@ class BlockV1(nn.Module):
     def __init__(self, config: DenoiserConfigV1) -> None:
         super().__init__()
         self.attn_norm = nn.LayerNorm(config.dim)
-        self.attn = SelfAttention(config.dim, config.dropout)
+        self.attn = SelfAttention(config.dim, config.dropout, config.heads)
         if config.cross_attention:
             self.cross_norm = nn.LayerNorm(config.dim)
-            self.cross_attn = CrossAttention(config.dim, config.dropout)
+            self.cross_attn = CrossAttention(config.dim, config.dropout, config.heads)
         self.ff_norm = nn.LayerNorm(config.dim)
         self.ff = GEGLUFeedForward(config.dim, config.dropout)
 
@@ -95,7 +97,7 @@ class DiffusionTransformerV1(nn.Module):
         self.time_mlp = nn.Sequential(nn.Linear(dim, dim_time), nn.GELU(), nn.Linear(dim_time, dim_time))
         self.time_proj = nn.Linear(dim_time, dim)
         self.pos_emb = PositionTable(config.max_len, dim)
-        self.relative_bias = nn.Embedding(self.NUM_BUCKETS, dim // DIM_HEAD)
+        self.relative_bias = nn.Embedding(self.NUM_BUCKETS, config.heads or dim // DIM_HEAD)
         self.input_proj = nn.Linear(config.dim_latent, dim)
         if config.self_condition:
             self.self_cond_proj = nn.Linear(config.dim_latent, dim)
@@ -182,10 +184,10 @@ class DiffusionTransformerV1(nn.Module):
         cross_bias = padding if tokens is None else attention_bias(rows, token_mask, dtype)
 
         for i, block in enumerate(self.blocks):
-            x = x + block.attn(block.attn_norm(x), self_bias)
+            x = x + block.attn(block.attn_norm(x), self_bias, rows)
             if self.config.cross_attention:
                 normed = block.cross_norm(x)
-                x = x + block.cross_attn(normed, normed if tokens is None else tokens, cross_bias)
+                x = x + block.cross_attn(normed, normed if tokens is None else tokens, cross_bias, rows)
             scale, shift = parts[2 * i], parts[2 * i + 1]
             x = x + block.ff(block.ff_norm(x)) * (1 + scale) + shift
         return self.output_proj(self.norm(x))

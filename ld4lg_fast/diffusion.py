@@ -24,9 +24,10 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def _levels(alpha_sq: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma, shaped to broadcast over ``like`` (B, N, d)."""
+    """alpha and sigma, float32 (float64 for a float64 ``like``), to broadcast over ``like`` (B, N, d)."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
     alpha_sq = alpha_sq.reshape(-1, *[1] * (like.dim() - 1))
-    return alpha_sq.sqrt(), (1 - alpha_sq).sqrt()
+    return alpha_sq.sqrt().to(dtype), (1 - alpha_sq).sqrt().to(dtype)
 
 
 def add_noise(x_start: Tensor, noise: Tensor, alpha_sq: Tensor) -> Tensor:

@@ -5,16 +5,20 @@ The tables serve both directions and name every key that has no place.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ld4lg_fast.denoiser import DenoiserConfig, DiffusionTransformer
 from ld4lg_fast.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.layers import DIM_HEAD
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 
 State = Mapping[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def _linear(published: str, ours: str, bias: bool = True) -> dict[str, str]:
@@ -39,6 +43,12 @@ def _shape(state: State, key: str) -> tuple[int, ...]:
     return tuple(state[key].shape)
 
 
+def _heads(state: State, to_q: str, dim: int) -> int | None:
+    """Heads of 64 where their number is not the width's own, D/64 (a missing tensor is `rename`'s to name)."""
+    inner = state[to_q].shape[0] if to_q in state else dim
+    return None if inner == dim else inner // DIM_HEAD
+
+
 def denoiser_config(state: State) -> DenoiserConfig:
     """Reads the sizes off an official denoiser's tensors (dropout is not stored there: 0.1)."""
     max_len, dim = _shape(state, "pos_emb.emb.weight")
@@ -55,6 +65,7 @@ def denoiser_config(state: State) -> DenoiserConfig:
         if "class_embedding.0.weight" in state
         else 0,
         dim_context=_shape(state, "seq2seq_proj.weight")[1] if has_context else 0,
+        heads=_heads(state, "encoder.layers.0.1.to_q.weight", dim),
     )
 
 
@@ -104,6 +115,7 @@ def denoiser_config_v1(state: State) -> DenoiserConfigV1:
         cross_attention=cross_attention,
         self_condition="self_proj.weight" in state,
         num_classes=_shape(state, "class_emb.weight")[0] - 1 if "class_emb.weight" in state else 0,
+        heads=_heads(state, "transformer_layers.layers.0.1.to_q.weight", dim),
     )
 
 
@@ -199,16 +211,23 @@ def perceiver_names(config: PerceiverConfig) -> dict[str, str]:
     return names
 
 
+def some(names: Iterable[str]) -> str:
+    """The first names in order and how many more there are, for a message."""
+    names = sorted(names)
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more
+
+
 def rename(state: State, names: Mapping[str, str]) -> dict[str, Tensor]:
     """The state under other names.
 
     Raises:
         CheckpointError: keys without a place, or places without a key; the message names them.
     """
-    if unknown := sorted(state.keys() - names.keys()):
-        raise CheckpointError(f"The checkpoint holds tensors that have no place here: {', '.join(unknown)}.")
-    if missing := sorted(names.keys() - state.keys()):
-        raise CheckpointError(f"The checkpoint lacks these tensors: {', '.join(missing)}.")
+    if unknown := state.keys() - names.keys():
+        raise CheckpointError(f"The checkpoint holds tensors that have no place here: {some(unknown)}.")
+    if missing := names.keys() - state.keys():
+        raise CheckpointError(f"The checkpoint lacks these tensors: {some(missing)}.")
     return {names[key]: tensor for key, tensor in state.items()}
 
 
@@ -217,25 +236,36 @@ def to_published(state: State, names: Mapping[str, str]) -> dict[str, Tensor]:
     return rename(state, {ours: published for published, ours in names.items()})
 
 
-def load_denoiser(state: State) -> DiffusionTransformer:
+def _fill(model: Model, state: State, names: Mapping[str, str]) -> Model:
+    """Puts a published state into ``model``.
+
+    Raises:
+        CheckpointError: names or shapes that do not fit; the message has the published names.
+    """
+    renamed, own = rename(state, names), model.state_dict()
+    for published, ours in names.items():
+        if state[published].shape != own[ours].shape:
+            raise CheckpointError(
+                f"The checkpoint's tensors do not fit together: {published} has the shape "
+                f"{tuple(state[published].shape)}, but the others ask for {tuple(own[ours].shape)}."
+            )
+    model.load_state_dict(renamed)
+    return model.eval()
+
+
+def load_denoiser(state: State, dropout: float = 0.1) -> DiffusionTransformer:
     """An official denoiser's tensors as a `DiffusionTransformer` in evaluation mode."""
-    config = denoiser_config(state)
-    model = DiffusionTransformer(config)
-    model.load_state_dict(rename(state, denoiser_names(config)))
-    return model.eval()
+    config = replace(denoiser_config(state), dropout=dropout)
+    return _fill(DiffusionTransformer(config), state, denoiser_names(config))
 
 
-def load_denoiser_v1(state: State) -> DiffusionTransformerV1:
+def load_denoiser_v1(state: State, dropout: float = 0.1) -> DiffusionTransformerV1:
     """An unofficial denoiser's tensors as a `DiffusionTransformerV1` in evaluation mode."""
-    config = denoiser_config_v1(state)
-    model = DiffusionTransformerV1(config)
-    model.load_state_dict(rename(state, denoiser_names_v1(config)))
-    return model.eval()
+    config = replace(denoiser_config_v1(state), dropout=dropout)
+    return _fill(DiffusionTransformerV1(config), state, denoiser_names_v1(config))
 
 
 def load_perceiver(state: State, l2_normalize: bool) -> Perceiver:
     """An official autoencoder's tensors as a `Perceiver` in evaluation mode."""
     config = perceiver_config(state, l2_normalize)
-    model = Perceiver(config)
-    model.load_state_dict(rename(state, perceiver_names(config)))
-    return model.eval()
+    return _fill(Perceiver(config), state, perceiver_names(config))

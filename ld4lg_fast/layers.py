@@ -102,42 +102,65 @@ class PositionTable(nn.Embedding):
         return self.weight[:length] * self.embedding_dim**-0.5
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention without biases; q, k, v are one matrix, stored as to_q, to_k, to_v."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, rows: Tensor | None = None
+) -> Tensor:
+    """SDPA on heads (B, H, N, 64) and (B, H, M, 64), merged to (B, N, H·64).
 
-    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+    ``rows`` (B, N) are the real queries. The others attend uniformly by their bias already, but SDPA's
+    backward on a CPU gets rows without any allowed key wrong (the log of their number of keys is lost next
+    to the lowest finite number), so where a loss reaches such rows they are told here.
+    """
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    if rows is not None:
+        out = torch.where(rows[:, None, :, None], out, v.mean(dim=2, keepdim=True))
+    return merge_heads(out)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention without biases; q, k, v are one matrix, stored as to_q, to_k, to_v.
+
+    ``heads`` are 64 wide; None means as many as fill ``dim``.
+    """
+
+    def __init__(self, dim: int, dropout: float = 0.0, heads: int | None = None) -> None:
         super().__init__()
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.to_out = nn.Linear(dim, dim, bias=False)
+        inner = heads * DIM_HEAD if heads else dim
+        self.qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
         self.dropout = dropout
         store_in_parts(self, "qkv", ("to_q", "to_k", "to_v"))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, N, D); ``bias`` is added to the scores, broadcastable to (B, H, N, N)."""
+    def forward(self, x: Tensor, bias: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """x (B, N, D); ``bias``, broadcastable to (B, H, N, N), is added to the scores; ``rows``: `attend`."""
         q, k, v = (split_heads(part) for part in self.qkv(x).chunk(3, dim=-1))
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-        return self.to_out(merge_heads(out))
+        return self.to_out(attend(q, k, v, bias, dropout, rows))
 
 
 class CrossAttention(nn.Module):
-    """Attention from x to a context of the same width; k, v are one matrix, stored as to_k, to_v."""
+    """Attention from x to a context of the same width; k, v are one matrix, stored as to_k, to_v.
 
-    def __init__(self, dim: int, dropout: float = 0.0) -> None:
+    ``heads`` as in `SelfAttention`.
+    """
+
+    def __init__(self, dim: int, dropout: float = 0.0, heads: int | None = None) -> None:
         super().__init__()
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.kv = nn.Linear(dim, 2 * dim, bias=False)
-        self.to_out = nn.Linear(dim, dim, bias=False)
+        inner = heads * DIM_HEAD if heads else dim
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.kv = nn.Linear(dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
         self.dropout = dropout
         store_in_parts(self, "kv", ("to_k", "to_v"))
 
-    def forward(self, x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor, bias: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """x (B, N, D), context (B, M, D); ``bias`` is added to the scores, broadcastable to (B, H, N, M)."""
         q = split_heads(self.to_q(x))
         k, v = (split_heads(part) for part in self.kv(context).chunk(2, dim=-1))
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-        return self.to_out(merge_heads(out))
+        return self.to_out(attend(q, k, v, bias, dropout, rows))
 
 
 class GEGLUFeedForward(nn.Module):

@@ -37,9 +37,11 @@ def sample_ddim(
     eta: float = 0.0,
 ) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta = 0, ancestral at eta = 1."""
+    # v1's float64 levels are for the conversions; the published update rounds them to the latent's type.
+    alpha_sq = grid.alpha_sq.to(z.dtype)
     x_self_cond = None
     for step in range(grid.num_steps):
-        now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
+        now, after = alpha_sq[step], alpha_sq[step + 1]
         pred = denoise(z, step, x_self_cond)
         x_self_cond = pred.x_start
         if step + 1 == grid.num_steps:

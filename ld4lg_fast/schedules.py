@@ -126,7 +126,8 @@ class DiscreteSchedule:
         name: ``linear`` (1e-4 … 0.02, not rescaled with T), ``cosine`` (s = 0.008) or ``sqrt`` (s = 1e-4).
         num_train_timesteps: T.
 
-    ``alphas_cumprod`` (T,) is computed in float64 and stored in float32, as published.
+    ``betas`` and ``alphas_cumprod`` (T,) are float64: near data, float32 leaves ``1 - alpha_sq`` three
+    digits, and the noise prediction divides by its root.
 
     Raises:
         ConfigError: unknown name, or fewer than one step.
@@ -150,11 +151,11 @@ class DiscreteSchedule:
             betas = (1 - curve[1:] / curve[:-1]).clamp(0, self.MAX_BETA)
         else:
             raise ConfigError(f"Unknown beta schedule {name!r}; choose linear, cosine or sqrt.")
-        self.betas = betas.float()
-        self.alphas_cumprod = torch.cumprod(1 - betas, dim=0).float()
+        self.betas = betas
+        self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
 
     def alpha_sq(self, t: Tensor) -> Tensor:
-        """Squared signal level at integer steps ``t``; -1 stands for clean data (level 1)."""
+        """Squared signal level, float64, at integer steps ``t``; -1 stands for clean data (level 1)."""
         table = self.alphas_cumprod.to(t.device)
         return torch.where(t < 0, table.new_ones(()), table[t.clamp(min=0)])
 
@@ -163,7 +164,7 @@ class DiscreteSchedule:
 class SamplingGrid:
     """The noise levels a sampler visits: S steps, from noise to data.
 
-    ``alpha_sq`` (S+1,) float32: level before step k is ``[k]``, after it ``[k + 1]``.
+    ``alpha_sq`` (S+1,) float32 (v1: float64): level before step k is ``[k]``, after it ``[k + 1]``.
     ``network_time`` (S,): what the network is told in step k (``alpha_sq``, or v1's integer step).
     ``log_snr`` (S+1,) float32, ascending: computed without the cancellation in ``1 - alpha_sq``.
     """
@@ -191,7 +192,7 @@ def sampling_grid(schedule: ContinuousSchedule | DiscreteSchedule, num_steps: in
     if isinstance(schedule, DiscreteSchedule):
         steps = torch.linspace(-1, schedule.num_train_timesteps - 1, num_steps + 1).int().long().flip(0)
         alpha_sq = schedule.alpha_sq(steps)
-        return SamplingGrid(alpha_sq, steps[:-1], torch.logit(alpha_sq.double()).float())
+        return SamplingGrid(alpha_sq, steps[:-1], torch.logit(alpha_sq).float())
     t = torch.linspace(1.0, 0.0, num_steps + 1)
     alpha_sq = schedule.alpha_sq(t)
     return SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(t))

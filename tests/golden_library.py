@@ -1,0 +1,343 @@
+"""The library's answers to golden cases: kind -> function(case) -> outputs.
+
+Published weights come in through `ld4lg_fast.interop`, and gradients go out through it.
+"""
+
+import torch
+from golden_cases import Case, given
+from golden_library_parts import PredictionSteps, RecordedDenoiser, Watch, gradients, training_loss
+from torch import Tensor
+
+from ld4lg_fast import diffusion as conversions
+from ld4lg_fast import interop
+from ld4lg_fast.denoiser_v1 import relative_position_bucket
+from ld4lg_fast.engine import guided_denoiser
+from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.samplers import get_sampler
+from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule, SamplingGrid, sampling_grid
+
+SAMPLER_NAMES = {"dpmpp": "dpmpp_published"}
+
+
+def recipe_v2(settings: dict) -> dict:
+    """A recipe of ours from the official release's settings; what a case leaves open has no part in it."""
+    return {
+        "version": "v2",
+        "objective": settings.get("objective", "pred_v"),
+        "loss_type": settings.get("loss_type", "l2"),
+        "self_condition_prob": settings.get("train_prob_self_cond", 0.5),
+        "class_drop_prob": 0.0,
+        "schedule": settings["train_schedule"],
+        "schedule_scale": settings["scale"],
+        "sampling_schedule": settings["sampling_schedule"],
+        "l2_normalized": settings.get("l2_normalize", False),
+    }
+
+
+def recipe_v1(settings: dict) -> dict:
+    """The same from the unofficial implementation's settings."""
+    return {
+        "version": "v1",
+        "objective": settings.get("objective", "pred_x0"),
+        "loss_type": settings.get("loss_type", "l1"),
+        "self_condition_prob": settings.get("self_condition_prob", 0.5),
+        "class_drop_prob": settings.get("class_uncondition_prob", 0.0),
+        "beta_schedule": settings.get("beta_schedule", "linear"),
+        "num_train_timesteps": settings.get("timesteps", 1000),
+    }
+
+
+class TimeItself(ContinuousSchedule):
+    """A schedule whose level is the time, to see which times a grid visits."""
+
+    def alpha_sq(self, t: Tensor) -> Tensor:
+        return t
+
+
+def grid_times(num_steps: int) -> Tensor:
+    """(S+1,) times of the samplers."""
+    return sampling_grid(TimeItself(), num_steps).alpha_sq
+
+
+@torch.no_grad()
+def official_denoiser(case: Case) -> dict[str, Tensor]:
+    inputs = case.inputs
+    out = interop.load_denoiser(case.weights)(
+        inputs["x"],
+        inputs["time"],
+        mask=inputs["mask"],
+        x_self_cond=inputs.get("x_self_cond"),
+        class_id=inputs.get("class_id"),
+        context=inputs.get("seq2seq_cond"),
+        context_mask=inputs.get("seq2seq_mask"),
+    )
+    return {"out": out}
+
+
+@torch.no_grad()
+def official_autoencoder(case: Case) -> dict[str, Tensor]:
+    inputs = case.inputs
+    perceiver = interop.load_perceiver(case.weights, case.constructor["l2_normalize_latents"])
+    latents = perceiver.encode(inputs["encoder_outputs"], inputs["attention_mask"])
+    decoded = perceiver.decode(latents)
+    outputs = {"latents": latents, "decoded": decoded, "forward": decoded}
+    if "free_latents" in inputs:
+        outputs["decoded_free_latents"] = perceiver.decode(inputs["free_latents"])
+    return outputs
+
+
+def official_schedules(case: Case) -> dict[str, Tensor]:
+    outputs, settings = {}, case.settings
+    for dtype in ("float32", "float64"):
+        t = case.inputs[f"t_{dtype}"]
+        for name in settings["schedules"]:
+            outputs[f"{name}/{dtype}/unshifted"] = ContinuousSchedule(name).unshifted(t)
+            for scale in settings["scales"]:
+                schedule, prefix = ContinuousSchedule(name, scale), f"{name}/{dtype}/scale_{scale}"
+                outputs[f"{prefix}/alpha"] = schedule.alpha_sq(t)
+                outputs[f"{prefix}/log_snr"] = schedule.log_snr(t)
+    for steps in settings["step_counts"]:
+        times = grid_times(steps)
+        outputs[f"time_grid/steps_{steps}"] = torch.stack((times[:-1], times[1:]), dim=1)
+    return outputs
+
+
+def official_conversions(case: Case) -> dict[str, Tensor]:
+    inputs, outputs = case.inputs, {}
+    z_t, x_start, noise, v = (inputs[name] for name in ("z_t", "x_start", "noise", "v"))
+    recipe = recipe_v2(case.settings["diffusion"])
+    model = LatentDiffusion(RecordedDenoiser(z_t.shape[-1], []), recipe)
+    schedules = {
+        "train_schedule": model.diffusion.schedule,
+        "sampling_schedule": model.diffusion.schedule_for_sampling,
+    }
+    for prefix, schedule in schedules.items():
+        level = schedule.alpha_sq(inputs["t"])
+        named = {
+            "alpha": level,
+            "start_from_noise": conversions.x_start_from_noise(z_t, noise, level),
+            "noise_from_start": conversions.noise_from_x_start(z_t, x_start, level),
+            "start_from_v": conversions.x_start_from_v(z_t, v, level),
+            "noise_from_v": conversions.noise_from_v(z_t, v, level),
+            "v_from_start_and_noise": conversions.v_from_x_start_and_noise(x_start, noise, level),
+        }
+        outputs |= {f"{prefix}/{name}": tensor for name, tensor in named.items()}
+    if "latent_mean" in inputs:
+        model.latent_mean.copy_(inputs["latent_mean"])
+        model.latent_scale.copy_(inputs["latent_scale"])
+        outputs["normalize_latent"] = model.normalize(x_start)
+        outputs["unnormalize_latent"] = model.unnormalize(x_start)
+    return outputs
+
+
+@torch.no_grad()
+def official_predictions(case: Case) -> dict[str, Tensor]:
+    """Row by row, since the library's sampling steps have one time for the whole batch."""
+    inputs, settings = case.inputs, case.settings
+    recorded = [inputs[name] for name in ("network_output", "network_output_uncond") if name in inputs]
+    z_t, call = inputs["z_t"], settings["call"]
+    denoiser = RecordedDenoiser(z_t.shape[-1], recorded, settings.get("num_classes", 0))
+    model = LatentDiffusion(denoiser, recipe_v2(settings["diffusion"]))
+    process = model.diffusion
+    schedule = process.schedule_for_sampling if call.get("sampling") else process.schedule
+    level, log_snr = schedule.alpha_sq(inputs["t"]), schedule.log_snr(inputs["t"])
+    grid, rows = SamplingGrid(level, level, log_snr), []
+    for row in range(z_t.shape[0]):
+        one = slice(row, row + 1)
+        denoise = guided_denoiser(
+            model,
+            grid,
+            call.get("cls_free_guidance", 1.0),
+            inputs["mask"][one],
+            inputs["class_id"][one] if "class_id" in inputs else None,
+            project=call.get("l2_normalize", False),
+        )
+        rows.append(denoise(z_t[one], row, None))
+    ids = [call["class_id"] for call in denoiser.calls if call["class_id"] is not None]
+    uncond = [row[1:] for row in ids if len(row) > 1]
+    return given(
+        pred_noise=torch.cat([pred.noise for pred in rows]),
+        pred_x_start=torch.cat([pred.x_start for pred in rows]),
+        pred_v=torch.cat([pred.v for pred in rows]),
+        network_time=torch.stack([call["time"][0] for call in denoiser.calls]),
+        uncond_class_id=torch.cat(uncond) if uncond else None,
+    )
+
+
+def official_training_loss(case: Case) -> dict[str, Tensor]:
+    denoiser, inputs = interop.load_denoiser(case.weights), case.inputs
+    model = LatentDiffusion(denoiser, recipe_v2(case.settings)).eval()
+    result, outputs = training_loss(model, case, inputs["txt_latent"], inputs["mask"], inputs["times"])
+    outputs |= {"z_t": result.z_t, "pred_x_start": result.prediction.x_start}
+    return outputs | gradients(denoiser, interop.denoiser_names(denoiser.config))
+
+
+@torch.no_grad()
+def official_sampling(case: Case) -> dict[str, Tensor]:
+    inputs, settings, call = case.inputs, case.settings, case.call_args
+    model = LatentDiffusion(interop.load_denoiser(case.weights), recipe_v2(settings)).eval()
+    grid = sampling_grid(model.diffusion.schedule_for_sampling, settings["sampling_timesteps"])
+    steps = PredictionSteps()
+    batch, length, _ = inputs["z_T"].shape
+    mask = torch.ones((batch, length), dtype=torch.bool)
+    if not settings["using_latent_model"]:
+        mask = torch.arange(length) < torch.tensor(call["lengths"])[:, None]
+    denoise = guided_denoiser(
+        model,
+        grid,
+        call.get("cls_free_guidance", 1.0),
+        None if settings["using_latent_model"] else mask,
+        inputs.get("class_id"),
+        inputs.get("seq2seq_cond"),
+        inputs.get("seq2seq_mask"),
+        project=call.get("l2_normalize", False),
+    )
+    sampler = get_sampler(SAMPLER_NAMES.get(settings["sampler"], settings["sampler"]))
+    sampler(denoise, inputs["z_T"], grid, noise=lambda step: inputs["noise"][step], callback=steps)
+    return steps.outputs() | {
+        "mask": mask,
+        "time_grid": grid_times(settings["sampling_timesteps"]),
+        "alpha_grid": grid.alpha_sq,
+    }
+
+
+@torch.no_grad()
+def unofficial_denoiser(case: Case) -> dict[str, Tensor]:
+    inputs = case.inputs
+    out = interop.load_denoiser_v1(case.weights)(
+        inputs["x"],
+        inputs["t"],
+        mask=inputs["x_mask"],
+        x_self_cond=inputs.get("x_self_cond"),
+        class_id=inputs.get("class_id"),
+    )
+    return {"out": out}
+
+
+def unofficial_relative_position_buckets(case: Case) -> dict[str, Tensor]:
+    distance = case.inputs["relative_position"]
+    outputs = {}
+    for config in case.settings["configs"]:
+        name = f"buckets_{config['num_buckets']}_{config['max_distance']}"
+        outputs[name] = relative_position_bucket(distance, **config)
+    return outputs
+
+
+def derived_buffers(schedule: DiscreteSchedule) -> dict[str, Tensor]:
+    """The published buffers. The library keeps betas and their cumulative product; the other buffers are
+    functions of these two, which its samplers and its loss do not need."""
+    betas = schedule.betas
+    alphas = 1 - betas
+    cumprod = alphas.cumprod(dim=0)
+    previous = torch.cat((cumprod.new_ones(1), cumprod[:-1]))
+    variance = betas * (1 - previous) / (1 - cumprod)
+    return {
+        "betas_float64": betas,
+        "betas": betas,
+        "alphas": alphas,
+        "alphas_cumprod": schedule.alpha_sq(torch.arange(len(betas))),
+        "alphas_cumprod_prev": schedule.alpha_sq(torch.arange(len(betas)) - 1),
+        "sqrt_alphas_cumprod": cumprod.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - cumprod).sqrt(),
+        "sqrt_recip_alphas_cumprod": cumprod.rsqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / cumprod - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": betas * previous.sqrt() / (1 - cumprod),
+        "posterior_mean_coef2": (1 - previous) * alphas.sqrt() / (1 - cumprod),
+    }
+
+
+def unofficial_beta_schedules(case: Case) -> dict[str, Tensor]:
+    outputs = {}
+    for name in case.settings["beta_schedules"]:
+        for timesteps in case.settings["timesteps"]:
+            buffers = derived_buffers(DiscreteSchedule(name, timesteps))
+            outputs |= {f"{name}/timesteps_{timesteps}/{key}": tensor for key, tensor in buffers.items()}
+    return outputs
+
+
+def unofficial_sampling_timesteps(case: Case) -> dict[str, Tensor]:
+    outputs = {}
+    for timesteps, steps in case.settings["pairs"]:
+        grid = sampling_grid(DiscreteSchedule("linear", timesteps), steps)
+        outputs[f"timesteps_{timesteps}/steps_{steps}"] = grid.network_time
+    return outputs
+
+
+def unofficial_latent_normalization(case: Case) -> dict[str, Tensor]:
+    hidden, mask = case.inputs["hidden_states"], case.inputs["attention_mask"]
+    model = LatentDiffusion(RecordedDenoiser(hidden.shape[-1], []), recipe_v1({}))
+    model.set_statistics(hidden, mask)
+    normalized = model.normalize(hidden)
+    return {
+        "mean": model.latent_mean,
+        "std": model.latent_scale,
+        "normalized": normalized,
+        "unnormalized": model.unnormalize(normalized),
+        "unnormalized_from_raw": model.unnormalize(hidden),
+    }
+
+
+def unofficial_training_loss(case: Case) -> dict[str, Tensor]:
+    denoiser, inputs = interop.load_denoiser_v1(case.weights), case.inputs
+    model = LatentDiffusion(denoiser, recipe_v1(case.settings)).eval()
+    model.set_statistics(inputs["hidden_states"], inputs["attention_mask"])
+    hidden, mask = inputs["hidden_states"], inputs["attention_mask"]
+    result, outputs = training_loss(model, case, hidden, mask, inputs["t"])
+    outputs |= {
+        "x_mean": model.latent_mean,
+        "x_std": model.latent_scale,
+        "x_t": result.z_t,
+        "pred_x0": result.prediction.x_start,
+        "pred_noise": result.prediction.noise,
+    }
+    return outputs | gradients(denoiser, interop.denoiser_names_v1(denoiser.config))
+
+
+@torch.no_grad()
+def unofficial_sampling(case: Case) -> dict[str, Tensor]:
+    inputs, call = case.inputs, case.call_args
+    denoiser = interop.load_denoiser_v1(case.weights)
+    model = LatentDiffusion(denoiser, recipe_v1(case.settings)).eval()
+    model.latent_mean.copy_(inputs["x_mean"])
+    model.latent_scale.copy_(inputs["x_std"])
+    grid = sampling_grid(model.diffusion.schedule, call["sampling_steps"])
+    steps, watch = PredictionSteps(), Watch(denoiser)
+    batch, length, _ = inputs["z_T"].shape
+    mask = torch.arange(length) < torch.tensor(call["lengths"])[:, None]
+    class_id = None
+    if denoiser.config.num_classes:
+        class_id = torch.full((batch,), call.get("class_id", denoiser.config.null_class))
+    denoise = guided_denoiser(model, grid, mask=mask, class_id=class_id)
+    noise = inputs.get("noise")
+    z = get_sampler("ddim")(
+        denoise, inputs["z_T"], grid, noise=lambda step: noise[step], callback=steps, eta=call["eta"]
+    )
+    return steps.outputs() | given(
+        final=model.unnormalize(z),
+        mask=mask,
+        timestep_steps=grid.network_time,
+        class_id_used=watch.calls[-1]["class_id"],
+    )
+
+
+ADAPTERS = {
+    adapter.__name__: adapter
+    for adapter in (
+        official_denoiser,
+        official_autoencoder,
+        official_schedules,
+        official_conversions,
+        official_predictions,
+        official_training_loss,
+        official_sampling,
+        unofficial_denoiser,
+        unofficial_relative_position_buckets,
+        unofficial_beta_schedules,
+        unofficial_sampling_timesteps,
+        unofficial_latent_normalization,
+        unofficial_training_loss,
+        unofficial_sampling,
+    )
+}

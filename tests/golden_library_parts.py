@@ -1,0 +1,89 @@
+"""What the library's answers to golden cases share: stand-ins, watchers, the training step, gradients."""
+
+import copy
+from types import SimpleNamespace
+
+import torch
+from golden_cases import Case, Steps, given
+from torch import Tensor, nn
+
+from ld4lg_fast import interop
+from ld4lg_fast.diffusion import LossOutput, Prediction, TrainingDraws
+from ld4lg_fast.latent_diffusion import LatentDiffusion
+
+
+class RecordedDenoiser(nn.Module):
+    """Gives recorded outputs, one row of the batch a call (conditional, unconditional); keeps its inputs."""
+
+    def __init__(self, dim_latent: int, outputs: list[Tensor], num_classes: int = 0) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(dim_latent=dim_latent, num_classes=num_classes, null_class=num_classes)
+        self.outputs = outputs
+        self.calls: list[dict[str, Tensor]] = []
+
+    def forward(self, z_t: Tensor, time: Tensor, *, class_id: Tensor | None = None, **inputs) -> Tensor:
+        row = len(self.calls)
+        self.calls.append({"time": time, "class_id": class_id})
+        return torch.stack([output[row] for output in self.outputs])
+
+
+class Watch:
+    """Remembers the conditions of every evaluation of a denoiser."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self.calls: list[dict[str, Tensor | None]] = []
+        denoiser.register_forward_pre_hook(
+            lambda module, args, kwargs: self.calls.append(kwargs), with_kwargs=True
+        )
+
+
+class PredictionSteps(Steps):
+    """The same for the library's samplers, which tell the whole prediction."""
+
+    def __call__(self, step: int, z: Tensor, prediction: Prediction) -> None:
+        super().__call__(step, z, prediction.x_start)
+
+
+def gradients(network: nn.Module, names: dict[str, str]) -> dict[str, Tensor]:
+    """``grad/<published name>`` of every parameter, and the norm of all of them.
+
+    The gradients take the parameters' places in a copy, so that fused ones come apart as in a checkpoint.
+    """
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+    stand_in = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter, grad in zip(stand_in.parameters(), grads, strict=True):
+            parameter.copy_(grad)
+    published = interop.to_published(stand_in.state_dict(), names)
+    norm = torch.stack([grad.norm() for grad in grads]).norm()
+    return {f"grad/{name}": grad for name, grad in published.items()} | {"grad_norm": norm}
+
+
+def training_loss(
+    model: LatentDiffusion, case: Case, latents: Tensor, mask: Tensor, t: Tensor
+) -> tuple[LossOutput, dict[str, Tensor]]:
+    """The loss with the case's draws, and the outputs that both versions call by the same name."""
+    inputs, watch = case.inputs, Watch(model.denoiser)
+    coin = inputs["coin"].item() if "coin" in inputs else 0.0
+    draws = TrainingDraws(
+        t=t,
+        noise=inputs["noise"],
+        self_condition=coin < model.diffusion.self_condition_prob,
+        class_drop=inputs.get("class_drop"),
+    )
+    result = model.loss(
+        latents,
+        draws,
+        mask=mask,
+        class_id=inputs.get("class_id"),
+        context=inputs.get("seq2seq_cond"),
+        context_mask=inputs.get("seq2seq_mask"),
+    )
+    result.loss.backward()
+    last, first = watch.calls[-1], watch.calls[0] if len(watch.calls) > 1 else {}
+    return result, given(
+        loss=result.loss,
+        x_self_cond=last.get("x_self_cond"),
+        class_id_used=last.get("class_id"),
+        class_id_used_by_self_cond_pass=first.get("class_id"),
+    )
