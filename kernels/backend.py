@@ -1,120 +1,138 @@
-"""Which implementation of the ops is used: ``reference`` (plain PyTorch) or ``native`` (C++ on the CPU).
+"""Which implementation of the operations runs: ``reference`` | ``native`` | ``triton``.
 
-``auto`` takes the fastest that works for a tensor's device and says once why a faster one does not.
+``reference`` is plain PyTorch and runs everywhere. ``native`` is the C++ library for CPU tensors, ``triton``
+the GPU kernels. The default, ``auto``, takes the kernels of the tensors' device where they can run and the
+reference otherwise; a backend that is asked for by name runs or raises `BackendUnavailableError`.
+
+With ``TRITON_INTERPRET=1`` in the environment, Triton interprets its kernels on the CPU (slowly, for tests);
+CPU tensors then belong to ``triton``.
 """
 
-import ctypes
+import importlib.util
 import logging
 import os
-import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
-from pathlib import Path
 
 import torch
 
-BACKENDS = ("reference", "native")
-LIBRARY = "ld4lg_native"
+from ld4lg_fast.kernels import native
 
-logger = logging.getLogger(__name__)
-_chosen: ContextVar[str] = ContextVar("ld4lg_backend", default="auto")
+BACKENDS = ("reference", "native", "triton")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+_DEVICE = {"native": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
+_BACKEND_OF_DEVICE = {device: name for name, device in _DEVICE.items()}
+_DTYPES = {
+    "native": (torch.float32, torch.bfloat16),
+    "triton": (torch.float32, torch.bfloat16, torch.float16),
+}
+
+logger = logging.getLogger("ld4lg_fast.kernels")
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend was asked for by name and cannot work here; the message says why and what to do."""
+    """A backend was asked for by name and cannot run here; the message says why."""
 
 
-@cache
-def _library_path() -> Path | None:
-    # An editable install keeps the built library in site-packages, so every place of the package is searched.
-    package = sys.modules[__package__] if __package__ in sys.modules else __import__(__package__, fromlist=[""])
-    suffix = {"Darwin": "dylib", "Windows": "dll"}.get(platform.system(), "so")
-    for place in package.__path__:
-        for path in (Path(place) / f"lib{LIBRARY}.{suffix}", Path(place) / f"{LIBRARY}.{suffix}"):
-            if path.exists():
-                return path
-    return None
+def _find_missing() -> dict[str, str]:
+    missing = {}
+    if INTERPRETED:
+        missing["native"] = "TRITON_INTERPRET=1 gives CPU tensors to Triton's interpreter"
+    elif native.LOAD_ERROR is not None:
+        missing["native"] = native.LOAD_ERROR
+    if importlib.util.find_spec("triton") is None:
+        missing["triton"] = "the package triton is not installed; `pip install 'ld4lg-fast[gpu]'` brings it"
+    return missing
 
 
-def _load_openmp() -> None:
-    """Makes torch's OpenMP runtime visible to the C++ library, so that both share one pool of threads."""
-    bundled = [
-        *Path(torch.__file__).parent.glob("lib/lib*omp*.*"),
-        *(Path(torch.__file__).parent.parent / "torch.libs").glob("lib*omp*.*"),
-    ]
-    for name in (*map(str, bundled), "libgomp.so.1", "libomp.dylib"):
-        try:
-            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
-            return
-        except OSError:
-            continue
+_missing = _find_missing()
+_requested = "auto"
+_told: set[str] = set()
 
 
-@cache
-def native_library() -> ctypes.CDLL | None:
-    """The C++ library, or None where it was not built or cannot be loaded (see `why_unavailable`)."""
-    if (path := _library_path()) is None:
-        return None
-    _load_openmp()
-    try:
-        return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
-    except OSError:
-        return None
-
-
-def why_unavailable(name: str) -> str | None:
-    """The reason why a backend does not work here, or None if it does.
+def unavailable_reason(name: str) -> str | None:
+    """Why the backend ``name`` cannot run on this machine, or None where it can.
 
     Raises:
-        BackendUnavailableError: no backend has that name.
+        ValueError: an unknown name.
     """
-    if name not in BACKENDS:
-        raise BackendUnavailableError(f"Unknown kernel backend {name!r}; choose auto, {' or '.join(BACKENDS)}.")
-    if name == "native" and native_library() is None:
-        if _library_path() is None:
-            return "the C++ library was not built; install a C++ compiler and reinstall ld4lg-fast"
-        return f"{_library_path()} cannot be loaded; reinstall ld4lg-fast on this machine"
+    _check_name(name, BACKENDS)
+    if name in _missing:
+        return _missing[name]
+    if name == "triton" and not INTERPRETED and not torch.cuda.is_available():
+        return "torch sees no GPU"
     return None
+
+
+def has_native() -> bool:
+    """Whether the C++ library was built and loads."""
+    return unavailable_reason("native") is None
+
+
+def current_backend() -> str:
+    """The name that was asked for last: ``auto``, or one of `BACKENDS`."""
+    return _requested
+
+
+def set_backend(name: str) -> None:
+    """Makes every later operation use ``name``: ``auto``, or one of `BACKENDS`.
+
+    Raises:
+        ValueError: an unknown name.
+        BackendUnavailableError: the backend cannot run on this machine.
+    """
+    global _requested
+    _check_name(name, ("auto", *BACKENDS))
+    if name != "auto" and (reason := unavailable_reason(name)) is not None:
+        raise BackendUnavailableError(f"backend '{name}' is not available: {reason}")
+    _requested = name
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Chooses a backend for the calls inside: ``auto``, ``reference`` or ``native``.
-
-    Raises:
-        BackendUnavailableError: that backend cannot work here.
-    """
-    if name != "auto" and (reason := why_unavailable(name)):
-        raise BackendUnavailableError(f"The kernel backend {name!r} cannot be used: {reason}.")
-    token = _chosen.set(name)
+    """`set_backend` for a ``with`` block."""
+    before = _requested
+    set_backend(name)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        set_backend(before)
 
 
-@cache
-def _say_once(reason: str) -> None:
-    logger.warning("kernels run on plain PyTorch: %s", reason)
+def choose(op: str, device: str, dtypes: tuple[torch.dtype, ...]) -> str:
+    """The backend that runs ``op`` on tensors of these dtypes on a device of this type.
 
-
-def choose(device_type: str) -> str:
-    """The backend for tensors of a device.
-
-    Raises:
-        BackendUnavailableError: ``native`` was asked for by name, and the tensors are not on the CPU.
+    Called inside compiled code: plain Python on constants, no queries of the machine.
     """
-    chosen = _chosen.get()
-    if chosen == "auto":
-        if device_type != "cpu":
-            return "reference"
-        if reason := why_unavailable("native"):
-            _say_once(reason)
-            return "reference"
-        return "native"
-    if chosen == "native" and device_type != "cpu":
-        raise BackendUnavailableError(f"The native kernels run on the CPU, not on {device_type}; use auto.")
-    return chosen
+    if _requested == "reference":
+        return "reference"
+    name = _BACKEND_OF_DEVICE.get(device, "reference") if _requested == "auto" else _requested
+    if name == "reference":
+        return name
+    reason = _reason_against(name, op, device, dtypes)
+    if reason is None:
+        return name
+    if _requested != "auto":
+        raise BackendUnavailableError(f"{op} cannot run on backend '{name}': {reason}")
+    if name in _missing and not torch.compiler.is_compiling() and name not in _told:
+        _told.add(name)
+        logger.warning("running on the reference backend instead of '%s': %s", name, reason)
+    return "reference"
+
+
+def _reason_against(name: str, op: str, device: str, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    if name in _missing:
+        return _missing[name]
+    if device != _DEVICE[name]:
+        return f"it takes {_DEVICE[name]} tensors, and these are on {device}"
+    for dtype in dtypes:
+        if dtype not in _DTYPES[name]:
+            return f"it takes {', '.join(str(known) for known in _DTYPES[name])}, and got {dtype}"
+    return None
+
+
+def _check_name(name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown backend '{name}'; choose one of {', '.join(known)}")

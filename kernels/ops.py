@@ -1,7 +1,6 @@
-"""The only door to the kernels: check, choose a backend, call.
+"""The operations of the library: checks the arguments, chooses a backend (see `backend`), calls it.
 
-Every op is a registered torch operator (schema, fake, autograd), so that it works under
-``torch.compile(fullgraph=True)``. Letters: B batch, N positions, D model width.
+Letters: B batch, N latent positions, D model width.
 """
 
 from collections.abc import Sequence
@@ -9,19 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels import native, reference
-from ld4lg_fast.kernels.backend import choose
-
-_library = torch.library.Library("ld4lg", "DEF")
-_library.define(
-    "adaln_residual(Tensor h, Tensor residual, Tensor weight, Tensor bias, Tensor scale, Tensor shift, float eps)"
-    " -> Tensor"
-)
-_library.define(
-    "adaln_residual_norm(Tensor h, Tensor residual, Tensor weight, Tensor bias, Tensor scale, Tensor shift,"
-    " Tensor next_weight, Tensor next_bias, float eps) -> (Tensor, Tensor)"
-)
-_library.define("philox_normal(int seed, Tensor sample_ids, int stream, int[] shape) -> Tensor")
+from ld4lg_fast.kernels import backend, reference
+from ld4lg_fast.kernels.layout import grouped_modulation
+from ld4lg_fast.kernels.registration import adaln_residual as _adaln_residual  # noqa: F401  (it registers)
+from ld4lg_fast.kernels.registration import philox_normal as _philox_normal  # noqa: F401  (it registers)
 
 
 def adaln_residual(
@@ -35,148 +25,85 @@ def adaln_residual(
     next_bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor | None]:
-    """Post-norm, modulation, residual and the next pre-norm in one pass (SPEC v2, block; adaLN: Peebles & Xie 2023).
+    """Post-norm, time modulation, residual and the next sub-block's pre-norm, in one pass.
 
-    ``x = residual + (1 + scale)·LN(h; weight, bias) + shift`` and ``y = LN(x; next_weight, next_bias)``.
+    ``x = residual + (1 + scale)·LN(h; weight, bias) + shift`` and ``y = LN(x; next_weight, next_bias)``
+    (the feed-forward branch of Lovelace et al. 2023; adaptive norms after Peebles & Xie 2023).
+
+    Statistics and arithmetic are in float32 whatever the inputs' dtypes, which may differ from one another.
+    The derivatives of all tensors are defined.
 
     Args:
-        h, residual: (B, N, D). weight, bias, next_weight, next_bias: (D,).
-        scale, shift: broadcastable to (B, N, D), usually (B, 1, D).
-
-    Dtypes may differ; arithmetic is float32 (float64 for float64 h); x and y have the residual's dtype.
+        h: (B, N, D), or any leading axes: the branch's output.
+        residual: the shape of h.
+        weight, bias: (D,) of the norm of h.
+        scale, shift: broadcastable to h's shape, e.g. (B, 1, D) or (B, N, D).
+        next_weight, next_bias: (D,) of the norm of x, or both None.
+        eps: added to both variances.
 
     Returns:
-        ``(x, y)``; y is None without a next norm.
+        x in residual's dtype, and y in the promoted dtype of x and next_weight, or None without a next norm.
 
     Raises:
-        ValueError: shapes that do not fit, or only one half of the next norm.
+        ValueError: shapes that do not fit; the message names them.
+        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    if h.dim() != 3 or h.shape != residual.shape:
-        raise ValueError(f"h {tuple(h.shape)} and residual {tuple(residual.shape)} must both be (B, N, D).")
-    for name, param in (("weight", weight), ("bias", bias), ("next_weight", next_weight), ("next_bias", next_bias)):
-        if param is not None and param.shape != h.shape[-1:]:
-            raise ValueError(f"{name} has the shape {tuple(param.shape)}; it must be {tuple(h.shape[-1:])}.")
-    for name, modulation in (("scale", scale), ("shift", shift)):
-        if torch.broadcast_shapes(modulation.shape, h.shape) != h.shape:
-            raise ValueError(f"{name} {tuple(modulation.shape)} cannot be broadcast to {tuple(h.shape)}.")
+    if residual.shape != h.shape:
+        raise ValueError(f"residual has shape {tuple(residual.shape)}; it needs h's, {tuple(h.shape)}")
     if (next_weight is None) != (next_bias is None):
-        raise ValueError("The next norm needs both next_weight and next_bias, or neither.")
+        raise ValueError("next_weight and next_bias come together; give both or neither")
+    width = h.shape[-1:]
+    if not width or width[0] == 0:
+        raise ValueError(f"h has shape {tuple(h.shape)}; its last axis needs at least one element")
+    vectors = {"weight": weight, "bias": bias, "next_weight": next_weight, "next_bias": next_bias}
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != width:
+            raise ValueError(
+                f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis"
+            )
+    scale, shift = grouped_modulation(scale, shift, h.shape)
+    tensors = [t for t in (h, residual, scale, shift, *vectors.values()) if t is not None]
+    chosen = backend.choose("adaln_residual", h.device.type, tuple(t.dtype for t in tensors))
+    if chosen == "reference":
+        return reference.adaln_residual(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
     if next_weight is None:
-        return torch.ops.ld4lg.adaln_residual(h, residual, weight, bias, scale, shift, eps), None
-    return torch.ops.ld4lg.adaln_residual_norm(
+        x, _ = torch.ops.ld4lg.adaln_residual(h, residual, weight, bias, scale, shift, eps)
+        return x, None
+    x, y, _ = torch.ops.ld4lg.adaln_residual_norm(
         h, residual, weight, bias, scale, shift, next_weight, next_bias, eps
     )
+    return x, y
 
 
 def philox_normal(seed: int, sample_ids: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
-    """Normal noise (B, *shape) float32, row i a pure function of (seed, sample_ids[i], stream).
+    """Standard normal noise with a random stream of its own for every sample.
 
-    The same numbers on every device, for every batch size and backend (up to the last float32 digit); the mapping
-    is given in `reference.philox_normal`.
+    A number depends on (seed, its sample's id, stream, its place in the sample) and on nothing else: not on
+    the batch, the device's generator or what was drawn before. `reference.philox_normal` gives the mapping
+    (Philox4x32-10, Salmon et al. 2011, and Box-Muller).
 
     Args:
-        seed: 64 bits; negative seeds wrap. sample_ids: (B,) int64. stream: 0 … 2³²-1, e.g. the sampling step.
+        seed: 0 … 2⁶⁴-1.
+        sample_ids: (B,) int64, the samples' numbers.
+        stream: 0 … 2³²-1, for example the sampling step.
+        shape: of one sample; at most 2³⁴ elements.
+
+    Returns:
+        (B, *shape) float32 on sample_ids' device.
 
     Raises:
-        ValueError: a stream out of range, or sample ids that are not a vector.
+        ValueError: an argument out of its range.
+        BackendUnavailableError: a backend was asked for by name and cannot run here.
     """
-    if not 0 <= stream < 1 << 32:
-        raise ValueError(f"stream {stream} must lie between 0 and {(1 << 32) - 1}.")
-    if sample_ids.dim() != 1:
-        raise ValueError(f"sample_ids has the shape {tuple(sample_ids.shape)}; it must be a vector.")
-    seed &= (1 << 64) - 1
-    signed = seed - (1 << 64) if seed >= 1 << 63 else seed  # operators take signed 64-bit integers
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}; it needs 0 <= seed < 2**64")
+    if not 0 <= stream < 2**32:
+        raise ValueError(f"stream is {stream}; it needs 0 <= stream < 2**32")
+    if sample_ids.ndim != 1 or sample_ids.dtype != torch.int64:
+        raise ValueError(
+            f"sample_ids is {sample_ids.dtype} of shape {tuple(sample_ids.shape)}; it needs one axis of int64"
+        )
+    if backend.choose("philox_normal", sample_ids.device.type, ()) == "reference":
+        return reference.philox_normal(seed, sample_ids, stream, shape)
+    signed = seed - 2**64 if seed >= 2**63 else seed
     return torch.ops.ld4lg.philox_normal(signed, sample_ids, stream, list(shape))
-
-
-def _adaln(h, residual, weight, bias, scale, shift, eps):
-    weights = (weight, bias)
-    if choose(h.device.type) == "native" and native.supports_adaln(h, residual, weights, scale, shift):
-        return native.adaln_residual(h, residual, weight, bias, scale, shift, None, None, eps)[0]
-    return reference.adaln_residual(h, residual, weight, bias, scale, shift, eps)
-
-
-def _adaln_norm(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
-    weights = (weight, bias, next_weight, next_bias)
-    if choose(h.device.type) == "native" and native.supports_adaln(h, residual, weights, scale, shift):
-        return native.adaln_residual(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
-    return reference.adaln_residual_norm(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
-
-
-def _philox(seed, sample_ids, stream, shape):
-    if choose(sample_ids.device.type) == "native":
-        return native.philox_normal(seed, sample_ids, stream, shape)
-    return reference.philox_normal(seed, sample_ids, stream, shape)
-
-
-for _name, _function in (
-    ("adaln_residual", _adaln),
-    ("adaln_residual_norm", _adaln_norm),
-    ("philox_normal", _philox),
-):
-    _library.impl(_name, _function, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("ld4lg::adaln_residual")
-def _(h, residual, weight, bias, scale, shift, eps):
-    return torch.empty_like(residual, memory_format=torch.contiguous_format)
-
-
-@torch.library.register_fake("ld4lg::adaln_residual_norm")
-def _(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
-    x = torch.empty_like(residual, memory_format=torch.contiguous_format)
-    return x, torch.empty_like(x)
-
-
-@torch.library.register_fake("ld4lg::philox_normal")
-def _(seed, sample_ids, stream, shape):
-    return sample_ids.new_empty((sample_ids.shape[0], *shape), dtype=torch.float32)
-
-
-def _layer_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Gradients of LN(x) in float32 or wider, and LN(x) itself; its statistics are recomputed, not stored."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    x, weight, bias = x.to(wide), weight.to(wide), bias.to(wide)
-    out, mean, inverse_std = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
-    grads = torch.ops.aten.native_layer_norm_backward(
-        grad.to(wide), x, x.shape[-1:], mean, inverse_std, weight, bias, [True, True, True]
-    )
-    return *grads, out
-
-
-def _modulated_backward(ctx, grad_x: Tensor) -> tuple[Tensor, ...]:
-    h, residual, weight, bias, scale, shift = ctx.saved_tensors[:6]
-    wide = torch.promote_types(h.dtype, torch.float32)
-    grad_x = grad_x.to(wide)
-    grad_norm = grad_x * (1 + scale.to(wide))
-    grad_h, grad_weight, grad_bias, norm = _layer_norm_backward(grad_norm, h, weight, bias, ctx.eps)
-    grad_scale = (grad_x * norm).sum_to_size(scale.shape)
-    grad_shift = grad_x.sum_to_size(shift.shape)
-    inputs = (h, residual, weight, bias, scale, shift)
-    grads = (grad_h, grad_x, grad_weight, grad_bias, grad_scale, grad_shift)
-    return tuple(grad.to(tensor.dtype) for grad, tensor in zip(grads, inputs, strict=True))
-
-
-def _setup_adaln(ctx, inputs, output):
-    *tensors, ctx.eps = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _setup_adaln_norm(ctx, inputs, output):
-    *tensors, ctx.eps = inputs
-    ctx.save_for_backward(*tensors, output[0])
-
-
-def _adaln_backward(ctx, grad_x):
-    return *_modulated_backward(ctx, grad_x), None
-
-
-def _adaln_norm_backward(ctx, grad_x, grad_y):
-    *_, next_weight, next_bias, x = ctx.saved_tensors
-    from_y, grad_weight, grad_bias, _ = _layer_norm_backward(grad_y, x, next_weight, next_bias, ctx.eps)
-    grads = _modulated_backward(ctx, from_y + grad_x)
-    return *grads, grad_weight.to(next_weight.dtype), grad_bias.to(next_bias.dtype), None
-
-
-torch.library.register_autograd("ld4lg::adaln_residual", _adaln_backward, setup_context=_setup_adaln)
-torch.library.register_autograd("ld4lg::adaln_residual_norm", _adaln_norm_backward, setup_context=_setup_adaln_norm)

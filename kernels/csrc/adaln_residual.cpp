@@ -1,83 +1,59 @@
-// x = residual + (1 + scale) * LN(h) + shift, and optionally y = LN(x): one pass over memory.
-// A row stays in the first-level cache, so its statistics take two exact passes.
-#include <cmath>
+// x = residual + (1 + scale) * LN(h) + shift, and y = LN(x): one read of each input, two writes.
+#include "rows.h"
 
-#include "common.h"
-
+namespace ld4lg {
+namespace LD4LG_ISA {
 namespace {
 
-using ld4lg::bf16;
-using ld4lg::load;
-using ld4lg::store;
-
-struct Statistics {
-    float mean, inverse_std;
-};
-
-template <typename T>
-LD4LG_INLINE Statistics statistics(const T* row, std::int64_t width, float eps) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = 0; i < width; ++i) sum += load(row[i]);
-    const float mean = sum / static_cast<float>(width);
-    float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-    for (std::int64_t i = 0; i < width; ++i) {
-        const float centred = load(row[i]) - mean;
-        squares += centred * centred;
-    }
-    return {mean, 1.0f / std::sqrt(squares / static_cast<float>(width) + eps)};
-}
-
-template <typename TH, typename TR, typename TM, typename TW>
-LD4LG_INLINE void adaln_row(const TH* h, const TR* residual, const TW* weight, const TW* bias, const TM* scale,
-                            const TM* shift, const TW* next_weight, const TW* next_bias, TR* x, TR* y,
-                            std::int64_t width, float eps) {
-    const Statistics of_h = statistics(h, width, eps);
+// Rows [begin, end); `scratch` holds kScratchRows rows of float32.
+void run(const AdalnResidual& args, int64_t begin, int64_t end, float* scratch) {
+  const int64_t width = args.width;
+  float* const gain = scratch;
+  float* const offset = scratch + width;
+  float* const buffers[4] = {scratch + 2 * width, scratch + 3 * width, scratch + 4 * width, scratch + 5 * width};
+  int64_t group = -1;
+  for (int64_t row = begin; row < end; ++row) {
+    if (row / args.rows_per_group != group) {
+      // (1 + scale) * (weight * n + bias) + shift = gain * n + offset, the same for all rows of a group.
+      group = row / args.rows_per_group;
+      const float* const scale = read_row(args.scale, group, width, buffers[0]);
+      const float* const shift = read_row(args.shift, group, width, buffers[1]);
 #pragma omp simd
-    for (std::int64_t i = 0; i < width; ++i) {
-        const float norm = (load(h[i]) - of_h.mean) * of_h.inverse_std * load(weight[i]) + load(bias[i]);
-        store(x[i], load(residual[i]) + (1.0f + load(scale[i])) * norm + load(shift[i]));
+      for (int64_t i = 0; i < width; ++i) {
+        gain[i] = (1.0f + scale[i]) * args.weight[i];
+        offset[i] = (1.0f + scale[i]) * args.bias[i] + shift[i];
+      }
     }
-    if (y == nullptr) return;
-    const Statistics of_x = statistics(x, width, eps);
+    const float* const h = read_row(args.h, row, width, buffers[0]);
+    const float* const residual = read_row(args.residual, row, width, buffers[1]);
+    float* const x = open_row(args.x, row, buffers[2]);
+    const Moments of_h = moments(h, width, args.eps);
 #pragma omp simd
-    for (std::int64_t i = 0; i < width; ++i) {
-        store(y[i], (load(x[i]) - of_x.mean) * of_x.inverse_std * load(next_weight[i]) + load(next_bias[i]));
-    }
+    for (int64_t i = 0; i < width; ++i) x[i] = residual[i] + gain[i] * ((h[i] - of_h.mean) * of_h.rstd) + offset[i];
+    finish_row(args.x, row, width, x);
+    args.stats[row] = of_h.mean;
+    args.stats[args.rows + row] = of_h.rstd;
+    if (args.next_weight == nullptr) continue;
+
+    float* const y = open_row(args.y, row, buffers[3]);
+    const Moments of_x = moments(x, width, args.eps);
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) y[i] = (x[i] - of_x.mean) * of_x.rstd * args.next_weight[i] + args.next_bias[i];
+    finish_row(args.y, row, width, y);
+    args.stats[2 * args.rows + row] = of_x.mean;
+    args.stats[3 * args.rows + row] = of_x.rstd;
+  }
 }
 
 }  // namespace
 
-// Row r is position r % length of example r / length; the modulation's strides are in elements, 0 = broadcast.
-#define LD4LG_ADALN(NAME, TH, TR, TM, TW)                                                                         \
-    LD4LG_VARIANTS static void NAME##_rows(const TH* h, const TR* residual, const TW* weight, const TW* bias,     \
-                                           const TM* scale, const TM* shift, const TW* next_weight,               \
-                                           const TW* next_bias, TR* x, TR* y, std::int64_t begin,                 \
-                                           std::int64_t end, std::int64_t length, std::int64_t width,             \
-                                           std::int64_t scale_batch, std::int64_t scale_row,                      \
-                                           std::int64_t shift_batch, std::int64_t shift_row, float eps) {         \
-        for (std::int64_t r = begin; r < end; ++r) {                                                              \
-            const std::int64_t batch = r / length, position = r % length, at = r * width;                         \
-            adaln_row(h + at, residual + at, weight, bias, scale + batch * scale_batch + position * scale_row,    \
-                      shift + batch * shift_batch + position * shift_row, next_weight, next_bias, x + at,         \
-                      y == nullptr ? nullptr : y + at, width, eps);                                               \
-        }                                                                                                         \
-    }                                                                                                             \
-    extern "C" void NAME(const TH* h, const TR* residual, const TW* weight, const TW* bias, const TM* scale,      \
-                         const TM* shift, const TW* next_weight, const TW* next_bias, TR* x, TR* y,               \
-                         std::int64_t rows, std::int64_t length, std::int64_t width, std::int64_t scale_batch,    \
-                         std::int64_t scale_row, std::int64_t shift_batch, std::int64_t shift_row, float eps,     \
-                         std::int64_t threads) {                                                                  \
-        const std::int64_t parts = threads < rows ? threads : rows;                                               \
-        _Pragma("omp parallel for num_threads(parts) schedule(static) if (parts > 1)")                            \
-        for (std::int64_t part = 0; part < parts; ++part) {                                                       \
-            NAME##_rows(h, residual, weight, bias, scale, shift, next_weight, next_bias, x, y,                    \
-                        rows * part / parts, rows * (part + 1) / parts, length, width, scale_batch, scale_row,    \
-                        shift_batch, shift_row, eps);                                                             \
-        }                                                                                                         \
-    }
+void adaln_residual(const AdalnResidual& args) {
+  const int64_t threads = args.threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t part = 0; part < threads; ++part)
+    run(args, part * args.rows / threads, (part + 1) * args.rows / threads,
+        args.scratch + part * kScratchRows * args.width);
+}
 
-LD4LG_ADALN(ld4lg_adaln_residual_f32, float, float, float, float)
-LD4LG_ADALN(ld4lg_adaln_residual_bf16, bf16, bf16, bf16, bf16)
-LD4LG_ADALN(ld4lg_adaln_residual_mixed, bf16, float, bf16, float)
+}  // namespace LD4LG_ISA
+}  // namespace ld4lg

@@ -1,47 +1,54 @@
-// Counter-based normal noise: Philox4x32-10 (Salmon et al. 2011) and Box-Muller in double precision.
-// The mapping from (seed, sample, stream, element) to a number is described in reference.py.
-#include <cmath>
-#include <cstdint>
+// Normal noise from Philox4x32-10 (Salmon et al. 2011) and Box-Muller: the mapping is in kernels/reference.py.
+#include "philox_normal.h"
 
+#include <cmath>
+
+namespace ld4lg {
 namespace {
 
 struct Words {
-    std::uint32_t at[4];
+  uint32_t w[4];
 };
 
-Words philox(Words counter, std::uint32_t key0, std::uint32_t key1) {
-    for (int round = 0; round < 10; ++round) {
-        const std::uint64_t p0 = static_cast<std::uint64_t>(0xD2511F53u) * counter.at[0];
-        const std::uint64_t p1 = static_cast<std::uint64_t>(0xCD9E8D57u) * counter.at[2];
-        counter = {{static_cast<std::uint32_t>(p1 >> 32) ^ counter.at[1] ^ key0, static_cast<std::uint32_t>(p1),
-                    static_cast<std::uint32_t>(p0 >> 32) ^ counter.at[3] ^ key1, static_cast<std::uint32_t>(p0)}};
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
-    }
-    return counter;
+Words philox4x32_10(Words counter, uint32_t key0, uint32_t key1) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t product0 = uint64_t{0xD2511F53u} * counter.w[0];
+    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.w[2];
+    counter = {{static_cast<uint32_t>(product1 >> 32) ^ counter.w[1] ^ key0, static_cast<uint32_t>(product1),
+                static_cast<uint32_t>(product0 >> 32) ^ counter.w[3] ^ key1, static_cast<uint32_t>(product0)}};
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return counter;
+}
+
+// Two normals from two words, computed in double so that the rounded float32 does not depend on the maths library.
+void box_muller(uint32_t word0, uint32_t word1, float* normals) {
+  constexpr double kTwoPi = 6.283185307179586;
+  constexpr double kUnit = 1.0 / 4294967296.0;
+  const double radius = std::sqrt(-2.0 * std::log((word0 + 0.5) * kUnit));
+  const double angle = (word1 + 0.5) * kUnit * kTwoPi;
+  normals[0] = static_cast<float>(radius * std::cos(angle));
+  normals[1] = static_cast<float>(radius * std::sin(angle));
 }
 
 }  // namespace
 
-extern "C" void ld4lg_philox_normal(std::uint64_t seed, const std::int64_t* sample_ids, std::int64_t samples,
-                                    std::uint32_t stream, std::int64_t count, float* out, std::int64_t threads) {
-    constexpr double kScale = 1.0 / 4294967296.0, kTwoPi = 6.283185307179586476925;
-    const std::int64_t blocks = (count + 3) / 4, all = samples * blocks;
-#pragma omp parallel for num_threads(threads) schedule(static) if (all > 1024)
-    for (std::int64_t i = 0; i < all; ++i) {
-        const std::int64_t sample = i / blocks, block = i % blocks;
-        const auto id = static_cast<std::uint64_t>(sample_ids[sample]);
-        const Words words = philox({{static_cast<std::uint32_t>(block), stream, static_cast<std::uint32_t>(id),
-                                     static_cast<std::uint32_t>(id >> 32)}},
-                                   static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
-        for (int pair = 0; pair < 2; ++pair) {
-            const double radius = std::sqrt(-2.0 * std::log((words.at[2 * pair] + 1.0) * kScale));
-            const double angle = kTwoPi * (words.at[2 * pair + 1] * kScale);
-            const double normals[2] = {radius * std::cos(angle), radius * std::sin(angle)};
-            for (int lane = 0; lane < 2; ++lane) {
-                const std::int64_t element = 4 * block + 2 * pair + lane;
-                if (element < count) out[sample * count + element] = static_cast<float>(normals[lane]);
-            }
-        }
-    }
+void philox_normal(uint64_t seed, const int64_t* sample_ids, int64_t samples, uint32_t stream, int64_t size,
+                   float* out, int32_t threads) {
+  const int64_t blocks = (size + 3) / 4;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t index = 0; index < samples * blocks; ++index) {
+    const int64_t sample = index / blocks, block = index % blocks;
+    const uint64_t id = static_cast<uint64_t>(sample_ids[sample]);
+    const Words counter = {{static_cast<uint32_t>(block), stream, static_cast<uint32_t>(id),
+                            static_cast<uint32_t>(id >> 32)}};
+    const Words words = philox4x32_10(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    float normals[4];
+    box_muller(words.w[0], words.w[1], normals);
+    box_muller(words.w[2], words.w[3], normals + 2);
+    for (int64_t i = 4 * block; i < size && i < 4 * block + 4; ++i) out[sample * size + i] = normals[i - 4 * block];
+  }
 }
+
+}  // namespace ld4lg

@@ -1,0 +1,116 @@
+"""The fused post-norm, modulation, residual and next pre-norm in C++.
+
+Letters: D model width, R rows, G groups of rows that share scale and shift.
+"""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
+from ld4lg_fast.kernels.native import DTYPE_CODES, describe, library
+
+
+def forward(
+    h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x and statistics (2, R) float32."""
+    x, _, stats = _run(h, residual, weight, bias, scale, shift, None, None, eps)
+    return x, stats
+
+
+def forward_norm(
+    h: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    next_weight: Tensor,
+    next_bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y and statistics (4, R) float32."""
+    return _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
+
+
+def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
+    width = h.shape[-1]
+    rows = h.numel() // width
+    x = torch.empty(residual.shape, dtype=residual.dtype)
+    y = None
+    if next_weight is not None:
+        y = torch.empty(residual.shape, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
+        next_weight, next_bias = next_weight.float().contiguous(), next_bias.float().contiguous()
+    stats = torch.empty((2 if y is None else 4, rows), dtype=torch.float32)
+    if rows == 0:
+        return x, y, stats
+    h, residual, scale, shift = (as_rows(tensor, width) for tensor in (h, residual, scale, shift))
+    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    library.ld4lg_adaln_residual(
+        *describe(h),
+        *describe(residual),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        *describe(scale),
+        *describe(shift),
+        None if y is None else next_weight.data_ptr(),
+        None if y is None else next_bias.data_ptr(),
+        x.data_ptr(),
+        None if y is None else y.data_ptr(),
+        0 if y is None else DTYPE_CODES[y.dtype],
+        stats.data_ptr(),
+        rows,
+        width,
+        rows // scale.shape[0],
+        eps,
+        torch.get_num_threads(),
+    )
+    return x, y, stats
+
+
+def backward(
+    grad_x: Tensor,
+    grad_y: Tensor | None,
+    h: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    next_weight: Tensor | None,
+    stats: Tensor,
+) -> list[Tensor]:
+    """See ``ld4lg::adaln_residual_backward`` in ``registration/``."""
+    width = h.shape[-1]
+    rows = h.numel() // width
+    scale = as_rows(scale, width)
+    groups = scale.shape[0]
+    rows_per_group = rows // max(1, groups)
+    parts = parts_of_group(rows_per_group)
+    grad_h = torch.empty(h.shape, dtype=h.dtype)
+    grad_residual = None if grad_y is None else torch.empty(grad_x.shape, dtype=grad_x.dtype)
+    sums = torch.empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
+    results = [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
+    if rows == 0:
+        return results
+    grad_x, h, weight = as_rows(grad_x, width), as_rows(h, width), weight.float().contiguous()
+    if grad_y is not None:
+        grad_y, next_weight = as_rows(grad_y, width), next_weight.float().contiguous()
+    library.ld4lg_adaln_residual_backward(
+        *describe(grad_x),
+        *((None, 0, 0) if grad_y is None else describe(grad_y)),
+        *describe(h),
+        None if grad_y is None else x.data_ptr(),
+        weight.data_ptr(),
+        None if grad_y is None else next_weight.data_ptr(),
+        *describe(scale),
+        stats.data_ptr(),
+        grad_h.data_ptr(),
+        None if grad_y is None else grad_residual.data_ptr(),
+        sums.data_ptr(),
+        rows,
+        width,
+        rows_per_group,
+        ROWS_PER_PART,
+        parts,
+        torch.get_num_threads(),
+    )
+    return results

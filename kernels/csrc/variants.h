@@ -1,0 +1,62 @@
+// Declares what every instruction set's build of the kernels provides; dispatch.cpp picks one at run time.
+#pragma once
+
+#include <cstdint>
+
+namespace ld4lg {
+
+enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
+
+// A matrix whose rows lie `stride` elements apart; the elements of a row are adjacent.
+struct ConstRows {
+  const void* data;
+  int64_t stride;
+  DType dtype;
+};
+
+struct Rows {
+  void* data;
+  int64_t stride;
+  DType dtype;
+};
+
+constexpr int64_t kScratchRows = 8;
+
+struct AdalnResidual {
+  ConstRows h, residual;              // rows x width
+  const float *weight, *bias;         // width
+  ConstRows scale, shift;             // groups x width; row r belongs to group r / rows_per_group
+  const float *next_weight, *next_bias;  // width, or null: then y is not written
+  Rows x, y;                          // rows x width
+  float* stats;                       // (2 or 4) x rows: mean and 1/std of h, then of x
+  int64_t rows, width, rows_per_group;
+  float eps;
+  int32_t threads;
+  float* scratch;  // threads x kScratchRows x width
+};
+
+struct AdalnResidualBackward {
+  ConstRows grad_x, grad_y, h, x;  // rows x width; grad_y and x only with next_weight
+  const float *weight, *next_weight;  // width
+  ConstRows scale;                    // groups x width
+  const float* stats;                 // (2 or 4) x rows
+  Rows grad_h, grad_residual;         // rows x width; grad_residual only with next_weight
+  float* sums;                        // groups x parts x (2 or 4) x width
+  int64_t rows, width, rows_per_group, rows_per_part, parts;
+  int32_t threads;
+  float* scratch;  // threads x kScratchRows x width
+};
+
+#define LD4LG_DECLARE_VARIANT(isa)                               \
+  namespace isa {                                                \
+  void adaln_residual(const AdalnResidual& args);                \
+  void adaln_residual_backward(const AdalnResidualBackward& args); \
+  }
+
+LD4LG_DECLARE_VARIANT(baseline)
+LD4LG_DECLARE_VARIANT(avx2)
+LD4LG_DECLARE_VARIANT(avx512)
+
+#undef LD4LG_DECLARE_VARIANT
+
+}  // namespace ld4lg

@@ -1,0 +1,113 @@
+"""Every Triton kernel compiled ahead of time for absent GPUs at the paper's sizes; spills are refused.
+
+The launches are recorded while the table's cases run on CPU tensors, so a new kernel is covered by its cases.
+"""
+
+import re
+import subprocess
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.testing import CASES
+
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+MAX_REGISTERS = 168  # three programs of four warps on a multiprocessor's 65,536 registers
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64"}
+PAPER_CASES = [case for case in CASES if case.name in ("paper", "paper-no-next-norm", "autocast", "latents")]
+LAUNCH_OPTIONS = ("num_warps", "num_stages")
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Launches recorded instead of run: (kernel, arguments by name, launch options)."""
+    recorded = []
+
+    def record(kernel, *args, grid, warmup, **kwargs):
+        options = {name: kwargs.pop(name) for name in LAUNCH_OPTIONS if name in kwargs}
+        recorded.append((kernel, dict(zip(kernel.arg_names, args, strict=False)) | kwargs, options))
+
+    monkeypatch.setattr(JITFunction, "run", record)
+    return recorded
+
+
+def record_case(case, dtype, launches):
+    """Calls the Triton functions behind an operation with the tensors that the operation would give them."""
+    module = import_module(f"ld4lg_fast.kernels.triton.{case.op}")
+    arguments = {
+        name: value.detach() if isinstance(value, torch.Tensor) else value
+        for name, value in case.arguments(dtype).items()
+    }
+    if case.op == "philox_normal":
+        module.philox_normal(**arguments)
+        return
+    values = [value for value in arguments.values() if value is not None]
+    has_next = arguments["next_weight"] is not None
+    *outputs, stats = (module.forward_norm if has_next else module.forward)(*values, 1e-5)
+    grads = [torch.ones_like(out) for out in outputs]
+    saved = [arguments[name] for name in ("weight", "scale", "next_weight")]
+    module.backward(
+        grads[0],
+        grads[1] if has_next else None,
+        arguments["h"],
+        outputs[0] if has_next else None,
+        *saved,
+        stats,
+    )
+
+
+def specialise(kernel, arguments):
+    """Signature, constants and attributes as Triton's own launcher would choose them."""
+    signature, constants, attributes = {}, {}, {}
+    for position, parameter in enumerate(kernel.params):
+        value = arguments[parameter.name]
+        aligned = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[(position,)] = value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name] = TYPES[value.dtype]
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
+            aligned = False
+        else:
+            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            aligned = aligned and value % 16 == 0
+        if aligned:
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+@pytest.mark.skipif(backend.INTERPRETED, reason="Triton's interpreter does not compile")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [pytest.param(c, d, id=f"{c.id}-{str(d)[6:]}") for c in PAPER_CASES for d in c.dtypes],
+)
+def test_compiles_without_spills(case, dtype, capability, launches, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    record_case(case, dtype, launches)
+    assert launches
+    for number, (kernel, arguments, options) in enumerate(launches):
+        signature, constants, attributes = specialise(kernel, arguments)
+        source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
+        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        cubin = tmp_path / f"{number}.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        used = subprocess.run(
+            [CUOBJDUMP, "-res-usage", cubin], capture_output=True, text=True, check=True
+        ).stdout
+        usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", used)}
+        print(f"{kernel.__name__} sm_{capability}: {usage}, {compiled.metadata.shared} bytes shared")
+        assert usage["STACK"] == 0 and usage["LOCAL"] == 0, f"{kernel.__name__} spills: {used}"
+        assert usage["REG"] <= MAX_REGISTERS, f"{kernel.__name__} needs {usage['REG']} registers"
