@@ -1,0 +1,1 @@
+"""Hydra config groups; a package, so that they are found wherever the library is installed."""

@@ -1,0 +1,14 @@
+"""Training in two stages: the language autoencoder, then the denoiser of its latents.
+
+`main` is the command; `train` takes a composed config. Both are loaded on first use.
+"""
+
+__all__ = ["main", "train"]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        from ld4lg_fast.training import entry
+
+        return getattr(entry, name)
+    raise AttributeError(f"module 'ld4lg_fast.training' has no attribute {name!r}")

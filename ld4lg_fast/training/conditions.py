@@ -1,0 +1,45 @@
+"""What the denoiser is conditioned on, as config and corpus say."""
+
+from collections.abc import Mapping
+
+from ld4lg_fast.data import TextDataset
+from ld4lg_fast.errors import ConfigError
+
+
+def number_of_classes(config: Mapping, dataset: TextDataset) -> int:
+    """Classes that the denoiser is conditioned on, 0 for none.
+
+    Raises:
+        ConfigError: an unknown value of ``recipe.class_conditional``.
+        DataError: it asks for classes, or the dataset is one that has them, but the texts have no labels.
+    """
+    asked = config["recipe"]["class_conditional"]
+    if asked not in ("auto", True, False):
+        raise ConfigError(f"recipe.class_conditional={asked} is unknown; choose auto, true or false.")
+    if asked is False:
+        return 0
+    if asked is True or config["dataset"].get("num_classes"):
+        dataset.require_labels()
+    return dataset.num_classes or 0
+
+
+def source_limit(config: Mapping, dataset: TextDataset) -> int | None:
+    """The most tokens of a source text that the denoiser attends to; None without sources.
+
+    Raises:
+        ConfigError: a recipe without sequence-to-sequence mode, or no positive ``dataset.source_max_len``.
+        DataError: the corpus has no source texts.
+    """
+    corpus = config["dataset"]
+    if not corpus.get("seq2seq") and not corpus.get("source_column"):
+        return None
+    if config["recipe"]["version"] == "v1":
+        raise ConfigError(
+            f"recipe=v1 cannot be conditioned on the source texts of dataset={dataset.name}; use recipe=v2, "
+            "or dataset.seq2seq=false to learn the target texts alone."
+        )
+    dataset.require_sources()
+    limit = corpus.get("source_max_len")
+    if not isinstance(limit, int) or limit < 1:
+        raise ConfigError(f"dataset.source_max_len={limit} must be an integer of at least 1.")
+    return limit

@@ -1,0 +1,100 @@
+"""Opening a run directory: what is to be done with what lies there, first decided, then done."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from omegaconf import DictConfig, OmegaConf
+
+from ld4lg_fast.console import console
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.training import stored_config
+from ld4lg_fast.training.options import read_options
+from ld4lg_fast.training.run_directory import RunDirectory
+
+
+class Opening(Enum):
+    """NEW: an empty directory. GO_ON: resume, or a second stage on a finished first one. The others begin anew
+    after moving what is there: all of it, or all but the results of the first stage."""
+
+    NEW = "new"
+    GO_ON = "go on"
+    MOVE_ALL = "move all"
+    MOVE_SECOND_STAGE = "move second stage"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The config to train with and how the directory is opened."""
+
+    run: RunDirectory
+    config: DictConfig
+    groups: dict[str, str]
+    opening: Opening
+
+
+def resume_command(run: RunDirectory) -> str:
+    """What to type to go on with an interrupted run, with as many processes as now."""
+    script = sys.argv[0]
+    program = [script] if script.endswith("train.py") else ["-m", "ld4lg_fast.training"]
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
+    return shlex.join([*launcher, *program, "resume=true", f"hydra.run.dir={run.path}"])
+
+
+def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], overrides: Sequence[str]) -> Plan:
+    """Decides, and changes nothing.
+
+    Raises:
+        ConfigError: a directory of something else, nothing to go on with, or options that contradict the run.
+    """
+    run.check_ours()
+    stage, resume = config.train.stage, config.resume
+    if run.is_empty():
+        if resume:
+            raise ConfigError(f"There is no run in {run.path} to resume; leave resume=true out to start one.")
+        if stage == "diffusion":
+            raise ConfigError(
+                f"train.stage=diffusion needs a run directory with a trained autoencoder, but {run.path} is empty; "
+                "give one with hydra.run.dir=..., or use train.stage=all."
+            )
+        opening = Opening.NEW
+    elif resume or stage == "diffusion":
+        config, groups = stored_config.load_with_overrides(run.config, overrides)
+        if config.train.stage == "diffusion" and not run.has_autoencoder:
+            raise ConfigError(
+                f"The autoencoder in {run.path} is not finished; go on with train.stage=autoencoder resume=true first."
+            )
+        second = not resume and run.has_diffusion_stage
+        opening = Opening.MOVE_SECOND_STAGE if second else Opening.GO_ON
+    else:
+        opening = Opening.MOVE_ALL
+    read_options(OmegaConf.to_container(config.train, resolve=True))
+    return Plan(run, config, groups, opening)
+
+
+def carry_out(plan: Plan) -> None:
+    """Moves what has to be moved, says so, and writes ``config.yaml``."""
+    run = plan.run
+    if plan.opening is Opening.MOVE_ALL:
+        aside = run.move_aside()
+        console.print(
+            f"{run.path} already held a run, which is now {aside}. To go on with that one instead:\n"
+            f"  {resume_command(RunDirectory(aside))}",
+            markup=False,
+            highlight=False,
+        )
+    elif plan.opening is Opening.MOVE_SECOND_STAGE:
+        aside = run.move_aside(keep_stage_one=True)
+        console.print(
+            f"{run.path} already had a diffusion stage: that run is now {aside}, and a new diffusion stage starts "
+            f"from a copy of its autoencoder.",
+            markup=False,
+            highlight=False,
+        )
+    stored = plan.config.copy()
+    stored.resume = False
+    stored_config.store(run.config, stored, plan.groups)

@@ -1,0 +1,141 @@
+"""The ``train`` section of the config, checked."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+
+import torch
+
+from ld4lg_fast.errors import ConfigError
+
+STAGES = ("all", "autoencoder", "diffusion")
+PRECISIONS = ("auto", "no", "bf16")
+
+
+def _check_number(
+    name: str, value: object, low: float, high: float = math.inf, integer: bool = False
+) -> None:
+    kinds = int if integer else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "an integer" if integer else "a number"
+        limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ConfigError(f"{name}={value} must be {kind} of {limit}.")
+
+
+def _check_choice(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value} is unknown; choose one of {', '.join(map(str, choices))}.")
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How one stage trains; ``batch_size`` counts the texts of all processes together.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    clip_norm: float
+    ema_decay: float = 0.0
+
+    def check(self, stage: str) -> "StageOptions":
+        for name, low, high, integer in (
+            ("steps", 1, math.inf, True),
+            ("batch_size", 1, math.inf, True),
+            ("learning_rate", 0, math.inf, False),
+            ("warmup_steps", 0, math.inf, True),
+            ("weight_decay", 0, math.inf, False),
+            ("clip_norm", 0, math.inf, False),
+            ("ema_decay", 0, 1, False),
+        ):
+            _check_number(f"train.{stage}.{name}", getattr(self, name), low, high, integer)
+        return self
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The ``train`` section; meanings as in ``configs/train.yaml``.
+
+    Raises:
+        ConfigError: a value out of range, an unknown choice, or a tracker whose package is missing.
+    """
+
+    stage: str
+    max_minutes: float | None
+    autoencoder_share: float
+    mixed_precision: str
+    log_every: int
+    checkpoint_every: int
+    validate_every: int
+    validation_texts: int
+    validation_samples: int
+    validation_sampling_steps: int
+    wandb: bool
+    tensorboard: bool
+    autoencoder: StageOptions
+    diffusion: StageOptions
+
+    def __post_init__(self) -> None:
+        _check_choice("train.stage", self.stage, STAGES)
+        _check_choice("train.mixed_precision", self.mixed_precision, PRECISIONS)
+        if self.max_minutes is not None:
+            _check_number("train.max_minutes", self.max_minutes, 0)
+        _check_number("train.autoencoder_share", self.autoencoder_share, 0.01, 0.99)
+        for name in (
+            "log_every",
+            "checkpoint_every",
+            "validate_every",
+            "validation_texts",
+            "validation_samples",
+        ):
+            _check_number(f"train.{name}", getattr(self, name), 1, integer=True)
+        _check_number("train.validation_sampling_steps", self.validation_sampling_steps, 2, integer=True)
+        for name in ("wandb", "tensorboard"):
+            _check_choice(f"train.{name}", getattr(self, name), (True, False))
+            if getattr(self, name) and find_spec(name) is None:
+                raise ConfigError(
+                    f"train.{name}=true needs the package {name}: pip install {name}, or set train.{name}=false."
+                )
+
+    @property
+    def precision(self) -> str:
+        """What Accelerate is told: ``no`` or ``bf16``."""
+        if self.mixed_precision != "auto":
+            return self.mixed_precision
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+    @property
+    def trackers(self) -> list[str]:
+        return [name for name in ("wandb", "tensorboard") if getattr(self, name)]
+
+
+def read_options(section: Mapping) -> TrainOptions:
+    """The ``train`` section of a config as `TrainOptions`.
+
+    Raises:
+        ConfigError: an option that does not exist or is missing, or what `TrainOptions` raises.
+    """
+
+    def build(kind: type, name: str, values: object):
+        known = {field.name for field in fields(kind)}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{name}={values} must be a group of options: {', '.join(sorted(known))}.")
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"{name}.{key} does not exist; the options are {', '.join(sorted(known))}.")
+        try:
+            return kind(**values)
+        except TypeError as error:
+            raise ConfigError(f"The section {name} is incomplete: {error}.") from error
+
+    stages = {
+        stage: build(StageOptions, f"train.{stage}", section.get(stage)).check(stage)
+        for stage in ("autoencoder", "diffusion")
+    }
+    return build(TrainOptions, "train", dict(section) | stages)

@@ -1,0 +1,76 @@
+"""What all parts of a training command share: processes, run directory, clock, interruptions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+from ld4lg_fast.errors import LD4LGError
+from ld4lg_fast.training.clock import RunClock
+from ld4lg_fast.training.interrupts import Interrupts
+from ld4lg_fast.training.journal import Journal
+from ld4lg_fast.training.options import TrainOptions
+from ld4lg_fast.training.run_directory import RunDirectory
+
+# Other processes wait while the main one encodes the corpus or samples.
+LONGEST_WAIT = timedelta(hours=6)
+
+T = TypeVar("T")
+
+
+def on_cpu() -> bool:
+    """Whether training runs on the CPU, also with several processes (which Accelerate must then be told)."""
+    return not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def start_processes() -> PartialState:
+    """Joins the processes that a launcher started; alone without one."""
+    return PartialState(cpu=on_cpu(), timeout=LONGEST_WAIT)
+
+
+def on_main(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
+    """Runs ``work`` in the main process alone; all processes get its result, or its `LD4LGError`."""
+    box: list = [None, None]
+    if processes.is_main_process:
+        try:
+            box[0] = work()
+        except LD4LGError as error:
+            box[1] = error
+    if processes.num_processes > 1:
+        broadcast_object_list(box)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
+
+
+@dataclass
+class Session:
+    """One training command. ``seed`` is that of the run."""
+
+    accelerator: Accelerator
+    run: RunDirectory
+    options: TrainOptions
+    seed: int
+    clock: RunClock
+    interrupts: Interrupts
+    journal: Journal
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def mine(self, items):
+        """This process's part of what all processes together work on."""
+        return items[self.rank :: self.world_size]

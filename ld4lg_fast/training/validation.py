@@ -1,0 +1,79 @@
+"""Validation of a denoiser: its loss under fixed draws, and texts that it samples."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.console import console
+from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.training.conditioned_latents import ConditionedLatents
+from ld4lg_fast.training.randomness import step_generator
+from ld4lg_fast.training.reconstruction import exact_decoding
+from ld4lg_fast.training.session import Session
+from ld4lg_fast.weights import write_json
+
+BATCH = 128
+
+
+@torch.no_grad()
+def validation_loss(model: LatentDiffusion, texts: ConditionedLatents, seed: int) -> float:
+    """Mean loss over all texts with their conditions; the draws are the same in every call."""
+    total = 0.0
+    for start in range(0, len(texts), BATCH):
+        rows = list(range(start, min(start + BATCH, len(texts))))
+        latents, conditions = texts.batch(rows, model.latent_mean.device)
+        draws = model.draw(latents, step_generator(seed, "validation", start))
+        total += model.loss(latents, draws, **conditions).loss.item() * len(rows)
+    return total / len(texts)
+
+
+def validation_classes(num_samples: int, num_classes: int) -> Tensor | None:
+    """The classes of the samples in turn, or None for a model without classes."""
+    return torch.arange(num_samples) % num_classes if num_classes else None
+
+
+@torch.no_grad()
+def print_and_keep_samples(
+    pipe: TextDiffusionPipeline, step: int, loss: float, sources: Sequence[str] | None, session: Session
+) -> None:
+    """Samples texts, prints them and writes ``samples/validation_step_<step>.json``.
+
+    Classes take turns; ``sources`` are those of a sequence-to-sequence model.
+    """
+    options, count = session.options, session.options.validation_samples
+    if sources is not None:
+        count = min(count, len(sources))
+        sources = list(sources[:count])
+    class_id = validation_classes(count, pipe.model.denoiser.config.num_classes)
+    sampler = "ddim" if pipe.model.diffusion.discrete else "dpmpp_2m"
+    texts = pipe(
+        count,
+        num_inference_steps=options.validation_sampling_steps,
+        sampler=sampler,
+        class_id=class_id,
+        source=sources,
+        decoding=exact_decoding(pipe.autoencoder.max_len),
+        seed=session.seed,
+    ).texts
+    seconds = round(session.clock.seconds(), 2)
+    session.journal.write("diffusion", step, validation_loss=loss, seconds=seconds)
+    write_json(
+        session.run.samples / f"validation_step_{step}.json",
+        {
+            "step": step,
+            "validation_loss": loss,
+            "sampler": sampler,
+            "sampling_steps": options.validation_sampling_steps,
+            "seed": session.seed,
+            "class_id": None if class_id is None else class_id.tolist(),
+            "sources": sources,
+            "texts": texts,
+        },
+    )
+    console.print(f"diffusion, step {step}: validation loss {loss:.4f}; samples:", highlight=False)
+    for index, text in enumerate(texts):
+        told = "" if class_id is None else f"[{pipe.statistics.class_names[class_id[index]]}] "
+        told += "" if sources is None else f"{sources[index]} → "
+        console.print(f"  • {told}{text}", markup=False, highlight=False)

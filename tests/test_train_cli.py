@@ -1,0 +1,156 @@
+"""The training command as people start it: a process of its own, signals, several processes."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+SMALLEST = [
+    "dataset=demo",
+    "model=tiny",
+    "dataset.num_examples=60",
+    "model.language_model.dim=64",
+    "model.language_model.vocab_size=300",
+    "model.perceiver.num_latents=4",
+    "model.perceiver.dim_latent=8",
+    "model.denoiser.dim=64",
+    "model.denoiser.depth=2",
+    "train.autoencoder.steps=3",
+    "train.autoencoder.batch_size=16",
+    "train.diffusion.steps=3",
+    "train.diffusion.batch_size=16",
+    "train.log_every=1",
+    "train.validation_texts=4",
+    "train.validation_samples=1",
+    "train.validation_sampling_steps=2",
+]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+GRACE = 120  # seconds that a busy machine may take for what takes a few
+
+
+def train(cwd: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, str(SCRIPT), *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=3 * GRACE
+    )
+
+
+def losses(run_dir: Path, stage: str) -> dict[int, float]:
+    records = map(json.loads, (run_dir / "logs" / "train.jsonl").read_text().splitlines())
+    return {r["step"]: r["loss"] for r in records if r["stage"] == stage and "loss" in r}
+
+
+def test_a_run_goes_where_hydra_says_and_leaves_nothing_else(tmp_path):
+    result = train(tmp_path, *SMALLEST)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/*")] == ["outputs/demo"]
+    assert not list(tmp_path.rglob(".hydra")) and not list(tmp_path.rglob("*.log"))
+    assert "python scripts/infer.py infer.output_dir=outputs/demo" in result.stdout
+    assert "validation loss" in result.stdout and "step 3 of 3" in result.stdout
+    assert (tmp_path / "outputs" / "demo" / "denoiser" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("dataset=novels", "choose one of ag_news, custom, demo, e2e"),
+        ("model=huge", "choose one of base, small, tiny"),
+        ("train.speed=3", "There is no option train.speed; train has autoencoder"),
+        ("modle=tiny", "There is no option modle"),
+        ("model.language_model.dim", "option=value"),
+        ("dataset=[demo,e2e]", "exactly one"),
+        ("train.stage=third", "all, autoencoder, diffusion"),
+        ("train.autoencoder.steps=many", "must be an integer"),
+        ("seed=${no.such}", "no.such"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capsys, argument, said):
+    from ld4lg_fast.training import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main([argument])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("error: ") and error.count("\n") == 1, error
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path):
+    result = train(tmp_path, "dataset=novels")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: There is no dataset=novels; choose one of")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "stage"), [(signal.SIGINT, 130, "autoencoder"), (signal.SIGTERM, 0, "diffusion")]
+)
+def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number, code, stage):
+    log = tmp_path / "outputs" / "demo" / "logs" / "train.jsonl"
+    endless = f"train.{stage}.steps=1000000"
+    with open(tmp_path / "output.txt", "w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *SMALLEST, endless],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + GRACE
+            while not (log.exists() and len(losses(log.parents[1], stage)) >= 5):
+                assert process.poll() is None and time.monotonic() < deadline, Path(output.name).read_text()
+                time.sleep(0.05)
+            process.send_signal(number)
+            assert process.wait(GRACE) == code
+        finally:
+            process.kill()
+    printed = (tmp_path / "output.txt").read_text().splitlines()
+    assert "Traceback" not in "".join(printed)
+    command = shlex.split(printed[-1])
+    assert command[:2] == ["python", str(SCRIPT)] and "resume=true" in command
+
+    done = max(losses(log.parents[1], stage))
+    result = train(tmp_path, *command[2:], f"train.{stage}.steps={done + 2}")
+    assert result.returncode == 0, result.stderr
+    assert f"The {stage} stage goes on after step {done}." in result.stdout
+    assert list(losses(log.parents[1], stage)) == list(range(1, done + 3))
+    assert (tmp_path / "outputs" / "demo" / "denoiser" / "config.json").exists()
+
+
+def test_two_processes_train_as_one(tmp_path):
+    alone = train(tmp_path, *SMALLEST, "hydra.run.dir=one", "autoencoder.decoder_noise=0.3")
+    assert alone.returncode == 0, alone.stderr
+    # Accelerate's own --cpu starts one process; this is torchrun, and without a GPU the processes use gloo.
+    launcher = (
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    )
+    both = train(tmp_path, *SMALLEST, "hydra.run.dir=two", "autoencoder.decoder_noise=0.3", launcher=launcher)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("Finished in") == 1, "only the main process speaks"
+    for stage in ("autoencoder", "diffusion"):
+        one, two = losses(tmp_path / "one", stage), losses(tmp_path / "two", stage)
+        assert one.keys() == two.keys() and len(one) == 3
+        assert two == pytest.approx(one, abs=1e-5)
+
+
+def test_accelerate_launch_with_its_defaults(tmp_path):
+    result = train(
+        tmp_path, *SMALLEST, "train.stage=autoencoder", launcher=("-m", "accelerate.commands.launch")
+    )
+    assert result.returncode == 0, result.stderr
+    assert "train.stage=diffusion hydra.run.dir=outputs/demo" in result.stdout
