@@ -31,7 +31,9 @@ def demo(
     sample(output_dir, num_samples=num_samples, steps=50, seed=seed)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)
 def train(context: typer.Context) -> None:
     """Trains: the same options as scripts/train.py, e.g. `ld4lg train dataset=e2e model=small`."""
     from ld4lg_fast.training import main as train_main
@@ -44,7 +46,9 @@ def sample(
     run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
     num_samples: NumSamples = 8,
     steps: Annotated[int, typer.Option(help="Network evaluations a text.")] = 250,
-    sampler: Annotated[str, typer.Option(help="ddpm, ddim or dpmpp_2m.")] = "ddpm",
+    sampler: Annotated[
+        str | None, typer.Option(help="ddpm, ddim or dpmpp_2m; as published if left out.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="How latents become text: greedy, beam or nucleus.")] = "beam",
     seed: Seed = 0,
     json: Annotated[Path | None, typer.Option(help="Also write the texts to this JSON file.")] = None,
@@ -66,7 +70,38 @@ def sample(
     print_texts(texts, seconds)
     if json is not None:
         settings = {"steps": steps, "sampler": sampler, "strategy": strategy, "seed": seed}
-        write_json(json, {"texts": texts, "run": str(run_dir), "settings": settings, "seconds": round(seconds, 3)})
+        write_json(
+            json, {"texts": texts, "run": str(run_dir), "settings": settings, "seconds": round(seconds, 3)}
+        )
+
+
+@app.command("import-checkpoint")
+def import_checkpoint_command(
+    source: Annotated[Path, typer.Argument(help="Folder of a published run, or a weights file in it.")],
+    out_dir: Annotated[Path, typer.Argument(help="Run directory to write; it must not exist or be empty.")],
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="Folder of the official autoencoder, where args.json is no help.")
+    ] = None,
+    language_model: Annotated[
+        str | None, typer.Option(help="Name or folder of the language model, instead of the settings' one.")
+    ] = None,
+    dataset_root: Annotated[
+        Path | None, typer.Option(help="Corpus it was trained on, to count text lengths and classes.")
+    ] = None,
+) -> None:
+    """Turns a checkpoint of the official release or of the unofficial implementation into a run directory."""
+    import transformers
+
+    from ld4lg_fast.import_checkpoint import import_checkpoint
+
+    transformers.utils.logging.disable_progress_bar()
+    import_checkpoint(
+        source,
+        out_dir,
+        autoencoder=autoencoder,
+        language_model=language_model,
+        dataset_root=dataset_root,
+    )
 
 
 @app.command()

@@ -133,8 +133,13 @@ def denoiser_names_v1(config: DenoiserConfigV1) -> dict[str, str]:
         names["class_emb.weight"] = "class_embedding.weight"
     per_block = 3 if config.cross_attention else 2
     for i in range(config.depth):
-        layers, block = [f"transformer_layers.layers.{i * per_block + k}" for k in range(per_block)], f"blocks.{i}"
-        names |= _linear(f"{layers[0]}.0", f"{block}.attn_norm") | _attention(f"{layers[0]}.1", f"{block}.attn")
+        layers, block = (
+            [f"transformer_layers.layers.{i * per_block + k}" for k in range(per_block)],
+            f"blocks.{i}",
+        )
+        names |= _linear(f"{layers[0]}.0", f"{block}.attn_norm") | _attention(
+            f"{layers[0]}.1", f"{block}.attn"
+        )
         if config.cross_attention:
             names |= _linear(f"{layers[1]}.0", f"{block}.cross_norm")
             names |= _attention(f"{layers[1]}.1", f"{block}.cross_attn")
@@ -164,13 +169,19 @@ def perceiver_config(state: State, l2_normalize: bool) -> PerceiverConfig:
 
 
 def _resampler_names(published: str, ours: str, depth: int, own_kv: bool) -> dict[str, str]:
-    names = {f"{published}.pos_emb.emb.weight": f"{ours}.pos_emb.weight", f"{published}.latents": f"{ours}.queries"}
+    names = {
+        f"{published}.pos_emb.emb.weight": f"{ours}.pos_emb.weight",
+        f"{published}.latents": f"{ours}.queries",
+    }
     names |= _linear(f"{published}.final_norm", f"{ours}.norm")
     for i in range(depth):
         theirs, attn = f"{published}.layers.{i}.0", f"{ours}.attn.{i}"
         names |= _linear(f"{theirs}.norm", f"{attn}.input_norm")
         names |= _linear(f"{theirs}.norm_latents", f"{attn}.query_norm")
-        names |= {f"{theirs}.to_q.weight": f"{attn}.to_q.weight", f"{theirs}.to_kv.weight": f"{attn}.to_kv.weight"}
+        names |= {
+            f"{theirs}.to_q.weight": f"{attn}.to_q.weight",
+            f"{theirs}.to_kv.weight": f"{attn}.to_kv.weight",
+        }
         if own_kv:
             names[f"{theirs}.latent_to_kv.weight"] = f"{attn}.query_to_kv.weight"
         names |= _linear(f"{theirs}.to_out.0", f"{attn}.to_out") | _rms_names(theirs, attn)
