@@ -83,19 +83,21 @@ class LanguageAutoencoder(nn.Module):
         lm: Mapping,
         perceiver: Mapping | None,
         max_len: int = 64,
+        max_positions: int | None = None,
     ) -> "LanguageAutoencoder":
         """A small BART-shaped model with random weights, to be trained together with the Perceiver.
 
         Args:
             lm: ``dim`` (a multiple of 64), ``encoder_layers``, ``decoder_layers``, ``dropout``.
             perceiver: ``num_latents``, ``dim_latent``, ``depth``, ``l2_normalize``; None for recipe v1.
+            max_positions: the most tokens that its encoder reads, where sources are longer than ``max_len``.
         """
         dim = lm["dim"]
         if dim < DIM_HEAD or dim % DIM_HEAD:
             raise ConfigError(f"Language model width {dim} must be a positive multiple of {DIM_HEAD}.")
         config = BartConfig(
             vocab_size=len(tokenizer),
-            max_position_embeddings=max_len,
+            max_position_embeddings=max_positions or max_len,
             d_model=dim,
             encoder_layers=lm["encoder_layers"],
             decoder_layers=lm["decoder_layers"],
@@ -104,6 +106,8 @@ class LanguageAutoencoder(nn.Module):
             encoder_ffn_dim=4 * dim,
             decoder_ffn_dim=4 * dim,
             dropout=lm["dropout"],
+            # transformers' 0.02 is for wide models; at small widths it delays the use of the latents.
+            init_std=dim**-0.5,
             bos_token_id=tokenizer.bos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,

@@ -97,9 +97,10 @@ def generate_ids(
         seed, sample_ids: nucleus sampling draws from (seed, sample id) alone; ids default to 0 … B-1.
 
     Raises:
-        ConfigError: ``config.max_length`` above ``max_len``.
+        ConfigError: ``config.max_length``, which counts the start token, above ``max_len + 1``.
     """
-    if (config.max_length or 0) > max_len:
+    # The token that generation starts from is no token of the text.
+    if (config.max_length or 0) > max_len + 1:
         raise ConfigError(f"max_length {config.max_length} exceeds the {max_len} tokens that this model handles.")
     max_length = config.max_length or max_len
     options = copy.deepcopy(lm.generation_config)

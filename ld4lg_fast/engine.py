@@ -3,7 +3,7 @@
 Letters: B batch, N latent positions, d latent width, M context length, S sampling steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,11 +32,13 @@ def sample_latents(
     context_mask: Tensor | None = None,
     lengths: Tensor | None = None,
     eta: float = 0.0,
+    project: bool = False,
+    sample_ids: Tensor | Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Samples ``num_samples`` latents (num_samples, N, d) float32, un-normalised, on the model's device.
 
-    Every sample has its own random numbers, drawn from (seed, its index), so a sample does not depend on the
+    Every sample has its own random numbers, drawn from (seed, its id), so a sample does not depend on the
     batch size or on its neighbours.
 
     Args:
@@ -45,6 +47,9 @@ def sample_latents(
         class_id: one id or (num_samples,); the null class when a class-conditional model gets none.
         context: (num_samples, M, dim_context) source states with ``context_mask`` (num_samples, M).
         lengths: (num_samples,) real positions of each sample (recipe v1); None means all N.
+        project: every x_start is put on the sphere of l2-normalised latents.
+        sample_ids: (num_samples,) the samples' numbers, by default 0 … num_samples-1; with ids of their own,
+            several processes can share samples out.
         progress: called with the number of samples whose step has been done, num_samples·S in all.
 
     Raises:
@@ -57,11 +62,11 @@ def sample_latents(
     grid = sampling_grid(model.diffusion.schedule_for_sampling, num_steps).to(device)
     run = get_sampler(sampler)
     options = {"eta": eta} if sampler == "ddim" else {}
+    ids = sample_id_tensor(sample_ids, num_samples, device)
+    shape = (config.max_len, config.dim_latent)
     results = []
     for start in range(0, num_samples, batch_size):
         rows = slice(start, min(start + batch_size, num_samples))
-        sample_ids = torch.arange(rows.start, rows.stop, device=device)
-        shape = (config.max_len, config.dim_latent)
         mask = None
         if lengths is not None:
             mask = torch.arange(config.max_len, device=device) < lengths[rows, None].to(device)
@@ -70,20 +75,36 @@ def sample_latents(
             return None if tensor is None else tensor[rows].to(device)
 
         denoise = guided_denoiser(
-            model, grid, guidance_scale, mask, pick(class_ids), pick(context), pick(context_mask)
+            model, grid, guidance_scale, mask, pick(class_ids), pick(context), pick(context_mask), project
         )
 
-        def noise(step: int, ids: Tensor = sample_ids) -> Tensor:
+        def noise(step: int, ids: Tensor = ids[rows]) -> Tensor:
             return ops.philox_normal(seed, ids, START_STREAM + 1 + step, shape)
 
-        def report(step: int, z: Tensor, pred: Prediction, count: int = len(sample_ids)) -> None:
+        def report(step: int, z: Tensor, pred: Prediction, count: int = rows.stop - rows.start) -> None:
             if progress is not None:
                 progress(count)
 
         with torch.inference_mode():
-            z_start = ops.philox_normal(seed, sample_ids, START_STREAM, shape)
+            z_start = ops.philox_normal(seed, ids[rows], START_STREAM, shape)
             results.append(run(denoise, z_start, grid, noise=noise, callback=report, **options))
     return model.unnormalize(torch.cat(results))
+
+
+def sample_id_tensor(
+    sample_ids: Tensor | Sequence[int] | None, num_samples: int, device: torch.device | str
+) -> Tensor:
+    """The samples' numbers (num_samples,) int64; None counts from 0.
+
+    Raises:
+        ConfigError: another number of ids than samples.
+    """
+    if sample_ids is None:
+        return torch.arange(num_samples, device=device)
+    ids = torch.as_tensor(sample_ids, dtype=torch.int64, device=device)
+    if ids.shape != (num_samples,):
+        raise ConfigError(f"sample_ids has the shape {tuple(ids.shape)}; give {num_samples} of them.")
+    return ids
 
 
 def guided_denoiser(
@@ -176,6 +197,17 @@ def _class_ids(
     return ids.expand(num_samples)
 
 
+def check_positive(**values: int) -> None:
+    """Refuses numbers below 1 by their names.
+
+    Raises:
+        ConfigError: one of them is.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; it must be at least 1.")
+
+
 def _check(
     model: LatentDiffusion,
     num_samples: int,
@@ -185,9 +217,7 @@ def _check(
     context: Tensor | None,
 ) -> None:
     config, schedule = model.denoiser.config, model.diffusion.schedule_for_sampling
-    for name, value in (("num_samples", num_samples), ("batch_size", batch_size), ("num_steps", num_steps)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1.")
+    check_positive(num_samples=num_samples, batch_size=batch_size, num_steps=num_steps)
     if isinstance(schedule, DiscreteSchedule) and num_steps > schedule.num_train_timesteps:
         raise ConfigError(
             f"{num_steps} sampling steps were asked for, but this model was trained with "

@@ -1,6 +1,8 @@
 """`scripts/infer.py`: a run directory to a JSON file of texts."""
 
+import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,12 +10,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ld4lg_fast._version import __version__
+from ld4lg_fast.candidates import get_similarity, in_groups, minimum_bayes_risk
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.engine import check_positive
 from ld4lg_fast.entry import hydra_entry
-from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.errors import ConfigError, DataError, LD4LGError
+from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
+from ld4lg_fast.source import read_sources
 from ld4lg_fast.weights import write_json
+
+DEFAULT_SAMPLES = 16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,30 +47,42 @@ def load_and_sample(
 
     ``options`` are those of `TextDiffusionPipeline.__call__`.
     """
-    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, dtype)
+    output, seconds = sample_with_bar(
+        TextDiffusionPipeline.from_pretrained(run_dir).to(device, dtype), **options
+    )
+    return output.texts, seconds
+
+
+def sample_with_bar(pipe: TextDiffusionPipeline, **options) -> tuple[TextDiffusionOutput, float]:
+    """What the pipeline gives for ``options``, sampled under a progress bar, and the seconds that it took."""
     start = time.perf_counter()
     with progress_bar() as bar:
         tasks = {}
 
         def progress(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
-                tasks[phase] = bar.add_task({"denoise": "denoising", "decode": "decoding"}[phase], total=total)
+                tasks[phase] = bar.add_task(
+                    {"denoise": "denoising", "decode": "decoding"}[phase], total=total
+                )
             bar.update(tasks[phase], completed=done)
 
-        texts = pipe(progress=progress, **options).texts
-    return texts, time.perf_counter() - start
+        output = pipe(progress=progress, **options)
+    return output, time.perf_counter() - start
 
 
-def print_texts(texts: list[str], seconds: float) -> None:
-    for text in texts:
-        console.print(f"• {text}", markup=False, highlight=False)
+def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None = None) -> None:
+    """Prints the texts, each after what it was ``told`` (its class or source), and the time they took."""
+    for index, text in enumerate(texts):
+        console.print(f"• {told[index] if told else ''}{text}", markup=False, highlight=False)
     console.print(f"{len(texts)} texts in {seconds:.1f} s.", highlight=False)
 
 
 def infer(config: DictConfig) -> Path:
     """Samples as configured, prints the texts and writes them; returns the JSON file's path.
 
-    The file holds ``texts``, ``settings``, ``seconds``, ``device`` and ``versions``.
+    The file holds ``texts``, ``settings``, ``seconds``, ``device`` and ``versions``; of a class-conditional
+    model each text's ``classes``; of a sequence-to-sequence model ``sources``, ``references`` where they are
+    known, and all ``candidates`` that the texts were chosen from.
     """
     run_dir, generation = Path(config.infer.output_dir), config.generation
     if config.infer.dtype not in DTYPES:
@@ -71,37 +90,116 @@ def infer(config: DictConfig) -> Path:
     device = choose_device(config.infer.device)
     names = {field.name for field in fields(DecodingConfig)}
     decoding = DecodingConfig(**{key: value for key, value in generation.items() if key in names})
-    texts, seconds = load_and_sample(
-        run_dir,
-        device,
-        DTYPES[config.infer.dtype],
-        num_samples=generation.num_samples,
+    similarity = get_similarity(generation.choose_by)
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, DTYPES[config.infer.dtype])
+    num_candidates = generation.num_candidates
+    sources, references = choose_sources(
+        pipe, run_dir, config.infer.source_file, generation.num_samples, num_candidates
+    )
+    num_texts = (generation.num_samples or DEFAULT_SAMPLES) if sources is None else len(sources)
+    settings = OmegaConf.to_container(generation) | {
+        "num_samples": num_texts,
+        "sampler": generation.sampler or pipe.model.default_sampler,
+        "guidance_scale": pipe.default_guidance()
+        if generation.guidance_scale is None
+        else generation.guidance_scale,
+    }
+    output, seconds = sample_with_bar(
+        pipe,
+        num_samples=num_texts * num_candidates,
         num_inference_steps=generation.sampling_steps,
-        sampler=generation.sampler,
+        sampler=settings["sampler"],
         decoding=decoding,
-        class_id=generation.class_id,
-        guidance_scale=generation.guidance_scale,
+        class_id=settings["class_id"],
+        class_name=generation.class_name,
+        source=None if sources is None else [text for text in sources for _ in range(num_candidates)],
+        guidance_scale=settings["guidance_scale"],
         seed=generation.seed,
         batch_size=generation.batch_size,
     )
-    name = f"{generation.sampler}_{generation.sampling_steps}_{generation.strategy}_seed{generation.seed}.json"
-    path = Path(config.infer.output_file or run_dir / "samples" / name)
-    settings = OmegaConf.to_container(generation)
-    versions = {"ld4lg_fast": __version__, "torch": torch.__version__}
-    write_json(
-        path,
-        {
-            "texts": texts,
-            "run": str(run_dir),
-            "settings": settings,
-            "seconds": round(seconds, 3),
-            "device": str(device),
-            "versions": versions,
-        },
-    )
-    print_texts(texts, seconds)
+    content: dict = {"texts": output.texts}
+    told = None
+    if output.class_ids is not None:
+        class_names = (*pipe.statistics.class_names, None)
+        classes = [class_names[index] for index in output.class_ids.tolist()]
+        content["classes"], told = classes, [f"[{name or 'no class'}] " for name in classes]
+    if sources is not None:
+        groups = in_groups(output.texts, num_candidates)
+        content["texts"] = [group[minimum_bayes_risk(group, similarity)] for group in groups]
+        content |= {"sources": sources, "references": references}
+        content["candidates"] = groups if num_candidates > 1 else None
+        content["classes"] = content["classes"][::num_candidates] if "classes" in content else None
+        told = [f"{source} → " for source in sources]
+    path = Path(config.infer.output_file or run_dir / "samples" / default_name(settings))
+    facts = {
+        "run": str(run_dir),
+        "settings": settings,
+        "seconds": round(seconds, 3),
+        "device": str(device),
+        "versions": {"ld4lg_fast": __version__, "torch": torch.__version__},
+    }
+    write_json(path, {key: value for key, value in content.items() if value is not None} | facts)
+    print_texts(content["texts"], seconds, told)
     console.print(f"Written to {path}.", markup=False, highlight=False)
     return path
+
+
+def default_name(settings: Mapping) -> str:
+    """``ddpm_250_beam_seed0.json``, with the class where one was asked for."""
+    asked = settings["class_id"] if settings["class_name"] is None else settings["class_name"]
+    of_class = "" if asked is None else f"_class_{re.sub('[^A-Za-z0-9]+', '-', str(asked))}"
+    sampling = f"{settings['sampler']}_{settings['sampling_steps']}_{settings['strategy']}"
+    return f"{sampling}{of_class}_seed{settings['seed']}.json"
+
+
+def choose_sources(
+    pipe: TextDiffusionPipeline,
+    run_dir: Path,
+    source_file: str | None,
+    num_samples: int | None,
+    num_candidates: int,
+) -> tuple[list[str] | None, list[str] | None]:
+    """The sources of a sequence-to-sequence model, and their references where known; else None twice.
+
+    They are those of the file (all of them, or ``num_samples``), else the first of the run's test set.
+
+    Raises:
+        ConfigError: sources or candidates for a model that takes none, or too few of either.
+        DataError: the file, or the run's corpus, cannot be read.
+    """
+    check_positive(**{"generation.num_candidates": num_candidates})
+    if num_samples is not None:
+        check_positive(**{"generation.num_samples": num_samples})
+    if not pipe.model.is_seq2seq:
+        if source_file is not None:
+            raise ConfigError(
+                f"infer.source_file={source_file} is for models that were trained with source texts."
+            )
+        if num_candidates > 1:
+            raise ConfigError(
+                f"generation.num_candidates={num_candidates} is for models trained with source texts."
+            )
+        return None, None
+    if source_file is not None:
+        sources = read_sources(Path(source_file))
+        if num_samples is not None and num_samples > len(sources):
+            raise ConfigError(
+                f"generation.num_samples={num_samples} is more than the {len(sources)} sources of "
+                f"{source_file}."
+            )
+        return sources[:num_samples], None
+    from ld4lg_fast.evaluation.references import load_dataset
+
+    try:
+        dataset = load_dataset(run_dir, {})
+        dataset.require_sources()
+    except LD4LGError as error:
+        raise DataError(
+            "This model writes from a source text; give some with infer.source_file=FILE, as the test set of "
+            f"its corpus cannot be read ({error})."
+        ) from error
+    count = min(num_samples or DEFAULT_SAMPLES, len(dataset.test))
+    return dataset.test.sources[:count], dataset.test.texts[:count]
 
 
 def main() -> None:

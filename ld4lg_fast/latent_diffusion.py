@@ -29,7 +29,8 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
     Args:
         recipe: ``version`` (``v1`` or ``v2``), ``objective``, ``loss_type``, ``self_condition_prob``,
             ``class_drop_prob``; v1: ``beta_schedule``, ``num_train_timesteps``; v2: ``schedule``,
-            ``schedule_scale``, ``sampling_schedule`` (or None), ``l2_normalized``.
+            ``schedule_scale``, ``sampling_schedule`` (or None), ``l2_normalized``. Further entries are
+            kept with the model: ``context_drop_prob`` and ``source_max_len`` of sequence-to-sequence.
 
     Raises:
         ConfigError: an unknown version or a missing entry.
@@ -77,7 +78,8 @@ class LatentDiffusion(nn.Module):
         try:
             return cls(architecture(config(**denoiser)), recipe)
         except TypeError as error:
-            raise ConfigError(f"The denoiser's configuration does not fit recipe {recipe['version']}: {error}.") from error
+            version = recipe["version"]
+            raise ConfigError(f"The denoiser's options do not fit recipe {version}: {error}.") from error
 
     def set_statistics(self, latents: Tensor, mask: Tensor | None = None) -> None:
         """Mean vector and one scalar population std of latents (B, N, d), over real positions only."""
@@ -85,6 +87,21 @@ class LatentDiffusion(nn.Module):
         mean = real.double().mean(dim=0)
         self.latent_mean.copy_(mean)
         self.latent_scale.copy_((real.double() - mean).square().mean().sqrt())
+
+    @property
+    def default_sampler(self) -> str:
+        """The sampler that the recipe was published with."""
+        return "ddim" if self.diffusion.discrete else "ddpm"
+
+    @property
+    def is_seq2seq(self) -> bool:
+        """Whether the denoiser attends to a source text."""
+        return bool(getattr(self.denoiser.config, "dim_context", 0))
+
+    @property
+    def source_max_len(self) -> int:
+        """The most tokens of a source text, as trained."""
+        return self.recipe.get("source_max_len", 64)
 
     @property
     def _divisor(self) -> Tensor:

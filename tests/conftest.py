@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
-
 from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 

@@ -167,6 +167,12 @@ def test_limits_are_enforced(autoencoder, pretrained):
         LanguageAutoencoder.from_pretrained_lm(str(pretrained / "bart"), PERCEIVER, max_len=64)
     with pytest.raises(ConfigError, match="max_length 40 exceeds the 32 tokens"):
         autoencoder.generate(torch.zeros(1, 6, 8), DecodingConfig(max_length=40))
-    for bad in ({"strategy": "beams"}, {"min_length": 70, "max_length": 64}, {"num_beams": 0}, {"top_p": 0.0}, {"repetition_penalty": 0}):
+    for bad in (
+        {"strategy": "beams"},
+        {"min_length": 70, "max_length": 64},
+        {"num_beams": 0},
+        {"top_p": 0.0},
+        {"repetition_penalty": 0},
+    ):
         with pytest.raises(ConfigError):
             DecodingConfig(**bad)
