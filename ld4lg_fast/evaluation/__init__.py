@@ -1,0 +1,22 @@
+"""Evaluation of sampled texts: how like real ones, how varied, how new; and of texts made from a source.
+
+`evaluate_texts` and `evaluate_pairs` score texts from anywhere; `main` is the command that samples from a run
+and scores. All are loaded on first use.
+"""
+
+from importlib import import_module
+
+_LAZY = {
+    "EvaluationSettings": "settings",
+    "evaluate_pairs": "metrics",
+    "evaluate_texts": "metrics",
+    "main": "entry",
+}
+
+__all__ = list(_LAZY)
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(f"ld4lg_fast.evaluation.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'ld4lg_fast.evaluation' has no attribute {name!r}")

@@ -1,0 +1,40 @@
+"""Arrays that are dear to compute, kept on disk under a fingerprint of all that they depend on."""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ld4lg_fast.weights import write_atomically
+
+
+def fingerprint(parts: Iterable[str]) -> str:
+    """A short hash of strings; their borders count."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()[:24]
+
+
+class ArrayCache:
+    """``.npy`` files in a directory, or nothing kept where ``directory`` is None."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
+
+    def get(self, kind: str, parts: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array kept for ``kind`` and ``parts``, else what ``compute`` gives, which is then kept."""
+        if self.directory is None:
+            return compute()
+        path = self.directory / f"{kind}_{fingerprint(parts)}.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # missing, or damaged
+            array = compute()
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        write_atomically(path, content.getvalue())
+        return array

@@ -1,0 +1,36 @@
+"""`scripts/test.py`: a run directory to its figures."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from ld4lg_fast.console import console
+from ld4lg_fast.entry import hydra_entry
+from ld4lg_fast.training.session import on_main, start_processes
+
+
+def main() -> None:
+    """Entry point of ``scripts/test.py``."""
+    hydra_entry(test, "test")
+
+
+def test(config: DictConfig) -> None:
+    """Samples as configured, measures, prints a table and writes a JSON file into the run directory.
+
+    Raises:
+        LD4LGError: anything that the user can mend.
+    """
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    processes = start_processes()
+    console.quiet = not processes.is_main_process
+    # Imported late: transformers takes seconds, and a mistake on the command line should show at once.
+    import transformers
+
+    from ld4lg_fast.evaluation.run import Evaluation
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        evaluation = Evaluation(settings, processes)
+        samples = {seed: evaluation.sample(seed) for seed in evaluation.options.seeds}
+        path = on_main(processes, lambda: evaluation.measure(samples))
+        console.print(f"Written to {path}.", markup=False, highlight=False)
+    finally:
+        processes.destroy_process_group()

@@ -1,0 +1,36 @@
+"""MAUVE (Pillutla et al. 2021) of two sets of feature vectors, through `mauve-text`."""
+
+from types import ModuleType
+
+import numpy as np
+
+from ld4lg_fast.evaluation.unavailable import Unavailable, require
+
+# Two clusters of ten: below that the histograms that MAUVE compares say nothing.
+FEWEST_TEXTS = 20
+
+
+def check_mauve(num_texts: int) -> ModuleType:
+    """The package, before features are computed for it.
+
+    Raises:
+        Unavailable: it is missing, or there are too few texts.
+    """
+    if num_texts < FEWEST_TEXTS:
+        raise Unavailable(f"MAUVE of {num_texts} texts says nothing: sample at least {FEWEST_TEXTS}")
+    return require("mauve", "mauve-text")
+
+
+def mauve_score(samples: np.ndarray, references: np.ndarray, scaling_factor: float = 5.0) -> float:
+    """Between 0 and 1, higher is closer. Features are (B, W); every other setting is `mauve-text`'s own.
+
+    Raises:
+        Unavailable: as `check_mauve`, or the features are all alike.
+    """
+    package = check_mauve(min(len(samples), len(references)))
+    if not np.ptp(np.vstack([samples, references]), axis=0).any():
+        raise Unavailable("all texts have the same features")
+    result = package.compute_mauve(
+        p_features=samples, q_features=references, mauve_scaling_factor=scaling_factor, verbose=False
+    )
+    return float(result.mauve)

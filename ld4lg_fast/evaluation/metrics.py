@@ -1,0 +1,177 @@
+"""All metrics of a set of texts as one dictionary; what cannot be computed is named with the reason.
+
+Both functions return ``{"num_texts", "empty_texts", "metrics": {name: value}, "skipped": {name: sentence}}``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ld4lg_fast.errors import DataError
+from ld4lg_fast.evaluation import bertscore, ngrams, seq2seq
+from ld4lg_fast.evaluation.cache import ArrayCache
+from ld4lg_fast.evaluation.features import language_model_features, sentence_features
+from ld4lg_fast.evaluation.mauve import check_mauve, mauve_score
+from ld4lg_fast.evaluation.models import ScoringModels
+from ld4lg_fast.evaluation.perplexity import text_perplexities
+from ld4lg_fast.evaluation.settings import EvaluationSettings
+from ld4lg_fast.evaluation.unavailable import Unavailable
+
+BERTSCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+TEXT_METRICS = ("mauve", "mauve_sentence", "perplexity", "diversity", "memorization", "unique_words")
+PAIR_METRICS = (*seq2seq.ROUGE, *seq2seq.STEMMED_ROUGE, *BERTSCORES, "sacrebleu")
+METRICS = (*TEXT_METRICS, *PAIR_METRICS)
+
+
+@dataclass
+class _Results:
+    num_texts: int
+    empty_texts: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "_Results":
+        return cls(len(texts), sum(not text.strip() for text in texts))
+
+    def add(self, name: str, compute: Callable[[], float]) -> None:
+        self.add_all([name], lambda: {name: compute()})
+
+    def add_all(self, names: Sequence[str], compute: Callable[[], Mapping[str, float]]) -> None:
+        try:
+            self.metrics.update(compute())
+        except Unavailable as reason:
+            self.skipped.update(dict.fromkeys(names, str(reason)))
+
+    def as_dict(self) -> dict:
+        return dict(vars(self))
+
+
+@dataclass
+class _Scorer:
+    """Figures of texts by the models of ``settings``, as far as they are not in the cache."""
+
+    settings: EvaluationSettings
+    models: ScoringModels
+    cache: ArrayCache
+
+    def mauve(self, texts: Sequence[str], references: Sequence[str]) -> float:
+        check_mauve(min(len(texts), len(references)))
+        name, load = self.settings.mauve_model, self.models.language_model
+        features = [self._features(language_model_features, name, load, of) for of in (texts, references)]
+        return mauve_score(*features, self.settings.mauve_scaling_factor)
+
+    def sentence_mauve(self, texts: Sequence[str], references: Sequence[str]) -> float:
+        check_mauve(min(len(texts), len(references)))
+        name, load = self.settings.sentence_model, self.models.encoder
+        features = [self._features(sentence_features, name, load, of) for of in (texts, references)]
+        return mauve_score(*features, self.settings.sentence_scaling_factor)
+
+    def _features(self, compute: Callable, name: str, load: Callable, texts: Sequence[str]) -> np.ndarray:
+        limit, size = self.settings.max_length, self.settings.batch_size
+        parts = (self.models.fingerprint(name), str(limit), *texts)
+        return self.cache.get(compute.__name__, parts, lambda: compute(texts, load(name), limit, size))
+
+    def perplexity(self, texts: Sequence[str]) -> float:
+        name = self.settings.perplexity_model
+
+        def compute() -> np.ndarray:
+            return text_perplexities(texts, self.models.language_model(name), self.settings.batch_size)
+
+        values = self.cache.get("perplexities", (self.models.fingerprint(name), *texts), compute)
+        if not np.isfinite(values).all():
+            raise Unavailable(f"the model {name} gives some text no finite perplexity")
+        return float(values.mean(dtype=np.float64))
+
+    def memorization(self, texts: Sequence[str], training: Sequence[str]) -> float:
+        tokens = ngrams.tokens_of(texts)
+
+        def compute() -> np.ndarray:
+            return np.unique(ngrams.ngram_hashes(ngrams.tokens_of(training)))
+
+        parts = (str(ngrams.MEMORIZATION_ORDER), *training)
+        return ngrams.memorization(tokens, self.cache.get("training_ngrams", parts, compute))
+
+    def bertscore(self, predictions: Sequence[str], references: Sequence[str]) -> Mapping[str, float]:
+        name, layer = self.settings.bertscore_model, self.settings.bertscore_layer
+        layer = bertscore.published_layer(name) if layer is None else layer
+        encoder = self.models.encoder(name)
+        scores = bertscore.bert_scores(predictions, references, encoder, layer, self.settings.batch_size)
+        return dict(zip(BERTSCORES, scores.mean(dim=0).tolist(), strict=True))
+
+
+def evaluate_texts(
+    samples: Sequence[str],
+    references: Sequence[str],
+    training: Sequence[str] | None = None,
+    *,
+    settings: EvaluationSettings | None = None,
+    models: ScoringModels | None = None,
+    cache: ArrayCache | None = None,
+) -> dict:
+    """MAUVE, perplexity, diversity, memorization and unique words of ``samples``.
+
+    Empty samples are counted and left out of the metrics.
+
+    Args:
+        references: real texts that are held out; the first ``len(samples)`` of them count.
+        training: the training texts, for memorization; None leaves it out.
+        settings: which models score.
+        models: give the same object to several calls and each model is loaded once.
+        cache: keeps features, perplexities and the training set's n-grams.
+
+    Raises:
+        DataError: fewer references than samples.
+    """
+    if len(references) < len(samples):
+        raise DataError(
+            f"there are only {len(references)} reference texts for {len(samples)} samples: "
+            f"ask for at most {len(references)} samples"
+        )
+    settings = settings or EvaluationSettings()
+    scorer = _Scorer(settings, models or ScoringModels(), cache or ArrayCache())
+    results = _Results.of(samples)
+    texts = [text for text in samples if text.strip()]
+    real = [text for text in references[: len(samples)] if text.strip()]
+    if not texts or not real:
+        results.skipped["all metrics"] = f"all {len(samples)} texts are empty"
+        return results.as_dict()
+    if settings.mauve_model is not None:
+        results.add("mauve", lambda: scorer.mauve(texts, real))
+    if settings.sentence_model is not None:
+        results.add("mauve_sentence", lambda: scorer.sentence_mauve(texts, real))
+    if settings.perplexity_model is not None:
+        results.add("perplexity", lambda: scorer.perplexity(texts))
+    results.add("diversity", lambda: ngrams.diversity(ngrams.tokens_of(texts)))
+    if training is not None:
+        results.add("memorization", lambda: scorer.memorization(texts, training))
+    results.add("unique_words", lambda: ngrams.unique_words(texts))
+    return results.as_dict()
+
+
+def evaluate_pairs(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    *,
+    settings: EvaluationSettings | None = None,
+    models: ScoringModels | None = None,
+) -> dict:
+    """ROUGE-1/2/L plain and stemmed, BERTScore, and SacreBLEU of one prediction for each reference.
+
+    Raises:
+        DataError: the two are not of the same number, or there are none.
+    """
+    if len(predictions) != len(references) or not len(references):
+        raise DataError(
+            f"{len(predictions)} texts and {len(references)} references do not pair: give one for each"
+        )
+    settings = settings or EvaluationSettings()
+    scorer = _Scorer(settings, models or ScoringModels(), ArrayCache())
+    results = _Results.of(predictions)
+    results.add_all(seq2seq.ROUGE, lambda: seq2seq.rouge(predictions, references))
+    results.add_all(seq2seq.STEMMED_ROUGE, lambda: seq2seq.rouge(predictions, references, stem=True))
+    if settings.bertscore_model is not None:
+        results.add_all(BERTSCORES, lambda: scorer.bertscore(predictions, references))
+    results.add("sacrebleu", lambda: seq2seq.sacrebleu(predictions, references))
+    return results.as_dict()

@@ -1,0 +1,124 @@
+"""The models that score texts: found by hub name, folder or GGUF file, and loaded once each."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+
+from ld4lg_fast.autoencoder import _hub_answers, _without_progress_bars
+from ld4lg_fast.evaluation.unavailable import Unavailable
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model lies: what `from_pretrained` takes, and a fingerprint that changes with the files."""
+
+    arguments: tuple[str, dict]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A model in evaluation mode with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens that fit into the model; a large number where it says nothing."""
+        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 20
+
+
+class ScoringModels:
+    """Scoring models by name. What was once found missing is not looked for again."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._sources: dict[str, Source | Unavailable] = {}
+        self._loaded: dict[tuple[str, type], ScoringModel | Unavailable] = {}
+
+    def fingerprint(self, name: str) -> str:
+        """Identifies the files of a model without loading it; raises `Unavailable` where there are none."""
+        return self._source(name).fingerprint
+
+    def used(self) -> dict[str, str]:
+        """Fingerprints of the models that were found, by name."""
+        return {
+            name: source.fingerprint for name, source in self._sources.items() if isinstance(source, Source)
+        }
+
+    def language_model(self, name: str) -> ScoringModel:
+        """A causal language model; raises `Unavailable` where it cannot be had."""
+        return self._load(name, AutoModelForCausalLM)
+
+    def encoder(self, name: str) -> ScoringModel:
+        """A model of hidden states; raises `Unavailable` where it cannot be had."""
+        return self._load(name, AutoModel)
+
+    def _source(self, name: str) -> Source:
+        if name not in self._sources:
+            try:
+                self._sources[name] = _find(name)
+            except Unavailable as missing:
+                self._sources[name] = missing
+        return _or_raise(self._sources[name])
+
+    def _load(self, name: str, kind: type) -> ScoringModel:
+        if (name, kind) not in self._loaded:
+            place, options = self._source(name).arguments
+            try:
+                with _without_progress_bars():
+                    model = kind.from_pretrained(place, dtype=torch.float32, **options)
+                    tokenizer = AutoTokenizer.from_pretrained(place, **options)
+                self._loaded[name, kind] = ScoringModel(model.eval().to(self.device), tokenizer)
+            except (
+                Exception
+            ) as error:  # transformers raises many kinds; all mean that this model cannot be used
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                self._loaded[name, kind] = Unavailable(f"the model {name} cannot be loaded ({reason})")
+        return _or_raise(self._loaded[name, kind])
+
+
+def _or_raise(found):
+    if isinstance(found, Unavailable):
+        raise found
+    return found
+
+
+def _find(name: str) -> Source:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Source((str(path), {"local_files_only": True}), _state_of(sorted(path.rglob("*"))))
+    if path.is_file() and path.suffix == ".gguf":
+        options = {"gguf_file": path.name, "local_files_only": True}
+        return Source((str(path.parent), options), _state_of([path]))
+    if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
+        raise Unavailable(f"the model {name} does not exist: give an existing folder, .gguf file or hub name")
+    options = {"local_files_only": not _hub_answers(name)}
+    try:
+        config = Path(cached_file(name, "config.json", **options))
+    except (OSError, ValueError) as error:
+        raise Unavailable(
+            f"the model {name} is neither a local folder nor cached, and the hub does not give it: "
+            "name a folder with a downloaded copy"
+        ) from error
+    # The hub's cache keeps each revision in a folder that is named after its commit.
+    return Source((name, options), f"{name}@{config.parent.name}")
+
+
+def _state_of(files: list[Path]) -> str:
+    stats = [(file, file.stat()) for file in files if file.is_file()]
+    return "|".join(f"{file}:{stat.st_size}:{stat.st_mtime_ns}" for file, stat in stats)

