@@ -106,13 +106,13 @@ class LanguageAutoencoder(nn.Module):
             encoder_ffn_dim=4 * dim,
             decoder_ffn_dim=4 * dim,
             dropout=lm["dropout"],
-            # transformers' 0.02 is for wide models; at small widths it delays the use of the latents.
-            init_std=dim**-0.5,
             bos_token_id=tokenizer.bos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
             decoder_start_token_id=tokenizer.eos_token_id,
             forced_eos_token_id=tokenizer.eos_token_id,
+            # BART's own 0.02 suits 768 and more; narrow models then take very long to use their latents.
+            init_std=dim**-0.5,
         )
         return cls._assemble(BartForConditionalGeneration(config), tokenizer, perceiver, max_len, False)
 

@@ -12,6 +12,7 @@ from ld4lg_fast.evaluation import EvaluationSettings, evaluate_pairs, evaluate_t
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.references import References
+from ld4lg_fast.evaluation.report import Row
 from ld4lg_fast.evaluation.rows import pair_rows
 from tests.test_evaluation_metrics import save_language_model
 
@@ -169,6 +170,24 @@ def test_candidates_are_chosen_for_each_source():
         "beam, oracle": ["a b c d e", "v w x y q"],
         "copy of the source": ["a b", "v w"],
     }
+
+
+def test_a_figure_needs_all_seeds():
+    some = {
+        "num_texts": 2,
+        "empty_texts": 0,
+        "metrics": {"perplexity": 3.0, "unique_words": 5},
+        "skipped": {},
+    }
+    none = {
+        "num_texts": 2,
+        "empty_texts": 2,
+        "metrics": {},
+        "skipped": {"all metrics": "all 2 texts are empty"},
+    }
+    row = Row("beam", {}, [some, none]).as_dict()
+    assert row["metrics"] == {} and row["skipped"] == none["skipped"] and row["empty_texts"] == [0, 2]
+    assert Row("beam", {}, [some, some]).as_dict()["metrics"]["perplexity"]["interval_95"] == [3, 3]
 
 
 def test_real_models_that_packages_carry():

@@ -84,9 +84,8 @@ class ScoringModels:
                     model = kind.from_pretrained(place, dtype=torch.float32, **options)
                     tokenizer = AutoTokenizer.from_pretrained(place, **options)
                 self._loaded[name, kind] = ScoringModel(model.eval().to(self.device), tokenizer)
-            except (
-                Exception
-            ) as error:  # transformers raises many kinds; all mean that this model cannot be used
+            # transformers raises many kinds; all mean that this model cannot be used.
+            except Exception as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
                 self._loaded[name, kind] = Unavailable(f"the model {name} cannot be loaded ({reason})")
         return _or_raise(self._loaded[name, kind])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ld4lg_fast.console import console
@@ -43,7 +44,7 @@ class Row:
 
     def metrics(self) -> dict[str, dict]:
         """Mean and interval of each metric that every seed has."""
-        names = [name for name in self.results[0]["metrics"] if name not in self.skipped()]
+        names = [name for name in METRICS if all(name in result["metrics"] for result in self.results)]
         return {name: summary([result["metrics"][name] for result in self.results]) for name in names}
 
     def skipped(self) -> dict[str, str]:
@@ -79,21 +80,17 @@ def print_report(rows: Sequence[Row], title: str) -> None:
     names = [name for name in METRICS if any(name in figure for figure in figures)]
     several = any(len(row.results) > 1 for row in rows)
     note = "±: half the 95 % interval of the mean over the seeds" if several else None
-    table = Table(title=title, caption=note)
+    table = Table(title=escape(title), caption=note)
     table.add_column("texts")
     table.add_column("number", justify="right")
     for name in names:
         table.add_column(name.replace("_", "\n"), justify="right")
     for row, figure in zip(rows, figures, strict=True):
         cells = [_cell(figure.get(name), DECIMALS.get(name, 3)) for name in names]
-        table.add_row(row.name, str(row.results[0]["num_texts"]), *cells)
+        table.add_row(escape(row.name), str(row.results[0]["num_texts"]), *cells)
     # A log file is no narrow terminal.
-    wide = (
-        console
-        if console.is_terminal
-        else Console(file=console.file, width=WIDTH_WHERE_PIPED, quiet=console.quiet)
-    )
-    wide.print(table)
+    wide = {"file": console.file, "width": WIDTH_WHERE_PIPED, "quiet": console.quiet}
+    (console if console.is_terminal else Console(**wide)).print(table)
     for why, missing in _reasons(rows).items():
         console.print(f"{', '.join(missing)} skipped: {why}.", markup=False, highlight=False)
     for row in rows:
