@@ -137,7 +137,9 @@ class LanguageAutoencoder(nn.Module):
             ) from error
         limit = getattr(lm.config, "max_position_embeddings", None)
         if limit is not None and limit < max_len:
-            raise ConfigError(f"{name_or_path} handles at most {limit} tokens, but max_len is {max_len}; lower it.")
+            raise ConfigError(
+                f"{name_or_path} handles at most {limit} tokens, but max_len is {max_len}; lower it."
+            )
         return cls._assemble(lm, tokenizer, perceiver, max_len, freeze_lm)
 
     @classmethod
@@ -178,7 +180,9 @@ class LanguageAutoencoder(nn.Module):
             ConfigError: more than ``max_len`` tokens.
         """
         if input_ids.shape[1] > self.max_len:
-            raise ConfigError(f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it.")
+            raise ConfigError(
+                f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it."
+            )
         encoder = self.lm.get_encoder()
         states = encoder(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
         return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
@@ -273,7 +277,9 @@ class LanguageAutoencoder(nn.Module):
         directory = Path(directory)
         config = read_json(directory / "autoencoder.json", "a saved autoencoder")
         if config.get("format") != 1:
-            raise CheckpointError(f"{directory} has the format {config.get('format')!r}; this version reads format 1.")
+            raise CheckpointError(
+                f"{directory} has the format {config.get('format')!r}; this version reads format 1."
+            )
         try:
             with _without_progress_bars():
                 lm = AutoModelForSeq2SeqLM.from_pretrained(directory / "language_model", dtype=torch.float32)

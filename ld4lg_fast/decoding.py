@@ -48,9 +48,13 @@ class DecodingConfig:
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise ConfigError(f"Unknown decoding strategy {self.strategy!r}; choose one of {', '.join(STRATEGIES)}.")
+            raise ConfigError(
+                f"Unknown decoding strategy {self.strategy!r}; choose one of {', '.join(STRATEGIES)}."
+            )
         if self.min_length < 0 or (self.max_length is not None and self.max_length < max(2, self.min_length)):
-            raise ConfigError(f"min_length {self.min_length} and max_length {self.max_length} do not fit together.")
+            raise ConfigError(
+                f"min_length {self.min_length} and max_length {self.max_length} do not fit together."
+            )
         if self.num_beams < 1 or not 0 < self.top_p <= 1 or self.temperature <= 0:
             raise ConfigError(
                 f"num_beams {self.num_beams}, top_p {self.top_p} and temperature {self.temperature} must be at "
@@ -101,7 +105,9 @@ def generate_ids(
     """
     # The token that generation starts from is no token of the text.
     if (config.max_length or 0) > max_len + 1:
-        raise ConfigError(f"max_length {config.max_length} exceeds the {max_len} tokens that this model handles.")
+        raise ConfigError(
+            f"max_length {config.max_length} exceeds the {max_len} tokens that this model handles."
+        )
     max_length = config.max_length or max_len
     options = copy.deepcopy(lm.generation_config)
     options.update(

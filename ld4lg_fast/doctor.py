@@ -9,7 +9,16 @@ import torch
 from ld4lg_fast._version import __version__
 from ld4lg_fast.kernels import backend
 
-PACKAGES = ("transformers", "accelerate", "tokenizers", "datasets", "triton", "flash-attn", "wandb", "tensorboard")
+PACKAGES = (
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "datasets",
+    "triton",
+    "flash-attn",
+    "wandb",
+    "tensorboard",
+)
 
 
 def report() -> Iterator[str]:

@@ -51,7 +51,9 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
             l2_normalized=recipe["l2_normalized"],
         )
     except KeyError as error:
-        raise ConfigError(f"The recipe has no entry {error}; start from one of the recipe configs.") from error
+        raise ConfigError(
+            f"The recipe has no entry {error}; start from one of the recipe configs."
+        ) from error
 
 
 class LatentDiffusion(nn.Module):
@@ -162,7 +164,9 @@ class LatentDiffusion(nn.Module):
         directory = Path(directory)
         config = read_json(directory / "config.json", "a saved denoiser")
         if config.get("format") != 1:
-            raise CheckpointError(f"{directory} has the format {config.get('format')!r}; this version reads format 1.")
+            raise CheckpointError(
+                f"{directory} has the format {config.get('format')!r}; this version reads format 1."
+            )
         model = cls.create(config["recipe"], config["denoiser"])
         load_weights(model, directory / "model.safetensors")
         return model.eval()

@@ -54,7 +54,9 @@ class PerceiverConfig:
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
             raise ConfigError(f"Unknown Perceiver decoder {self.decoder!r}; choose {' or '.join(DECODERS)}.")
-        if max(self.dim_lm, self.dim_latent) % DIM_HEAD or (self.decoder == "transformer" and self.dim_lm % DIM_HEAD):
+        if max(self.dim_lm, self.dim_latent) % DIM_HEAD or (
+            self.decoder == "transformer" and self.dim_lm % DIM_HEAD
+        ):
             raise ConfigError(
                 f"The language model is {self.dim_lm} wide and the latents {self.dim_latent}; "
                 f"the larger width must be a multiple of {DIM_HEAD}."
@@ -63,9 +65,7 @@ class PerceiverConfig:
 
 def feed_forward(dim: int, mult: int) -> nn.Sequential:
     """LN -> Linear -> GELU -> Linear."""
-    return nn.Sequential(
-        nn.LayerNorm(dim), nn.Linear(dim, mult * dim), nn.GELU(), nn.Linear(mult * dim, dim)
-    )
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, mult * dim), nn.GELU(), nn.Linear(mult * dim, dim))
 
 
 class PerceiverAttention(nn.Module):
@@ -81,9 +81,7 @@ class PerceiverAttention(nn.Module):
         self.q_rms, self.k_rms = HeadRMSNorm(), HeadRMSNorm()
         self.to_q = nn.Linear(dim_query, inner, bias=False)
         self.to_kv = nn.Linear(dim_input, 2 * inner, bias=False)
-        self.query_to_kv = (
-            nn.Linear(dim_query, 2 * inner, bias=False) if dim_query != dim_input else None
-        )
+        self.query_to_kv = nn.Linear(dim_query, 2 * inner, bias=False) if dim_query != dim_input else None
         self.to_out = nn.Linear(inner, dim_query)
 
     def forward(self, x: Tensor, queries: Tensor, bias: Tensor | None) -> Tensor:
@@ -99,7 +97,9 @@ class PerceiverAttention(nn.Module):
 class PerceiverResampler(nn.Module):
     """Learned queries read the inputs: (B, T, dim_input) -> (B, N, dim_query)."""
 
-    def __init__(self, dim_input: int, dim_query: int, num_queries: int, depth: int, max_len: int, mult: int) -> None:
+    def __init__(
+        self, dim_input: int, dim_query: int, num_queries: int, depth: int, max_len: int, mult: int
+    ) -> None:
         super().__init__()
         self.pos_emb = PositionTable(max_len, dim_input)
         self.queries = nn.Parameter(torch.randn(num_queries, dim_query) * 0.02)
@@ -165,7 +165,9 @@ class Perceiver(nn.Module):
     def __init__(self, config: PerceiverConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.encoder = PerceiverResampler(c.dim_lm, c.dim_latent, c.num_latents, c.depth, c.max_len, c.ff_mult)
+        self.encoder = PerceiverResampler(
+            c.dim_lm, c.dim_latent, c.num_latents, c.depth, c.max_len, c.ff_mult
+        )
         if c.decoder == "transformer":
             self.decoder = TransformerExpander(c.dim_latent, c.dim_lm, c.num_latents, c.depth, c.ff_mult)
         else:

@@ -96,7 +96,9 @@ def sample_dpmpp_published(
         ConfigError: fewer than two steps.
     """
     if grid.num_steps < 2:
-        raise ConfigError("The sampler dpmpp_published needs at least 2 steps; ask for more, or use dpmpp_2m.")
+        raise ConfigError(
+            "The sampler dpmpp_published needs at least 2 steps; ask for more, or use dpmpp_2m."
+        )
     x_self_cond = None
     for step in range(grid.num_steps):
         pred = denoise(z, step, x_self_cond)

@@ -63,7 +63,9 @@ def test_pretrained_families_train_encode_and_decode(pretrained, family, tmp_pat
 
 
 def test_a_fine_tuned_model_trains_everything(pretrained):
-    model = LanguageAutoencoder.from_pretrained_lm(str(pretrained / "bart"), PERCEIVER, 32, freeze_lm=False).train()
+    model = LanguageAutoencoder.from_pretrained_lm(
+        str(pretrained / "bart"), PERCEIVER, 32, freeze_lm=False
+    ).train()
     model.loss(*batch(model)).backward()
     assert all(p.grad is not None for p in model.lm.get_encoder().layers.parameters())
 
@@ -87,7 +89,9 @@ def test_decoder_noise_is_drawn_from_the_generator(autoencoder):
 def test_overfitting_a_few_sentences_reconstructs_them(tokenizer):
     torch.manual_seed(0)
     lm = {"dim": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
-    model = LanguageAutoencoder.from_scratch(tokenizer, lm, PERCEIVER | {"l2_normalize": True}, max_len=32).train()
+    model = LanguageAutoencoder.from_scratch(
+        tokenizer, lm, PERCEIVER | {"l2_normalize": True}, max_len=32
+    ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(120):
         optimizer.zero_grad()
@@ -96,7 +100,9 @@ def test_overfitting_a_few_sentences_reconstructs_them(tokenizer):
     latents = model.eval().encode(*batch(model))
     torch.testing.assert_close(latents.norm(dim=-1), torch.full((3, 6), 8**0.5))
     for strategy in ("greedy", "beam", "nucleus"):
-        decoding = DecodingConfig(strategy, max_length=32, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0)
+        decoding = DecodingConfig(
+            strategy, max_length=32, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0
+        )
         assert model.decode_text(model.generate(latents, decoding)) == TEXTS
 
 
@@ -105,7 +111,8 @@ def test_nucleus_draws_belong_to_the_sample(autoencoder):
     latents = torch.randn(6, 6, 8, generator=torch.Generator().manual_seed(0))
     together = autoencoder.generate(latents, decoding, seed=5)
     alone = [
-        autoencoder.generate(latents[i : i + 1], decoding, seed=5, sample_ids=torch.tensor([i]))[0] for i in range(6)
+        autoencoder.generate(latents[i : i + 1], decoding, seed=5, sample_ids=torch.tensor([i]))[0]
+        for i in range(6)
     ]
     assert together == alone
     assert together != autoencoder.generate(latents, decoding, seed=6)
@@ -144,7 +151,9 @@ def test_damaged_and_foreign_folders_are_refused(autoencoder, tmp_path):
     path = tmp_path / "perceiver.safetensors"
     state = load_file(path)
     save_file(state | {"encoder.queries": torch.zeros(7, 8)}, path)
-    with pytest.raises(CheckpointError, match=r"encoder.queries has the shape \(7, 8\) but the model needs \(6, 8\)"):
+    with pytest.raises(
+        CheckpointError, match=r"encoder.queries has the shape \(7, 8\) but the model needs \(6, 8\)"
+    ):
         LanguageAutoencoder.load(tmp_path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="damaged"):

@@ -137,7 +137,9 @@ def test_v1_padding_and_wrong_inputs():
     ids = torch.tensor([0, 1, 3])
     changed = torch.where(mask[..., None], z_t, torch.full_like(z_t, 50.0))
     out = model(z_t, time, mask=mask, x_self_cond=z_t, class_id=ids)
-    torch.testing.assert_close(out[mask], model(changed, time, mask=mask, x_self_cond=changed, class_id=ids)[mask])
+    torch.testing.assert_close(
+        out[mask], model(changed, time, mask=mask, x_self_cond=changed, class_id=ids)[mask]
+    )
     with pytest.raises(ConfigError, match="no sequence-to-sequence"):
         model(z_t, time, class_id=ids, context=torch.randn(3, 5, 8))
     with pytest.raises(ConfigError, match="give class_id"):

@@ -65,7 +65,9 @@ def test_v1_samples_with_lengths():
     model = LatentDiffusion.create(RECIPE | recipe, sizes).eval()
     randomize(model.denoiser)
     lengths = torch.tensor([6, 3, 1])
-    run = [sample_latents(model, 3, sampler="ddim", num_steps=5, lengths=lengths, batch_size=b) for b in (1, 3)]
+    run = [
+        sample_latents(model, 3, sampler="ddim", num_steps=5, lengths=lengths, batch_size=b) for b in (1, 3)
+    ]
     torch.testing.assert_close(run[0], run[1], rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="trained with 50 timesteps"):
         sample_latents(model, 1, num_steps=51)

@@ -28,7 +28,9 @@ def test_the_same_seed_gives_the_same_texts_at_every_batch_size(run_dir):
     pipe = TextDiffusionPipeline.from_pretrained(run_dir)
     for strategy in ("greedy", "beam", "nucleus"):
         runs = [
-            pipe(9, num_inference_steps=3, decoding=DecodingConfig(strategy, 12), seed=4, batch_size=size).texts
+            pipe(
+                9, num_inference_steps=3, decoding=DecodingConfig(strategy, 12), seed=4, batch_size=size
+            ).texts
             for size in (1, 7, 64)
         ]
         assert runs[0] == runs[1] == runs[2]

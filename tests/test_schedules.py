@@ -21,13 +21,16 @@ def test_tan_d_is_the_cosine_schedule_with_its_log_snr_moved():
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     moved = ContinuousSchedule("cosine").log_snr(t) - 2 * math.log(9)
     torch.testing.assert_close(ContinuousSchedule("tan-9").log_snr(t), moved)
-    torch.testing.assert_close(ContinuousSchedule("tan-1").alpha_sq(t), ContinuousSchedule("cosine").alpha_sq(t))
+    torch.testing.assert_close(
+        ContinuousSchedule("tan-1").alpha_sq(t), ContinuousSchedule("cosine").alpha_sq(t)
+    )
 
 
 def test_shifted_cosine_is_scale_under_a_name():
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
     torch.testing.assert_close(
-        ContinuousSchedule("shifted_cosine-0.5").alpha_sq(t), ContinuousSchedule("cosine", scale=0.5).alpha_sq(t)
+        ContinuousSchedule("shifted_cosine-0.5").alpha_sq(t),
+        ContinuousSchedule("cosine", scale=0.5).alpha_sq(t),
     )
 
 

@@ -39,7 +39,9 @@ def check_batch(stage: str, batch_size: int, num_texts: int, world_size: int) ->
     if batch_size > num_texts:
         raise ConfigError(f"{option} is more than the {num_texts} training texts; choose at most that many.")
     if batch_size % world_size:
-        raise ConfigError(f"{option} cannot be dealt to {world_size} processes; choose a multiple of {world_size}.")
+        raise ConfigError(
+            f"{option} cannot be dealt to {world_size} processes; choose a multiple of {world_size}."
+        )
 
 
 def build_autoencoder(config: Mapping, dataset: TextDataset, session: Session) -> LanguageAutoencoder:
@@ -106,7 +108,11 @@ def tokenize_sources(
 def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Session) -> RunStatistics:
     """``statistics.json``: how long the training texts are, and how many each class has."""
     statistics = RunStatistics.of_texts(
-        tokens.lengths.tolist(), dataset.train.labels, dataset.class_names, dataset.origin, tokens.num_truncated
+        tokens.lengths.tolist(),
+        dataset.train.labels,
+        dataset.class_names,
+        dataset.origin,
+        tokens.num_truncated,
     )
     if session.accelerator.is_main_process:
         statistics.save(session.run.path)
@@ -135,7 +141,9 @@ class AutoencoderStage:
         check_batch(NAME, self.options.batch_size, len(tokens), session.world_size)
         lengths = tokens.lengths
         self.batches = StepBatches(
-            lambda epoch: LengthBucketedBatches(lengths, self.options.batch_size, seed=session.seed, epoch=epoch)
+            lambda epoch: LengthBucketedBatches(
+                lengths, self.options.batch_size, seed=session.seed, epoch=epoch
+            )
         )
 
     def loss(self, model: nn.Module, step: int) -> Tensor:
@@ -183,7 +191,9 @@ def train_autoencoder(config: Mapping, dataset: TextDataset, session: Session, c
         learned = learned_texts(config, dataset)
         if learned is not dataset.train.texts:
             with session.accelerator.main_process_first():
-                tokens = tokenize_texts(learned, autoencoder.tokenizer, autoencoder.max_len, session.run.cache)
+                tokens = tokenize_texts(
+                    learned, autoencoder.tokenizer, autoencoder.max_len, session.run.cache
+                )
         noise = config["autoencoder"]["decoder_noise"]
         stage = AutoencoderStage(autoencoder, tokens, validation, session, noise)
         step = TrainingLoop(stage, session, clock).run().step
@@ -193,7 +203,9 @@ def train_autoencoder(config: Mapping, dataset: TextDataset, session: Session, c
         write_json(session.run.reconstruction, {"step": step} | result.as_dict())
         console.print(result.table())
         for original, copy in result.examples[:2]:
-            console.print(f"  text           {original}\n  reconstruction {copy}", markup=False, highlight=False)
+            console.print(
+                f"  text           {original}\n  reconstruction {copy}", markup=False, highlight=False
+            )
         autoencoder.save(session.run.autoencoder)
 
     on_main(session.accelerator, finish)
