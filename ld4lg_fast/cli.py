@@ -27,7 +27,7 @@ def demo(
     """Trains a tiny model on a generated corpus in front of you, then samples from it; a few minutes on a CPU."""
     from ld4lg_fast.training import main as train_main
 
-    train_main(["dataset=demo", "model=tiny", f"hydra.run.dir={output_dir}"])
+    train_main(["dataset=demo", "model=tiny", "train.max_minutes=4", f"hydra.run.dir={output_dir}"])
     sample(output_dir, num_samples=num_samples, steps=50, seed=seed)
 
 
