@@ -17,6 +17,7 @@ from tests.conftest import make_model, randomize
 NAMES = ("calm", "loud", "odd")
 NO_MODELS = ["mauve_model", "sentence_model", "perplexity_model", "bertscore_model"]
 FAST = [
+    "evaluation.reference_seed=null",
     *("generation.num_samples=6", "generation.sampling_steps=2", "generation.strategies=[greedy]"),
     *("generation.max_length=10", *(f"evaluation.{name}=null" for name in NO_MODELS)),
 ]
@@ -108,6 +109,15 @@ def test_metrics_without_their_models_are_skipped_in_output_and_file(run_dir, mo
     assert f"perplexity skipped: {reason}." in capsys.readouterr().out
 
 
+def test_references_are_chosen_at_random_or_are_the_first(run_dir, monkeypatch):
+    first, one, same, other = (
+        run_test(monkeypatch, run_dir, f"evaluation.reference_seed={seed}")["references"]["texts"]
+        for seed in ("null", 0, 0, 1)
+    )
+    assert one == same and len({tuple(texts) for texts in (first, one, other)}) == 3
+    assert len(set(one)) == 6 and all(text.startswith("test text") for text in one)
+
+
 def test_the_default_file_lies_in_the_run_directory(run_dir, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["test.py", f"infer.output_dir={run_dir}", *FAST])
     entry.main()
@@ -188,6 +198,7 @@ def test_sequence_to_sequence_with_candidates(autoencoder, tmp_path, monkeypatch
         (["generation.strategies=[beams]"], "Unknown decoding strategy 'beams'"),
         (["generation.sampler=euler"], "Unknown sampler 'euler'"),
         (["evaluation.seeds=[1,1]"], "evaluation.seeds=[1, 1] must be different numbers"),
+        (["evaluation.reference_seed=-1"], "evaluation.reference_seed is -1; it must be 0 or more"),
         (["evaluation.split=train"], "evaluation.split=train is unknown; choose one of test, validation."),
         (["evaluation.batch_size=0"], "evaluation.batch_size is 0"),
         (["evaluation.seed=1"], "There is no option evaluation.seed"),

@@ -193,7 +193,7 @@ def test_a_checkpoint_of_another_shape_names_the_tensor(tmp_path):
 def test_a_damaged_checkpoint_is_named(tmp_path, name):
     store = CheckpointStore(tmp_path)
     path = store.save(TrainingState(1), *trained())
-    (path / name).write_bytes(b"\x80broken")
+    (path / name).write_bytes(b"broken")
     with pytest.raises(CheckpointError, match=name):
         store.restore(*trained())
 

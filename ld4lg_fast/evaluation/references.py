@@ -1,14 +1,16 @@
 """The real texts of a run's corpus that its samples are measured against."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ld4lg_fast.data import TextDataset, TextSplit, load_from_config
+from ld4lg_fast.data.corpus import SPLITS
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.statistics import describe_classes
@@ -37,6 +39,28 @@ def load_dataset(run_dir: Path, overrides: Mapping) -> TextDataset:
             "local files, dataset.root=FOLDER."
         )
     return load_from_config(config)
+
+
+def shuffled(dataset: TextDataset, seed: int | None) -> TextDataset:
+    """The corpus with every split in random order, or as it is for None.
+
+    Some corpora list the texts of one meaning in a row (E2E), so that their first texts are alike.
+
+    Raises:
+        ConfigError: a negative seed.
+    """
+    if seed is None:
+        return dataset
+    if seed < 0:
+        raise ConfigError(
+            f"evaluation.reference_seed is {seed}; it must be 0 or more, or null for the file's order."
+        )
+    orders = {
+        split: np.random.default_rng(seed).permutation(len(getattr(dataset, split))) for split in SPLITS
+    }
+    return replace(
+        dataset, **{split: getattr(dataset, split).select(order) for split, order in orders.items()}
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ld4lg_fast.evaluation.checkpoints import load_checkpoint
 from ld4lg_fast.evaluation.metrics import evaluate_pairs, evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.options import Options
-from ld4lg_fast.evaluation.references import choose_class, choose_references, load_dataset
+from ld4lg_fast.evaluation.references import choose_class, choose_references, load_dataset, shuffled
 from ld4lg_fast.evaluation.report import Row, print_report, versions
 from ld4lg_fast.evaluation.rows import Samples, pair_rows, reference_rows, text_rows
 from ld4lg_fast.evaluation.sampling import Conditions, sample_texts
@@ -57,7 +57,8 @@ class Evaluation:
                 "model; this one writes without a source, use 1."
             )
         self.class_id = choose_class(self.pipe, generation["class_id"], generation["class_name"])
-        self.dataset = load_dataset(self.run_dir, config["dataset"])
+        dataset = load_dataset(self.run_dir, config["dataset"])
+        self.dataset = shuffled(dataset, config["evaluation"]["reference_seed"])
         self.references = choose_references(
             self.dataset,
             self.options.split,
