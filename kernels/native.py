@@ -1,7 +1,7 @@
 """The C++ library: found, loaded through ctypes, described. The functions that call it are in ``cpu/``."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,26 +13,15 @@ import ld4lg_fast.kernels
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 
-_pointer, _i64, _i32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-_rows = [_pointer, _i64, _i32]
-_SIGNATURES = {
-    "ld4lg_instruction_set": (ctypes.c_char_p, []),
-    "ld4lg_use_instruction_set": (ctypes.c_bool, [ctypes.c_char_p]),
-    "ld4lg_adaln_residual": (
-        None,
-        [*_rows, *_rows, _pointer, _pointer, *_rows, *_rows, _pointer, _pointer]
-        + [_pointer, _pointer, _i32, _pointer, _i64, _i64, _i64, ctypes.c_float, _i32],
-    ),
-    "ld4lg_adaln_residual_backward": (
-        None,
-        [*_rows, *_rows, *_rows, _pointer, _pointer, _pointer, *_rows]
-        + [_pointer, _pointer, _pointer, _pointer, _i64, _i64, _i64, _i64, _i64, _i32],
-    ),
-    "ld4lg_philox_normal": (
-        None,
-        [ctypes.c_uint64, _pointer, _i64, ctypes.c_uint32, _i64, _pointer, _i32],
-    ),
-}
+POINTER, I64, I32, U32, U64, FLOAT = (
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_int32,
+    ctypes.c_uint32,
+    ctypes.c_uint64,
+    ctypes.c_float,
+)
+ROWS = [POINTER, I64, I32]  # what `describe` gives
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
@@ -45,31 +34,44 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
             "run `pip install --force-reinstall --no-deps .` again"
         )
     try:
-        library = ctypes.CDLL(str(files[0]))
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
+        return ctypes.CDLL(str(files[0])), None
+    except OSError as error:
         return None, f"{files[0]} does not load ({error}); reinstall ld4lg-fast"
-    return library, None
 
 
-library, LOAD_ERROR = _load()
+_library, LOAD_ERROR = _load()
+
+
+def function(name: str, arguments: list, result=None) -> Callable:
+    """A function of the C++ library.
+
+    Raises:
+        RuntimeError: the library that is installed does not have it.
+    """
+    try:
+        found = getattr(_library, name)
+    except AttributeError:
+        raise RuntimeError(
+            f"the C++ library has no {name}: it is of another version; reinstall ld4lg-fast"
+        ) from None
+    found.argtypes, found.restype = arguments, result
+    return found
 
 
 def instruction_set() -> str:
     """The variant of the kernels that runs: one of `INSTRUCTION_SETS`, the best of this processor unless changed."""
-    return library.ld4lg_instruction_set().decode()
+    return function("ld4lg_instruction_set", [], ctypes.c_char_p)().decode()
 
 
 @contextmanager
 def use_instruction_set(name: str) -> Iterator[bool]:
     """Runs another variant inside a ``with`` block; gives False, and changes nothing, where it cannot run."""
     before = instruction_set()
+    use = function("ld4lg_use_instruction_set", [ctypes.c_char_p], ctypes.c_bool)
     try:
-        yield library.ld4lg_use_instruction_set(name.encode())
+        yield use(name.encode())
     finally:
-        library.ld4lg_use_instruction_set(before.encode())
+        use(before.encode())
 
 
 def describe(rows: Tensor) -> tuple[int, int, int]:

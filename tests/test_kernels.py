@@ -1,4 +1,4 @@
-"""The operations in every backend, over the case table of kernels/testing.py.
+"""The operations in every backend, over the case table (kernels/case_table.py).
 
 ``pytest -m gpu`` runs the same table on a GPU, tests/test_triton_interpreter.py in Triton's interpreter.
 """
@@ -7,18 +7,20 @@ import logging
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ld4lg_fast.kernels import backend, native, ops, reference
-from ld4lg_fast.kernels.testing import CASES, adaln_arguments, check, poisoned_memory, run
+from ld4lg_fast.kernels.case_table import CASES
+from ld4lg_fast.kernels.cases.adaln_residual import adaln_arguments
+from ld4lg_fast.kernels.testing import check, poisoned_memory, run
 
 ON_CPU = "triton" if backend.INTERPRETED else "native"
 TARGETS = [
     pytest.param(ON_CPU, "cpu", id=f"{ON_CPU}-cpu"),
     pytest.param("triton", "cuda", id="triton-cuda", marks=pytest.mark.gpu),
 ]
-ADALN_OPS = {True: "adaln_residual_norm", False: "adaln_residual"}
+SMALL = [case for case in CASES if case.name.startswith("small")]  # every operation has one
 
 
 def require(name: str, device: str) -> None:
@@ -54,49 +56,50 @@ def test_every_instruction_set_obeys_the_rule(instruction_set):
             pytest.skip(f"this processor has no {instruction_set}")
         assert native.instruction_set() == instruction_set
         for case in CASES:
-            if case.op == "adaln_residual":
+            if "paper" not in case.name:
                 for dtype in case.dtypes:
                     check(case, "native", dtype)
 
 
-@pytest.mark.parametrize("next_norm", [True, False])
-@pytest.mark.parametrize("modulation", [(2, 1), (2, 3), ()])
-def test_reference_gradients_agree_with_finite_differences(next_norm, modulation):
-    arguments = small_arguments(torch.float64, requires_grad=True, next_norm=next_norm, modulation=modulation)
-    names = [name for name, value in arguments.items() if value is not None]
+@pytest.mark.parametrize("case", [c for c in SMALL if c.differentiable], ids=lambda case: case.id)
+def test_reference_gradients_agree_with_finite_differences(case):
+    arguments = case.arguments(torch.float64)
+    names = [n for n, value in arguments.items() if isinstance(value, torch.Tensor) and value.requires_grad]
 
     def function(*values):
-        outputs = reference.adaln_residual(**(arguments | dict(zip(names, values, strict=True))))
-        return tuple(out for out in outputs if out is not None)
+        outputs = getattr(reference, case.op)(**(arguments | dict(zip(names, values, strict=True))))
+        return tuple(out for out in outputs if out is not None) if isinstance(outputs, tuple) else outputs
 
     assert torch.autograd.gradcheck(function, [arguments[name] for name in names])
 
 
-@pytest.mark.parametrize(("name", "device"), TARGETS)
-@pytest.mark.parametrize("next_norm", [True, False])
-def test_adaln_residual_is_a_proper_torch_operator(name, device, next_norm):
-    require(name, device)
-    arguments = small_arguments(device=device, requires_grad=True, next_norm=next_norm)
-    values = [value for value in arguments.values() if value is not None]
-    op = getattr(torch.ops.ld4lg, ADALN_OPS[next_norm]).default
-    assert set(torch.library.opcheck(op, (*values, 1e-5)).values()) == {"SUCCESS"}
+class RecordedCalls(TorchDispatchMode):
+    """The calls of our operators below a ``with`` block, with detached arguments."""
 
-    detached = {key: None if value is None else value.detach() for key, value in arguments.items()}
-    outputs = op(*(value for value in detached.values() if value is not None), 1e-5)
-    x, stats = outputs[0], outputs[-1]
-    grads = [torch.randn_like(x), torch.randn_like(x) if next_norm else None]
-    inputs = [detached[key] for key in ("weight", "scale", "next_weight")]
-    saved = (*grads, detached["h"], x if next_norm else None, *inputs, stats)
-    backward = torch.ops.ld4lg.adaln_residual_backward.default
-    assert set(torch.library.opcheck(backward, saved).values()) == {"SUCCESS"}
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "ld4lg":
+            self.calls.append((func, pytree.tree_map_only(torch.Tensor, lambda x: x.detach().clone(), args)))
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("name", "device"), TARGETS)
-def test_philox_normal_is_a_proper_torch_operator(name, device):
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.id)
+def test_operators_are_proper_torch_operators(case, name, device):
     require(name, device)
-    arguments = (3, torch.arange(4, device=device), 1, [3, 5])
-    results = torch.library.opcheck(torch.ops.ld4lg.philox_normal.default, arguments)
-    assert set(results.values()) == {"SUCCESS"}
+    with backend.use_backend(name), RecordedCalls() as recorded:
+        run(getattr(ops, case.op), case.arguments(torch.float32, device))
+    assert recorded.calls
+    for operator, arguments in recorded.calls:
+        if case.differentiable and "backward" not in operator.name():
+            arguments = pytree.tree_map_only(
+                torch.Tensor, lambda x: x.requires_grad_(x.is_floating_point()), arguments
+            )
+        results = torch.library.opcheck(operator, arguments)
+        assert set(results.values()) == {"SUCCESS"}, f"{operator}: {results}"
 
 
 @pytest.mark.skipif(backend.INTERPRETED, reason="compiled code and Triton's interpreter exclude each other")
@@ -104,23 +107,34 @@ def test_philox_normal_is_a_proper_torch_operator(name, device):
 def test_whole_graph_compiles(name, device, tmp_path, monkeypatch):
     require(name, device)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled for an older schema
-    arguments = small_arguments(device=device, requires_grad=True)
-    ids = torch.arange(3, device=device)
+    # One graph of all operations: compiling is the slow part.
+    cases = {case.op: case for case in SMALL if not case.name.startswith("small-")}
+    arguments = {op: case.arguments(torch.float32, device) for op, case in cases.items()}
 
-    def function(**kwargs):
-        return *ops.adaln_residual(**kwargs), ops.philox_normal(7, ids, 2, (4, 3))
+    def function(arguments):
+        outputs = {op: getattr(ops, op)(**values) for op, values in arguments.items()}
+        return {op: out if isinstance(out, tuple) else (out,) for op, out in outputs.items()}
 
-    def differentiable(function):
-        return lambda **kwargs: function(**kwargs)[:2]
+    def gradients(function):
+        leaves = [
+            value
+            for op, values in arguments.items()
+            if cases[op].differentiable
+            for value in values.values()
+            if isinstance(value, torch.Tensor) and value.requires_grad
+        ]
+        outputs = function(arguments)
+        wanted = [out for op, outs in outputs.items() if cases[op].differentiable for out in outs]
+        upstream = [
+            torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out) for out in wanted
+        ]
+        return outputs, torch.autograd.grad(wanted, leaves, upstream)
 
     with backend.use_backend(name):
         # The reference is plain PyTorch: that its graph is whole is all there is to show.
         compiler = "aot_eager" if name == "reference" else "inductor"
         compiled = torch.compile(function, fullgraph=True, backend=compiler)
-        torch.testing.assert_close(compiled(**arguments), function(**arguments))
-        got = run(differentiable(compiled), arguments).gradients
-        want = run(differentiable(function), arguments).gradients
-    torch.testing.assert_close(got, want)
+        torch.testing.assert_close(gradients(compiled), gradients(function))
 
 
 @pytest.mark.parametrize(("name", "device"), TARGETS)
@@ -142,54 +156,6 @@ def test_dtypes_under_autocast(name, device):
     assert (x.dtype, y.dtype) == (torch.float32, torch.float32)
 
 
-def philox_words(counter: int, key: int) -> list[int]:
-    words = reference.philox4x32([torch.tensor([counter])] * 4, [key, key])
-    return [int(word) for word in words]
-
-
-def test_philox_gives_the_known_answers():
-    # kat_vectors of Random123 (Salmon et al. 2011), philox4x32 with 10 rounds.
-    assert philox_words(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    assert philox_words(0xFFFFFFFF, 0xFFFFFFFF) == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
-    digits_of_pi = [torch.tensor([word]) for word in (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)]
-    words = reference.philox4x32(digits_of_pi, [0xA4093822, 0x299F31D0])
-    assert [int(word) for word in words] == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
-
-
-@pytest.mark.parametrize("name", ["reference", "auto"])
-@settings(deadline=None, max_examples=30)
-@given(
-    seed=st.integers(0, 2**64 - 1),
-    stream=st.integers(0, 2**32 - 1),
-    ids=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5),
-    size=st.integers(1, 23),
-)
-def test_a_sample_draws_the_same_noise_in_any_batch(name, seed, stream, ids, size):
-    with backend.use_backend(name):
-        together = ops.philox_normal(seed, torch.tensor(ids), stream, (size,))
-        alone = torch.cat([ops.philox_normal(seed, torch.tensor([i]), stream, (size,)) for i in ids])
-    torch.testing.assert_close(together, alone, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", ["reference", "auto"])
-def test_philox_normal_is_normal_and_its_streams_differ(name):
-    with backend.use_backend(name):
-        first = ops.philox_normal(1, torch.arange(64), 0, (1024,))
-        others = [
-            ops.philox_normal(2, torch.arange(64), 0, (1024,)),
-            ops.philox_normal(1, torch.arange(64), 1, (1024,)),
-            ops.philox_normal(1, torch.arange(64) + 64, 0, (1024,)),
-        ]
-    count = first.numel()
-    moments = [(first**power).mean().item() for power in (1, 2, 3, 4)]
-    deviations = [1, 2**0.5, 15**0.5, 96**0.5]
-    for moment, want, deviation in zip(moments, [0, 1, 0, 3], deviations, strict=True):
-        assert abs(moment - want) < 4 * deviation / count**0.5
-    pairs = [(first, other) for other in others] + [(first[:, 0::2], first[:, 1::2])]
-    for a, b in pairs:
-        assert abs((a * b).mean().item()) < 4 / a.numel() ** 0.5
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -205,22 +171,6 @@ def test_philox_normal_is_normal_and_its_streams_differ(name):
 def test_shapes_that_do_not_fit_are_named(change, sentence, name):
     with backend.use_backend(name), pytest.raises(ValueError, match=sentence):
         ops.adaln_residual(**(small_arguments() | change))
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**64}, "seed is"),
-        ({"stream": 2**32}, "stream is"),
-        ({"sample_ids": torch.zeros(2, 2, dtype=torch.int64)}, r"of shape \(2, 2\); it needs one axis"),
-        ({"sample_ids": torch.zeros(2)}, "torch.float32 of shape"),
-    ],
-)
-def test_philox_arguments_out_of_range_are_named(change, sentence):
-    arguments = {"seed": 0, "sample_ids": torch.arange(2), "stream": 0, "shape": (2,)}
-    with pytest.raises(ValueError, match=sentence):
-        ops.philox_normal(**(arguments | change))
 
 
 def test_auto_falls_back_and_says_once_why(monkeypatch, caplog):

@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
-from ld4lg_fast.kernels.native import DTYPE_CODES, describe, library
+from ld4lg_fast.kernels.native import DTYPE_CODES, FLOAT, I32, I64, POINTER, ROWS, describe, function
+
+_forward = function(
+    "ld4lg_adaln_residual",
+    [*ROWS, *ROWS, POINTER, POINTER, *ROWS, *ROWS, POINTER, POINTER]
+    + [POINTER, POINTER, I32, POINTER, I64, I64, I64, FLOAT, I32],
+)
+_backward = function(
+    "ld4lg_adaln_residual_backward",
+    [*ROWS, *ROWS, *ROWS, POINTER, POINTER, POINTER, *ROWS]
+    + [POINTER, POINTER, POINTER, POINTER, I64, I64, I64, I64, I64, I32],
+)
 
 
 def forward(
@@ -46,7 +57,7 @@ def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
         return x, y, stats
     h, residual, scale, shift = (as_rows(tensor, width) for tensor in (h, residual, scale, shift))
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
-    library.ld4lg_adaln_residual(
+    _forward(
         *describe(h),
         *describe(residual),
         weight.data_ptr(),
@@ -94,7 +105,7 @@ def backward(
     grad_x, h, weight = as_rows(grad_x, width), as_rows(h, width), weight.float().contiguous()
     if grad_y is not None:
         grad_y, next_weight = as_rows(grad_y, width), next_weight.float().contiguous()
-    library.ld4lg_adaln_residual_backward(
+    _backward(
         *describe(grad_x),
         *((None, 0, 0) if grad_y is None else describe(grad_y)),
         *describe(h),

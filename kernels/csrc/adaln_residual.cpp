@@ -1,59 +1,67 @@
-// x = residual + (1 + scale) * LN(h) + shift, and y = LN(x): one read of each input, two writes.
-#include "rows.h"
+// The C interface of the fused post-norm, modulation, residual and next pre-norm.
+#include "adaln_residual.h"
 
-namespace ld4lg {
-namespace LD4LG_ISA {
-namespace {
+#include <memory>
 
-// Rows [begin, end); `scratch` holds kScratchRows rows of float32.
-void run(const AdalnResidual& args, int64_t begin, int64_t end, float* scratch) {
-  const int64_t width = args.width;
-  float* const gain = scratch;
-  float* const offset = scratch + width;
-  float* const buffers[4] = {scratch + 2 * width, scratch + 3 * width, scratch + 4 * width, scratch + 5 * width};
-  int64_t group = -1;
-  for (int64_t row = begin; row < end; ++row) {
-    if (row / args.rows_per_group != group) {
-      // (1 + scale) * (weight * n + bias) + shift = gain * n + offset, the same for all rows of a group.
-      group = row / args.rows_per_group;
-      const float* const scale = read_row(args.scale, group, width, buffers[0]);
-      const float* const shift = read_row(args.shift, group, width, buffers[1]);
-#pragma omp simd
-      for (int64_t i = 0; i < width; ++i) {
-        gain[i] = (1.0f + scale[i]) * args.weight[i];
-        offset[i] = (1.0f + scale[i]) * args.bias[i] + shift[i];
-      }
-    }
-    const float* const h = read_row(args.h, row, width, buffers[0]);
-    const float* const residual = read_row(args.residual, row, width, buffers[1]);
-    float* const x = open_row(args.x, row, buffers[2]);
-    const Moments of_h = moments(h, width, args.eps);
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) x[i] = residual[i] + gain[i] * ((h[i] - of_h.mean) * of_h.rstd) + offset[i];
-    finish_row(args.x, row, width, x);
-    args.stats[row] = of_h.mean;
-    args.stats[args.rows + row] = of_h.rstd;
-    if (args.next_weight == nullptr) continue;
-
-    float* const y = open_row(args.y, row, buffers[3]);
-    const Moments of_x = moments(x, width, args.eps);
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) y[i] = (x[i] - of_x.mean) * of_x.rstd * args.next_weight[i] + args.next_bias[i];
-    finish_row(args.y, row, width, y);
-    args.stats[2 * args.rows + row] = of_x.mean;
-    args.stats[3 * args.rows + row] = of_x.rstd;
-  }
+// dtypes: 0 float32, 1 bfloat16; strides in elements between rows. next_weight, next_bias and y may be null.
+LD4LG_EXPORT void ld4lg_adaln_residual(
+    const void* h, int64_t h_stride, int32_t h_dtype, const void* residual, int64_t residual_stride,
+    int32_t residual_dtype, const float* weight, const float* bias, const void* scale, int64_t scale_stride,
+    int32_t scale_dtype, const void* shift, int64_t shift_stride, int32_t shift_dtype, const float* next_weight,
+    const float* next_bias, void* x, void* y, int32_t y_dtype, float* stats, int64_t rows, int64_t width,
+    int64_t rows_per_group, float eps, int32_t threads) {
+  using ld4lg::DType;
+  threads = ld4lg::useful_threads(threads, rows * width);
+  const std::unique_ptr<float[]> scratch(new float[threads * ld4lg::kScratchRows * width]);
+  const ld4lg::AdalnResidual args{
+    {h, h_stride, DType{h_dtype}},
+    {residual, residual_stride, DType{residual_dtype}},
+    weight,
+    bias,
+    {scale, scale_stride, DType{scale_dtype}},
+    {shift, shift_stride, DType{shift_dtype}},
+    next_weight,
+    next_bias,
+    {x, width, DType{residual_dtype}},
+    {y, width, DType{y_dtype}},
+    stats,
+    rows,
+    width,
+    rows_per_group,
+    eps,
+    threads,
+    scratch.get()};
+  LD4LG_CALL(adaln_residual, args);
 }
 
-}  // namespace
-
-void adaln_residual(const AdalnResidual& args) {
-  const int64_t threads = args.threads;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t part = 0; part < threads; ++part)
-    run(args, part * args.rows / threads, (part + 1) * args.rows / threads,
-        args.scratch + part * kScratchRows * args.width);
+// grad_y, x, next_weight and grad_residual may be null together.
+LD4LG_EXPORT void ld4lg_adaln_residual_backward(
+    const void* grad_x, int64_t grad_x_stride, int32_t grad_x_dtype, const void* grad_y, int64_t grad_y_stride,
+    int32_t grad_y_dtype, const void* h, int64_t h_stride, int32_t h_dtype, const void* x, const float* weight,
+    const float* next_weight, const void* scale, int64_t scale_stride, int32_t scale_dtype, const float* stats,
+    void* grad_h, void* grad_residual, float* sums, int64_t rows, int64_t width, int64_t rows_per_group,
+    int64_t rows_per_part, int64_t parts, int32_t threads) {
+  using ld4lg::DType;
+  threads = ld4lg::useful_threads(threads, rows * width);
+  const std::unique_ptr<float[]> scratch(new float[threads * ld4lg::kScratchRows * width]);
+  const ld4lg::AdalnResidualBackward args{
+    {grad_x, grad_x_stride, DType{grad_x_dtype}},
+    {grad_y, grad_y_stride, DType{grad_y_dtype}},
+    {h, h_stride, DType{h_dtype}},
+    {x, width, DType{grad_x_dtype}},
+    weight,
+    next_weight,
+    {scale, scale_stride, DType{scale_dtype}},
+    stats,
+    {grad_h, width, DType{h_dtype}},
+    {grad_residual, width, DType{grad_x_dtype}},
+    sums,
+    rows,
+    width,
+    rows_per_group,
+    rows_per_part,
+    parts,
+    threads,
+    scratch.get()};
+  LD4LG_CALL(adaln_residual_backward, args);
 }
-
-}  // namespace LD4LG_ISA
-}  // namespace ld4lg

@@ -1,9 +1,8 @@
-// Normal noise from Philox4x32-10 (Salmon et al. 2011) and Box-Muller: the mapping is in kernels/reference.py.
-#include "philox_normal.h"
+// Normal noise from Philox4x32-10 (Salmon et al. 2011) and Box-Muller: the mapping is in kernels/plain/philox_normal.py.
+#include "instruction_set.h"
 
 #include <cmath>
 
-namespace ld4lg {
 namespace {
 
 struct Words {
@@ -32,8 +31,7 @@ void box_muller(uint32_t word0, uint32_t word1, float* normals) {
   normals[1] = static_cast<float>(radius * std::sin(angle));
 }
 
-}  // namespace
-
+// out (samples x size).
 void philox_normal(uint64_t seed, const int64_t* sample_ids, int64_t samples, uint32_t stream, int64_t size,
                    float* out, int32_t threads) {
   const int64_t blocks = (size + 3) / 4;
@@ -51,4 +49,10 @@ void philox_normal(uint64_t seed, const int64_t* sample_ids, int64_t samples, ui
   }
 }
 
-}  // namespace ld4lg
+}  // namespace
+
+LD4LG_EXPORT void ld4lg_philox_normal(uint64_t seed, const int64_t* sample_ids, int64_t samples, uint32_t stream,
+                                      int64_t size, float* out, int32_t threads) {
+  // A normal costs about eight times an element of a memory-bound kernel.
+  philox_normal(seed, sample_ids, samples, stream, size, out, ld4lg::useful_threads(threads, 8 * samples * size));
+}

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "variants.h"
+#include "../matrix.h"
 
 namespace ld4lg {
 namespace {

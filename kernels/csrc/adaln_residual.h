@@ -1,24 +1,9 @@
-// Declares what every instruction set's build of the kernels provides; dispatch.cpp picks one at run time.
 #pragma once
 
-#include <cstdint>
+#include "instruction_set.h"
+#include "matrix.h"
 
 namespace ld4lg {
-
-enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
-
-// A matrix whose rows lie `stride` elements apart; the elements of a row are adjacent.
-struct ConstRows {
-  const void* data;
-  int64_t stride;
-  DType dtype;
-};
-
-struct Rows {
-  void* data;
-  int64_t stride;
-  DType dtype;
-};
 
 constexpr int64_t kScratchRows = 8;
 
@@ -47,16 +32,7 @@ struct AdalnResidualBackward {
   float* scratch;  // threads x kScratchRows x width
 };
 
-#define LD4LG_DECLARE_VARIANT(isa)                               \
-  namespace isa {                                                \
-  void adaln_residual(const AdalnResidual& args);                \
-  void adaln_residual_backward(const AdalnResidualBackward& args); \
-  }
-
-LD4LG_DECLARE_VARIANT(baseline)
-LD4LG_DECLARE_VARIANT(avx2)
-LD4LG_DECLARE_VARIANT(avx512)
-
-#undef LD4LG_DECLARE_VARIANT
+LD4LG_IN_EVERY_VARIANT(void adaln_residual(const AdalnResidual& args);
+                       void adaln_residual_backward(const AdalnResidualBackward& args);)
 
 }  // namespace ld4lg

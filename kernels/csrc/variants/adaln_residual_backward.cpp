@@ -1,5 +1,6 @@
 // Gradients of adaln_residual. With g the gradient of x and n, m the normalised h and x, each part of a group adds
 // up the columns of g*n, g, grad_y*m and grad_y: all that the gradients of weights, scale and shift need.
+#include "../adaln_residual.h"
 #include "rows.h"
 
 namespace ld4lg {

@@ -1,0 +1,70 @@
+"""The arguments of `adaln_residual` checked, its backend chosen. Letters: B batch, N positions, D model width."""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.layout import grouped_modulation
+from ld4lg_fast.kernels.plain import adaln_residual as plain
+from ld4lg_fast.kernels.registration import adaln_residual as _registered  # noqa: F401
+
+
+def adaln_residual(
+    h: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    next_weight: Tensor | None = None,
+    next_bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor | None]:
+    """Post-norm, time modulation, residual and the next sub-block's pre-norm, in one pass.
+
+    ``x = residual + (1 + scale)·LN(h; weight, bias) + shift`` and ``y = LN(x; next_weight, next_bias)``
+    (the feed-forward branch of Lovelace et al. 2023; adaptive norms after Peebles & Xie 2023).
+
+    Statistics and arithmetic are in float32 whatever the inputs' dtypes, which may differ from one another.
+    The derivatives of all tensors are defined.
+
+    Args:
+        h: (B, N, D), or any leading axes: the branch's output.
+        residual: the shape of h.
+        weight, bias: (D,) of the norm of h.
+        scale, shift: broadcastable to h's shape, e.g. (B, 1, D) or (B, N, D).
+        next_weight, next_bias: (D,) of the norm of x, or both None.
+        eps: added to both variances.
+
+    Returns:
+        x in residual's dtype, and y in the promoted dtype of x and next_weight, or None without a next norm.
+
+    Raises:
+        ValueError: shapes that do not fit; the message names them.
+        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+    """
+    if residual.shape != h.shape:
+        raise ValueError(f"residual has shape {tuple(residual.shape)}; it needs h's, {tuple(h.shape)}")
+    if (next_weight is None) != (next_bias is None):
+        raise ValueError("next_weight and next_bias come together; give both or neither")
+    width = h.shape[-1:]
+    if not width or width[0] == 0:
+        raise ValueError(f"h has shape {tuple(h.shape)}; its last axis needs at least one element")
+    vectors = {"weight": weight, "bias": bias, "next_weight": next_weight, "next_bias": next_bias}
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != width:
+            raise ValueError(
+                f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis"
+            )
+    scale, shift = grouped_modulation(scale, shift, h.shape)
+    tensors = [t for t in (h, residual, scale, shift, *vectors.values()) if t is not None]
+    chosen = backend.choose("adaln_residual", h.device.type, tuple(t.dtype for t in tensors))
+    if chosen == "reference":
+        return plain.adaln_residual(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
+    if next_weight is None:
+        x, _ = torch.ops.ld4lg.adaln_residual(h, residual, weight, bias, scale, shift, eps)
+        return x, None
+    x, y, _ = torch.ops.ld4lg.adaln_residual_norm(
+        h, residual, weight, bias, scale, shift, next_weight, next_bias, eps
+    )
+    return x, y

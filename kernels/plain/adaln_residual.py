@@ -1,0 +1,27 @@
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def adaln_residual(
+    h: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    next_weight: Tensor | None = None,
+    next_bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor | None]:
+    """See `ops.adaln_residual`. Computes in float32, or in float64 where an input has it."""
+    tensors = [h, residual, weight, bias, scale, shift]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    width = h.shape[-1:]
+    normed = F.layer_norm(h.to(dtype), width, weight.to(dtype), bias.to(dtype), eps)
+    x = residual.to(dtype) + (1 + scale.to(dtype)) * normed + shift.to(dtype)
+    x = x.to(residual.dtype)
+    if next_weight is None:
+        return x, None
+    y = F.layer_norm(x.to(dtype), width, next_weight.to(dtype), next_bias.to(dtype), eps)
+    return x, y.to(torch.promote_types(x.dtype, next_weight.dtype))
