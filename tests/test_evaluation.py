@@ -168,6 +168,7 @@ def test_candidates_are_chosen_for_each_source():
         "beam, first candidate": ["a q r s t", "v w x y q"],
         "beam, minimum Bayes risk": ["a b c q r", "v w x y q"],
         "beam, oracle": ["a b c d e", "v w x y q"],
+        "beam, for other sources": ["v w x y q", "a q r s t"],
         "copy of the source": ["a b", "v w"],
     }
 

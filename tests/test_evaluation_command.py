@@ -170,14 +170,19 @@ def test_sequence_to_sequence_with_candidates(autoencoder, tmp_path, monkeypatch
     content = run_test(monkeypatch, run_dir, "generation.num_candidates=3", "generation.num_samples=4")
     rows = {row["name"]: row for row in content["rows"]}
     assert list(rows) == [
-        *("greedy, first candidate", "greedy, minimum Bayes risk", "greedy, oracle", "copy of the source")
+        *("greedy, first candidate", "greedy, minimum Bayes risk", "greedy, oracle"),
+        *("greedy, for other sources", "copy of the source"),
     ]
     assert len(content["texts"]["seed 0"]["greedy"]) == 12
     # "which test text has the number 3" shares test, text, the, number and 3 with a reference of eleven words
     assert rows["copy of the source"]["metrics"]["rouge1"]["mean"] == pytest.approx(2 * 5 / (7 + 11))
     assert content["settings"]["generation"]["guidance_scale"] == 2.0
     one = run_test(monkeypatch, run_dir, "generation.num_samples=4")
-    assert [row["name"] for row in one["rows"]] == ["greedy", "copy of the source"]
+    assert [row["name"] for row in one["rows"]] == [
+        "greedy",
+        "greedy, for other sources",
+        "copy of the source",
+    ]
 
 
 @pytest.mark.parametrize(

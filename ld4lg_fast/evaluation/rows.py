@@ -65,7 +65,7 @@ def reference_rows(
 
 
 def pair_rows(samples: Samples, references: References, num_candidates: int, measure: Measure) -> list[Row]:
-    """A row for each decoding, and one for copying the source.
+    """A row for each decoding, one for what it wrote for other sources, and one for copying the source.
 
     With several candidates a decoding has three: the first candidate, the choice by minimum Bayes risk, and
     that of an oracle that knows the reference.
@@ -79,6 +79,11 @@ def pair_rows(samples: Samples, references: References, num_candidates: int, mea
         }
     rows = []
     for decoding in next(iter(samples.values())):
+        # What a model that looks at no source would reach: each text against the next source's reference.
+        others = Row(_joined(decoding, "for other sources"), {"strategy": decoding, "choice": "other source"})
+        for texts in samples.values():
+            first = texts[decoding][::num_candidates]
+            others.results.append(measure([*first[-1:], *first[:-1]], references.texts))
         for choice, choose in choices.items():
             row = Row(_joined(decoding, choice), {"strategy": decoding, "choice": choice or None})
             for texts in samples.values():
@@ -86,6 +91,7 @@ def pair_rows(samples: Samples, references: References, num_candidates: int, mea
                 chosen = [candidates[choose(candidates, real)] for candidates, real in groups]
                 row.results.append(measure(chosen, references.texts))
             rows.append(row)
+        rows.append(others)
     rows.append(
         Row("copy of the source", {"choice": "source"}, [measure(references.sources, references.texts)])
     )
