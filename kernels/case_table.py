@@ -1,5 +1,13 @@
 """The one table of cases that tests and benchmarks share; an operation's cases are in ``cases/``."""
 
 from ld4lg_fast.kernels.cases import adaln_residual, philox_normal
+from ld4lg_fast.kernels.testing import OpCase
 
-CASES = (*adaln_residual.CASES, *philox_normal.CASES)
+_OPERATIONS = (adaln_residual, philox_normal)
+
+CASES = tuple(case for operation in _OPERATIONS for case in operation.CASES)
+
+
+def benchmark_cases(batch: int) -> tuple[OpCase, ...]:
+    """Every operation at the paper's sizes with a batch of that many sequences."""
+    return tuple(case for operation in _OPERATIONS for case in operation.benchmarks(batch))

@@ -71,3 +71,8 @@ CASES = (
     _adaln("empty-batch", 0, 32, width=48),
     _adaln("no-positions", 2, 0, width=48),
 )
+
+
+def benchmarks(batch: int) -> tuple[OpCase, ...]:
+    """The paper's denoiser block."""
+    return (_adaln(f"{batch}x32x768", batch, 32, width=768),)

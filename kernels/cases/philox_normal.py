@@ -30,3 +30,8 @@ CASES = (
     _philox("empty", [], (32, 64)),
     _philox("empty-samples", [1, 2], (0, 3)),
 )
+
+
+def benchmarks(batch: int) -> tuple[OpCase, ...]:
+    """One step's noise of the paper's latents."""
+    return (_philox(f"{batch}x32x64", list(range(batch)), (32, 64)),)

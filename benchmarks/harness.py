@@ -1,0 +1,118 @@
+"""What all benchmarks share: interleaved timing, the machine's ceilings, and the description of the machine."""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("ld4lg-fast", "torch", "triton", "transformers", "onnxruntime", "numpy")
+CEILING_BYTES = 256 * 2**20  # far beyond every cache
+CEILING_WIDTH = {"cpu": 2048, "cuda": 8192}
+ROOT = Path(__file__).resolve().parents[1]
+
+sys.path.insert(0, str(ROOT))  # a script started by its file name finds benchmarks.reference
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call over interleaved rounds: median, and the 20th and 80th percentile."""
+
+    median: float
+    p20: float
+    p80: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Timing":
+        ordered = torch.tensor(seconds, dtype=torch.float64)
+        p20, median, p80 = ordered.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
+        return cls(median, p20, p80)
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]],
+    device: str = "cpu",
+    rounds: int = 15,
+    round_seconds: float = 0.02,
+) -> dict[str, Timing]:
+    """Times the functions in turns, so that a busy moment of the machine meets all of them.
+
+    In each of ``rounds`` every function is called as often as fills about ``round_seconds``, at least once;
+    both an untimed first call and the calls that find this number come before.
+    """
+    calls = {}
+    for name, function in functions.items():
+        function()
+        seconds = _seconds(function, 1, device)
+        calls[name] = max(1, round(round_seconds / max(seconds, 1e-7)))
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            taken[name].append(_seconds(function, calls[name], device) / calls[name])
+    return {name: Timing.of(seconds) for name, seconds in taken.items()}
+
+
+def _seconds(function: Callable[[], object], calls: int, device: str) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second of a large copy, reads and writes counted."""
+    source = torch.ones(CEILING_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    timing = interleaved({"copy": lambda: target.copy_(source)}, device, rounds=7)["copy"]
+    return 2 * CEILING_BYTES / timing.median
+
+
+def product_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOP a second of a large matrix product of random numbers."""
+    width = CEILING_WIDTH[device]
+    a, b = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
+    timing = interleaved({"product": lambda: a @ b}, device, rounds=5)["product"]
+    return 2 * width**3 / timing.median
+
+
+def describe_device(device: str) -> dict:
+    """Name, threads and memory of what ran."""
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        return {
+            "type": "cuda",
+            "name": properties.name,
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+        }
+    flags = torch.backends.cpu.get_cpu_capability()
+    return {"type": "cpu", "name": _processor(), "threads": torch.get_num_threads(), "instructions": flags}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that timings depend on, of those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
