@@ -1,9 +1,13 @@
 """What all benchmarks share: interleaved timing, the machine's ceilings, and the description of the machine."""
 
+import ctypes
+import os
 import platform
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,6 +65,15 @@ def interleaved(
     return {name: Timing.of(seconds) for name, seconds in taken.items()}
 
 
+def timed(function: Callable[[], object], device: str) -> tuple[float, object]:
+    """Seconds of one call, and what it gives."""
+    synchronize(device)
+    start = time.perf_counter()
+    result = function()
+    synchronize(device)
+    return time.perf_counter() - start, result
+
+
 def _seconds(function: Callable[[], object], calls: int, device: str) -> float:
     synchronize(device)
     start = time.perf_counter()
@@ -116,3 +129,36 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def peak_mib(function: Callable[[], object], device: str) -> float:
+    """Memory that one call adds at its peak: on a GPU allocated bytes, else growth of the resident set, sampled."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later would hide a rung's own need
+    highest = before = _resident_bytes()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.002):
+            highest = max(highest, _resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        function()
+    finally:
+        done.set()
+        watcher.join()
+    return (highest - before) / 2**20
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,50 @@
+"""A ladder of rungs on the console, as JSON, as a Markdown table and as a plot."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+def cell(value: object) -> str:
+    """A figure with three digits, or a dash where nothing was measured."""
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def print_ladder(rungs: Sequence[Mapping], columns: Sequence[str], title: str) -> None:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="left" if column == "name" else "right")
+    for rung in rungs:
+        table.add_row(*(cell(rung.get(column)) for column in columns))
+    console = Console()
+    (console if console.is_terminal else Console(width=180)).print(table)
+
+
+def write_ladder(result: Mapping, columns: Sequence[str], speed: str, path: Path) -> None:
+    """Writes ``path`` (JSON), and beside it a Markdown table of the columns and a plot of the column ``speed``."""
+    rungs = result["rungs"]
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(cell(rung.get(column)) for column in columns) for rung in rungs]
+    path.with_suffix(".md").write_text("".join(f"| {line} |\n" for line in lines))
+    _plot(rungs, speed, path.with_suffix(".png"))
+    print(path, path.with_suffix(".md"), path.with_suffix(".png"))
+
+
+def _plot(rungs: Sequence[Mapping], speed: str, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.2 + 0.35 * len(rungs)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [f"{rung['name']} (batch {rung['batch']})" for rung in rungs]
+    bars = axes.barh(names, [rung[speed] for rung in rungs])
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel(speed.replace("_", " "))
+    axes.margins(x=0.12)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,52 @@
+"""The cheap remedies that any user of the published code would try first, applied to it as it stands."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.reference.layers import Attention, merge_heads, split_heads
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """Which of them are taken: SDPA in the place of einsum attention, bf16 autocast, plain ``torch.compile``."""
+
+    sdpa: bool = False
+    autocast: bool = False
+    compile: bool = False
+
+    def apply(self, network: nn.Module, padded: bool) -> nn.Module:
+        """A copy of the published network with the remedies; without padding its masks are left out of SDPA."""
+        network = copy.deepcopy(network)
+        for module in network.modules():
+            if self.sdpa and isinstance(module, Attention):
+                module.forward = _SdpaForward(module, padded)
+        return torch.compile(network) if self.compile else network
+
+    def precision(self, device: str) -> AbstractContextManager:
+        """The context to run in."""
+        return torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext()
+
+
+class _SdpaForward:
+    """`Attention.forward` on ``scaled_dot_product_attention``."""
+
+    def __init__(self, module: Attention, padded: bool) -> None:
+        self.module, self.padded = module, padded
+
+    def __call__(
+        self, x: Tensor, context: Tensor | None, allowed: Tensor | None, bias: Tensor | None = None
+    ) -> Tensor:
+        module = self.module
+        source = x if context is None else context
+        parts = (module.to_q(x), module.to_k(source), module.to_v(source))
+        q, k, v = (split_heads(part, module.heads) for part in parts)
+        if self.padded and allowed is not None:
+            base = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
+            bias = base.masked_fill(~allowed, -torch.finfo(q.dtype).max)
+        bias = None if bias is None else bias.to(q.dtype)
+        return module.to_out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias)))

@@ -1,0 +1,229 @@
+"""The ladder from the published sampler, as its authors run it, to this library with everything on.
+
+python benchmarks/sample_throughput.py [--config paper-v2|paper-v1|small] [--steps N] [--batch-sizes N ...]
+    [--guidance W] [--precisions fp32 bf16 ...] [--device cpu|cuda] [--json FILE]
+
+The models have the papers' sizes and random weights, the same in every rung. All rungs of a batch size run in
+turns. ``drift`` is the root mean square of a rung's latents minus the published ones in fp32, from the same
+noise, over the root mean square of those. With --json a plot and a Markdown table are written beside the file.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from harness import describe_device, interleaved, peak_mib, product_rate, timed, versions
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.ladder import print_ladder, write_ladder
+from benchmarks.paper_models import CONFIGS, NUM_CLASSES, SamplingSetup, make_setup
+from benchmarks.remedies import Remedies
+from ld4lg_fast.engine import sample_latents
+from ld4lg_fast.kernels import ops
+from ld4lg_fast.kernels.backend import use_backend
+from ld4lg_fast.sampling_run import START_STREAM
+
+SEED = 0
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+REMEDIES = {
+    "fp32": {"SDPA": Remedies(sdpa=True), "SDPA + compile": Remedies(sdpa=True, compile=True)},
+    "bf16": {
+        "SDPA + bf16 autocast": Remedies(sdpa=True, autocast=True),
+        "SDPA + bf16 autocast + compile": Remedies(sdpa=True, autocast=True, compile=True),
+    },
+}
+COLUMNS = (
+    *("name", "batch", "denoise_ms_per_step", "samples_per_s", "speedup_vs_published", "speedup_vs_remedies"),
+    *("share_of_ceiling", "peak_mib", "first_call_s", "drift"),
+)
+
+
+@dataclass
+class Rung:
+    """A way to sample: ``run()`` gives latents (B, N, d); ``precision`` says which remedies it competes with."""
+
+    name: str
+    precision: str
+    ours: bool
+    run: Callable[[], Tensor]
+
+
+class Ladder:
+    """All rungs of one batch size."""
+
+    def __init__(
+        self, setup: SamplingSetup, batch: int, num_steps: int, guidance: float, device: str
+    ) -> None:
+        self.setup, self.batch, self.num_steps = setup, batch, num_steps
+        self.guidance, self.device = guidance, device
+        self.lengths = setup.lengths(batch)
+        self.class_id = 0 if setup.ours.denoiser.config.num_classes else None
+        self.models = {}
+
+    def rungs(self, precisions: list[str]) -> list[Rung]:
+        found = [Rung("published", "fp32", False, self._published(Remedies()))]
+        for precision in precisions:
+            for name, remedies in REMEDIES.get(precision, {}).items():
+                found.append(Rung(f"published + {name}", precision, False, self._published(remedies)))
+        if "fp32" in precisions:
+            found.append(Rung("engine, plain ops, fp32", "fp32", True, self._ours("fp32", "reference")))
+        for precision in precisions:
+            found.append(Rung(f"engine, {precision}", precision, True, self._ours(precision, "auto")))
+        return found
+
+    def _published(self, remedies: Remedies) -> Callable[[], Tensor]:
+        network = remedies.apply(self.setup.network, padded=self.lengths is not None)
+
+        def run() -> Tensor:
+            with remedies.precision(self.device):
+                return self.setup.sample_published(
+                    network,
+                    self.batch,
+                    self.num_steps,
+                    self._noise,
+                    lengths=self.lengths,
+                    class_id=self.class_id,
+                    guidance_scale=self.guidance,
+                )
+
+        return run
+
+    def _noise(self, step: int) -> Tensor:
+        """What the engine draws, so that drift is no chance; -1 is the start."""
+        config = self.setup.ours.denoiser.config
+        ids = torch.arange(self.batch, device=self.device)
+        return ops.philox_normal(SEED, ids, START_STREAM + 1 + step, (config.max_len, config.dim_latent))
+
+    def _ours(self, precision: str, backend: str) -> Callable[[], Tensor]:
+        if precision not in self.models:
+            self.models[precision] = copy.deepcopy(self.setup.ours)
+            self.models[precision].denoiser.to(DTYPES[precision])
+        model = self.models[precision]
+
+        def run() -> Tensor:
+            with use_backend(backend):
+                return sample_latents(
+                    model,
+                    self.batch,
+                    sampler=self.setup.sampler,
+                    num_steps=self.num_steps,
+                    seed=SEED,
+                    batch_size=self.batch,
+                    guidance_scale=self.guidance,
+                    class_id=self.class_id,
+                    lengths=self.lengths,
+                )
+
+        return run
+
+    def flops_per_step(self) -> int:
+        """Of the published network: the floor that all rungs are compared with."""
+        with FlopCounterMode(display=False) as counter:
+            self._published(Remedies())()
+        return counter.get_total_flops() // self.num_steps
+
+    def drift(self, latents: Tensor, published: Tensor) -> float:
+        """Root mean square difference over root mean square, at real positions."""
+        real = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+        if self.lengths is not None:
+            real = torch.arange(latents.shape[1]) < self.lengths[:, None]
+            real = real.to(latents.device)
+        difference = (latents.float() - published.float())[real]
+        return (difference.square().mean() / published.float()[real].square().mean()).sqrt().item()
+
+    def measure(self, precisions: list[str], rounds: int, rates: dict[str, float]) -> list[dict]:
+        """One row a rung."""
+        rungs = self.rungs(precisions)
+        flops = self.flops_per_step()
+        first, drifts, peaks = {}, {}, {}
+        published = None
+        for rung in rungs:
+            first[rung.name], latents = timed(rung.run, self.device)
+            published = latents if published is None else published
+            drifts[rung.name] = self.drift(latents, published)
+            peaks[rung.name] = peak_mib(rung.run, self.device)
+            print(f"{rung.name}: first call {first[rung.name]:.1f} s", flush=True)
+        timings = interleaved({rung.name: rung.run for rung in rungs}, self.device, rounds, round_seconds=0)
+        remedies = {
+            precision: min(
+                timings[rung.name].median for rung in rungs if not rung.ours and rung.precision == precision
+            )
+            for precision in {rung.precision for rung in rungs}
+            if any(not rung.ours and rung.precision == precision for rung in rungs)
+        }
+        rows = []
+        for rung in rungs:
+            timing = timings[rung.name]
+            rows.append(
+                {
+                    "name": rung.name,
+                    "precision": rung.precision,
+                    "batch": self.batch,
+                    "steps": self.num_steps,
+                    "guidance": self.guidance,
+                    "denoise_ms_per_step": timing.median / self.num_steps * 1e3,
+                    "denoise_ms_per_step_p20": timing.p20 / self.num_steps * 1e3,
+                    "denoise_ms_per_step_p80": timing.p80 / self.num_steps * 1e3,
+                    "samples_per_s": self.batch / timing.median,
+                    "speedup_vs_published": timings["published"].median / timing.median,
+                    "speedup_vs_remedies": remedies[rung.precision] / timing.median
+                    if rung.ours and rung.precision in remedies
+                    else None,
+                    "share_of_ceiling": flops * self.num_steps / rates[rung.precision] / timing.median,
+                    "peak_mib": peaks[rung.name],
+                    "first_call_s": first[rung.name],
+                    "drift": drifts[rung.name],
+                }
+            )
+        return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", choices=CONFIGS, default="paper-v2")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument("--steps", type=int, help="sampling steps of every run (default 4; on a GPU 250)")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, help="default 1 8; on a GPU 1 256")
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="guidance scale; not 1 makes the model class-conditional"
+    )
+    parser.add_argument("--precisions", nargs="+", choices=DTYPES, help="default fp32; on a GPU fp32 bf16")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
+    parser.add_argument(
+        "--json", type=Path, help="where to write the result; a table and a plot come beside it"
+    )
+    options = parser.parse_args()
+    device = options.device
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; use --device cpu")
+    if options.guidance != 1.0 and options.config == "paper-v1":
+        parser.error("the published recipe v1 has no guidance; leave --guidance out")
+    on_gpu = device == "cuda"
+    steps = options.steps or (250 if on_gpu else 4)
+    precisions = options.precisions or (["fp32", "bf16"] if on_gpu else ["fp32"])
+    setup = make_setup(options.config, device, NUM_CLASSES if options.guidance != 1.0 else 0)
+    rates = {name: product_rate(device, DTYPES[name]) for name in {"fp32", *precisions}}
+    rungs = []
+    for batch in options.batch_sizes or ([1, 256] if on_gpu else [1, 8]):
+        ladder = Ladder(setup, batch, steps, options.guidance, device)
+        rungs += ladder.measure(precisions, options.rounds, rates)
+    print_ladder(rungs, COLUMNS, f"{options.config}, {steps} steps, guidance {options.guidance:g}, {device}")
+    result = {
+        "config": options.config,
+        "rungs": rungs,
+        "ceilings": {f"product_tflop_per_s_{name}": rate / 1e12 for name, rate in rates.items()},
+        "device": describe_device(device),
+        "versions": versions(),
+    }
+    if options.json:
+        write_ladder(result, COLUMNS, "speedup_vs_published", options.json)
+
+
+if __name__ == "__main__":
+    main()
