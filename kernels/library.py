@@ -15,6 +15,7 @@ import torch
 from ld4lg_fast.kernels.backend import INTERPRETED
 
 LIBRARY = torch.library.Library("ld4lg", "DEF")
+IMPLEMENTATIONS: dict[str, tuple[str, str]] = {}  # "ld4lg::op" -> its module and function in cpu/ and triton/
 
 
 def register(schema: str, fake: Callable, module: str, function: str) -> None:
@@ -23,6 +24,7 @@ def register(schema: str, fake: Callable, module: str, function: str) -> None:
     ``fake`` gives the outputs' shapes, dtypes and strides for tracing.
     """
     name = schema.split("(")[0]
+    IMPLEMENTATIONS[f"ld4lg::{name}"] = module, function
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for key, folder in (("CPU", "triton" if INTERPRETED else "cpu"), ("CUDA", "triton")):
         LIBRARY.impl(name, _on_first_call(f"ld4lg_fast.kernels.{folder}.{module}", function), key)

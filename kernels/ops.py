@@ -1,6 +1,7 @@
 """The operations of the library, one file each in ``doors/``: they check, choose a backend (see `backend`), call."""
 
 from ld4lg_fast.kernels.doors.adaln_residual import adaln_residual
+from ld4lg_fast.kernels.doors.geglu import geglu
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
 
-__all__ = ["adaln_residual", "philox_normal"]
+__all__ = ["adaln_residual", "geglu", "philox_normal"]

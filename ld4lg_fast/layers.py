@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels import ops
 
 DIM_HEAD = 64
 
@@ -169,12 +170,14 @@ class GEGLUFeedForward(nn.Module):
     def __init__(self, dim: int, dropout: float = 0.0, mult: int = 4) -> None:
         super().__init__()
         self.proj_in = nn.Linear(dim, 2 * mult * dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.proj_out = nn.Linear(mult * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj_in(x).chunk(2, dim=-1)
-        return self.proj_out(self.dropout(value * F.gelu(gate)))
+        dropout = self.dropout if self.training else 0.0
+        seed = torch.randint(2**62, (1,), device=x.device) if dropout else None
+        projected = F.linear(x, self.proj_in.weight)
+        return self.proj_out(ops.geglu(projected, self.proj_in.bias, dropout, seed))
 
 
 class HeadRMSNorm(nn.Module):

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels import backend, ops
 from ld4lg_fast.kernels.case_table import CASES
+from ld4lg_fast.kernels.library import IMPLEMENTATIONS
+from ld4lg_fast.kernels.testing import run
 
 triton = pytest.importorskip("triton")
 
@@ -42,29 +45,14 @@ def launches(monkeypatch):
     return recorded
 
 
-def record_case(case, dtype, launches):
-    """Calls the Triton functions behind an operation with the tensors that the operation would give them."""
-    module = import_module(f"ld4lg_fast.kernels.triton.{case.op}")
-    arguments = {
-        name: value.detach() if isinstance(value, torch.Tensor) else value
-        for name, value in case.arguments(dtype).items()
-    }
-    if case.op == "philox_normal":
-        module.philox_normal(**arguments)
-        return
-    values = [value for value in arguments.values() if value is not None]
-    has_next = arguments["next_weight"] is not None
-    *outputs, stats = (module.forward_norm if has_next else module.forward)(*values, 1e-5)
-    grads = [torch.ones_like(out) for out in outputs]
-    saved = [arguments[name] for name in ("weight", "scale", "next_weight")]
-    module.backward(
-        grads[0],
-        grads[1] if has_next else None,
-        arguments["h"],
-        outputs[0] if has_next else None,
-        *saved,
-        stats,
-    )
+class ToTriton(TorchDispatchMode):
+    """Gives the calls of our operators to their Triton functions, whatever device the tensors are on."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace != "ld4lg":
+            return func(*args, **(kwargs or {}))
+        module, function = IMPLEMENTATIONS[func.name()]
+        return getattr(import_module(f"ld4lg_fast.kernels.triton.{module}"), function)(*args)
 
 
 def specialise(kernel, arguments):
@@ -98,7 +86,9 @@ def specialise(kernel, arguments):
 )
 def test_compiles_without_spills(case, dtype, capability, launches, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    record_case(case, dtype, launches)
+    monkeypatch.setattr(backend, "choose", lambda *_: "triton")
+    with ToTriton():
+        run(getattr(ops, case.op), case.arguments(dtype))
     assert launches
     for number, (kernel, arguments, options) in enumerate(launches):
         signature, constants, attributes = specialise(kernel, arguments)

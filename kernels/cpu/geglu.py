@@ -1,0 +1,67 @@
+"""Bias, split, value·GELU(gate) and dropout in C++. Letters: F width of value and of gate, R rows."""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.layout import as_rows
+from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, U32, U64, describe, function
+from ld4lg_fast.kernels.plain.geglu import dropout_threshold
+from ld4lg_fast.kernels.registration.geglu import ROWS_PER_PART, parts_of
+
+_DROPOUT = [U64, U32, FLOAT]
+_forward = function("ld4lg_geglu", [*ROWS, POINTER, *ROWS, *_DROPOUT, I64, I64, I32])
+_backward = function(
+    "ld4lg_geglu_backward", [*ROWS, *ROWS, POINTER, *ROWS, POINTER, *_DROPOUT, I64, I64, I64, I32]
+)
+
+
+def forward(projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float) -> Tensor:
+    """(…, F) in projected's dtype."""
+    width = projected.shape[-1] // 2
+    out = torch.empty((*projected.shape[:-1], width), dtype=projected.dtype)
+    rows = out.numel() // width
+    if rows:
+        projected, bias = as_rows(projected, 2 * width), bias.float().contiguous()
+        _forward(
+            *describe(projected),
+            bias.data_ptr(),
+            *describe(out.view(rows, width)),
+            *_mask(seed, dropout),
+            rows,
+            width,
+            torch.get_num_threads(),
+        )
+    return out
+
+
+def backward(
+    grad: Tensor, projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """See ``ld4lg::geglu_backward`` in ``registration/``."""
+    width = projected.shape[-1] // 2
+    rows = grad.numel() // width
+    grad_projected = torch.empty(projected.shape, dtype=projected.dtype)
+    sums = torch.empty((parts_of(rows), 2 * width), dtype=torch.float32)
+    if rows:
+        grad, projected = as_rows(grad, width), as_rows(projected, 2 * width)
+        bias = bias.float().contiguous()
+        _backward(
+            *describe(grad),
+            *describe(projected),
+            bias.data_ptr(),
+            *describe(grad_projected.view(rows, 2 * width)),
+            sums.data_ptr(),
+            *_mask(seed, dropout),
+            rows,
+            width,
+            ROWS_PER_PART,
+            torch.get_num_threads(),
+        )
+    return grad_projected, sums
+
+
+def _mask(seed: Tensor | None, dropout: float) -> tuple[int, int, float]:
+    """Seed, threshold and the factor of what is kept; the factor 0 stands for no dropout."""
+    if seed is None:
+        return 0, 0, 0.0
+    return seed.item() % 2**64, dropout_threshold(dropout), 1 / (1 - dropout)
