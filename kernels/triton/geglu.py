@@ -95,7 +95,8 @@ def geglu_backward(
     value_sum = tl.zeros((BLOCK,), tl.float32)
     gate_sum = tl.zeros((BLOCK,), tl.float32)
     first = part * ROWS_PER_PART
-    for row in range(first, tl.minimum(first + ROWS_PER_PART, rows)):
+    for i in range(0, tl.minimum(ROWS_PER_PART, rows - first)):
+        row = first + i
         source = projected_ptr + row * stride + columns
         value = tl.load(source, mask=keep, other=0.0).to(tl.float32) + value_bias
         gate = tl.load(source + WIDTH, mask=keep, other=0.0).to(tl.float32) + gate_bias
