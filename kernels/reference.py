@@ -7,5 +7,6 @@ name in `ops`.
 from ld4lg_fast.kernels.plain.adaln_residual import adaln_residual
 from ld4lg_fast.kernels.plain.geglu import geglu
 from ld4lg_fast.kernels.plain.philox_normal import philox_normal
+from ld4lg_fast.kernels.plain.sampler_step import sampler_step
 
-__all__ = ["adaln_residual", "geglu", "philox_normal"]
+__all__ = ["adaln_residual", "geglu", "philox_normal", "sampler_step"]

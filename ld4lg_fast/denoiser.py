@@ -16,6 +16,7 @@ from ld4lg_fast.layers import (
     DIM_HEAD,
     CrossAttention,
     GEGLUFeedForward,
+    Modulation,
     PositionTable,
     SelfAttention,
     SinusoidalEmbedding,
@@ -23,6 +24,7 @@ from ld4lg_fast.layers import (
     check_mask,
     compute_dtype,
     store_in_parts,
+    twice,
 )
 
 
@@ -77,6 +79,11 @@ class DenoiserConfig:
     def null_class(self) -> int | None:
         return self.num_classes or None
 
+    @property
+    def class_modulates(self) -> bool:
+        """Whether the class is part of the `Modulation`."""
+        return self.num_classes > 0
+
 
 class Block(nn.Module):
     """Self-attention, optional cross-attention, feed-forward, each pre-normed with a residual."""
@@ -96,15 +103,22 @@ class Block(nn.Module):
 
 
 @dataclass(frozen=True)
-class Modulation:
-    """Everything that depends on time and class alone, so that a sampler can compute it once per run.
+class Conditions:
+    """What all evaluations for a batch share besides time and class, so that a sampler computes it once.
 
-    ``embedding`` (B, 1, D) is added to the input; ``scale`` and ``shift`` are L tensors (B, 1, D).
+    Args:
+        guided: the output has 2B rows for B inputs, the second half of them unconditional.
+        self_bias: (B, 1, N, N), guided (2B, 1, N, N), or None. source_bias: (B, 1, N, M) or None.
+        source: each block's cross-attention keys and values (B, M, 2·H·64); None without a source.
+        no_source: under guidance, each block's cross-attention to the null token alone, (1, 1, D): whatever
+            the query, a softmax over one key is 1.
     """
 
-    embedding: Tensor
-    scale: tuple[Tensor, ...]
-    shift: tuple[Tensor, ...]
+    guided: bool = False
+    self_bias: Tensor | None = None
+    source: tuple[Tensor, ...] | None = None
+    source_bias: Tensor | None = None
+    no_source: tuple[Tensor, ...] | None = None
 
 
 class DiffusionTransformer(nn.Module):
@@ -159,34 +173,15 @@ class DiffusionTransformer(nn.Module):
         if class_id is not None:
             tau = tau + self.class_proj(self.class_embedding(class_id))
         tau = F.gelu(tau)[:, None]
-        scale: tuple[Tensor, ...] = ()
-        shift: tuple[Tensor, ...] = ()
-        if self.config.scale_shift:
-            parts = self.modulation(tau).chunk(2 * self.config.depth, dim=-1)
-            scale, shift = parts[0::2], parts[1::2]
-        return Modulation(self.time_proj(tau), scale, shift)
+        return Modulation(self.time_proj(tau), self.modulation(tau) if self.config.scale_shift else None)
 
-    def project_context(self, context: Tensor | None, batch: int) -> Tensor | None:
-        """Source states (B, M, dim_context) -> (B, M, D), or the learned null token when there is no source.
-
-        Raises:
-            ConfigError: a source given to a model that was built without one.
-        """
-        if not self.config.dim_context:
-            if context is not None:
-                raise ConfigError("This denoiser was trained without a source text; it takes no context.")
-            return None
-        if context is None:
-            return self.null_context.expand(batch, 1, -1)
-        return self.context_proj(context)
-
-    def embed(self, z_t: Tensor, x_self_cond: Tensor | None, embedding: Tensor) -> Tensor:
-        """Latents (B, N, d) and self-condition -> the first block's input (B, N, D)."""
-        if self.config.self_condition:
-            if x_self_cond is None:
-                x_self_cond = self.init_self_cond.expand_as(z_t)
-            z_t = torch.cat([z_t, x_self_cond], dim=-1)
-        return self.input_proj(z_t.to(embedding.dtype)) + self.pos_emb(z_t.shape[1]) + embedding
+    def network_input(self, z_t: Tensor, x_self_cond: Tensor | None) -> Tensor:
+        """What `run_blocks` takes: (B, N, d), with a self-condition or its learned start vector (B, N, 2d)."""
+        if not self.config.self_condition:
+            return z_t
+        if x_self_cond is None:
+            x_self_cond = self.init_self_cond.expand_as(z_t)
+        return torch.cat([z_t, x_self_cond], dim=-1)
 
     def forward(
         self,
@@ -214,66 +209,88 @@ class DiffusionTransformer(nn.Module):
             ConfigError: more positions than ``max_len``, a mask of another shape, or a condition that this
                 model does not have (or needs and was not given).
         """
-        self_bias, cross_bias = self.attention_biases(z_t, mask, context, context_mask)
         return self.run_blocks(
-            z_t,
-            x_self_cond,
+            self.network_input(z_t, x_self_cond),
             self.modulate(time, class_id),
-            self_bias,
-            self.project_context(context, z_t.shape[0]),
-            cross_bias,
+            self.conditions(z_t.shape[:2], mask, context, context_mask),
         )
 
-    def attention_biases(
-        self, z_t: Tensor, mask: Tensor | None, context: Tensor | None, context_mask: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Additive masks of self- and cross-attention, (B, 1, N, N) and (B, 1, N, M), or None where all is real."""
-        batch, length = z_t.shape[:2]
-        dtype = compute_dtype(self.input_proj.weight)
+    def conditions(
+        self,
+        shape: tuple[int, int],
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        class_id: Tensor | None = None,
+        guided: bool = False,
+    ) -> Conditions:
+        """`Conditions` of a batch of ``shape`` (B, N), with masks and context as in `forward`.
+
+        ``class_id`` is part of the `Modulation` alone.
+        """
+        batch, length = shape
+        weight = self.input_proj.weight
+        dtype = compute_dtype(weight)
         rows = check_mask("mask", mask, (batch, length))
         self_bias = None if rows is None else attention_bias(rows, rows, dtype)
+        if guided and self_bias is not None:
+            self_bias = twice(self_bias)
         if not self.config.dim_context:
-            return self_bias, None
-        num_keys = 1 if context is None else context.shape[1]
-        columns = None if context is None else check_mask("context_mask", context_mask, (batch, num_keys))
-        if rows is None and columns is None:
-            return self_bias, None
-        rows = z_t.new_ones((batch, length), dtype=torch.bool) if rows is None else rows
-        columns = z_t.new_ones((batch, num_keys), dtype=torch.bool) if columns is None else columns
-        return self_bias, attention_bias(rows, columns, dtype)
+            if context is not None:
+                raise ConfigError("This denoiser was trained without a source text; it takes no context.")
+            return Conditions(guided, self_bias)
+        if context is None:
+            tokens, columns = self.null_context.expand(batch, 1, -1), None
+        else:
+            tokens = self.context_proj(context)
+            columns = check_mask("context_mask", context_mask, tokens.shape[:2])
+        source_bias = None
+        if rows is not None or columns is not None:
+            real = torch.ones((), dtype=torch.bool, device=weight.device)
+            source_bias = attention_bias(
+                real.expand(batch, length) if rows is None else rows,
+                real.expand(tokens.shape[:2]) if columns is None else columns,
+                dtype,
+            )
+        no_source = None
+        if guided:
+            null = self.null_context[None]
+            attention = [block.cross_attn for block in self.blocks]
+            no_source = tuple(attn.to_out(attn.kv(null).chunk(2, dim=-1)[1]) for attn in attention)
+        source = tuple(block.cross_attn.kv(tokens) for block in self.blocks)
+        return Conditions(guided, self_bias, source, source_bias, no_source)
 
-    def run_blocks(
-        self,
-        z_t: Tensor,
-        x_self_cond: Tensor | None,
-        modulation: Modulation,
-        self_bias: Tensor | None = None,
-        context: Tensor | None = None,
-        cross_bias: Tensor | None = None,
-    ) -> Tensor:
-        """The part that a sampler repeats: blocks and output for a given `Modulation` (shapes as in forward)."""
+    def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: Conditions) -> Tensor:
+        """The part that a sampler repeats: `network_input` -> output (B, N, d), guided (2B, N, d)."""
         n, depth = self.config.num_dense_connections, self.config.depth
         skips: list[Tensor] = []
-        x = self.embed(z_t, x_self_cond, modulation.embedding)
+        x = self.input_proj(inputs.to(modulation.embedding.dtype)) + self.pos_emb(inputs.shape[1])
+        if conditions.guided and self.config.num_classes:
+            x = twice(x)
+        x = x + modulation.embedding
         normed = self.blocks[0].attn_norm(x)
         for i, block in enumerate(self.blocks):
             dense = i - (depth - n)
             if dense >= 0:
                 x = self.dense_projections[dense](torch.cat([x, skips.pop()], dim=-1))
                 normed = block.attn_norm(x)
-            x = x + block.attn(normed, self_bias)
-            if context is not None:
-                x = x + block.cross_attn(block.cross_norm(x), context, cross_bias)
+            bias = None if conditions.self_bias is None else conditions.self_bias[: x.shape[0]]
+            x = x + block.attn(normed, bias)
+            if conditions.source is not None:
+                if conditions.guided and x.shape[0] == inputs.shape[0]:
+                    x = twice(x)  # up to here the two halves are the same
+                x = x + self._attend_to_source(i, x, conditions)
             h = block.ff(block.ff_norm(x))
             next_norm = self.norm if i + 1 == depth else self.blocks[i + 1].attn_norm
             if self.config.scale_shift:
+                scale, shift = modulation.of_block(i)
                 x, normed = ops.adaln_residual(
                     h,
                     x,
                     block.post_norm.weight,
                     block.post_norm.bias,
-                    modulation.scale[i],
-                    modulation.shift[i],
+                    scale,
+                    shift,
                     next_norm.weight,
                     next_norm.bias,
                 )
@@ -283,3 +300,11 @@ class DiffusionTransformer(nn.Module):
             if len(skips) < n and not (self.config.unet_skips and i >= n):
                 skips.append(x)
         return self.output_proj(normed)
+
+    def _attend_to_source(self, index: int, x: Tensor, conditions: Conditions) -> Tensor:
+        block, keys_values = self.blocks[index], conditions.source[index]
+        cond = block.cross_norm(x[: keys_values.shape[0]])
+        cond = block.cross_attn(cond, keys_values, conditions.source_bias)
+        if not conditions.guided:
+            return cond
+        return torch.cat([cond, conditions.no_source[index].expand_as(cond)])

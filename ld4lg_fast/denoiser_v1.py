@@ -16,6 +16,7 @@ from ld4lg_fast.layers import (
     DIM_HEAD,
     CrossAttention,
     GEGLUFeedForward,
+    Modulation,
     PositionTable,
     SelfAttention,
     SinusoidalEmbedding,
@@ -23,6 +24,7 @@ from ld4lg_fast.layers import (
     check_mask,
     compute_dtype,
     store_in_parts,
+    twice,
 )
 
 
@@ -69,6 +71,11 @@ class DenoiserConfigV1:
     def null_class(self) -> int | None:
         return self.num_classes or None
 
+    @property
+    def class_modulates(self) -> bool:
+        """Whether the class is part of the `Modulation`."""
+        return False
+
 
 class BlockV1(nn.Module):
     """Self-attention, cross-attention, modulated feed-forward; no norm after the feed-forward."""
@@ -82,6 +89,28 @@ class BlockV1(nn.Module):
             self.cross_attn = CrossAttention(config.dim, config.dropout, config.heads)
         self.ff_norm = nn.LayerNorm(config.dim)
         self.ff = GEGLUFeedForward(config.dim, config.dropout)
+
+
+@dataclass(frozen=True)
+class ConditionsV1:
+    """What all evaluations for a batch share besides time, so that a sampler computes it once.
+
+    Rows R are B, or 2B where ``guided``: then the second half of the output is unconditional.
+
+    Args:
+        self_bias: (R or 1, H, N, N): relative positions and padding.
+        first_bias, cross_bias: padding for cross-attention, (R, 1, N, M), without and with a self-condition;
+            None where nothing is padded.
+        class_keys_values: each block's cross-attention keys and values of the class token (R, 1, 2·H·64).
+        rows: (R, N) real positions, where `attend` has to be told of them.
+    """
+
+    guided: bool
+    self_bias: Tensor
+    first_bias: Tensor | None
+    cross_bias: Tensor | None
+    class_keys_values: tuple[Tensor, ...] | None
+    rows: Tensor | None
 
 
 class DiffusionTransformerV1(nn.Module):
@@ -118,26 +147,14 @@ class DiffusionTransformerV1(nn.Module):
         bucket = relative_position_bucket(index[None, :] - index[:, None], self.NUM_BUCKETS)
         return self.relative_bias(bucket).permute(2, 0, 1)[None] * math.sqrt(DIM_HEAD)
 
-    def context_tokens(
-        self, x_self_cond: Tensor | None, class_id: Tensor | None, rows: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Condition tokens (B, M, D) and their mask (B, M); rows (B, N) is the latents' mask."""
-        tokens, masks = [], []
-        one = rows.new_ones((rows.shape[0], 1))
-        if self.config.self_condition:
-            if x_self_cond is None:
-                tokens.append(self.null_self_cond.expand(rows.shape[0], 1, -1))
-                masks.append(one)
-            else:
-                tokens.append(self.self_cond_proj(x_self_cond.to(self.self_cond_proj.weight.dtype)))
-                masks.append(rows)
-        if self.config.num_classes:
-            tokens.append(self.class_embedding(class_id)[:, None])
-            masks.append(one)
-        if not tokens:
-            return None, None
-        dtype = compute_dtype(self.input_proj.weight)
-        return torch.cat([token.to(dtype) for token in tokens], dim=1), torch.cat(masks, dim=1)
+    def modulate(self, time: Tensor, class_id: None = None) -> Modulation:
+        """The time dependent part for integer steps ``time`` (B,); the class is a token here."""
+        tau = F.gelu(self.time_mlp(self.sinusoid(time).to(self.input_proj.weight.dtype)))[:, None]
+        return Modulation(self.time_proj(tau), self.modulation(tau))
+
+    def network_input(self, z_t: Tensor, x_self_cond: Tensor | None) -> Tensor:
+        """What `run_blocks` takes: (B, N, d), or with a self-condition (B, N, 2d)."""
+        return z_t if x_self_cond is None else torch.cat([z_t, x_self_cond], dim=-1)
 
     def forward(
         self,
@@ -160,6 +177,24 @@ class DiffusionTransformerV1(nn.Module):
             ConfigError: more positions than ``max_len``, a mask of another shape, missing or superfluous class ids,
                 or a source text (this recipe has none).
         """
+        conditions = self.conditions(z_t.shape[:2], mask, context, context_mask, class_id)
+        if not self.config.self_condition:
+            x_self_cond = None
+        return self.run_blocks(self.network_input(z_t, x_self_cond), self.modulate(time), conditions)
+
+    def conditions(
+        self,
+        shape: tuple[int, int],
+        mask: Tensor | None = None,
+        context: None = None,
+        context_mask: None = None,
+        class_id: Tensor | None = None,
+        guided: bool = False,
+    ) -> ConditionsV1:
+        """`ConditionsV1` of a batch of ``shape`` (B, N), with mask and class_id as in `forward`.
+
+        Under guidance class_id has 2B ids.
+        """
         if context is not None or context_mask is not None:
             raise ConfigError("Recipe v1 has no sequence-to-sequence mode; use recipe v2 for a source text.")
         if (class_id is not None) != bool(self.config.num_classes):
@@ -167,27 +202,62 @@ class DiffusionTransformerV1(nn.Module):
                 f"This denoiser has {self.config.num_classes} classes; "
                 + ("give class_id." if self.config.num_classes else "it takes no class_id.")
             )
-        batch, length = z_t.shape[:2]
-        rows = check_mask("mask", mask, (batch, length))
-        if rows is None:
-            rows = z_t.new_ones((batch, length), dtype=torch.bool)
-        weight = self.input_proj.weight
-        dtype = compute_dtype(weight)
+        dtype = compute_dtype(self.input_proj.weight)
+        rows = check_mask("mask", mask, tuple(shape))
+        self_bias, first_bias, cross_bias = self.position_bias(shape[1]).to(dtype), None, None
+        if rows is not None:
+            rows = twice(rows) if guided else rows
+            padding = attention_bias(rows, rows, dtype)
+            self_bias = torch.where(padding < 0, torch.finfo(dtype).min, self_bias)
+            one = [rows.new_ones((rows.shape[0], 1))]
+            class_token = one if self.config.num_classes else []
+            start = one if self.config.self_condition else []
+            if start or class_token:
+                first_bias = attention_bias(rows, torch.cat(start + class_token, dim=1), dtype)
+            cross_bias = padding
+            if class_token:
+                cross_bias = attention_bias(rows, torch.cat([rows, *class_token], dim=1), dtype)
+        keys_values = None
+        if class_id is not None and self.config.cross_attention:
+            token = self.class_embedding(class_id)[:, None].to(dtype)
+            keys_values = tuple(block.cross_attn.kv(token) for block in self.blocks)
+        # Only a loss needs to be told of padded rows, see `attend`.
+        told = rows if torch.is_grad_enabled() else None
+        return ConditionsV1(guided, self_bias, first_bias, cross_bias, keys_values, told)
 
-        tau = F.gelu(self.time_mlp(self.sinusoid(time).to(weight.dtype)))[:, None]
-        parts = self.modulation(tau).chunk(2 * self.config.depth, dim=-1)
-        x = self.input_proj(z_t.to(weight.dtype)) + self.pos_emb(length) + self.time_proj(tau)
-        tokens, token_mask = self.context_tokens(x_self_cond, class_id, rows)
-        padding = attention_bias(rows, rows, dtype)
-        lowest = torch.finfo(dtype).min
-        self_bias = torch.where(padding < 0, lowest, self.position_bias(length).to(dtype))
-        cross_bias = padding if tokens is None else attention_bias(rows, token_mask, dtype)
+    def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: ConditionsV1) -> Tensor:
+        """The part that a sampler repeats: `network_input` -> output (B, N, d), guided (2B, N, d)."""
+        weight = self.input_proj.weight
+        z_t, *x_self_cond = inputs.to(weight.dtype).split(self.config.dim_latent, dim=-1)
+        x = self.input_proj(z_t) + self.pos_emb(z_t.shape[1]) + modulation.embedding
+        tokens, cross_bias = None, conditions.cross_bias
+        if x_self_cond:
+            tokens = self.self_cond_proj(x_self_cond[0])
+        elif self.config.self_condition:
+            tokens = self.null_self_cond.to(compute_dtype(weight)).expand(x.shape[0], 1, -1)
+        if not x_self_cond and (tokens is not None or conditions.class_keys_values):
+            cross_bias = conditions.first_bias
 
         for i, block in enumerate(self.blocks):
-            x = x + block.attn(block.attn_norm(x), self_bias, rows)
+            x = x + block.attn(block.attn_norm(x), conditions.self_bias[: x.shape[0]], conditions.rows)
+            if conditions.guided and i == 0:
+                x = twice(x)  # up to here the two halves are the same
             if self.config.cross_attention:
                 normed = block.cross_norm(x)
-                x = x + block.cross_attn(normed, normed if tokens is None else tokens, cross_bias, rows)
-            scale, shift = parts[2 * i], parts[2 * i + 1]
+                keys_values = self._keys_values(i, normed, tokens, conditions)
+                x = x + block.cross_attn(normed, keys_values, cross_bias, conditions.rows)
+            scale, shift = modulation.of_block(i)
             x = x + block.ff(block.ff_norm(x)) * (1 + scale) + shift
         return self.output_proj(self.norm(x))
+
+    def _keys_values(
+        self, index: int, normed: Tensor, tokens: Tensor | None, conditions: ConditionsV1
+    ) -> Tensor:
+        """Of the self-condition's tokens and the class token; without any condition, of the latents themselves."""
+        kv, class_keys_values = self.blocks[index].cross_attn.kv, conditions.class_keys_values
+        if tokens is None:
+            return kv(normed) if class_keys_values is None else class_keys_values[index]
+        keys_values = twice(kv(tokens)) if conditions.guided else kv(tokens)
+        if class_keys_values is None:
+            return keys_values
+        return torch.cat([keys_values, class_keys_values[index]], dim=1)

@@ -8,6 +8,7 @@ state dict is taken and joins them when one is loaded.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,34 @@ def split_heads(x: Tensor) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """(B, H, N, 64) -> (B, N, H·64)."""
     return x.transpose(1, 2).flatten(2)
+
+
+def twice(x: Tensor) -> Tensor:
+    """(B, …) -> (2B, …): the conditional half of a guided batch, and the unconditional one."""
+    return torch.cat([x, x])
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """What a denoiser's blocks take from time and class, R rows of it: B, or 1 for all samples.
+
+    ``embedding`` (R, 1, D) is added to the input; ``table`` (R, 1, 2·L·D) holds each block's scale and shift (None
+    in a model without).
+    """
+
+    embedding: Tensor
+    table: Tensor | None
+
+    def of_block(self, index: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift (R, 1, D) of a block."""
+        dim = self.embedding.shape[-1]
+        scale_shift = self.table.narrow(-1, 2 * index * dim, 2 * dim)
+        return scale_shift.chunk(2, dim=-1)
+
+    def rows(self, index: Tensor) -> "Modulation":
+        """The rows of ``index`` (R',)."""
+        table = None if self.table is None else self.table.index_select(0, index)
+        return Modulation(self.embedding.index_select(0, index), table)
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -155,11 +184,12 @@ class CrossAttention(nn.Module):
         store_in_parts(self, "kv", ("to_k", "to_v"))
 
     def forward(
-        self, x: Tensor, context: Tensor, bias: Tensor | None = None, rows: Tensor | None = None
+        self, x: Tensor, keys_values: Tensor, bias: Tensor | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """x (B, N, D), context (B, M, D); ``bias`` is added to the scores, broadcastable to (B, H, N, M)."""
+        """x (B, N, D) attends to a context of which ``keys_values`` (B, M, 2·H·64) = ``kv(context)`` are given, so
+        that a fixed one is projected once; ``bias`` is added to the scores, broadcastable to (B, H, N, M)."""
         q = split_heads(self.to_q(x))
-        k, v = (split_heads(part) for part in self.kv(context).chunk(2, dim=-1))
+        k, v = (split_heads(part) for part in keys_values.chunk(2, dim=-1))
         dropout = self.dropout if self.training else 0.0
         return self.to_out(attend(q, k, v, bias, dropout, rows))
 

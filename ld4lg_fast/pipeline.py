@@ -184,33 +184,27 @@ class TextDiffusionPipeline:
             if progress is not None:
                 progress("denoise", done, total)
 
-        latents = []
-        for start in range(0, num_samples, batch_size):
-            rows = slice(start, start + batch_size)
-            context = context_mask = None
-            if sources is not None:
-                limit = self.model.source_max_len
-                context, context_mask = encode_sources(self.autoencoder, sources[rows], limit, self.device)
-            latents.append(
-                sample_latents(
-                    self.model,
-                    len(ids[rows]),
-                    sampler=sampler or self.model.default_sampler,
-                    num_steps=num_inference_steps,
-                    seed=seed,
-                    batch_size=batch_size,
-                    guidance_scale=self.default_guidance() if guidance_scale is None else guidance_scale,
-                    class_id=None if class_ids is None else class_ids[rows],
-                    context=context,
-                    context_mask=context_mask,
-                    lengths=None if lengths is None else lengths[rows],
-                    # As published, only sequence-to-sequence sampling stays on the sphere (golden NOTES 27).
-                    project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
-                    sample_ids=ids[rows],
-                    progress=advance,
-                )
-            )
-        return SampledLatents(torch.cat(latents), mask, class_ids)
+        def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
+            texts = [sources[row] for row in rows.tolist()]
+            return encode_sources(self.autoencoder, texts, self.model.source_max_len, self.device)
+
+        latents = sample_latents(
+            self.model,
+            num_samples,
+            sampler=sampler or self.model.default_sampler,
+            num_steps=num_inference_steps,
+            seed=seed,
+            batch_size=batch_size,
+            guidance_scale=self.default_guidance() if guidance_scale is None else guidance_scale,
+            class_id=class_ids,
+            context=None if sources is None else encode,
+            lengths=lengths,
+            # As published, only sequence-to-sequence sampling stays on the sphere (golden NOTES 27).
+            project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
+            sample_ids=ids,
+            progress=advance,
+        )
+        return SampledLatents(latents, mask, class_ids)
 
     @torch.no_grad()
     def decode(

@@ -1,96 +1,81 @@
-"""Samplers: from noise to a latent along a `SamplingGrid`, as in the papers' algorithm boxes.
+"""Samplers: one update each, as in the papers' algorithm boxes, and the loop that they share.
 
-All share one signature: ``sample_*(denoise, z, grid, *, noise=None, callback=None, …) -> x_start``.
+An update ``(step, z, pred, x_prev, grid, noise, …) -> z_next`` goes from level ``step`` of a `SamplingGrid` to
+the next one:
 
-* ``denoise(z_t, step, x_self_cond) -> Prediction``: the guided network in step ``step`` (0 … S-1).
-* ``z`` (B, N, d): the starting noise. ``noise(step) -> (B, N, d)``: fresh normal noise of that step.
-* ``callback(step, z_next, prediction)`` is called after every step.
+* ``z`` (B, N, d) the state, ``pred`` the `Prediction` of the guided network for it;
+* ``x_prev``: x_start of the step before, None in the first step;
+* ``noise(step) -> (B, N, d)``: fresh normal noise, asked for where the sampler is stochastic.
 
-Every sampler feeds the x_start of a step to the next one as its self-condition, and returns the last x_start.
+Every update is linear in z, x_start, x_prev and noise; `step_coefficients` reads its coefficients off, for the
+kernel that takes a whole step at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ld4lg_fast.diffusion import Prediction
+from ld4lg_fast.diffusion import Prediction, noise_from_x_start, prediction
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.schedules import SamplingGrid
 
 Denoise = Callable[[Tensor, int, Tensor | None], Prediction]
 Noise = Callable[[int], Tensor]
 Callback = Callable[[int, Tensor, Prediction], None]
+Update = Callable[..., Tensor]
 
 
-def _ignore(step: int, z: Tensor, prediction: Prediction) -> None:
-    pass
-
-
-def sample_ddim(
-    denoise: Denoise,
+def ddim(
+    step: int,
     z: Tensor,
+    pred: Prediction,
+    x_prev: Tensor | None,
     grid: SamplingGrid,
-    *,
-    noise: Noise | None = None,
-    callback: Callback = _ignore,
+    noise: Noise | None,
     eta: float = 0.0,
 ) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta = 0, ancestral at eta = 1."""
+    if step + 1 == grid.num_steps:
+        return pred.x_start
     # v1's float64 levels are for the conversions; the published update rounds them to the latent's type.
-    alpha_sq = grid.alpha_sq.to(z.dtype)
-    x_self_cond = None
-    for step in range(grid.num_steps):
-        now, after = alpha_sq[step], alpha_sq[step + 1]
-        pred = denoise(z, step, x_self_cond)
-        x_self_cond = pred.x_start
-        if step + 1 == grid.num_steps:
-            z = pred.x_start
-        else:
-            sigma = eta * ((1 - now / after) * (1 - after) / (1 - now)).sqrt()
-            z = after.sqrt() * pred.x_start + (1 - after - sigma**2).sqrt() * pred.noise
-            if eta > 0:
-                z = z + sigma * noise(step)
-        callback(step, z, pred)
-    return z
+    now, after = grid.alpha_sq[step].to(z.dtype), grid.alpha_sq[step + 1].to(z.dtype)
+    sigma = eta * ((1 - now / after) * (1 - after) / (1 - now)).sqrt()
+    z = after.sqrt() * pred.x_start + (1 - after - sigma**2).sqrt() * pred.noise
+    return z + sigma * noise(step) if eta > 0 else z
 
 
-def sample_ddpm(
-    denoise: Denoise,
+def ddpm(
+    step: int,
     z: Tensor,
+    pred: Prediction,
+    x_prev: Tensor | None,
     grid: SamplingGrid,
-    *,
     noise: Noise,
-    callback: Callback = _ignore,
 ) -> Tensor:
     """DDPM ancestral sampling with the larger variance (Ho et al. 2020, alg. 2, sigma² = beta)."""
-    x_self_cond = None
-    for step in range(grid.num_steps):
-        now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
-        pred = denoise(z, step, x_self_cond)
-        x_self_cond = pred.x_start
-        if step + 1 == grid.num_steps:
-            z = pred.x_start
-        else:
-            ratio = now / after
-            mean = (z - (1 - ratio) / (1 - now).sqrt() * pred.noise) / ratio.sqrt()
-            z = mean + (1 - ratio).sqrt() * noise(step)
-        callback(step, z, pred)
-    return z
+    if step + 1 == grid.num_steps:
+        return pred.x_start
+    now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
+    ratio = now / after
+    mean = (z - (1 - ratio) / (1 - now).sqrt() * pred.noise) / ratio.sqrt()
+    return mean + (1 - ratio).sqrt() * noise(step)
 
 
-def sample_dpmpp_published(
-    denoise: Denoise,
+def dpmpp_published(
+    step: int,
     z: Tensor,
+    pred: Prediction,
+    x_prev: Tensor | None,
     grid: SamplingGrid,
-    *,
-    noise: Noise | None = None,
-    callback: Callback = _ignore,
+    noise: Noise | None,
 ) -> Tensor:
     """The official release's ``dpmpp``, kept for parity: first order, and it returns the last but one x_start.
 
     Its history is never filled, so the second-order branch never runs, and the last network evaluation is
-    wasted. Use `sample_dpmpp_2m` for the method itself.
+    wasted. Use `dpmpp_2m` for the method itself.
 
     Raises:
         ConfigError: fewer than two steps.
@@ -99,42 +84,43 @@ def sample_dpmpp_published(
         raise ConfigError(
             "The sampler dpmpp_published needs at least 2 steps; ask for more, or use dpmpp_2m."
         )
-    x_self_cond = None
-    for step in range(grid.num_steps):
-        pred = denoise(z, step, x_self_cond)
-        z = x_self_cond if step + 1 == grid.num_steps else _first_order(z, pred.x_start, grid, step)
-        x_self_cond = pred.x_start
-        callback(step, z, pred)
-    return z
+    return x_prev if step + 1 == grid.num_steps else _first_order(step, z, pred.x_start, grid)
 
 
-def sample_dpmpp_2m(
-    denoise: Denoise,
+def dpmpp_2m(
+    step: int,
     z: Tensor,
+    pred: Prediction,
+    x_prev: Tensor | None,
     grid: SamplingGrid,
-    *,
-    noise: Noise | None = None,
-    callback: Callback = _ignore,
+    noise: Noise | None,
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): second order, multistep, first order at both ends."""
-    lambda_t = grid.log_snr / 2
-    x_self_cond = None
-    for step in range(grid.num_steps):
-        pred = denoise(z, step, x_self_cond)
-        if step + 1 == grid.num_steps:
-            z = pred.x_start
-        elif x_self_cond is None:
-            z = _first_order(z, pred.x_start, grid, step)
-        else:
-            ratio = (lambda_t[step] - lambda_t[step - 1]) / (lambda_t[step + 1] - lambda_t[step])
-            extrapolated = pred.x_start + (pred.x_start - x_self_cond) / (2 * ratio)
-            z = _first_order(z, extrapolated, grid, step)
-        x_self_cond = pred.x_start
-        callback(step, z, pred)
-    return z
+    if step + 1 == grid.num_steps:
+        return pred.x_start
+    return _first_order(step, z, _extrapolated(step, pred.x_start, x_prev, grid), grid)
 
 
-def _first_order(z: Tensor, x_start: Tensor, grid: SamplingGrid, step: int) -> Tensor:
+def dpmpp_2m_sde(
+    step: int,
+    z: Tensor,
+    pred: Prediction,
+    x_prev: Tensor | None,
+    grid: SamplingGrid,
+    noise: Noise,
+) -> Tensor:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix B): the same extrapolation, on the diffusion SDE."""
+    if step + 1 == grid.num_steps:
+        return pred.x_start
+    h = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
+    alpha, sigma = grid.alpha_sq[step + 1].sqrt(), (1 - grid.alpha_sq[step + 1]).sqrt()
+    sigma_ratio = sigma / (1 - grid.alpha_sq[step]).sqrt()
+    x_start = _extrapolated(step, pred.x_start, x_prev, grid)
+    mean = sigma_ratio * torch.exp(-h) * z - alpha * torch.expm1(-2 * h) * x_start
+    return mean + sigma * (-torch.expm1(-2 * h)).sqrt() * noise(step)
+
+
+def _first_order(step: int, z: Tensor, x_start: Tensor, grid: SamplingGrid) -> Tensor:
     """Exact step of the diffusion ODE for a constant x_start (Lu et al. 2022, eq. 8)."""
     alpha = grid.alpha_sq[step + 1].sqrt()
     sigma_ratio = ((1 - grid.alpha_sq[step + 1]) / (1 - grid.alpha_sq[step])).sqrt()
@@ -142,16 +128,84 @@ def _first_order(z: Tensor, x_start: Tensor, grid: SamplingGrid, step: int) -> T
     return sigma_ratio * z - alpha * torch.expm1(-half_step) * x_start
 
 
-SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "ddim": sample_ddim,
-    "ddpm": sample_ddpm,
-    "dpmpp_2m": sample_dpmpp_2m,
-    "dpmpp_published": sample_dpmpp_published,
+def _extrapolated(step: int, x_start: Tensor, x_prev: Tensor | None, grid: SamplingGrid) -> Tensor:
+    """x_start half a step on, along the line through it and the one before."""
+    if x_prev is None:
+        return x_start
+    now, after = (grid.log_snr[step + i] - grid.log_snr[step + i - 1] for i in (0, 1))
+    return x_start + (x_start - x_prev) / (2 * now / after)
+
+
+SAMPLERS: dict[str, Update] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_published": dpmpp_published,
 }
 
 
-def get_sampler(name: str) -> Callable[..., Tensor]:
-    """The sampler of that name.
+def guided_denoiser(
+    model: LatentDiffusion,
+    grid: SamplingGrid,
+    guidance_scale: float = 1.0,
+    mask: Tensor | None = None,
+    class_id: Tensor | None = None,
+    context: Tensor | None = None,
+    context_mask: Tensor | None = None,
+    project: bool = False,
+) -> Denoise:
+    """The network as `sample` sees it: conditions bound, and a second evaluation without them under guidance.
+
+    ``w·cond + (1-w)·uncond`` (Ho & Salimans 2022), where uncond sees the null class and the null context, and
+    the same self-condition. ``project`` puts every x_start on the sphere (official sequence-to-sequence
+    evaluation).
+    """
+    null_id = None if class_id is None else torch.full_like(class_id, model.denoiser.config.null_class)
+
+    def denoise(z_t: Tensor, step: int, x_self_cond: Tensor | None) -> Prediction:
+        time = grid.network_time[step].expand(z_t.shape[0])
+        shared = {"mask": mask, "x_self_cond": x_self_cond}
+        seen = {"class_id": class_id, "context": context, "context_mask": context_mask}
+        output = model.denoiser(z_t, time, **seen, **shared).float()
+        if guidance_scale != 1.0:
+            uncond = model.denoiser(z_t, time, class_id=null_id, **shared).float()
+            output = guidance_scale * output + (1 - guidance_scale) * uncond
+        return prediction(output, z_t, grid.alpha_sq[step], model.diffusion.objective, project)
+
+    return denoise
+
+
+def _ignore(step: int, z: Tensor, pred: Prediction) -> None:
+    pass
+
+
+def sample(
+    update: Update,
+    denoise: Denoise,
+    z: Tensor,
+    grid: SamplingGrid,
+    *,
+    noise: Noise | None = None,
+    callback: Callback = _ignore,
+    **options,
+) -> Tensor:
+    """From the starting noise z (B, N, d) to the last x_start, with ``options`` of the update.
+
+    ``denoise(z_t, step, x_self_cond) -> Prediction`` is the guided network in step 0 … S-1; it is fed the x_start
+    of the step before. ``callback(step, z_next, prediction)`` is called after every step.
+    """
+    x_prev = None
+    for step in range(grid.num_steps):
+        pred = denoise(z, step, x_prev)
+        z = update(step, z, pred, x_prev, grid, noise, **options)
+        x_prev = pred.x_start
+        callback(step, z, pred)
+    return z
+
+
+def get_update(name: str) -> Update:
+    """The update of that name.
 
     Raises:
         ConfigError: unknown name.
@@ -159,3 +213,31 @@ def get_sampler(name: str) -> Callable[..., Tensor]:
     if name not in SAMPLERS:
         raise ConfigError(f"Unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}.")
     return SAMPLERS[name]
+
+
+def get_sampler(name: str) -> Callable[..., Tensor]:
+    """`sample` with the update of that name."""
+    return partial(sample, get_update(name))
+
+
+def step_coefficients(
+    update: Update, grid: SamplingGrid, objective: str, guidance_scales: Sequence[float], **options
+) -> Tensor:
+    """A sampler's S steps as `ops.sampler_step` takes them, each with its guidance scale: (S, 7) float32, CPU.
+
+    The linear maps are given the unit vectors: z and the network's output for what x_start is made of, then z,
+    x_start, x_prev and noise. In float32, as sampling is: the levels are rounded where `sample` rounds them.
+    """
+    grid = grid.to("cpu")
+    z_unit, output_unit = torch.eye(2)
+    z, x_start, x_prev, noise = torch.eye(4)
+    rows = []
+    for step in range(grid.num_steps):
+        level = grid.alpha_sq[step]
+        from_z, from_output = prediction(output_unit, z_unit, level, objective).x_start
+        scale = guidance_scales[step]
+        guided = torch.stack([from_z, scale * from_output, (1 - scale) * from_output])
+        pred = Prediction(noise_from_x_start(z, x_start, level), x_start, v=torch.zeros(()))
+        z_next = update(step, z, pred, x_prev if step else None, grid, lambda step: noise, **options)
+        rows.append(torch.cat([guided, z_next]))
+    return torch.stack(rows)

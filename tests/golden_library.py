@@ -11,9 +11,8 @@ from torch import Tensor
 from ld4lg_fast import diffusion as conversions
 from ld4lg_fast import interop
 from ld4lg_fast.denoiser_v1 import relative_position_bucket
-from ld4lg_fast.engine import guided_denoiser
 from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.samplers import get_sampler
+from ld4lg_fast.samplers import get_sampler, guided_denoiser
 from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule, SamplingGrid, sampling_grid
 
 SAMPLER_NAMES = {"dpmpp": "dpmpp_published"}
@@ -153,13 +152,13 @@ def official_predictions(case: Case) -> dict[str, Tensor]:
             project=call.get("l2_normalize", False),
         )
         rows.append(denoise(z_t[one], row, None))
-    ids = [call["class_id"] for call in denoiser.calls if call["class_id"] is not None]
-    uncond = [row[1:] for row in ids if len(row) > 1]
+    guided = denoiser.calls[1::2] if len(recorded) > 1 else []
+    uncond = [call["class_id"] for call in guided if call["class_id"] is not None]
     return given(
         pred_noise=torch.cat([pred.noise for pred in rows]),
         pred_x_start=torch.cat([pred.x_start for pred in rows]),
         pred_v=torch.cat([pred.v for pred in rows]),
-        network_time=torch.stack([call["time"][0] for call in denoiser.calls]),
+        network_time=torch.stack([call["time"][0] for call in denoiser.calls[:: len(recorded)]]),
         uncond_class_id=torch.cat(uncond) if uncond else None,
     )
 

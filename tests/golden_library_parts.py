@@ -13,7 +13,8 @@ from ld4lg_fast.latent_diffusion import LatentDiffusion
 
 
 class RecordedDenoiser(nn.Module):
-    """Gives recorded outputs, one row of the batch a call (conditional, unconditional); keeps its inputs."""
+    """Gives recorded outputs, a row of the batch after the other, of each the conditional and then, where there is
+    one, the unconditional; keeps its inputs."""
 
     def __init__(self, dim_latent: int, outputs: list[Tensor], num_classes: int = 0) -> None:
         super().__init__()
@@ -22,9 +23,9 @@ class RecordedDenoiser(nn.Module):
         self.calls: list[dict[str, Tensor]] = []
 
     def forward(self, z_t: Tensor, time: Tensor, *, class_id: Tensor | None = None, **inputs) -> Tensor:
-        row = len(self.calls)
+        row, which = divmod(len(self.calls), len(self.outputs))
         self.calls.append({"time": time, "class_id": class_id})
-        return torch.stack([output[row] for output in self.outputs])
+        return self.outputs[which][row][None]
 
 
 class Watch:

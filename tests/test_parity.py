@@ -8,9 +8,8 @@ from torch.testing import assert_close
 from benchmarks.reference import v1_denoiser, v1_diffusion, v2_autoencoder, v2_denoiser
 from ld4lg_fast import interop
 from ld4lg_fast.diffusion import TrainingDraws
-from ld4lg_fast.engine import guided_denoiser
 from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.samplers import sample_ddim
+from ld4lg_fast.samplers import get_sampler, guided_denoiser
 from ld4lg_fast.schedules import sampling_grid
 
 BATCH, LENGTH, WIDTH = 3, 7, 12
@@ -139,4 +138,4 @@ def test_v1_sampling_down_to_the_first_timestep(steps):
     want, _ = reference.sample([7, 4, 1], sampling_steps=steps, class_id=2, z_start=z_start)
     grid = sampling_grid(ours.diffusion.schedule, steps)
     denoise = guided_denoiser(ours, grid, mask=MASK, class_id=torch.full((BATCH,), 2))
-    assert_close(ours.unnormalize(sample_ddim(denoise, z_start, grid)), want, **CLOSE)
+    assert_close(ours.unnormalize(get_sampler("ddim")(denoise, z_start, grid)), want, **CLOSE)

@@ -5,8 +5,8 @@ import torch
 
 from ld4lg_fast.diffusion import prediction
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.samplers import SAMPLERS, get_sampler
-from ld4lg_fast.schedules import ContinuousSchedule, SamplingGrid, sampling_grid
+from ld4lg_fast.samplers import SAMPLERS, get_sampler, step_coefficients
+from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule, SamplingGrid, sampling_grid
 
 MEAN, STD = 1.5, 0.5
 
@@ -48,7 +48,7 @@ def test_order_of_convergence(sampler, order):
     assert observed == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m_sde"])
 def test_stochastic_samplers_reach_the_data_distribution(sampler):
     generator = torch.Generator().manual_seed(0)
     grid = sampling_grid(ContinuousSchedule(), 200)
@@ -85,6 +85,24 @@ def test_self_condition_is_the_x_start_of_the_step_before(sampler):
     )
     assert seen[0] is None and steps == list(range(5))
     assert all(a is b.x_start for a, b in zip(seen[1:], made, strict=False))
+
+
+@pytest.mark.parametrize("schedule", [ContinuousSchedule(), DiscreteSchedule(num_train_timesteps=50)])
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_coefficients_are_those_of_the_update(sampler, objective, schedule):
+    """A step of the kernel's form equals prediction, guidance and update, from any state."""
+    grid, update, scale = sampling_grid(schedule, 6), SAMPLERS[sampler], 2.5
+    table = step_coefficients(update, grid, objective, [scale] * 6)
+    generator = torch.Generator().manual_seed(0)
+    z, x_prev, noise, cond, uncond = torch.randn(5, 2, 3, 4, generator=generator)
+    for step, (a, b, c, *d) in enumerate(table):
+        pred = prediction(scale * cond + (1 - scale) * uncond, z, grid.alpha_sq[step], objective)
+        want = update(step, z, pred, x_prev if step else None, grid, lambda step: noise)
+        x_start = a * z + b * cond + c * uncond
+        torch.testing.assert_close(x_start, pred.x_start, rtol=1e-5, atol=1e-4)
+        got = d[0] * z + d[1] * x_start + d[2] * x_prev + d[3] * noise
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_sampler_and_too_few_steps_are_refused():

@@ -37,23 +37,37 @@ def _cos_sin(turns):
     return tl.where(cos_negative, -size_cos, size_cos), tl.where(quadrant >= 2, -size_sin, size_sin)
 
 
+@triton.jit
+def philox_normal_block(seed, sample_id, stream, counter):
+    """The four normals of each counter (BLOCK,) of a sample, as float32."""
+    zero = (counter * 0).to(tl.uint32)
+    low = zero + (sample_id & 0xFFFFFFFF).to(tl.uint32)
+    high = zero + ((sample_id >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    w0, w1, w2, w3 = tl.philox(seed, counter.to(tl.uint32), zero + tl.cast(stream, tl.uint32), low, high)
+    radius0 = tl.sqrt(-2.0 * tl.log(_open_unit(w0)))
+    radius1 = tl.sqrt(-2.0 * tl.log(_open_unit(w2)))
+    cos0, sin0 = _cos_sin(_open_unit(w1))
+    cos1, sin1 = _cos_sin(_open_unit(w3))
+    return (
+        (radius0 * cos0).to(tl.float32),
+        (radius0 * sin0).to(tl.float32),
+        (radius1 * cos1).to(tl.float32),
+        (radius1 * sin1).to(tl.float32),
+    )
+
+
 @triton.jit(do_not_specialize=["seed", "stream", "size"])
 def philox_normal_kernel(ids_ptr, out_ptr, seed, stream, size, BLOCK: tl.constexpr):
     """Program (sample, j): four normals for each of BLOCK counters of a sample."""
     sample = tl.program_id(0).to(tl.int64)
     counter = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    sample_id = tl.load(ids_ptr + sample)
-    zero = (counter * 0).to(tl.uint32)
-    low = zero + (sample_id & 0xFFFFFFFF).to(tl.uint32)
-    high = zero + ((sample_id >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    words = tl.philox(seed, counter.to(tl.uint32), zero + tl.cast(stream, tl.uint32), low, high)
-    target = out_ptr + sample * size + counter.to(tl.int64) * 4
-    for pair in tl.static_range(2):
-        radius = tl.sqrt(-2.0 * tl.log(_open_unit(words[2 * pair])))
-        cos, sin = _cos_sin(_open_unit(words[2 * pair + 1]))
-        element = counter.to(tl.int64) * 4 + 2 * pair
-        tl.store(target + 2 * pair, (radius * cos).to(tl.float32), mask=element < size)
-        tl.store(target + 2 * pair + 1, (radius * sin).to(tl.float32), mask=element + 1 < size)
+    n0, n1, n2, n3 = philox_normal_block(seed, tl.load(ids_ptr + sample), stream, counter)
+    element = counter.to(tl.int64) * 4
+    target = out_ptr + sample * size + element
+    tl.store(target, n0, mask=element < size)
+    tl.store(target + 1, n1, mask=element + 1 < size)
+    tl.store(target + 2, n2, mask=element + 2 < size)
+    tl.store(target + 3, n3, mask=element + 3 < size)
 
 
 def philox_normal(seed: int, sample_ids: Tensor, stream: int, shape: list[int]) -> Tensor:

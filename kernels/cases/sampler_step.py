@@ -1,0 +1,66 @@
+from collections.abc import Callable
+
+import torch
+
+from ld4lg_fast.kernels.testing import Arguments, OpCase
+
+
+def step_arguments(
+    batch: int,
+    positions: int,
+    width: int,
+    *,
+    guided: bool = False,
+    history: bool = False,
+    noisy: bool = True,
+    self_condition: bool = True,
+    strided: bool = False,
+) -> Callable[[torch.Generator], Arguments]:
+    """Arguments of `ops.sampler_step` in the second of three steps."""
+
+    def make(generator: torch.Generator) -> Arguments:
+        def randn(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        output = randn(batch * (1 + guided), positions, width + 2 * strided)
+        return {
+            "output": output[..., 2:] if strided else output,
+            "z": randn(batch, positions, width),
+            "x_prev": randn(batch, positions, width) if history else None,
+            "coefficients": randn(3, 7),
+            "step": torch.tensor(1),
+            "seed": torch.tensor(-(2**62) + 7) if noisy else None,
+            "sample_ids": torch.arange(batch) + 2**33 if noisy else None,
+            "stream": 1,
+            "self_condition": self_condition,
+        }
+
+    return make
+
+
+STATE = frozenset({"z", "x_prev", "coefficients"})
+
+
+def _step(name: str, *sizes: int, **options) -> OpCase:
+    make = step_arguments(*sizes, **options)
+    return OpCase("sampler_step", name, make, keep=STATE, differentiable=False)
+
+
+CASES = (
+    _step("paper", 8, 32, 64),
+    _step("paper-guided", 8, 32, 64, guided=True, history=True),
+    _step("paper-v1", 8, 64, 768, noisy=False),
+    _step("small", 2, 3, 8, guided=True, history=True),
+    _step("small-deterministic", 2, 3, 8, noisy=False, history=True),
+    _step("odd", 3, 5, 7, guided=True),
+    _step("one-number", 1, 1, 1),
+    _step("no-self-condition", 2, 3, 6, self_condition=False),
+    _step("strided", 2, 5, 12, strided=True),
+    _step("empty-batch", 0, 32, 64, guided=True),
+)
+
+
+def benchmarks(batch: int) -> tuple[OpCase, ...]:
+    """One DDPM step of the paper's latents, and one of a deterministic sampler under guidance."""
+    guided = {"guided": True, "history": True, "noisy": False}
+    return (_step(f"{batch}x32x64", batch, 32, 64), _step(f"{batch}x32x64-guided", batch, 32, 64, **guided))

@@ -1,0 +1,56 @@
+"""One step of a sampler in C++, see `ops.sampler_step`."""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, function
+
+_sampler_step = function(
+    "ld4lg_sampler_step",
+    [POINTER, I32, I32, POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, U32]
+    + [POINTER, POINTER, POINTER, I64, I64, I64, I32, I32],
+)
+
+
+def sampler_step(
+    output: Tensor,
+    z: Tensor,
+    x_prev: Tensor | None,
+    coefficients: Tensor,
+    step: Tensor,
+    seed: Tensor | None,
+    sample_ids: Tensor | None,
+    stream: int,
+    self_condition: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z_next and x_start (B, N, d) float32, the next input (B, N, d or 2d) in output's dtype."""
+    batch, positions, width = z.shape
+    z = z.float().contiguous()
+    z_next, x_start = torch.empty(z.shape), torch.empty(z.shape)
+    network_input = torch.empty((batch, positions, width * (2 if self_condition else 1)), dtype=output.dtype)
+    if not z.numel():
+        return z_next, x_start, network_input
+    output, coefficients = output.contiguous(), coefficients.float().contiguous()
+    x_prev = None if x_prev is None else x_prev.float().contiguous()
+    sample_ids = None if sample_ids is None else sample_ids.contiguous()
+    _sampler_step(
+        output.data_ptr(),
+        DTYPE_CODES[output.dtype],
+        output.shape[0] // batch,
+        z.data_ptr(),
+        None if x_prev is None else x_prev.data_ptr(),
+        coefficients.data_ptr(),
+        step.data_ptr(),
+        None if seed is None else seed.data_ptr(),
+        None if sample_ids is None else sample_ids.data_ptr(),
+        stream,
+        z_next.data_ptr(),
+        x_start.data_ptr(),
+        network_input.data_ptr(),
+        batch,
+        positions,
+        width,
+        self_condition,
+        torch.get_num_threads(),
+    )
+    return z_next, x_start, network_input

@@ -1,0 +1,24 @@
+#pragma once
+
+#include "instruction_set.h"
+#include "matrix.h"
+
+namespace ld4lg {
+
+struct SamplerStep {
+  ConstRows cond, uncond;      // samples * positions x width; uncond.data may be null
+  const float *z, *x_prev;     // the same, contiguous; x_prev may be null
+  const float* coefficients;   // the step's seven
+  const int64_t* sample_ids;   // samples, or null: no noise
+  uint64_t seed;
+  uint32_t stream;             // of this step
+  float *z_next, *x_start;     // contiguous
+  Rows next_z, next_x;         // the next input's two parts; next_x.data may be null
+  int64_t samples, positions, width;
+  int32_t threads;
+  float* scratch;              // threads x 3 x width
+};
+
+LD4LG_IN_EVERY_VARIANT(void sampler_step(const SamplerStep& args);)
+
+}  // namespace ld4lg

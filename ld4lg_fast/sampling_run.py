@@ -1,0 +1,169 @@
+"""One sampling run: everything that a sampler's steps share computed once, then batch after batch.
+
+`samplers` says what is computed; here it is computed fast. Letters: B batch, N latent positions, d latent width,
+D model width, L blocks, S sampling steps, C classes that occur in the run.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ld4lg_fast.diffusion import project_to_sphere
+from ld4lg_fast.kernels import ops
+from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.layers import Modulation
+from ld4lg_fast.samplers import get_update, step_coefficients
+from ld4lg_fast.schedules import sampling_grid
+
+START_STREAM = 0  # random stream of z_T; step k draws from stream 1 + k
+TABLE_ELEMENTS = 2**26  # of all steps' modulations, at most as many at once
+
+
+class StepModulations:
+    """The `Modulation` of every step and class, from one product for as many steps as `TABLE_ELEMENTS` hold."""
+
+    def __init__(self, denoiser: nn.Module, times: Tensor, classes: Tensor | None) -> None:
+        """``times`` (S,) as the network is told them; ``classes`` (C,) where they modulate, else None."""
+        self.denoiser, self.times, self.classes = denoiser, times, classes
+        self.num_classes = 1 if classes is None else len(classes)
+        per_step = self.num_classes * 2 * denoiser.config.dim * denoiser.config.depth
+        self.steps_at_once = max(1, TABLE_ELEMENTS // per_step)
+        self.first: int | None = None
+
+    def fill(self, step: int) -> None:
+        """Makes the table that ``step`` is in, unless it is there."""
+        first = step - step % self.steps_at_once
+        if first == self.first:
+            return
+        times = self.times[first : first + self.steps_at_once]
+        ids = None if self.classes is None else self.classes.repeat(len(times))
+        self.rows = self.denoiser.modulate(times.repeat_interleave(self.num_classes), ids)
+        self.first = first
+
+    def at(self, step: Tensor, class_index: Tensor) -> Modulation:
+        """Rows of a step () for places (R,) in ``classes``."""
+        return self.rows.rows((step - self.first) * self.num_classes + class_index)
+
+
+class SamplingRun:
+    """A sampler's steps for one model: ``run(sample_ids, …) -> latents``, as often as there are batches.
+
+    Args:
+        sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's.
+        classes: (C,) all class ids that batches will ask for; None for a model without classes.
+        guidance_scale: w in ``w·cond + (1-w)·uncond``, in the steps that begin at times within
+            ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
+        project: every x_start is put on the sphere of l2-normalised latents.
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        *,
+        sampler: str,
+        num_steps: int,
+        seed: int,
+        classes: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        eta: float = 0.0,
+        project: bool = False,
+    ) -> None:
+        self.denoiser, self.project, self.seed = model.denoiser, project, seed
+        self.config = config = model.denoiser.config
+        self.device = model.latent_mean.device
+        grid = sampling_grid(model.diffusion.schedule_for_sampling, num_steps)
+        low, high = guidance_interval
+        scales = [guidance_scale if low <= 1 - k / num_steps <= high else 1.0 for k in range(num_steps)]
+        self.guided = [scale != 1.0 for scale in scales]
+        options = {"eta": eta} if sampler == "ddim" else {}
+        table = step_coefficients(get_update(sampler), grid, model.diffusion.objective, scales, **options)
+        if project:
+            self.to_x_start = table[:, :3].to(self.device)
+            table[:, :3] = torch.tensor([0.0, 1.0, 0.0])
+        self.has_history, self.has_noise = (bool(table[:, column].any()) for column in (5, 6))
+        self.coefficients = table.to(self.device)
+        self.steps = torch.arange(num_steps, device=self.device)
+        signed_seed = seed - 2**64 if seed >= 2**63 else seed
+        self.seed_tensor = torch.tensor(signed_seed, device=self.device) if self.has_noise else None
+        self.classes = None
+        if config.class_modulates:
+            null = classes.new_tensor([config.null_class])
+            self.classes = torch.cat([classes, null]).unique()
+        self.modulations = StepModulations(self.denoiser, grid.network_time.to(self.device), self.classes)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        sample_ids: Tensor,
+        *,
+        class_id: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Normalised latents (B, N, d) float32 of the samples ``sample_ids`` (B,).
+
+        Conditions as in `engine.sample_latents`, a row for each sample. With ``lengths`` N is the longest one;
+        rows are zero beyond their length. ``callback(step, x_start)`` is called after every step.
+        """
+        batch = len(sample_ids)
+        length, mask = self.config.max_len, None
+        if lengths is not None:
+            length = int(lengths.max())
+            if int(lengths.min()) < length:
+                mask = torch.arange(length, device=self.device) < lengths[:, None]
+        conditions = self._conditions((batch, length), mask, class_id, context, context_mask)
+        z = ops.philox_normal(self.seed, sample_ids, START_STREAM, (length, self.config.dim_latent))
+        inputs, x_start = self.denoiser.network_input(z, None), torch.zeros_like(z)
+        noise = (self.seed_tensor, sample_ids) if self.has_noise else (None, None)
+        for k, step in enumerate(self.steps):
+            self.modulations.fill(k)
+            shared, class_index = conditions[self.guided[k]]
+            modulation = self.modulations.at(step, class_index)
+            output = self.denoiser.run_blocks(inputs, modulation, shared)
+            if self.project:
+                output = self._on_sphere(z, output, step)
+            z, x_start, inputs = ops.sampler_step(
+                output,
+                z,
+                x_start if self.has_history else None,
+                self.coefficients,
+                step,
+                *noise,
+                START_STREAM + 1,
+                self.config.self_condition,
+            )
+            if callback is not None:
+                callback(k, x_start)
+        return z if mask is None else z * mask[..., None]
+
+    def _conditions(
+        self,
+        shape: tuple[int, int],
+        mask: Tensor | None,
+        class_id: Tensor | None,
+        context: Tensor | None,
+        context_mask: Tensor | None,
+    ) -> dict[bool, tuple]:
+        """By guided or not, as far as steps need it: the denoiser's conditions, and places in ``classes``."""
+        found = {}
+        for guided in set(self.guided):
+            ids = class_id
+            if guided and class_id is not None:
+                ids = torch.cat([class_id, torch.full_like(class_id, self.config.null_class)])
+            index = self.steps.new_zeros(1) if self.classes is None else torch.searchsorted(self.classes, ids)
+            found[guided] = (
+                self.denoiser.conditions(shape, mask, context, context_mask, ids, guided),
+                index,
+            )
+        return found
+
+    def _on_sphere(self, z: Tensor, output: Tensor, step: Tensor) -> Tensor:
+        """The guided x_start, projected, in the place of the network's output."""
+        from_z, from_cond, from_uncond = self.to_x_start.index_select(0, step.reshape(1))[0]
+        cond, *uncond = output.float().split(z.shape[0])
+        x_start = from_z * z + from_cond * cond
+        return project_to_sphere(x_start + from_uncond * uncond[0] if uncond else x_start)
