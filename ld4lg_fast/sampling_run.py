@@ -80,7 +80,7 @@ class SamplingRun:
         options = {"eta": eta} if sampler == "ddim" else {}
         table = step_coefficients(get_update(sampler), grid, model.diffusion.objective, scales, **options)
         if project:
-            self.to_x_start = table[:, :3].to(self.device)
+            self.to_x_start = table[:, :3].clone().to(self.device)
             table[:, :3] = torch.tensor([0.0, 1.0, 0.0])
         self.has_history, self.has_noise = (bool(table[:, column].any()) for column in (5, 6))
         self.coefficients = table.to(self.device)
