@@ -206,8 +206,7 @@ class GEGLUFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         seed = torch.randint(2**62, (1,), device=x.device) if dropout else None
-        projected = F.linear(x, self.proj_in.weight)
-        return self.proj_out(ops.geglu(projected, self.proj_in.bias, dropout, seed))
+        return self.proj_out(ops.geglu_linear(x, self.proj_in.weight, self.proj_in.bias, dropout, seed))
 
 
 class HeadRMSNorm(nn.Module):

@@ -58,3 +58,10 @@ def test_dropout_keeps_the_mean():
 def test_arguments_that_do_not_fit_are_named(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         ops.geglu(*arguments)
+
+
+def test_a_product_that_does_not_fit_is_named():
+    with pytest.raises(
+        ValueError, match=r"x \(2, 3\) and weight \(8, 4\) do not fit; weight needs \(2F, D\)"
+    ):
+        ops.geglu_linear(torch.zeros(2, 3), torch.zeros(8, 4), torch.zeros(8))

@@ -47,12 +47,12 @@ def forward_norm(
 def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
     width = h.shape[-1]
     rows = h.numel() // width
-    x = torch.empty(residual.shape, dtype=residual.dtype)
+    x = torch.empty_like(residual, memory_format=torch.contiguous_format)
     y = None
     if next_weight is not None:
-        y = torch.empty(residual.shape, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
+        y = torch.empty_like(x, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
         next_weight, next_bias = next_weight.float().contiguous(), next_bias.float().contiguous()
-    stats = torch.empty((2 if y is None else 4, rows), dtype=torch.float32)
+    stats = weight.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
     if rows == 0:
         return x, y, stats
     h, residual, scale, shift = (as_rows(tensor, width) for tensor in (h, residual, scale, shift))

@@ -18,7 +18,7 @@ _backward = function(
 def forward(projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float) -> Tensor:
     """(…, F) in projected's dtype."""
     width = projected.shape[-1] // 2
-    out = torch.empty((*projected.shape[:-1], width), dtype=projected.dtype)
+    out = projected.new_empty((*projected.shape[:-1], width))
     rows = out.numel() // width
     if rows:
         projected, bias = as_rows(projected, 2 * width), bias.float().contiguous()

@@ -8,6 +8,10 @@ from ld4lg_fast.kernels.layout import grouped_modulation
 from ld4lg_fast.kernels.plain import adaln_residual as plain
 from ld4lg_fast.kernels.registration import adaln_residual as _registered  # noqa: F401
 
+# Looked up once: a call by name costs as much as the checks below.
+_residual = torch.ops.ld4lg.adaln_residual.default
+_residual_norm = torch.ops.ld4lg.adaln_residual_norm.default
+
 
 def adaln_residual(
     h: Tensor,
@@ -62,9 +66,7 @@ def adaln_residual(
     if chosen == "reference":
         return plain.adaln_residual(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
     if next_weight is None:
-        x, _ = torch.ops.ld4lg.adaln_residual(h, residual, weight, bias, scale, shift, eps)
+        x, _ = _residual(h, residual, weight, bias, scale, shift, eps)
         return x, None
-    x, y, _ = torch.ops.ld4lg.adaln_residual_norm(
-        h, residual, weight, bias, scale, shift, next_weight, next_bias, eps
-    )
+    x, y, _ = _residual_norm(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
     return x, y

@@ -7,6 +7,8 @@ from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.plain import geglu as plain
 from ld4lg_fast.kernels.registration import geglu as _registered  # noqa: F401
 
+_geglu = torch.ops.ld4lg.geglu.default
+
 
 def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | None = None) -> Tensor:
     """Bias, split, value·GELU(gate) and dropout in one pass (Shazeer 2020).
@@ -32,7 +34,7 @@ def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | 
     check_arguments(tuple(projected.shape), bias, dropout, seed)
     if backend.choose("geglu", projected.device.type, (projected.dtype, bias.dtype)) == "reference":
         return plain.geglu(projected, bias, dropout, seed)
-    return torch.ops.ld4lg.geglu(projected, bias, seed if dropout else None, dropout)
+    return _geglu(projected, bias, seed if dropout else None, dropout)
 
 
 def check_arguments(shape: tuple[int, ...], bias: Tensor, dropout: float, seed: Tensor | None) -> None:

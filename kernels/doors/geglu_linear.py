@@ -1,0 +1,47 @@
+"""The arguments of `geglu_linear` checked, its backend chosen. Letters: D width of x, F width of value and of gate."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.doors.geglu import check_arguments, geglu
+from ld4lg_fast.kernels.registration import geglu_linear as _registered  # noqa: F401
+
+_geglu_linear = torch.ops.ld4lg.geglu_linear.default
+
+
+def geglu_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | None = None
+) -> Tensor:
+    """The first half of a GEGLU feed-forward: product, bias, split, value·GELU(gate), dropout.
+
+    ``auto`` and ``native`` run torch's product and then `geglu`. ``triton``, asked for by name, runs one kernel:
+    value and gate columns of the product meet in one program, and the (…, 2F) product is never written, not
+    even for backward, which computes it again. Which is faster on a GPU, ``benchmarks/ops.py`` tells.
+
+    Args:
+        x: (…, D). weight: (2F, D), value rows first. bias: (2F,).
+        dropout, seed: as in `geglu`, with the same mask.
+
+    Returns:
+        (…, F) in the dtype of the product (autocast's where it is on).
+
+    Raises:
+        ValueError: arguments that do not fit; the message names them.
+        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+    """
+    if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit; weight needs (2F, D)"
+        )
+    if backend.current_backend() != "triton":
+        return geglu(F.linear(x, weight), bias, dropout, seed)
+    check_arguments((*x.shape[:-1], weight.shape[0]), bias, dropout, seed)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x, weight = x.to(torch.get_autocast_dtype(device)), weight.to(torch.get_autocast_dtype(device))
+    if x.dtype != weight.dtype:
+        raise ValueError(f"x is {x.dtype} and weight {weight.dtype}; a product needs one dtype")
+    backend.choose("geglu_linear", device, (x.dtype, bias.dtype))
+    return _geglu_linear(x, weight, bias, seed if dropout else None, dropout)
