@@ -1,9 +1,16 @@
 """The one table of cases that tests and benchmarks share; an operation's cases are in ``cases/``."""
 
-from ld4lg_fast.kernels.cases import adaln_residual, geglu, geglu_linear, philox_normal, sampler_step
+from ld4lg_fast.kernels.cases import (
+    adaln_residual,
+    add_layer_norm,
+    geglu,
+    geglu_linear,
+    philox_normal,
+    sampler_step,
+)
 from ld4lg_fast.kernels.testing import OpCase
 
-_OPERATIONS = (adaln_residual, geglu, geglu_linear, philox_normal, sampler_step)
+_OPERATIONS = (adaln_residual, add_layer_norm, geglu, geglu_linear, philox_normal, sampler_step)
 
 CASES = tuple(case for operation in _OPERATIONS for case in operation.CASES)
 

@@ -20,6 +20,7 @@ from ld4lg_fast.layers import (
     PositionTable,
     SelfAttention,
     SinusoidalEmbedding,
+    add_and_norm,
     attention_bias,
     check_mask,
     compute_dtype,
@@ -275,12 +276,14 @@ class DiffusionTransformer(nn.Module):
                 x = self.dense_projections[dense](torch.cat([x, skips.pop()], dim=-1))
                 normed = block.attn_norm(x)
             bias = None if conditions.self_bias is None else conditions.self_bias[: x.shape[0]]
-            x = x + block.attn(normed, bias)
+            branch = block.attn(normed, bias)
             if conditions.source is not None:
+                x = x + branch
                 if conditions.guided and x.shape[0] == inputs.shape[0]:
                     x = twice(x)  # up to here the two halves are the same
-                x = x + self._attend_to_source(i, x, conditions)
-            h = block.ff(block.ff_norm(x))
+                branch = self._attend_to_source(i, x, conditions)
+            x, normed = add_and_norm(branch, x, block.ff_norm)
+            h = block.ff(normed)
             next_norm = self.norm if i + 1 == depth else self.blocks[i + 1].attn_norm
             if self.config.scale_shift:
                 scale, shift = modulation.of_block(i)
@@ -295,8 +298,7 @@ class DiffusionTransformer(nn.Module):
                     next_norm.bias,
                 )
             else:
-                x = x + h
-                normed = next_norm(x)
+                x, normed = add_and_norm(h, x, next_norm)
             if len(skips) < n and not (self.config.unet_skips and i >= n):
                 skips.append(x)
         return self.output_proj(normed)

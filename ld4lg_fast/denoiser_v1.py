@@ -20,6 +20,7 @@ from ld4lg_fast.layers import (
     PositionTable,
     SelfAttention,
     SinusoidalEmbedding,
+    add_and_norm,
     attention_bias,
     check_mask,
     compute_dtype,
@@ -239,15 +240,16 @@ class DiffusionTransformerV1(nn.Module):
             cross_bias = conditions.first_bias
 
         for i, block in enumerate(self.blocks):
-            x = x + block.attn(block.attn_norm(x), conditions.self_bias[: x.shape[0]], conditions.rows)
+            branch = block.attn(block.attn_norm(x), conditions.self_bias[: x.shape[0]], conditions.rows)
             if conditions.guided and i == 0:
-                x = twice(x)  # up to here the two halves are the same
+                x, branch = twice(x), twice(branch)  # up to here the two halves are the same
             if self.config.cross_attention:
-                normed = block.cross_norm(x)
+                x, normed = add_and_norm(branch, x, block.cross_norm)
                 keys_values = self._keys_values(i, normed, tokens, conditions)
-                x = x + block.cross_attn(normed, keys_values, cross_bias, conditions.rows)
+                branch = block.cross_attn(normed, keys_values, cross_bias, conditions.rows)
+            x, normed = add_and_norm(branch, x, block.ff_norm)
             scale, shift = modulation.of_block(i)
-            x = x + block.ff(block.ff_norm(x)) * (1 + scale) + shift
+            x = x + block.ff(normed) * (1 + scale) + shift
         return self.output_proj(self.norm(x))
 
     def _keys_values(

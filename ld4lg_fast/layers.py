@@ -194,6 +194,11 @@ class CrossAttention(nn.Module):
         return self.to_out(attend(q, k, v, bias, dropout, rows))
 
 
+def add_and_norm(branch: Tensor, residual: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """The end of a sub-block and the pre-norm of the next: ``x = residual + branch`` and ``norm(x)``."""
+    return ops.add_layer_norm(branch, residual, norm.weight, norm.bias, norm.eps)
+
+
 class GEGLUFeedForward(nn.Module):
     """Linear(D, 8D) -> value | gate -> value·GELU(gate) -> dropout -> Linear(4D, D) (Shazeer 2020)."""
 

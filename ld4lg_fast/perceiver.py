@@ -16,6 +16,7 @@ from ld4lg_fast.layers import (
     DIM_HEAD,
     HeadRMSNorm,
     PositionTable,
+    add_and_norm,
     attention_bias,
     check_mask,
     compute_dtype,
@@ -119,8 +120,8 @@ class PerceiverResampler(nn.Module):
             )
         queries = self.queries.expand(batch, -1, -1)
         for attn, ff in zip(self.attn, self.ff, strict=True):
-            queries = queries + attn(x, queries, bias)
-            queries = queries + ff(queries)
+            queries, normed = add_and_norm(attn(x, queries, bias), queries, ff[0])
+            queries = queries + ff[1:](normed)
         return self.norm(queries)
 
 
@@ -154,8 +155,8 @@ class TransformerExpander(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         x = self.input_proj(latents) + self.pos_emb(latents.shape[1])
         for attn, ff in zip(self.attn, self.ff, strict=True):
-            x = x + attn(x)
-            x = x + ff(x)
+            x, normed = add_and_norm(attn(x), x, ff[0])
+            x = x + ff[1:](normed)
         return self.norm(x)
 
 
