@@ -1,0 +1,49 @@
+"""The decoding rules in C++."""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.layout import as_rows
+from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, describe, function
+
+_logits_process = function(
+    "ld4lg_logits_process",
+    [*ROWS, POINTER, I64, POINTER, POINTER, I64, POINTER, I64, FLOAT, I64, I32, POINTER, I64, I64, I32],
+)
+
+
+def logits_process(
+    logits: Tensor,
+    ids: Tensor,
+    length: Tensor,
+    eos: Tensor,
+    forced: Tensor,
+    min_length: int,
+    repetition_penalty: float,
+    no_repeat_ngram_size: int,
+    normalize: bool,
+) -> Tensor:
+    """(R, V) float32."""
+    scores = torch.empty(logits.shape, dtype=torch.float32)
+    if scores.numel():
+        rows, vocabulary = logits.shape
+        logits, ids = as_rows(logits, vocabulary), as_rows(ids, ids.shape[1])
+        eos, forced = eos.contiguous(), forced.contiguous()
+        _logits_process(
+            *describe(logits),
+            ids.data_ptr(),
+            ids.stride(0),
+            length.data_ptr(),
+            eos.data_ptr(),
+            eos.shape[0],
+            forced.data_ptr(),
+            min_length,
+            repetition_penalty,
+            no_repeat_ngram_size,
+            normalize,
+            scores.data_ptr(),
+            rows,
+            vocabulary,
+            torch.get_num_threads(),
+        )
+    return scores

@@ -1,0 +1,25 @@
+#pragma once
+
+#include "instruction_set.h"
+#include "matrix.h"
+
+namespace ld4lg {
+
+struct LogitsProcess {
+  ConstRows logits;             // rows x vocabulary
+  const int64_t* ids;           // rows x `length` tokens
+  int64_t ids_stride, length;
+  const int64_t* eos;           // num_eos tokens, ruled out while length < min_length
+  int64_t num_eos, forced;      // the only token that is allowed, or -1
+  int64_t min_length;
+  float repetition_penalty;
+  int64_t ngram_size;           // 0: n-grams may repeat
+  bool normalize;               // log-probabilities instead of logits
+  float* scores;                // rows x vocabulary
+  int64_t rows, vocabulary;
+  int32_t threads;
+};
+
+LD4LG_IN_EVERY_VARIANT(void logits_process(const LogitsProcess& args);)
+
+}  // namespace ld4lg

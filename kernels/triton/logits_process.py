@@ -1,0 +1,124 @@
+"""The decoding rules in Triton: one program a row."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 2048
+
+
+@triton.jit(do_not_specialize=["min_length"])
+def logits_process_kernel(
+    logits_ptr,
+    logits_stride,
+    ids_ptr,
+    ids_stride,
+    length_ptr,
+    eos_ptr,
+    forced_ptr,
+    scores_ptr,
+    vocabulary,
+    min_length,
+    repetition_penalty,
+    NUM_EOS: tl.constexpr,
+    NGRAM_SIZE: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    PENALIZE: tl.constexpr,
+    EOS_BLOCK: tl.constexpr,
+    TOKENS_BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Copies a row less its log-sum-exp, then puts right the tokens that the rules change."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * logits_stride
+    ids_ptr += row * ids_stride
+    scores_ptr += row * vocabulary
+    length = tl.load(length_ptr)
+    forced = tl.load(forced_ptr + length)
+    ruled_out = float("-inf")
+    columns = tl.arange(0, BLOCK)
+
+    shift = 0.0
+    if NORMALIZE:
+        # One running maximum and sum a lane; they are joined at the end.
+        highest = tl.full((BLOCK,), -3.0e38, tl.float32)
+        total = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, vocabulary, BLOCK):
+            valid = start + columns < vocabulary
+            values = tl.load(logits_ptr + start + columns, mask=valid, other=ruled_out).to(tl.float32)
+            higher = tl.maximum(highest, values)
+            total = total * tl.exp(highest - higher) + tl.exp(values - higher)
+            highest = higher
+        top = tl.max(highest, axis=0)
+        shift = top + tl.log(tl.sum(total * tl.exp(highest - top), axis=0))
+    for start in range(0, vocabulary, BLOCK):
+        valid = start + columns < vocabulary
+        values = tl.load(logits_ptr + start + columns, mask=valid, other=0.0).to(tl.float32) - shift
+        only = tl.where(start + columns == forced, 0.0, ruled_out)
+        tl.store(scores_ptr + start + columns, tl.where(forced >= 0, only, values), mask=valid)
+
+    free = forced < 0
+    places = tl.arange(0, TOKENS_BLOCK)
+    seen = (places < length) & free
+    tokens = tl.load(ids_ptr + places, mask=seen, other=0)
+    if PENALIZE:
+        score = tl.load(logits_ptr + tokens, mask=seen, other=0.0).to(tl.float32) - shift
+        score = tl.where(score < 0, score * repetition_penalty, score / repetition_penalty)
+        tl.debug_barrier()  # the row above was stored by other threads
+        tl.store(scores_ptr + tokens, score, mask=seen)
+    if NGRAM_SIZE > 0:
+        repeats = (places + NGRAM_SIZE <= length) & free
+        for offset in tl.static_range(NGRAM_SIZE - 1):
+            earlier = tl.load(ids_ptr + places + offset, mask=repeats, other=-1)
+            last = tl.load(ids_ptr + length - NGRAM_SIZE + 1 + offset, mask=length >= NGRAM_SIZE, other=-1)
+            repeats = repeats & (earlier == last)
+        banned = tl.load(ids_ptr + places + NGRAM_SIZE - 1, mask=repeats, other=0)
+        tl.debug_barrier()
+        tl.store(scores_ptr + banned, tl.full(banned.shape, ruled_out, tl.float32), mask=repeats)
+    ends = tl.arange(0, EOS_BLOCK)
+    too_short = (ends < NUM_EOS) & (length < min_length) & free
+    end = tl.load(eos_ptr + ends, mask=too_short, other=0)
+    tl.debug_barrier()
+    tl.store(scores_ptr + end, tl.full(end.shape, ruled_out, tl.float32), mask=too_short)
+
+
+def logits_process(
+    logits: Tensor,
+    ids: Tensor,
+    length: Tensor,
+    eos: Tensor,
+    forced: Tensor,
+    min_length: int,
+    repetition_penalty: float,
+    no_repeat_ngram_size: int,
+    normalize: bool,
+) -> Tensor:
+    """(R, V) float32."""
+    rows, vocabulary = logits.shape
+    scores = logits.new_empty(logits.shape, dtype=torch.float32)
+    if scores.numel():
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        ids = ids if ids.stride(1) == 1 else ids.contiguous()
+        logits_process_kernel[(rows,)](
+            logits,
+            logits.stride(0),
+            ids,
+            ids.stride(0),
+            length,
+            eos.contiguous(),
+            forced.contiguous(),
+            scores,
+            vocabulary,
+            min_length,
+            repetition_penalty,
+            NUM_EOS=eos.shape[0],
+            NGRAM_SIZE=no_repeat_ngram_size,
+            NORMALIZE=normalize,
+            PENALIZE=repetition_penalty != 1.0,
+            EOS_BLOCK=triton.next_power_of_2(max(1, eos.shape[0])),
+            TOKENS_BLOCK=triton.next_power_of_2(ids.shape[1]),
+            BLOCK=min(_BLOCK, triton.next_power_of_2(vocabulary)),
+            num_warps=8,
+        )
+    return scores

@@ -1,0 +1,64 @@
+"""What is decoded, and how exactly it is computed."""
+
+from dataclasses import dataclass
+
+from ld4lg_fast.errors import ConfigError
+
+STRATEGIES = ("greedy", "beam", "nucleus")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How latents become text; the defaults are the paper's (Lovelace et al. 2023, appendix).
+
+    Args:
+        strategy: ``greedy``, ``beam`` or ``nucleus``. num_beams: beam only. top_p, temperature, top_k: nucleus only.
+        max_length, min_length: in tokens, special tokens included; max_length None is the model's own limit.
+        no_repeat_ngram_size: 0 for none. repetition_penalty: 1 for none.
+        top_k: the most probable tokens that are drawn from; 0 for all.
+        length_penalty: beam scores are divided by length^length_penalty; None is the model's own.
+        early_stopping: when a beam search ends: True as soon as num_beams texts are complete, False when better
+            ones are unlikely, ``never`` when they are impossible; None is the model's own.
+        precision: of the matrix products, one of `PRECISIONS`; None is that of the model's weights.
+
+    Raises:
+        ConfigError: an unknown strategy or a value out of range.
+    """
+
+    strategy: str = "beam"
+    max_length: int | None = None
+    min_length: int = 5
+    num_beams: int = 4
+    no_repeat_ngram_size: int = 3
+    repetition_penalty: float = 1.2
+    top_p: float = 0.95
+    temperature: float = 1.0
+    top_k: int = 0
+    length_penalty: float | None = None
+    early_stopping: bool | str | None = None
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ConfigError(
+                f"Unknown decoding strategy {self.strategy!r}; choose one of {', '.join(STRATEGIES)}."
+            )
+        if self.min_length < 0 or (self.max_length is not None and self.max_length < max(2, self.min_length)):
+            raise ConfigError(
+                f"min_length {self.min_length} and max_length {self.max_length} do not fit together."
+            )
+        if self.num_beams < 1 or not 0 < self.top_p <= 1 or self.temperature <= 0 or self.top_k < 0:
+            raise ConfigError(
+                f"num_beams {self.num_beams}, top_p {self.top_p}, temperature {self.temperature} and top_k "
+                f"{self.top_k} must be at least 1, in (0, 1], above 0, and 0 or more."
+            )
+        if self.no_repeat_ngram_size < 0 or self.repetition_penalty <= 0:
+            raise ConfigError(
+                f"no_repeat_ngram_size {self.no_repeat_ngram_size} must be 0 or more and repetition_penalty "
+                f"{self.repetition_penalty} above 0."
+            )
+        if self.early_stopping not in (None, True, False, "never"):
+            raise ConfigError(f"early_stopping {self.early_stopping!r} must be true, false or never.")
+        if self.precision not in (None, *PRECISIONS):
+            raise ConfigError(f"Unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}.")

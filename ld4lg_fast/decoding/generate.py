@@ -1,0 +1,174 @@
+"""Token ids from encoder states: through the fast decoder, or through transformers' ``generate`` where it must be.
+
+Letters: B batch, N latents, W language model width, V vocabulary.
+"""
+
+import copy
+import logging
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from ld4lg_fast.decoding.config import DecodingConfig
+from ld4lg_fast.decoding.families import read_decoder
+from ld4lg_fast.decoding.linear import packer
+from ld4lg_fast.decoding.rules import Rules, UnsupportedError
+from ld4lg_fast.decoding.sampling import draw
+from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch, run
+from ld4lg_fast.decoding.stack import DecoderStack
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels import ops
+
+TOKEN_STREAM = 1 << 30  # random stream of token draws, apart from the samplers' steps
+
+logger = logging.getLogger("ld4lg_fast.decoding")
+
+_stacks: WeakKeyDictionary[PreTrainedModel, tuple[tuple, DecoderStack]] = WeakKeyDictionary()
+_told: set[str] = set()
+
+
+@torch.no_grad()
+def generate_ids(
+    lm: PreTrainedModel,
+    states: Tensor,
+    config: DecodingConfig,
+    max_len: int,
+    *,
+    mask: Tensor | None = None,
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+) -> Tensor:
+    """Token ids (B, length) decoded from encoder states (B, N, W).
+
+    In float32 they are those of ``generate``. Models and options that the fast decoder does not know go through
+    ``generate``, and the log says once why.
+
+    Args:
+        max_len: the most tokens that the model handles.
+        mask: (B, N) cross-attention mask, or None for all positions.
+        seed, sample_ids: nucleus sampling draws from (seed, sample id) alone; ids default to 0 … B-1.
+
+    Raises:
+        ConfigError: ``config.max_length``, which counts the start token, above ``max_len + 1``, or a precision that
+            is not to be had for this model on this device.
+    """
+    # The token that generation starts from is no token of the text.
+    if (config.max_length or 0) > max_len + 1:
+        raise ConfigError(
+            f"max_length {config.max_length} exceeds the {max_len} tokens that this model handles."
+        )
+    options = _options(lm, config, max_len)
+    uniforms = None
+    if config.strategy == "nucleus":
+        uniforms = _uniforms(len(states), options.max_length, seed, sample_ids, states.device)
+    try:
+        rules = Rules.read(options, states.device)
+        stack = _stack(lm, config.precision)
+    except UnsupportedError as reason:
+        if config.precision is not None:
+            raise ConfigError(f"precision={config.precision} cannot be had here: {reason}.") from reason
+        _tell(f"decoding through transformers' generate: the fast decoder does not know {reason}")
+        return _generate(lm, states, mask, options, config, uniforms)
+    cache = stack.start(states, mask, rules.num_beams, rules.max_length)
+    if rules.num_beams > 1:
+        return run(BeamSearch(stack, cache, rules, len(states)), rules, len(states))
+    if uniforms is not None:
+        limits = (config.temperature, config.top_k, config.top_p)
+        return run(NucleusSearch(stack, cache, rules, uniforms, *limits), rules, len(states))
+    return run(GreedySearch(stack, cache, rules, len(states)), rules, len(states))
+
+
+def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int) -> GenerationConfig:
+    """The model's own options with what ``config`` says."""
+    options = copy.deepcopy(lm.generation_config)
+    beam = config.strategy == "beam"
+    options.update(
+        do_sample=False,
+        max_length=config.max_length or max_len,
+        max_new_tokens=None,
+        min_length=config.min_length,
+        num_beams=config.num_beams if beam else 1,
+        early_stopping=options.early_stopping if beam else False,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
+        repetition_penalty=config.repetition_penalty,
+        top_p=None,
+        top_k=None,
+        temperature=None,
+    )
+    if beam and config.early_stopping is not None:
+        options.early_stopping = config.early_stopping
+    if config.length_penalty is not None:
+        options.length_penalty = config.length_penalty
+    return options
+
+
+def _uniforms(count: int, max_length: int, seed: int, sample_ids: Tensor | None, device: torch.device) -> Tensor:
+    """Uniform numbers (B, max_length) float64 for the draws of each sample."""
+    if sample_ids is None:
+        sample_ids = torch.arange(count, device=device)
+    normal = ops.philox_normal(seed, sample_ids.to(device), TOKEN_STREAM, (max_length,))
+    return torch.special.ndtr(normal.double())
+
+
+def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack:
+    """The prepared decoder of a model; prepared again when a weight has changed."""
+    state = tuple((weight.data_ptr(), weight._version) for weight in lm.parameters())
+    state = (precision, state)
+    if lm not in _stacks or _stacks[lm][0] != state:
+        _stacks[lm] = (state, DecoderStack(read_decoder(lm, packer(lm, precision))))
+    return _stacks[lm][1]
+
+
+def _tell(message: str) -> None:
+    if message not in _told:
+        _told.add(message)
+        logger.warning(message)
+
+
+class _InverseTransform(LogitsProcessor):
+    """Leaves one token a row, the one that `draw` gives, so that ``generate``'s greedy search takes it."""
+
+    def __init__(self, uniforms: Tensor) -> None:
+        self.uniforms = uniforms
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        token = draw(scores, self.uniforms[:, input_ids.shape[1] - 1])
+        return torch.full_like(scores, float("-inf")).scatter(1, token[:, None], 0.0)
+
+
+def _generate(
+    lm: PreTrainedModel,
+    states: Tensor,
+    mask: Tensor | None,
+    options: GenerationConfig,
+    config: DecodingConfig,
+    uniforms: Tensor | None,
+) -> Tensor:
+    """Token ids (B, length) from transformers' ``generate``; ``uniforms`` (B, max_length) for sampling."""
+    processors = LogitsProcessorList()
+    if uniforms is not None:
+        if config.temperature != 1.0:
+            processors.append(TemperatureLogitsWarper(config.temperature))
+        if config.top_k:
+            processors.append(TopKLogitsWarper(config.top_k))
+        processors.append(TopPLogitsWarper(config.top_p))
+        processors.append(_InverseTransform(uniforms))
+    if mask is None:
+        mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+    return lm.generate(
+        encoder_outputs=BaseModelOutput(last_hidden_state=states),
+        attention_mask=mask.long(),
+        generation_config=options,
+        logits_processor=processors,
+    )

@@ -1,0 +1,127 @@
+"""The decoding rules of a call: special tokens, lengths, penalties, read from transformers' options.
+
+Letters: R rows (sentences times beams), T tokens, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from ld4lg_fast.kernels import ops
+
+# Options that `Rules` follows, that `generate_ids` has already followed, or that change no token here.
+_FOLLOWED = {
+    *("max_length", "min_length", "num_beams", "length_penalty", "early_stopping", "repetition_penalty"),
+    *("no_repeat_ngram_size", "decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id"),
+    *("do_sample", "temperature", "top_k", "top_p", "max_new_tokens"),
+    *("use_cache", "cache_implementation", "disable_compile", "transformers_version", "_from_model_config"),
+}
+_NEUTRAL = {
+    "num_return_sequences": 1,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "guidance_scale": 1,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+
+
+class UnsupportedError(Exception):
+    """The fast decoder cannot do what is asked; the message says what."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules as tensors on the decoding device, so that no step waits for the host.
+
+    Attributes:
+        eos: (E,) int64 tokens that end a text. fill: what follows the end in a beam search's result.
+        forced: (max_length,) int64, the token that a text of that many tokens must go on with, or -1.
+        length_norm: (max_length + 1,) float32, by what the score of a text of so many new tokens is divided.
+    """
+
+    max_length: int
+    min_length: int
+    num_beams: int
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    early_stopping: bool | str
+    length_penalty: float
+    start: int
+    pad: int
+    fill: int
+    eos: Tensor
+    forced: Tensor
+    length_norm: Tensor
+
+    @classmethod
+    def read(cls, options: GenerationConfig, device: torch.device) -> "Rules":
+        """The rules that ``generate`` would follow under ``options``.
+
+        Raises:
+            UnsupportedError: an option that only ``generate`` knows.
+        """
+        for name, value in options.to_diff_dict().items():
+            if name not in _FOLLOWED and value is not None and value is not False:
+                if value is True or value != _NEUTRAL.get(name):
+                    raise UnsupportedError(f"the option {name}={value!r}")
+        start = options.decoder_start_token_id
+        start = options.bos_token_id if start is None else start
+        eos = [options.eos_token_id] if isinstance(options.eos_token_id, int) else options.eos_token_id
+        if not isinstance(start, int) or not eos:
+            raise UnsupportedError(f"decoder_start_token_id={start!r} with eos_token_id={eos!r}")
+        pad = eos[0] if options.pad_token_id is None else options.pad_token_id
+        length_penalty = 1.0 if options.length_penalty is None else options.length_penalty
+        lengths = [max(1, count) ** length_penalty for count in range(options.max_length + 1)]
+        return cls(
+            max_length=options.max_length,
+            min_length=options.min_length,
+            num_beams=options.num_beams,
+            repetition_penalty=float(options.repetition_penalty),
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+            early_stopping=options.early_stopping or False,
+            length_penalty=length_penalty,
+            start=start,
+            pad=pad,
+            fill=pad or eos[0],  # transformers takes a padding token of 0 for none
+            eos=torch.tensor(eos, device=device),
+            forced=_forced(options).to(device),
+            length_norm=torch.tensor(lengths, dtype=torch.float32, device=device),
+        )
+
+    def process(self, logits: Tensor, ids: Tensor, length: Tensor, normalize: bool) -> Tensor:
+        """Scores (R, V) float32 of the next token from logits (R, V); see `ops.logits_process`."""
+        return ops.logits_process(
+            logits,
+            ids,
+            length,
+            eos=self.eos,
+            forced=self.forced,
+            min_length=self.min_length,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            normalize=normalize,
+        )
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """Which of the tokens end a text; bool, of the same shape."""
+        return (tokens[..., None] == self.eos).any(-1)
+
+
+def _forced(options: GenerationConfig) -> Tensor:
+    forced = torch.full((options.max_length,), -1)
+    for name, length in (("forced_bos_token_id", 1), ("forced_eos_token_id", options.max_length - 1)):
+        token = getattr(options, name)
+        if isinstance(token, list) and len(token) == 1:
+            token = token[0]
+        if isinstance(token, list):
+            raise UnsupportedError(f"the option {name}={token!r}")
+        if token is not None:
+            forced[length] = token
+    return forced

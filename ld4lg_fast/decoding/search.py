@@ -1,0 +1,196 @@
+"""Greedy search, sampling and beam search, a step of the whole batch at a time.
+
+Everything a step reads and writes is a tensor on the decoding device, its position too, so a step never waits for
+the host and its shapes depend on nothing but ``span``: it can be captured as a graph.
+
+Letters: S sentences, W beams, T = max_length tokens, V vocabulary.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.decoding.rules import Rules
+from ld4lg_fast.decoding.sampling import draw_nucleus
+from ld4lg_fast.decoding.stack import Cache, DecoderStack
+
+IMPOSSIBLE = -1.0e9  # transformers' mark for beams that must not be chosen
+
+
+class Search(Protocol):
+    """The state of a batch that is being decoded."""
+
+    def advance(self, span: int) -> None:
+        """One token more for every text; ``span`` is at least the tokens that there are."""
+
+    def done(self) -> Tensor:
+        """(S,) bool: which sentences cannot change any more."""
+
+    def result(self) -> Tensor:
+        """(S, T) the best text of each sentence so far."""
+
+    def keep(self, sentences: Tensor) -> None:
+        """Drops all sentences but those."""
+
+
+class GreedySearch:
+    """One text a sentence, of the best token at each step."""
+
+    def __init__(self, stack: DecoderStack, cache: Cache, rules: Rules, sentences: int) -> None:
+        device = rules.eos.device
+        self.stack, self.cache, self.rules = stack, cache, rules
+        self.ids = torch.full((sentences, rules.max_length), rules.pad, device=device)
+        self.ids[:, 0] = rules.start
+        self.finished = torch.zeros(sentences, dtype=torch.bool, device=device)
+        self.length = torch.ones(1, dtype=torch.int64, device=device)
+
+    def advance(self, span: int) -> None:
+        last = self.length - 1
+        logits = self.stack.step(self.ids.index_select(1, last).flatten(), last, span, self.cache)
+        scores = self.rules.process(logits, self.ids, self.length, normalize=False)
+        tokens = self.pick(scores).masked_fill(self.finished, self.rules.pad)
+        self.ids.index_copy_(1, self.length, tokens[:, None])
+        self.finished |= self.rules.ends(tokens)
+        self.length += 1
+
+    def pick(self, scores: Tensor) -> Tensor:
+        """Tokens (S,) from scores (S, V)."""
+        return scores.argmax(-1)
+
+    def done(self) -> Tensor:
+        return self.finished
+
+    def result(self) -> Tensor:
+        return self.ids
+
+    def keep(self, sentences: Tensor) -> None:
+        self.cache.keep(sentences)
+        self.ids, self.finished = self.ids[sentences], self.finished[sentences]
+
+
+class NucleusSearch(GreedySearch):
+    """One text a sentence, its tokens drawn with its own uniform numbers (S, T); see `draw_nucleus`."""
+
+    def __init__(
+        self,
+        stack: DecoderStack,
+        cache: Cache,
+        rules: Rules,
+        uniforms: Tensor,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> None:
+        super().__init__(stack, cache, rules, len(uniforms))
+        self.uniforms, self.limits = uniforms, (temperature, top_k, top_p)
+
+    def pick(self, scores: Tensor) -> Tensor:
+        uniform = self.uniforms.index_select(1, self.length - 1).squeeze(1)
+        return draw_nucleus(scores, uniform, *self.limits)
+
+    def keep(self, sentences: Tensor) -> None:
+        super().keep(sentences)
+        self.uniforms = self.uniforms[sentences]
+
+
+class BeamSearch:
+    """transformers' beam search: W running texts a sentence, and the W best complete ones with their scores."""
+
+    def __init__(self, stack: DecoderStack, cache: Cache, rules: Rules, sentences: int) -> None:
+        device, beams = rules.eos.device, rules.num_beams
+        self.stack, self.cache, self.rules = stack, cache, rules
+        self.ids = torch.full((sentences, beams, rules.max_length), rules.fill, device=device)
+        self.ids[:, :, 0] = rules.start
+        self.scores = torch.zeros(sentences, beams, device=device)
+        self.scores[:, 1:] = IMPOSSIBLE  # all beams are still the same
+        self.complete_ids = self.ids.clone()
+        self.complete_scores = torch.full((sentences, beams), IMPOSSIBLE, device=device)
+        self.complete = torch.zeros(sentences, beams, dtype=torch.bool, device=device)
+        self.hopeful = torch.ones(sentences, 1, dtype=torch.bool, device=device)
+        self.length = torch.ones(1, dtype=torch.int64, device=device)
+        self.candidates = max(2, 1 + len(rules.eos)) * beams
+        self.chosen_first = torch.arange(self.candidates, device=device) < beams
+
+    def advance(self, span: int) -> None:
+        rules, (sentences, beams, tokens) = self.rules, self.ids.shape
+        last = self.length - 1
+        logits = self.stack.step(self.ids.index_select(2, last).flatten(), last, span, self.cache)
+        scores = rules.process(logits, self.ids.view(-1, tokens), self.length, normalize=True)
+        # The best of all beams are among the best of each.
+        scores, token = scores.topk(min(self.candidates, scores.shape[1]))
+        scores = (scores.view(sentences, beams, -1) + self.scores[:, :, None]).flatten(1)
+        scores, place = scores.topk(self.candidates)
+        parents = place // token.shape[-1]
+        token = token.view(sentences, -1).gather(1, place)
+        ids = _pick(self.ids, parents).index_copy_(2, self.length, token[:, :, None])
+        ends = rules.ends(token) | (self.length + 1 >= rules.max_length)
+
+        running, kept = (scores + ends.float() * IMPOSSIBLE).topk(beams)
+        self._add_complete(ids, scores, ends)
+        self.cache.choose_beams(parents.gather(1, kept))
+        self.ids.copy_(_pick(ids, kept))
+        self.scores.copy_(running)
+        self.length += 1
+        self._judge_hope()
+
+    def _add_complete(self, ids: Tensor, scores: Tensor, ends: Tensor) -> None:
+        """Takes in the texts that have just ended, as far as they are better than the complete ones."""
+        added = ends & self.chosen_first
+        scores = scores / self.rules.length_norm.index_select(0, self.length)
+        if self.rules.early_stopping is True:
+            scores = scores + self.complete.all(1, keepdim=True).float() * IMPOSSIBLE
+        scores = scores + (~self.hopeful).float() * IMPOSSIBLE + (~added).float() * IMPOSSIBLE
+        best, kept = torch.cat([self.complete_scores, scores], dim=1).topk(self.ids.shape[1])
+        self.complete_ids.copy_(_pick(torch.cat([self.complete_ids, ids], dim=1), kept))
+        self.complete.copy_(torch.cat([self.complete, added], dim=1).gather(1, kept))
+        self.complete_scores.copy_(best)
+
+    def _judge_hope(self) -> None:
+        """Whether a running text could still become better than the worst complete one."""
+        rules = self.rules
+        longest = rules.early_stopping == "never" and rules.length_penalty > 0
+        norm = rules.length_norm[-2:-1] if longest else rules.length_norm.index_select(0, self.length - 1)
+        worst = self.complete_scores.amin(1, keepdim=True)
+        worst = torch.where(self.complete, worst, IMPOSSIBLE)
+        self.hopeful &= (self.scores[:, :1] / norm > worst).any(1, keepdim=True)
+
+    def done(self) -> Tensor:
+        if self.rules.early_stopping is True:
+            return ~self.hopeful[:, 0] | self.complete.all(1)
+        return ~self.hopeful[:, 0]
+
+    def result(self) -> Tensor:
+        return self.complete_ids[:, 0]
+
+    def keep(self, sentences: Tensor) -> None:
+        self.cache.keep(sentences)
+        for name in ("ids", "scores", "complete_ids", "complete_scores", "complete", "hopeful"):
+            setattr(self, name, getattr(self, name)[sentences])
+
+
+def _pick(ids: Tensor, beams: Tensor) -> Tensor:
+    """The texts ``beams`` (S, C) of each sentence's ids (S, W, T)."""
+    return ids.gather(1, beams[:, :, None].expand(-1, -1, ids.shape[2]))
+
+
+def run(search: Search, rules: Rules, sentences: int, compact: bool = True) -> Tensor:
+    """Decodes to the end: ids (S, length), padded, as long as the longest text."""
+    fill = rules.pad if isinstance(search, GreedySearch) else rules.fill
+    rows = torch.arange(sentences, device=rules.eos.device)
+    ids = torch.full((sentences, rules.max_length), fill, device=rules.eos.device)
+    for length in range(1, rules.max_length):
+        search.advance(length)
+        done = search.done()
+        if done.all():
+            break
+        # Finished sentences are dropped once they are an eighth of what is computed: moving the others costs too.
+        if compact and 8 * int(done.sum()) >= len(rows):
+            ids[rows] = search.result()
+            left = (~done).nonzero().squeeze(1)
+            rows = rows[left]
+            search.keep(left)
+    ids[rows] = search.result()
+    ends = rules.ends(ids[:, 1:])
+    lengths = torch.where(ends.any(1), ends.int().argmax(1) + 2, rules.max_length)
+    return ids[:, : lengths.max()]
