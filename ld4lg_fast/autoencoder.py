@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
+from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.layers import DIM_HEAD
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
@@ -238,11 +239,20 @@ class LanguageAutoencoder(nn.Module):
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1."""
         states = self.decode_states(latents)
-        ids = generate_ids(
-            self.lm, states, decoding, self.max_len, mask=mask, seed=seed, sample_ids=sample_ids
-        )
+        options = {"mask": mask, "seed": seed, "sample_ids": sample_ids}
+        decodes = [
+            generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)
+            for number in range(decoding.num_decodes)
+        ]
         special = set(self.tokenizer.all_special_ids)
-        return [[token for token in row if token not in special] for row in ids.tolist()]
+        rows = [[[token for token in row if token not in special] for row in ids.tolist()] for ids in decodes]
+        if len(rows) == 1:
+            return rows[0]
+        if decoding.choose_decode == "score":
+            chosen = choose_by_score(self.lm, states, decodes, mask)
+        else:
+            chosen = choose_by_risk([self.decode_text(ids) for ids in rows], decoding.choose_decode)
+        return [rows[number][latent] for latent, number in enumerate(chosen)]
 
     def decode_text(self, ids: list[list[int]]) -> list[str]:
         """Token ids -> texts without special tokens, stripped of outer white space."""

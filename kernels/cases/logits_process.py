@@ -2,7 +2,6 @@ import torch
 
 from ld4lg_fast.kernels.testing import Arguments, OpCase
 
-
 NO_RULES = {"min_length": 0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "normalize": False}
 
 

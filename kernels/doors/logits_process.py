@@ -58,7 +58,17 @@ def logits_process(
             f"repetition_penalty is {repetition_penalty} and no_repeat_ngram_size {no_repeat_ngram_size}; "
             "they need to be above 0, and 0 or more"
         )
-    arguments = (logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size, normalize)
+    arguments = (
+        logits,
+        ids,
+        length,
+        eos,
+        forced,
+        min_length,
+        repetition_penalty,
+        no_repeat_ngram_size,
+        normalize,
+    )
     if backend.choose("logits_process", logits.device.type, (logits.dtype,)) == "reference":
         return plain.logits_process(*arguments)
     return torch.ops.ld4lg.logits_process(*arguments)

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+from ld4lg_fast.candidates import SIMILARITIES
 from ld4lg_fast.errors import ConfigError
 
 STRATEGIES = ("greedy", "beam", "nucleus")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+
+CHOICES = ("score", *SIMILARITIES)
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class DecodingConfig:
         length_penalty: beam scores are divided by length^length_penalty; None is the model's own.
         early_stopping: when a beam search ends: True as soon as num_beams texts are complete, False when better
             ones are unlikely, ``never`` when they are impossible; None is the model's own.
+        num_decodes: nucleus only: how many texts are drawn from each latent, of which one is kept.
+        choose_decode: the one that is kept: ``score``, the most probable a token, or minimum Bayes risk with the
+            similarity ``bleu`` or ``rougeL``.
         precision: of the matrix products, one of `PRECISIONS`; None is that of the model's weights.
 
     Raises:
@@ -37,6 +43,8 @@ class DecodingConfig:
     top_k: int = 0
     length_penalty: float | None = None
     early_stopping: bool | str | None = None
+    num_decodes: int = 1
+    choose_decode: str = "bleu"
     precision: str | None = None
 
     def __post_init__(self) -> None:
@@ -60,5 +68,14 @@ class DecodingConfig:
             )
         if self.early_stopping not in (None, True, False, "never"):
             raise ConfigError(f"early_stopping {self.early_stopping!r} must be true, false or never.")
+        if self.num_decodes < 1 or (self.num_decodes > 1 and self.strategy != "nucleus"):
+            raise ConfigError(
+                f"num_decodes {self.num_decodes} must be at least 1, and more than 1 needs strategy=nucleus, as "
+                f"{self.strategy} gives the same text every time."
+            )
+        if self.choose_decode not in CHOICES:
+            raise ConfigError(
+                f"Unknown choose_decode {self.choose_decode!r}; choose one of {', '.join(CHOICES)}."
+            )
         if self.precision not in (None, *PRECISIONS):
             raise ConfigError(f"Unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}.")

@@ -6,6 +6,7 @@ multilingual and 1.1 variants: norms before each branch, a relative position bia
 Letters: R rows, D model width, H heads, T positions, V vocabulary.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,10 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from ld4lg_fast.decoding.linear import Linear
+from ld4lg_fast.decoding.linear import Linear, Pack
 from ld4lg_fast.decoding.rules import UnsupportedError
 
-Pack = Callable[[Tensor, Tensor | None], Linear]
 Map = Callable[[Tensor], Tensor]
 
 
@@ -46,7 +46,6 @@ class Decoder:
         embed: (tokens (R,), position (1,)) -> (R, D). head: (R, D) -> logits (R, V).
         pre_norm: whether the norms stand before the branches. scale: of the attention scores.
         position_bias: (max_length) -> (T, H, T) by query position, head and key position; or None.
-        max_positions: the most tokens that it can be fed, or None for any number.
     """
 
     layers: list[Layer]
@@ -57,11 +56,10 @@ class Decoder:
     scale: float
     pre_norm: bool
     position_bias: Callable[[int], Tensor] | None
-    max_positions: int | None
 
 
-def read_decoder(lm: PreTrainedModel, pack: Pack) -> Decoder:
-    """The decoder of ``lm``, its products prepared by ``pack``.
+def read_decoder(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
+    """The decoder of ``lm`` in ``dtype``, its products prepared by ``pack``.
 
     Raises:
         UnsupportedError: another family.
@@ -69,7 +67,12 @@ def read_decoder(lm: PreTrainedModel, pack: Pack) -> Decoder:
     readers = {"bart": _read_bart, "t5": _read_t5, "mt5": _read_t5}
     if lm.config.model_type not in readers or not hasattr(lm, "lm_head"):
         raise UnsupportedError(f"models of the type {lm.config.model_type!r}")
-    return readers[lm.config.model_type](lm, pack)
+    return readers[lm.config.model_type](lm, dtype, pack)
+
+
+def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module itself, or a copy of it in another dtype."""
+    return module if next(module.parameters()).dtype == dtype else copy.deepcopy(module).to(dtype)
 
 
 def _fused(pack: Pack, *linears: nn.Linear) -> Linear:
@@ -78,8 +81,8 @@ def _fused(pack: Pack, *linears: nn.Linear) -> Linear:
     return pack(torch.cat([linear.weight for linear in linears]), bias)
 
 
-def _read_bart(lm: PreTrainedModel, pack: Pack) -> Decoder:
-    decoder = lm.model.decoder
+def _read_bart(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
+    decoder = _in_dtype(lm.model.decoder, dtype)
     positions = decoder.embed_positions
 
     def embed(tokens: Tensor, position: Tensor) -> Tensor:
@@ -107,17 +110,16 @@ def _read_bart(lm: PreTrainedModel, pack: Pack) -> Decoder:
         layers=layers,
         embed=embed,
         final=nn.Identity(),
-        head=pack(lm.lm_head.weight, lm.final_logits_bias[0]),
+        head=pack(lm.lm_head.weight.to(dtype), lm.final_logits_bias[0].to(dtype)),
         heads=heads,
         scale=(lm.config.d_model // heads) ** -0.5,
         pre_norm=False,
         position_bias=None,
-        max_positions=lm.config.max_position_embeddings,
     )
 
 
-def _read_t5(lm: PreTrainedModel, pack: Pack) -> Decoder:
-    decoder, config = lm.decoder, lm.config
+def _read_t5(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
+    decoder, config = _in_dtype(lm.decoder, dtype), lm.config
     activate = ACT2FN[config.dense_act_fn]
 
     def gated(x: Tensor) -> Tensor:
@@ -148,10 +150,9 @@ def _read_t5(lm: PreTrainedModel, pack: Pack) -> Decoder:
         layers=[read_layer(block) for block in decoder.block],
         embed=lambda tokens, position: decoder.embed_tokens(tokens),
         final=lambda x: decoder.final_layer_norm(x) * scale,
-        head=_fused(pack, lm.lm_head),
+        head=pack(lm.lm_head.weight.to(dtype), None),
         heads=config.num_heads,
         scale=1.0,
         pre_norm=True,
         position_bias=lambda length: first.compute_bias(length, length)[0].transpose(0, 1).contiguous(),
-        max_positions=None,
     )

@@ -22,10 +22,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.decoding.config import DecodingConfig
 from ld4lg_fast.decoding.families import read_decoder
-from ld4lg_fast.decoding.linear import packer
+from ld4lg_fast.decoding.linear import choose_linear
+from ld4lg_fast.decoding.loop import run
 from ld4lg_fast.decoding.rules import Rules, UnsupportedError
 from ld4lg_fast.decoding.sampling import draw
-from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch, run
+from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
@@ -48,6 +49,7 @@ def generate_ids(
     mask: Tensor | None = None,
     seed: int = 0,
     sample_ids: Tensor | None = None,
+    decode: int = 0,
 ) -> Tensor:
     """Token ids (B, length) decoded from encoder states (B, N, W).
 
@@ -57,7 +59,8 @@ def generate_ids(
     Args:
         max_len: the most tokens that the model handles.
         mask: (B, N) cross-attention mask, or None for all positions.
-        seed, sample_ids: nucleus sampling draws from (seed, sample id) alone; ids default to 0 … B-1.
+        seed, sample_ids, decode: nucleus sampling draws from (seed, sample id, number of the decode) alone; ids
+            default to 0 … B-1.
 
     Raises:
         ConfigError: ``config.max_length``, which counts the start token, above ``max_len + 1``, or a precision that
@@ -71,7 +74,7 @@ def generate_ids(
     options = _options(lm, config, max_len)
     uniforms = None
     if config.strategy == "nucleus":
-        uniforms = _uniforms(len(states), options.max_length, seed, sample_ids, states.device)
+        uniforms = _uniforms(states, options.max_length, seed, sample_ids, decode)
     try:
         rules = Rules.read(options, states.device)
         stack = _stack(lm, config.precision)
@@ -82,11 +85,13 @@ def generate_ids(
         return _generate(lm, states, mask, options, config, uniforms)
     cache = stack.start(states, mask, rules.num_beams, rules.max_length)
     if rules.num_beams > 1:
-        return run(BeamSearch(stack, cache, rules, len(states)), rules, len(states))
-    if uniforms is not None:
+        return run(BeamSearch(stack, cache, rules, len(states)), rules, len(states), rules.fill)
+    if uniforms is None:
+        search = GreedySearch(stack, cache, rules, len(states))
+    else:
         limits = (config.temperature, config.top_k, config.top_p)
-        return run(NucleusSearch(stack, cache, rules, uniforms, *limits), rules, len(states))
-    return run(GreedySearch(stack, cache, rules, len(states)), rules, len(states))
+        search = NucleusSearch(stack, cache, rules, uniforms, *limits)
+    return run(search, rules, len(states), rules.pad)
 
 
 def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int) -> GenerationConfig:
@@ -113,20 +118,21 @@ def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int) -> Gener
     return options
 
 
-def _uniforms(count: int, max_length: int, seed: int, sample_ids: Tensor | None, device: torch.device) -> Tensor:
+def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | None, decode: int) -> Tensor:
     """Uniform numbers (B, max_length) float64 for the draws of each sample."""
     if sample_ids is None:
-        sample_ids = torch.arange(count, device=device)
-    normal = ops.philox_normal(seed, sample_ids.to(device), TOKEN_STREAM, (max_length,))
+        sample_ids = torch.arange(len(states))
+    normal = ops.philox_normal(seed, sample_ids.to(states.device), TOKEN_STREAM + decode, (max_length,))
     return torch.special.ndtr(normal.double())
 
 
 def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack:
     """The prepared decoder of a model; prepared again when a weight has changed."""
-    state = tuple((weight.data_ptr(), weight._version) for weight in lm.parameters())
-    state = (precision, state)
+    tensors = (*lm.parameters(), *lm.buffers())
+    state = (precision, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
     if lm not in _stacks or _stacks[lm][0] != state:
-        _stacks[lm] = (state, DecoderStack(read_decoder(lm, packer(lm, precision))))
+        dtype, pack = choose_linear(precision, lm.dtype, lm.device)
+        _stacks[lm] = (state, DecoderStack(read_decoder(lm, dtype, pack), dtype))
     return _stacks[lm][1]
 
 

@@ -68,9 +68,9 @@ class Rules:
             UnsupportedError: an option that only ``generate`` knows.
         """
         for name, value in options.to_diff_dict().items():
-            if name not in _FOLLOWED and value is not None and value is not False:
-                if value is True or value != _NEUTRAL.get(name):
-                    raise UnsupportedError(f"the option {name}={value!r}")
+            neutral = value is None or value is False or (value is not True and value == _NEUTRAL.get(name))
+            if name not in _FOLLOWED and not neutral:
+                raise UnsupportedError(f"the option {name}={value!r}")
         start = options.decoder_start_token_id
         start = options.bos_token_id if start is None else start
         eos = [options.eos_token_id] if isinstance(options.eos_token_id, int) else options.eos_token_id

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.decoding.rules import Rules
-from ld4lg_fast.decoding.sampling import draw_nucleus
+from ld4lg_fast.decoding.sampling import best_tokens, draw_nucleus
 from ld4lg_fast.decoding.stack import Cache, DecoderStack
 
 IMPOSSIBLE = -1.0e9  # transformers' mark for beams that must not be chosen
@@ -118,7 +118,7 @@ class BeamSearch:
         logits = self.stack.step(self.ids.index_select(2, last).flatten(), last, span, self.cache)
         scores = rules.process(logits, self.ids.view(-1, tokens), self.length, normalize=True)
         # The best of all beams are among the best of each.
-        scores, token = scores.topk(min(self.candidates, scores.shape[1]))
+        scores, token = best_tokens(scores, min(self.candidates, scores.shape[1]))
         scores = (scores.view(sentences, beams, -1) + self.scores[:, :, None]).flatten(1)
         scores, place = scores.topk(self.candidates)
         parents = place // token.shape[-1]
@@ -172,25 +172,3 @@ class BeamSearch:
 def _pick(ids: Tensor, beams: Tensor) -> Tensor:
     """The texts ``beams`` (S, C) of each sentence's ids (S, W, T)."""
     return ids.gather(1, beams[:, :, None].expand(-1, -1, ids.shape[2]))
-
-
-def run(search: Search, rules: Rules, sentences: int, compact: bool = True) -> Tensor:
-    """Decodes to the end: ids (S, length), padded, as long as the longest text."""
-    fill = rules.pad if isinstance(search, GreedySearch) else rules.fill
-    rows = torch.arange(sentences, device=rules.eos.device)
-    ids = torch.full((sentences, rules.max_length), fill, device=rules.eos.device)
-    for length in range(1, rules.max_length):
-        search.advance(length)
-        done = search.done()
-        if done.all():
-            break
-        # Finished sentences are dropped once they are an eighth of what is computed: moving the others costs too.
-        if compact and 8 * int(done.sum()) >= len(rows):
-            ids[rows] = search.result()
-            left = (~done).nonzero().squeeze(1)
-            rows = rows[left]
-            search.keep(left)
-    ids[rows] = search.result()
-    ends = rules.ends(ids[:, 1:])
-    lengths = torch.where(ends.any(1), ends.int().argmax(1) + 2, rules.max_length)
-    return ids[:, : lengths.max()]

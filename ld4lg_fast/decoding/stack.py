@@ -54,12 +54,16 @@ class Cache:
         self.keys[layer].index_copy_(2, position, key.transpose(1, 2).unsqueeze(2))
         self.values[layer].index_copy_(2, position, value.transpose(1, 2).unsqueeze(2))
 
+    def enter(self, position: Tensor) -> None:
+        """From now on, the past of each beam includes its own slot of ``position`` (1,)."""
+        if self.past is not None:
+            own = torch.eye(self.past.shape[1], device=self.past.device, dtype=self.past.dtype).log()
+            self.past.index_copy_(2, position, own[None, :, None].expand_as(self.past[:, :, :1]))
+
     def bias(self, position: Tensor, span: int) -> Tensor | None:
         """What is added to the scores of the first ``span`` positions, (S or 1, H or 1, W or 1, span·W)."""
         bias = None
         if self.past is not None:
-            own = torch.eye(self.past.shape[1], device=self.past.device, dtype=self.past.dtype).log()
-            self.past.index_copy_(2, position, own[None, :, None].expand_as(self.past[:, :, :1]))
             bias = self.past[:, None, :, :span]
         if self.position_bias is not None:
             relative = self.position_bias.index_select(0, position)[:, :, None, :span, None]
@@ -70,15 +74,15 @@ class Cache:
 class DecoderStack:
     """Runs a decoder a token at a time."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
+    def __init__(self, decoder: Decoder, dtype: torch.dtype) -> None:
+        self.decoder, self.dtype = decoder, dtype
 
     def start(self, states: Tensor, mask: Tensor | None, num_beams: int, max_length: int) -> Cache:
         """Empty caches for texts of ``max_length`` tokens from encoder states (S, N, D), mask (S, N) or None."""
         decoder, (sentences, latents, width) = self.decoder, states.shape
         cross = []
         for layer in decoder.layers:
-            both = layer.cross_kv(states.reshape(-1, width))
+            both = layer.cross_kv(states.reshape(-1, width).to(self.dtype))
             both = both.view(sentences, latents, 2, decoder.heads, -1).permute(2, 0, 3, 1, 4).contiguous()
             cross.append(both.unbind(0))
         key = cross[0][0]
@@ -109,9 +113,12 @@ class DecoderStack:
         """Logits (S·W, V) of what follows ``tokens`` (S·W,), which stand at ``position`` (1,) < ``span``."""
         decoder = self.decoder
         x = decoder.embed(tokens, position)
+        cache.enter(position)
         bias = cache.bias(position, span)
         for index, layer in enumerate(decoder.layers):
-            x = self._branch(x, layer.self_norm, self._self_attention, layer, index, position, span, bias, cache)
+            x = self._branch(
+                x, layer.self_norm, self._self_attention, layer, index, position, span, bias, cache
+            )
             x = self._branch(x, layer.cross_norm, self._cross_attention, layer, index, cache)
             x = self._branch(x, layer.ff_norm, self._feed_forward, layer)
         return decoder.head(decoder.final(x))
@@ -122,7 +129,15 @@ class DecoderStack:
         return norm(branch(x, x, *arguments))
 
     def _self_attention(
-        self, x: Tensor, residual: Tensor, layer: Layer, index: int, position: Tensor, span: int, bias, cache: Cache
+        self,
+        x: Tensor,
+        residual: Tensor,
+        layer: Layer,
+        index: int,
+        position: Tensor,
+        span: int,
+        bias,
+        cache: Cache,
     ) -> Tensor:
         sentences, heads, _, beams, width = cache.keys[index].shape
         query, key, value = layer.qkv(x).view(sentences, beams, 3, heads, width).unbind(2)
