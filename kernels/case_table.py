@@ -11,7 +11,15 @@ from ld4lg_fast.kernels.cases import (
 )
 from ld4lg_fast.kernels.testing import OpCase
 
-_OPERATIONS = (adaln_residual, add_layer_norm, geglu, geglu_linear, logits_process, philox_normal, sampler_step)
+_OPERATIONS = (
+    adaln_residual,
+    add_layer_norm,
+    geglu,
+    geglu_linear,
+    logits_process,
+    philox_normal,
+    sampler_step,
+)
 
 CASES = tuple(case for operation in _OPERATIONS for case in operation.CASES)
 

@@ -8,4 +8,12 @@ from ld4lg_fast.kernels.doors.logits_process import logits_process
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
 from ld4lg_fast.kernels.doors.sampler_step import sampler_step
 
-__all__ = ["adaln_residual", "add_layer_norm", "geglu", "geglu_linear", "logits_process", "philox_normal", "sampler_step"]
+__all__ = [
+    "adaln_residual",
+    "add_layer_norm",
+    "geglu",
+    "geglu_linear",
+    "logits_process",
+    "philox_normal",
+    "sampler_step",
+]
