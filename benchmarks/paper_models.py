@@ -128,7 +128,7 @@ def _v1(num_classes: int) -> SamplingSetup:
         process.set_statistics(torch.zeros(V1_SIZES["x_dim"]), torch.ones(()))
         return process
 
-    lengths = _corpus_lengths()
+    lengths = corpus_lengths()
 
     def first_lengths(batch: int) -> Tensor:
         return lengths.repeat(batch // len(lengths) + 1)[:batch]
@@ -136,7 +136,7 @@ def _v1(num_classes: int) -> SamplingSetup:
     return SamplingSetup(network, ours, "ddim", first_lengths, make_process)
 
 
-def _corpus_lengths(limit: int = 64) -> Tensor:
+def corpus_lengths(limit: int = 64) -> Tensor:
     """Token lengths of E2E's training texts in random order, or of the demo corpus where E2E is not at hand.
 
     The tokens are those of a byte-level BPE of 8,192 trained on the corpus, special tokens included.

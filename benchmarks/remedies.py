@@ -49,4 +49,29 @@ class _SdpaForward:
             base = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
             bias = base.masked_fill(~allowed, -torch.finfo(q.dtype).max)
         bias = None if bias is None else bias.to(q.dtype)
-        return module.to_out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias)))
+        dropout = module.dropout.p if module.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        return module.to_out(merge_heads(out))
+
+
+class Lent:
+    """A context in which a network itself has the remedies, for training: its weights stay where they are."""
+
+    def __init__(self, remedies: Remedies, network: nn.Module, padded: bool) -> None:
+        self.network = network
+        attentions = [m for m in network.modules() if remedies.sdpa and isinstance(m, Attention)]
+        self.forwards = {module: _SdpaForward(module, padded) for module in attentions}
+        self.compiled = None
+        if remedies.compile:
+            network.compile()
+            self.compiled, network._compiled_call_impl = network._compiled_call_impl, None
+
+    def __enter__(self) -> None:
+        for module, forward in self.forwards.items():
+            module.forward = forward
+        self.network._compiled_call_impl = self.compiled
+
+    def __exit__(self, *_: object) -> None:
+        for module in self.forwards:
+            del module.forward
+        self.network._compiled_call_impl = None

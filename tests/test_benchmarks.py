@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -34,3 +36,15 @@ def test_ops(tmp_path):
     assert row["median_us"] > 0 and row["speedup_vs_eager"] == 1.0
     assert result["device"]["type"] == "cpu" and "torch" in result["versions"]
     assert target.with_suffix(".png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_train_throughput(tmp_path, stage):
+    target = tmp_path / "train.json"
+    options = ("--config", "small", "--batch-size", "4", "--rounds", "1", "--without-compile")
+    run("train_throughput.py", "--device", "cpu", "--stage", stage, *options, "--json", str(target))
+    rungs = {rung["name"]: rung for rung in json.loads(target.read_text())["rungs"]}
+    assert list(rungs) == ["published", "published + SDPA", "ours, fp32"]
+    ours = rungs["ours, fp32"]
+    assert ours["mfu"] > 0 and ours["paper_hours"] > 0 and ours["speedup_vs_remedies"] > 0
+    assert rungs["published"]["speedup_vs_published"] == 1.0

@@ -1,0 +1,196 @@
+"""The ladder from the published training loop, as its authors run it, to this library's, for both stages.
+
+python benchmarks/train_throughput.py [--config paper-v2|paper-v1|small] [--stage autoencoder|diffusion|both]
+    [--batch-size N] [--precisions fp32 bf16] [--device cpu|cuda] [--rounds N] [--json FILE]
+
+The models have the papers' sizes and random weights, the texts E2E's lengths. All rungs of a stage run in turns.
+``mfu`` is the share of a large matrix product's rate; its FLOPs are those of our step (forward, backward, half a
+self-conditioning pass; no frozen encoder, little padding) whatever a rung computes beside them. ``paper_hours``
+is the time for the paper's number of texts at the measured rate. With --json a plot and a Markdown table are
+written beside the file.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from harness import describe_device, interleaved, peak_mib, product_rate, timed, versions
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.ladder import print_ladder, write_ladder
+from benchmarks.paper_models import CONFIGS
+from benchmarks.remedies import Lent, Remedies
+from benchmarks.training_models import STAGES, STEPS, OneProcess, TrainingSetup
+from ld4lg_fast.kernels.backend import use_backend
+from ld4lg_fast.training.interrupts import Interrupts
+from ld4lg_fast.training.learner import Learner
+from ld4lg_fast.training.session import Session
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PAPER_TEXTS = {"autoencoder": 50_000 * 256, "diffusion": 250_000 * 128}
+PAPER_BATCH = {"autoencoder": 256, "diffusion": 128}
+REMEDIES = {
+    "fp32": {"SDPA": Remedies(sdpa=True), "SDPA + compile": Remedies(sdpa=True, compile=True)},
+    "bf16": {
+        "SDPA + bf16 autocast": Remedies(sdpa=True, autocast=True),
+        "SDPA + bf16 autocast + compile": Remedies(sdpa=True, autocast=True, compile=True),
+    },
+}
+COLUMNS = (
+    *("name", "stage", "batch", "samples_per_s", "steps_per_s", "speedup_vs_published"),
+    *("speedup_vs_remedies", "mfu", "peak_mib", "first_call_s", "paper_hours"),
+)
+
+
+@dataclass
+class Rung:
+    """A way to train: ``run()`` does `STEPS` steps."""
+
+    name: str
+    precision: str
+    ours: bool
+    run: Callable[[], None]
+
+
+class Ladder:
+    """All rungs of one stage. The published ones share weights and optimiser: their values do not matter here."""
+
+    def __init__(self, config: str, stage: str, batch: int, device: str) -> None:
+        self.setup = TrainingSetup(config, stage, batch, device)
+        self.stage, self.batch, self.device = stage, batch, device
+        self.learner = self._learner(self.setup)
+        self.steps_done = 0
+
+    def _learner(self, setup: TrainingSetup) -> Learner:
+        device = torch.device(self.device)
+        processes = OneProcess(device, Remedies().precision(self.device))
+        session = Session(processes, None, setup.options, 0, None, Interrupts(), None)
+        return Learner(setup.stage(session), session)
+
+    def rungs(self, precisions: list[str], with_compile: bool) -> list[Rung]:
+        found = [Rung("published", "fp32", False, self._published(Remedies()))]
+        for precision in precisions:
+            for name, remedies in REMEDIES[precision].items():
+                if remedies.compile and not with_compile:
+                    continue
+                found.append(Rung(f"published + {name}", precision, False, self._published(remedies)))
+        for precision in precisions:
+            found.append(Rung(f"ours, {precision}", precision, True, self._ours(precision)))
+        return found
+
+    def _published(self, remedies: Remedies) -> Callable[[], None]:
+        padded = self.stage == "diffusion" and self.setup.perceiver is None
+        lent = Lent(remedies, self.setup.network, padded)
+
+        def run() -> None:
+            self.setup.lm.set_attn_implementation("sdpa" if remedies.sdpa else "eager")
+            with lent, remedies.precision(self.device):
+                self.setup.published_steps()
+
+        return run
+
+    def _ours(self, precision: str) -> Callable[[], None]:
+        context = Remedies(autocast=precision == "bf16").precision(self.device)
+
+        def run() -> None:
+            session = self.learner.session
+            session.accelerator = replace(session.accelerator, precision=context)
+            self.setup.lm.set_attn_implementation("sdpa")
+            for _ in range(STEPS):
+                self.learner.step(self.steps_done, 1e-6)
+                self.steps_done += 1
+
+        return run
+
+    def flops(self) -> int:
+        """Of `STEPS` of our steps, with all operations in plain PyTorch so that they are counted."""
+        with use_backend("reference"), FlopCounterMode(display=False) as counter:
+            self._ours("fp32")()
+        return counter.get_total_flops()
+
+    def measure(self, rungs: list[Rung], rounds: int, rates: dict[str, float]) -> list[dict]:
+        """One row a rung."""
+        flops = self.flops()
+        first, peaks = {}, {}
+        for rung in rungs:
+            first[rung.name], _ = timed(rung.run, self.device)
+            peaks[rung.name] = peak_mib(rung.run, self.device)
+            print(f"{self.stage}, {rung.name}: first call {first[rung.name]:.1f} s", flush=True)
+        timings = interleaved({rung.name: rung.run for rung in rungs}, self.device, rounds, round_seconds=0)
+        remedies = {
+            precision: min(timings[r.name].median for r in rungs if not r.ours and r.precision == precision)
+            for precision in {r.precision for r in rungs if r.ours}
+        }
+        rows = []
+        for rung in rungs:
+            timing = timings[rung.name]
+            speed = STEPS * self.batch / timing.median
+            rows.append(
+                {
+                    "name": rung.name,
+                    "stage": self.stage,
+                    "precision": rung.precision,
+                    "batch": self.batch,
+                    "samples_per_s": speed,
+                    "samples_per_s_p20": STEPS * self.batch / timing.p80,
+                    "samples_per_s_p80": STEPS * self.batch / timing.p20,
+                    "steps_per_s": STEPS / timing.median,
+                    "speedup_vs_published": timings["published"].median / timing.median,
+                    "speedup_vs_remedies": remedies[rung.precision] / timing.median if rung.ours else None,
+                    "mfu": flops / timing.median / rates[rung.precision],
+                    "peak_mib": peaks[rung.name],
+                    "first_call_s": first[rung.name],
+                    "paper_hours": PAPER_TEXTS[self.stage] / speed / 3600,
+                }
+            )
+        return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", choices=CONFIGS, default="paper-v2")
+    parser.add_argument("--stage", choices=(*STAGES, "both"), default="both")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument("--batch-size", type=int, help="texts a step (default 8; on a GPU the paper's)")
+    parser.add_argument("--precisions", nargs="+", choices=DTYPES, help="default fp32; on a GPU fp32 bf16")
+    parser.add_argument(
+        "--without-compile", action="store_true", help="leave out the rungs that take minutes to compile"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
+    parser.add_argument(
+        "--json", type=Path, help="where to write the result; a table and a plot come beside it"
+    )
+    options = parser.parse_args()
+    device = options.device
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; use --device cpu")
+    stages = STAGES if options.stage == "both" else (options.stage,)
+    if options.config == "paper-v1" and "autoencoder" in stages:
+        if options.stage == "autoencoder":
+            parser.error("recipe v1 trains no autoencoder; use --stage diffusion")
+        stages = ("diffusion",)
+    precisions = options.precisions or (["fp32", "bf16"] if device == "cuda" else ["fp32"])
+    rates = {name: product_rate(device, DTYPES[name]) for name in {"fp32", *precisions}}
+    rungs = []
+    for stage in stages:
+        batch = options.batch_size or (PAPER_BATCH[stage] if device == "cuda" else 8)
+        ladder = Ladder(options.config, stage, batch, device)
+        rungs += ladder.measure(ladder.rungs(precisions, not options.without_compile), options.rounds, rates)
+    print_ladder(rungs, COLUMNS, f"training, {options.config}, {device}")
+    result = {
+        "config": options.config,
+        "rungs": rungs,
+        "ceilings": {f"product_tflop_per_s_{name}": rate / 1e12 for name, rate in rates.items()},
+        "device": describe_device(device),
+        "versions": versions(),
+    }
+    if options.json:
+        write_ladder(result, COLUMNS, "speedup_vs_published", options.json)
+
+
+if __name__ == "__main__":
+    main()
