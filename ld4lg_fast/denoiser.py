@@ -194,6 +194,7 @@ class DiffusionTransformer(nn.Module):
         class_id: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        modulation: Modulation | None = None,
     ) -> Tensor:
         """One evaluation of the network.
 
@@ -202,6 +203,7 @@ class DiffusionTransformer(nn.Module):
             mask: (B, N), True = keep; None when all positions are real. context_mask: (B, M) likewise.
             x_self_cond: (B, N, d), the previous x_start; None uses the learned start vector.
             class_id: (B,) long in [0, num_classes]. context: (B, M, dim_context).
+            modulation: that of ``time`` and ``class_id``, where it is known already.
 
         Returns:
             (B, N, d) in the dtype of the weights (or of autocast).
@@ -212,7 +214,7 @@ class DiffusionTransformer(nn.Module):
         """
         return self.run_blocks(
             self.network_input(z_t, x_self_cond),
-            self.modulate(time, class_id),
+            self.modulate(time, class_id) if modulation is None else modulation,
             self.conditions(z_t.shape[:2], mask, context, context_mask),
         )
 

@@ -167,12 +167,14 @@ class DiffusionTransformerV1(nn.Module):
         class_id: Tensor | None = None,
         context: None = None,
         context_mask: None = None,
+        modulation: Modulation | None = None,
     ) -> Tensor:
         """One evaluation of the network.
 
         Args:
             z_t: (B, N, d). time: (B,) integer step. mask: (B, N), True = keep, or None.
             x_self_cond: (B, N, d). class_id: (B,) long in [0, num_classes].
+            modulation: that of ``time``, where it is known already.
 
         Raises:
             ConfigError: more positions than ``max_len``, a mask of another shape, missing or superfluous class ids,
@@ -181,7 +183,8 @@ class DiffusionTransformerV1(nn.Module):
         conditions = self.conditions(z_t.shape[:2], mask, context, context_mask, class_id)
         if not self.config.self_condition:
             x_self_cond = None
-        return self.run_blocks(self.network_input(z_t, x_self_cond), self.modulate(time), conditions)
+        modulation = self.modulate(time) if modulation is None else modulation
+        return self.run_blocks(self.network_input(z_t, x_self_cond), modulation, conditions)
 
     def conditions(
         self,

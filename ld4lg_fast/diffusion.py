@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
@@ -185,7 +185,7 @@ class GaussianDiffusion:
 
     def training_loss(
         self,
-        denoiser: Callable[..., Tensor],
+        denoiser: nn.Module,
         x_start: Tensor,
         mask: Tensor | None,
         draws: TrainingDraws,
@@ -212,7 +212,14 @@ class GaussianDiffusion:
         dropped_id = class_id
         if class_id is not None and draws.class_drop is not None:
             dropped_id = class_id.masked_fill(draws.class_drop, null_class)
-        conditions = {"mask": mask, "context": context, "context_mask": context_mask}
+        # Both passes see the same times and, where classes are part of the modulation, the same classes.
+        modulation = denoiser.modulate(time, dropped_id)
+        conditions = {
+            "mask": mask,
+            "context": context,
+            "context_mask": context_mask,
+            "modulation": modulation,
+        }
 
         x_self_cond = None
         if self_conditioned and draws.self_condition:

@@ -14,14 +14,24 @@ from ld4lg_fast.errors import CheckpointError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a crash leaves either the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file so that a crash leaves either the old content or the new.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written to; the old content stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror}); free some space there or choose another directory."
+        ) from error
 
 
 def write_json(path: Path, content: Mapping) -> None:

@@ -21,6 +21,7 @@ from ld4lg_fast.source import encode_sources
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training import main
 from ld4lg_fast.training.conditioned_latents import SourceStates
+from ld4lg_fast.training.shards import Rows, open_rows
 from tests.conftest import randomize
 
 STEPS = 4
@@ -152,7 +153,8 @@ def test_v1_caches_hidden_states_with_real_padding_and_takes_statistics_of_real_
         and model.diffusion.loss_type == "l1"
     )
     assert (model.denoiser.config.max_len, model.denoiser.config.dim_latent) == (32, 64)
-    latents = np.load(run_dir / "cache" / "latents.npy").astype(np.float64)
+    rows = open_rows(run_dir / "cache" / "latents")
+    latents = rows.take(range(len(rows))).double().numpy()
     counts = RunStatistics.load(run_dir).length_counts
     assert latents.shape == (54, 32, 64) and np.abs(latents[:, -1]).min(axis=1).any(), (
         "padding is encoded too"
@@ -296,8 +298,8 @@ def test_sources_are_cached_attended_to_and_used(pair_run, tmp_path):
     pipe = TextDiffusionPipeline.from_pretrained(run_dir)
     model = pipe.model
     assert model.is_seq2seq and model.source_max_len == 40 and model.denoiser.config.dim_context == 64
-    cached = np.load(run_dir / "cache" / "sources.npy", mmap_mode="r")
-    assert cached.dtype == np.float16 and cached.shape[1] == 64
+    (cached,) = open_rows(run_dir / "cache" / "sources").parts
+    assert cached.dtype == torch.bfloat16 and cached.shape[1] == 64
 
     sources = tmp_path / "sources.txt"
     texts = ["Tell me, please, how to get to pub 7.", "Where is the station?"]
@@ -331,8 +333,8 @@ def test_source_states_on_disk_are_those_of_the_encoder(pair_run):
     states, mask = encode_sources(autoencoder, [texts[0], texts[1], texts[0]], 40, torch.device("cpu"))
     assert torch.equal(states[0], states[2]) and mask.shape == states.shape[:2]
     lengths = mask.sum(dim=1).tolist()
-    flat = torch.cat([states[i][mask[i]] for i in (0, 1)]).numpy()
-    kept = SourceStates(flat, np.array([0, lengths[0], lengths[0] + lengths[1]]))
+    parts = [states[i][mask[i]] for i in (0, 1)]
+    kept = SourceStates(Rows(parts), np.array([0, lengths[0], lengths[0] + lengths[1]]))
     context, context_mask = kept.batch([1, 0])
     for row, i in enumerate((1, 0)):
         assert context_mask[row].sum() == lengths[i]
@@ -368,4 +370,4 @@ def test_sources_that_are_missing_are_refused(pair_run, class_run, pairs, tmp_pa
 
 def test_targets_alone_can_be_learned(pairs, tmp_path):
     train(tmp_path / "run", "dataset=custom", f"dataset.root={pairs}", "train.stage=autoencoder")
-    assert not (tmp_path / "run" / "cache" / "sources.npy").exists()
+    assert not (tmp_path / "run" / "cache" / "sources").exists()

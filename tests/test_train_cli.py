@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+import ld4lg_fast
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 SMALLEST = [
@@ -126,24 +129,33 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number, code, 
     assert (tmp_path / "outputs" / "demo" / "denoiser" / "config.json").exists()
 
 
-def test_two_processes_train_as_one(tmp_path):
-    alone = train(tmp_path, *SMALLEST, "hydra.run.dir=one", "autoencoder.decoder_noise=0.3")
-    assert alone.returncode == 0, alone.stderr
-    # Accelerate's own --cpu starts one process; this is torchrun, and without a GPU the processes use gloo.
-    launcher = (
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--main_process_port",
-        "0",
-    )
-    both = train(tmp_path, *SMALLEST, "hydra.run.dir=two", "autoencoder.decoder_noise=0.3", launcher=launcher)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of a run ``one`` of a single process."""
+    folder = tmp_path_factory.mktemp("alone")
+    result = train(folder, *SMALLEST, "hydra.run.dir=one", "autoencoder.decoder_noise=0.3")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.mark.parametrize("config", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one(tmp_path, alone, config):
+    # On a machine without a GPU these configs start processes that talk by gloo.
+    path = Path(ld4lg_fast.__file__).parent / "configs" / "accelerate" / f"{config}.yaml"
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(path), "--num_processes", "2")
+    run_dir = tmp_path / "two"
+    options = ("hydra.run.dir=two", "autoencoder.decoder_noise=0.3", "train.checkpoint_every=2")
+    both = train(tmp_path, *SMALLEST, *options, launcher=launcher)
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("Finished in") == 1, "only the main process speaks"
+    if config == "fsdp2":
+        # One process goes on from the checkpoint that two of them wrote.
+        shutil.rmtree(run_dir / "denoiser")
+        shutil.rmtree(run_dir / "checkpoints" / "diffusion" / "step_3")
+        resumed = train(tmp_path, "resume=true", "hydra.run.dir=two")
+        assert "The diffusion stage goes on after step 2." in resumed.stdout, resumed.stderr
     for stage in ("autoencoder", "diffusion"):
-        one, two = losses(tmp_path / "one", stage), losses(tmp_path / "two", stage)
+        one, two = losses(alone / "one", stage), losses(run_dir, stage)
         assert one.keys() == two.keys() and len(one) == 3
         assert two == pytest.approx(one, abs=1e-5)
 

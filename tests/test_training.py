@@ -16,6 +16,7 @@ from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training import main
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.reconstruction import measure_reconstruction
+from ld4lg_fast.training.shards import open_rows
 
 STEPS, LAST_CHECKPOINT = 6, 4
 SMALLEST = [
@@ -53,6 +54,12 @@ def records(run_dir: Path) -> list[dict]:
 
 def losses(run_dir: Path, stage: str) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in records(run_dir) if r["stage"] == stage and "loss" in r}
+
+
+def cached(run_dir: Path) -> torch.Tensor:
+    """The latents of all training texts, as the second stage read them."""
+    rows = open_rows(run_dir / "cache" / "latents")
+    return rows.take(range(len(rows)))
 
 
 def refused(capsys, *arguments) -> str:
@@ -99,7 +106,7 @@ def test_a_finished_run_is_self_contained_and_says_what_next(finished):
         "logs",
         "samples",
     }
-    assert names | {"checkpoints", "cache"} == {path.name for path in run_dir.iterdir()}
+    assert names | {"checkpoints", "cache", "curves.png"} == {path.name for path in run_dir.iterdir()}
     assert f"scripts/infer.py infer.output_dir={run_dir}" in output and "Finished in" in output
     texts = TextDiffusionPipeline.from_pretrained(run_dir)(2, num_inference_steps=3, sampler="dpmpp_2m").texts
     assert len(texts) == 2
@@ -136,9 +143,9 @@ def test_the_denoiser_is_the_average_and_latents_are_cached_right(finished):
     averaged = (run_dir / "checkpoints" / "diffusion" / "step_6" / "ema.safetensors").read_bytes()
     assert (run_dir / "denoiser" / "model.safetensors").read_bytes() == averaged
     assert model.diffusion.l2_normalized and model.latent_scale == 1 and not model.latent_mean.any()
-    latents = np.load(run_dir / "cache" / "latents.npy")
+    latents = cached(run_dir)
     assert latents.shape == (60, 4, 8)
-    np.testing.assert_allclose(np.linalg.norm(latents, axis=-1), 8**0.5, rtol=1e-5)
+    torch.testing.assert_close(latents.norm(dim=-1), torch.full((60, 4), 8**0.5))
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
@@ -219,8 +226,8 @@ def test_wrong_statistics_are_not_kept_without_l2_normalisation(tmp_path):
     command(
         run_dir, "model.perceiver.l2_normalize=false", "train.diffusion.steps=1", "train.autoencoder.steps=1"
     )
-    model, latents = LatentDiffusion.load(run_dir / "denoiser"), np.load(run_dir / "cache" / "latents.npy")
-    flat = latents.reshape(-1, 8).astype(np.float64)
+    model, latents = LatentDiffusion.load(run_dir / "denoiser"), cached(run_dir)
+    flat = latents.reshape(-1, 8).double().numpy()
     np.testing.assert_allclose(model.latent_mean.numpy(), flat.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(model.latent_scale.item(), (flat - flat.mean(axis=0)).std(), rtol=1e-5)
     assert not model.diffusion.l2_normalized
@@ -228,15 +235,13 @@ def test_wrong_statistics_are_not_kept_without_l2_normalisation(tmp_path):
 
 def test_the_latent_cache_is_rebuilt_for_another_autoencoder(finished, tmp_path):
     run_dir = copy(finished, tmp_path, "denoiser", "checkpoints/diffusion")
-    np.save(run_dir / "cache" / "latents.npy", np.zeros((60, 4, 8), np.float32))
     autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
     with torch.no_grad():
         for parameter in autoencoder.perceiver.encoder.parameters():
             parameter.add_(0.1)
     autoencoder.save(run_dir / "autoencoder")
     main(["train.stage=diffusion", f"hydra.run.dir={run_dir}", "train.diffusion.steps=1"])
-    rebuilt = np.load(run_dir / "cache" / "latents.npy")
-    assert rebuilt.any() and not np.allclose(rebuilt, np.load(finished[0] / "cache" / "latents.npy"))
+    assert not torch.allclose(cached(run_dir), cached(finished[0]))
 
 
 def test_class_labels_reach_the_denoiser(tmp_path):
@@ -303,17 +308,20 @@ def test_training_under_bfloat16_gives_gradients_with_a_self_condition(tmp_path,
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
-    loss = DiffusionStage.loss
-    monkeypatch.setattr(
-        DiffusionStage,
-        "loss",
-        lambda self, model, step: loss(self, model, step) * (float("nan") if step == 4 else 1),
-    )
+    whole = DiffusionStage.batch
+
+    def poisoned(self, step, part):
+        latents, *rest = whole(self, step, part)
+        return latents * (float("nan") if step == 4 else 1), *rest
+
+    monkeypatch.setattr(DiffusionStage, "batch", poisoned)
     sentence = refused(capsys, tmp_path / "run", "train.log_every=3", "train.checkpoint_every=2")
     assert "step 5 of the diffusion stage" in sentence and "learning_rate" in sentence
     assert "checkpoints/diffusion/step_4" in sentence
     assert (tmp_path / "run" / "checkpoints" / "diffusion" / "step_4" / "state.json").exists()
     assert not (tmp_path / "run" / "denoiser").exists()
+    batch = json.loads((tmp_path / "run" / "logs" / "diverged_diffusion.json").read_text())
+    assert batch["step"] == 5 and len(batch["texts"]) == 16 and "diverged_diffusion.json" in sentence
 
 
 def test_contradictions_and_foreign_directories_change_nothing(finished, tmp_path, capsys):

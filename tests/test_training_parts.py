@@ -21,7 +21,12 @@ from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.clock import LONGEST_EVALUATION, RunClock, StageClock
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
-from ld4lg_fast.training.optimization import learning_rate, make_optimizer
+from ld4lg_fast.training.optimization import (
+    learning_rate,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+)
 from ld4lg_fast.training.options import StageOptions, read_options
 from ld4lg_fast.training.progress import duration
 from ld4lg_fast.training.randomness import StepBatches, step_generator, step_seed
@@ -72,6 +77,9 @@ def test_denoiser_sizes_fit_the_recipe(model):
         ("train.log_every=true", "an integer"),
         ("train.mixed_precision=fp16", "auto, no, bf16"),
         ("train.diffusion=3", "group of options"),
+        ("train.compile=yes", "auto, True, False"),
+        ("train.profile=3", "True, False"),
+        ("train.diffusion.micro_batches=0", "at least 1"),
         ("+train.speed=3", "train.speed does not exist"),
     ],
 )
@@ -162,40 +170,53 @@ def trained(width=4, steps=1):
     for _ in range(steps):
         model(torch.randn(5, width)).square().mean().backward()
         optimizer.step()
-    return model, Ema(model), optimizer
+    return model, Ema(model), optimizer_tensors(optimizer, model)
 
 
 def test_checkpoints_give_everything_back_and_two_are_kept(tmp_path):
     store = CheckpointStore(tmp_path / "checkpoints")
-    model, ema, optimizer = trained(steps=3)
-    assert store.restore(model, ema, optimizer) is None
+    model, ema, tensors = trained(steps=3)
+    assert store.restore(model, ema) == (None, None)
     for step in (1, 2, 10):
-        store.save(TrainingState(step, 2.5, 0.5), model, ema, optimizer)
+        store.save(TrainingState(step, 2.5, 0.5), model, ema, tensors)
     assert store.steps() == [2, 10] and sorted(p.name for p in store.directory.iterdir()) == [
         "step_10",
         "step_2",
     ]
-    again, ema_again, optimizer_again = trained(steps=1)
-    assert store.restore(again, ema_again, optimizer_again) == TrainingState(10, 2.5, 0.5)
+    again, ema_again, _ = trained(steps=1)
+    state, tensors_again = store.restore(again, ema_again)
+    assert state == TrainingState(10, 2.5, 0.5)
     assert again.weight.equal(model.weight) and ema_again.module.weight.equal(ema.module.weight)
-    moments, wanted = optimizer_again.state_dict()["state"], optimizer.state_dict()["state"]
-    assert all(moments[i][name].equal(wanted[i][name]) for i in wanted for name in wanted[i])
+    optimizer = make_optimizer(again, OPTIONS)
+    load_optimizer_tensors(optimizer, again, tensors_again)
+    moments = optimizer_tensors(optimizer, again)
+    assert moments.keys() == tensors.keys() and len(moments) == 6
+    assert all(moments[name].equal(tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("name", ["weight/exp_avg", "other/exp_avg"])
+def test_the_optimizer_of_another_model_is_refused(name):
+    model = trained()[0]
+    with pytest.raises(CheckpointError, match=name.split("/")[0]):
+        load_optimizer_tensors(make_optimizer(model, OPTIONS), model, {name: torch.ones(7, 3)})
 
 
 def test_a_checkpoint_of_another_shape_names_the_tensor(tmp_path):
     store = CheckpointStore(tmp_path)
     store.save(TrainingState(1), *trained(4))
     with pytest.raises(CheckpointError, match=r"weight has the shape \(2, 4\).*\(2, 5\)"):
-        store.restore(*trained(5))
+        store.restore(*trained(5)[:2])
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"]
+)
 def test_a_damaged_checkpoint_is_named(tmp_path, name):
     store = CheckpointStore(tmp_path)
     path = store.save(TrainingState(1), *trained())
     (path / name).write_bytes(b"broken")
     with pytest.raises(CheckpointError, match=name):
-        store.restore(*trained())
+        store.restore(*trained()[:2])
 
 
 KILLED_WHILE_WRITING = """
@@ -204,10 +225,16 @@ from pathlib import Path
 from torch import nn
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 store, model = CheckpointStore(Path(sys.argv[1])), nn.Linear(2, 2)
-optimizer = torch.optim.AdamW(model.parameters())
-store.save(TrainingState(1), model, None, optimizer)
-torch.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-store.save(TrainingState(2), model, None, optimizer)
+tensors = {"weight/exp_avg": torch.ones(9)}
+store.save(TrainingState(1), model, None, tensors)
+replace, left = os.replace, [1]
+def killed(*paths):
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left.pop()
+    replace(*paths)
+os.replace = killed
+store.save(TrainingState(2), model, None, tensors)
 """
 
 

@@ -19,8 +19,11 @@ from ld4lg_fast.data import (
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.clock import StageClock
+from ld4lg_fast.training.conditioned_latents import to_device
 from ld4lg_fast.training.conditions import source_limit
+from ld4lg_fast.training.learner import Part
 from ld4lg_fast.training.loop import TrainingLoop
+from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.randomness import StepBatches, step_generator, step_seed
 from ld4lg_fast.training.reconstruction import BATCH, measure_reconstruction
 from ld4lg_fast.training.session import Session, on_main
@@ -29,18 +32,20 @@ from ld4lg_fast.weights import write_json
 NAME = "autoencoder"
 
 
-def check_batch(stage: str, batch_size: int, num_texts: int, world_size: int) -> None:
+def check_batch(stage: str, options: StageOptions, num_texts: int, world_size: int) -> None:
     """Refuses a batch that cannot be made.
 
     Raises:
-        ConfigError: more texts a batch than there are, or not a multiple of the processes.
+        ConfigError: more texts a batch than there are, or not a multiple of processes and micro-batches.
     """
+    batch_size, parts = options.batch_size, world_size * options.micro_batches
     option = f"train.{stage}.batch_size={batch_size}"
     if batch_size > num_texts:
         raise ConfigError(f"{option} is more than the {num_texts} training texts; choose at most that many.")
-    if batch_size % world_size:
+    if batch_size % parts:
         raise ConfigError(
-            f"{option} cannot be dealt to {world_size} processes; choose a multiple of {world_size}."
+            f"{option} cannot be dealt to {world_size} processes in {options.micro_batches} micro-batches each; "
+            f"choose a multiple of {parts}."
         )
 
 
@@ -138,7 +143,7 @@ class AutoencoderStage:
         self.module = autoencoder.to(session.device)
         self.trained: nn.Module = autoencoder.perceiver if autoencoder.freeze_lm else autoencoder
         self.tokens, self.validation, self.decoder_noise = tokens, validation, decoder_noise
-        check_batch(NAME, self.options.batch_size, len(tokens), session.world_size)
+        check_batch(NAME, self.options, len(tokens), session.world_size)
         lengths = tokens.lengths
         self.batches = StepBatches(
             lambda epoch: LengthBucketedBatches(
@@ -146,19 +151,23 @@ class AutoencoderStage:
             )
         )
 
-    def loss(self, model: nn.Module, step: int) -> Tensor:
-        session, whole = self.session, self.batches[step]
-        mine = session.mine(whole)
+    def batch(self, step: int, part: Part) -> tuple:
+        whole = self.batches[step]
+        mine = part.of(whole)
         ids, mask = self._collate([self.tokens[index] for index in mine])
-        # The mean over all processes' tokens, though each has texts of other lengths.
+        # The mean over the tokens of all parts, though each has texts of other lengths.
         lengths = self.tokens.lengths
-        weight = float(session.world_size * lengths[mine].sum() / lengths[whole].sum())
-        generator = step_generator(session.seed, NAME, step)
-        return weight * model(ids, mask, self.decoder_noise, generator, session.rank, session.world_size)
+        weight = float(part.count * lengths[mine].sum() / lengths[whole].sum())
+        generator = step_generator(self.session.seed, NAME, step)
+        return weight, (ids, mask, self.decoder_noise, generator, part.index, part.count)
+
+    def loss(self, model: nn.Module, batch: tuple) -> Tensor:
+        weight, inputs = batch
+        return weight * model(*inputs)
 
     def _collate(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         ids, mask = collate(ids, self.module.tokenizer.pad_token_id, max_len=self.module.max_len)
-        return ids.to(self.session.device, non_blocking=True), mask.to(self.session.device, non_blocking=True)
+        return to_device(ids, self.session.device), to_device(mask, self.session.device)
 
     @torch.no_grad()
     def validate(self, step: int) -> None:

@@ -5,12 +5,13 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import nn
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.training.ema import Ema
-from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
+from ld4lg_fast.weights import load_weights, read_json, save_weights, write_atomically, write_json
 
 KEPT = 2
 _UNFINISHED = ".unfinished-"
@@ -35,7 +36,8 @@ def _sync(path: Path) -> None:
 
 class CheckpointStore:
     """The checkpoints ``step_<n>`` of one stage: ``model.safetensors``, ``ema.safetensors`` where the stage
-    averages, ``optimizer.pt`` and ``state.json``. The last two are kept."""
+    averages, ``optimizer.safetensors`` and ``state.json``; all tensors whole, however many processes there
+    are. The last two are kept."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -56,20 +58,32 @@ class CheckpointStore:
                 shutil.rmtree(path)
 
     def save(
-        self, state: TrainingState, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
+        self, state: TrainingState, model: nn.Module, ema: Ema | None, optimizer: dict[str, Tensor]
     ) -> Path:
-        """Writes a checkpoint beside the others, flushes it to disk, then gives it its name."""
+        """Writes a checkpoint beside the others, flushes it to disk, then gives it its name.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written to; the checkpoints before stay.
+        """
         final, temporary = self.path(state.step), self.directory / f"{_UNFINISHED}step_{state.step}"
         if final in map(self.path, self.steps()):
             return final
         self.sweep()
-        temporary.mkdir(parents=True)
-        save_weights(model, temporary / "model.safetensors")
-        if ema is not None:
-            save_weights(ema.module, temporary / "ema.safetensors")
-        torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
-        _sync(temporary / "optimizer.pt")
-        write_json(temporary / "state.json", asdict(state))
+        try:
+            temporary.mkdir(parents=True)
+            save_weights(model, temporary / "model.safetensors")
+            if ema is not None:
+                save_weights(ema.module, temporary / "ema.safetensors")
+            write_atomically(temporary / "optimizer.safetensors", safetensors.torch.save(optimizer))
+            write_json(temporary / "state.json", asdict(state))
+        except (CheckpointError, OSError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = self.steps()
+            good = f"the last good one is {self.path(kept[-1])}" if kept else "there is none before it"
+            raise CheckpointError(
+                f"The checkpoint of step {state.step} could not be written, {good}; mend this and go on with "
+                f"resume=true: {error}"
+            ) from error
         _sync(temporary)
         os.replace(temporary, final)
         _sync(self.directory)
@@ -94,27 +108,26 @@ class CheckpointStore:
             ) from error
 
     def restore(
-        self, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
-    ) -> TrainingState | None:
-        """Loads the last complete checkpoint into the three; None where there is none.
+        self, model: nn.Module, ema: Ema | None
+    ) -> tuple[TrainingState | None, dict[str, Tensor] | None]:
+        """Loads the last complete checkpoint into the two; its state and the optimiser's tensors.
+
+        Nones where there is none.
 
         Raises:
             CheckpointError: it is damaged, or its tensors have other names or shapes.
         """
         state = self.read_state()
         if state is None:
-            return None
+            return None, None
         path = self.path(state.step)
         load_weights(model, path / "model.safetensors")
         if ema is not None:
             load_weights(ema.module, path / "ema.safetensors")
+        tensors = path / "optimizer.safetensors"
         try:
-            optimizer.load_state_dict(
-                torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-            )
-        except Exception as error:  # torch raises many kinds for a damaged file
+            return state, safetensors.torch.load_file(tensors)
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path}/optimizer.pt cannot be loaded ({' '.join(str(error).split())[:200]}); "
-                f"delete {path} to go on from the checkpoint before it."
+                f"{tensors} cannot be loaded ({error}); delete {path} to go on from the checkpoint before it."
             ) from error
-        return state

@@ -11,38 +11,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ld4lg_fast.training.shards import Rows
+
 WIDTH_STEP = 8  # context lengths are rounded up to it, so that there are few distinct shapes
 
 
 @dataclass(frozen=True)
 class SourceStates:
-    """Encoder states of source texts without padding, one text after the other, perhaps memory-mapped.
+    """Encoder states of source texts without padding, one text after the other.
 
-    ``states`` (T, W), any float dtype; text i has the rows ``offsets[i] : offsets[i + 1]``.
+    ``states`` (T, W); text i has the rows ``offsets[i] : offsets[i + 1]``.
     """
 
-    states: np.ndarray
+    states: Rows
     offsets: np.ndarray
 
     def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Context (B, M, W) float32, zero where padded, and its mask (B, M) of the texts in ``rows``."""
-        parts = [self.states[self.offsets[i] : self.offsets[i + 1]] for i in rows]
-        lengths = np.array([len(part) for part in parts])
+        parts = [self.states.span(self.offsets[i], self.offsets[i + 1]) for i in rows]
+        lengths = torch.tensor([len(part) for part in parts])
         width = -(-int(lengths.max()) // WIDTH_STEP) * WIDTH_STEP
-        mask = np.arange(width) < lengths[:, None]
-        context = np.zeros((*mask.shape, self.states.shape[1]), np.float32)
-        context[mask] = np.concatenate(parts)
-        return torch.from_numpy(context), torch.from_numpy(mask)
+        mask = torch.arange(width) < lengths[:, None]
+        context = torch.zeros(*mask.shape, *self.states.row_shape)
+        context[mask] = torch.cat(parts).float()
+        return context, mask
 
 
 @dataclass(frozen=True)
 class ConditionedLatents:
-    """Latents (B, N, d), any float dtype, perhaps memory-mapped, and the texts' conditions.
+    """Latents (B, N, d) and the texts' conditions.
 
     ``lengths`` (B,): real positions of each text in recipe v1; None: all N. ``labels`` (B,) long or None.
     """
 
-    latents: np.ndarray
+    latents: Rows
     lengths: np.ndarray | None = None
     labels: Tensor | None = None
     sources: SourceStates | None = None
@@ -50,15 +52,15 @@ class ConditionedLatents:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def mask(self, rows: Sequence[int] | slice) -> Tensor | None:
+    def mask(self, rows: Sequence[int] | np.ndarray) -> Tensor | None:
         """(rows, N), True = keep, or None where all positions are real."""
         if self.lengths is None:
             return None
-        return torch.from_numpy(np.arange(self.latents.shape[1]) < self.lengths[rows][:, None])
+        return torch.from_numpy(np.arange(self.latents.row_shape[0]) < self.lengths[rows][:, None])
 
     def batch(self, rows: Sequence[int], device: torch.device) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Latents (len(rows), N, d) float32 and the conditions of `LatentDiffusion.loss`, on ``device``."""
-        latents = torch.from_numpy(self.latents[rows]).float()
+        latents = self.latents.take(rows)
         context, context_mask = (None, None) if self.sources is None else self.sources.batch(rows)
         conditions = {
             "mask": self.mask(rows),
@@ -66,8 +68,11 @@ class ConditionedLatents:
             "context": context,
             "context_mask": context_mask,
         }
-        moved = {
-            name: None if tensor is None else tensor.to(device, non_blocking=True)
-            for name, tensor in conditions.items()
-        }
-        return latents.to(device, non_blocking=True), moved
+        return to_device(latents, device), {name: to_device(t, device) for name, t in conditions.items()}
+
+
+def to_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    """Moves without waiting for the device, for which the memory has to be pinned."""
+    if tensor is None or device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -14,24 +14,23 @@ from ld4lg_fast.data import ShuffledBatches, TextDataset, TokenizedTexts
 from ld4lg_fast.diffusion import TrainingDraws
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.autoencoder_stage import check_batch, tokenize, tokenize_sources, write_statistics
 from ld4lg_fast.training.clock import StageClock
-from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
+from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates, to_device
 from ld4lg_fast.training.conditions import number_of_classes, source_limit
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.latent_cache import (
     cached_latents,
     cached_sources,
-    encode_all,
-    encode_all_sources,
-    latents_path,
-    sources_path,
+    encode_latents,
+    encode_sources,
 )
+from ld4lg_fast.training.learner import Part
 from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.randomness import StepBatches, step_generator, step_seed
 from ld4lg_fast.training.session import Session, on_main
-from ld4lg_fast.training.validation import print_and_keep_samples, validation_loss
+from ld4lg_fast.training.shards import Rows
+from ld4lg_fast.training.validation import ValidationSet, print_and_keep_samples, validation_loss
 
 NAME = "diffusion"
 STATISTICS_TEXTS = 4096  # of whose hidden states recipe v1 takes mean and scale (as published: one batch)
@@ -65,8 +64,8 @@ class DiffusionStage:
     """Denoising of cached latents on shuffled batches; see `loop.Stage`.
 
     Args:
-        training, validation: the latents of the texts of both sets, with their conditions.
-        sources: of the validation texts, for a sequence-to-sequence model.
+        training: the latents of the training texts, with their conditions.
+        validation: None only where nobody validates.
     """
 
     name = NAME
@@ -75,48 +74,48 @@ class DiffusionStage:
     def __init__(
         self,
         model: LatentDiffusion,
-        autoencoder: LanguageAutoencoder,
-        statistics: RunStatistics,
         training: ConditionedLatents,
-        validation: ConditionedLatents,
-        sources: Sequence[str] | None,
+        validation: ValidationSet | None,
         session: Session,
     ) -> None:
         self.session, self.options = session, session.options.diffusion
         self.module = self.trained = model.to(session.device)
         if not model.diffusion.l2_normalized:
-            rows: slice | np.ndarray = slice(None)
+            rows = np.arange(len(training))
             if training.lengths is not None and len(training) > STATISTICS_TEXTS:
                 rows = np.linspace(0, len(training) - 1, STATISTICS_TEXTS).astype(int)
-            latents = torch.from_numpy(np.array(training.latents[rows], np.float32)).to(session.device)
+            latents = training.latents.take(rows).to(session.device)
             mask = training.mask(rows)
             model.set_statistics(latents, None if mask is None else mask.to(session.device))
         self.ema = Ema(self.module, self.options.ema_decay)
-        self.pipeline = TextDiffusionPipeline(autoencoder, self.ema.module, statistics)
-        self.training, self.validation, self.sources = training, validation, sources
+        self.training, self.validation = training, validation
         self.context_drop_prob = model.recipe.get("context_drop_prob", 0.0)
-        check_batch(NAME, self.options.batch_size, len(training), session.world_size)
+        check_batch(NAME, self.options, len(training), session.world_size)
         self.batches = StepBatches(
             lambda epoch: ShuffledBatches(
                 len(training), self.options.batch_size, seed=session.seed, epoch=epoch
             )
         )
 
-    def loss(self, model: nn.Module, step: int) -> Tensor:
+    def batch(self, step: int, part: Part) -> tuple:
         session, whole = self.session, self.batches[step]
-        mine = session.mine(whole)
-        latents, conditions = self.training.batch(mine, session.device)
+        latents, conditions = self.training.batch(part.of(whole), session.device)
         if self._drops_context(step):
             conditions |= {"context": None, "context_mask": None}
-        # Drawn for the batch of all processes, so that their number changes nothing.
-        like = latents.new_empty(1).expand(len(whole), *latents.shape[1:])
+        # Drawn for the whole batch, so that the number of its parts changes nothing.
+        like = torch.empty(1).expand(len(whole), *latents.shape[1:])
         draws = self.module.draw(like, step_generator(session.seed, NAME, step))
+        drop = draws.class_drop
         draws = TrainingDraws(
-            t=session.mine(draws.t),
-            noise=session.mine(draws.noise),
+            t=to_device(part.of(draws.t), session.device),
+            noise=to_device(part.of(draws.noise), session.device),
             self_condition=draws.self_condition,
-            class_drop=None if draws.class_drop is None else session.mine(draws.class_drop),
+            class_drop=None if drop is None else to_device(part.of(drop), session.device),
         )
+        return latents, draws, conditions
+
+    def loss(self, model: nn.Module, batch: tuple) -> Tensor:
+        latents, draws, conditions = batch
         return model(latents, draws, **conditions).loss
 
     def _drops_context(self, step: int) -> bool:
@@ -127,13 +126,15 @@ class DiffusionStage:
         return coin.item() < self.context_drop_prob
 
     def validate(self, step: int) -> None:
+        known = self.validation
         with self.session.accelerator.autocast():
-            loss = validation_loss(self.ema.module, self.validation, self.session.seed)
-        print_and_keep_samples(self.pipeline, step, loss, self.sources, self.session)
+            loss = validation_loss(self.ema.module, known.texts, self.session.seed)
+        pipe = TextDiffusionPipeline(known.autoencoder, self.ema.module, known.statistics)
+        print_and_keep_samples(pipe, step, loss, known.sources, self.session)
 
 
 def _conditions(
-    latents: np.ndarray,
+    latents: Rows,
     tokens: TokenizedTexts,
     labels: Sequence[int] | None,
     sources: SourceStates | None,
@@ -152,20 +153,20 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
     autoencoder = LanguageAutoencoder.load(session.run.autoencoder).to(session.device)
     tokens, validation_tokens = tokenize(autoencoder, dataset, session)
     statistics = write_statistics(tokens, dataset, session)
-    on_main(session.accelerator, lambda: cached_latents(autoencoder, tokens, session))
-    shape = (len(validation_tokens), autoencoder.num_latents, autoencoder.dim_latent)
-    validation = np.empty(shape, dtype=np.float32)
-    encode_all(autoencoder, validation_tokens, session, validation)
+    latents = cached_latents(autoencoder, tokens, session)
+    every = range(len(validation_tokens))
+    validation = Rows([encode_latents(autoencoder, validation_tokens, session, every)])
     sources, validation_sources = _source_states(config, dataset, autoencoder, session)
     model = build_denoiser(config, dataset, autoencoder, session)
-    latents = np.load(latents_path(session), mmap_mode="r")
     stage = DiffusionStage(
         model,
-        autoencoder,
-        statistics,
         _conditions(latents, tokens, dataset.train.labels, sources, model),
-        _conditions(validation, validation_tokens, dataset.validation.labels, validation_sources, model),
-        dataset.validation.sources if model.is_seq2seq else None,
+        ValidationSet(
+            _conditions(validation, validation_tokens, dataset.validation.labels, validation_sources, model),
+            autoencoder,
+            statistics,
+            dataset.validation.sources if model.is_seq2seq else None,
+        ),
         session,
     )
     TrainingLoop(stage, session, clock).run()
@@ -180,8 +181,7 @@ def _source_states(
     if limit is None:
         return None, None
     tokens, validation_tokens = tokenize_sources(autoencoder, dataset, limit, session)
-    on_main(session.accelerator, lambda: cached_sources(autoencoder, tokens, limit, session))
-    validation = np.empty((len(validation_tokens.flat), autoencoder.lm.config.hidden_size), np.float32)
-    encode_all_sources(autoencoder, validation_tokens, limit, session, validation)
-    training = SourceStates(np.load(sources_path(session), mmap_mode="r"), tokens.offsets)
-    return training, SourceStates(validation, validation_tokens.offsets)
+    states = cached_sources(autoencoder, tokens, limit, session)
+    every = range(len(validation_tokens))
+    validation = Rows([encode_sources(autoencoder, validation_tokens, limit, session, every)])
+    return SourceStates(states, tokens.offsets), SourceStates(validation, validation_tokens.offsets)

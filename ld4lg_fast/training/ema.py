@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from ld4lg_fast.training.sharding import local, sharded_like, whole
+
 
 class Ema:
     """A second copy of ``model`` (``self.module``, in evaluation mode) that follows it.
@@ -16,8 +18,13 @@ class Ema:
     def __init__(self, model: nn.Module, max_decay: float = 0.9999) -> None:
         self.max_decay = max_decay
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        self._average = list(self.module.parameters())
+        self.follow(model)
+
+    def follow(self, model: nn.Module) -> None:
+        """Averages ``model`` from now on, cut into pieces as it is; `gather` then fills ``module``."""
         self._current = list(model.parameters())
+        pairs = zip(self.module.parameters(), self._current, strict=True)
+        self._average = [sharded_like(own, current) for own, current in pairs]
 
     def decay(self, step: int) -> float:
         return min(self.max_decay, 1 - (1 + step) ** -0.75)
@@ -25,4 +32,12 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Moves the average towards the model after ``step`` (0, 1, …); after step 0 it is the model."""
-        torch._foreach_lerp_(self._average, self._current, 1 - self.decay(step))
+        averages, currents = list(map(local, self._average)), list(map(local, self._current))
+        torch._foreach_lerp_(averages, currents, 1 - self.decay(step))
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Brings ``module`` up to date where the average is in pieces; call in all processes."""
+        for own, average in zip(self.module.parameters(), self._average, strict=True):
+            if own is not average:
+                own.copy_(whole(average))

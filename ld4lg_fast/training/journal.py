@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.weights import write_atomically
 
 
@@ -31,10 +32,19 @@ class Journal:
             write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def write(self, stage: str, step: int, **values: float) -> None:
-        """One line: ``stage``, ``step`` and the values."""
+        """One line: ``stage``, ``step`` and the values.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
         if self.accelerator.is_main_process:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+            try:
+                with open(self.path, "a") as file:
+                    file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.path} cannot be written ({error.strerror}); free some space and go on with resume=true."
+                ) from error
         tracked = {f"{stage}/{name}": value for name, value in values.items()}
         self.accelerator.log(tracked, step=self._first_step[stage] + step)
 

@@ -1,26 +1,29 @@
 """The training set's latents and source states, computed once and kept on disk.
 
+Every process encodes shards of its own. A shard that is whole and was made by this very autoencoder from these
+very tokens is kept, so an interrupted cache goes on where it stopped; any other is computed again.
+
 Letters: B texts, N latents, d latent width, T tokens of all sources, W language model width.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from torch import Tensor
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
-from ld4lg_fast.console import progress_bar
+from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.data import TokenizedTexts
-from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.source import source_states
 from ld4lg_fast.training.reconstruction import encode_texts
-from ld4lg_fast.training.session import Session
-from ld4lg_fast.weights import read_json, write_json
+from ld4lg_fast.training.session import Session, on_main, together
+from ld4lg_fast.training.shards import Rows, open_rows, remove_others, shard_fault, shard_path, write_shard
 
 BATCH = 256
+SHARD_BYTES = 64 * 2**20
 
 
 def fingerprint(autoencoder_directory: Path, tokens: TokenizedTexts) -> str:
@@ -37,107 +40,107 @@ def fingerprint(autoencoder_directory: Path, tokens: TokenizedTexts) -> str:
 
 
 @torch.no_grad()
-def encode_all(
-    autoencoder: LanguageAutoencoder,
-    tokens: Sequence[list[int]] | TokenizedTexts,
-    session: Session,
-    out: np.ndarray,
-) -> None:
-    """Writes the latents of all texts to ``out`` (B, N, d), in batches of texts of like length."""
-    for rows in _batches_by_length(tokens, "encoding the training texts", session):
-        latents, _ = encode_texts(autoencoder, [tokens[i] for i in rows], session.device)
-        out[rows] = latents.float().cpu().numpy()
+def encode_latents(
+    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, texts: Sequence[int]
+) -> Tensor:
+    """Latents (len(texts), N, d) float32 of the texts numbered ``texts``, encoded in batches of like length."""
+    out = torch.empty(len(texts), autoencoder.num_latents, autoencoder.dim_latent)
+    for places in _batches_by_length(tokens, texts, session):
+        latents, _ = encode_texts(autoencoder, [tokens[texts[place]] for place in places], session.device)
+        out[places] = latents.float().cpu()
+    return out
 
 
 @torch.no_grad()
-def encode_all_sources(
-    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, max_len: int, session: Session, out: np.ndarray
-) -> None:
-    """Writes the encoder states of all sources to ``out`` (T, W), text i at ``tokens.offsets[i]``."""
-    for rows in _batches_by_length(tokens, "encoding the sources", session):
-        states, mask = source_states(autoencoder, [tokens[i] for i in rows], max_len, session.device)
-        for i, row, real in zip(rows, states.float().cpu(), mask.cpu(), strict=True):
-            out[tokens.offsets[i] : tokens.offsets[i + 1]] = row[real].numpy()
+def encode_sources(
+    autoencoder: LanguageAutoencoder,
+    tokens: TokenizedTexts,
+    max_len: int,
+    session: Session,
+    texts: Sequence[int],
+) -> Tensor:
+    """Encoder states (tokens of ``texts``, W) float32, one text after the other without padding."""
+    found: list[Tensor] = [torch.empty(0)] * len(texts)
+    for places in _batches_by_length(tokens, texts, session):
+        ids = [tokens[texts[place]] for place in places]
+        states, mask = source_states(autoencoder, ids, max_len, session.device)
+        for place, row, real in zip(places, states.float().cpu(), mask.cpu(), strict=True):
+            found[place] = row[real]
+    return torch.cat(found)
 
 
-def _batches_by_length(
-    tokens: Sequence[list[int]] | TokenizedTexts, title: str, session: Session
-) -> Iterator[list[int]]:
-    """Numbers of texts of like length, under a progress bar."""
-    order = np.argsort([len(tokens[i]) for i in range(len(tokens))], kind="stable")
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=len(order))
-        for start in range(0, len(order), BATCH):
-            session.interrupts.check()
-            rows = order[start : start + BATCH].tolist()
-            yield rows
-            bar.advance(task, len(rows))
+def _batches_by_length(tokens: TokenizedTexts, texts: Sequence[int], session: Session):
+    order = np.argsort(tokens.lengths[texts], kind="stable")
+    for start in range(0, len(order), BATCH):
+        session.interrupts.check()
+        yield order[start : start + BATCH].tolist()
 
 
-def cached_latents(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session) -> None:
-    """Makes sure that the run's ``cache/`` holds the latents of ``tokens``; call in the main process.
+def cached_latents(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session) -> Rows:
+    """The latents (B, N, d) of ``tokens``, from the run's ``cache/latents/`` or computed into it.
 
-    A cache of another autoencoder or corpus, or an unfinished one, is replaced.
+    Call in all processes. Perceiver latents are float32; hidden states are many, so bfloat16.
     """
-    shape = (len(tokens), autoencoder.num_latents, autoencoder.dim_latent)
-    # Hidden states are many and need no more than half precision.
-    dtype = np.float16 if autoencoder.perceiver is None else np.float32
-    _fill_cache(
-        latents_path(session),
-        shape,
+    shape = (autoencoder.num_latents, autoencoder.dim_latent)
+    dtype = torch.bfloat16 if autoencoder.perceiver is None else torch.float32
+    per_shard = max(BATCH, SHARD_BYTES // (shape[0] * shape[1] * dtype.itemsize))
+    starts = range(0, len(tokens), per_shard)
+    shards = [range(start, min(start + per_shard, len(tokens))) for start in starts]
+    return _cached(
+        session.run.cache / "latents",
+        [((len(texts), *shape), texts) for texts in shards],
+        lambda texts: encode_latents(autoencoder, tokens, session, texts),
         dtype,
         tokens,
         session,
-        lambda out: encode_all(autoencoder, tokens, session, out),
     )
 
 
 def cached_sources(
     autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, max_len: int, session: Session
-) -> None:
-    """Likewise for the states of the sources ``tokens``, in half precision and without padding."""
-    shape = (len(tokens.flat), autoencoder.lm.config.hidden_size)
-    _fill_cache(
-        sources_path(session),
-        shape,
-        np.float16,
+) -> Rows:
+    """Likewise the states (T, W) bfloat16 of the sources ``tokens``, without padding, in ``cache/sources/``."""
+    width = autoencoder.lm.config.hidden_size
+    # A new shard begins with the text that would overflow the one before.
+    tokens_per_shard = max(1, SHARD_BYTES // (2 * width))
+    firsts = np.flatnonzero(np.diff(tokens.offsets[:-1] // tokens_per_shard, prepend=-1))
+    shards = [range(a, b) for a, b in zip(firsts, [*firsts[1:], len(tokens)], strict=True)]
+    return _cached(
+        session.run.cache / "sources",
+        [((int(tokens.lengths[texts].sum()), width), texts) for texts in shards],
+        lambda texts: encode_sources(autoencoder, tokens, max_len, session, texts),
+        torch.bfloat16,
         tokens,
         session,
-        lambda out: encode_all_sources(autoencoder, tokens, max_len, session, out),
     )
 
 
-def _fill_cache(
-    path: Path,
-    shape: tuple[int, ...],
-    dtype: type,
+def _cached(
+    directory: Path,
+    shards: Sequence[tuple[tuple[int, ...], range]],
+    encode: Callable[[range], Tensor],
+    dtype: torch.dtype,
     tokens: TokenizedTexts,
     session: Session,
-    fill: Callable[[np.ndarray], None],
-) -> None:
-    facts = path.with_suffix(".json")
-    wanted = {"fingerprint": fingerprint(session.run.autoencoder, tokens)}
-    if path.exists() and facts.exists() and _read(facts) == wanted:
-        return
-    facts.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    out = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    fill(out)
-    out.flush()
-    # Written last, so that an interrupted cache is never taken for a whole one.
-    write_json(facts, wanted)
+) -> Rows:
+    """``shards``: shape and texts of each."""
 
+    def fill() -> None:
+        wanted = fingerprint(session.run.autoencoder, tokens)
+        lacking = []
+        for number, (shape, texts) in session.mine(list(enumerate(shards))):
+            path = shard_path(directory, number)
+            fault = shard_fault(path, shape, dtype, wanted)
+            if fault == "damaged":
+                console.print(f"{path} is damaged and is computed again.", markup=False, highlight=False)
+            if fault:
+                lacking.append((path, texts))
+        with progress_bar() as bar:
+            task = bar.add_task(f"encoding the {directory.name}", total=len(lacking))
+            for path, texts in lacking:
+                write_shard(path, encode(texts).to(dtype), wanted)
+                bar.advance(task)
 
-def latents_path(session: Session) -> Path:
-    return session.run.cache / "latents.npy"
-
-
-def sources_path(session: Session) -> Path:
-    return session.run.cache / "sources.npy"
-
-
-def _read(path: Path) -> dict | None:
-    try:
-        return read_json(path, "a latent cache")
-    except LD4LGError:
-        return None
+    together(session.accelerator, fill)
+    on_main(session.accelerator, lambda: remove_others(directory, len(shards)))
+    return open_rows(directory)

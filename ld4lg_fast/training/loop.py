@@ -2,23 +2,29 @@
 
 import math
 import time
+from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ld4lg_fast.console import console
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.clock import StageClock
+from ld4lg_fast.training.curves import draw_curves
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted
-from ld4lg_fast.training.optimization import learning_rate, make_optimizer
+from ld4lg_fast.training.learner import Learner, Part
+from ld4lg_fast.training.optimization import learning_rate
 from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.profiling import Profile
 from ld4lg_fast.training.progress import StageProgress
-from ld4lg_fast.training.randomness import step_seed
-from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.randomness import StepBatches
+from ld4lg_fast.training.session import Session, on_main
+from ld4lg_fast.weights import write_json
+
+BETWEEN_CURVES = 60.0  # seconds
 
 
 class DivergedError(LD4LGError):
@@ -38,12 +44,13 @@ class Stage(Protocol):
     trained: nn.Module
     ema: Ema | None
     skips_parameters: bool
+    batches: StepBatches
 
-    def loss(self, model: nn.Module, step: int) -> Tensor:
-        """The loss of this process's part of the batch of ``step``; ``model`` is ``module``, perhaps wrapped.
+    def batch(self, step: int, part: Part) -> object:
+        """What ``part`` of the batch of ``step`` consists of, on the device."""
 
-        Its mean over the processes is the loss of the whole batch.
-        """
+    def loss(self, model: nn.Module, batch: object) -> Tensor:
+        """Its loss; ``model`` is ``module``, perhaps wrapped. The mean over all parts is the whole batch's."""
 
     def validate(self, step: int) -> None:
         """Measures, prints and logs; called in the main process alone."""
@@ -60,10 +67,10 @@ class TrainingLoop:
         self.stage, self.session, self.clock = stage, session, clock
         self.options = stage.options
         self.store = CheckpointStore(session.run.checkpoints(stage.name))
-        self.optimizer = make_optimizer(stage.trained, self.options)
         self.state = TrainingState(stage_start=clock.start)
-        self._window: list[tuple[Tensor, Tensor]] = []
+        self._window: list[Tensor] = []
         self._window_start = 0.0
+        self._drawn = time.perf_counter()
 
     def run(self) -> TrainingState:
         """Trains; afterwards the stage has been validated and its last checkpoint written.
@@ -76,19 +83,25 @@ class TrainingLoop:
         stage, session = self.stage, self.session
         if session.accelerator.is_main_process:
             self.store.sweep()
-        restored = self.store.restore(stage.trained, stage.ema, self.optimizer)
+        restored, tensors = self.store.restore(stage.trained, stage.ema)
+        self.learner = Learner(stage, session)
         if restored is not None:
+            self.learner.load_optimizer_tensors(tensors)
             self.state = restored
             self.clock.start = restored.stage_start
             console.print(f"The {stage.name} stage goes on after step {restored.step}.", highlight=False)
         session.journal.forget_after(stage.name, self.state.step)
-        model = self._wrapped()
+        if session.options.profile:
+            dtype = torch.bfloat16 if session.options.precision == "bf16" else torch.float32
+            samples = self.options.batch_size // session.world_size
+            self.learner.profile = Profile(stage.name, samples, session.device, dtype)
         stage.module.train()
+        self.learner.model.train()
         time_progress, stop = self._agree()
         with StageProgress(stage.name, self.options.steps) as self._progress:
             self._window_start = time.perf_counter()
             while not stop and (self.state.step == 0 or self._share(time_progress) < 1):
-                rate = self._step(model, self._share(time_progress))
+                rate = self._step(self._share(time_progress))
                 if session.world_size == 1 or self.state.step % session.options.log_every == 0:
                     time_progress, stop = self._agree()
                 ended = self._share(time_progress) >= 1
@@ -96,22 +109,17 @@ class TrainingLoop:
                     self._log(rate, self._share(time_progress))
                 if not ended and not stop:
                     self._save_and_validate_in_time()
+        if self.learner.profile is not None:
+            self.learner.profile.abandon()
+            console.print(
+                f"The {stage.name} stage was too short for a profile, which takes {Profile.STEPS} steps."
+            )
         path = self._save()
         if stop:
             console.print(f"Stopped after step {self.state.step} of the {stage.name} stage, saved in {path}.")
             raise Interrupted(session.interrupts.received or stop)
-        self._validate()
+        self._validate(is_last=True)
         return self.state
-
-    def _wrapped(self) -> nn.Module:
-        session, stage = self.session, self.stage
-        if session.world_size == 1:
-            return stage.module
-        return DistributedDataParallel(
-            stage.module,
-            device_ids=[session.device.index] if session.device.type == "cuda" else None,
-            find_unused_parameters=stage.skips_parameters,
-        )
 
     def _share(self, time_progress: float) -> float:
         """How much of the stage is done, in steps or in time, whichever is further."""
@@ -126,24 +134,15 @@ class TrainingLoop:
             progress, stop = largest[0].item(), int(largest[1].item())
         return progress, stop
 
-    def _step(self, model: nn.Module, share: float) -> float:
+    def _step(self, share: float) -> float:
         """One step of the optimiser; returns its learning rate."""
-        stage, options, step = self.stage, self.options, self.state.step
-        rate = learning_rate(options, step, share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # Dropout differs between processes but not between a run and its resumption.
-        torch.manual_seed(step_seed(self.session.seed, stage.name, step) + self.session.rank)
-        with self.session.accelerator.autocast():
-            loss = stage.loss(model, step)
-        loss.backward()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, options.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if stage.ema is not None:
-            stage.ema.update(step)
-        self._window.append((loss.detach().float(), norm.detach().float()))
+        learner, rate = self.learner, learning_rate(self.options, self.state.step, share)
+        with nullcontext() if learner.profile is None else learner.profile.step():
+            self._window.append(learner.step(self.state.step, rate))
+        if learner.profile is not None and learner.profile.is_over:
+            if self.session.accelerator.is_main_process:
+                console.print(f"Profile: {learner.profile.write(self.session.run.log.parent)}")
+            learner.profile = None
         self.state.step += 1
         return rate
 
@@ -152,7 +151,7 @@ class TrainingLoop:
         if not self._window:
             return
         stage, session, count = self.stage, self.session, len(self._window)
-        values = torch.stack([torch.stack(pair) for pair in self._window])
+        values = torch.stack(self._window)
         values = session.accelerator.reduce(values, "mean").tolist()
         self._window.clear()
         for index, pair in enumerate(values):
@@ -180,9 +179,13 @@ class TrainingLoop:
             else "no checkpoint was written yet"
         )
         what = "gradient" if math.isfinite(loss) else "loss"
+        batch = self.session.run.log.with_name(f"diverged_{self.stage.name}.json")
+        if self.session.accelerator.is_main_process:
+            write_json(batch, {"stage": self.stage.name, "step": step, "texts": self.stage.batches[step - 1]})
         raise DivergedError(
-            f"The {what} of step {step} of the {self.stage.name} stage is not finite; {kept}; "
-            f"try a train.{self.stage.name}.learning_rate below {self.options.learning_rate:g}."
+            f"The {what} of step {step} of the {self.stage.name} stage is not finite; {kept}; {batch} lists "
+            f"the texts of its batch; try a train.{self.stage.name}.learning_rate below "
+            f"{self.options.learning_rate:g}."
         )
 
     def _save_and_validate_in_time(self) -> None:
@@ -197,15 +200,21 @@ class TrainingLoop:
     def _save(self):
         # Unread losses might not be finite, and such a state must not replace a good one.
         if self._window:
-            self._log(self.optimizer.param_groups[0]["lr"], self._share(0.0))
+            self._log(self.learner.optimizer.param_groups[0]["lr"], self._share(0.0))
         self.state.run_seconds = self.session.clock.seconds()
-        if self.session.accelerator.is_main_process:
-            self.store.save(self.state, self.stage.trained, self.stage.ema, self.optimizer)
-        self.session.accelerator.wait_for_everyone()
+        stage, tensors = self.stage, self.learner.optimizer_tensors()
+        self.learner.gather()
+        on_main(
+            self.session.accelerator, lambda: self.store.save(self.state, stage.trained, stage.ema, tensors)
+        )
         return self.store.path(self.state.step)
 
-    def _validate(self) -> None:
+    def _validate(self, is_last: bool = False) -> None:
+        self.learner.gather()
         if self.session.accelerator.is_main_process:
             self.stage.validate(self.state.step)
+            if is_last or time.perf_counter() - self._drawn > BETWEEN_CURVES:
+                draw_curves(self.session.run.log, self.session.run.curves)
+                self._drawn = time.perf_counter()
         self.session.accelerator.wait_for_everyone()
         self.stage.module.train()

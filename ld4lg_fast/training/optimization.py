@@ -1,22 +1,70 @@
-"""AdamW as published, and the learning rate."""
+"""AdamW as published, its state by parameter names, and the learning rate."""
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.sharding import sharded_like, whole
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def make_optimizer(model: nn.Module, options: StageOptions) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, without weight decay on those of fewer than two axes."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Fused AdamW over the trainable parameters, without weight decay on those of fewer than two axes."""
+    parameters = trainable(model).values()
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trainable)
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return torch.optim.AdamW(groups, lr=options.learning_rate, fused=fused)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's state, whole and on the CPU, as ``<parameter>/<kind>``; call in all processes."""
+    return {
+        f"{name}/{kind}": whole(tensor).detach().cpu()
+        for name, parameter in trainable(model).items()
+        for kind, tensor in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Takes up what `optimizer_tensors` gave, whatever the number of processes was then.
+
+    Raises:
+        CheckpointError: the tensors are those of another model.
+    """
+    names = {id(parameter): name for name, parameter in trainable(model).items()}
+    ordered = [p for group in optimizer.param_groups for p in group["params"]]
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition("/")
+        found.setdefault(name, {})[kind] = tensor
+    state = {}
+    for index, parameter in enumerate(ordered):
+        name = names[id(parameter)]
+        # A parameter that never had a gradient has no state.
+        moments = found.pop(name, {})
+        if any(tensor.shape not in ((), parameter.shape) for tensor in moments.values()):
+            raise CheckpointError(f"The optimiser's state of {name} is that of another shape.")
+        if moments:
+            state[index] = {
+                kind: sharded_like(tensor, parameter) if tensor.dim() else tensor
+                for kind, tensor in moments.items()
+            }
+    if found:
+        raise CheckpointError(f"The optimiser's state of {min(found)} has no place in this model.")
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def learning_rate(options: StageOptions, step: int, progress: float) -> float:

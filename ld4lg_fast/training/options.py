@@ -11,6 +11,7 @@ from ld4lg_fast.errors import ConfigError
 
 STAGES = ("all", "autoencoder", "diffusion")
 PRECISIONS = ("auto", "no", "bf16")
+COMPILE = ("auto", True, False)
 
 
 def _check_number(
@@ -43,6 +44,7 @@ class StageOptions:
     weight_decay: float
     clip_norm: float
     ema_decay: float = 0.0
+    micro_batches: int = 1
 
     def check(self, stage: str) -> "StageOptions":
         for name, low, high, integer in (
@@ -53,6 +55,7 @@ class StageOptions:
             ("weight_decay", 0, math.inf, False),
             ("clip_norm", 0, math.inf, False),
             ("ema_decay", 0, 1, False),
+            ("micro_batches", 1, math.inf, True),
         ):
             _check_number(f"train.{stage}.{name}", getattr(self, name), low, high, integer)
         return self
@@ -70,6 +73,9 @@ class TrainOptions:
     max_minutes: float | None
     autoencoder_share: float
     mixed_precision: str
+    compile: str | bool
+    activation_checkpointing: bool
+    profile: bool
     log_every: int
     checkpoint_every: int
     validate_every: int
@@ -84,6 +90,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         _check_choice("train.stage", self.stage, STAGES)
         _check_choice("train.mixed_precision", self.mixed_precision, PRECISIONS)
+        _check_choice("train.compile", self.compile, COMPILE)
         if self.max_minutes is not None:
             _check_number("train.max_minutes", self.max_minutes, 0)
         _check_number("train.autoencoder_share", self.autoencoder_share, 0.01, 0.99)
@@ -96,8 +103,9 @@ class TrainOptions:
         ):
             _check_number(f"train.{name}", getattr(self, name), 1, integer=True)
         _check_number("train.validation_sampling_steps", self.validation_sampling_steps, 2, integer=True)
-        for name in ("wandb", "tensorboard"):
+        for name in ("activation_checkpointing", "profile", "wandb", "tensorboard"):
             _check_choice(f"train.{name}", getattr(self, name), (True, False))
+        for name in ("wandb", "tensorboard"):
             if getattr(self, name) and find_spec(name) is None:
                 raise ConfigError(
                     f"train.{name}=true needs the package {name}: pip install {name}, or set train.{name}=false."
@@ -109,6 +117,10 @@ class TrainOptions:
         if self.mixed_precision != "auto":
             return self.mixed_precision
         return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+    def compiles(self, device: torch.device) -> bool:
+        """Whether blocks are compiled; ``auto`` means on a GPU: on a CPU it costs minutes and gains nothing."""
+        return device.type == "cuda" if self.compile == "auto" else self.compile
 
     @property
     def trackers(self) -> list[str]:

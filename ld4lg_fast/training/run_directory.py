@@ -21,6 +21,7 @@ class RunDirectory:
         self.statistics = self.path / "statistics.json"
         self.reconstruction = self.path / "reconstruction.json"
         self.log = self.path / "logs" / "train.jsonl"
+        self.curves = self.path / "curves.png"
         self.samples = self.path / "samples"
         self.cache = self.path / "cache"
 

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.training.clock import RunClock
-from ld4lg_fast.training.interrupts import Interrupts
+from ld4lg_fast.training.interrupts import Interrupted, Interrupts
 from ld4lg_fast.training.journal import Journal
 from ld4lg_fast.training.options import TrainOptions
 from ld4lg_fast.training.run_directory import RunDirectory
@@ -47,6 +47,18 @@ def on_main(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
     return box[0]
 
 
+def together(processes: Accelerator | PartialState, work: Callable[[], object]) -> None:
+    """Runs ``work`` in every process; where it fails or is interrupted in one, all raise that one's error."""
+    error = None
+    try:
+        work()
+    except (LD4LGError, Interrupted) as raised:
+        error = raised
+    errors = gather_object([error]) if processes.num_processes > 1 else [error]
+    for error in filter(None, errors):
+        raise error
+
+
 @dataclass
 class Session:
     """One training command. ``seed`` is that of the run."""
@@ -70,6 +82,11 @@ class Session:
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
+
+    @property
+    def shards_models(self) -> bool:
+        """Whether ``accelerate launch`` was told to use FSDP (which Accelerate itself does on GPUs alone)."""
+        return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
     def mine(self, items):
         """This process's part of what all processes together work on."""

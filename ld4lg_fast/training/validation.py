@@ -1,13 +1,16 @@
 """Validation of a denoiser: its loss under fixed draws, and texts that it samples."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.console import console
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.randomness import step_generator
 from ld4lg_fast.training.reconstruction import exact_decoding
@@ -15,6 +18,16 @@ from ld4lg_fast.training.session import Session
 from ld4lg_fast.weights import write_json
 
 BATCH = 128
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Validation texts as latents, what decodes the samples, and the sources of a sequence-to-sequence model."""
+
+    texts: ConditionedLatents
+    autoencoder: LanguageAutoencoder
+    statistics: RunStatistics
+    sources: Sequence[str] | None
 
 
 @torch.no_grad()

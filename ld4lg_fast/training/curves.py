@@ -1,0 +1,30 @@
+"""Learning curves of a run as a picture."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+from ld4lg_fast.console import console
+
+STAGES = ("autoencoder", "diffusion")
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Loss, validation loss and gradient norm of ``train.jsonl`` as a PNG; a sentence without matplotlib."""
+    if find_spec("matplotlib") is None:
+        console.print("No learning curves were drawn: pip install matplotlib.")
+        return
+    from matplotlib.figure import Figure
+
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    for row, stage in zip(figure.subplots(2, 2), STAGES, strict=True):
+        mine = [record for record in records if record["stage"] == stage]
+        for axes, names in zip(row, (("loss", "validation_loss"), ("grad_norm",)), strict=True):
+            for name in names:
+                points = [(record["step"], record[name]) for record in mine if name in record]
+                if points:
+                    axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1)
+                    axes.legend()
+            axes.set(title=stage, xlabel="step", yscale="log")
+    figure.savefig(picture, dpi=120)

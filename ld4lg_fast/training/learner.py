@@ -1,0 +1,116 @@
+"""One step of the optimiser: forward and backward on this process's part of the batch, clipping, AdamW, average."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ld4lg_fast.training.optimization import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from ld4lg_fast.training.profiling import Profile
+from ld4lg_fast.training.randomness import step_seed
+from ld4lg_fast.training.regions import compile_regions, recompute_activations
+from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.sharding import gather, sharded_twin, whole
+
+
+@dataclass(frozen=True)
+class Part:
+    """Every ``count``-th item from ``index`` on: what one process, or one of its micro-batches, works on."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, items):
+        return items[self.index :: self.count]
+
+
+class Learner:
+    """Trains ``stage.trained`` as part of ``stage.module``, on one process or together with the others.
+
+    With several processes the model is replicated (DDP), or spread over them where Accelerate says FSDP; then
+    ``stage.module`` is up to date only after `gather`.
+    """
+
+    def __init__(self, stage, session: Session) -> None:
+        self.stage, self.session = stage, session
+        self.parts = stage.options.micro_batches
+        self.profile: Profile | None = None
+        path = next(name for name, module in stage.module.named_modules() if module is stage.trained)
+        self.is_sharded = session.world_size > 1 and session.shards_models
+        plain = stage.module
+        if self.is_sharded:
+            plain = sharded_twin(stage.module, session.device, session.world_size)
+        if session.options.activation_checkpointing:
+            recompute_activations(plain)
+        if session.options.compiles(session.device):
+            compile_regions(plain)
+        self.trained = plain.get_submodule(path)
+        if stage.ema is not None:
+            stage.ema.follow(self.trained)
+        self.optimizer = make_optimizer(self.trained, stage.options)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.model: nn.Module = plain
+        if session.world_size > 1 and not self.is_sharded:
+            self.model = DistributedDataParallel(
+                plain,
+                device_ids=[session.device.index] if session.device.type == "cuda" else None,
+                find_unused_parameters=stage.skips_parameters,
+            )
+
+    def step(self, step: int, rate: float) -> Tensor:
+        """Loss and gradient norm of ``step`` (2,) float32, not yet read from the device.
+
+        The loss is that of this process's part of the batch; its mean over the processes is the whole batch's.
+        """
+        stage, options = self.stage, self.stage.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = torch.zeros((), device=self.session.device)
+        for number in range(self.parts):
+            part = Part(self.session.rank + self.session.world_size * number, self._num_parts)
+            # Dropout differs between the parts of a batch, but not between a run and its resumption.
+            torch.manual_seed(step_seed(self.session.seed, stage.name, step) + part.index)
+            with self._phase("data"):
+                batch = stage.batch(step, part)
+            with self._synchronized(last=number + 1 == self.parts):
+                with self._phase("forward"), self.session.accelerator.autocast():
+                    share = stage.loss(self.model, batch) / self.parts
+                with self._phase("backward"):
+                    share.backward()
+            loss += share.detach()
+        with self._phase("optimiser"):
+            norm = whole(nn.utils.clip_grad_norm_(self.parameters, options.clip_norm, foreach=True))
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if stage.ema is not None:
+                stage.ema.update(step)
+        return torch.stack([loss, norm.detach().float()])
+
+    @property
+    def _num_parts(self) -> int:
+        return self.session.world_size * self.parts
+
+    def _phase(self, name: str):
+        return nullcontext() if self.profile is None else self.profile.phase(name)
+
+    def _synchronized(self, last: bool):
+        """Gradients need to be exchanged only once they are complete."""
+        waits = isinstance(self.model, DistributedDataParallel) and not last
+        return self.model.no_sync() if waits else nullcontext()
+
+    def gather(self) -> None:
+        """Brings ``stage.module`` and the average up to date; call in all processes."""
+        if self.is_sharded:
+            gather(self.trained, self.stage.trained)
+            if self.stage.ema is not None:
+                self.stage.ema.gather()
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """See `optimization.optimizer_tensors`."""
+        return optimizer_tensors(self.optimizer, self.trained)
+
+    def load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """See `optimization.load_optimizer_tensors`."""
+        load_optimizer_tensors(self.optimizer, self.trained, tensors)

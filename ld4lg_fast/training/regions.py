@@ -1,0 +1,40 @@
+"""The repeated parts of a model: what is compiled, recomputed in the backward pass, or sharded as one piece."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ld4lg_fast.layers import GEGLUFeedForward, SelfAttention
+from ld4lg_fast.perceiver import PerceiverAttention, RMSSelfAttention
+
+KINDS = (
+    SelfAttention,
+    GEGLUFeedForward,
+    PerceiverAttention,
+    RMSSelfAttention,
+    GradientCheckpointingLayer,  # a layer of any language model
+)
+
+
+def regions(model: nn.Module) -> Iterator[nn.Module]:
+    """The self-attentions and feed-forwards of our own networks, the layers of a language model."""
+    for child in model.children():
+        if isinstance(child, KINDS):
+            yield child
+        else:
+            yield from regions(child)
+
+
+def compile_regions(model: nn.Module) -> None:
+    """Regional ``torch.compile``: one compilation serves all blocks, and the state dict keeps its names."""
+    for region in regions(model):
+        region.compile()
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Activation checkpointing (Chen et al. 2016): a region keeps its inputs alone and runs again backwards."""
+    for region in regions(model):
+        region.forward = partial(checkpoint, region.forward, use_reentrant=False)

@@ -1,0 +1,51 @@
+"""FSDP2: parameters, gradients, averages and moments cut into one piece a process (Zhao et al. 2023).
+
+Only a twin of the stage's module is sharded. The module itself stays whole and plain, so that validation,
+checkpoints and the saved model know nothing of processes.
+"""
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ld4lg_fast.training.regions import regions
+
+
+def sharded_twin(module: nn.Module, device: torch.device, world_size: int) -> nn.Module:
+    """A copy of ``module``, region by region spread over all processes."""
+    # It warns of outputs that are views and must not be changed in place, which nothing here does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
+    mesh = init_device_mesh(device.type, (world_size,))
+    twin = copy.deepcopy(module)
+    for region in list(regions(twin)):
+        fully_shard(region, mesh=mesh)
+    return fully_shard(twin, mesh=mesh)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full tensor, gathered where it is sharded: then all processes have to call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's piece of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A full tensor cut as ``like`` is; itself where ``like`` is whole."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+@torch.no_grad()
+def gather(twin: nn.Module, module: nn.Module) -> None:
+    """Copies the twin's parameters into the module that it was made from; call in all processes."""
+    for target, source in zip(module.parameters(), twin.parameters(), strict=True):
+        target.copy_(whole(source))

@@ -1,0 +1,107 @@
+"""One step of the optimiser: micro-batches, recomputed activations and compiled blocks change no number."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import make_model
+
+from ld4lg_fast.training.conditioned_latents import ConditionedLatents
+from ld4lg_fast.training.diffusion_stage import DiffusionStage
+from ld4lg_fast.training.learner import Learner
+from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.profiling import COUNTED, Profile
+from ld4lg_fast.training.regions import regions
+from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.shards import Rows
+
+STEPS, RATE = 4, 1e-2
+
+
+def make_stage(session):
+    """The diffusion stage on random latents, without an autoencoder behind them."""
+    latents = torch.randn(32, 6, 8, generator=torch.Generator().manual_seed(1))
+    return DiffusionStage(make_model().train(), ConditionedLatents(Rows([latents])), None, session)
+
+
+def make_session(compiled=False, micro_batches=1, activation_checkpointing=False):
+    options = SimpleNamespace(
+        diffusion=StageOptions(100, 8, RATE, 10, 0.1, 1.0, 0.9, micro_batches),
+        activation_checkpointing=activation_checkpointing,
+        compiles=lambda device: compiled,
+    )
+    return Session(Accelerator(cpu=True), None, options, 3, None, None, None)
+
+
+def trained(session):
+    """Losses, norms (STEPS, 2) and the parameters after them."""
+    stage = make_stage(session)
+    learner = Learner(stage, session)
+    figures = torch.stack([learner.step(step, RATE) for step in range(STEPS)])
+    return figures, [parameter.detach() for parameter in stage.module.parameters()]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return trained(make_session())
+
+
+def assert_same(one, other):
+    torch.testing.assert_close(one[0], other[0], rtol=1e-4, atol=1e-5)
+    # AdamW turns a gradient of rounding errors into a step of full length, so a few elements may differ by one.
+    for a, b in zip(one[1], other[1], strict=True):
+        assert (a - b).abs().max() <= 2.5 * RATE * STEPS and ((a - b).abs() > 1e-3).float().mean() < 0.02
+
+
+def test_the_losses_fall_and_the_weights_move(plain):
+    untrained = list(make_model().parameters())
+    assert sum(not a.equal(b) for a, b in zip(plain[1], untrained, strict=True)) > 20
+    assert plain[0].isfinite().all() and plain[0][:, 1].min() > 0
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(plain, micro_batches):
+    assert_same(trained(make_session(micro_batches=micro_batches)), plain)
+
+
+def test_recomputed_activations_change_nothing(plain, monkeypatch):
+    from ld4lg_fast.training import regions as module
+
+    calls = []
+    checkpoint = module.checkpoint
+    monkeypatch.setattr(module, "checkpoint", lambda *a, **k: calls.append(1) or checkpoint(*a, **k))
+    assert_same(trained(make_session(activation_checkpointing=True)), plain)
+    assert len(calls) >= 4 * STEPS, "two blocks of two regions"
+
+
+def test_compiled_regions_change_nothing(plain, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    assert_same(trained(make_session(compiled=True)), plain)
+    assert compiled == ["SelfAttention", "GEGLUFeedForward"] * 2
+
+
+def test_regions_of_a_language_autoencoder(autoencoder):
+    kinds = [type(region).__name__ for region in regions(autoencoder)]
+    assert kinds.count("BartEncoderLayer") == kinds.count("BartDecoderLayer") == 1
+    assert {"PerceiverAttention", "RMSSelfAttention"} <= set(kinds)
+
+
+def test_a_profile_accounts_for_the_whole_step(tmp_path):
+    session = make_session()
+    learner = Learner(make_stage(session), session)
+    learner.profile = profile = Profile("diffusion", 8, torch.device("cpu"), torch.float32)
+    for step in range(Profile.STEPS):
+        assert not profile.is_over
+        with profile.step():
+            learner.step(step, RATE)
+    assert profile.is_over
+    parts = sum(profile.seconds[name] for name in ("data", "forward", "backward", "optimiser"))
+    assert 0.8 * profile.seconds["step"] < parts <= profile.seconds["step"]
+    # Products alone, forward and backward, without the self-conditioning pass.
+    weights = sum(p.numel() for n, p in learner.trained.named_parameters() if n.endswith("qkv.weight"))
+    assert profile.flops / COUNTED > 6 * weights * 8 * 6
+    page = profile.write(tmp_path).read_text()
+    assert all(f"| {name} |" in page for name in ("samples/s", "MFU", "data", "backward", "peak memory"))
+    assert (tmp_path / "profile_diffusion.json.gz").stat().st_size > 1000
