@@ -4,6 +4,7 @@ from ld4lg_fast.kernels.doors.adaln_residual import adaln_residual
 from ld4lg_fast.kernels.doors.add_layer_norm import add_layer_norm
 from ld4lg_fast.kernels.doors.geglu import geglu
 from ld4lg_fast.kernels.doors.geglu_linear import geglu_linear
+from ld4lg_fast.kernels.doors.linear_cross_entropy import linear_cross_entropy
 from ld4lg_fast.kernels.doors.logits_process import logits_process
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
 from ld4lg_fast.kernels.doors.sampler_step import sampler_step
@@ -13,6 +14,7 @@ __all__ = [
     "add_layer_norm",
     "geglu",
     "geglu_linear",
+    "linear_cross_entropy",
     "logits_process",
     "philox_normal",
     "sampler_step",

@@ -8,6 +8,7 @@ from ld4lg_fast.kernels.plain.adaln_residual import adaln_residual
 from ld4lg_fast.kernels.plain.add_layer_norm import add_layer_norm
 from ld4lg_fast.kernels.plain.geglu import geglu
 from ld4lg_fast.kernels.plain.geglu_linear import geglu_linear
+from ld4lg_fast.kernels.plain.linear_cross_entropy import linear_cross_entropy
 from ld4lg_fast.kernels.plain.logits_process import logits_process
 from ld4lg_fast.kernels.plain.philox_normal import philox_normal
 from ld4lg_fast.kernels.plain.sampler_step import sampler_step
@@ -17,6 +18,7 @@ __all__ = [
     "add_layer_norm",
     "geglu",
     "geglu_linear",
+    "linear_cross_entropy",
     "logits_process",
     "philox_normal",
     "sampler_step",

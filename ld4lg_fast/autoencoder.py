@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.kernels import ops
 from ld4lg_fast.layers import DIM_HEAD
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
@@ -223,10 +223,23 @@ class LanguageAutoencoder(nn.Module):
             latents = (1 - share).sqrt() * latents + share.sqrt() * noise
         labels = input_ids.masked_fill(~attention_mask.bool(), -100)
         cross_mask = attention_mask.long() if self.perceiver is None else None
-        states = BaseModelOutput(last_hidden_state=self.decode_states(latents))
-        return self.lm(encoder_outputs=states, attention_mask=cross_mask, labels=labels, use_cache=False).loss
+        return self._language_model_loss(self.decode_states(latents), cross_mask, labels)
 
     forward = loss
+
+    def _language_model_loss(self, states: Tensor, cross_mask: Tensor | None, labels: Tensor) -> Tensor:
+        """The language model's own loss, without the logits of all positions in memory at once."""
+        hidden = self.lm.get_decoder()(
+            input_ids=self.lm.prepare_decoder_input_ids_from_labels(labels),
+            encoder_hidden_states=states,
+            encoder_attention_mask=cross_mask,
+            use_cache=False,
+        ).last_hidden_state
+        if getattr(self.lm.config, "scale_decoder_outputs", False):  # T5 and mT5 with tied embeddings
+            hidden = hidden * self.lm.config.d_model**-0.5
+        bias = getattr(self.lm, "final_logits_bias", None)  # BART
+        weight = self.lm.get_output_embeddings().weight
+        return ops.linear_cross_entropy(hidden, weight, labels, None if bias is None else bias[0])
 
     @torch.no_grad()
     def generate(

@@ -100,7 +100,7 @@ def test_the_package_enters_the_kernels_by_their_doors():
 
 
 def test_kernels_import_torch_and_nothing_of_ours():
-    known = sys.stdlib_module_names | {"torch"}
+    known = sys.stdlib_module_names | {"torch", "liger_kernel"}
     for path in sources("kernels"):
         allowed = known | ({"triton"} if path.parent.name == "triton" else set())
         for other in imports(path):

@@ -1,0 +1,59 @@
+"""The arguments of `linear_cross_entropy` checked, its backend chosen. Letters: D width of x, V vocabulary."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.chunked import linear_cross_entropy as chunked
+from ld4lg_fast.kernels.plain import linear_cross_entropy as plain
+
+_HAS_LIGER = find_spec("liger_kernel") is not None
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, ignore_index: int = -100
+) -> Tensor:
+    """A language model's head and its loss, without the logits of all positions in memory.
+
+    The mean of ``-log softmax(x·weightᵀ + bias)[target]`` over the rows whose target is not ``ignore_index``, as
+    `torch.nn.functional.cross_entropy` gives it (NaN where there is none). On a GPU with the package liger-kernel
+    its kernels run; elsewhere torch's products, chunk by chunk. The derivatives of x, weight and bias are defined.
+
+    Args:
+        x: (…, D). weight: (V, D). targets: x's leading axes, int64 in [0, V) or ``ignore_index``. bias: (V,) or None.
+
+    Returns:
+        A scalar, float32 (or float64 for float64 inputs on the reference backend).
+
+    Raises:
+        ValueError: shapes that do not fit; the message names them.
+        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+    """
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or targets.shape != x.shape[:-1]:
+        raise ValueError(
+            f"x {tuple(x.shape)}, weight {tuple(weight.shape)} and targets {tuple(targets.shape)} do not fit; "
+            "they need (…, D), (V, D) and (…)"
+        )
+    device = x.device.type
+    dtypes = (x.dtype, weight.dtype) if bias is None else (x.dtype, weight.dtype, bias.dtype)
+    chosen = backend.choose("linear_cross_entropy", device, dtypes)
+    if chosen == "reference":
+        return plain.linear_cross_entropy(x, weight, targets, bias, ignore_index)
+    if torch.is_autocast_enabled(device):
+        low = torch.get_autocast_dtype(device)
+        x, weight, bias = x.to(low), weight.to(low), None if bias is None else bias.to(low)
+    x, targets = x.flatten(0, -2), targets.flatten()
+    with torch.autocast(device, enabled=False):
+        if chosen == "triton" and _HAS_LIGER and x.is_cuda:
+            return _liger(x, weight, targets, bias, ignore_index)
+        return chunked.linear_cross_entropy(x, weight, targets, bias, ignore_index)
+
+
+def _liger(x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int) -> Tensor:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    return liger_fused_linear_cross_entropy(
+        x, weight, targets, bias, ignore_index=ignore_index, accum_dtype=torch.float32
+    )
