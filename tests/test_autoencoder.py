@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate
@@ -60,6 +61,20 @@ def test_pretrained_families_train_encode_and_decode(pretrained, family, tmp_pat
     again = LanguageAutoencoder.load(tmp_path / "saved")
     torch.testing.assert_close(again.encode(ids, mask), latents, rtol=0, atol=0)
     assert again.generate(latents, GREEDY) == model.generate(latents, GREEDY)
+
+
+@pytest.mark.parametrize(("family", "scaled"), [("bart", False), ("t5", False), ("t5", True)])
+def test_the_loss_is_the_language_models_own(pretrained, family, scaled):
+    model = LanguageAutoencoder.from_pretrained_lm(str(pretrained / family), PERCEIVER, max_len=32).eval()
+    if family == "bart":
+        model.lm.final_logits_bias.normal_()
+    else:
+        model.lm.config.scale_decoder_outputs = scaled
+    ids, mask = batch(model)
+    states = BaseModelOutput(last_hidden_state=model.decode_states(model.encode(ids, mask)))
+    labels = ids.masked_fill(~mask.bool(), -100)
+    want = model.lm(encoder_outputs=states, labels=labels, use_cache=False).loss
+    torch.testing.assert_close(model.loss(ids, mask), want)
 
 
 def test_a_fine_tuned_model_trains_everything(pretrained):
