@@ -48,3 +48,22 @@ def test_train_throughput(tmp_path, stage):
     ours = rungs["ours, fp32"]
     assert ours["mfu"] > 0 and ours["paper_hours"] > 0 and ours["speedup_vs_remedies"] > 0
     assert rungs["published"]["speedup_vs_published"] == 1.0
+
+
+def test_decode_throughput(tmp_path):
+    target = tmp_path / "decode.json"
+    sizes = ["--config", "small", "--batch-sizes", "1", "--max-length", "8", "--rounds", "1"]
+    run(
+        "decode_throughput.py",
+        *("--device", "cpu", "--strategies", "greedy", "beam", "--dtypes", "fp32", "int8"),
+        *sizes,
+        *("--json", str(target)),
+    )
+    result = json.loads(target.read_text())
+    assert {"rows", "device", "versions"} <= result.keys() and "transformers" in result["versions"]
+    rows = {(row["name"], row["strategy"]): row for row in result["rows"]}
+    for strategy in ("greedy", "beam"):
+        assert rows["generate", strategy]["speedup_vs_generate"] == 1.0
+        assert rows["ours, fp32", strategy]["token_agreement"] == 1.0
+        assert rows["ours, int8", strategy]["sentences_per_s"] > 0
+    assert target.with_suffix(".png").stat().st_size > 1000

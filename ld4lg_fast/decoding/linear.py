@@ -34,10 +34,13 @@ class OneDnnLinear:
     """oneDNN's product on weights in the order that its kernels read, as torch's compiler uses it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.plain = PlainLinear(weight, bias)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         self.bias = bias
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if len(x) == 1:  # a product with a vector reads each weight once, in whatever order: torch's is faster
+            return self.plain(x, residual)
         if residual is None:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, residual, self.weight, self.bias, "add")

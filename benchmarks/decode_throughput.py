@@ -1,0 +1,205 @@
+"""The text decoder against transformers' ``generate``: sentences a second, latency, agreement of the tokens.
+
+python benchmarks/decode_throughput.py [--config bart-base|small] [--run RUN_DIR] [--device cpu|cuda]
+    [--batch-sizes N ...] [--strategies greedy beam nucleus] [--dtypes fp32 bf16 int8 ...] [--rounds N] [--json FILE]
+
+The model has random weights that make its texts vary, and random encoder states; they seldom end early, so every
+sentence has about --max-length tokens. With --run the language model and the latents are those of a trained run:
+only then does ``token_agreement`` of bf16 and int8 mean something. Beam search follows the paper's rules. All ways
+of a strategy and batch size run in turns. With --json a plot is written beside the file.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from harness import describe_device, interleaved, versions
+from torch import Tensor, nn
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from ld4lg_fast.decoding import STRATEGIES, DecodingConfig, generate, generate_ids
+from ld4lg_fast.decoding.config import PRECISIONS
+from ld4lg_fast.pipeline import TextDiffusionPipeline
+
+CONFIGS = {
+    "bart-base": {"vocab_size": 50265, "d_model": 768, "layers": 6, "heads": 12},
+    "small": {"vocab_size": 1024, "d_model": 128, "layers": 2, "heads": 2},
+}
+LATENTS, SAMPLING_STEPS = 32, 25
+
+
+def random_model(config: str) -> PreTrainedModel:
+    """A BART of that size whose head is its own: as initialised, a tied one repeats a single token."""
+    sizes = CONFIGS[config]
+    torch.manual_seed(0)
+    sides = {
+        f"{side}_{name}": value
+        for side in ("encoder", "decoder")
+        for name, value in (
+            ("layers", sizes["layers"]),
+            ("attention_heads", sizes["heads"]),
+            ("ffn_dim", 4 * sizes["d_model"]),
+        )
+    }
+    lm = BartForConditionalGeneration(
+        BartConfig(vocab_size=sizes["vocab_size"], d_model=sizes["d_model"], init_std=0.1, **sides)
+    )
+    lm.lm_head.weight = nn.Parameter(torch.randn(sizes["vocab_size"], sizes["d_model"]) * 0.15)
+    return lm.eval()
+
+
+def trained_model(run_dir: Path, batch: int) -> tuple[PreTrainedModel, Tensor, Tensor | None]:
+    """A run's language model, and encoder states of latents that it samples, with their mask."""
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    sampled = pipe.sample(batch, num_inference_steps=SAMPLING_STEPS)
+    with torch.no_grad():
+        return pipe.autoencoder.lm, pipe.autoencoder.decode_states(sampled.latents), sampled.mask
+
+
+def baselines(
+    lm: PreTrainedModel, states: Tensor, mask: Tensor | None, config: DecodingConfig
+) -> dict[str, Callable[[], Tensor]]:
+    """``generate`` as users call it, with its growing and with its static cache."""
+    options = generate._options(lm, config, config.max_length)
+    if config.strategy == "nucleus":
+        options.update(do_sample=True, top_p=config.top_p, top_k=0, temperature=config.temperature)
+    attended = (
+        torch.ones(states.shape[:2], dtype=torch.long, device=states.device) if mask is None else mask.long()
+    )
+
+    def run(cache: str | None) -> Tensor:
+        options.cache_implementation = cache
+        outputs = BaseModelOutput(last_hidden_state=states)
+        return lm.generate(encoder_outputs=outputs, attention_mask=attended, generation_config=options)
+
+    found = {"generate": partial(run, None)}
+    try:
+        run("static")
+        found["generate, static cache"] = partial(run, "static")
+    except (RuntimeError, ValueError, TypeError) as error:
+        print(f"generate with a static cache does not run: {error}".splitlines()[0])
+    return found
+
+
+def wanted_tokens(lm: PreTrainedModel, states: Tensor, mask: Tensor | None, config: DecodingConfig) -> Tensor:
+    """The tokens that ``generate`` gives in float32, with our random numbers where tokens are drawn."""
+    options = generate._options(lm, config, config.max_length)
+    uniforms = None
+    if config.strategy == "nucleus":
+        uniforms = generate._uniforms(states, options.max_length, 0, None, 0)
+    with torch.no_grad():
+        return generate._generate(lm, states, mask, options, config, uniforms)
+
+
+def agreement(ours: Tensor, wanted: Tensor) -> float:
+    """Share of equal tokens, of the places that either has."""
+    width = max(ours.shape[1], wanted.shape[1])
+    ours, wanted = (nn.functional.pad(ids, (0, width - ids.shape[1]), value=-1) for ids in (ours, wanted))
+    return (ours == wanted).float().mean().item()
+
+
+def measure(
+    lm, states, mask, config: DecodingConfig, dtypes: list[str], rounds: int, device: str
+) -> list[dict]:
+    """A row for ``generate`` and one for each dtype of ours."""
+    runs = baselines(lm, states, mask, config)
+    agreements = dict.fromkeys(runs, None)
+    names = dict.fromkeys(runs, "fp32")
+    wanted = wanted_tokens(lm, states, mask, config)
+    for dtype in dtypes:
+        own = DecodingConfig(**(vars(config) | {"precision": dtype}))
+        name = f"ours, {dtype}"
+        runs[name] = partial(generate_ids, lm, states, own, config.max_length, mask=mask)
+        names[name], agreements[name] = dtype, agreement(runs[name](), wanted)
+    timings = interleaved(runs, device, rounds, round_seconds=0)
+    return [
+        {
+            "name": name,
+            "strategy": config.strategy,
+            "batch": len(states),
+            "dtype": names[name],
+            "sentences_per_s": len(states) / timing.median,
+            "latency_s": timing.median,
+            "latency_s_p20": timing.p20,
+            "latency_s_p80": timing.p80,
+            "speedup_vs_generate": timings["generate"].median / timing.median,
+            "token_agreement": agreements[name],
+        }
+        for name, timing in timings.items()
+    ]
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = list(dict.fromkeys((row["strategy"], row["batch"]) for row in rows))
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    figure, axes = pyplot.subplots(figsize=(2 + 1.5 * len(groups), 4), layout="constrained")
+    for place, name in enumerate(names):
+        found = {
+            (row["strategy"], row["batch"]): row["speedup_vs_generate"] for row in rows if row["name"] == name
+        }
+        spots = [i + place * 0.8 / len(names) for i, group in enumerate(groups) if group in found]
+        axes.bar(spots, [found[group] for group in groups if group in found], 0.8 / len(names), label=name)
+    axes.set_xticks(
+        [i + 0.3 for i in range(len(groups))], [f"{strategy}, {batch}" for strategy, batch in groups]
+    )
+    axes.set_xlabel("strategy, batch")
+    axes.set_ylabel("times generate, fp32")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", choices=CONFIGS, default="bart-base")
+    parser.add_argument("--run", type=Path, help="a trained run directory instead of random weights")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16, 128])
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=PRECISIONS, help="default fp32 int8; on a GPU fp32 bf16"
+    )
+    parser.add_argument("--max-length", type=int, default=64, help="tokens of a sentence, at most")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
+    parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; use --device cpu")
+    dtypes = options.dtypes or (["fp32", "int8"] if options.device == "cpu" else ["fp32", "bf16"])
+    rows = []
+    for batch in options.batch_sizes:
+        if options.run:
+            lm, states, mask = trained_model(options.run, batch)
+        else:
+            lm, mask = random_model(options.config), None
+            states = torch.randn(batch, LATENTS, lm.config.d_model)
+        lm, states = lm.to(options.device), states.to(options.device)
+        mask = None if mask is None else mask.to(options.device)
+        for strategy in options.strategies:
+            config = DecodingConfig(strategy, options.max_length)
+            rows += measure(lm, states, mask, config, dtypes, options.rounds, options.device)
+            for row in (row for row in rows if (row["batch"], row["strategy"]) == (batch, strategy)):
+                print(
+                    f"{strategy:8} batch {batch:4} {row['name']:24} {row['sentences_per_s']:9.2f} sentences/s "
+                    f"{row['speedup_vs_generate']:6.2f} x  agreement {row['token_agreement']}",
+                    flush=True,
+                )
+    if options.json:
+        facts = {"model": str(options.run or options.config), "max_length": options.max_length}
+        result = facts | {"rows": rows, "device": describe_device(options.device), "versions": versions()}
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        plot(rows, options.json.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
