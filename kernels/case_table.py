@@ -9,6 +9,7 @@ from ld4lg_fast.kernels.cases import (
     logits_process,
     philox_normal,
     sampler_step,
+    short_attention,
 )
 from ld4lg_fast.kernels.testing import OpCase
 
@@ -21,6 +22,7 @@ _OPERATIONS = (
     logits_process,
     philox_normal,
     sampler_step,
+    short_attention,
 )
 
 CASES = tuple(case for operation in _OPERATIONS for case in operation.CASES)

@@ -8,6 +8,7 @@ from ld4lg_fast.kernels.doors.linear_cross_entropy import linear_cross_entropy
 from ld4lg_fast.kernels.doors.logits_process import logits_process
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
 from ld4lg_fast.kernels.doors.sampler_step import sampler_step
+from ld4lg_fast.kernels.doors.short_attention import short_attention
 
 __all__ = [
     "adaln_residual",
@@ -18,4 +19,5 @@ __all__ = [
     "logits_process",
     "philox_normal",
     "sampler_step",
+    "short_attention",
 ]

@@ -12,6 +12,7 @@ from ld4lg_fast.kernels.plain.linear_cross_entropy import linear_cross_entropy
 from ld4lg_fast.kernels.plain.logits_process import logits_process
 from ld4lg_fast.kernels.plain.philox_normal import philox_normal
 from ld4lg_fast.kernels.plain.sampler_step import sampler_step
+from ld4lg_fast.kernels.plain.short_attention import short_attention
 
 __all__ = [
     "adaln_residual",
@@ -22,4 +23,5 @@ __all__ = [
     "logits_process",
     "philox_normal",
     "sampler_step",
+    "short_attention",
 ]

@@ -135,16 +135,18 @@ class PositionTable(nn.Embedding):
 def attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, rows: Tensor | None = None
 ) -> Tensor:
-    """SDPA on heads (B, H, N, 64) and (B, H, M, 64), merged to (B, N, H·64).
+    """Attention of q (B, N, H·64) to k, v (B, M, H·64), (B, N, H·64); ``bias`` broadcastable to (B, H, N, M).
 
     ``rows`` (B, N) are the real queries. The others attend uniformly by their bias already, but SDPA's
     backward on a CPU gets rows without any allowed key wrong (the log of their number of keys is lost next
     to the lowest finite number), so where a loss reaches such rows they are told here.
     """
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    if rows is not None:
-        out = torch.where(rows[:, None, :, None], out, v.mean(dim=2, keepdim=True))
-    return merge_heads(out)
+    if dropout:
+        heads = (split_heads(x) for x in (q, k, v))
+        out = merge_heads(F.scaled_dot_product_attention(*heads, attn_mask=bias, dropout_p=dropout))
+    else:
+        out = ops.short_attention(q, k, v, bias)
+    return out if rows is None else torch.where(rows[..., None], out, v.mean(dim=1, keepdim=True))
 
 
 class SelfAttention(nn.Module):
@@ -163,7 +165,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
         """x (B, N, D); ``bias``, broadcastable to (B, H, N, N), is added to the scores; ``rows``: `attend`."""
-        q, k, v = (split_heads(part) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
         dropout = self.dropout if self.training else 0.0
         return self.to_out(attend(q, k, v, bias, dropout, rows))
 
@@ -188,10 +190,9 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """x (B, N, D) attends to a context of which ``keys_values`` (B, M, 2·H·64) = ``kv(context)`` are given, so
         that a fixed one is projected once; ``bias`` is added to the scores, broadcastable to (B, H, N, M)."""
-        q = split_heads(self.to_q(x))
-        k, v = (split_heads(part) for part in keys_values.chunk(2, dim=-1))
+        k, v = keys_values.chunk(2, dim=-1)
         dropout = self.dropout if self.training else 0.0
-        return self.to_out(attend(q, k, v, bias, dropout, rows))
+        return self.to_out(attend(self.to_q(x), k, v, bias, dropout, rows))
 
 
 def add_and_norm(branch: Tensor, residual: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -215,12 +216,9 @@ class GEGLUFeedForward(nn.Module):
 
 
 class HeadRMSNorm(nn.Module):
-    """Per-head RMS norm of q or k with a learned gain shared by the heads: x / max(‖x‖·64^-0.5, 1e-8)·γ."""
+    """The gain ``gamma`` (64,), shared by the heads, to which `ops.short_attention` normalises q or k:
+    x / max(‖x‖·64^-0.5, 1e-8)·γ."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(DIM_HEAD))
-
-    def forward(self, x: Tensor) -> Tensor:
-        norm = x.float().norm(dim=-1, keepdim=True) * DIM_HEAD**-0.5
-        return (x / norm.clamp(min=1e-8) * self.gamma).to(x.dtype)

@@ -7,11 +7,11 @@ Letters: B batch, T tokens, N latents, d latent width, W language model width, H
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ld4lg_fast.diffusion import project_to_sphere
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels import ops
 from ld4lg_fast.layers import (
     DIM_HEAD,
     HeadRMSNorm,
@@ -20,8 +20,6 @@ from ld4lg_fast.layers import (
     attention_bias,
     check_mask,
     compute_dtype,
-    merge_heads,
-    split_heads,
     store_in_parts,
 )
 
@@ -90,9 +88,8 @@ class PerceiverAttention(nn.Module):
         x, queries = self.input_norm(x), self.query_norm(queries)
         own_kv = self.to_kv if self.query_to_kv is None else self.query_to_kv
         k, v = torch.cat([self.to_kv(x), own_kv(queries)], dim=1).chunk(2, dim=-1)
-        q, k, v = split_heads(self.to_q(queries)), split_heads(k), split_heads(v)
-        out = F.scaled_dot_product_attention(self.q_rms(q), self.k_rms(k), v, attn_mask=bias)
-        return self.to_out(merge_heads(out))
+        gains = self.q_rms.gamma, self.k_rms.gamma
+        return self.to_out(ops.short_attention(self.to_q(queries), k, v, bias, *gains))
 
 
 class PerceiverResampler(nn.Module):
@@ -137,8 +134,9 @@ class RMSSelfAttention(nn.Module):
         store_in_parts(self, "qkv", ("to_q", "to_k", "to_v"))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(part) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
-        return self.to_out(merge_heads(F.scaled_dot_product_attention(self.q_rms(q), self.k_rms(k), v)))
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        gains = self.q_rms.gamma, self.k_rms.gamma
+        return self.to_out(ops.short_attention(q, k, v, None, *gains))
 
 
 class TransformerExpander(nn.Module):

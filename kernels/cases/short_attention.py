@@ -1,0 +1,67 @@
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.testing import Arguments, OpCase
+
+
+def attention_arguments(
+    batch: int,
+    queries: int,
+    heads: int,
+    *,
+    keys: int | None = None,
+    rms: bool = False,
+    bias: tuple[int, ...] | None = None,
+    lengths: tuple[int, ...] | None = None,
+) -> Callable[[torch.Generator], Arguments]:
+    """q, k, v are parts of one product, or with ``keys`` of two. ``bias``: its leading axes. ``lengths``: the real
+    positions of each sample; the others are excluded."""
+
+    def make(generator: torch.Generator) -> Arguments:
+        def randn(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        width, num_keys = heads * 64, keys or queries
+        if keys is None:
+            q, k, v = randn(batch, queries, 3 * width).chunk(3, dim=-1)
+        else:
+            q, (k, v) = randn(batch, queries, width), randn(batch, keys, 2 * width).chunk(2, dim=-1)
+        added = None if bias is None else randn(*bias, queries, num_keys)
+        if lengths is not None:
+            real = [torch.arange(n) < torch.tensor(lengths)[:, None] for n in (queries, num_keys)]
+            pairs = real[0][:, None, :, None] & real[1][:, None, None, :]
+            excluded = torch.finfo(torch.bfloat16).min
+            added = torch.where(pairs, 0.0 if added is None else added, excluded).double()
+        gains = [1 + 0.2 * randn(64) if rms else None for _ in range(2)]
+        return {"q": q, "k": k, "v": v, "bias": added, "q_gain": gains[0], "k_gain": gains[1]}
+
+    return make
+
+
+def _attention(name: str, *sizes: int, differentiable: bool = True, **options) -> OpCase:
+    make = attention_arguments(*sizes, **options)
+    return OpCase("short_attention", name, make, differentiable=differentiable)
+
+
+CASES = (
+    _attention("paper", 2, 32, 12),
+    _attention("paper-v1", 2, 64, 12, bias=(12,)),
+    _attention("paper-perceiver", 2, 32, 12, keys=96, rms=True),
+    _attention("small", 2, 3, 1, keys=5, rms=True, bias=(1,)),
+    _attention("small-plain", 2, 3, 2),
+    _attention("padded", 3, 6, 2, bias=(2,), lengths=(6, 3, 1), differentiable=False),
+    _attention("one-key", 2, 7, 1, keys=1),
+    _attention("odd", 2, 17, 3, keys=37, bias=(2, 1)),
+    _attention("longest", 1, 128, 1, differentiable=False),
+    _attention("empty-batch", 0, 4, 2),
+)
+
+
+def benchmarks(batch: int) -> tuple[OpCase, ...]:
+    """Self-attention of the paper's two denoisers."""
+    return (
+        _attention(f"{batch}x32x12x64", batch, 32, 12),
+        _attention(f"{batch}x64x12x64", batch, 64, 12, bias=(12,)),
+    )
