@@ -30,8 +30,8 @@ def short_attention(
 
     Args:
         q: (B, N, H·64). k, v: (B, M, H·64), in q's dtype.
-        bias: broadcastable to (B, H, N, M), in q's dtype, added to the scores; the lowest finite number of a dtype excludes a
-            pair, and a query all of whose pairs are excluded takes the mean of v.
+        bias: broadcastable to (B, H, N, M), in q's dtype, added to the scores; the lowest finite number excludes
+            a pair, and a query all of whose pairs are excluded takes the mean of v.
         q_gain, k_gain: (64,) float: each head of q and k is first scaled to this root mean square
             (the Perceiver's attention; Zhang & Sennrich 2019); both or neither.
 
