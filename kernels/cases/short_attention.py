@@ -40,15 +40,17 @@ def attention_arguments(
     return make
 
 
-def _attention(name: str, *sizes: int, differentiable: bool = True, **options) -> OpCase:
-    make = attention_arguments(*sizes, **options)
-    return OpCase("short_attention", name, make, differentiable=differentiable)
+def _attention(name: str, *sizes: int, **options) -> OpCase:
+    fields = {key: options.pop(key) for key in ("dtypes", "differentiable") if key in options}
+    return OpCase("short_attention", name, attention_arguments(*sizes, **options), **fields)
 
+
+HALF = (torch.bfloat16,)  # float32's whole heads do not fit a GPU's registers at these sizes
 
 CASES = (
-    _attention("paper", 2, 32, 12),
-    _attention("paper-v1", 2, 64, 12, bias=(12,)),
-    _attention("paper-perceiver", 2, 32, 12, keys=96, rms=True),
+    _attention("paper", 2, 32, 12, dtypes=HALF),
+    _attention("paper-v1", 2, 64, 12, bias=(12,), dtypes=HALF),
+    _attention("paper-perceiver", 2, 32, 12, keys=96, rms=True, dtypes=HALF),
     _attention("small", 2, 3, 1, keys=5, rms=True, bias=(1,)),
     _attention("small-plain", 2, 3, 2),
     _attention("padded", 3, 6, 2, bias=(2,), lengths=(6, 3, 1), differentiable=False),

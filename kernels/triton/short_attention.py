@@ -33,8 +33,6 @@ def _inverse_rms(x):
 @triton.jit
 def _normalized(x, gain_ptr):
     """x with root mean square gain, in x's dtype."""
-    if gain_ptr is None:
-        return x
     gain = tl.load(gain_ptr + tl.arange(0, 64)).to(tl.float32)[None, :]
     wide = x.to(tl.float32)
     return (wide * _inverse_rms(wide) * gain).to(x.dtype)
@@ -108,8 +106,10 @@ def short_attention_forward(
     batch = tl.program_id(0).to(tl.int64)
     first_head = tl.program_id(1) * HEADS_AT_ONCE
     for head in range(first_head, tl.minimum(first_head + HEADS_AT_ONCE, HEADS)):
-        q = _normalized(_head(q_ptr, batch * q_batch + head * 64, q_stride, N, BN), q_gain_ptr)
-        k = _normalized(_head(k_ptr, batch * k_batch + head * 64, k_stride, M, BM), k_gain_ptr)
+        q = _head(q_ptr, batch * q_batch + head * 64, q_stride, N, BN)
+        k = _head(k_ptr, batch * k_batch + head * 64, k_stride, M, BM)
+        if q_gain_ptr is not None:
+            q, k = _normalized(q, q_gain_ptr), _normalized(k, k_gain_ptr)
         v = _head(v_ptr, batch * v_batch + head * 64, v_stride, M, BM)
         bias_first = batch * bias_batch + head * bias_head
         p, _ = _probabilities(q, k, bias_ptr, bias_first, bias_row, bias_column, N, M, BN, BM)
@@ -156,7 +156,9 @@ def short_attention_backward(
     raw_k = _head(k_ptr, batch * k_batch + head * 64, k_stride, M, BM)
     v = _head(v_ptr, batch * v_batch + head * 64, v_stride, M, BM)
     grad = _head(grad_ptr, batch * grad_batch + head * 64, grad_stride, N, BN)
-    q, k = _normalized(raw_q, q_gain_ptr), _normalized(raw_k, k_gain_ptr)
+    q, k = raw_q, raw_k
+    if q_gain_ptr is not None:
+        q, k = _normalized(raw_q, q_gain_ptr), _normalized(raw_k, k_gain_ptr)
     bias_first = batch * bias_batch + head * bias_head
     p, counts = _probabilities(q, k, bias_ptr, bias_first, bias_row, bias_column, N, M, BN, BM)
 
@@ -185,13 +187,9 @@ def short_attention_backward(
 
 
 def launch_options(queries: int, keys: int) -> dict[str, int]:
-    """Tiles that hold the whole sequences, and warps for them."""
+    """Tiles that hold the whole sequences, and warps for them; heads follow one another unpipelined."""
     rows, columns = (max(16, triton.next_power_of_2(length)) for length in (queries, keys))
-    return {
-        "BN": rows,
-        "BM": columns,
-        "num_warps": 8 if rows * columns > 64 * 64 else 4 if rows * columns > 32 * 32 else 2,
-    }
+    return {"BN": rows, "BM": columns, "num_warps": 8 if rows * columns > 32 * 32 else 4, "num_stages": 1}
 
 
 def _strided(x: Tensor) -> Tensor:
