@@ -63,5 +63,4 @@ def backward(
     k_gain: Tensor | None,
 ) -> list[Tensor]:
     """See ``ld4lg::short_attention_backward`` in ``registration/``."""
-    found = gradients(grad, q, k, v, bias, q_gain, k_gain)
-    return [x.to(q.dtype).contiguous() for x in found[:3]] + found[3:]
+    return gradients(grad, q, k, v, bias, q_gain, k_gain)

@@ -43,6 +43,7 @@ def gradients(
     Those of the bias and of the gains are their sums over what they are shared by. Pairs that the bias
     excludes get none, also where a query has no other.
     """
+    dtype = q.dtype
     grad, q, k, v = (x.float().unflatten(-1, (-1, DIM_HEAD)).transpose(1, 2) for x in (grad, q, k, v))
     q_normed, k_normed = rms_normalized(q, q_gain), rms_normalized(k, k_gain)
     scores = q_normed @ k_normed.mT * DIM_HEAD**-0.5
@@ -55,7 +56,7 @@ def gradients(
         grad_scores = grad_scores.masked_fill(bias < EXCLUDED, 0.0)
     grad_q, q_sum = _through_rms(grad_scores @ k_normed * DIM_HEAD**-0.5, q, q_gain)
     grad_k, k_sum = _through_rms(grad_scores.mT @ q_normed * DIM_HEAD**-0.5, k, k_gain)
-    found = [x.transpose(1, 2).flatten(2) for x in (grad_q, grad_k, probabilities.mT @ grad)]
+    found = [x.transpose(1, 2).flatten(2).to(dtype) for x in (grad_q, grad_k, probabilities.mT @ grad)]
     found += [] if bias is None else [grad_scores]
     return found + [x for x in (q_sum, k_sum) if x is not None]
 

@@ -8,6 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ld4lg_fast.kernels.plain.short_attention import gradients
+
+_BACKWARD_LENGTH = 64  # longer heads do not fit the registers with all their gradients
+
 
 @triton.jit
 def _head(ptr, first, stride, LENGTH: tl.constexpr, BLOCK: tl.constexpr):
@@ -241,6 +245,8 @@ def backward(
     """See ``ld4lg::short_attention_backward`` in ``registration/``."""
     batch, queries, width = q.shape
     heads, keys = width // 64, k.shape[1]
+    if max(queries, keys) > _BACKWARD_LENGTH:
+        return gradients(grad, q, k, v, bias, q_gain, k_gain)
     grads = [x.new_empty(x.shape) for x in (q, k, v)]
     scores = None if bias is None else q.new_empty((batch, heads, queries, keys), dtype=torch.float32)
     sums = [
