@@ -58,9 +58,10 @@ def logits_process_kernel(
         only = tl.where(start + columns == forced, 0.0, ruled_out)
         tl.store(scores_ptr + start + columns, tl.where(forced >= 0, only, values), mask=valid)
 
-    free = forced < 0
+    # Where a token is forced, no other rule finds a token to change.
+    count = tl.where(forced < 0, length, 0)
     places = tl.arange(0, TOKENS_BLOCK)
-    seen = (places < length) & free
+    seen = places < count
     tokens = tl.load(ids_ptr + places, mask=seen, other=0)
     if PENALIZE:
         score = tl.load(logits_ptr + tokens, mask=seen, other=0.0).to(tl.float32) - shift
@@ -68,7 +69,7 @@ def logits_process_kernel(
         tl.debug_barrier()  # the row above was stored by other threads
         tl.store(scores_ptr + tokens, score, mask=seen)
     if NGRAM_SIZE > 0:
-        repeats = (places + NGRAM_SIZE <= length) & free
+        repeats = places + NGRAM_SIZE <= count
         for offset in tl.static_range(NGRAM_SIZE - 1):
             earlier = tl.load(ids_ptr + places + offset, mask=repeats, other=-1)
             last = tl.load(ids_ptr + length - NGRAM_SIZE + 1 + offset, mask=length >= NGRAM_SIZE, other=-1)
@@ -77,7 +78,8 @@ def logits_process_kernel(
         tl.debug_barrier()
         tl.store(scores_ptr + banned, tl.full(banned.shape, ruled_out, tl.float32), mask=repeats)
     ends = tl.arange(0, EOS_BLOCK)
-    too_short = (ends < NUM_EOS) & (length < min_length) & free
+    num_banned = tl.where((forced < 0) & (length < min_length), NUM_EOS, 0)
+    too_short = ends < num_banned
     end = tl.load(eos_ptr + ends, mask=too_short, other=0)
     tl.debug_barrier()
     tl.store(scores_ptr + end, tl.full(end.shape, ruled_out, tl.float32), mask=too_short)
