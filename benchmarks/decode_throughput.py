@@ -26,14 +26,18 @@ from ld4lg_fast.decoding.config import PRECISIONS
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 
 CONFIGS = {
-    "bart-base": {"vocab_size": 50265, "d_model": 768, "layers": 6, "heads": 12},
-    "small": {"vocab_size": 1024, "d_model": 128, "layers": 2, "heads": 2},
+    "bart-base": {"vocab_size": 50265, "d_model": 768, "layers": 6, "heads": 12, "init_std": 0.05},
+    "small": {"vocab_size": 1024, "d_model": 128, "layers": 2, "heads": 2, "init_std": 0.1},
 }
 LATENTS, SAMPLING_STEPS = 32, 25
 
 
 def random_model(config: str) -> PreTrainedModel:
-    """A BART of that size whose head is its own: as initialised, a tied one repeats a single token."""
+    """A BART of that size whose head is its own: as initialised, a tied one repeats a single token.
+
+    Its weights are large enough that texts vary, and small enough that rounding is not amplified: then even the
+    tokens of ``generate`` in float32 and in float64 would differ.
+    """
     sizes = CONFIGS[config]
     torch.manual_seed(0)
     sides = {
@@ -46,7 +50,7 @@ def random_model(config: str) -> PreTrainedModel:
         )
     }
     lm = BartForConditionalGeneration(
-        BartConfig(vocab_size=sizes["vocab_size"], d_model=sizes["d_model"], init_std=0.1, **sides)
+        BartConfig(**{name: sizes[name] for name in ("vocab_size", "d_model", "init_std")}, **sides)
     )
     lm.lm_head.weight = nn.Parameter(torch.randn(sizes["vocab_size"], sizes["d_model"]) * 0.15)
     return lm.eval()
