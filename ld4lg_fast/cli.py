@@ -104,6 +104,42 @@ def import_checkpoint_command(
     )
 
 
+@app.command("export")
+def export_command(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
+    out_dir: Annotated[Path, typer.Argument(help="Folder to write; it must not exist or be empty.")],
+    precision: Annotated[
+        str, typer.Option(help="float32, int8 (CPU), float16 or bfloat16 (GPU).")
+    ] = "float32",
+    validate: Annotated[bool, typer.Option(help="Compare the graphs with PyTorch's numbers.")] = True,
+) -> None:
+    """Turns a run into a folder of ONNX graphs that samples without PyTorch."""
+    from ld4lg_fast.export import require_packages
+
+    require_packages("onnx", "onnxscript", "onnxruntime")
+    from ld4lg_fast.export.exporter import export_run
+
+    export_run(run_dir, out_dir, precision, validate)
+
+
+@app.command(
+    "run-onnx",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def run_onnx(
+    context: typer.Context,
+    out_dir: Annotated[Path, typer.Argument(help="Folder that `ld4lg export` wrote.")],
+) -> None:
+    """Samples from an exported folder: the same options as its generate.py, e.g. `--num-samples 8 --seed 1`."""
+    from ld4lg_fast.export import require_packages
+
+    require_packages("onnxruntime")
+    from ld4lg_fast.export.runtime.command import main as generate
+
+    generate(out_dir, context.args)
+
+
 @app.command()
 def doctor() -> None:
     """Says what is installed and which backends work, and why not."""

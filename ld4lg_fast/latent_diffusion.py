@@ -106,15 +106,15 @@ class LatentDiffusion(nn.Module):
         return self.recipe.get("source_max_len", 64)
 
     @property
-    def _divisor(self) -> Tensor:
+    def divisor(self) -> Tensor:
         # v1 adds the guard to the std, v2 clamps it (golden NOTES 28 and 53).
         return self.latent_scale + 1e-5 if self.diffusion.discrete else self.latent_scale.clamp(min=1e-5)
 
     def normalize(self, latents: Tensor) -> Tensor:
-        return (latents - self.latent_mean) / self._divisor
+        return (latents - self.latent_mean) / self.divisor
 
     def unnormalize(self, latents: Tensor) -> Tensor:
-        return latents * self._divisor + self.latent_mean
+        return latents * self.divisor + self.latent_mean
 
     def draw(self, latents: Tensor, generator: torch.Generator) -> TrainingDraws:
         """All randomness of one training step for latents (B, N, d)."""

@@ -1,0 +1,195 @@
+"""`export_run`: a trained run to a folder of ONNX graphs that samples without PyTorch."""
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx
+import torch
+from transformers import PreTrainedModel
+
+from ld4lg_fast._version import __version__
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.export import runtime
+from ld4lg_fast.export.graphs import make_graphs
+from ld4lg_fast.export.onnx_files import OPSET, quantize, to_onnx, write
+from ld4lg_fast.export.validation import validate_folder
+from ld4lg_fast.kernels import backend
+from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
+from ld4lg_fast.weights import write_json
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.float32,  # quantised after the export
+}
+RUNTIME = "ld4lg_runtime"
+FORMAT = 1
+
+# Generation settings that the runtime does not have, and the value at which they do nothing.
+_FOREIGN_SETTINGS = {
+    "sequence_bias": None,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "min_new_tokens": 0,
+    "remove_invalid_values": False,
+    "exponential_decay_length_penalty": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
+
+
+def export_run(
+    run_dir: Path | str,
+    out_dir: Path | str,
+    precision: str = "float32",
+    validate: bool = True,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Writes ``out_dir``: graphs, tokenizer, config, and the runtime with its command ``generate.py``.
+
+    The folder appears whole or not at all. ``say`` is told in sentences how far the graphs are from PyTorch; those
+    of int8 are checked as float32 first, so that what is told afterwards is the cost of int8 alone.
+
+    Args:
+        precision: ``float32``; ``float16`` or ``bfloat16`` for GPUs; ``int8`` (dynamic, per channel).
+        validate: compare every graph with the unpatched eager model on random inputs (see `validate_folder`).
+
+    Raises:
+        ConfigError: an unknown precision, a folder that is not empty, a language model that cannot be exported.
+        CheckpointError: ``run_dir`` is no finished run.
+        ValidationError: a graph computes something else than the model.
+    """
+    out_dir = Path(out_dir)
+    if precision not in PRECISIONS:
+        raise ConfigError(f"Unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ConfigError(f"{out_dir} exists and is not empty; choose another folder or remove it.")
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    config = folder_config(pipe, precision)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as temporary:
+        folder = Path(temporary) / "folder"
+        folder.mkdir()
+        _write_graphs(pipe, precision, folder)
+        if validate:
+            validate_folder(folder, pipe, "float32" if precision == "int8" else precision, say)
+        if precision == "int8":
+            write({path.stem: quantize(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}, folder)
+            if validate:
+                validate_folder(folder, pipe, precision, say)
+        pipe.autoencoder.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+        _write_runtime(folder)
+        files = sorted(path.name for path in folder.iterdir() if path.is_file())
+        config["files"] = {name: (folder / name).stat().st_size for name in files}
+        write_json(folder / "config.json", config)
+        if out_dir.exists():
+            out_dir.rmdir()
+        folder.rename(out_dir)
+    return out_dir
+
+
+def _write_graphs(pipe: TextDiffusionPipeline, precision: str, folder: Path) -> None:
+    plain = copy.deepcopy(pipe).to(dtype=PRECISIONS[precision])
+    # Fewer and plainer operations than what fused attention is taken apart into.
+    plain.autoencoder.lm.set_attn_implementation("eager")
+    with backend.use_backend("reference"):
+        models = {graph.name: to_onnx(graph) for graph in make_graphs(plain)}
+    write(models, folder)
+
+
+def _write_runtime(folder: Path) -> None:
+    """The runtime's sources, and the command and the page that come with them."""
+    sources = Path(runtime.__file__).parent
+    shutil.copytree(sources, folder / RUNTIME, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("generate.py", "README.md"):
+        (folder / RUNTIME / "folder" / name).rename(folder / name)
+    (folder / RUNTIME / "folder").rmdir()
+
+
+def folder_config(pipe: TextDiffusionPipeline, precision: str) -> dict:
+    """All that the runtime has to know beside the graphs, for ``config.json``.
+
+    Raises:
+        ConfigError: a setting of the language model that the runtime does not follow.
+        CheckpointError: recipe v1 without the lengths of its training texts.
+    """
+    model, autoencoder, statistics = pipe.model, pipe.autoencoder, pipe.statistics
+    diffusion, denoiser, tokenizer = model.diffusion, model.denoiser.config, autoencoder.tokenizer
+    if diffusion.discrete and not sum(statistics.length_counts[1:]):
+        raise CheckpointError(
+            "The lengths of this model's training texts are unknown; its run directory needs a statistics.json."
+        )
+    # Without a class: the null class where it was trained (recipe v1: always), else drawn.
+    null_by_default = diffusion.discrete or diffusion.class_drop_prob > 0
+    return {
+        "format": FORMAT,
+        "written_by": f"ld4lg-fast {__version__}",
+        "precision": precision,
+        "opset": OPSET,
+        "max_len": autoencoder.max_len,
+        "generation": generation_settings(autoencoder.lm),
+        "tokenizer": {
+            "special_ids": sorted(tokenizer.all_special_ids),
+            "encode_special_tokens": tokenizer.backend_tokenizer.encode_special_tokens,
+        },
+        "source": {"max_len": model.source_max_len} if model.is_seq2seq else None,
+        "diffusion": {
+            "objective": diffusion.objective,
+            "schedule": schedule_levels(diffusion.schedule_for_sampling),
+            "sampler": model.default_sampler,
+            "guidance_scale": pipe.default_guidance(),
+            "num_latents": denoiser.max_len,
+            "dim_latent": denoiser.dim_latent,
+            "has_mask": diffusion.discrete,
+            "self_condition": denoiser.self_condition,
+            "num_classes": denoiser.num_classes,
+            "class_modulates": denoiser.class_modulates,
+            "default_class": denoiser.null_class if null_by_default else None,
+            "project": model.is_seq2seq and diffusion.l2_normalized,
+            "divisor": model.divisor.item(),
+            "mean": model.latent_mean.tolist(),
+        },
+        "statistics": {
+            name: asdict(statistics)[name] for name in ("length_counts", "class_names", "class_counts")
+        },
+    }
+
+
+def schedule_levels(schedule: ContinuousSchedule | DiscreteSchedule) -> dict:
+    """What the runtime's `sampling_grid` computes any number of steps from."""
+    if isinstance(schedule, DiscreteSchedule):
+        return {"name": schedule.name, "alphas_cumprod": schedule.alphas_cumprod.tolist()}
+    return {"name": schedule.name, "scale": schedule.scale}
+
+
+def generation_settings(lm: PreTrainedModel) -> dict:
+    """The language model's own rules, under the names of the runtime's `DecodingRules`.
+
+    Raises:
+        ConfigError: a setting that the runtime does not follow.
+    """
+    settings = lm.generation_config
+    for name, idle in _FOREIGN_SETTINGS.items():
+        value = getattr(settings, name, None)
+        if value not in (None, idle):
+            raise ConfigError(
+                f"The language model's generation setting {name}={value!r} has no counterpart in the exported "
+                "runtime; remove it from the model's generation_config.json."
+            )
+    eos = settings.eos_token_id
+    return {
+        "start_token": settings.decoder_start_token_id,
+        "pad_token": settings.pad_token_id,
+        "eos_tokens": list(eos) if isinstance(eos, list) else [eos],
+        "forced_bos_token": settings.forced_bos_token_id,
+        "forced_eos_token": settings.forced_eos_token_id,
+        "early_stopping": settings.early_stopping or False,
+        "length_penalty": 1.0 if settings.length_penalty is None else settings.length_penalty,
+    }

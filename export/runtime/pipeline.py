@@ -1,0 +1,320 @@
+"""`OnnxTextDiffusion`: an exported folder as one object that writes text.
+
+Letters: B batch, N latent positions, d latent width, M source length, K beams, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+from . import noise
+from .decoding import DecodingRules, decode_tokens
+from .errors import RuntimeInputError
+from .folder import Feeds, Session, check_providers, read_config
+from .sampling import Network, sample, sampling_grid, step_table
+
+
+class OnnxTextDiffusion:
+    """Samples texts as `ld4lg_fast.TextDiffusionPipeline` does, from the same random numbers.
+
+    Args:
+        folder: what ``ld4lg export`` wrote.
+        providers: of onnxruntime; None takes CUDA where this onnxruntime has it, else the CPU.
+        threads: of the CPU; None leaves it to onnxruntime.
+
+    Raises:
+        RuntimeInputError: a folder that is foreign or damaged, an onnxruntime that is too old, a provider
+            that is not there.
+    """
+
+    def __init__(
+        self, folder: Path | str, providers: Sequence[str] | None = None, threads: int | None = None
+    ) -> None:
+        folder = Path(folder)
+        self.config = read_config(folder)
+        names = check_providers(providers)
+        load = partial(Session, folder, providers=names, threads=threads)
+        self._denoiser, self._latents, self._decoder = load("denoiser"), load("latents"), load("decoder")
+        self._source = load("source") if self.config["source"] else None
+        self._tokenizer = self._load_tokenizer(folder / "tokenizer.json")
+        if self._source is not None:
+            self._sources_to_ids = self._load_tokenizer(folder / "tokenizer.json")
+            self._sources_to_ids.enable_truncation(self.config["source"]["max_len"])
+
+    def _load_tokenizer(self, path: Path) -> Tokenizer:
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exceptions
+            raise RuntimeInputError(f"{path} cannot be read ({error}).") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = self.config["tokenizer"]["encode_special_tokens"]
+        return tokenizer
+
+    def __call__(
+        self,
+        num_samples: int = 1,
+        *,
+        class_id: int | Sequence[int] | None = None,
+        class_name: str | None = None,
+        source: str | Sequence[str] | None = None,
+        steps: int = 250,
+        sampler: str | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        **decoding,
+    ) -> list[str]:
+        """Samples texts; the same seed gives the same texts whatever the batch size.
+
+        Args:
+            class_id, class_name: of a class-conditional model, one class or an id for each sample.
+            source: of a sequence-to-sequence model, one text or one for each sample.
+            steps: network evaluations. sampler: None is the one that the recipe was published with.
+            guidance_scale: None is 2 with a source and 1 without.
+            decoding: fields of `DecodingRules`, e.g. ``strategy="greedy"``.
+
+        Raises:
+            RuntimeInputError: an option out of range, or a condition that the model does not have.
+        """
+        for name, value in (("num_samples", num_samples), ("steps", steps), ("batch_size", batch_size)):
+            if value < 1:
+                raise RuntimeInputError(f"{name} is {value}; it must be at least 1.")
+        if not 0 <= seed < 2**64:
+            raise RuntimeInputError(f"seed {seed} must be in 0 … 2**64-1.")
+        rules = self.rules(**decoding)
+        ids = np.arange(num_samples)
+        sources = self._sources(source, num_samples)
+        class_ids = self._class_ids(class_id, class_name, seed, ids)
+        texts: list[str] = []
+        for start in range(0, num_samples, batch_size):
+            rows = slice(start, start + batch_size)
+            latents, mask = self.sample(
+                ids[rows],
+                class_ids=None if class_ids is None else class_ids[rows],
+                sources=None if sources is None else sources[rows],
+                steps=steps,
+                sampler=sampler,
+                guidance_scale=guidance_scale,
+                seed=seed,
+            )
+            texts += self.decode(latents, mask, rules, seed, ids[rows])
+        return texts
+
+    def sample(
+        self,
+        sample_ids: np.ndarray,
+        *,
+        class_ids: np.ndarray | None = None,
+        sources: Sequence[str] | None = None,
+        steps: int = 250,
+        sampler: str | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Latents (B, N, d) of one batch and, in recipe v1, the mask (B, N) of their real positions."""
+        diffusion = self.config["diffusion"]
+        limit = len(diffusion["schedule"].get("alphas_cumprod", ())) or None
+        if limit and steps > limit:
+            raise RuntimeInputError(
+                f"{steps} steps were asked for, but this model was trained with {limit}; ask for at most that many."
+            )
+        scale = diffusion["guidance_scale"] if guidance_scale is None else guidance_scale
+        if scale != 1.0 and class_ids is None and sources is None:
+            raise RuntimeInputError(
+                f"guidance_scale {scale} needs a class-conditional or sequence-to-sequence model; use 1."
+            )
+        shape = (diffusion["num_latents"], diffusion["dim_latent"])
+        mask = None
+        if diffusion["has_mask"]:
+            counts = self.config["statistics"]["length_counts"]
+            lengths = noise.draw((0, *counts[1:]), seed, sample_ids, noise.LENGTH_STREAM)
+            mask = np.arange(shape[0]) < lengths[:, None]
+        # Padding is computed only as far as the batch's longest text goes.
+        width = shape[0] if mask is None else int(lengths.max())
+
+        def fresh(stream: int) -> np.ndarray:
+            return noise.philox_normal(seed, sample_ids, stream, shape)[:, :width]
+
+        grid = sampling_grid(diffusion["schedule"], steps)
+        table = step_table(sampler or diffusion["sampler"], grid, diffusion["objective"])
+        conditions = self._conditions(None if mask is None else mask[:, :width], class_ids, sources)
+        network = self._guided(grid.network_time, scale, conditions)
+        latents = sample(
+            table, network, fresh(noise.START_STREAM), lambda step: fresh(1 + step), diffusion["project"]
+        )
+        latents = latents * np.float32(diffusion["divisor"]) + np.float32(diffusion["mean"])
+        return latents, None if mask is None else mask[:, :width]
+
+    def decode(
+        self,
+        latents: np.ndarray,
+        mask: np.ndarray | None = None,
+        rules: DecodingRules | None = None,
+        seed: int = 0,
+        sample_ids: np.ndarray | None = None,
+    ) -> list[str]:
+        """Texts of latents (B, N, d) and their mask; ``seed`` and ``sample_ids`` are nucleus sampling's."""
+        rules = rules or self.rules()
+        count = len(latents)
+        uniform = None
+        if rules.strategy == "nucleus":
+            ids = np.arange(count) if sample_ids is None else sample_ids
+            uniform = noise.uniforms(seed, ids, noise.TOKEN_STREAM, rules.max_length)
+        beams = rules.num_beams if rules.strategy == "beam" else 1
+        decoder = LanguageModel(self._latents, self._decoder, latents, mask, beams)
+        tokens = decode_tokens(decoder, count, rules, uniform)
+        special = set(self.config["tokenizer"]["special_ids"])
+        rows = [[token for token in row if token not in special] for row in tokens.tolist()]
+        return [text.strip() for text in self._tokenizer.decode_batch(rows, skip_special_tokens=True)]
+
+    def rules(self, **decoding) -> DecodingRules:
+        """This model's decoding rules, with the given fields of `DecodingRules` in place of the paper's."""
+        limit = self.config["max_len"]
+        settings = self.config["generation"] | {"max_length": limit} | decoding
+        unknown = decoding.keys() - DecodingRules.__dataclass_fields__.keys()
+        if unknown:
+            known = ", ".join(DecodingRules.__dataclass_fields__)
+            raise RuntimeInputError(f"There is no option {sorted(unknown)[0]!r}; decoding has {known}.")
+        if settings["max_length"] > limit + 1:
+            raise RuntimeInputError(
+                f"max_length {settings['max_length']} exceeds the {limit} tokens that this model handles."
+            )
+        return DecodingRules(**settings | {"eos_tokens": tuple(settings["eos_tokens"])})
+
+    def _conditions(
+        self, mask: np.ndarray | None, class_ids: np.ndarray | None, sources: Sequence[str] | None
+    ) -> dict[str, np.ndarray]:
+        """The denoiser's inputs that stay the same through all steps."""
+        conditions = {} if mask is None else {"mask": mask}
+        if class_ids is not None:
+            conditions["class_id"] = class_ids
+        return conditions if sources is None else conditions | self._encode(sources)
+
+    def _guided(self, times: np.ndarray, scale: float, conditions: dict[str, np.ndarray]) -> Network:
+        """The network as `sample` sees it: guidance is one doubled batch, its second half without condition."""
+        diffusion, graph = self.config["diffusion"], self._denoiser
+        guided = scale != 1.0
+
+        def doubled(array: np.ndarray) -> np.ndarray:
+            return np.concatenate([array, array]) if guided else array
+
+        conditions = {name: doubled(value) for name, value in conditions.items()}
+        for name, without in (("class_id", diffusion["num_classes"]), ("has_source", False)):
+            if guided and name in conditions:
+                conditions[name][len(conditions[name]) // 2 :] = without
+        feeds: Feeds = {name: graph.place(value) for name, value in conditions.items()}
+
+        def network(z_t: np.ndarray, step: int, x_self_cond: np.ndarray | None) -> np.ndarray:
+            feeds["z_t"] = z_in = doubled(z_t)
+            feeds["time"] = np.full(len(z_in) if diffusion["class_modulates"] else 1, times[step], np.float32)
+            if diffusion["self_condition"]:
+                known = x_self_cond is not None
+                feeds["x_self_cond"] = doubled(x_self_cond if known else np.zeros_like(z_t))
+                feeds["has_self_cond"] = np.array([known])
+            output = graph.run(feeds, host=("output",))["output"].numpy()
+            if not guided:
+                return output
+            cond, uncond = np.split(output, 2)
+            return np.float32(scale) * cond + np.float32(1 - scale) * uncond
+
+        return network
+
+    def _encode(self, sources: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the denoiser attends to, of source texts; equal texts are encoded once."""
+        distinct = {text: index for index, text in enumerate(dict.fromkeys(sources))}
+        rows = [encoding.ids for encoding in self._sources_to_ids.encode_batch(list(distinct))]
+        lengths = np.array([len(row) for row in rows])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(mask.shape, self.config["generation"]["pad_token"], np.int64)
+        ids[mask] = np.concatenate(rows)
+        outputs = self._source.run({"input_ids": ids, "attention_mask": mask}, host=self._source.outputs)
+        index = [distinct[text] for text in sources]
+        encoded = {name: value.numpy()[index] for name, value in outputs.items()}
+        return encoded | {"source_mask": mask[index], "has_source": np.ones(len(sources), bool)}
+
+    def _sources(self, source: str | Sequence[str] | None, num_samples: int) -> list[str] | None:
+        if (source is None) != (self._source is None):
+            raise RuntimeInputError(
+                "A source text was given, but this model was trained without source texts."
+                if self._source is None
+                else "This model writes from a source text; give source=..., or --source on the command line."
+            )
+        if source is None:
+            return None
+        sources = [source] * num_samples if isinstance(source, str) else list(source)
+        if len(sources) != num_samples or not all(text.strip() for text in sources):
+            raise RuntimeInputError(
+                f"There are {len(sources)} sources for {num_samples} samples; give one for each, none blank."
+            )
+        return sources
+
+    def _class_ids(
+        self, class_id: int | Sequence[int] | None, class_name: str | None, seed: int, ids: np.ndarray
+    ) -> np.ndarray | None:
+        count, names = self.config["diffusion"]["num_classes"], self.config["statistics"]["class_names"]
+        if not count:
+            if class_id is not None or class_name is not None:
+                raise RuntimeInputError("A class was given, but this model was trained without classes.")
+            return None
+        if class_id is not None and class_name is not None:
+            raise RuntimeInputError("class_id and class_name exclude each other; give one of them.")
+        known = ", ".join(f"{index} {name}" for index, name in enumerate(names))
+        if class_name is not None:
+            folded = [name.casefold() for name in names]
+            if class_name.casefold() not in folded:
+                raise RuntimeInputError(
+                    f"There is no class {class_name!r}; this model has the classes {known}."
+                )
+            class_id = folded.index(class_name.casefold())
+        if class_id is None:
+            if self.config["diffusion"]["default_class"] is not None:
+                return np.full(len(ids), self.config["diffusion"]["default_class"])
+            counts = self.config["statistics"]["class_counts"] or [1] * count
+            return noise.draw(counts, seed, ids, noise.CLASS_STREAM)
+        chosen = np.asarray(class_id)
+        if chosen.dtype.kind not in "iu" or chosen.shape not in ((), ids.shape):
+            raise RuntimeInputError(f"class_id {class_id!r} must be an integer, or {len(ids)} of them.")
+        wrong = chosen[(chosen < 0) | (chosen >= count)]
+        if wrong.size:
+            raise RuntimeInputError(
+                f"class_id {wrong.flat[0]} is out of range; this model has the classes {known}."
+            )
+        return np.broadcast_to(chosen, ids.shape).astype(np.int64)
+
+
+class LanguageModel:
+    """The language model's decoder on a batch of latents; its caches stay where the graphs run."""
+
+    def __init__(
+        self,
+        latents_graph: Session,
+        step_graph: Session,
+        latents: np.ndarray,
+        mask: np.ndarray | None,
+        beams: int,
+    ) -> None:
+        self._graph = step_graph
+        rows = np.repeat(np.arange(len(latents)), beams)
+        self._cross = latents_graph.run({"latents": latents, "rows": rows})
+        if mask is not None:
+            self._cross["mask"] = step_graph.place(mask[rows])
+        self._past = {
+            name.replace("cross", "past"): step_graph.empty_cache(value)
+            for name, value in self._cross.items()
+            if name != "mask"
+        }
+
+    def step(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Logits (R, V) after tokens (R,); row r continues what was row ``rows[r]`` in the last step."""
+        feeds = {"tokens": tokens[:, None], "rows": rows}
+        outputs = self._graph.run(feeds | self._past | self._cross, host=("logits",))
+        logits = outputs.pop("logits").numpy()
+        self._past: dict[str, ort.OrtValue] = {
+            name.replace("present", "past"): value for name, value in outputs.items()
+        }
+        return logits

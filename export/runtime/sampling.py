@@ -1,0 +1,216 @@
+"""Noise levels and samplers in NumPy: the numbers of `ld4lg_fast.schedules` and `ld4lg_fast.samplers`.
+
+Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients.
+Everywhere ``alpha_sq`` is the squared signal level; rounding to float32 happens where the PyTorch path rounds.
+Letters: S sampling steps, T training timesteps, B batch, N positions, d latent width.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import RuntimeInputError
+
+LOG_SNR_LIMIT = 15.0
+
+
+@dataclass(frozen=True)
+class SamplingGrid:
+    """Levels ``alpha_sq`` (S+1,) and ``log_snr`` (S+1,) from noise to data; what the network is told: (S,)."""
+
+    alpha_sq: np.ndarray
+    network_time: np.ndarray
+    log_snr: np.ndarray
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.network_time)
+
+
+def sampling_grid(schedule: Mapping, num_steps: int) -> SamplingGrid:
+    """The levels that ``num_steps`` steps visit.
+
+    ``schedule`` has ``name`` and ``scale`` (times 1 to 0), or ``alphas_cumprod`` (T,), recipe v1's table.
+    """
+    with np.errstate(divide="ignore"):
+        if "alphas_cumprod" in schedule:
+            table = np.append(schedule["alphas_cumprod"], 1.0)  # step -1 is clean data
+            steps = _linspace(-1, len(table) - 2, num_steps + 1).astype(np.int64)[::-1]
+            alpha_sq = table[steps]
+            log_snr = np.log(alpha_sq / (1 - alpha_sq)).astype(np.float32)
+            return SamplingGrid(alpha_sq, steps[:-1].astype(np.float32), log_snr)
+        name, _, number = schedule["name"].partition("-")
+        number = float(number or 1)
+        t = _linspace(1.0, 0.0, num_steps + 1)
+        curve = np.clip(_curve(name, number, t), np.float32(1e-9), np.float32(1.0))
+        log_snr = np.clip(_rounded(np.log, curve / (1 - curve)), -LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+    scale = schedule["scale"] * (number if name == "shifted_cosine" else 1.0)
+    log_snr = (log_snr + np.float32(2 * math.log(scale))).astype(np.float32)
+    alpha_sq = _sigmoid(log_snr)
+    return SamplingGrid(alpha_sq, alpha_sq[:-1], log_snr)
+
+
+def _curve(name: str, number: float, t: np.ndarray) -> np.ndarray:
+    """The bare curve of a continuous schedule at float32 times; ``number`` is the D of ``tan-D``."""
+    half_turn = t * np.float32(math.pi) / np.float32(2)
+    if name == "simple_linear":
+        return 1 - t
+    if name == "beta_linear":
+        return _rounded(np.exp, np.float32(-1e-4) - 10 * t**2)
+    if name == "sigmoid":
+        low, high = _sigmoid(np.float32(-3)), _sigmoid(np.float32(3))
+        return (high - _sigmoid(6 * t - 3)) / (high - low)
+    cos_sq = _rounded(np.cos, half_turn) ** 2
+    if name == "tan":
+        sin_sq = _rounded(np.sin, half_turn) ** 2
+        return cos_sq / (cos_sq + np.float32(number**2) * sin_sq)
+    return cos_sq
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + _rounded(np.exp, -x))
+
+
+def _rounded(function: np.ufunc, x: np.ndarray) -> np.ndarray:
+    """The function to the nearest float32: DDPM's first step multiplies a last place's difference by 1,000."""
+    return function(x.astype(np.float64)).astype(np.float32)
+
+
+def _linspace(start: float, stop: float, count: int) -> np.ndarray:
+    """float32, counted from both ends as torch does."""
+    step = np.float32((stop - start) / (count - 1))
+    index = np.arange(count, dtype=np.float32)
+    ends = np.float32(start) + step * index, np.float32(stop) - step * (count - 1 - index)
+    return np.where(index < count // 2, *ends).astype(np.float32)
+
+
+def _levels(alpha_sq: np.floating) -> tuple[np.float32, np.float32]:
+    return np.float32(np.sqrt(alpha_sq)), np.float32(np.sqrt(1 - alpha_sq))
+
+
+def _noise_from_x_start(z: np.ndarray, x_start: np.ndarray, alpha_sq: np.floating) -> np.ndarray:
+    alpha, sigma = _levels(alpha_sq)
+    return (z - alpha * x_start) / max(sigma, np.float32(1e-8))
+
+
+def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.floating, objective: str) -> np.ndarray:
+    """x_start from a network's output under ``objective``."""
+    alpha, sigma = _levels(alpha_sq)
+    if objective == "pred_noise":
+        return (z - sigma * output) / max(alpha, np.float32(1e-8))
+    return output if objective == "pred_x0" else alpha * z - sigma * output
+
+
+# Updates from level ``step`` to the next: (step, z, x_start, x_prev, grid, noise) -> z. x_prev is None at first.
+
+
+def _ddim(step, z, x_start, x_prev, grid, noise):
+    """Song et al. 2021, deterministic."""
+    after = np.float32(grid.alpha_sq[step + 1])
+    return np.sqrt(after) * x_start + np.sqrt(1 - after) * _noise_from_x_start(
+        z, x_start, grid.alpha_sq[step]
+    )
+
+
+def _ddpm(step, z, x_start, x_prev, grid, noise):
+    """Ho et al. 2020, alg. 2, with the larger variance."""
+    now, ratio = grid.alpha_sq[step], grid.alpha_sq[step] / grid.alpha_sq[step + 1]
+    z = z - np.float32((1 - ratio) / np.sqrt(1 - now)) * _noise_from_x_start(z, x_start, now)
+    return z / np.float32(np.sqrt(ratio)) + np.float32(np.sqrt(1 - ratio)) * noise
+
+
+def _dpmpp_published(step, z, x_start, x_prev, grid, noise):
+    """What the official release calls dpmpp: the exact step of the ODE for a constant x_start."""
+    now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
+    half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
+    gain = np.sqrt(after) * np.expm1(-half_step)
+    return np.float32(np.sqrt((1 - after) / (1 - now))) * z - np.float32(gain) * x_start
+
+
+def _dpmpp_2m(step, z, x_start, x_prev, grid, noise):
+    """Lu et al. 2022, alg. 2: second order, multistep."""
+    return _dpmpp_published(step, z, _extrapolated(step, x_start, x_prev, grid), None, grid, noise)
+
+
+def _dpmpp_2m_sde(step, z, x_start, x_prev, grid, noise):
+    """Lu et al. 2022, appendix B: the same extrapolation on the SDE."""
+    now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
+    half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
+    alpha, sigma, shrink = np.sqrt(after), np.sqrt(1 - after), np.expm1(-2 * half_step)
+    keep = sigma / np.sqrt(1 - now) * np.exp(-half_step)
+    x_start = _extrapolated(step, x_start, x_prev, grid)
+    mean = np.float32(keep) * z - np.float32(alpha * shrink) * x_start
+    return mean + np.float32(sigma * np.sqrt(-shrink)) * noise
+
+
+def _extrapolated(step, x_start, x_prev, grid):
+    if x_prev is None:
+        return x_start
+    now, after = (grid.log_snr[step + i] - grid.log_snr[step + i - 1] for i in (0, 1))
+    return x_start + (x_start - x_prev) / (2 * now / after)
+
+
+SAMPLERS = {
+    "ddim": _ddim,
+    "ddpm": _ddpm,
+    "dpmpp_2m": _dpmpp_2m,
+    "dpmpp_2m_sde": _dpmpp_2m_sde,
+    "dpmpp_published": _dpmpp_published,
+}
+
+
+def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
+    """Coefficients (S, 6) float32 of each step: of z and the output in x_start, then of z, x_start, the x_start
+    before and fresh noise in the next z.
+
+    Raises:
+        RuntimeInputError: an unknown sampler, or one that needs more steps.
+    """
+    if sampler not in SAMPLERS:
+        raise RuntimeInputError(f"Unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}.")
+    if sampler == "dpmpp_published" and grid.num_steps < 2:
+        raise RuntimeInputError("The sampler dpmpp_published needs at least 2 steps; ask for more.")
+    z_unit, output_unit = np.eye(2, dtype=np.float32)
+    z, x_start, x_prev, noise = np.eye(4, dtype=np.float32)
+    rows = []
+    for step in range(grid.num_steps):
+        if step + 1 == grid.num_steps:
+            # The release's sampler returns the last but one x_start.
+            after = x_prev if sampler == "dpmpp_published" else x_start
+        else:
+            after = SAMPLERS[sampler](step, z, x_start, x_prev if step else None, grid, noise)
+        from_network = _x_start(z_unit, output_unit, grid.alpha_sq[step], objective)
+        rows.append(np.concatenate([from_network, after]))
+    return np.stack(rows).astype(np.float32)
+
+
+Network = Callable[[np.ndarray, int, "np.ndarray | None"], np.ndarray]
+
+
+def sample(
+    table: np.ndarray,
+    network: Network,
+    z: np.ndarray,
+    noise: Callable[[int], np.ndarray],
+    project: bool = False,
+) -> np.ndarray:
+    """From the starting noise z (B, N, d) to latents, by the coefficients of `step_table`.
+
+    ``network(z, step, x_prev)`` is the guided network, with the x_start of the step before; ``noise(step)`` fresh
+    noise. ``project`` puts every x_start on the sphere of radius √d.
+    """
+    x_start = None
+    for step, (from_z, from_output, *to_next) in enumerate(table):
+        x_prev, output = x_start, network(z, step, x_start)
+        x_start = from_z * z + from_output * output
+        if project:
+            norm = np.maximum(np.linalg.norm(x_start, axis=-1, keepdims=True), np.float32(1e-12))
+            x_start = x_start / norm * np.float32(math.sqrt(x_start.shape[-1]))
+        z = to_next[0] * z + to_next[1] * x_start
+        if to_next[2]:
+            z = z + to_next[2] * x_prev
+        if to_next[3]:
+            z = z + to_next[3] * noise(step)
+    return z
