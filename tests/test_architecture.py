@@ -114,13 +114,23 @@ def test_nothing_installed_imports_the_folders_around_it():
             assert other.split(".")[0] not in OUTSIDE, f"{path.relative_to(ROOT)} imports {other}"
 
 
+def test_the_exported_runtime_needs_three_packages():
+    known = sys.stdlib_module_names | {"numpy", "onnxruntime", "tokenizers", "ld4lg_runtime"}
+    for path in sources("export/runtime"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            assert all(name.split(".")[0] in known for name in names), f"{path.name} imports {names}"
+
+
 def test_kernels_have_no_init_file():
     # transformers would take a folder with one for an unrelated package of that name.
     assert not list((ROOT / "kernels").rglob("__init__.py"))
 
 
 def test_files_stay_short():
-    folders = (PACKAGE, "kernels", "benchmarks", "scripts", "tests")
+    folders = (PACKAGE, "kernels", "export", "benchmarks", "scripts", "tests")
     files = [
         path for folder in folders for kind in ("*.py", "*.cpp", "*.h") for path in sources(folder, kind)
     ]
