@@ -55,7 +55,8 @@ def export_run(
     """Writes ``out_dir``: graphs, tokenizer, config, and the runtime with its command ``generate.py``.
 
     The folder appears whole or not at all. ``say`` is told in sentences how far the graphs are from PyTorch; those
-    of int8 are checked as float32 first, so that what is told afterwards is the cost of int8 alone.
+    of int8 are checked as float32 first, so that what is told afterwards is the cost of int8 alone, and those of
+    bfloat16, which no CPU runs, as float32 only.
 
     Args:
         precision: ``float32``; ``float16`` or ``bfloat16`` for GPUs; ``int8`` (dynamic, per channel).
@@ -77,9 +78,13 @@ def export_run(
     with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as temporary:
         folder = Path(temporary) / "folder"
         folder.mkdir()
-        _write_graphs(pipe, precision, folder)
+        checked = "float16" if precision == "float16" else "float32"
+        _write_graphs(pipe, checked, folder)
         if validate:
-            validate_folder(folder, pipe, "float32" if precision == "int8" else precision, say)
+            validate_folder(folder, pipe, checked, say)
+        if precision == "bfloat16":
+            _write_graphs(pipe, precision, folder)
+            say("The graphs were checked as float32 alone: onnxruntime computes in bfloat16 on GPUs only.")
         if precision == "int8":
             write({path.stem: quantize(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}, folder)
             if validate:
