@@ -192,7 +192,7 @@ class LanguageAutoencoder(nn.Module):
         """Latents (B, N, d) -> encoder states (B, N, W) that the language model's decoder attends to."""
         if self.perceiver is None:
             return latents
-        return self.perceiver.decode(latents.to(self.perceiver.decoder.input_proj.weight.dtype))
+        return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
 
     def loss(
         self,

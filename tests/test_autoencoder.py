@@ -77,6 +77,14 @@ def test_the_loss_is_the_language_models_own(pretrained, family, scaled):
     torch.testing.assert_close(model.loss(ids, mask), want)
 
 
+def test_a_perceiver_may_decode_to_another_number_of_states(tokenizer):
+    perceiver = PERCEIVER | {"decoder": "perceiver", "num_decoder_latents": 10}
+    lm = {"dim": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
+    model = LanguageAutoencoder.from_scratch(tokenizer, lm, perceiver, max_len=32)
+    ids, mask = batch(model)
+    assert model.decode_states(model.encode(ids, mask)).shape == (3, 10, 64)
+
+
 def test_a_fine_tuned_model_trains_everything(pretrained):
     model = LanguageAutoencoder.from_pretrained_lm(
         str(pretrained / "bart"), PERCEIVER, 32, freeze_lm=False
