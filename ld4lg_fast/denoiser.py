@@ -287,18 +287,14 @@ class DiffusionTransformer(nn.Module):
             x, normed = add_and_norm(branch, x, block.ff_norm)
             h = block.ff(normed)
             next_norm = self.norm if i + 1 == depth else self.blocks[i + 1].attn_norm
+            if depth - n <= i + 1 < depth:
+                next_norm = None  # a dense projection comes before it
             if self.config.scale_shift:
-                scale, shift = modulation.of_block(i)
-                x, normed = ops.adaln_residual(
-                    h,
-                    x,
-                    block.post_norm.weight,
-                    block.post_norm.bias,
-                    scale,
-                    shift,
-                    next_norm.weight,
-                    next_norm.bias,
-                )
+                next_weights = () if next_norm is None else (next_norm.weight, next_norm.bias)
+                post, (scale, shift) = block.post_norm, modulation.of_block(i)
+                x, normed = ops.adaln_residual(h, x, post.weight, post.bias, scale, shift, *next_weights)
+            elif next_norm is None:
+                x = x + h
             else:
                 x, normed = add_and_norm(h, x, next_norm)
             if len(skips) < n and not (self.config.unet_skips and i >= n):

@@ -17,6 +17,7 @@ from transformers import (
 
 from ld4lg_fast.decoding import DecodingConfig, generate, generate_ids
 from ld4lg_fast.decoding.config import PRECISIONS
+from ld4lg_fast.decoding.families import read_decoder
 from ld4lg_fast.decoding.linear import Int8Linear, OneDnnLinear, PlainLinear
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score, model_scores
 from ld4lg_fast.decoding.sampling import best_tokens, draw, draw_nucleus
@@ -211,6 +212,20 @@ def test_prepared_products(kind, tolerance, rows):
         linear = kind(weight, offset)
         assert (linear(x) - want).norm() <= tolerance * want.norm()
         assert (linear(x, residual.clone()) - want - residual).norm() <= tolerance * want.norm()
+
+
+def test_precisions_used_in_turn_are_prepared_once(monkeypatch):
+    prepared = []
+
+    def counted(lm, dtype, pack):
+        prepared.append(pack)
+        return read_decoder(lm, dtype, pack)
+
+    monkeypatch.setattr(generate, "read_decoder", counted)
+    lm, (states, _) = make_lm("bart", 99_991), make_states(4)  # a model of its own
+    for precision in ("fp32", "int8", "fp32", "int8"):
+        generate_ids(lm, states, DecodingConfig("greedy", 8, precision=precision), MAX_LEN)
+    assert len(prepared) == 2
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -76,7 +76,9 @@ def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _fused(pack: Pack, *linears: nn.Linear) -> Linear:
-    """Several maps of the same input as one, their outputs side by side."""
+    """Several maps of the same input as one, their outputs side by side; one alone is not copied."""
+    if len(linears) == 1:
+        return pack(linears[0].weight, linears[0].bias)
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
     return pack(torch.cat([linear.weight for linear in linears]), bias)
 

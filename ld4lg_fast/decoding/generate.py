@@ -35,7 +35,9 @@ TOKEN_STREAM = 1 << 30  # random stream of token draws, apart from the samplers'
 
 logger = logging.getLogger("ld4lg_fast.decoding")
 
-_stacks: WeakKeyDictionary[PreTrainedModel, tuple[tuple, DecoderStack]] = WeakKeyDictionary()
+_stacks: WeakKeyDictionary[PreTrainedModel, dict[str | None, tuple[tuple, DecoderStack]]] = (
+    WeakKeyDictionary()
+)
 _told: set[str] = set()
 
 
@@ -127,13 +129,13 @@ def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | N
 
 
 def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack:
-    """The prepared decoder of a model; prepared again when a weight has changed."""
-    tensors = (*lm.parameters(), *lm.buffers())
-    state = (precision, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
-    if lm not in _stacks or _stacks[lm][0] != state:
+    """The prepared decoder of a model, one for each precision; prepared again when a weight has changed."""
+    state = tuple((tensor.data_ptr(), tensor._version) for tensor in (*lm.parameters(), *lm.buffers()))
+    stacks = _stacks.setdefault(lm, {})
+    if precision not in stacks or stacks[precision][0] != state:
         dtype, pack = choose_linear(precision, lm.dtype, lm.device)
-        _stacks[lm] = (state, DecoderStack(read_decoder(lm, dtype, pack), dtype))
-    return _stacks[lm][1]
+        stacks[precision] = (state, DecoderStack(read_decoder(lm, dtype, pack), dtype))
+    return stacks[precision][1]
 
 
 def _tell(message: str) -> None:

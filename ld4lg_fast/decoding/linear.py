@@ -39,9 +39,8 @@ class OneDnnLinear:
         self.bias = bias
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if (
-            len(x) == 1
-        ):  # a product with a vector reads each weight once, in whatever order: torch's is faster
+        # A product with a vector reads each weight once, in whatever order: torch's is faster.
+        if len(x) == 1:
             return self.plain(x, residual)
         if residual is None:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
