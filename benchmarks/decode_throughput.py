@@ -16,19 +16,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from harness import describe_device, interleaved, versions
+from harness import add_device, chosen_device, describe_device, interleaved, versions
 from torch import Tensor, nn
-from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from benchmarks.language_models import SIZES, random_bart
 from ld4lg_fast.decoding import STRATEGIES, DecodingConfig, generate, generate_ids
 from ld4lg_fast.decoding.config import PRECISIONS
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 
-CONFIGS = {
-    "bart-base": {"vocab_size": 50265, "d_model": 768, "layers": 6, "heads": 12, "init_std": 0.05},
-    "small": {"vocab_size": 1024, "d_model": 128, "layers": 2, "heads": 2, "init_std": 0.1},
-}
+INIT_STD = {"bart-base": 0.05, "small": 0.1}
 LATENTS, SAMPLING_STEPS = 32, 25
 
 
@@ -38,22 +36,10 @@ def random_model(config: str) -> PreTrainedModel:
     Its weights are large enough that texts vary, and small enough that rounding is not amplified: then even the
     tokens of ``generate`` in float32 and in float64 would differ.
     """
-    sizes = CONFIGS[config]
     torch.manual_seed(0)
-    sides = {
-        f"{side}_{name}": value
-        for side in ("encoder", "decoder")
-        for name, value in (
-            ("layers", sizes["layers"]),
-            ("attention_heads", sizes["heads"]),
-            ("ffn_dim", 4 * sizes["d_model"]),
-        )
-    }
-    lm = BartForConditionalGeneration(
-        BartConfig(**{name: sizes[name] for name in ("vocab_size", "d_model", "init_std")}, **sides)
-    )
-    lm.lm_head.weight = nn.Parameter(torch.randn(sizes["vocab_size"], sizes["d_model"]) * 0.15)
-    return lm.eval()
+    lm = random_bart(config, init_std=INIT_STD[config])
+    lm.lm_head.weight = nn.Parameter(torch.randn(lm.lm_head.weight.shape) * 0.15)
+    return lm
 
 
 def trained_model(run_dir: Path, batch: int) -> tuple[PreTrainedModel, Tensor, Tensor | None]:
@@ -163,11 +149,9 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", choices=CONFIGS, default="bart-base")
+    parser.add_argument("--config", choices=SIZES, default="bart-base")
     parser.add_argument("--run", type=Path, help="a trained run directory instead of random weights")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
-    )
+    add_device(parser)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16, 128])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument(
@@ -177,9 +161,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
     options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no GPU; use --device cpu")
-    dtypes = options.dtypes or (["fp32", "int8"] if options.device == "cpu" else ["fp32", "bf16"])
+    device = chosen_device(parser, options)
+    dtypes = options.dtypes or (["fp32", "int8"] if device == "cpu" else ["fp32", "bf16"])
     rows = []
     for batch in options.batch_sizes:
         if options.run:
@@ -187,11 +170,11 @@ def main() -> None:
         else:
             lm, mask = random_model(options.config), None
             states = torch.randn(batch, LATENTS, lm.config.d_model)
-        lm, states = lm.to(options.device), states.to(options.device)
-        mask = None if mask is None else mask.to(options.device)
+        lm, states = lm.to(device), states.to(device)
+        mask = None if mask is None else mask.to(device)
         for strategy in options.strategies:
             config = DecodingConfig(strategy, options.max_length)
-            rows += measure(lm, states, mask, config, dtypes, options.rounds, options.device)
+            rows += measure(lm, states, mask, config, dtypes, options.rounds, device)
             for row in (row for row in rows if (row["batch"], row["strategy"]) == (batch, strategy)):
                 print(
                     f"{strategy:8} batch {batch:4} {row['name']:24} {row['sentences_per_s']:9.2f} sentences/s "
@@ -200,7 +183,7 @@ def main() -> None:
                 )
     if options.json:
         facts = {"model": str(options.run or options.config), "max_length": options.max_length}
-        result = facts | {"rows": rows, "device": describe_device(options.device), "versions": versions()}
+        result = facts | {"rows": rows, "device": describe_device(device), "versions": versions()}
         options.json.write_text(json.dumps(result, indent=2) + "\n")
         plot(rows, options.json.with_suffix(".png"))
 

@@ -1,5 +1,6 @@
 """What all benchmarks share: interleaved timing, the machine's ceilings, and the description of the machine."""
 
+import argparse
 import ctypes
 import os
 import platform
@@ -9,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from ld4lg_fast.versions import installed_versions
 
 PACKAGES = ("ld4lg-fast", "torch", "triton", "transformers", "onnxruntime", "numpy")
 CEILING_BYTES = 256 * 2**20  # far beyond every cache
@@ -35,6 +37,19 @@ class Timing:
         ordered = torch.tensor(seconds, dtype=torch.float64)
         p20, median, p80 = ordered.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
         return cls(median, p20, p80)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option ``--device``: the GPU where there is one."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
+
+
+def chosen_device(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """``options.device``, refused where it is a GPU and there is none."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; use --device cpu")
+    return options.device
 
 
 def synchronize(device: str) -> None:
@@ -122,13 +137,7 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that timings depend on, of those that are installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version()} | installed_versions(PACKAGES)
 
 
 def peak_mib(function: Callable[[], object], device: str) -> float:

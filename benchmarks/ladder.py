@@ -1,11 +1,39 @@
-"""A ladder of rungs on the console, as JSON, as a Markdown table and as a plot."""
+"""A ladder of rungs, each timed in turns with the others; on the console, as JSON, a Markdown table and a plot."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+
+@dataclass
+class Rung:
+    """A way to do the same work: ``precision`` says which remedies it competes with, ``ours`` whether it is one."""
+
+    name: str
+    precision: str
+    ours: bool
+    run: Callable[[], Any]
+
+
+def speedups(rungs: Sequence[Rung], seconds: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+    """``speedup_vs_published`` (the rung of that name) and ``speedup_vs_remedies`` of each rung, by its name.
+
+    The latter is ours over the best remedy of the same precision, or None.
+    """
+    found = {}
+    for rung in rungs:
+        own = seconds[rung.name]
+        rivals = [seconds[r.name] for r in rungs if not r.ours and r.precision == rung.precision]
+        found[rung.name] = {
+            "speedup_vs_published": seconds["published"] / own,
+            "speedup_vs_remedies": min(rivals) / own if rung.ours and rivals else None,
+        }
+    return found
 
 
 def cell(value: object) -> str:

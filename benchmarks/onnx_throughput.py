@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import describe_device, interleaved, versions
-from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from benchmarks import language_models
+from benchmarks.paper_models import V2_RECIPE
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
 from ld4lg_fast.decoding import DecodingConfig
@@ -29,25 +30,12 @@ from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 
-RECIPE = {
-    "version": "v2",
-    "objective": "pred_v",
-    "loss_type": "l2",
-    "self_condition_prob": 0.5,
-    "class_drop_prob": 0.1,
-    "schedule": "cosine",
-    "schedule_scale": 1.0,
-    "sampling_schedule": None,
-    "l2_normalized": False,
-}
 SIZES = {
     "small": {
-        "lm": {"d_model": 128, "layers": 2, "vocab_size": 1024},
         "perceiver": {"num_latents": 8, "dim_latent": 32, "depth": 1},
         "denoiser": {"dim": 192, "depth": 6, "num_dense_connections": 0},
     },
     "bart-base": {
-        "lm": {"d_model": 768, "layers": 6, "vocab_size": 50265},
         "perceiver": {"num_latents": 32, "dim_latent": 64, "depth": 3},
         "denoiser": {"dim": 768, "depth": 12, "num_dense_connections": 3},
     },
@@ -61,25 +49,12 @@ def make_pipeline(config: str) -> TextDiffusionPipeline:
     """A pipeline of the config's sizes with random weights that make texts differ."""
     torch.manual_seed(0)
     sizes = SIZES[config]
-    dim, layers = sizes["lm"]["d_model"], sizes["lm"]["layers"]
+    dim = language_models.SIZES[config]["d_model"]
     tokenizer = train_bpe_tokenizer(generate_demo_texts(2000), vocab_size=1024)
-    lm = BartForConditionalGeneration(
-        BartConfig(
-            vocab_size=sizes["lm"]["vocab_size"],
-            max_position_embeddings=128,
-            d_model=dim,
-            encoder_layers=layers,
-            decoder_layers=layers,
-            encoder_attention_heads=dim // 64,
-            decoder_attention_heads=dim // 64,
-            encoder_ffn_dim=4 * dim,
-            decoder_ffn_dim=4 * dim,
-            init_std=dim**-0.5,
-        )
-    )
+    lm = language_models.random_bart(config, max_position_embeddings=128, init_std=dim**-0.5)
     perceiver = Perceiver(PerceiverConfig(dim_lm=dim, max_len=64, **sizes["perceiver"]))
     latents = {"dim_latent": perceiver.config.dim_latent, "max_len": perceiver.config.num_latents}
-    model = LatentDiffusion.create(RECIPE, sizes["denoiser"] | latents)
+    model = LatentDiffusion.create(V2_RECIPE, sizes["denoiser"] | latents)
     with torch.no_grad():
         for name, parameter in model.denoiser.named_parameters():
             if "modulation" in name or "output_proj" in name:  # initialised to zero

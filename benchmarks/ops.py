@@ -14,7 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from harness import Timing, copy_bandwidth, describe_device, interleaved, product_rate, versions
+from harness import (
+    Timing,
+    add_device,
+    chosen_device,
+    copy_bandwidth,
+    describe_device,
+    interleaved,
+    product_rate,
+    versions,
+)
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -147,15 +156,13 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=KERNELS, default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     parser.add_argument("--op", nargs="+", help="only these operations")
     parser.add_argument("--batch-sizes", nargs="+", type=int, help="sequences (default 8 64; on a GPU 8 256)")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default float32; on a GPU bfloat16")
     parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
     options = parser.parse_args()
-    device = options.device
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no GPU; use --device cpu")
+    device = chosen_device(parser, options)
     batch_sizes = options.batch_sizes or {"cpu": [8, 64], "cuda": [8, 256]}[device]
     dtypes = [DTYPES[name] for name in options.dtypes or {"cpu": ["float32"], "cuda": ["bfloat16"]}[device]]
     cases = [case for batch in batch_sizes for case in benchmark_cases(batch)]

@@ -18,6 +18,23 @@ V2_SIZES = {
 }
 LATENT_WIDTH = {"paper-v2": 64, "small": 32}
 V1_SIZES = {"x_dim": 768, "seq_len": 64, "hidden_dim": 768, "heads": 12, "depth": 12}
+_COIN_AND_DROP = {"self_condition_prob": 0.5, "class_drop_prob": 0.1}
+V2_RECIPE = _COIN_AND_DROP | {
+    "version": "v2",
+    "objective": "pred_v",
+    "loss_type": "l2",
+    "schedule": "cosine",
+    "schedule_scale": 1.0,
+    "sampling_schedule": None,
+    "l2_normalized": False,
+}
+V1_RECIPE = _COIN_AND_DROP | {
+    "version": "v1",
+    "objective": "pred_x0",
+    "loss_type": "l1",
+    "beta_schedule": "linear",
+    "num_train_timesteps": 1000,
+}
 NUM_CLASSES = 4
 CONFIGS = (*V2_SIZES, "paper-v1")
 
@@ -88,18 +105,7 @@ def _v2(config: str, num_classes: int) -> SamplingSetup:
     network = v2_denoiser.DiffusionTransformer(
         **sizes, latent_dim=width, class_conditional=num_classes > 0, num_classes=num_classes
     )
-    recipe = {
-        "version": "v2",
-        "objective": "pred_v",
-        "loss_type": "l2",
-        "schedule": "cosine",
-        "schedule_scale": 1.0,
-        "sampling_schedule": None,
-        "l2_normalized": False,
-        "self_condition_prob": 0.5,
-        "class_drop_prob": 0.1,
-    }
-    ours = LatentDiffusion(interop.load_denoiser(_randomize(network)), recipe)
+    ours = LatentDiffusion(interop.load_denoiser(_randomize(network)), V2_RECIPE)
 
     def make_process(network: nn.Module, num_steps: int) -> nn.Module:
         length = sizes["max_seq_len"]
@@ -112,16 +118,7 @@ def _v1(num_classes: int) -> SamplingSetup:
     network = v1_denoiser.DiffusionTransformer(
         **V1_SIZES, use_class_condition=num_classes > 0, num_classes=num_classes or None
     )
-    recipe = {
-        "version": "v1",
-        "objective": "pred_x0",
-        "loss_type": "l1",
-        "beta_schedule": "linear",
-        "num_train_timesteps": 1000,
-        "self_condition_prob": 0.5,
-        "class_drop_prob": 0.1,
-    }
-    ours = LatentDiffusion(interop.load_denoiser_v1(_randomize(network)), recipe)
+    ours = LatentDiffusion(interop.load_denoiser_v1(_randomize(network)), V1_RECIPE)
 
     def make_process(network: nn.Module, num_steps: int) -> nn.Module:
         process = v1_diffusion.GaussianDiffusion(network)

@@ -32,6 +32,16 @@ class Remedies:
         return torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext()
 
 
+# By the precision that they compute in.
+REMEDIES = {
+    "fp32": {"SDPA": Remedies(sdpa=True), "SDPA + compile": Remedies(sdpa=True, compile=True)},
+    "bf16": {
+        "SDPA + bf16 autocast": Remedies(sdpa=True, autocast=True),
+        "SDPA + bf16 autocast + compile": Remedies(sdpa=True, autocast=True, compile=True),
+    },
+}
+
+
 class _SdpaForward:
     """`Attention.forward` on ``scaled_dot_product_attention``."""
 

@@ -11,17 +11,25 @@ noise, over the root mean square of those. With --json a plot and a Markdown tab
 import argparse
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from harness import describe_device, interleaved, peak_mib, product_rate, timed, versions
+from harness import (
+    add_device,
+    chosen_device,
+    describe_device,
+    interleaved,
+    peak_mib,
+    product_rate,
+    timed,
+    versions,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.ladder import print_ladder, write_ladder
+from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS, NUM_CLASSES, SamplingSetup, make_setup
-from benchmarks.remedies import Remedies
+from benchmarks.remedies import REMEDIES, Remedies
 from ld4lg_fast.engine import sample_latents
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.kernels.backend import use_backend
@@ -29,27 +37,10 @@ from ld4lg_fast.sampling_run import START_STREAM
 
 SEED = 0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-REMEDIES = {
-    "fp32": {"SDPA": Remedies(sdpa=True), "SDPA + compile": Remedies(sdpa=True, compile=True)},
-    "bf16": {
-        "SDPA + bf16 autocast": Remedies(sdpa=True, autocast=True),
-        "SDPA + bf16 autocast + compile": Remedies(sdpa=True, autocast=True, compile=True),
-    },
-}
 COLUMNS = (
     *("name", "batch", "denoise_ms_per_step", "samples_per_s", "speedup_vs_published", "speedup_vs_remedies"),
     *("share_of_ceiling", "peak_mib", "first_call_s", "drift"),
 )
-
-
-@dataclass
-class Rung:
-    """A way to sample: ``run()`` gives latents (B, N, d); ``precision`` says which remedies it competes with."""
-
-    name: str
-    precision: str
-    ours: bool
-    run: Callable[[], Tensor]
 
 
 class Ladder:
@@ -148,13 +139,7 @@ class Ladder:
             peaks[rung.name] = peak_mib(rung.run, self.device)
             print(f"{rung.name}: first call {first[rung.name]:.1f} s", flush=True)
         timings = interleaved({rung.name: rung.run for rung in rungs}, self.device, rounds, round_seconds=0)
-        remedies = {
-            precision: min(
-                timings[rung.name].median for rung in rungs if not rung.ours and rung.precision == precision
-            )
-            for precision in {rung.precision for rung in rungs}
-            if any(not rung.ours and rung.precision == precision for rung in rungs)
-        }
+        gains = speedups(rungs, {name: timing.median for name, timing in timings.items()})
         rows = []
         for rung in rungs:
             timing = timings[rung.name]
@@ -169,10 +154,7 @@ class Ladder:
                     "denoise_ms_per_step_p20": timing.p20 / self.num_steps * 1e3,
                     "denoise_ms_per_step_p80": timing.p80 / self.num_steps * 1e3,
                     "samples_per_s": self.batch / timing.median,
-                    "speedup_vs_published": timings["published"].median / timing.median,
-                    "speedup_vs_remedies": remedies[rung.precision] / timing.median
-                    if rung.ours and rung.precision in remedies
-                    else None,
+                    **gains[rung.name],
                     "share_of_ceiling": flops * self.num_steps / rates[rung.precision] / timing.median,
                     "peak_mib": peaks[rung.name],
                     "first_call_s": first[rung.name],
@@ -185,9 +167,7 @@ class Ladder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=CONFIGS, default="paper-v2")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
-    )
+    add_device(parser)
     parser.add_argument("--steps", type=int, help="sampling steps of every run (default 4; on a GPU 250)")
     parser.add_argument("--batch-sizes", nargs="+", type=int, help="default 1 8; on a GPU 1 256")
     parser.add_argument(
@@ -199,9 +179,7 @@ def main() -> None:
         "--json", type=Path, help="where to write the result; a table and a plot come beside it"
     )
     options = parser.parse_args()
-    device = options.device
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no GPU; use --device cpu")
+    device = chosen_device(parser, options)
     if options.guidance != 1.0 and options.config == "paper-v1":
         parser.error("the published recipe v1 has no guidance; leave --guidance out")
     on_gpu = device == "cuda"

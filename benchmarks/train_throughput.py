@@ -12,16 +12,25 @@ written beside the file.
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from harness import describe_device, interleaved, peak_mib, product_rate, timed, versions
+from harness import (
+    add_device,
+    chosen_device,
+    describe_device,
+    interleaved,
+    peak_mib,
+    product_rate,
+    timed,
+    versions,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.ladder import print_ladder, write_ladder
+from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS
-from benchmarks.remedies import Lent, Remedies
+from benchmarks.remedies import REMEDIES, Lent, Remedies
 from benchmarks.training_models import STAGES, STEPS, OneProcess, TrainingSetup
 from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.training.interrupts import Interrupts
@@ -31,27 +40,10 @@ from ld4lg_fast.training.session import Session
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PAPER_TEXTS = {"autoencoder": 50_000 * 256, "diffusion": 250_000 * 128}
 PAPER_BATCH = {"autoencoder": 256, "diffusion": 128}
-REMEDIES = {
-    "fp32": {"SDPA": Remedies(sdpa=True), "SDPA + compile": Remedies(sdpa=True, compile=True)},
-    "bf16": {
-        "SDPA + bf16 autocast": Remedies(sdpa=True, autocast=True),
-        "SDPA + bf16 autocast + compile": Remedies(sdpa=True, autocast=True, compile=True),
-    },
-}
 COLUMNS = (
     *("name", "stage", "batch", "samples_per_s", "steps_per_s", "speedup_vs_published"),
     *("speedup_vs_remedies", "mfu", "peak_mib", "first_call_s", "paper_hours"),
 )
-
-
-@dataclass
-class Rung:
-    """A way to train: ``run()`` does `STEPS` steps."""
-
-    name: str
-    precision: str
-    ours: bool
-    run: Callable[[], None]
 
 
 class Ladder:
@@ -119,10 +111,7 @@ class Ladder:
             peaks[rung.name] = peak_mib(rung.run, self.device)
             print(f"{self.stage}, {rung.name}: first call {first[rung.name]:.1f} s", flush=True)
         timings = interleaved({rung.name: rung.run for rung in rungs}, self.device, rounds, round_seconds=0)
-        remedies = {
-            precision: min(timings[r.name].median for r in rungs if not r.ours and r.precision == precision)
-            for precision in {r.precision for r in rungs if r.ours}
-        }
+        gains = speedups(rungs, {name: timing.median for name, timing in timings.items()})
         rows = []
         for rung in rungs:
             timing = timings[rung.name]
@@ -137,8 +126,7 @@ class Ladder:
                     "samples_per_s_p20": STEPS * self.batch / timing.p80,
                     "samples_per_s_p80": STEPS * self.batch / timing.p20,
                     "steps_per_s": STEPS / timing.median,
-                    "speedup_vs_published": timings["published"].median / timing.median,
-                    "speedup_vs_remedies": remedies[rung.precision] / timing.median if rung.ours else None,
+                    **gains[rung.name],
                     "mfu": flops / timing.median / rates[rung.precision],
                     "peak_mib": peaks[rung.name],
                     "first_call_s": first[rung.name],
@@ -152,9 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=CONFIGS, default="paper-v2")
     parser.add_argument("--stage", choices=(*STAGES, "both"), default="both")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
-    )
+    add_device(parser)
     parser.add_argument("--batch-size", type=int, help="texts a step (default 8; on a GPU the paper's)")
     parser.add_argument("--precisions", nargs="+", choices=DTYPES, help="default fp32; on a GPU fp32 bf16")
     parser.add_argument(
@@ -165,9 +151,7 @@ def main() -> None:
         "--json", type=Path, help="where to write the result; a table and a plot come beside it"
     )
     options = parser.parse_args()
-    device = options.device
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no GPU; use --device cpu")
+    device = chosen_device(parser, options)
     stages = STAGES if options.stage == "both" else (options.stage,)
     if options.config == "paper-v1" and "autoencoder" in stages:
         if options.stage == "autoencoder":

@@ -10,8 +10,8 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import Tensor, nn
-from transformers import BartConfig, BartForConditionalGeneration
 
+from benchmarks.language_models import random_bart
 from benchmarks.paper_models import SamplingSetup, corpus_lengths, make_setup
 from benchmarks.reference.training import Trainer, autoencoder_loss, diffusion_loss
 from benchmarks.reference.v2_autoencoder import PerceiverAutoencoder
@@ -28,14 +28,7 @@ from ld4lg_fast.training.shards import Rows
 STAGES = ("autoencoder", "diffusion")
 MAX_LEN, PAD = 64, 1
 STEPS = 2  # of one call: with and without self-condition, or shorter and longer texts
-# bart-base, and a language model as small as the config.
-LM = {
-    "paper": {"d_model": 768, "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 12}
-    | {"decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072},
-    "small": {"d_model": 128, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
-    | {"decoder_attention_heads": 2, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512, "vocab_size": 1024},
-}
-PERCEIVER_DEPTH = {"paper": 3, "small": 1}
+PERCEIVER_DEPTH = {"bart-base": 3, "small": 1}
 
 
 @dataclass(frozen=True)
@@ -60,9 +53,9 @@ class TrainingSetup:
 
     def __init__(self, config: str, stage: str, batch: int, device: str) -> None:
         self.stage_name, self.batch, self.device = stage, batch, torch.device(device)
-        size = "small" if config == "small" else "paper"
+        size = "small" if config == "small" else "bart-base"
         torch.manual_seed(0)
-        self.lm = BartForConditionalGeneration(BartConfig(**LM[size])).to(device).eval()
+        self.lm = random_bart(size).to(device)
         self.lm.requires_grad_(False)
         setup = make_setup(config, device)
         self.perceiver = None

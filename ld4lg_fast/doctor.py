@@ -1,6 +1,5 @@
 """What is installed here, and what works: one line each."""
 
-import importlib.metadata
 import platform
 from collections.abc import Iterator
 
@@ -8,6 +7,7 @@ import torch
 
 from ld4lg_fast._version import __version__
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.versions import installed_versions
 
 PACKAGES = (
     "transformers",
@@ -24,11 +24,9 @@ PACKAGES = (
 def report() -> Iterator[str]:
     """Lines for a person: versions, devices, kernel backends with the reason where one is missing."""
     yield f"ld4lg-fast {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+    versions = installed_versions(PACKAGES)
     for name in PACKAGES:
-        try:
-            yield f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            yield f"{name} not installed"
+        yield f"{name} {versions.get(name, 'not installed')}"
     if torch.cuda.is_available():
         yield f"GPU: {torch.cuda.get_device_name()}"
     else:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +10,7 @@ from rich.table import Table
 from ld4lg_fast.console import console
 from ld4lg_fast.evaluation.confidence import summary
 from ld4lg_fast.evaluation.metrics import METRICS
+from ld4lg_fast.versions import installed_versions
 
 PACKAGES = (
     *("ld4lg-fast", "torch", "transformers", "numpy", "scikit-learn", "faiss-cpu", "mauve-text", "spacy"),
@@ -22,13 +22,7 @@ WIDTH_WHERE_PIPED = 160
 
 def versions() -> dict[str, str]:
     """Versions of the packages that figures depend on, of those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(PACKAGES)
 
 
 @dataclass
