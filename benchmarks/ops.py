@@ -1,8 +1,9 @@
-"""Times every operation at the paper's sizes in every backend, in interleaved runs.
+"""Times every operation, and the denoiser made of them, at the paper's sizes in every backend, in interleaved runs.
 
 python benchmarks/ops.py [--device cpu|cuda] [--op NAME ...] [--batch-sizes 8 64] [--dtypes float32] [--json FILE]
 
-Backends: the plain reference eager and compiled, and the kernels (native C++ on a CPU, Triton on a GPU).
+Backends: the plain reference eager and compiled, and the kernels (native C++ on a CPU, Triton on a GPU). Where
+the library itself goes to the reference, because the kernel is slower there, a row "auto (reference)" says so.
 ``share_of_ceiling`` compares with the time that the operation's FLOPs or its bytes (every input read once, every
 output written once) would take at the rates of a large copy and a large product, measured in the same run; what
 fits into the caches can exceed 1. With --json a plot is drawn beside the file.
@@ -11,11 +12,14 @@ fits into the caches can exceed 1. With --json a plot is drawn beside the file.
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from harness import (
-    Timing,
     add_device,
     chosen_device,
     copy_bandwidth,
@@ -29,13 +33,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.paper_models import make_setup
 from ld4lg_fast.kernels import backend, ops, reference
 from ld4lg_fast.kernels.case_table import benchmark_cases
 from ld4lg_fast.kernels.testing import OpCase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = {"cpu": "native", "cuda": "triton"}
-EAGER, COMPILED = "reference eager", "reference compiled"
+EAGER, COMPILED, AUTO = "reference eager", "reference compiled", "auto (reference)"
 
 
 class OpBenchmark:
@@ -43,6 +48,7 @@ class OpBenchmark:
 
     def __init__(self, case: OpCase, dtype: torch.dtype, device: str, training: bool) -> None:
         self.case, self.dtype, self.device = case, dtype, device
+        self.name, self.shape = case.op, case.name
         self.training = training and case.differentiable
         self.arguments = case.arguments(dtype, device)
         if not self.training:
@@ -56,26 +62,27 @@ class OpBenchmark:
         plain = getattr(reference, self.case.op)
         torch.compiler.reset()
         calls = {EAGER: self._call(plain), COMPILED: self._call(torch.compile(plain, dynamic=False))}
-        name = KERNELS[self.device]
-        if backend.unavailable_reason(name) is None:
-            kernel = self._call(getattr(ops, self.case.op))
+        ours, name = self._call(getattr(ops, self.case.op)), KERNELS[self.device]
+        if self._has_kernel("auto"):
+            return calls | {name: ours}
+        if backend.unavailable_reason(name) is None and self._has_kernel(name):
 
-            def with_kernels() -> object:
+            def with_kernel() -> object:
                 with backend.use_backend(name):
-                    return kernel()
+                    return ours()
 
-            calls[name] = with_kernels
-        return calls
+            calls[name] = with_kernel
+        return calls | {AUTO: ours}
+
+    def _has_kernel(self, name: str) -> bool:
+        """Whether the backend ``name`` takes these arguments elsewhere than to the plain reference."""
+        module = import_module(f"ld4lg_fast.kernels.plain.{self.case.op}")
+        with patch.object(module, self.case.op) as called, backend.use_backend(name):
+            getattr(ops, self.case.op)(**self.arguments)
+        return not called.called
 
     def _call(self, function: Callable) -> Callable[[], object]:
-        if self.training:
-            return self._training_call(function)
-
-        def call() -> object:
-            with torch.no_grad():
-                return function(**self.arguments)
-
-        return call
+        return self._training_call(function) if self.training else partial(function, **self.arguments)
 
     def _training_call(self, function: Callable) -> Callable[[], object]:
         leaves = [a for a in self.arguments.values() if isinstance(a, Tensor) and a.requires_grad]
@@ -96,24 +103,69 @@ class OpBenchmark:
         moved = sum(t.numel() * t.element_size() for t in tensors)
         return max(moved / bandwidth, counter.get_total_flops() / rate)
 
-    def rows(self, timings: dict[str, Timing], floor: float) -> list[dict]:
-        """The result's rows, one a backend."""
-        return [
-            {
-                "op": self.case.op,
-                "shape": self.case.name,
-                "dtype": str(self.dtype).removeprefix("torch."),
-                "mode": "forward and backward" if self.training else "forward",
-                "backend": name,
-                "median_us": timing.median * 1e6,
-                "p20_us": timing.p20 * 1e6,
-                "p80_us": timing.p80 * 1e6,
-                "speedup_vs_eager": timings[EAGER].median / timing.median,
-                "speedup_vs_compiled": timings[COMPILED].median / timing.median,
-                "share_of_ceiling": None if self.training else floor / timing.median,
-            }
-            for name, timing in timings.items()
-        ]
+
+class DenoiserBenchmark:
+    """The whole forward pass of the paper's denoiser (v2): the published module, and ours with its kernels."""
+
+    name, training = "denoiser", False
+
+    def __init__(self, batch: int, dtype: torch.dtype, device: str) -> None:
+        self.device, self.dtype = device, dtype
+        self.setup = make_setup("paper-v2", device)
+        config = self.setup.ours.denoiser.config
+        self.shape = f"{batch}x{config.max_len}x{config.dim}"
+        self.z = torch.randn(batch, config.max_len, config.dim_latent, device=device)
+        self.time, self.mask = torch.rand(batch, device=device), torch.ones_like(self.z[..., 0]).bool()
+
+    def functions(self) -> dict[str, Callable[[], object]]:
+        """A call of each backend by its name; the published weights are float32, and autocast where asked for less."""
+        torch.compiler.reset()
+        network, ours = self.setup.network, self.setup.ours.denoiser.to(self.dtype)
+        z, kernels = self.z.to(self.dtype), KERNELS[self.device]
+
+        def published(network: nn.Module) -> object:
+            with torch.autocast(self.device, self.dtype, self.dtype != torch.float32):
+                return network(self.z, self.mask, self.time, self.z)
+
+        compiled = torch.compile(network, dynamic=False)
+        calls = {EAGER: partial(published, network), COMPILED: partial(published, compiled)}
+        if backend.unavailable_reason(kernels) is None:
+            calls[kernels] = partial(ours, z, self.time, x_self_cond=z)
+        return calls
+
+    def floor(self, bandwidth: float, rate: float) -> float:
+        """Seconds that the network's FLOPs take at the machine's ceiling."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.setup.network(self.z, self.mask, self.time, self.z)
+        return counter.get_total_flops() / rate
+
+
+def measure(benchmark: OpBenchmark | DenoiserBenchmark, bandwidth: float, rate: float) -> list[dict]:
+    """The result's rows, one a backend, from interleaved runs."""
+    with torch.inference_mode(not benchmark.training):
+        timings = interleaved(benchmark.functions(), benchmark.device)
+    floor = benchmark.floor(bandwidth, rate)
+    shared = {
+        "op": benchmark.name,
+        "shape": benchmark.shape,
+        "dtype": str(benchmark.dtype).removeprefix("torch."),
+        "mode": "forward and backward" if benchmark.training else "forward",
+    }
+    rows = [
+        shared
+        | {
+            "backend": name,
+            "median_us": timing.median * 1e6,
+            "p20_us": timing.p20 * 1e6,
+            "p80_us": timing.p80 * 1e6,
+            "speedup_vs_eager": timings[EAGER].median / timing.median,
+            "speedup_vs_compiled": timings[COMPILED].median / timing.median,
+            "share_of_ceiling": None if benchmark.training else floor / timing.median,
+        }
+        for name, timing in timings.items()
+    ]
+    print(" ".join(shared.values()), flush=True)
+    return rows
 
 
 def print_table(rows: list[dict]) -> None:
@@ -166,25 +218,22 @@ def main() -> None:
     batch_sizes = options.batch_sizes or {"cpu": [8, 64], "cuda": [8, 256]}[device]
     dtypes = [DTYPES[name] for name in options.dtypes or {"cpu": ["float32"], "cuda": ["bfloat16"]}[device]]
     cases = [case for batch in batch_sizes for case in benchmark_cases(batch)]
-    known = sorted({case.op for case in cases})
+    known = sorted({DenoiserBenchmark.name, *(case.op for case in cases)})
     for name in options.op or ():
         if name not in known:
             parser.error(f"unknown operation {name}; choose among {', '.join(known)}")
+    wanted = options.op or known
     bandwidth = copy_bandwidth(device)
     rates = {dtype: product_rate(device, dtype) for dtype in dtypes}
     rows = []
-    for case in cases:
-        if options.op and case.op not in options.op:
+    for case, dtype in product(cases, dtypes):
+        if case.op not in wanted or dtype not in case.dtypes:
             continue
-        for dtype in dtypes:
-            if dtype not in case.dtypes:
-                continue
-            for training in (False, True) if case.differentiable else (False,):
-                benchmark = OpBenchmark(case, dtype, device, training)
-                timings = interleaved(benchmark.functions(), device)
-                added = benchmark.rows(timings, benchmark.floor(bandwidth, rates[dtype]))
-                rows += added
-                print(f"{case.id} {added[0]['dtype']}, {added[0]['mode']}", flush=True)
+        for training in (False, True) if case.differentiable else (False,):
+            rows += measure(OpBenchmark(case, dtype, device, training), bandwidth, rates[dtype])
+    if DenoiserBenchmark.name in wanted:
+        for batch, dtype in product(batch_sizes, dtypes):
+            rows += measure(DenoiserBenchmark(batch, dtype, device), bandwidth, rates[dtype])
     print_table(rows)
     ceilings = {"copy_gb_per_s": bandwidth / 1e9}
     ceilings |= {

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from importlib import import_module
 
 import torch
+from torch import Tensor
 
 from ld4lg_fast.kernels.backend import INTERPRETED
 
 LIBRARY = torch.library.Library("ld4lg", "DEF")
+_direct: dict[tuple[str, str], Callable] = {}
 IMPLEMENTATIONS: dict[str, tuple[str, str]] = {}  # "ld4lg::op" -> its module and function in cpu/ and triton/
 
 
@@ -26,9 +28,29 @@ def register(schema: str, fake: Callable, module: str, function: str) -> None:
     name = schema.split("(")[0]
     IMPLEMENTATIONS[f"ld4lg::{name}"] = module, function
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    for key, folder in (("CPU", "triton" if INTERPRETED else "cpu"), ("CUDA", "triton")):
-        LIBRARY.impl(name, _on_first_call(f"ld4lg_fast.kernels.{folder}.{module}", function), key)
+    for device, folder in (("cpu", "triton" if INTERPRETED else "cpu"), ("cuda", "triton")):
+        call = _on_first_call(f"ld4lg_fast.kernels.{folder}.{module}", function)
+        _direct[name, device] = call
+        LIBRARY.impl(name, call, device.upper())
     torch.library.register_fake(f"ld4lg::{name}", fake, lib=LIBRARY)
+
+
+def operator(name: str, placed: int = 0) -> Callable:
+    """``ld4lg::name``, for the doors; argument number ``placed`` is a tensor on the device that is meant.
+
+    Where nothing is traced or differentiated the implementation is called as it is: torch's dispatcher costs as
+    much as a small kernel.
+    """
+    registered = getattr(torch.ops.ld4lg, name).default
+
+    def call(*arguments):
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+            return registered(*arguments)
+        tensor = arguments[placed]
+        direct = _direct.get((name, tensor.device.type)) if type(tensor) is Tensor else None
+        return (direct or registered)(*arguments)
+
+    return call
 
 
 def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import ld4lg_fast.kernels
+from ld4lg_fast.kernels.layout import as_rows
 
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
@@ -74,6 +75,12 @@ def use_instruction_set(name: str) -> Iterator[bool]:
         use(before.encode())
 
 
-def describe(rows: Tensor) -> tuple[int, int, int]:
-    """Pointer, stride and dtype code, as the library takes a matrix."""
-    return rows.data_ptr(), rows.stride(0), DTYPE_CODES[rows.dtype]
+def as_matrix(tensor: Tensor, width: int) -> Tensor:
+    """`as_rows` for `describe`, to which a contiguous tensor is a matrix whatever its axes."""
+    return tensor if tensor.is_contiguous() else as_rows(tensor, width)
+
+
+def describe(matrix: Tensor, width: int) -> tuple[int, int, int]:
+    """Pointer, stride and dtype code of what `as_matrix` gave, as the library takes a matrix."""
+    stride = width if matrix.is_contiguous() else matrix.stride(0)
+    return matrix.data_ptr(), stride, DTYPE_CODES[matrix.dtype]

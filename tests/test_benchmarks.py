@@ -21,8 +21,20 @@ def run(script: str, *arguments: str) -> None:
 
 def test_ops(tmp_path):
     target = tmp_path / "ops.json"
-    run("ops.py", "--device", "cpu", "--op", "adaln_residual", "--batch-sizes", "1", "--json", str(target))
+    run(
+        "ops.py",
+        "--device",
+        "cpu",
+        "--op",
+        "add_layer_norm",
+        "adaln_residual",
+        "--batch-sizes",
+        "1",
+        "--json",
+        str(target),
+    )
     result = json.loads(target.read_text())
+    assert "auto (reference)" in {row["backend"] for row in result["ops"] if row["op"] == "add_layer_norm"}
     assert {row["backend"] for row in result["ops"]} >= {"reference eager", "reference compiled"}
     row = result["ops"][0]
     assert {

@@ -49,6 +49,20 @@ def test_case_table(case, dtype, name, device):
     check(case, name, dtype, device)
 
 
+@pytest.mark.parametrize(("name", "device"), TARGETS)
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.id)
+def test_inference_mode_changes_no_number(case, name, device):
+    """There the kernels are called past torch's dispatcher."""
+    require(name, device)
+    arguments = case.arguments(torch.float32, device)
+    with backend.use_backend(name):
+        with torch.no_grad():
+            want = getattr(ops, case.op)(**arguments)
+        with torch.inference_mode():
+            got = getattr(ops, case.op)(**arguments)
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.skipif(not backend.has_native(), reason="no native library in this process")
 @pytest.mark.parametrize("instruction_set", native.INSTRUCTION_SETS)
 def test_every_instruction_set_obeys_the_rule(instruction_set):

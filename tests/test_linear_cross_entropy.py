@@ -38,8 +38,10 @@ def test_the_logits_of_all_rows_are_never_in_memory(monkeypatch):
     monkeypatch.setattr(
         chunked.F, "linear", lambda x, *rest: seen.append(x.shape[0]) or linear(x, *rest), raising=True
     )
-    ops.linear_cross_entropy(*arguments())
-    assert seen == [4, 4, 4, 4, 4, 3]
+    x, weight, targets = arguments()
+    ops.linear_cross_entropy(x, weight, targets)
+    assert max(seen) <= 4
+    assert sum(seen) == (targets != -100).sum() < len(targets)  # and none at all for what does not count
 
 
 def test_a_frozen_head_gets_no_gradient_and_no_targets_give_nan():

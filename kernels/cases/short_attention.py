@@ -62,8 +62,9 @@ CASES = (
 
 
 def benchmarks(batch: int) -> tuple[OpCase, ...]:
-    """Self-attention of the paper's two denoisers."""
+    """The Perceiver's attention to latents and text, and self-attention of the paper's two denoisers."""
     return (
+        _attention(f"{batch}x32x12x64-perceiver", batch, 32, 12, keys=96, rms=True),
         _attention(f"{batch}x32x12x64", batch, 32, 12),
         _attention(f"{batch}x64x12x64", batch, 64, 12, bias=(12,)),
     )

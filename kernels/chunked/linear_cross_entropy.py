@@ -18,6 +18,12 @@ def linear_cross_entropy(
     x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int
 ) -> Tensor:
     """x (R, D), weight (V, D), targets (R,), bias (V,) -> scalar in float32."""
+    if (
+        x.device.type == "cpu" and not torch.compiler.is_compiling()
+    ):  # elsewhere the host would wait for the count
+        kept = (targets != ignore_index).nonzero().flatten()
+        if 0 < len(kept) < len(targets):
+            x, targets = x.index_select(0, kept), targets[kept]
     if torch.is_grad_enabled():
         return _Chunked.apply(x, weight, targets, bias, ignore_index)
     return _run(x, weight, targets, bias, ignore_index, (False, False, False))[0]
@@ -49,7 +55,8 @@ def _run(
     of_x = torch.empty_like(x) if wanted[0] else None
     of_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
     of_bias = torch.zeros_like(bias, dtype=torch.float32) if wanted[2] else None
-    size = max(1, _LOGITS_PER_CHUNK // weight.shape[0])
+    chunks = -(-x.shape[0] * weight.shape[0] // _LOGITS_PER_CHUNK)
+    size = max(1, -(-x.shape[0] // max(1, chunks)))
     for start in range(0, x.shape[0], size):
         rows = slice(start, start + size)
         log_probs = F.linear(x[rows], weight, bias).float().log_softmax(-1)
@@ -65,7 +72,11 @@ def _run(
         if of_x is not None:
             torch.mm(grad, weight, out=of_x[rows]).mul_(share[rows, None])
         if of_weight is not None:
-            of_weight += grad.t() @ (share[rows, None] * x[rows]).to(x.dtype)
+            shared = (share[rows, None] * x[rows]).to(x.dtype)
+            if of_weight.dtype == shared.dtype:
+                of_weight.addmm_(grad.t(), shared)
+            else:
+                of_weight += grad.t() @ shared
     return (
         loss,
         of_x,

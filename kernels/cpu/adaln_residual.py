@@ -6,8 +6,18 @@ Letters: D model width, R rows, G groups of rows that share scale and shift.
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
-from ld4lg_fast.kernels.native import DTYPE_CODES, FLOAT, I32, I64, POINTER, ROWS, describe, function
+from ld4lg_fast.kernels.layout import ROWS_PER_PART, parts_of_group
+from ld4lg_fast.kernels.native import (
+    DTYPE_CODES,
+    FLOAT,
+    I32,
+    I64,
+    POINTER,
+    ROWS,
+    as_matrix,
+    describe,
+    function,
+)
 
 _forward = function(
     "ld4lg_adaln_residual",
@@ -55,15 +65,15 @@ def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
     stats = weight.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
     if rows == 0:
         return x, y, stats
-    h, residual, scale, shift = (as_rows(tensor, width) for tensor in (h, residual, scale, shift))
+    h, residual, scale, shift = (as_matrix(tensor, width) for tensor in (h, residual, scale, shift))
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
     _forward(
-        *describe(h),
-        *describe(residual),
+        *describe(h, width),
+        *describe(residual, width),
         weight.data_ptr(),
         bias.data_ptr(),
-        *describe(scale),
-        *describe(shift),
+        *describe(scale, width),
+        *describe(shift, width),
         None if y is None else next_weight.data_ptr(),
         None if y is None else next_bias.data_ptr(),
         x.data_ptr(),
@@ -72,7 +82,7 @@ def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
         stats.data_ptr(),
         rows,
         width,
-        rows // scale.shape[0],
+        rows // (scale.numel() // width),
         eps,
         torch.get_num_threads(),
     )
@@ -92,8 +102,8 @@ def backward(
     """See ``ld4lg::adaln_residual_backward`` in ``registration/``."""
     width = h.shape[-1]
     rows = h.numel() // width
-    scale = as_rows(scale, width)
-    groups = scale.shape[0]
+    scale = as_matrix(scale, width)
+    groups = scale.numel() // width
     rows_per_group = rows // max(1, groups)
     parts = parts_of_group(rows_per_group)
     grad_h = torch.empty(h.shape, dtype=h.dtype)
@@ -102,17 +112,17 @@ def backward(
     results = [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
     if rows == 0:
         return results
-    grad_x, h, weight = as_rows(grad_x, width), as_rows(h, width), weight.float().contiguous()
+    grad_x, h, weight = as_matrix(grad_x, width), as_matrix(h, width), weight.float().contiguous()
     if grad_y is not None:
-        grad_y, next_weight = as_rows(grad_y, width), next_weight.float().contiguous()
+        grad_y, next_weight = as_matrix(grad_y, width), next_weight.float().contiguous()
     _backward(
-        *describe(grad_x),
-        *((None, 0, 0) if grad_y is None else describe(grad_y)),
-        *describe(h),
+        *describe(grad_x, width),
+        *((None, 0, 0) if grad_y is None else describe(grad_y, width)),
+        *describe(h, width),
         None if grad_y is None else x.data_ptr(),
         weight.data_ptr(),
         None if grad_y is None else next_weight.data_ptr(),
-        *describe(scale),
+        *describe(scale, width),
         stats.data_ptr(),
         grad_h.data_ptr(),
         None if grad_y is None else grad_residual.data_ptr(),

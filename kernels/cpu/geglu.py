@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.layout import as_rows
-from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, U32, U64, describe, function
+from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, U32, U64, as_matrix, describe, function
 from ld4lg_fast.kernels.plain.geglu import dropout_threshold
 from ld4lg_fast.kernels.registration.geglu import ROWS_PER_PART, parts_of
 
@@ -21,11 +20,11 @@ def forward(projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float
     out = projected.new_empty((*projected.shape[:-1], width))
     rows = out.numel() // width
     if rows:
-        projected, bias = as_rows(projected, 2 * width), bias.float().contiguous()
+        projected, bias = as_matrix(projected, 2 * width), bias.float().contiguous()
         _forward(
-            *describe(projected),
+            *describe(projected, 2 * width),
             bias.data_ptr(),
-            *describe(out.view(rows, width)),
+            *describe(out, width),
             *_mask(seed, dropout),
             rows,
             width,
@@ -43,13 +42,13 @@ def backward(
     grad_projected = torch.empty(projected.shape, dtype=projected.dtype)
     sums = torch.empty((parts_of(rows), 2 * width), dtype=torch.float32)
     if rows:
-        grad, projected = as_rows(grad, width), as_rows(projected, 2 * width)
+        grad, projected = as_matrix(grad, width), as_matrix(projected, 2 * width)
         bias = bias.float().contiguous()
         _backward(
-            *describe(grad),
-            *describe(projected),
+            *describe(grad, width),
+            *describe(projected, 2 * width),
             bias.data_ptr(),
-            *describe(grad_projected.view(rows, 2 * width)),
+            *describe(grad_projected, 2 * width),
             sums.data_ptr(),
             *_mask(seed, dropout),
             rows,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.layout import as_rows
-from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, describe, function
+from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, as_matrix, describe, function
 
 _logits_process = function(
     "ld4lg_logits_process",
@@ -27,10 +27,10 @@ def logits_process(
     scores = torch.empty(logits.shape, dtype=torch.float32)
     if scores.numel():
         rows, vocabulary = logits.shape
-        logits, ids = as_rows(logits, vocabulary), as_rows(ids, ids.shape[1])
+        logits, ids = as_matrix(logits, vocabulary), as_rows(ids, ids.shape[1])
         eos, forced = eos.contiguous(), forced.contiguous()
         _logits_process(
-            *describe(logits),
+            *describe(logits, vocabulary),
             ids.data_ptr(),
             ids.stride(0),
             length.data_ptr(),

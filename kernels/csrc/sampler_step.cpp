@@ -13,7 +13,7 @@ LD4LG_EXPORT void ld4lg_sampler_step(
   using ld4lg::DType;
   constexpr int64_t kCoefficients = 7;
   const int64_t size = samples * positions * width;
-  threads = ld4lg::useful_threads(threads, sample_ids == nullptr ? size : 8 * size);
+  threads = ld4lg::useful_threads(threads, sample_ids == nullptr ? size : 2 * size);
   const std::unique_ptr<float[]> scratch(new float[threads * 3 * width]);
   const int64_t element = DType{dtype} == DType::kFloat32 ? 4 : 2;
   const int64_t input_width = self_condition ? 2 * width : width;

@@ -1,16 +1,15 @@
 """The arguments of `adaln_residual` checked, its backend chosen. Letters: B batch, N positions, D model width."""
 
-import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.layout import grouped_modulation
+from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import adaln_residual as plain
 from ld4lg_fast.kernels.registration import adaln_residual as _registered  # noqa: F401
 
-# Looked up once: a call by name costs as much as the checks below.
-_residual = torch.ops.ld4lg.adaln_residual.default
-_residual_norm = torch.ops.ld4lg.adaln_residual_norm.default
+_residual = operator("adaln_residual")
+_residual_norm = operator("adaln_residual_norm")
 
 
 def adaln_residual(

@@ -1,13 +1,13 @@
 """The arguments of `add_layer_norm` checked, its backend chosen. Letters: B batch, N positions, D model width."""
 
-import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import add_layer_norm as plain
 from ld4lg_fast.kernels.registration import add_layer_norm as _registered  # noqa: F401
 
-_add_layer_norm = torch.ops.ld4lg.add_layer_norm.default
+_add_layer_norm = operator("add_layer_norm")
 
 
 def add_layer_norm(

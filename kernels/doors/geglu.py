@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import geglu as plain
 from ld4lg_fast.kernels.registration import geglu as _registered  # noqa: F401
 
-_geglu = torch.ops.ld4lg.geglu.default
+_geglu = operator("geglu")
 
 
 def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | None = None) -> Tensor:

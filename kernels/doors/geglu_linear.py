@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.doors.geglu import check_arguments, geglu
+from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.registration import geglu_linear as _registered  # noqa: F401
 
-_geglu_linear = torch.ops.ld4lg.geglu_linear.default
+_geglu_linear = operator("geglu_linear")
 
 
 def geglu_linear(

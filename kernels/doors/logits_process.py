@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import logits_process as plain
 from ld4lg_fast.kernels.registration import logits_process as _registered  # noqa: F401
+
+_logits_process = operator("logits_process")
 
 
 def logits_process(
@@ -71,4 +74,4 @@ def logits_process(
     )
     if backend.choose("logits_process", logits.device.type, (logits.dtype,)) == "reference":
         return plain.logits_process(*arguments)
-    return torch.ops.ld4lg.logits_process(*arguments)
+    return _logits_process(*arguments)

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import philox_normal as plain
 from ld4lg_fast.kernels.registration import philox_normal as _registered  # noqa: F401
+
+_philox_normal = operator("philox_normal", placed=1)
 
 
 def philox_normal(seed: int, sample_ids: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
@@ -41,4 +44,4 @@ def philox_normal(seed: int, sample_ids: Tensor, stream: int, shape: Sequence[in
     if backend.choose("philox_normal", sample_ids.device.type, ()) == "reference":
         return plain.philox_normal(seed, sample_ids, stream, shape)
     signed = seed - 2**64 if seed >= 2**63 else seed
-    return torch.ops.ld4lg.philox_normal(signed, sample_ids, stream, list(shape))
+    return _philox_normal(signed, sample_ids, stream, list(shape))

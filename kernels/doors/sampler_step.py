@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import sampler_step as plain
 from ld4lg_fast.kernels.registration import sampler_step as _registered  # noqa: F401
+
+_sampler_step = operator("sampler_step")
 
 COEFFICIENTS = 7
 
@@ -75,4 +78,4 @@ def sampler_step(
     dtypes = tuple({tensor.dtype for tensor in (output, z, coefficients)})
     if backend.choose("sampler_step", z.device.type, dtypes) == "reference":
         return plain.sampler_step(*arguments)
-    return torch.ops.ld4lg.sampler_step(*arguments)
+    return _sampler_step(*arguments)

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import short_attention as plain
 from ld4lg_fast.kernels.registration import short_attention as _registered  # noqa: F401
+
+_short_attention = operator("short_attention")
 
 MAX_LENGTH = 128
 
@@ -57,7 +60,7 @@ def short_attention(
         raise ValueError(f"short_attention takes at most {MAX_LENGTH} positions on '{name}', got {longest}")
     if bias is not None:
         bias = bias.expand(q.shape[0], q.shape[2] // plain.DIM_HEAD, q.shape[1], k.shape[1])
-    return torch.ops.ld4lg.short_attention(q, k, v, bias, q_gain, k_gain)
+    return _short_attention(q, k, v, bias, q_gain, k_gain)
 
 
 def _check(

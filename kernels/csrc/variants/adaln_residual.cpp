@@ -28,16 +28,29 @@ void run(const AdalnResidual& args, int64_t begin, int64_t end, float* scratch) 
     const float* const h = read_row(args.h, row, width, buffers[0]);
     const float* const residual = read_row(args.residual, row, width, buffers[1]);
     float* const x = open_row(args.x, row, buffers[2]);
-    const Moments of_h = moments(h, width, args.eps);
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) x[i] = residual[i] + gain[i] * ((h[i] - of_h.mean) * of_h.rstd) + offset[i];
+    if (row + 1 < end) {
+      prefetch_row(args.h, row + 1, width);
+      prefetch_row(args.residual, row + 1, width);
+    }
+    const float sum_of_h = sum_over(width, [=](int64_t i, auto kind) { return load(h + i, kind); });
+    const Moments of_h = moments(h, width, args.eps, sum_of_h);
+    const float sum_of_x = sum_over(width, [=](int64_t i, auto kind) {
+      const auto normed = (load(h + i, kind) - of_h.mean) * of_h.rstd;
+      const auto sum = load(residual + i, kind) + load(gain + i, kind) * normed + load(offset + i, kind);
+      store(x + i, sum);
+      return sum;
+    });
     finish_row(args.x, row, width, x);
     args.stats[row] = of_h.mean;
     args.stats[args.rows + row] = of_h.rstd;
     if (args.next_weight == nullptr) continue;
 
     float* const y = open_row(args.y, row, buffers[3]);
-    const Moments of_x = moments(x, width, args.eps);
+    // What was stored in bfloat16 has another sum than what was computed.
+    const float sum_of_stored = args.x.dtype == DType::kFloat32 ? sum_of_x : sum_over(width, [=](int64_t i, auto kind) {
+      return load(x + i, kind);
+    });
+    const Moments of_x = moments(x, width, args.eps, sum_of_stored);
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) y[i] = (x[i] - of_x.mean) * of_x.rstd * args.next_weight[i] + args.next_bias[i];
     finish_row(args.y, row, width, y);

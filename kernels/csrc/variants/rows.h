@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../matrix.h"
+#include "vector.h"
 
 namespace ld4lg {
 namespace {
@@ -24,6 +25,13 @@ inline uint16_t narrow(float value) {
   const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t quiet_nan = (bits >> 16) | 0x40u;
   return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
+}
+
+// Asks for a row that is read next: the processor's own prefetching ends with the page.
+inline void prefetch_row(const ConstRows& rows, int64_t row, int64_t width) {
+  const int64_t element = rows.dtype == DType::kFloat32 ? 4 : 2;
+  const char* const data = static_cast<const char*>(rows.data) + row * rows.stride * element;
+  for (int64_t byte = 0; byte < width * element; byte += 64) __builtin_prefetch(data + byte);
 }
 
 // The row as float32: in place where it already is, else widened into `buffer`.
@@ -64,46 +72,30 @@ inline void write_row(const Rows& rows, int64_t row, int64_t width, const float*
   }
 }
 
-// Four interleaved sums below: a single one would wait for itself at every addition.
-inline float sum(const float* values, int64_t width) {
-  const int64_t quarter = width / 4;
-  const float *a = values, *b = a + quarter, *c = b + quarter, *d = c + quarter;
-  float sum_a = 0.0f, sum_b = 0.0f, sum_c = 0.0f, sum_d = 0.0f;
-#pragma omp simd reduction(+ : sum_a, sum_b, sum_c, sum_d)
-  for (int64_t i = 0; i < quarter; ++i) {
-    sum_a += a[i];
-    sum_b += b[i];
-    sum_c += c[i];
-    sum_d += d[i];
-  }
-  for (int64_t i = 4 * quarter; i < width; ++i) sum_a += values[i];
-  return (sum_a + sum_b) + (sum_c + sum_d);
-}
-
-inline float sum_of_squared_differences(const float* values, int64_t width, float mean) {
-  const int64_t quarter = width / 4;
-  const float *a = values, *b = a + quarter, *c = b + quarter, *d = c + quarter;
-  float sum_a = 0.0f, sum_b = 0.0f, sum_c = 0.0f, sum_d = 0.0f;
-#pragma omp simd reduction(+ : sum_a, sum_b, sum_c, sum_d)
-  for (int64_t i = 0; i < quarter; ++i) {
-    sum_a += (a[i] - mean) * (a[i] - mean);
-    sum_b += (b[i] - mean) * (b[i] - mean);
-    sum_c += (c[i] - mean) * (c[i] - mean);
-    sum_d += (d[i] - mean) * (d[i] - mean);
-  }
-  for (int64_t i = 4 * quarter; i < width; ++i) sum_a += (values[i] - mean) * (values[i] - mean);
-  return (sum_a + sum_b) + (sum_c + sum_d);
+// What `take` gives of each element, added up. Four sums at a time: a single one would wait for itself at every step.
+template <typename Take>
+inline float sum_over(int64_t width, Take take) {
+  Vector sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kVector <= width; i += 4 * kVector)
+    for (int j = 0; j < 4; ++j) sums[j] += take(i + j * kVector, Vector{});
+  float result = total((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  for (; i < width; ++i) result += take(i, 0.0f);
+  return result;
 }
 
 struct Moments {
   float mean, rstd;
 };
 
-// Mean and 1/sqrt(var + eps), the variance as the mean of squared differences.
-inline Moments moments(const float* values, int64_t width, float eps) {
-  const float mean = sum(values, width) / static_cast<float>(width);
-  const float variance = sum_of_squared_differences(values, width, mean) / static_cast<float>(width);
-  return {mean, 1.0f / std::sqrt(variance + eps)};
+// From the values' sum: mean and 1/sqrt(var + eps), the variance as the mean of squared differences.
+inline Moments moments(const float* values, int64_t width, float eps, float sum) {
+  const float mean = sum / static_cast<float>(width);
+  const float squares = sum_over(width, [=](int64_t i, auto kind) {
+    const auto difference = load(values + i, kind) - mean;
+    return difference * difference;
+  });
+  return {mean, 1.0f / std::sqrt(squares / static_cast<float>(width) + eps)};
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Network output to x_start, z_next and the network's next input, a latent vector at a time.
 #include "../sampler_step.h"
 
-#include "../philox.h"
+#include "philox.h"
 #include "rows.h"
 
 namespace ld4lg {

@@ -4,19 +4,11 @@
 #include <algorithm>
 
 #include "rows.h"
+#include "vector.h"
 
 namespace ld4lg {
 namespace LD4LG_ISA {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kVector = 16;
-#elif defined(__AVX2__)
-constexpr int kVector = 8;
-#else
-constexpr int kVector = 4;
-#endif
-typedef float Vector __attribute__((vector_size(4 * kVector), aligned(4)));
 
 constexpr int kVectors = kColumnBlock / kVector;
 constexpr int kRows = 8 / kVectors;  // so that eight vectors accumulate
@@ -30,7 +22,7 @@ inline void multiply(const float* a, int64_t a_stride, const float* b, int64_t b
   for (int64_t l = 0; l < depth; ++l) {
     Vector row[kVectors];
     for (int j = 0; j < kVectors; ++j) {
-      row[j] = reinterpret_cast<const Vector*>(b + l * b_stride)[j];
+      row[j] = load(b + l * b_stride + j * kVector, Vector{});
 #ifdef __AVX2__
       asm("" : "+x"(row[j]));  // stays in its register: loaded again for every row of a, it takes half as long again
 #endif
@@ -39,7 +31,7 @@ inline void multiply(const float* a, int64_t a_stride, const float* b, int64_t b
       for (int j = 0; j < kVectors; ++j) sums[i][j] += a[i * a_stride + l] * row[j];
   }
   for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) reinterpret_cast<Vector*>(c + i * c_stride)[j] = sums[i][j];
+    for (int j = 0; j < kVectors; ++j) store(c + i * c_stride + j * kVector, sums[i][j]);
 }
 
 // exp(x) for x <= 0, to about an ulp: 2^n * e^r with |r| <= ln(2) / 2 (the coefficients are those of the series).
