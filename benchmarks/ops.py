@@ -123,7 +123,7 @@ class DenoiserBenchmark:
         network, ours = self.setup.network, self.setup.ours.denoiser.to(self.dtype)
         z, kernels = self.z.to(self.dtype), KERNELS[self.device]
 
-        def published(network: nn.Module) -> object:
+        def published(network: torch.nn.Module) -> object:
             with torch.autocast(self.device, self.dtype, self.dtype != torch.float32):
                 return network(self.z, self.mask, self.time, self.z)
 
