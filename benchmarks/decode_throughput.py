@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks.language_models import SIZES, random_bart
 from ld4lg_fast.decoding import STRATEGIES, DecodingConfig, generate, generate_ids
-from ld4lg_fast.decoding.config import PRECISIONS
+from ld4lg_fast.linear import PRECISIONS
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 
 INIT_STD = {"bart-base": 0.05, "small": 0.1}

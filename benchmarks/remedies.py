@@ -1,6 +1,7 @@
 """The cheap remedies that any user of the published code would try first, applied to it as it stands."""
 
 import copy
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -13,10 +14,12 @@ from benchmarks.reference.layers import Attention, merge_heads, split_heads
 
 @dataclass(frozen=True)
 class Remedies:
-    """Which of them are taken: SDPA in the place of einsum attention, bf16 autocast, plain ``torch.compile``."""
+    """Which of them are taken: SDPA in the place of einsum attention, bf16 autocast, torch's dynamic int8
+    quantisation of every Linear, plain ``torch.compile``."""
 
     sdpa: bool = False
     autocast: bool = False
+    int8: bool = False
     compile: bool = False
 
     def apply(self, network: nn.Module, padded: bool) -> nn.Module:
@@ -25,6 +28,10 @@ class Remedies:
         for module in network.modules():
             if self.sdpa and isinstance(module, Attention):
                 module.forward = _SdpaForward(module, padded)
+        if self.int8:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # deprecated, but still what users find first
+                network = torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, torch.qint8)
         return torch.compile(network) if self.compile else network
 
     def precision(self, device: str) -> AbstractContextManager:
@@ -39,6 +46,7 @@ REMEDIES = {
         "SDPA + bf16 autocast": Remedies(sdpa=True, autocast=True),
         "SDPA + bf16 autocast + compile": Remedies(sdpa=True, autocast=True, compile=True),
     },
+    "int8": {"SDPA + dynamic int8": Remedies(sdpa=True, int8=True)},
 }
 
 

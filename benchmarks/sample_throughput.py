@@ -4,16 +4,21 @@ python benchmarks/sample_throughput.py [--config paper-v2|paper-v1|small] [--ste
     [--guidance W] [--precisions fp32 bf16 ...] [--device cpu|cuda] [--json FILE]
 
 The models have the papers' sizes and random weights, the same in every rung. All rungs of a batch size run in
-turns. ``drift`` is the root mean square of a rung's latents minus the published ones in fp32, from the same
-noise, over the root mean square of those. With --json a plot and a Markdown table are written beside the file.
+turns. ``denoise`` is sampling latents, ``decode`` writing texts of them by beam search with the paper's rules,
+through ``generate`` of transformers in the published rungs; ``samples_per_s`` counts both, with as many steps as
+ran. ``drift`` is the root mean square of a rung's latents minus the published ones in fp32, from the same noise,
+over the root mean square of those. ``time_to_first_s`` is the first call of all, with compilation and preparation.
+With --json a plot and a Markdown table are written beside the file.
 """
 
 import argparse
-import copy
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from decode_throughput import baselines, random_model
 from harness import (
     add_device,
     chosen_device,
@@ -26,34 +31,51 @@ from harness import (
 )
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS, NUM_CLASSES, SamplingSetup, make_setup
 from benchmarks.remedies import REMEDIES, Remedies
+from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.engine import sample_latents
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.sampling_run import START_STREAM
 
 SEED = 0
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# The products that a precision's share of the ceiling is taken of; there is no plain product of int8 or fp8.
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.float32,
+    "fp8": torch.bfloat16,
+}
 COLUMNS = (
-    *("name", "batch", "denoise_ms_per_step", "samples_per_s", "speedup_vs_published", "speedup_vs_remedies"),
-    *("share_of_ceiling", "peak_mib", "first_call_s", "drift"),
+    *("name", "batch", "denoise_ms_per_step", "decode_ms_per_sample", "samples_per_s"),
+    *("speedup_vs_published", "speedup_vs_remedies", "share_of_ceiling"),
+    *("peak_mib", "time_to_first_s", "drift"),
 )
+DECODE_STATES, DECODE_LENGTH, DECODE_ROUNDS = 32, 32, 3
 
 
 class Ladder:
     """All rungs of one batch size."""
 
     def __init__(
-        self, setup: SamplingSetup, batch: int, num_steps: int, guidance: float, device: str
+        self,
+        setup: SamplingSetup,
+        lm: PreTrainedModel,
+        batch: int,
+        num_steps: int,
+        guidance: float,
+        device: str,
     ) -> None:
-        self.setup, self.batch, self.num_steps = setup, batch, num_steps
+        self.setup, self.lm, self.batch, self.num_steps = setup, lm, batch, num_steps
         self.guidance, self.device = guidance, device
         self.lengths = setup.lengths(batch)
         self.class_id = 0 if setup.ours.denoiser.config.num_classes else None
-        self.models = {}
 
     def rungs(self, precisions: list[str]) -> list[Rung]:
         found = [Rung("published", "fp32", False, self._published(Remedies()))]
@@ -90,15 +112,10 @@ class Ladder:
         return ops.philox_normal(SEED, ids, START_STREAM + 1 + step, (config.max_len, config.dim_latent))
 
     def _ours(self, precision: str, backend: str) -> Callable[[], Tensor]:
-        if precision not in self.models:
-            self.models[precision] = copy.deepcopy(self.setup.ours)
-            self.models[precision].denoiser.to(DTYPES[precision])
-        model = self.models[precision]
-
         def run() -> Tensor:
             with use_backend(backend):
                 return sample_latents(
-                    model,
+                    self.setup.ours,
                     self.batch,
                     sampler=self.setup.sampler,
                     num_steps=self.num_steps,
@@ -107,6 +124,7 @@ class Ladder:
                     guidance_scale=self.guidance,
                     class_id=self.class_id,
                     lengths=self.lengths,
+                    precision=precision,
                 )
 
         return run
@@ -126,8 +144,21 @@ class Ladder:
         difference = (latents.float() - published.float())[real]
         return (difference.square().mean() / published.float()[real].square().mean()).sqrt().item()
 
+    def decode_seconds(self, precisions: list[str], rounds: int) -> dict[str, float]:
+        """Of the batch: through ``generate`` in fp32 ("published"), and through ours in every precision."""
+        states = torch.randn(self.batch, DECODE_STATES, self.lm.config.d_model, device=self.device)
+        config = DecodingConfig(max_length=DECODE_LENGTH)
+        runs = {"published": baselines(self.lm, states, None, config)["generate"]}
+        for precision in {"fp32", *precisions}:
+            own = replace(config, precision=precision)
+            runs[precision] = partial(generate_ids, self.lm, states, own, config.max_length)
+        with torch.no_grad():
+            timings = interleaved(runs, self.device, rounds, round_seconds=0)
+        return {name: timing.median for name, timing in timings.items()}
+
     def measure(self, precisions: list[str], rounds: int, rates: dict[str, float]) -> list[dict]:
         """One row a rung."""
+        decode = self.decode_seconds(precisions, min(rounds, DECODE_ROUNDS))
         rungs = self.rungs(precisions)
         flops = self.flops_per_step()
         first, drifts, peaks = {}, {}, {}
@@ -143,6 +174,7 @@ class Ladder:
         rows = []
         for rung in rungs:
             timing = timings[rung.name]
+            decoder = rung.precision if rung.ours else "published"
             rows.append(
                 {
                     "name": rung.name,
@@ -153,11 +185,12 @@ class Ladder:
                     "denoise_ms_per_step": timing.median / self.num_steps * 1e3,
                     "denoise_ms_per_step_p20": timing.p20 / self.num_steps * 1e3,
                     "denoise_ms_per_step_p80": timing.p80 / self.num_steps * 1e3,
-                    "samples_per_s": self.batch / timing.median,
+                    "decode_ms_per_sample": decode[decoder] / self.batch * 1e3,
+                    "samples_per_s": self.batch / (timing.median + decode[decoder]),
                     **gains[rung.name],
                     "share_of_ceiling": flops * self.num_steps / rates[rung.precision] / timing.median,
                     "peak_mib": peaks[rung.name],
-                    "first_call_s": first[rung.name],
+                    "time_to_first_s": first[rung.name] + decode[decoder],
                     "drift": drifts[rung.name],
                 }
             )
@@ -186,10 +219,11 @@ def main() -> None:
     steps = options.steps or (250 if on_gpu else 4)
     precisions = options.precisions or (["fp32", "bf16"] if on_gpu else ["fp32"])
     setup = make_setup(options.config, device, NUM_CLASSES if options.guidance != 1.0 else 0)
+    lm = random_model("small" if options.config == "small" else "bart-base").to(device)
     rates = {name: product_rate(device, DTYPES[name]) for name in {"fp32", *precisions}}
     rungs = []
     for batch in options.batch_sizes or ([1, 256] if on_gpu else [1, 8]):
-        ladder = Ladder(setup, batch, steps, options.guidance, device)
+        ladder = Ladder(setup, lm, batch, steps, options.guidance, device)
         rungs += ladder.measure(precisions, options.rounds, rates)
     print_ladder(rungs, COLUMNS, f"{options.config}, {steps} steps, guidance {options.guidance:g}, {device}")
     result = {

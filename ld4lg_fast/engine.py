@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.sampling_run import SamplingRun
+from ld4lg_fast.sampling_run import SamplingRun, prepared
 from ld4lg_fast.schedules import DiscreteSchedule
 
 Context = Tensor | Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -35,6 +35,7 @@ def sample_batches(
     *,
     sampler: str = "ddpm",
     num_steps: int = 250,
+    spacing: str = "time",
     seed: int = 0,
     batch_size: int = 64,
     guidance_scale: float = 1.0,
@@ -45,6 +46,7 @@ def sample_batches(
     lengths: Tensor | None = None,
     eta: float = 0.0,
     project: bool = False,
+    precision: str | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
@@ -56,6 +58,7 @@ def sample_batches(
 
     Args:
         sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's.
+        spacing: of the steps: ``time``, ``log_snr`` or ``learned``, see `schedules.sampling_times`.
         guidance_scale: w in ``w·cond + (1-w)·uncond`` (Ho & Salimans 2022); 1 means no second evaluation.
         guidance_interval: the times, 1 noise and 0 data, between which there is guidance.
         class_id: one id or (num_samples,); the null class when a class-conditional model gets none.
@@ -64,6 +67,7 @@ def sample_batches(
         lengths: (num_samples,) real positions of each sample (recipe v1); None means all N. Samples of like
             length share a batch, and no batch is padded beyond its longest.
         project: every x_start is put on the sphere of l2-normalised latents.
+        precision: of the blocks' products, one of `linear.PRECISIONS`; None is that of the weights.
         sample_ids: (num_samples,) the samples' numbers, by default 0 … num_samples-1; with ids of their own,
             several processes can share samples out.
         progress: called with the number of samples whose step has been done, num_samples·S in all.
@@ -80,8 +84,10 @@ def sample_batches(
     ids = sample_id_tensor(sample_ids, num_samples, device)
     run = SamplingRun(
         model,
+        denoiser=prepared(model, precision),
         sampler=sampler,
         num_steps=num_steps,
+        spacing=spacing,
         seed=seed,
         classes=None if class_ids is None else class_ids.unique(),
         guidance_scale=guidance_scale,

@@ -96,6 +96,11 @@ class LatentDiffusion(nn.Module):
         return "ddim" if self.diffusion.discrete else "ddpm"
 
     @property
+    def learned_times(self) -> list[float] | None:
+        """The model's own sampling times, see `time_grid.learn_times`; None before they were learned."""
+        return self.recipe.get("learned_times")
+
+    @property
     def is_seq2seq(self) -> bool:
         """Whether the denoiser attends to a source text."""
         return bool(getattr(self.denoiser.config, "dim_context", 0))

@@ -1,13 +1,13 @@
 """Samplers: one update each, as in the papers' algorithm boxes, and the loop that they share.
 
-An update ``(step, z, pred, x_prev, grid, noise, …) -> z_next`` goes from level ``step`` of a `SamplingGrid` to
+An update ``(step, z, pred, history, grid, noise, …) -> z_next`` goes from level ``step`` of a `SamplingGrid` to
 the next one:
 
 * ``z`` (B, N, d) the state, ``pred`` the `Prediction` of the guided network for it;
-* ``x_prev``: x_start of the step before, None in the first step;
+* ``history``: the x_start of the steps before, the latest first, as many as there are up to `HISTORY`;
 * ``noise(step) -> (B, N, d)``: fresh normal noise, asked for where the sampler is stochastic.
 
-Every update is linear in z, x_start, x_prev and noise; `step_coefficients` reads its coefficients off, for the
+Every update is linear in z, x_start, history and noise; `step_coefficients` reads its coefficients off, for the
 kernel that takes a whole step at once.
 """
 
@@ -26,13 +26,16 @@ Denoise = Callable[[Tensor, int, Tensor | None], Prediction]
 Noise = Callable[[int], Tensor]
 Callback = Callable[[int, Tensor, Prediction], None]
 Update = Callable[..., Tensor]
+History = Sequence[Tensor]
+
+HISTORY = 2  # steps that a sampler may look back
 
 
 def ddim(
     step: int,
     z: Tensor,
     pred: Prediction,
-    x_prev: Tensor | None,
+    history: History,
     grid: SamplingGrid,
     noise: Noise | None,
     eta: float = 0.0,
@@ -51,7 +54,7 @@ def ddpm(
     step: int,
     z: Tensor,
     pred: Prediction,
-    x_prev: Tensor | None,
+    history: History,
     grid: SamplingGrid,
     noise: Noise,
 ) -> Tensor:
@@ -68,7 +71,7 @@ def dpmpp_published(
     step: int,
     z: Tensor,
     pred: Prediction,
-    x_prev: Tensor | None,
+    history: History,
     grid: SamplingGrid,
     noise: Noise | None,
 ) -> Tensor:
@@ -84,28 +87,28 @@ def dpmpp_published(
         raise ConfigError(
             "The sampler dpmpp_published needs at least 2 steps; ask for more, or use dpmpp_2m."
         )
-    return x_prev if step + 1 == grid.num_steps else _first_order(step, z, pred.x_start, grid)
+    return history[0] if step + 1 == grid.num_steps else _first_order(step, z, pred.x_start, grid)
 
 
 def dpmpp_2m(
     step: int,
     z: Tensor,
     pred: Prediction,
-    x_prev: Tensor | None,
+    history: History,
     grid: SamplingGrid,
     noise: Noise | None,
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): second order, multistep, first order at both ends."""
     if step + 1 == grid.num_steps:
         return pred.x_start
-    return _first_order(step, z, _extrapolated(step, pred.x_start, x_prev, grid), grid)
+    return _first_order(step, z, _extrapolated(step, pred.x_start, history, grid), grid)
 
 
 def dpmpp_2m_sde(
     step: int,
     z: Tensor,
     pred: Prediction,
-    x_prev: Tensor | None,
+    history: History,
     grid: SamplingGrid,
     noise: Noise,
 ) -> Tensor:
@@ -115,9 +118,50 @@ def dpmpp_2m_sde(
     h = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
     alpha, sigma = grid.alpha_sq[step + 1].sqrt(), (1 - grid.alpha_sq[step + 1]).sqrt()
     sigma_ratio = sigma / (1 - grid.alpha_sq[step]).sqrt()
-    x_start = _extrapolated(step, pred.x_start, x_prev, grid)
+    x_start = _extrapolated(step, pred.x_start, history, grid)
     mean = sigma_ratio * torch.exp(-h) * z - alpha * torch.expm1(-2 * h) * x_start
     return mean + sigma * (-torch.expm1(-2 * h)).sqrt() * noise(step)
+
+
+def unipc(
+    step: int,
+    z: Tensor,
+    pred: Prediction,
+    history: History,
+    grid: SamplingGrid,
+    noise: Noise | None,
+) -> Tensor:
+    """UniPC-2 (Zhao et al. 2023, alg. 1): `dpmpp_2m`, its state corrected by the evaluation made there anyway."""
+    if step + 1 == grid.num_steps:
+        return pred.x_start
+    if history:
+        z = z + _unic(step, pred.x_start, history, grid)
+    return _first_order(step, z, _extrapolated(step, pred.x_start, history, grid), grid)
+
+
+def er_sde(
+    step: int,
+    z: Tensor,
+    pred: Prediction,
+    history: History,
+    grid: SamplingGrid,
+    noise: Noise,
+) -> Tensor:
+    """ER-SDE-Solver-2 (Cui et al. 2023, alg. 2): the extended reverse-time SDE, for few steps."""
+    if step + 1 == grid.num_steps:
+        return pred.x_start
+    now, after = (torch.exp(-grid.log_snr[step + i] / 2) for i in (0, 1))
+    scale, alpha = _er_sde_scale(after), grid.alpha_sq[step + 1].sqrt()
+    keep = scale / _er_sde_scale(now)
+    mean = keep * z / grid.alpha_sq[step].sqrt() + (1 - keep) * pred.x_start
+    if history:
+        # The integral of 1 / scale, by midpoints of equal ratios.
+        middles = (torch.arange(200, device=z.device, dtype=z.dtype) + 0.5) / 200
+        middles = after * (now / after) ** middles
+        integral = (middles / _er_sde_scale(middles)).mean() * torch.log(now / after)
+        slope = (pred.x_start - history[0]) / (now - torch.exp(-grid.log_snr[step - 1] / 2))
+        mean = mean + (after - now + scale * integral) * slope
+    return alpha * (mean + (after**2 - (now * keep) ** 2).sqrt() * noise(step))
 
 
 def _first_order(step: int, z: Tensor, x_start: Tensor, grid: SamplingGrid) -> Tensor:
@@ -128,12 +172,37 @@ def _first_order(step: int, z: Tensor, x_start: Tensor, grid: SamplingGrid) -> T
     return sigma_ratio * z - alpha * torch.expm1(-half_step) * x_start
 
 
-def _extrapolated(step: int, x_start: Tensor, x_prev: Tensor | None, grid: SamplingGrid) -> Tensor:
+def _extrapolated(step: int, x_start: Tensor, history: History, grid: SamplingGrid) -> Tensor:
     """x_start half a step on, along the line through it and the one before."""
-    if x_prev is None:
+    if not history:
         return x_start
     now, after = (grid.log_snr[step + i] - grid.log_snr[step + i - 1] for i in (0, 1))
-    return x_start + (x_start - x_prev) / (2 * now / after)
+    return x_start + (x_start - history[0]) / (2 * now / after)
+
+
+def _unic(step: int, x_start: Tensor, history: History, grid: SamplingGrid) -> Tensor:
+    """What UniC-2 adds to the state that the step before predicted, now that x_start is known there.
+
+    Zhao et al. 2023, eq. 3 and proposition 5 with B(h) = e^h - 1; its first-order terms cancel the predictor's.
+    """
+    before, now = grid.log_snr[step - 1].double(), grid.log_snr[step].double()
+    h = (before - now) / 2
+    growth = torch.expm1(h)
+    gain = (-grid.alpha_sq[step].double().sqrt() * growth).to(x_start.dtype)
+    change = x_start - history[0]
+    if len(history) == 1:
+        return gain * change / 2
+    ratio = (grid.log_snr[step - 2].double() - before) / 2 / -h
+    first = growth / h - 1
+    b = first / growth, (first / h - 0.5) * 2 / growth
+    rho = (b[0] - b[1]) / (1 - ratio)
+    on_slope, on_change = ((rho - 0.5) / ratio).to(x_start.dtype), (b[0] - rho).to(x_start.dtype)
+    return gain * (on_slope * (history[1] - history[0]) + on_change * change)
+
+
+def _er_sde_scale(noise_to_signal: Tensor) -> Tensor:
+    """The noise scale function of ER-SDE-5 (Cui et al. 2023, section 4.2)."""
+    return noise_to_signal * (torch.exp(noise_to_signal**0.3) + 10)
 
 
 SAMPLERS: dict[str, Update] = {
@@ -142,6 +211,8 @@ SAMPLERS: dict[str, Update] = {
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_published": dpmpp_published,
+    "er_sde": er_sde,
+    "unipc": unipc,
 }
 
 
@@ -195,11 +266,11 @@ def sample(
     ``denoise(z_t, step, x_self_cond) -> Prediction`` is the guided network in step 0 … S-1; it is fed the x_start
     of the step before. ``callback(step, z_next, prediction)`` is called after every step.
     """
-    x_prev = None
+    history: list[Tensor] = []
     for step in range(grid.num_steps):
-        pred = denoise(z, step, x_prev)
-        z = update(step, z, pred, x_prev, grid, noise, **options)
-        x_prev = pred.x_start
+        pred = denoise(z, step, history[0] if history else None)
+        z = update(step, z, pred, history, grid, noise, **options)
+        history = [pred.x_start, *history[: HISTORY - 1]]
         callback(step, z, pred)
     return z
 
@@ -223,14 +294,15 @@ def get_sampler(name: str) -> Callable[..., Tensor]:
 def step_coefficients(
     update: Update, grid: SamplingGrid, objective: str, guidance_scales: Sequence[float], **options
 ) -> Tensor:
-    """A sampler's S steps as `ops.sampler_step` takes them, each with its guidance scale: (S, 7) float32, CPU.
+    """A sampler's S steps, each with its guidance scale: (S, 8) float32, CPU. `ops.sampler_step` takes the first 7.
 
     The linear maps are given the unit vectors: z and the network's output for what x_start is made of, then z,
-    x_start, x_prev and noise. In float32, as sampling is: the levels are rounded where `sample` rounds them.
+    x_start, the x_start of the step before, noise, and the x_start of the step before that. In float32, as
+    sampling is: the levels are rounded where `sample` rounds them.
     """
     grid = grid.to("cpu")
     z_unit, output_unit = torch.eye(2)
-    z, x_start, x_prev, noise = torch.eye(4)
+    z, x_start, x_prev, noise, x_before = torch.eye(3 + HISTORY)
     rows = []
     for step in range(grid.num_steps):
         level = grid.alpha_sq[step]
@@ -238,6 +310,7 @@ def step_coefficients(
         scale = guidance_scales[step]
         guided = torch.stack([from_z, scale * from_output, (1 - scale) * from_output])
         pred = Prediction(noise_from_x_start(z, x_start, level), x_start, v=torch.zeros(()))
-        z_next = update(step, z, pred, x_prev if step else None, grid, lambda step: noise, **options)
+        history = (x_prev, x_before)[:step]
+        z_next = update(step, z, pred, history, grid, lambda step: noise, **options)
         rows.append(torch.cat([guided, z_next]))
     return torch.stack(rows)

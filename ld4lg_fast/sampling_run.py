@@ -13,6 +13,7 @@ from ld4lg_fast.diffusion import project_to_sphere
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.layers import Modulation
+from ld4lg_fast.prepared import prepared_denoiser
 from ld4lg_fast.samplers import get_update, step_coefficients
 from ld4lg_fast.schedules import sampling_grid
 
@@ -46,15 +47,35 @@ class StepModulations:
         return self.rows.rows((step - self.first) * self.num_classes + class_index)
 
 
+def prepared(model: LatentDiffusion, precision: str | None) -> nn.Module:
+    """The model's denoiser with its products in a precision, see `prepared_denoiser`.
+
+    int8 is shown its inputs by a short run of four samples, of the null class where there are classes.
+    """
+
+    def exercise(denoiser: nn.Module) -> None:
+        ids = torch.arange(4, device=model.latent_mean.device)
+        null = (
+            torch.full_like(ids, model.denoiser.config.num_classes)
+            if model.denoiser.config.num_classes
+            else None
+        )
+        run = SamplingRun(model, denoiser=denoiser, sampler="dpmpp_2m", num_steps=8, seed=0, classes=null)
+        run(ids, class_id=null)
+
+    return prepared_denoiser(model.denoiser, precision, exercise)
+
+
 class SamplingRun:
     """A sampler's steps for one model: ``run(sample_ids, …) -> latents``, as often as there are batches.
 
     Args:
-        sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's.
+        sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's. spacing: of its steps, in `schedules.SPACINGS`.
         classes: (C,) all class ids that batches will ask for; None for a model without classes.
         guidance_scale: w in ``w·cond + (1-w)·uncond``, in the steps that begin at times within
             ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
         project: every x_start is put on the sphere of l2-normalised latents.
+        denoiser: the model's, `prepared`; None is the model's own.
     """
 
     def __init__(
@@ -63,27 +84,33 @@ class SamplingRun:
         *,
         sampler: str,
         num_steps: int,
+        spacing: str = "time",
         seed: int,
         classes: Tensor | None = None,
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         eta: float = 0.0,
         project: bool = False,
+        denoiser: nn.Module | None = None,
     ) -> None:
-        self.denoiser, self.project, self.seed = model.denoiser, project, seed
+        self.denoiser, self.project, self.seed = denoiser or model.denoiser, project, seed
         self.config = config = model.denoiser.config
         self.device = model.latent_mean.device
-        grid = sampling_grid(model.diffusion.schedule_for_sampling, num_steps)
+        schedule = model.diffusion.schedule_for_sampling
+        grid = sampling_grid(schedule, num_steps, spacing, model.learned_times)
         low, high = guidance_interval
-        scales = [guidance_scale if low <= 1 - k / num_steps <= high else 1.0 for k in range(num_steps)]
+        scales = [guidance_scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
         self.guided = [scale != 1.0 for scale in scales]
         options = {"eta": eta} if sampler == "ddim" else {}
         table = step_coefficients(get_update(sampler), grid, model.diffusion.objective, scales, **options)
         if project:
             self.to_x_start = table[:, :3].clone().to(self.device)
             table[:, :3] = torch.tensor([0.0, 1.0, 0.0])
-        self.has_history, self.has_noise = (bool(table[:, column].any()) for column in (5, 6))
-        self.coefficients = table.to(self.device)
+        self.has_history, self.has_noise, looks_back = (bool(table[:, column].any()) for column in (5, 6, 7))
+        self.history_weights = table[:, [5, 7]].to(self.device) if looks_back else None
+        if looks_back:
+            table[:, 5] = 1.0
+        self.coefficients = table[:, :7].to(self.device).contiguous()
         self.steps = torch.arange(num_steps, device=self.device)
         signed_seed = seed - 2**64 if seed >= 2**63 else seed
         self.seed_tensor = torch.tensor(signed_seed, device=self.device) if self.has_noise else None
@@ -118,6 +145,7 @@ class SamplingRun:
         conditions = self._conditions((batch, length), mask, class_id, context, context_mask)
         z = ops.philox_normal(self.seed, sample_ids, START_STREAM, (length, self.config.dim_latent))
         inputs, x_start = self.denoiser.network_input(z, None), torch.zeros_like(z)
+        x_prev = x_start
         noise = (self.seed_tensor, sample_ids) if self.has_noise else (None, None)
         for k, step in enumerate(self.steps):
             self.modulations.fill(k)
@@ -126,10 +154,14 @@ class SamplingRun:
             output = self.denoiser.run_blocks(inputs, modulation, shared)
             if self.project:
                 output = self._on_sphere(z, output, step)
+            history = x_start if self.has_history else None
+            if self.history_weights is not None:
+                latest, before = self.history_weights.index_select(0, step.reshape(1))[0]
+                history, x_prev = latest * x_start + before * x_prev, x_start
             z, x_start, inputs = ops.sampler_step(
                 output,
                 z,
-                x_start if self.has_history else None,
+                history,
                 self.coefficients,
                 step,
                 *noise,

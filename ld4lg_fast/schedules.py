@@ -10,8 +10,10 @@ Letters: S sampling steps, T training timesteps.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,6 +162,60 @@ class DiscreteSchedule:
         return torch.where(t < 0, table.new_ones(()), table[t.clamp(min=0)])
 
 
+Schedule = ContinuousSchedule | DiscreteSchedule
+
+SPACINGS = ("time", "log_snr", "learned")
+
+
+def _log_snr_curve(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
+    """Times from 1 to 0 and their log-SNRs, ascending, float64."""
+    if isinstance(schedule, DiscreteSchedule):
+        times = np.arange(schedule.num_train_timesteps, 0, -1) / schedule.num_train_timesteps
+        return times, torch.logit(schedule.alphas_cumprod.flip(0)).numpy()
+    times = np.linspace(1.0, 0.0, 10_001)
+    return times, np.maximum.accumulate(schedule.log_snr(torch.from_numpy(times)).numpy())
+
+
+def times_at_log_snr(schedule: Schedule, log_snr: np.ndarray) -> np.ndarray:
+    """The times, 1 noise and 0 data, at which a schedule has these log-SNRs (the nearest that it has)."""
+    times, curve = _log_snr_curve(schedule)
+    return np.interp(log_snr, curve, times)
+
+
+def sampling_times(
+    schedule: Schedule, num_steps: int, spacing: str = "time", learned: Sequence[float] | None = None
+) -> Tensor:
+    """S+1 descending times, 1 noise and 0 data, between which a sampler steps.
+
+    Args:
+        spacing: ``time``: equal steps, as published. ``log_snr``: equal steps of log-SNR between times 0.995 and
+            0.005 (Lu et al. 2022, section 5), then to data. ``learned``: equal shares of ``learned``, then to data.
+        learned: the model's own times, see `time_grid.learn_times`.
+
+    Raises:
+        ConfigError: ``num_steps`` below 1, an unknown spacing, or a model without learned times.
+    """
+    if num_steps < 1:
+        raise ConfigError(f"The number of sampling steps is {num_steps}; it must be at least 1.")
+    if spacing not in SPACINGS:
+        raise ConfigError(f"Unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}.")
+    if spacing == "time":
+        return torch.linspace(1.0, 0.0, num_steps + 1)
+    shares = np.arange(num_steps) / max(1, num_steps - 1)
+    if spacing == "log_snr":
+        all_times, curve = _log_snr_curve(schedule)
+        first, last = np.interp([-0.995, -0.005], -all_times, curve)
+        times = times_at_log_snr(schedule, first + shares * (last - first))
+    else:
+        if learned is None:
+            raise ConfigError(
+                "This model has no learned times; learn them with ld4lg learn-times RUN_DIR, or choose the spacing "
+                "time or log_snr."
+            )
+        times = np.interp(shares, np.linspace(0, 1, len(learned)), np.asarray(learned))
+    return torch.from_numpy(np.append(times, 0.0)).float()
+
+
 @dataclass(frozen=True)
 class SamplingGrid:
     """The noise levels a sampler visits: S steps, from noise to data.
@@ -167,32 +223,45 @@ class SamplingGrid:
     ``alpha_sq`` (S+1,) float32 (v1: float64): level before step k is ``[k]``, after it ``[k + 1]``.
     ``network_time`` (S,): what the network is told in step k (``alpha_sq``, or v1's integer step).
     ``log_snr`` (S+1,) float32, ascending: computed without the cancellation in ``1 - alpha_sq``.
+    ``times`` (S+1,) float32: the same levels as times, 1 noise and 0 data.
     """
 
     alpha_sq: Tensor
     network_time: Tensor
     log_snr: Tensor
+    times: Tensor
 
     @property
     def num_steps(self) -> int:
         return self.network_time.shape[0]
 
     def to(self, device: torch.device | str) -> "SamplingGrid":
-        return SamplingGrid(self.alpha_sq.to(device), self.network_time.to(device), self.log_snr.to(device))
+        return SamplingGrid(*(tensor.to(device) for tensor in vars(self).values()))
 
 
-def sampling_grid(schedule: ContinuousSchedule | DiscreteSchedule, num_steps: int) -> SamplingGrid:
-    """Equal steps in time from 1 to 0 (v2), or T-1 to -1 truncated to integers (v1).
+def sampling_grid(
+    schedule: Schedule, num_steps: int, spacing: str = "time", learned: Sequence[float] | None = None
+) -> SamplingGrid:
+    """The levels at `sampling_times`. Recipe v1 truncates equal steps to integers, as published, and rounds others.
 
     Raises:
-        ConfigError: ``num_steps`` below 1.
+        ConfigError: as `sampling_times`, or more steps than a discrete schedule has between two of the times.
     """
-    if num_steps < 1:
-        raise ConfigError(f"The number of sampling steps is {num_steps}; it must be at least 1.")
-    if isinstance(schedule, DiscreteSchedule):
-        steps = torch.linspace(-1, schedule.num_train_timesteps - 1, num_steps + 1).int().long().flip(0)
-        alpha_sq = schedule.alpha_sq(steps)
-        return SamplingGrid(alpha_sq, steps[:-1], torch.logit(alpha_sq).float())
-    t = torch.linspace(1.0, 0.0, num_steps + 1)
-    alpha_sq = schedule.alpha_sq(t)
-    return SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(t))
+    times = sampling_times(schedule, num_steps, spacing, learned)
+    if not isinstance(schedule, DiscreteSchedule):
+        alpha_sq = schedule.alpha_sq(times)
+        return SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(times), times)
+    timesteps = schedule.num_train_timesteps
+    if spacing == "time":
+        steps = torch.linspace(-1, timesteps - 1, num_steps + 1).int().long().flip(0)
+    else:
+        # Steps that round to the same one are moved apart, towards noise.
+        lowest = torch.arange(num_steps, -1, -1) - 1
+        above = (times.double() * timesteps).round().long() - 1 - lowest
+        steps = lowest + above.flip(0).cummax(0).values.flip(0)
+        if steps[0] >= timesteps:
+            raise ConfigError(
+                f"{num_steps} steps do not fit the spacing {spacing!r}; ask for fewer, or for the spacing time."
+            )
+    alpha_sq = schedule.alpha_sq(steps)
+    return SamplingGrid(alpha_sq, steps[:-1], torch.logit(alpha_sq).float(), (steps + 1) / timesteps)

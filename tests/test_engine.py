@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ld4lg_fast.denoiser import DiffusionTransformer
 from ld4lg_fast.engine import sample_batches, sample_latents
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
@@ -134,15 +135,15 @@ def test_guidance_stays_in_its_interval():
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     model, sizes, counts = make_model(), [], []
     want = sample_latents(model, 7, num_steps=2)
-    run_blocks = model.denoiser.run_blocks
+    run_blocks = DiffusionTransformer.run_blocks
 
-    def out_of_memory(inputs, modulation, conditions):
+    def out_of_memory(self, inputs, modulation, conditions):
         sizes.append(len(inputs))
         if len(inputs) > 2:
             raise torch.OutOfMemoryError("no memory")
-        return run_blocks(inputs, modulation, conditions)
+        return run_blocks(self, inputs, modulation, conditions)
 
-    monkeypatch.setattr(model.denoiser, "run_blocks", out_of_memory)
+    monkeypatch.setattr(DiffusionTransformer, "run_blocks", out_of_memory)
     got = sample_latents(model, 7, num_steps=2, batch_size=10, progress=counts.append)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert sizes == [7, 3, 1] + [1] * 13 and sum(counts) == 14
@@ -150,7 +151,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     def never(*inputs):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(model.denoiser, "run_blocks", never)
+    monkeypatch.setattr(DiffusionTransformer, "run_blocks", never)
     with pytest.raises(ConfigError, match="A single sample does not fit the memory of cpu"):
         sample_latents(model, 7, num_steps=2)
 

@@ -24,7 +24,7 @@ def gaussian_denoiser(grid: SamplingGrid):
 def double_grid(num_steps: int) -> SamplingGrid:
     schedule, t = ContinuousSchedule(), torch.linspace(0.98, 0.02, num_steps + 1, dtype=torch.float64)
     alpha_sq = schedule.alpha_sq(t)
-    return SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(t))
+    return SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(t), t)
 
 
 def last_state_before_end(sampler: str, num_steps: int) -> torch.Tensor:
@@ -41,14 +41,16 @@ def last_state_before_end(sampler: str, num_steps: int) -> torch.Tensor:
     return (states[-2] - exact).abs().max()
 
 
-@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpmpp_published", 1), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize(
+    ("sampler", "order"), [("ddim", 1), ("dpmpp_published", 1), ("dpmpp_2m", 2), ("unipc", 3)]
+)
 def test_order_of_convergence(sampler, order):
-    coarse, fine = last_state_before_end(sampler, 200), last_state_before_end(sampler, 800)
+    coarse, fine = last_state_before_end(sampler, 500), last_state_before_end(sampler, 2000)
     observed = torch.log(coarse / fine) / torch.log(torch.tensor(4.0))
     assert observed == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m_sde", "er_sde"])
 def test_stochastic_samplers_reach_the_data_distribution(sampler):
     generator = torch.Generator().manual_seed(0)
     grid = sampling_grid(ContinuousSchedule(), 200)
@@ -95,13 +97,13 @@ def test_coefficients_are_those_of_the_update(sampler, objective, schedule):
     grid, update, scale = sampling_grid(schedule, 6), SAMPLERS[sampler], 2.5
     table = step_coefficients(update, grid, objective, [scale] * 6)
     generator = torch.Generator().manual_seed(0)
-    z, x_prev, noise, cond, uncond = torch.randn(5, 2, 3, 4, generator=generator)
+    z, x_prev, x_before, noise, cond, uncond = torch.randn(6, 2, 3, 4, generator=generator)
     for step, (a, b, c, *d) in enumerate(table):
         pred = prediction(scale * cond + (1 - scale) * uncond, z, grid.alpha_sq[step], objective)
-        want = update(step, z, pred, x_prev if step else None, grid, lambda step: noise)
+        want = update(step, z, pred, (x_prev, x_before)[:step], grid, lambda step: noise)
         x_start = a * z + b * cond + c * uncond
         torch.testing.assert_close(x_start, pred.x_start, rtol=1e-5, atol=1e-4)
-        got = d[0] * z + d[1] * x_start + d[2] * x_prev + d[3] * noise
+        got = d[0] * z + d[1] * x_start + d[2] * x_prev + d[3] * noise + d[4] * x_before
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 

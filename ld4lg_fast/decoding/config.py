@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from ld4lg_fast.candidates import SIMILARITIES
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.linear import check_precision
 
 STRATEGIES = ("greedy", "beam", "nucleus")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 CHOICES = ("score", *SIMILARITIES)
 
@@ -26,7 +26,7 @@ class DecodingConfig:
         num_decodes: nucleus only: how many texts are drawn from each latent, of which one is kept.
         choose_decode: the one that is kept: ``score``, the most probable a token, or minimum Bayes risk with the
             similarity ``bleu`` or ``rougeL``.
-        precision: of the matrix products, one of `PRECISIONS`; None is that of the model's weights.
+        precision: of the matrix products, one of `linear.PRECISIONS`; None is that of the model's weights.
 
     Raises:
         ConfigError: an unknown strategy or a value out of range.
@@ -77,5 +77,4 @@ class DecodingConfig:
             raise ConfigError(
                 f"Unknown choose_decode {self.choose_decode!r}; choose one of {', '.join(CHOICES)}."
             )
-        if self.precision not in (None, *PRECISIONS):
-            raise ConfigError(f"Unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}.")
+        check_precision(self.precision)

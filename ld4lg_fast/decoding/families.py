@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from ld4lg_fast.decoding.linear import Linear, Pack
 from ld4lg_fast.decoding.rules import UnsupportedError
+from ld4lg_fast.linear import Linear, Pack
 
 Map = Callable[[Tensor], Tensor]
 

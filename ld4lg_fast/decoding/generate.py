@@ -5,7 +5,6 @@ Letters: B batch, N latents, W language model width, V vocabulary.
 
 import copy
 import logging
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,7 +21,6 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.decoding.config import DecodingConfig
 from ld4lg_fast.decoding.families import read_decoder
-from ld4lg_fast.decoding.linear import choose_linear
 from ld4lg_fast.decoding.loop import run
 from ld4lg_fast.decoding.rules import Rules, UnsupportedError
 from ld4lg_fast.decoding.sampling import draw
@@ -30,14 +28,13 @@ from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
+from ld4lg_fast.linear import choose_linear
+from ld4lg_fast.prepared import prepared_once
 
 TOKEN_STREAM = 1 << 30  # random stream of token draws, apart from the samplers' steps
 
 logger = logging.getLogger("ld4lg_fast.decoding")
 
-_stacks: WeakKeyDictionary[PreTrainedModel, dict[str | None, tuple[tuple, DecoderStack]]] = (
-    WeakKeyDictionary()
-)
 _told: set[str] = set()
 
 
@@ -129,13 +126,9 @@ def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | N
 
 
 def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack:
-    """The prepared decoder of a model, one for each precision; prepared again when a weight has changed."""
-    state = tuple((tensor.data_ptr(), tensor._version) for tensor in (*lm.parameters(), *lm.buffers()))
-    stacks = _stacks.setdefault(lm, {})
-    if precision not in stacks or stacks[precision][0] != state:
-        dtype, pack = choose_linear(precision, lm.dtype, lm.device)
-        stacks[precision] = (state, DecoderStack(read_decoder(lm, dtype, pack), dtype))
-    return stacks[precision][1]
+    """The prepared decoder of a model, one for each precision."""
+    dtype, pack = choose_linear(precision, lm.dtype, lm.device)
+    return prepared_once(lm, precision, lambda: DecoderStack(read_decoder(lm, dtype, pack), dtype))
 
 
 def _tell(message: str) -> None:

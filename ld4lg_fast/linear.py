@@ -1,0 +1,187 @@
+"""Matrix products with fixed weights, prepared once for the processor they run on.
+
+Letters: R rows, I inputs, O outputs.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ld4lg_fast.errors import ConfigError
+
+Linear = Callable[..., Tensor]
+"""(x (R, I), residual (R, O) or None) -> x Wᵀ + bias + residual, (R, O)."""
+
+Pack = Callable[[Tensor, Tensor | None], Linear]
+"""(weight (O, I), bias (O,) or None) -> the product."""
+
+
+class PlainLinear:
+    """torch's own product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        return y if residual is None else y.add_(residual)
+
+
+class OneDnnLinear:
+    """oneDNN's product on weights in the order that its kernels read, as torch's compiler uses it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.plain = PlainLinear(weight, bias)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        self.bias = bias
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        # A product with a vector reads each weight once, in whatever order: torch's is faster.
+        if len(x) == 1:
+            return self.plain(x, residual)
+        if residual is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, residual, self.weight, self.bias, "add")
+
+
+class Int8Linear:
+    """Products of bytes: weights quantised a row at a time, sums in int32.
+
+    Inputs are quantised over ``limits``, their smallest and largest number as far as known beforehand, so that a
+    row does not depend on its neighbours; without limits over those of each matrix.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, limits: tuple[float, float] | None = None
+    ) -> None:
+        weight = weight.detach().float()
+        scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / 127
+        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated, but nothing else makes what the product takes
+            quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.float())
+        self.input_scale = None
+        if limits is not None:
+            low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+            self.input_scale = max((high - low) / INPUT_LEVELS, 1e-12)
+            self.input_zero = round(-low / self.input_scale)
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.input_scale is None:
+            y = torch.ops.quantized.linear_dynamic(x, self.packed, True)
+        else:
+            y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+                x, self.input_scale, self.input_zero, self.packed
+            )
+        return y if residual is None else y.add_(residual)
+
+
+class Fp8Linear:
+    """Products of float8 (e4m3) with sums in float32: a scale for each row of the weight and of the input."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        quantized, self.scale = _to_fp8(weight.detach())
+        self.weight, self.scale = quantized.t(), self.scale.t()
+        self.bias = bias
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        quantized, scale = _to_fp8(x)
+        y = torch._scaled_mm(quantized, self.weight, scale, self.scale, out_dtype=torch.bfloat16)
+        if self.bias is not None:
+            y.add_(self.bias)
+        return y if residual is None else y.add_(residual)
+
+
+def _to_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The matrix in float8, and what a row of it is multiplied with, (R, 1) float32."""
+    limit = torch.finfo(torch.float8_e4m3fn).max
+    scale = matrix.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / limit
+    return (matrix / scale).to(torch.float8_e4m3fn), scale
+
+
+def fp8_or_plain(weight: Tensor, bias: Tensor | None) -> Linear:
+    """`Fp8Linear` where its sizes are whole blocks of sixteen, which the product needs."""
+    return PlainLinear(weight, bias) if any(size % 16 for size in weight.shape) else Fp8Linear(weight, bias)
+
+
+class Tf32Linear(PlainLinear):
+    """torch's product of float32 with the inputs rounded to ten bits (tensor cores)."""
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        settings = torch.backends.cuda.matmul
+        before, settings.allow_tf32 = settings.allow_tf32, True
+        try:
+            return super().__call__(x, residual)
+        finally:
+            settings.allow_tf32 = before
+
+
+# Seven bits of input: two products of eight bits would not fit where processors without VNNI add them.
+INPUT_LEVELS = 127
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.float32,
+    "fp8": torch.bfloat16,
+}
+PRECISIONS = tuple(_DTYPES)
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuses unknown names; None is the precision of a model's weights.
+
+    Raises:
+        ConfigError: it is none of `PRECISIONS`.
+    """
+    if precision not in (None, *PRECISIONS):
+        raise ConfigError(f"Unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+
+
+def choose_linear(
+    precision: str | None, weights: torch.dtype, device: torch.device
+) -> tuple[torch.dtype, Pack]:
+    """The dtype of everything but the products, and what prepares the products.
+
+    Raises:
+        ConfigError: an unknown precision, or one that this device has no products for.
+    """
+    check_precision(precision)
+    reason = _unavailable(precision, device)
+    if reason is not None:
+        raise ConfigError(f"precision={precision} cannot be had here: {reason}.")
+    dtype = weights if precision is None else _DTYPES[precision]
+    if precision in _SPECIAL:
+        return dtype, _SPECIAL[precision]
+    packs = {
+        torch.float32: torch.backends.mkldnn.is_available,
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    }
+    if device.type == "cpu" and dtype in packs and packs[dtype]():
+        return dtype, OneDnnLinear
+    return dtype, PlainLinear
+
+
+_SPECIAL = {"tf32": Tf32Linear, "int8": Int8Linear, "fp8": fp8_or_plain}
+
+
+def _unavailable(precision: str | None, device: torch.device) -> str | None:
+    """Why the device has no such products."""
+    if precision == "int8":
+        if device.type != "cpu":
+            return f"integer products are for a CPU, not for {device.type}; use bf16"
+        if "fbgemm" not in torch.backends.quantized.supported_engines:
+            return "this torch was built without fbgemm; use fp32"
+    if precision in ("tf32", "fp8"):
+        needed = {"tf32": (8, 0), "fp8": (9, 0)}[precision]
+        if device.type != "cuda":
+            return f"it needs a GPU, not {device.type}; use fp32, bf16 or int8"
+        if torch.cuda.get_device_capability(device) < needed:
+            return f"the GPU needs compute capability {needed[0]}.{needed[1]}; use bf16 or fp16"
+    return None
