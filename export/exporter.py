@@ -19,6 +19,7 @@ from ld4lg_fast.export.onnx_files import OPSET, quantize, to_onnx, write
 from ld4lg_fast.export.validation import validate_folder
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.quality import QUALITIES
 from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.weights import write_json
 
@@ -145,6 +146,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> dict:
             "encode_special_tokens": tokenizer.backend_tokenizer.encode_special_tokens,
         },
         "source": {"max_len": model.source_max_len} if model.is_seq2seq else None,
+        "qualities": {name: asdict(plan) for name, plan in QUALITIES.items()},
         "diffusion": {
             "objective": diffusion.objective,
             "schedule": schedule_levels(diffusion.schedule_for_sampling),

@@ -45,9 +45,15 @@ def train(context: typer.Context) -> None:
 def sample(
     run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
     num_samples: NumSamples = 8,
-    steps: Annotated[int, typer.Option(help="Network evaluations a text.")] = 250,
+    quality: Annotated[str, typer.Option(help="paper, balanced or draft: sampler and steps.")] = "paper",
+    steps: Annotated[
+        int | None, typer.Option(help="Network evaluations a text, if not the preset's.")
+    ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="ddpm, ddim or dpmpp_2m; as published if left out.")
+        str | None, typer.Option(help="unipc, dpmpp_2m, ddpm, …, if not the preset's; README lists all.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the products, e.g. bf16, or int8 on a CPU.")
     ] = None,
     strategy: Annotated[str, typer.Option(help="How latents become text: greedy, beam or nucleus.")] = "beam",
     seed: Seed = 0,
@@ -62,17 +68,31 @@ def sample(
         run_dir,
         choose_device(None),
         num_samples=num_samples,
+        quality=quality,
         num_inference_steps=steps,
         sampler=sampler,
-        decoding=DecodingConfig(strategy),
+        precision=precision,
+        decoding=DecodingConfig(strategy, precision=precision),
         seed=seed,
     )
     print_texts(texts, seconds)
     if json is not None:
-        settings = {"steps": steps, "sampler": sampler, "strategy": strategy, "seed": seed}
+        settings = {"quality": quality, "steps": steps, "sampler": sampler, "precision": precision}
+        settings |= {"strategy": strategy, "seed": seed}
         write_json(
             json, {"texts": texts, "run": str(run_dir), "settings": settings, "seconds": round(seconds, 3)}
         )
+
+
+@app.command("learn-times")
+def learn_times_command(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
+    seed: Seed = 0,
+) -> None:
+    """Learns where few sampling steps should lie, and keeps it in the run for generation.spacing=learned."""
+    from ld4lg_fast.inference import choose_device, learn_and_keep_times
+
+    learn_and_keep_times(run_dir, choose_device(None), seed)
 
 
 @app.command("import-checkpoint")

@@ -13,6 +13,9 @@ from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.sampling_run import SamplingRun, prepared
 from ld4lg_fast.schedules import DiscreteSchedule
 
+CPU_BATCH, CUDA_BATCH = 64, 1024  # more make a device no faster
+MEMORY_SHARE = 0.5  # of what is free: decoding needs the rest
+
 Context = Tensor | Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -37,7 +40,7 @@ def sample_batches(
     num_steps: int = 250,
     spacing: str = "time",
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     guidance_scale: float = 1.0,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     class_id: Tensor | int | None = None,
@@ -47,6 +50,7 @@ def sample_batches(
     eta: float = 0.0,
     project: bool = False,
     precision: str | None = None,
+    cuda_graph: bool | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
     progress: Callable[[int], None] | None = None,
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
@@ -57,6 +61,7 @@ def sample_batches(
     batch size or on its neighbours. A batch that the memory does not hold is halved.
 
     Args:
+        batch_size: None is as many as fill the device and fit its memory, see `fitting_batch`.
         sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's.
         spacing: of the steps: ``time``, ``log_snr`` or ``learned``, see `schedules.sampling_times`.
         guidance_scale: w in ``w·cond + (1-w)·uncond`` (Ho & Salimans 2022); 1 means no second evaluation.
@@ -68,6 +73,7 @@ def sample_batches(
             length share a batch, and no batch is padded beyond its longest.
         project: every x_start is put on the sphere of l2-normalised latents.
         precision: of the blocks' products, one of `linear.PRECISIONS`; None is that of the weights.
+        cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
         sample_ids: (num_samples,) the samples' numbers, by default 0 … num_samples-1; with ids of their own,
             several processes can share samples out.
         progress: called with the number of samples whose step has been done, num_samples·S in all.
@@ -79,6 +85,7 @@ def sample_batches(
             that does not fit the memory.
     """
     config, device = model.denoiser.config, model.latent_mean.device
+    batch_size = fitting_batch(model) if batch_size is None else batch_size
     _check(model, num_samples, batch_size, num_steps, guidance_scale, guidance_interval, context)
     class_ids = _class_ids(class_id, config.num_classes, num_samples, device)
     ids = sample_id_tensor(sample_ids, num_samples, device)
@@ -94,6 +101,7 @@ def sample_batches(
         guidance_interval=guidance_interval,
         eta=eta,
         project=project,
+        cuda_graph=cuda_graph,
     )
     order = torch.arange(num_samples, device=device)
     if lengths is not None:
@@ -137,14 +145,35 @@ def sample_batches(
         try:
             latents = sample(order[:batch_size])
         except torch.OutOfMemoryError as error:
-            if batch_size == 1:
-                raise ConfigError(
-                    f"A single sample does not fit the memory of {device}; use a smaller dtype or another device."
-                ) from error
-            batch_size = max(1, min(batch_size, len(order)) // 2)
+            batch_size = halved(min(batch_size, len(order)), device, error)
             continue
         rows, order = order[:batch_size], order[batch_size:]
         yield rows, latents
+
+
+def fitting_batch(model: LatentDiffusion) -> int:
+    """Samples at once that keep the device busy and that its free memory holds, by the sizes of the activations."""
+    config, device = model.denoiser.config, model.latent_mean.device
+    if device.type != "cuda":
+        return CPU_BATCH
+    # Of a position under guidance: input, residual, norm, q, k and v, both halves of the feed-forward, all skips.
+    widths = 2 * config.dim * (6 + 12 + getattr(config, "num_dense_connections", 0))
+    sample_bytes = config.max_len * widths * model.denoiser.input_proj.weight.element_size()
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(CUDA_BATCH, int(MEMORY_SHARE * free / sample_bytes)))
+
+
+def halved(batch_size: int, device: torch.device, error: torch.OutOfMemoryError) -> int:
+    """The batch to try after one that the memory did not hold.
+
+    Raises:
+        ConfigError: it was a single sample.
+    """
+    if batch_size == 1:
+        raise ConfigError(
+            f"A single sample does not fit the memory of {device}; use a smaller dtype or another device."
+        ) from error
+    return batch_size // 2
 
 
 def sample_id_tensor(

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from ld4lg_fast._version import __version__
@@ -17,10 +18,20 @@ from ld4lg_fast.engine import check_positive
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import ConfigError, DataError, LD4LGError
 from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
+from ld4lg_fast.quality import sampling_plan
+from ld4lg_fast.sharing import gathered, share
 from ld4lg_fast.source import read_sources
+from ld4lg_fast.time_grid import FEW_STEPS, learn_times
+from ld4lg_fast.training.session import start_processes
 from ld4lg_fast.weights import write_json
 
 DEFAULT_SAMPLES = 16
+
+# Entries of the group ``generation`` that the pipeline knows by the same name.
+PASSED_ON = (
+    *("sampler", "spacing", "class_id", "class_name", "guidance_scale", "guidance_interval", "precision"),
+    *("seed", "batch_size"),
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,6 +81,21 @@ def sample_with_bar(pipe: TextDiffusionPipeline, **options) -> tuple[TextDiffusi
     return output, time.perf_counter() - start
 
 
+def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None:
+    """Runs `learn_times` under a progress bar and writes what it found into the run's denoiser."""
+    model = TextDiffusionPipeline.from_pretrained(run_dir).to(device).model
+    with progress_bar() as bar:
+        task = bar.add_task("trying curves")
+        found = learn_times(model, seed, lambda done, total: bar.update(task, completed=done, total=total))
+    model.save(run_dir / "denoiser")
+    console.print(
+        f"Error of {FEW_STEPS} steps: {found['equal']:.4f} with equal ones, {found['learned']:.4f} with t = "
+        f"(1 - u^{found['a']:g})^{found['b']:g}. Kept in {run_dir / 'denoiser'} for generation.spacing=learned.",
+        markup=False,
+        highlight=False,
+    )
+
+
 def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None = None) -> None:
     """Prints the texts, each after what it was ``told`` (its class or source), and the time they took."""
     for index, text in enumerate(texts):
@@ -77,17 +103,41 @@ def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None
     console.print(f"{len(texts)} texts in {seconds:.1f} s.", highlight=False)
 
 
-def infer(config: DictConfig) -> Path:
+def resolved(pipe: TextDiffusionPipeline, generation: Mapping) -> dict:
+    """What ``generation`` leaves to the preset and the model: sampler, steps, spacing and guidance, as they will be."""
+    plan = sampling_plan(*(generation[name] for name in ("quality", "sampler", "sampling_steps", "spacing")))
+    scale = generation["guidance_scale"]
+    return {
+        "sampler": plan.sampler or pipe.model.default_sampler,
+        "sampling_steps": plan.num_steps,
+        "spacing": plan.spacing,
+        "guidance_scale": pipe.default_guidance() if scale is None else scale,
+    }
+
+
+def infer(config: DictConfig) -> Path | None:
     """Samples as configured, prints the texts and writes them; returns the JSON file's path.
+
+    Under ``accelerate launch`` the processes share the texts out, and all but the main one return None.
 
     The file holds ``texts``, ``settings``, ``seconds``, ``device`` and ``versions``; of a class-conditional
     model each text's ``classes``; of a sequence-to-sequence model ``sources``, ``references`` where they are
     known, and all ``candidates`` that the texts were chosen from.
     """
+    processes = start_processes()
+    console.quiet = not processes.is_main_process
+    try:
+        return _infer(config, processes)
+    finally:
+        processes.destroy_process_group()
+
+
+def _infer(config: DictConfig, processes: PartialState) -> Path | None:
     run_dir, generation = Path(config.infer.output_dir), config.generation
     if config.infer.dtype not in DTYPES:
         raise ConfigError(f"Unknown dtype {config.infer.dtype!r}; choose one of {', '.join(DTYPES)}.")
-    device = choose_device(config.infer.device)
+    alone = processes.num_processes == 1
+    device = choose_device(config.infer.device) if alone else processes.device
     names = {field.name for field in fields(DecodingConfig)}
     decoding = DecodingConfig(**{key: value for key, value in generation.items() if key in names})
     similarity = get_similarity(generation.choose_by)
@@ -97,38 +147,35 @@ def infer(config: DictConfig) -> Path:
         pipe, run_dir, config.infer.source_file, generation.num_samples, num_candidates
     )
     num_texts = (generation.num_samples or DEFAULT_SAMPLES) if sources is None else len(sources)
-    settings = OmegaConf.to_container(generation) | {
-        "num_samples": num_texts,
-        "sampler": generation.sampler or pipe.model.default_sampler,
-        "guidance_scale": pipe.default_guidance()
-        if generation.guidance_scale is None
-        else generation.guidance_scale,
-    }
-    output, seconds = sample_with_bar(
-        pipe,
-        num_samples=num_texts * num_candidates,
-        num_inference_steps=generation.sampling_steps,
-        sampler=settings["sampler"],
-        decoding=decoding,
-        class_id=settings["class_id"],
-        class_name=generation.class_name,
-        source=None if sources is None else [text for text in sources for _ in range(num_candidates)],
-        guidance_scale=settings["guidance_scale"],
-        seed=generation.seed,
-        batch_size=generation.batch_size,
-    )
-    content: dict = {"texts": output.texts}
-    told = None
-    if output.class_ids is not None:
-        class_names = (*pipe.statistics.class_names, None)
-        classes = [class_names[index] for index in output.class_ids.tolist()]
+    settings = OmegaConf.to_container(generation) | {"num_samples": num_texts} | resolved(pipe, generation)
+    ids = share(num_texts * num_candidates, processes)
+    told, seconds, texts, classes = None, 0.0, [], []
+    if ids:
+        output, seconds = sample_with_bar(
+            pipe,
+            num_samples=len(ids),
+            sample_ids=ids,
+            num_inference_steps=settings["sampling_steps"],
+            decoding=decoding,
+            source=None if sources is None else [sources[index // num_candidates] for index in ids],
+            **{name: settings[name] for name in PASSED_ON},
+        )
+        texts = output.texts
+        classes = [None] * len(texts) if output.class_ids is None else output.class_ids.tolist()
+    rows = gathered(ids, list(zip(texts, classes, strict=True)), processes)
+    if rows is None:
+        return None
+    texts, classes = map(list, zip(*rows, strict=True))
+    content: dict = {"texts": texts}
+    if pipe.statistics.class_names is not None:
+        names = (*pipe.statistics.class_names, None)
+        classes = [names[index] for index in classes][::num_candidates]
         content["classes"], told = classes, [f"[{name or 'no class'}] " for name in classes]
     if sources is not None:
-        groups = in_groups(output.texts, num_candidates)
+        groups = in_groups(texts, num_candidates)
         content["texts"] = [group[minimum_bayes_risk(group, similarity)] for group in groups]
         content |= {"sources": sources, "references": references}
         content["candidates"] = groups if num_candidates > 1 else None
-        content["classes"] = content["classes"][::num_candidates] if "classes" in content else None
         told = [f"{source} → " for source in sources]
     path = Path(config.infer.output_file or run_dir / "samples" / default_name(settings))
     facts = {

@@ -105,6 +105,12 @@ class Modulation:
         table = None if self.table is None else self.table.index_select(0, index)
         return Modulation(self.embedding.index_select(0, index), table)
 
+    def overwrite(self, rows: "Modulation") -> None:
+        """Puts other rows, at most as many, in the place of the first of these."""
+        self.embedding[: len(rows.embedding)] = rows.embedding
+        if self.table is not None:
+            self.table[: len(rows.table)] = rows.table
+
 
 class SinusoidalEmbedding(nn.Module):
     """Time (B,) -> (B, D) float32: sine half, then cosine half, frequencies 10000^(-k/(D/2-1))."""

@@ -3,7 +3,7 @@
 Letters: N latent positions, d latent width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.conditions import chosen_classes, source_texts
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.engine import check_positive, sample_id_tensor, sample_latents
-from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.engine import check_positive, fitting_batch, halved, sample_batches, sample_id_tensor
+from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.quality import sampling_plan
 from ld4lg_fast.source import encode_sources
-from ld4lg_fast.statistics import RunStatistics, describe_classes
+from ld4lg_fast.statistics import RunStatistics
 
 SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
 
@@ -25,22 +27,20 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class SampledLatents:
-    """``latents`` (num_samples, N, d) float32, their ``mask`` (num_samples, N) in recipe v1, and the
-    ``class_ids`` (num_samples,) of a class-conditional model (the null class is ``num_classes``)."""
+    """``latents`` (B, N, d) float32, their ``mask`` (B, N) in recipe v1, the ``class_ids`` (B,) of a
+    class-conditional model (the null class is ``num_classes``), and which of the samples they are, ``rows`` (B,)."""
 
     latents: Tensor
-    mask: Tensor | None = None
-    class_ids: Tensor | None = None
+    mask: Tensor | None
+    class_ids: Tensor | None
+    rows: Tensor
 
 
 @dataclass(frozen=True)
-class TextDiffusionOutput:
-    """Sampled ``texts`` and what they were decoded from, see `SampledLatents`."""
+class TextDiffusionOutput(SampledLatents):
+    """`SampledLatents` and their ``texts``."""
 
     texts: list[str]
-    latents: Tensor
-    mask: Tensor | None = None
-    class_ids: Tensor | None = None
 
 
 class TextDiffusionPipeline:
@@ -120,63 +120,122 @@ class TextDiffusionPipeline:
         *,
         decoding: DecodingConfig | None = None,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         progress: Progress | None = None,
         **options,
     ) -> TextDiffusionOutput:
-        """Samples texts: `sample`, whose ``options`` these are, then `decode`.
+        """Samples texts: `sample_batches`, whose ``options`` these are, each batch then decoded.
 
         The same seed gives the same texts whatever the batch size. ``progress`` is called as
         ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
         """
         shared = {"seed": seed, "batch_size": batch_size, "sample_ids": sample_ids, "progress": progress}
-        sampled = self.sample(num_samples, **options, **shared)
-        texts = self.decode(sampled.latents, decoding, mask=sampled.mask, **shared)
-        return TextDiffusionOutput(texts, sampled.latents, sampled.mask, sampled.class_ids)
+        batches = list(self.stream(num_samples, decoding=decoding, **shared, **options))
+        texts = [text for batch in batches for text in batch.texts]
+        order = torch.argsort(torch.cat([batch.rows for batch in batches]))
+        sampled = _joined(batches, order)
+        return TextDiffusionOutput(**vars(sampled), texts=[texts[place] for place in order.tolist()])
 
-    @torch.no_grad()
-    def sample(
+    def stream(
         self,
         num_samples: int = 1,
         *,
-        num_inference_steps: int = 250,
+        decoding: DecodingConfig | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        sample_ids: Tensor | Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **options,
+    ) -> Iterator[TextDiffusionOutput]:
+        """Texts of a call with the same arguments, in batches as they are finished; ``rows`` says which they are."""
+        check_positive(num_samples=num_samples)
+        shared = {"seed": seed, "progress": progress}
+        ids = sample_id_tensor(sample_ids, num_samples, self.device)
+        written = 0
+
+        def decoded(phase: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress(phase, written + done, num_samples)
+
+        for batch in self.sample_batches(
+            num_samples, batch_size=batch_size, sample_ids=ids, **shared, **options
+        ):
+            texts = self.decode(
+                batch.latents,
+                decoding,
+                mask=batch.mask,
+                seed=seed,
+                sample_ids=ids[batch.rows],
+                progress=decoded,
+            )
+            written += len(texts)
+            yield TextDiffusionOutput(**vars(batch), texts=texts)
+
+    def sample(self, num_samples: int = 1, **options) -> SampledLatents:
+        """Latents, which `decode` turns into text: all of `sample_batches`, whose ``options`` these are, as one."""
+        batches = list(self.sample_batches(num_samples, **options))
+        return _joined(batches, torch.argsort(torch.cat([batch.rows for batch in batches])))
+
+    @torch.no_grad()
+    def sample_batches(
+        self,
+        num_samples: int = 1,
+        *,
+        quality: str = "paper",
+        num_inference_steps: int | None = None,
         sampler: str | None = None,
+        spacing: str | None = None,
         class_id: int | Sequence[int] | Tensor | None = None,
         class_name: str | None = None,
         source: Sequence[str] | str | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        precision: str | None = None,
+        cuda_graph: bool | None = None,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         progress: Progress | None = None,
-    ) -> SampledLatents:
-        """Samples latents, which `decode` turns into text.
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> Iterator[SampledLatents]:
+        """Samples latents, and yields them batch by batch.
 
         Args:
-            sampler: a name in `samplers.SAMPLERS`; None is the one that the recipe was published with.
+            quality: ``paper`` (as published, 250 steps), ``balanced`` or ``draft``, see `quality.QUALITIES`.
+            num_inference_steps, sampler, spacing: in the place of the preset's: network evaluations, a name in
+                `samplers.SAMPLERS` (None is the one that the recipe was published with), and one of
+                `schedules.SPACINGS`.
             class_id, class_name: one class, or an id for each sample. Without both: no class where the model
                 was also trained without, else classes as often as in the training texts.
             source: one text for all samples or one for each, for a sequence-to-sequence model. Samples of the
                 same source differ by their ids.
             guidance_scale: w in ``w·cond + (1-w)·uncond``; None is 2 with a source and 1 without.
-            sample_ids: the samples' numbers, by default 0 … num_samples-1; a sample depends on the seed, its
-                number and its conditions alone.
+            guidance_interval: the times, 1 noise and 0 data, between which there is guidance.
+            precision: of the denoiser's products, one of `linear.PRECISIONS`; None is that of its weights.
+            cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
+            seed, sample_ids: a sample depends on the seed, its number and its conditions alone; the numbers are by
+                default 0 … num_samples-1.
+            batch_size: None is as many as the device holds.
+            progress: called as ``progress("denoise", done, total)``.
+            callback: called as ``callback(step, rows, x_start)`` after every step of a batch, with the normalised
+                latents (B, N, d) as predicted there.
 
         Raises:
             ConfigError: an option out of range, or a condition that the model was not trained for or misses.
             CheckpointError: the run does not say how long its training texts were (recipe v1).
         """
-        check_positive(num_samples=num_samples, batch_size=batch_size)
+        check_positive(num_samples=num_samples)
+        plan = sampling_plan(quality, sampler, num_inference_steps, spacing)
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
-        sources = self._sources(source, num_samples)
-        class_ids = self._class_ids(class_id, class_name, seed, ids)
+        sources = source_texts(self.model, source, num_samples)
+        class_ids = chosen_classes(self.model, self.statistics, class_id, class_name, seed, ids)
         lengths = mask = None
         if self.autoencoder.perceiver is None:
             positions = torch.arange(self.model.denoiser.config.max_len, device=self.device)
             lengths = self.statistics.draw_lengths(seed, ids)
             mask = positions < lengths[:, None]
-        total, done = num_samples * num_inference_steps, 0
+        total, done = num_samples * plan.num_steps, 0
 
         def advance(count: int) -> None:
             nonlocal done
@@ -188,23 +247,28 @@ class TextDiffusionPipeline:
             texts = [sources[row] for row in rows.tolist()]
             return encode_sources(self.autoencoder, texts, self.model.source_max_len, self.device)
 
-        latents = sample_latents(
+        for rows, latents in sample_batches(
             self.model,
             num_samples,
-            sampler=sampler or self.model.default_sampler,
-            num_steps=num_inference_steps,
+            sampler=plan.sampler or self.model.default_sampler,
+            num_steps=plan.num_steps,
+            spacing=plan.spacing,
             seed=seed,
             batch_size=batch_size,
             guidance_scale=self.default_guidance() if guidance_scale is None else guidance_scale,
+            guidance_interval=guidance_interval,
             class_id=class_ids,
             context=None if sources is None else encode,
             lengths=lengths,
             # As published, only sequence-to-sequence sampling stays on the sphere (golden NOTES 27).
             project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
+            precision=precision,
+            cuda_graph=cuda_graph,
             sample_ids=ids,
             progress=advance,
-        )
-        return SampledLatents(latents, mask, class_ids)
+            callback=callback,
+        ):
+            yield SampledLatents(latents, *(None if t is None else t[rows] for t in (mask, class_ids)), rows)
 
     @torch.no_grad()
     def decode(
@@ -214,7 +278,7 @@ class TextDiffusionPipeline:
         *,
         mask: Tensor | None = None,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> list[str]:
@@ -222,89 +286,37 @@ class TextDiffusionPipeline:
 
         ``decoding`` defaults to the paper's beam search; only nucleus sampling uses ``seed`` and ``sample_ids``.
         """
+        batch_size = fitting_batch(self.model) if batch_size is None else batch_size
         check_positive(batch_size=batch_size)
         ids = sample_id_tensor(sample_ids, len(latents), self.device)
         texts: list[str] = []
-        for start in range(0, len(latents), batch_size):
-            rows = slice(start, start + batch_size)
-            tokens = self.autoencoder.generate(
-                latents[rows],
-                decoding or DecodingConfig(),
-                seed=seed,
-                sample_ids=ids[rows],
-                mask=None if mask is None else mask[rows],
-            )
+        while len(texts) < len(latents):
+            rows = slice(len(texts), len(texts) + batch_size)
+            try:
+                tokens = self.autoencoder.generate(
+                    latents[rows],
+                    decoding or DecodingConfig(),
+                    seed=seed,
+                    sample_ids=ids[rows],
+                    mask=None if mask is None else mask[rows],
+                )
+            except torch.OutOfMemoryError as error:
+                batch_size = halved(min(batch_size, len(latents) - len(texts)), self.device, error)
+                continue
             texts += self.autoencoder.decode_text(tokens)
             if progress is not None:
                 progress("decode", len(texts), len(latents))
         return texts
 
-    def _sources(self, source: Sequence[str] | str | None, num_samples: int) -> list[str] | None:
-        """One source for each sample, or None for a model that takes none."""
-        if not self.model.is_seq2seq:
-            if source is not None:
-                raise ConfigError("A source text was given, but this model was trained without source texts.")
-            return None
-        if source is None:
-            raise ConfigError(
-                "This model writes from a source text; give source=[...], or infer.source_file=FILE on the "
-                "command line."
-            )
-        sources = [source] * num_samples if isinstance(source, str) else list(source)
-        if len(sources) != num_samples:
-            raise ConfigError(
-                f"There are {len(sources)} sources for {num_samples} samples; give one for each."
-            )
-        blank = next((index for index, text in enumerate(sources) if not text.strip()), None)
-        if blank is not None:
-            raise ConfigError(f"Source {blank + 1} of {num_samples} is blank; leave it out.")
-        return sources
 
-    def _class_ids(
-        self,
-        class_id: int | Sequence[int] | Tensor | None,
-        class_name: str | None,
-        seed: int,
-        sample_ids: Tensor,
-    ) -> Tensor | None:
-        """An id (num_samples,) for each sample, or None for a model without classes."""
-        num_classes = self.model.denoiser.config.num_classes
-        if not num_classes:
-            if class_id is not None or class_name is not None:
-                given = f"class_id {class_id}" if class_name is None else f"class_name {class_name!r}"
-                raise ConfigError(
-                    f"{given} was given, but this model was trained without classes; leave it out."
-                )
-            return None
-        if class_id is not None and class_name is not None:
-            raise ConfigError(
-                f"class_id {class_id} and class_name {class_name!r} exclude each other; give one of them."
-            )
-        if class_name is not None:
-            class_id = self.statistics.class_index(class_name)
-        if class_id is None:
-            # Recipe v1 takes the null class whether or not it was trained (golden NOTES 59).
-            if self.model.diffusion.discrete or self.model.diffusion.class_drop_prob > 0:
-                return torch.full_like(sample_ids, num_classes)
-            return self.statistics.draw_classes(seed, sample_ids)
-        try:
-            ids = torch.as_tensor(class_id, device=self.device)
-        except (TypeError, ValueError, RuntimeError):
-            ids = None
-        if ids is None or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise ConfigError(f"class_id {class_id!r} must be an integer, or one for each sample.")
-        ids = ids.long()
-        wrong = ids[(ids < 0) | (ids >= num_classes)]
-        if wrong.numel():
-            raise ConfigError(
-                f"class_id {wrong.flatten()[0].item()} is out of range; this model has "
-                f"{describe_classes(self.statistics.class_names)}."
-            )
-        if ids.dim() and ids.shape != sample_ids.shape:
-            raise ConfigError(
-                f"class_id has the shape {tuple(ids.shape)}; give one id or {len(sample_ids)} of them."
-            )
-        return ids.expand(len(sample_ids))
+def _joined(batches: Sequence[SampledLatents], order: Tensor) -> SampledLatents:
+    """One of many, in ``order`` (num_samples,) of their rows."""
+
+    def join(name: str) -> Tensor | None:
+        parts = [getattr(batch, name) for batch in batches]
+        return None if parts[0] is None else torch.cat(parts)[order]
+
+    return SampledLatents(*map(join, ("latents", "mask", "class_ids", "rows")))
 
 
 def _with_class_names(statistics: RunStatistics, num_classes: int) -> RunStatistics:

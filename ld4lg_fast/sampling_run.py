@@ -9,7 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ld4lg_fast.captured import CapturedSteps
 from ld4lg_fast.diffusion import project_to_sphere
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.layers import Modulation
@@ -30,17 +32,23 @@ class StepModulations:
         self.num_classes = 1 if classes is None else len(classes)
         per_step = self.num_classes * 2 * denoiser.config.dim * denoiser.config.depth
         self.steps_at_once = max(1, TABLE_ELEMENTS // per_step)
-        self.first: int | None = None
+        self.filled: int | None = None
+        self.first: Tensor | None = None
 
     def fill(self, step: int) -> None:
         """Makes the table that ``step`` is in, unless it is there."""
         first = step - step % self.steps_at_once
-        if first == self.first:
+        if first == self.filled:
             return
         times = self.times[first : first + self.steps_at_once]
         ids = None if self.classes is None else self.classes.repeat(len(times))
-        self.rows = self.denoiser.modulate(times.repeat_interleave(self.num_classes), ids)
-        self.first = first
+        rows = self.denoiser.modulate(times.repeat_interleave(self.num_classes), ids)
+        if self.first is None:
+            self.rows, self.first = rows, self.times.new_tensor(first, dtype=torch.long)
+        else:  # in place, where a captured step looks for them
+            self.rows.overwrite(rows)
+            self.first.fill_(first)
+        self.filled = first
 
     def at(self, step: Tensor, class_index: Tensor) -> Modulation:
         """Rows of a step () for places (R,) in ``classes``."""
@@ -76,6 +84,10 @@ class SamplingRun:
             ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
         project: every x_start is put on the sphere of l2-normalised latents.
         denoiser: the model's, `prepared`; None is the model's own.
+        cuda_graph: whether steps are captured and replayed; None: on a GPU.
+
+    Raises:
+        ConfigError: a CUDA graph on a device that has none.
     """
 
     def __init__(
@@ -92,10 +104,15 @@ class SamplingRun:
         eta: float = 0.0,
         project: bool = False,
         denoiser: nn.Module | None = None,
+        cuda_graph: bool | None = None,
     ) -> None:
         self.denoiser, self.project, self.seed = denoiser or model.denoiser, project, seed
         self.config = config = model.denoiser.config
         self.device = model.latent_mean.device
+        on_gpu = self.device.type == "cuda"
+        if cuda_graph and not on_gpu:
+            raise ConfigError(f"cuda_graph=true needs a GPU, not {self.device.type}; leave it out.")
+        self.cuda_graph = on_gpu if cuda_graph is None else cuda_graph
         schedule = model.diffusion.schedule_for_sampling
         grid = sampling_grid(schedule, num_steps, spacing, model.learned_times)
         low, high = guidance_interval
@@ -144,21 +161,20 @@ class SamplingRun:
                 mask = torch.arange(length, device=self.device) < lengths[:, None]
         conditions = self._conditions((batch, length), mask, class_id, context, context_mask)
         z = ops.philox_normal(self.seed, sample_ids, START_STREAM, (length, self.config.dim_latent))
-        inputs, x_start = self.denoiser.network_input(z, None), torch.zeros_like(z)
-        x_prev = x_start
         noise = (self.seed_tensor, sample_ids) if self.has_noise else (None, None)
-        for k, step in enumerate(self.steps):
-            self.modulations.fill(k)
-            shared, class_index = conditions[self.guided[k]]
-            modulation = self.modulations.at(step, class_index)
-            output = self.denoiser.run_blocks(inputs, modulation, shared)
+
+        def advance(
+            guided: bool, step: Tensor, z: Tensor, x_prev: Tensor, x_start: Tensor, inputs: Tensor
+        ) -> tuple:
+            shared, class_index = conditions[guided]
+            output = self.denoiser.run_blocks(inputs, self.modulations.at(step, class_index), shared)
             if self.project:
                 output = self._on_sphere(z, output, step)
             history = x_start if self.has_history else None
             if self.history_weights is not None:
                 latest, before = self.history_weights.index_select(0, step.reshape(1))[0]
-                history, x_prev = latest * x_start + before * x_prev, x_start
-            z, x_start, inputs = ops.sampler_step(
+                history = latest * x_start + before * x_prev
+            z, x_next, inputs = ops.sampler_step(
                 output,
                 z,
                 history,
@@ -168,8 +184,18 @@ class SamplingRun:
                 START_STREAM + 1,
                 self.config.self_condition,
             )
+            return z, x_start, x_next, inputs
+
+        if self.cuda_graph:
+            advance = CapturedSteps(advance)
+        zeros = torch.zeros_like(z)
+        state = (z, zeros, zeros, self.denoiser.network_input(z, None))
+        for k, step in enumerate(self.steps):
+            self.modulations.fill(k)
+            state = advance(self.guided[k], step, *state)
             if callback is not None:
-                callback(k, x_start)
+                callback(k, state[2].clone() if self.cuda_graph else state[2])
+        z = state[0]
         return z if mask is None else z * mask[..., None]
 
     def _conditions(

@@ -176,12 +176,6 @@ def _log_snr_curve(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
     return times, np.maximum.accumulate(schedule.log_snr(torch.from_numpy(times)).numpy())
 
 
-def times_at_log_snr(schedule: Schedule, log_snr: np.ndarray) -> np.ndarray:
-    """The times, 1 noise and 0 data, at which a schedule has these log-SNRs (the nearest that it has)."""
-    times, curve = _log_snr_curve(schedule)
-    return np.interp(log_snr, curve, times)
-
-
 def sampling_times(
     schedule: Schedule, num_steps: int, spacing: str = "time", learned: Sequence[float] | None = None
 ) -> Tensor:
@@ -189,8 +183,8 @@ def sampling_times(
 
     Args:
         spacing: ``time``: equal steps, as published. ``log_snr``: equal steps of log-SNR between times 0.995 and
-            0.005 (Lu et al. 2022, section 5), then to data. ``learned``: equal shares of ``learned``, then to data.
-        learned: the model's own times, see `time_grid.learn_times`.
+            0.005 (Lu et al. 2022, section 5), then to data. ``learned``: equal shares of the list ``learned``.
+        learned: the model's own times from 1 to 0, see `time_grid.learn_times`.
 
     Raises:
         ConfigError: ``num_steps`` below 1, an unknown spacing, or a model without learned times.
@@ -201,18 +195,17 @@ def sampling_times(
         raise ConfigError(f"Unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}.")
     if spacing == "time":
         return torch.linspace(1.0, 0.0, num_steps + 1)
-    shares = np.arange(num_steps) / max(1, num_steps - 1)
-    if spacing == "log_snr":
-        all_times, curve = _log_snr_curve(schedule)
-        first, last = np.interp([-0.995, -0.005], -all_times, curve)
-        times = times_at_log_snr(schedule, first + shares * (last - first))
-    else:
+    if spacing == "learned":
         if learned is None:
             raise ConfigError(
                 "This model has no learned times; learn them with ld4lg learn-times RUN_DIR, or choose the spacing "
                 "time or log_snr."
             )
-        times = np.interp(shares, np.linspace(0, 1, len(learned)), np.asarray(learned))
+        shares = np.linspace(0, 1, num_steps + 1)
+        return torch.from_numpy(np.interp(shares, np.linspace(0, 1, len(learned)), learned)).float()
+    times, curve = _log_snr_curve(schedule)
+    first, last = np.interp([-0.995, -0.005], -times, curve)
+    times = np.interp(np.linspace(first, last, num_steps), curve, times)
     return torch.from_numpy(np.append(times, 0.0)).float()
 
 

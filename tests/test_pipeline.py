@@ -1,15 +1,21 @@
 """From a run directory to texts: the Python pipeline, scripts/infer.py, and the console command."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from ld4lg_fast import TextDiffusionPipeline, cli, inference
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.quality import QUALITIES
 from tests.conftest import make_model
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -35,6 +41,88 @@ def test_the_same_seed_gives_the_same_texts_at_every_batch_size(run_dir):
         ]
         assert runs[0] == runs[1] == runs[2]
         assert len(set(runs[0])) > 1, "random weights should not give one text for all samples"
+
+
+def test_texts_come_batch_by_batch(run_dir):
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    options = {
+        "num_inference_steps": 3,
+        "decoding": DecodingConfig("nucleus", 12),
+        "seed": 4,
+        "batch_size": 2,
+    }
+    seen, phases = [], []
+    stream = pipe.stream(
+        5,
+        callback=lambda step, rows, x_start: seen.append((step, rows.tolist(), tuple(x_start.shape))),
+        progress=lambda *numbers: phases.append(numbers),
+        **options,
+    )
+    first = next(stream)
+    assert first.rows.tolist() == [0, 1] and len(first.texts) == 2
+    assert seen == [(step, [0, 1], (2, 6, 8)) for step in range(3)], "later batches have not begun"
+    assert phases[-1] == ("decode", 2, 5)
+    batches = [first, *stream]
+    assert [batch.rows.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert phases[-1] == ("decode", 5, 5) and ("denoise", 15, 15) in phases
+    whole = pipe(5, **options | {"batch_size": None})
+    assert [text for batch in batches for text in batch.texts] == whole.texts
+    assert whole.rows.tolist() == list(range(5))
+
+
+def test_a_batch_whose_texts_do_not_fit_is_halved(run_dir, monkeypatch):
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    options = {"num_inference_steps": 2, "decoding": DecodingConfig("greedy", 12)}
+    want, generate, sizes = pipe(5, **options).texts, pipe.autoencoder.generate, []
+
+    def out_of_memory(latents, *arguments, **options):
+        sizes.append(len(latents))
+        if len(latents) > limit:
+            raise torch.OutOfMemoryError("no memory")
+        return generate(latents, *arguments, **options)
+
+    monkeypatch.setattr(pipe.autoencoder, "generate", out_of_memory)
+    limit = 2
+    assert pipe(5, **options).texts == want and sizes == [5, 2, 2, 1]
+    limit = 0
+    with pytest.raises(ConfigError, match="A single sample does not fit the memory"):
+        pipe(1, **options)
+
+
+def test_presets_are_sampler_and_steps(run_dir):
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    for name, plan in QUALITIES.items():
+        if name != "paper":
+            explicit = {
+                "sampler": plan.sampler,
+                "num_inference_steps": plan.num_steps,
+                "spacing": plan.spacing,
+            }
+            assert torch.equal(pipe.sample(2, quality=name).latents, pipe.sample(2, **explicit).latents)
+
+
+def test_two_processes_write_the_sentences_of_one(run_dir, tmp_path):
+    options = [f"infer.output_dir={run_dir}", "generation.num_samples=5", "generation.sampling_steps=3"]
+    options += ["generation.max_length=12", "infer.device=cpu"]
+    launchers = {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+        + ["--main_process_port", "0"],
+    }
+    texts = {}
+    for name, launcher in launchers.items():
+        command = [
+            *launcher,
+            str(ROOT / "scripts" / "infer.py"),
+            *options,
+            f"infer.output_file={tmp_path / name}",
+        ]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("Written to") == 1
+        texts[name] = json.loads((tmp_path / name).read_text())["texts"]
+    assert texts["one"] == texts["two"] and len(set(texts["one"])) > 1
 
 
 def test_saving_and_loading_keeps_the_texts(run_dir, tmp_path):

@@ -26,6 +26,7 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> None:
             class_id=options.class_id,
             class_name=options.class_name,
             source=options.source,
+            quality=options.quality,
             steps=options.steps,
             sampler=options.sampler,
             guidance_scale=options.guidance_scale,
@@ -49,8 +50,9 @@ def _parser(folder: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=f"Samples texts from the exported model in {folder}.")
     add = parser.add_argument
     add("--num-samples", type=int, default=8)
-    add("--steps", type=int, default=250, help="network evaluations a text")
-    add("--sampler", choices=list(SAMPLERS), help="as published if left out")
+    add("--quality", default="paper", help="preset of the next two: paper, balanced or draft")
+    add("--steps", type=int, help="network evaluations a text, if not the preset's")
+    add("--sampler", choices=list(SAMPLERS), help="if not the preset's")
     add("--strategy", choices=STRATEGIES, default="beam", help="how latents become text")
     add("--seed", type=int, default=0, help="the same seed gives the same texts")
     add("--class-id", type=int, help="of a class-conditional model")

@@ -62,7 +62,8 @@ class OnnxTextDiffusion:
         class_id: int | Sequence[int] | None = None,
         class_name: str | None = None,
         source: str | Sequence[str] | None = None,
-        steps: int = 250,
+        quality: str = "paper",
+        steps: int | None = None,
         sampler: str | None = None,
         guidance_scale: float | None = None,
         seed: int = 0,
@@ -74,13 +75,15 @@ class OnnxTextDiffusion:
         Args:
             class_id, class_name: of a class-conditional model, one class or an id for each sample.
             source: of a sequence-to-sequence model, one text or one for each sample.
-            steps: network evaluations. sampler: None is the one that the recipe was published with.
+            quality: ``paper`` (as published), ``balanced`` or ``draft``: presets of the next two.
+            steps: network evaluations. sampler: a name in `sampling.SAMPLERS`.
             guidance_scale: None is 2 with a source and 1 without.
             decoding: fields of `DecodingRules`, e.g. ``strategy="greedy"``.
 
         Raises:
             RuntimeInputError: an option out of range, or a condition that the model does not have.
         """
+        steps, sampler = self._plan(quality, steps, sampler)
         for name, value in (("num_samples", num_samples), ("steps", steps), ("batch_size", batch_size)):
             if value < 1:
                 raise RuntimeInputError(f"{name} is {value}; it must be at least 1.")
@@ -185,6 +188,15 @@ class OnnxTextDiffusion:
                 f"max_length {settings['max_length']} exceeds the {limit} tokens that this model handles."
             )
         return DecodingRules(**settings | {"eos_tokens": tuple(settings["eos_tokens"])})
+
+    def _plan(self, quality: str, steps: int | None, sampler: str | None) -> tuple[int, str]:
+        """Steps and sampler: the given ones, else the preset's, else the recipe's."""
+        qualities = self.config["qualities"]
+        if quality not in qualities:
+            raise RuntimeInputError(f"Unknown quality {quality!r}; choose one of {', '.join(qualities)}.")
+        preset = qualities[quality]
+        chosen = sampler or preset["sampler"] or self.config["diffusion"]["sampler"]
+        return preset["num_steps"] if steps is None else steps, chosen
 
     def _conditions(
         self, mask: np.ndarray | None, class_ids: np.ndarray | None, sources: Sequence[str] | None

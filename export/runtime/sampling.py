@@ -103,10 +103,11 @@ def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.floating, objective
     return output if objective == "pred_x0" else alpha * z - sigma * output
 
 
-# Updates from level ``step`` to the next: (step, z, x_start, x_prev, grid, noise) -> z. x_prev is None at first.
+# Updates from level ``step`` to the next: (step, z, x_start, history, grid, noise) -> z.
+# ``history`` are the x_start of the steps before, the latest first.
 
 
-def _ddim(step, z, x_start, x_prev, grid, noise):
+def _ddim(step, z, x_start, history, grid, noise):
     """Song et al. 2021, deterministic."""
     after = np.float32(grid.alpha_sq[step + 1])
     return np.sqrt(after) * x_start + np.sqrt(1 - after) * _noise_from_x_start(
@@ -114,14 +115,14 @@ def _ddim(step, z, x_start, x_prev, grid, noise):
     )
 
 
-def _ddpm(step, z, x_start, x_prev, grid, noise):
+def _ddpm(step, z, x_start, history, grid, noise):
     """Ho et al. 2020, alg. 2, with the larger variance."""
     now, ratio = grid.alpha_sq[step], grid.alpha_sq[step] / grid.alpha_sq[step + 1]
     z = z - np.float32((1 - ratio) / np.sqrt(1 - now)) * _noise_from_x_start(z, x_start, now)
     return z / np.float32(np.sqrt(ratio)) + np.float32(np.sqrt(1 - ratio)) * noise
 
 
-def _dpmpp_published(step, z, x_start, x_prev, grid, noise):
+def _dpmpp_published(step, z, x_start, history, grid, noise):
     """What the official release calls dpmpp: the exact step of the ODE for a constant x_start."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
@@ -129,27 +130,67 @@ def _dpmpp_published(step, z, x_start, x_prev, grid, noise):
     return np.float32(np.sqrt((1 - after) / (1 - now))) * z - np.float32(gain) * x_start
 
 
-def _dpmpp_2m(step, z, x_start, x_prev, grid, noise):
+def _dpmpp_2m(step, z, x_start, history, grid, noise):
     """Lu et al. 2022, alg. 2: second order, multistep."""
-    return _dpmpp_published(step, z, _extrapolated(step, x_start, x_prev, grid), None, grid, noise)
+    return _dpmpp_published(step, z, _extrapolated(step, x_start, history, grid), None, grid, noise)
 
 
-def _dpmpp_2m_sde(step, z, x_start, x_prev, grid, noise):
+def _dpmpp_2m_sde(step, z, x_start, history, grid, noise):
     """Lu et al. 2022, appendix B: the same extrapolation on the SDE."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
     alpha, sigma, shrink = np.sqrt(after), np.sqrt(1 - after), np.expm1(-2 * half_step)
     keep = sigma / np.sqrt(1 - now) * np.exp(-half_step)
-    x_start = _extrapolated(step, x_start, x_prev, grid)
+    x_start = _extrapolated(step, x_start, history, grid)
     mean = np.float32(keep) * z - np.float32(alpha * shrink) * x_start
     return mean + np.float32(sigma * np.sqrt(-shrink)) * noise
 
 
-def _extrapolated(step, x_start, x_prev, grid):
-    if x_prev is None:
+def _unipc(step, z, x_start, history, grid, noise):
+    """Zhao et al. 2023, alg. 1, UniPC-2: 2M, its state corrected by the evaluation made there."""
+    if history:
+        z = z + _unic(step, x_start, history, grid)
+    return _dpmpp_2m(step, z, x_start, history, grid, noise)
+
+
+def _unic(step, x_start, history, grid):
+    before, now = np.float64(grid.log_snr[step - 1]), np.float64(grid.log_snr[step])
+    h = (before - now) / 2
+    growth = np.expm1(h)
+    gain = np.float32(-np.sqrt(np.float64(grid.alpha_sq[step])) * growth)
+    change = x_start - history[0]
+    if len(history) == 1:
+        return gain * change / 2
+    ratio = (np.float64(grid.log_snr[step - 2]) - before) / 2 / -h
+    first = growth / h - 1
+    b = first / growth, (first / h - 0.5) * 2 / growth
+    rho = (b[0] - b[1]) / (1 - ratio)
+    slope = np.float32((rho - 0.5) / ratio) * (history[1] - history[0])
+    return gain * (slope + np.float32(b[0] - rho) * change)
+
+
+def _er_sde(step, z, x_start, history, grid, noise):
+    """Cui et al. 2023, alg. 2, with the noise scale of ER-SDE-5."""
+
+    def scale(ratio):
+        return ratio * (np.exp(ratio**0.3) + 10)
+
+    now, after = (np.exp(-np.float64(grid.log_snr[step + i]) / 2) for i in (0, 1))
+    keep, alpha = scale(after) / scale(now), np.sqrt(grid.alpha_sq[step + 1])
+    mean = np.float32(keep / np.sqrt(grid.alpha_sq[step])) * z + np.float32(1 - keep) * x_start
+    if history:
+        middles = after * (now / after) ** ((np.arange(200) + 0.5) / 200)
+        integral = (middles / scale(middles)).mean() * np.log(now / after)
+        gap = now - np.exp(-np.float64(grid.log_snr[step - 1]) / 2)
+        mean = mean + np.float32((after - now + scale(after) * integral) / gap) * (x_start - history[0])
+    return np.float32(alpha) * (mean + np.float32(np.sqrt(after**2 - (now * keep) ** 2)) * noise)
+
+
+def _extrapolated(step, x_start, history, grid):
+    if not history:
         return x_start
     now, after = (grid.log_snr[step + i] - grid.log_snr[step + i - 1] for i in (0, 1))
-    return x_start + (x_start - x_prev) / (2 * now / after)
+    return x_start + (x_start - history[0]) / (2 * now / after)
 
 
 SAMPLERS = {
@@ -158,12 +199,14 @@ SAMPLERS = {
     "dpmpp_2m": _dpmpp_2m,
     "dpmpp_2m_sde": _dpmpp_2m_sde,
     "dpmpp_published": _dpmpp_published,
+    "er_sde": _er_sde,
+    "unipc": _unipc,
 }
 
 
 def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
-    """Coefficients (S, 6) float32 of each step: of z and the output in x_start, then of z, x_start, the x_start
-    before and fresh noise in the next z.
+    """Coefficients (S, 7) float32 of each step: of z and the output in x_start, then of z, x_start, the x_start
+    before, fresh noise and the x_start before that in the next z.
 
     Raises:
         RuntimeInputError: an unknown sampler, or one that needs more steps.
@@ -173,14 +216,14 @@ def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
     if sampler == "dpmpp_published" and grid.num_steps < 2:
         raise RuntimeInputError("The sampler dpmpp_published needs at least 2 steps; ask for more.")
     z_unit, output_unit = np.eye(2, dtype=np.float32)
-    z, x_start, x_prev, noise = np.eye(4, dtype=np.float32)
+    z, x_start, x_prev, noise, x_before = np.eye(5, dtype=np.float32)
     rows = []
     for step in range(grid.num_steps):
         if step + 1 == grid.num_steps:
             # The release's sampler returns the last but one x_start.
             after = x_prev if sampler == "dpmpp_published" else x_start
         else:
-            after = SAMPLERS[sampler](step, z, x_start, x_prev if step else None, grid, noise)
+            after = SAMPLERS[sampler](step, z, x_start, (x_prev, x_before)[:step], grid, noise)
         from_network = _x_start(z_unit, output_unit, grid.alpha_sq[step], objective)
         rows.append(np.concatenate([from_network, after]))
     return np.stack(rows).astype(np.float32)
@@ -201,9 +244,10 @@ def sample(
     ``network(z, step, x_prev)`` is the guided network, with the x_start of the step before; ``noise(step)`` fresh
     noise. ``project`` puts every x_start on the sphere of radius √d.
     """
-    x_start = None
+    x_start = x_prev = None
     for step, (from_z, from_output, *to_next) in enumerate(table):
-        x_prev, output = x_start, network(z, step, x_start)
+        x_before, x_prev = x_prev, x_start
+        output = network(z, step, x_start)
         x_start = from_z * z + from_output * output
         if project:
             norm = np.maximum(np.linalg.norm(x_start, axis=-1, keepdims=True), np.float32(1e-12))
@@ -213,4 +257,6 @@ def sample(
             z = z + to_next[2] * x_prev
         if to_next[3]:
             z = z + to_next[3] * noise(step)
+        if to_next[4]:
+            z = z + to_next[4] * x_before
     return z

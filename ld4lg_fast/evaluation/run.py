@@ -16,7 +16,7 @@ from ld4lg_fast.evaluation.references import choose_class, choose_references, lo
 from ld4lg_fast.evaluation.report import Row, print_report, versions
 from ld4lg_fast.evaluation.rows import Samples, pair_rows, reference_rows, text_rows
 from ld4lg_fast.evaluation.sampling import Conditions, sample_texts
-from ld4lg_fast.inference import DTYPES, choose_device
+from ld4lg_fast.inference import DTYPES, choose_device, resolved
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.weights import write_json
 
@@ -42,11 +42,8 @@ class Evaluation:
         self.pipe = TextDiffusionPipeline.from_pretrained(self.run_dir)
         given = infer["ckpt_path"]
         self.checkpoint = None if given is None else load_checkpoint(self.pipe, self.run_dir, given)
-        # The file is to say which sampler and guidance it was, not that they were left open.
-        if generation["sampler"] is None:
-            generation["sampler"] = self.pipe.model.default_sampler
-        if generation["guidance_scale"] is None:
-            generation["guidance_scale"] = self.pipe.default_guidance()
+        # The file is to say what it was, not that it was left open.
+        generation |= resolved(self.pipe, generation)
         self.generation = generation
         self.options = Options.read(generation, config["evaluation"], self.pipe.model.recipe["version"])
         network = self.pipe.model.denoiser.config
@@ -83,7 +80,8 @@ class Evaluation:
     def sample(self, seed: int) -> dict[str, list[str]] | None:
         """The texts of each decoding; None but in the main process."""
         generation = self.generation
-        options = {key: generation[key] for key in ("sampler", "guidance_scale", "batch_size")}
+        names = ("sampler", "spacing", "guidance_scale", "guidance_interval", "precision", "batch_size")
+        options = {name: generation[name] for name in names}
         options["num_inference_steps"] = generation["sampling_steps"]
         return sample_texts(self.pipe, self.conditions, self.options.decodings, options, seed, self.processes)
 

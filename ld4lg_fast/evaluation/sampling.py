@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from ld4lg_fast.console import progress_bar
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.sharing import gathered, share
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,12 @@ def sample_texts(
     Args:
         options: of `TextDiffusionPipeline.sample` (sampler, steps, guidance).
     """
-    ids = list(range(processes.process_index, conditions.num_samples, processes.num_processes))
+    ids = share(conditions.num_samples, processes)
     mine = _texts_of(pipe, ids, conditions, decodings, options, seed) if ids else []
-    rows = gather_object(mine) if processes.num_processes > 1 else mine
-    if not processes.is_main_process:
+    rows = gathered(ids, mine, processes)
+    if rows is None:
         return None
-    rows = sorted(rows)
-    return {name: [texts[column] for _, texts in rows] for column, name in enumerate(decodings)}
+    return {name: list(column) for name, column in zip(decodings, zip(*rows, strict=True), strict=True)}
 
 
 def _texts_of(
@@ -53,8 +52,8 @@ def _texts_of(
     decodings: Mapping[str, DecodingConfig],
     options: Mapping,
     seed: int,
-) -> list[tuple[int, list[str]]]:
-    """Pairs of a sample's number and its texts, one a decoding."""
+) -> list[tuple[str, ...]]:
+    """Each sample's texts, one a decoding."""
     chosen = torch.tensor(ids)
     common = {"seed": seed, "batch_size": options["batch_size"], "sample_ids": chosen}
     given = {}
@@ -78,4 +77,4 @@ def _texts_of(
             pipe.decode(sampled.latents, decoding, mask=sampled.mask, **common, progress=report(name))
             for name, decoding in decodings.items()
         ]
-    return list(zip(ids, map(list, zip(*columns, strict=True)), strict=True))
+    return list(zip(*columns, strict=True))

@@ -1,0 +1,89 @@
+"""The conditions that texts are sampled under, checked: classes and source texts."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.statistics import RunStatistics, describe_classes
+
+
+def source_texts(
+    model: LatentDiffusion, source: Sequence[str] | str | None, num_samples: int
+) -> list[str] | None:
+    """One source for each sample, or None for a model that takes none.
+
+    Raises:
+        ConfigError: sources missing, superfluous, blank or of another number.
+    """
+    if not model.is_seq2seq:
+        if source is not None:
+            raise ConfigError("A source text was given, but this model was trained without source texts.")
+        return None
+    if source is None:
+        raise ConfigError(
+            "This model writes from a source text; give source=[...], or infer.source_file=FILE on the "
+            "command line."
+        )
+    sources = [source] * num_samples if isinstance(source, str) else list(source)
+    if len(sources) != num_samples:
+        raise ConfigError(f"There are {len(sources)} sources for {num_samples} samples; give one for each.")
+    blank = next((index for index, text in enumerate(sources) if not text.strip()), None)
+    if blank is not None:
+        raise ConfigError(f"Source {blank + 1} of {num_samples} is blank; leave it out.")
+    return sources
+
+
+def chosen_classes(
+    model: LatentDiffusion,
+    statistics: RunStatistics,
+    class_id: int | Sequence[int] | Tensor | None,
+    class_name: str | None,
+    seed: int,
+    sample_ids: Tensor,
+) -> Tensor | None:
+    """An id (num_samples,) for each sample, or None for a model without classes.
+
+    Without a wish: the null class where the model was also trained without classes, else drawn from (seed, sample id)
+    as often as in the training texts.
+
+    Raises:
+        ConfigError: a class that the model does not have.
+    """
+    num_classes = model.denoiser.config.num_classes
+    if not num_classes:
+        if class_id is not None or class_name is not None:
+            given = f"class_id {class_id}" if class_name is None else f"class_name {class_name!r}"
+            raise ConfigError(f"{given} was given, but this model was trained without classes; leave it out.")
+        return None
+    if class_id is not None and class_name is not None:
+        raise ConfigError(
+            f"class_id {class_id} and class_name {class_name!r} exclude each other; give one of them."
+        )
+    if class_name is not None:
+        class_id = statistics.class_index(class_name)
+    if class_id is None:
+        # Recipe v1 takes the null class whether or not it was trained (golden NOTES 59).
+        if model.diffusion.discrete or model.diffusion.class_drop_prob > 0:
+            return torch.full_like(sample_ids, num_classes)
+        return statistics.draw_classes(seed, sample_ids)
+    try:
+        ids = torch.as_tensor(class_id, device=sample_ids.device)
+    except (TypeError, ValueError, RuntimeError):
+        ids = None
+    if ids is None or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ConfigError(f"class_id {class_id!r} must be an integer, or one for each sample.")
+    ids = ids.long()
+    wrong = ids[(ids < 0) | (ids >= num_classes)]
+    if wrong.numel():
+        raise ConfigError(
+            f"class_id {wrong.flatten()[0].item()} is out of range; this model has "
+            f"{describe_classes(statistics.class_names)}."
+        )
+    if ids.dim() and ids.shape != sample_ids.shape:
+        raise ConfigError(
+            f"class_id has the shape {tuple(ids.shape)}; give one id or {len(sample_ids)} of them."
+        )
+    return ids.expand(len(sample_ids))

@@ -1,0 +1,36 @@
+"""How much sampling costs and how good it is, as one word: presets of sampler, steps and their spacing."""
+
+from dataclasses import dataclass, replace
+
+from ld4lg_fast.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """``sampler``, a name in `samplers.SAMPLERS` (None: the recipe's); ``num_steps`` network evaluations;
+    ``spacing`` of the steps, one of `schedules.SPACINGS`."""
+
+    sampler: str | None
+    num_steps: int
+    spacing: str = "time"
+
+
+QUALITIES = {
+    "draft": SamplingPlan("dpmpp_2m", 8),
+    "balanced": SamplingPlan("dpmpp_2m", 25),
+    "paper": SamplingPlan(None, 250),
+}
+
+
+def sampling_plan(
+    quality: str, sampler: str | None = None, num_steps: int | None = None, spacing: str | None = None
+) -> SamplingPlan:
+    """The preset of that name, with what is given in the place of its own.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if quality not in QUALITIES:
+        raise ConfigError(f"Unknown quality {quality!r}; choose one of {', '.join(QUALITIES)}.")
+    given = {"sampler": sampler, "num_steps": num_steps, "spacing": spacing}
+    return replace(QUALITIES[quality], **{name: value for name, value in given.items() if value is not None})

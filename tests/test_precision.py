@@ -1,0 +1,163 @@
+"""Denoisers with their products prepared in a precision, and steps that are captured and replayed."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ld4lg_fast import captured, linear
+from ld4lg_fast.engine import sample_latents
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.linear import Fp8Linear, Int8Linear, PlainLinear, choose_linear, fp8_or_plain
+from ld4lg_fast.prepared import PreparedLinear, prepared_once
+from ld4lg_fast.sampling_run import SamplingRun, prepared
+from tests.conftest import make_model
+from tests.test_engine import CLASSES, assert_near, make_v1
+
+CPU = torch.device("cpu")
+DIM = {"num_dense_connections": 1}
+# Relative error of latents: of rounding to bf16's 8 bits, and to int8's 7 bits of input, in every product.
+NEARLY = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.01, "int8": 0.2}
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    return ((got - want).norm() / want.norm()).item()
+
+
+@pytest.mark.parametrize("recipe", ["v1", "v2"])
+@pytest.mark.parametrize("precision", list(NEARLY))
+def test_every_precision_samples_nearly_the_same(precision, recipe):
+    model = make_v1() if recipe == "v1" else make_model(num_classes=3, **DIM)
+    options = {"sampler": "ddim", "num_steps": 5, "seed": 7}
+    if recipe == "v2":
+        options |= CLASSES | {"guidance_scale": 2.0}
+    want = sample_latents(model, 3, **options)
+    got = sample_latents(model, 3, precision=precision, **options)
+    assert got.dtype == torch.float32
+    error = relative_error(got, want)
+    assert error <= NEARLY[precision]
+    assert precision == "fp32" or error > 1e-5, "the precision had no effect"
+
+
+def test_an_int8_sample_does_not_depend_on_its_neighbours():
+    model = make_model()
+    runs = [
+        sample_latents(model, 5, sampler="ddim", num_steps=4, precision="int8", batch_size=size)
+        for size in (1, 5)
+    ]
+    # An input that lies between two of the 127 levels may be rounded either way.
+    assert relative_error(*runs) < 0.02
+
+
+def test_a_prepared_denoiser_follows_its_weights_and_shares_the_others():
+    model = make_model()
+    first = prepared(model, "fp32")
+    assert prepared(model, "fp32") is first and prepared(model, "int8") is not first
+    products = [module for module in first.blocks.modules() if isinstance(module, PreparedLinear)]
+    assert products and not any(isinstance(module, nn.Linear) for module in first.blocks.modules())
+    assert first.norm is model.denoiser.norm
+    with torch.no_grad():
+        model.denoiser.blocks[0].attn.qkv.weight.mul_(2)
+    assert prepared(model, "fp32") is not first
+    want = sample_latents(model, 2, sampler="ddim", num_steps=3)
+    with torch.no_grad():
+        model.denoiser.blocks[0].attn.qkv.weight.div_(2)
+    assert relative_error(sample_latents(model, 2, sampler="ddim", num_steps=3), want) > 1e-3
+
+
+def test_what_is_prepared_goes_with_its_model():
+    module, made = nn.Linear(2, 2), []
+    for _ in range(2):
+        prepared_once(module, "key", lambda: made.append(1))
+    assert made == [1]
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [
+        ("int4", "Unknown precision 'int4'; choose one of fp32"),
+        ("fp8", "precision=fp8 cannot be had here: it needs a GPU, not cpu"),
+        ("tf32", "precision=tf32 cannot be had here: it needs a GPU, not cpu"),
+    ],
+)
+def test_precisions_that_are_not_there_are_refused(precision, reason):
+    with pytest.raises(ConfigError, match=reason):
+        sample_latents(make_model(), 1, num_steps=1, precision=precision)
+
+
+def test_int8_needs_a_cpu_and_fbgemm(monkeypatch):
+    with pytest.raises(ConfigError, match="integer products are for a CPU, not for cuda"):
+        choose_linear("int8", torch.float32, torch.device("cuda"))
+    monkeypatch.setattr(linear.torch.backends, "quantized", SimpleNamespace(supported_engines=["none"]))
+    with pytest.raises(ConfigError, match="without fbgemm"):
+        choose_linear("int8", torch.float32, CPU)
+
+
+def test_int8_with_known_limits():
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(9, 64, generator=generator) + 1, torch.randn(32, 64, generator=generator)
+    bias, want = torch.randn(32, generator=generator), None
+    want = nn.functional.linear(x, weight, bias)
+    product = Int8Linear(weight, bias, (x.min().item(), x.max().item()))
+    assert relative_error(product(x), want) < 0.02
+    assert torch.equal(product(x)[:1], product(x[:1])), "a row does not depend on its neighbours"
+    beyond = product(x * 3)
+    assert beyond.isfinite().all() and beyond.abs().max() < 3 * want.abs().max(), (
+        "clipped, not wrapped around"
+    )
+
+
+def test_fp8_products():
+    generator = torch.Generator().manual_seed(0)
+    x = (
+        torch.randn(9, 64, generator=generator, dtype=torch.bfloat16)
+        * torch.logspace(-3, 3, 9)[:, None].bfloat16()
+    )
+    weight = torch.randn(32, 64, generator=generator, dtype=torch.bfloat16)
+    bias, residual = torch.randn(2, 9, 32, generator=generator, dtype=torch.bfloat16)
+    product = Fp8Linear(weight, bias[0])
+    want = nn.functional.linear(x.float(), weight.float(), bias[0].float()) + residual.float()
+    got = product(x, residual.clone()).float()
+    assert ((got - want).norm(dim=1) <= 0.05 * want.norm(dim=1)).all(), "every row has a scale of its own"
+    assert isinstance(fp8_or_plain(weight[:30], None), PlainLinear)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "unipc"])
+def test_captured_steps_give_the_same_samples(sampler, monkeypatch):
+    """With a capture that only remembers what to run, as a GPU's does."""
+    monkeypatch.setattr(captured, "capture", lambda run: run)
+    monkeypatch.setattr("ld4lg_fast.sampling_run.TABLE_ELEMENTS", 3 * 4 * 2 * 64 * 2)  # three steps
+    model, ids = make_model(num_classes=3), torch.arange(3)
+    options = {"sampler": sampler, "num_steps": 9, "seed": 1, "classes": CLASSES["class_id"]}
+    runs = []
+    for cuda_graph in (False, True):
+        run = SamplingRun(model, guidance_scale=2.0, guidance_interval=(0.3, 0.8), **options)
+        run.cuda_graph, seen = cuda_graph, []
+        for _ in range(2):
+            final = run(ids, class_id=CLASSES["class_id"], callback=lambda step, x, seen=seen: seen.append(x))
+        runs.append((final, *seen))
+    for plain, replayed in zip(*runs, strict=True):
+        assert_near(replayed, plain)
+
+
+def test_a_cuda_graph_needs_a_gpu():
+    with pytest.raises(ConfigError, match="cuda_graph=true needs a GPU, not cpu"):
+        sample_latents(make_model(), 1, num_steps=1, cuda_graph=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16", "fp8"])
+def test_replayed_steps_on_a_gpu(precision):
+    model = make_model(num_classes=3).cuda()
+    options = {
+        "sampler": "ddpm",
+        "num_steps": 20,
+        "guidance_scale": 2.0,
+        "class_id": 1,
+        "precision": precision,
+    }
+    eager, replayed = (sample_latents(model, 5, cuda_graph=graph, **options) for graph in (False, True))
+    assert torch.equal(eager, replayed)
+    exact = sample_latents(model, 5, **options | {"precision": "fp32"})
+    assert relative_error(replayed, exact) < (1e-6 if precision == "fp32" else 0.5)
