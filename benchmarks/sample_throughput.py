@@ -7,18 +7,17 @@ The models have the papers' sizes and random weights, the same in every rung. Al
 turns. ``denoise`` is sampling latents, ``decode`` writing texts of them by beam search with the paper's rules,
 through ``generate`` of transformers in the published rungs; ``samples_per_s`` counts both, with as many steps as
 ran. ``drift`` is the root mean square of a rung's latents minus the published ones in fp32, from the same noise,
-over the root mean square of those. ``time_to_first_s`` is the first call of all, with compilation and preparation.
+over the root mean square of those, and ``tokens_changed`` the share of greedily decoded tokens that differ; random
+weights amplify both, precision_drift.py tells them of a trained model. ``time_to_first_s`` is the first call of all,
+with compilation and preparation.
 With --json a plot and a Markdown table are written beside the file.
 """
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
-from decode_throughput import baselines, random_model
 from harness import (
     add_device,
     chosen_device,
@@ -31,12 +30,11 @@ from harness import (
 )
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
 
 from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS, NUM_CLASSES, SamplingSetup, make_setup
 from benchmarks.remedies import REMEDIES, Remedies
-from ld4lg_fast.decoding import DecodingConfig, generate_ids
+from benchmarks.text_decoding import TextDecoding
 from ld4lg_fast.engine import sample_latents
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.kernels.backend import use_backend
@@ -55,9 +53,8 @@ DTYPES = {
 COLUMNS = (
     *("name", "batch", "denoise_ms_per_step", "decode_ms_per_sample", "samples_per_s"),
     *("speedup_vs_published", "speedup_vs_remedies", "share_of_ceiling"),
-    *("peak_mib", "time_to_first_s", "drift"),
+    *("peak_mib", "time_to_first_s", "drift", "tokens_changed"),
 )
-DECODE_STATES, DECODE_LENGTH, DECODE_ROUNDS = 32, 32, 3
 
 
 class Ladder:
@@ -66,13 +63,13 @@ class Ladder:
     def __init__(
         self,
         setup: SamplingSetup,
-        lm: PreTrainedModel,
+        decoding: TextDecoding,
         batch: int,
         num_steps: int,
         guidance: float,
         device: str,
     ) -> None:
-        self.setup, self.lm, self.batch, self.num_steps = setup, lm, batch, num_steps
+        self.setup, self.decoding, self.batch, self.num_steps = setup, decoding, batch, num_steps
         self.guidance, self.device = guidance, device
         self.lengths = setup.lengths(batch)
         self.class_id = 0 if setup.ours.denoiser.config.num_classes else None
@@ -144,31 +141,20 @@ class Ladder:
         difference = (latents.float() - published.float())[real]
         return (difference.square().mean() / published.float()[real].square().mean()).sqrt().item()
 
-    def decode_seconds(self, precisions: list[str], rounds: int) -> dict[str, float]:
-        """Of the batch: through ``generate`` in fp32 ("published"), and through ours in every precision."""
-        states = torch.randn(self.batch, DECODE_STATES, self.lm.config.d_model, device=self.device)
-        config = DecodingConfig(max_length=DECODE_LENGTH)
-        runs = {"published": baselines(self.lm, states, None, config)["generate"]}
-        for precision in {"fp32", *precisions}:
-            own = replace(config, precision=precision)
-            runs[precision] = partial(generate_ids, self.lm, states, own, config.max_length)
-        with torch.no_grad():
-            timings = interleaved(runs, self.device, rounds, round_seconds=0)
-        return {name: timing.median for name, timing in timings.items()}
-
     def measure(self, precisions: list[str], rounds: int, rates: dict[str, float]) -> list[dict]:
         """One row a rung."""
-        decode = self.decode_seconds(precisions, min(rounds, DECODE_ROUNDS))
         rungs = self.rungs(precisions)
         flops = self.flops_per_step()
-        first, drifts, peaks = {}, {}, {}
+        first, drifts, peaks, changed = {}, {}, {}, {}
         published = None
         for rung in rungs:
             first[rung.name], latents = timed(rung.run, self.device)
             published = latents if published is None else published
             drifts[rung.name] = self.drift(latents, published)
+            changed[rung.name] = self.decoding.tokens_changed(latents, published, rung.precision)
             peaks[rung.name] = peak_mib(rung.run, self.device)
             print(f"{rung.name}: first call {first[rung.name]:.1f} s", flush=True)
+        decode = self.decoding.seconds(published, {"fp32", *precisions})
         timings = interleaved({rung.name: rung.run for rung in rungs}, self.device, rounds, round_seconds=0)
         gains = speedups(rungs, {name: timing.median for name, timing in timings.items()})
         rows = []
@@ -192,6 +178,7 @@ class Ladder:
                     "peak_mib": peaks[rung.name],
                     "time_to_first_s": first[rung.name] + decode[decoder],
                     "drift": drifts[rung.name],
+                    "tokens_changed": changed[rung.name],
                 }
             )
         return rows
@@ -219,11 +206,11 @@ def main() -> None:
     steps = options.steps or (250 if on_gpu else 4)
     precisions = options.precisions or (["fp32", "bf16"] if on_gpu else ["fp32"])
     setup = make_setup(options.config, device, NUM_CLASSES if options.guidance != 1.0 else 0)
-    lm = random_model("small" if options.config == "small" else "bart-base").to(device)
+    decoding = TextDecoding(setup, options.config, device)
     rates = {name: product_rate(device, DTYPES[name]) for name in {"fp32", *precisions}}
     rungs = []
     for batch in options.batch_sizes or ([1, 256] if on_gpu else [1, 8]):
-        ladder = Ladder(setup, lm, batch, steps, options.guidance, device)
+        ladder = Ladder(setup, decoding, batch, steps, options.guidance, device)
         rungs += ladder.measure(precisions, options.rounds, rates)
     print_ladder(rungs, COLUMNS, f"{options.config}, {steps} steps, guidance {options.guidance:g}, {device}")
     result = {

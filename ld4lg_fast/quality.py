@@ -16,8 +16,8 @@ class SamplingPlan:
 
 
 QUALITIES = {
-    "draft": SamplingPlan("dpmpp_2m", 8),
-    "balanced": SamplingPlan("dpmpp_2m", 25),
+    "draft": SamplingPlan("unipc", 8),
+    "balanced": SamplingPlan("unipc", 25),
     "paper": SamplingPlan(None, 250),
 }
 

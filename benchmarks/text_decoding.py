@@ -1,0 +1,52 @@
+"""Latents to texts in the sampling benchmark: language model and Perceiver of a config's size, with random weights."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from decode_throughput import agreement, baselines, random_model
+from harness import interleaved
+from torch import Tensor
+
+from benchmarks.paper_models import SamplingSetup
+from ld4lg_fast.decoding import DecodingConfig, generate_ids
+from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
+
+MAX_LENGTH, ROUNDS = 32, 3
+BEAM = DecodingConfig(max_length=MAX_LENGTH)
+GREEDY = DecodingConfig("greedy", MAX_LENGTH, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0)
+
+
+class TextDecoding:
+    """Of the latents that a setup's denoiser makes; recipe v1's are encoder states themselves."""
+
+    def __init__(self, setup: SamplingSetup, config: str, device: str) -> None:
+        self.device = device
+        self.lm = random_model("small" if config == "small" else "bart-base").to(device)
+        denoiser, self.perceiver = setup.ours.denoiser.config, None
+        if not setup.ours.diffusion.discrete:
+            sizes = {"dim_latent": denoiser.dim_latent, "num_latents": denoiser.max_len}
+            self.perceiver = Perceiver(PerceiverConfig(self.lm.config.d_model, **sizes)).to(device).eval()
+
+    @torch.no_grad()
+    def states(self, latents: Tensor) -> Tensor:
+        return latents if self.perceiver is None else self.perceiver.decode(latents)
+
+    def seconds(self, latents: Tensor, precisions: set[str]) -> dict[str, float]:
+        """Of the batch, by beam search: through ``generate`` in fp32 ("published"), and ours in every precision."""
+        states = self.states(latents)
+        runs = {"published": baselines(self.lm, states, None, BEAM)["generate"]}
+        for precision in precisions:
+            own = replace(BEAM, precision=precision)
+            runs[precision] = partial(generate_ids, self.lm, states, own, MAX_LENGTH)
+        with torch.no_grad():
+            timings = interleaved(runs, self.device, ROUNDS, round_seconds=0)
+        return {name: timing.median for name, timing in timings.items()}
+
+    def tokens_changed(self, latents: Tensor, published: Tensor, precision: str) -> float:
+        """Share of greedy tokens that differ between latents in a precision and published ones in fp32."""
+        found = [
+            generate_ids(self.lm, self.states(z.float()), replace(GREEDY, precision=chosen), MAX_LENGTH)
+            for z, chosen in ((latents, precision), (published, "fp32"))
+        ]
+        return 1 - agreement(*found)
