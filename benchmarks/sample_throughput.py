@@ -151,7 +151,9 @@ class Ladder:
             first[rung.name], latents = timed(rung.run, self.device)
             published = latents if published is None else published
             drifts[rung.name] = self.drift(latents, published)
-            changed[rung.name] = self.decoding.tokens_changed(latents, published, rung.precision)
+            changed[rung.name] = self.decoding.tokens_changed(
+                latents, published, self.lengths, rung.precision
+            )
             peaks[rung.name] = peak_mib(rung.run, self.device)
             print(f"{rung.name}: first call {first[rung.name]:.1f} s", flush=True)
         decode = self.decoding.seconds(published, {"fp32", *precisions})

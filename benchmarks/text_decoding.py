@@ -43,10 +43,17 @@ class TextDecoding:
             timings = interleaved(runs, self.device, ROUNDS, round_seconds=0)
         return {name: timing.median for name, timing in timings.items()}
 
-    def tokens_changed(self, latents: Tensor, published: Tensor, precision: str) -> float:
+    def tokens_changed(
+        self, latents: Tensor, published: Tensor, lengths: Tensor | None, precision: str
+    ) -> float:
         """Share of greedy tokens that differ between latents in a precision and published ones in fp32."""
+        mask = None
+        if lengths is not None:
+            mask = torch.arange(latents.shape[1], device=self.device) < lengths.to(self.device)[:, None]
         found = [
-            generate_ids(self.lm, self.states(z.float()), replace(GREEDY, precision=chosen), MAX_LENGTH)
+            generate_ids(
+                self.lm, self.states(z.float()), replace(GREEDY, precision=chosen), MAX_LENGTH, mask=mask
+            )
             for z, chosen in ((latents, precision), (published, "fp32"))
         ]
         return 1 - agreement(*found)

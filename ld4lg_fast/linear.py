@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels import backend
 
 Linear = Callable[..., Tensor]
 """(x (R, I), residual (R, O) or None) -> x Wᵀ + bias + residual, (R, O)."""
@@ -34,17 +35,49 @@ class OneDnnLinear:
     """oneDNN's product on weights in the order that its kernels read, as torch's compiler uses it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.plain = PlainLinear(weight, bias)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         self.bias = bias
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        # A product with a vector reads each weight once, in whatever order: torch's is faster.
-        if len(x) == 1:
-            return self.plain(x, residual)
         if residual is None:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, residual, self.weight, self.bias, "add")
+
+
+class NativeLinear:
+    """Our own product of float32, on weights in the order in which they are read once for few rows."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        from ld4lg_fast.kernels.cpu import linear
+
+        self.linear, self.outputs = linear.linear, len(weight)
+        self.packed = linear.pack(weight.detach())
+        self.bias = None if bias is None else bias.detach().contiguous()
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.linear(x, self.packed, self.outputs, self.bias, residual)
+
+
+class CpuLinear:
+    """`NativeLinear` for up to `FEW_ROWS` rows where the C++ library is built, `OneDnnLinear` for more.
+
+    Either order of the weights is made when it is first needed.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+        self.few_rows = FEW_ROWS if backend.unavailable_reason("native") is None else 0
+        self.for_few: NativeLinear | None = None
+        self.for_many: OneDnnLinear | None = None
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if len(x) <= self.few_rows:
+            if self.for_few is None:
+                self.for_few = NativeLinear(self.weight, self.bias)
+            return self.for_few(x, residual)
+        if self.for_many is None:
+            self.for_many = OneDnnLinear(self.weight, self.bias)
+        return self.for_many(x, residual)
 
 
 class Int8Linear:
@@ -120,6 +153,8 @@ class Tf32Linear(PlainLinear):
             settings.allow_tf32 = before
 
 
+FEW_ROWS = 8  # up to which our own product is the faster one
+
 # Seven bits of input: two products of eight bits would not fit where processors without VNNI add them.
 INPUT_LEVELS = 127
 
@@ -159,12 +194,11 @@ def choose_linear(
     dtype = weights if precision is None else _DTYPES[precision]
     if precision in _SPECIAL:
         return dtype, _SPECIAL[precision]
-    packs = {
-        torch.float32: torch.backends.mkldnn.is_available,
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-    }
-    if device.type == "cpu" and dtype in packs and packs[dtype]():
-        return dtype, OneDnnLinear
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if dtype == torch.float32:
+            return dtype, CpuLinear
+        if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return dtype, OneDnnLinear
     return dtype, PlainLinear
 
 

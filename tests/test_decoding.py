@@ -21,7 +21,7 @@ from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score, model_sc
 from ld4lg_fast.decoding.sampling import best_tokens, draw, draw_nucleus
 from ld4lg_fast.decoding.search import BeamSearch
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.linear import Int8Linear, OneDnnLinear, PlainLinear
+from ld4lg_fast.linear import CpuLinear, Int8Linear, OneDnnLinear, PlainLinear
 from tests.decoding_models import FAMILIES, MAX_LEN, VOCABULARY, WIDTH, make_lm, make_states
 
 GREEDY = DecodingConfig("greedy", min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0)
@@ -199,9 +199,10 @@ def test_best_tokens_are_the_best(vocabulary):
 
 
 @pytest.mark.parametrize(
-    ("kind", "tolerance"), [(PlainLinear, 1e-6), (OneDnnLinear, 1e-6), (Int8Linear, 0.02)]
+    ("kind", "tolerance"),
+    [(PlainLinear, 1e-6), (OneDnnLinear, 1e-6), (CpuLinear, 1e-6), (Int8Linear, 0.02)],
 )
-@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("rows", [1, 7, 9])
 def test_prepared_products(kind, tolerance, rows):
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(96, 64, generator=generator), torch.randn(96, generator=generator)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.statistics import RunStatistics
 from tests.conftest import PERCEIVER, RECIPE, make_model, randomize
 
+ROOT = Path(__file__).parent.parent
 STATISTICS = RunStatistics((0, 0, 0, 1, 2, 4, 3, 1), ("pub", "cafe", "bar"), (4, 0, 7))
 LM = {"dim": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
 SOURCES = ["The Eagle is a pub.", "A cafe near the river serves food.", "Blue Spice is a pub."]
@@ -234,6 +236,14 @@ def test_the_folder_needs_no_torch(small, tmp_path):
     wanted = pipe(6, num_inference_steps=5, seed=1, sampler="ddim").texts
     assert json.loads(texts.read_text())["texts"] == wanted and len(set(wanted)) > 3
     assert all(text in done.stdout for text in wanted)
+    # The service of the README, where the folder is called "exported".
+    moved.rename(tmp_path / "exported")
+    (example,) = re.findall(
+        r"```python\n(import sys.*?ld4lg_runtime.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    served = [python, "-c", f"{example}\nprint(len(answer(2, seed=1)))"]
+    done = subprocess.run(served, capture_output=True, text=True, env=clean, cwd=tmp_path)
+    assert done.stdout == "2\n", done.stderr
     has_torch = subprocess.run([python, "-c", "import torch"], capture_output=True, env=clean)
     assert has_torch.returncode != 0
 

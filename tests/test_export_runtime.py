@@ -158,6 +158,7 @@ SETTINGS = [
     ({"strategy": "beam", "repetition_penalty": 1.0}, {"eos_token_id": [2, 7], "forced_eos_token_id": None}),
     ({"strategy": "nucleus"}, {}),
     ({"strategy": "nucleus", "top_p": 0.5, "temperature": 1.7}, {}),
+    ({"strategy": "nucleus", "top_k": 7, "top_p": 0.9, "temperature": 2.0}, {}),
 ]
 
 

@@ -18,10 +18,11 @@ DEAD = np.float32(-1e9)  # transformers' score of what must not be chosen
 @dataclass(frozen=True)
 class DecodingRules:
     """How latents become text: the paper's values (Lovelace et al. 2023), and what the language model's own
-    generation settings say (the fields after ``temperature``).
+    generation settings say (the fields after ``top_k``).
 
     Args:
         max_length, min_length: in tokens, the start token included.
+        top_k: of nucleus sampling, the most probable tokens that are drawn from; 0 for all.
 
     Raises:
         RuntimeInputError: an unknown strategy or a value out of range.
@@ -35,6 +36,7 @@ class DecodingRules:
     repetition_penalty: float = 1.2
     top_p: float = 0.95
     temperature: float = 1.0
+    top_k: int = 0
     start_token: int = 0
     pad_token: int = 0
     eos_tokens: tuple[int, ...] = ()
@@ -56,6 +58,7 @@ class DecodingRules:
             ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
             ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
             ("temperature", self.temperature > 0, "above 0"),
+            ("top_k", self.top_k >= 0, "0 or more"),
         ):
             if not good:
                 raise RuntimeInputError(f"{name} {getattr(self, name)} must be {rule}.")
@@ -129,6 +132,9 @@ def _nucleus(scores: np.ndarray, rules: DecodingRules, uniform: np.ndarray) -> n
     """The first token whose cumulative probability within the nucleus exceeds the row's uniform number."""
     if rules.temperature != 1.0:
         scores = scores / np.float32(rules.temperature)
+    if 0 < rules.top_k < scores.shape[1]:
+        worst = np.partition(scores, -rules.top_k, axis=1)[:, -rules.top_k, None]
+        scores = np.where(scores < worst, np.float32(-np.inf), scores)
     order = np.argsort(scores, axis=1, kind="stable")
     sorted_scores = np.take_along_axis(scores, order, axis=1)
     cumulative = np.cumsum(_softmax(sorted_scores), axis=1, dtype=np.float64).astype(np.float32)
