@@ -6,11 +6,13 @@ from ld4lg_fast.kernels.doors.geglu import geglu
 from ld4lg_fast.kernels.doors.geglu_linear import geglu_linear
 from ld4lg_fast.kernels.doors.linear_cross_entropy import linear_cross_entropy
 from ld4lg_fast.kernels.doors.logits_process import logits_process
+from ld4lg_fast.kernels.doors.packed_linear import PackedLinear
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
 from ld4lg_fast.kernels.doors.sampler_step import sampler_step
 from ld4lg_fast.kernels.doors.short_attention import short_attention
 
 __all__ = [
+    "PackedLinear",
     "adaln_residual",
     "add_layer_norm",
     "geglu",

@@ -1,5 +1,6 @@
 """The console command ``ld4lg``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,17 @@ def train(context: typer.Context) -> None:
     from ld4lg_fast.training import main as train_main
 
     train_main(context.args)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)
+def evaluate(context: typer.Context) -> None:
+    """Measures a run: the same options as scripts/test.py, e.g. `ld4lg evaluate infer.output_dir=outputs/e2e`."""
+    from ld4lg_fast.evaluation.entry import main as evaluate_main
+
+    sys.argv = ["ld4lg evaluate", *context.args]
+    evaluate_main()
 
 
 @app.command()

@@ -49,6 +49,8 @@ def sample_batches(
     lengths: Tensor | None = None,
     eta: float = 0.0,
     project: bool = False,
+    start: Tensor | None = None,
+    strength: float = 1.0,
     precision: str | None = None,
     cuda_graph: bool | None = None,
     sample_ids: Tensor | Sequence[int] | None = None,
@@ -72,6 +74,8 @@ def sample_batches(
         lengths: (num_samples,) real positions of each sample (recipe v1); None means all N. Samples of like
             length share a batch, and no batch is padded beyond its longest.
         project: every x_start is put on the sphere of l2-normalised latents.
+        start: (num_samples, N, d) latents, un-normalised, that are noised up to time ``strength``, in (0, 1], and
+            denoised from there (SDEdit, Meng et al. 2022); None starts from noise alone.
         precision: of the blocks' products, one of `linear.PRECISIONS`; None is that of the weights.
         cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
         sample_ids: (num_samples,) the samples' numbers, by default 0 … num_samples-1; with ids of their own,
@@ -87,6 +91,13 @@ def sample_batches(
     config, device = model.denoiser.config, model.latent_mean.device
     batch_size = fitting_batch(model) if batch_size is None else batch_size
     _check(model, num_samples, batch_size, num_steps, guidance_scale, guidance_interval, context)
+    if not 0 < strength <= 1:
+        raise ConfigError(f"strength is {strength}; it must be above 0 and at most 1.")
+    if start is not None and start.shape != (num_samples, config.max_len, config.dim_latent):
+        raise ConfigError(
+            f"start has the shape {tuple(start.shape)}; it must be "
+            f"{(num_samples, config.max_len, config.dim_latent)}."
+        )
     class_ids = _class_ids(class_id, config.num_classes, num_samples, device)
     ids = sample_id_tensor(sample_ids, num_samples, device)
     run = SamplingRun(
@@ -101,6 +112,7 @@ def sample_batches(
         guidance_interval=guidance_interval,
         eta=eta,
         project=project,
+        strength=1.0 if start is None else strength,
         cuda_graph=cuda_graph,
     )
     order = torch.arange(num_samples, device=device)
@@ -131,6 +143,7 @@ def sample_batches(
                 context=states,
                 context_mask=states_mask,
                 lengths=None if lengths is None else lengths[rows],
+                start=None if start is None else model.normalize(start.to(device)[rows]),
                 callback=report,
             )
         except torch.OutOfMemoryError:

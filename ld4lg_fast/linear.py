@@ -11,72 +11,64 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels import backend, ops
 
 Linear = Callable[..., Tensor]
-"""(x (R, I), residual (R, O) or None) -> x Wᵀ + bias + residual, (R, O)."""
+"""(x (R, I), residual (R, O) or None) -> x Wᵀ + bias, or its GELU, + residual, (R, O)."""
 
-Pack = Callable[[Tensor, Tensor | None], Linear]
-"""(weight (O, I), bias (O,) or None) -> the product."""
+Pack = Callable[..., Linear]
+"""(weight (O, I), bias (O,) or None, gelu) -> the product, followed by the exact GELU where asked for."""
+
+
+def _finish(product: Tensor, gelu: bool, residual: Tensor | None) -> Tensor:
+    product = F.gelu(product) if gelu else product
+    return product if residual is None else product.add_(residual)
 
 
 class PlainLinear:
     """torch's own product."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        self.weight, self.bias, self.gelu = weight, bias, gelu
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
-        return y if residual is None else y.add_(residual)
+        return _finish(F.linear(x, self.weight, self.bias), self.gelu, residual)
 
 
 class OneDnnLinear:
     """oneDNN's product on weights in the order that its kernels read, as torch's compiler uses it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         self.bias = bias
+        self.after = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if residual is None:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        if residual is None or self.after[0] == "gelu":
+            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.after)
+            return y if residual is None else y.add_(residual)
         return torch.ops.mkldnn._linear_pointwise(x, residual, self.weight, self.bias, "add")
 
 
-class NativeLinear:
-    """Our own product of float32, on weights in the order in which they are read once for few rows."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        from ld4lg_fast.kernels.cpu import linear
-
-        self.linear, self.outputs = linear.linear, len(weight)
-        self.packed = linear.pack(weight.detach())
-        self.bias = None if bias is None else bias.detach().contiguous()
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return self.linear(x, self.packed, self.outputs, self.bias, residual)
-
-
 class CpuLinear:
-    """`NativeLinear` for up to `FEW_ROWS` rows where the C++ library is built, `OneDnnLinear` for more.
+    """`ops.PackedLinear` for up to `FEW_ROWS` rows where the C++ library is built, `OneDnnLinear` for more.
 
     Either order of the weights is made when it is first needed.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        self.arguments = (weight, bias, gelu)
         self.few_rows = FEW_ROWS if backend.unavailable_reason("native") is None else 0
-        self.for_few: NativeLinear | None = None
+        self.for_few: ops.PackedLinear | None = None
         self.for_many: OneDnnLinear | None = None
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if len(x) <= self.few_rows:
+        if x.shape[0] <= self.few_rows:
             if self.for_few is None:
-                self.for_few = NativeLinear(self.weight, self.bias)
+                self.for_few = ops.PackedLinear(*self.arguments)
             return self.for_few(x, residual)
         if self.for_many is None:
-            self.for_many = OneDnnLinear(self.weight, self.bias)
+            self.for_many = OneDnnLinear(*self.arguments)
         return self.for_many(x, residual)
 
 
@@ -88,9 +80,13 @@ class Int8Linear:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, limits: tuple[float, float] | None = None
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        gelu: bool = False,
+        limits: tuple[float, float] | None = None,
     ) -> None:
-        weight = weight.detach().float()
+        self.gelu, weight = gelu, weight.detach().float()
         scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / 127
         zeros = torch.zeros(len(weight), dtype=torch.int64)
         with warnings.catch_warnings():
@@ -110,13 +106,14 @@ class Int8Linear:
             y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
                 x, self.input_scale, self.input_zero, self.packed
             )
-        return y if residual is None else y.add_(residual)
+        return _finish(y, self.gelu, residual)
 
 
 class Fp8Linear:
     """Products of float8 (e4m3) with sums in float32: a scale for each row of the weight and of the input."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        self.gelu = gelu
         quantized, self.scale = _to_fp8(weight.detach())
         self.weight, self.scale = quantized.t(), self.scale.t()
         self.bias = bias
@@ -126,7 +123,7 @@ class Fp8Linear:
         y = torch._scaled_mm(quantized, self.weight, scale, self.scale, out_dtype=torch.bfloat16)
         if self.bias is not None:
             y.add_(self.bias)
-        return y if residual is None else y.add_(residual)
+        return _finish(y, self.gelu, residual)
 
 
 def _to_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,9 +133,10 @@ def _to_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return (matrix / scale).to(torch.float8_e4m3fn), scale
 
 
-def fp8_or_plain(weight: Tensor, bias: Tensor | None) -> Linear:
+def fp8_or_plain(weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Linear:
     """`Fp8Linear` where its sizes are whole blocks of sixteen, which the product needs."""
-    return PlainLinear(weight, bias) if any(size % 16 for size in weight.shape) else Fp8Linear(weight, bias)
+    kind = PlainLinear if any(size % 16 for size in weight.shape) else Fp8Linear
+    return kind(weight, bias, gelu)
 
 
 class Tf32Linear(PlainLinear):

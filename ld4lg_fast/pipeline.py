@@ -14,8 +14,9 @@ from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.conditions import chosen_classes, source_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_positive, fitting_batch, halved, sample_batches, sample_id_tensor
-from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.latent_operations import LatentOperations
 from ld4lg_fast.quality import sampling_plan
 from ld4lg_fast.source import encode_sources
 from ld4lg_fast.statistics import RunStatistics
@@ -43,7 +44,7 @@ class TextDiffusionOutput(SampledLatents):
     texts: list[str]
 
 
-class TextDiffusionPipeline:
+class TextDiffusionPipeline(LatentOperations):
     """Latent diffusion model and language autoencoder, ready to sample.
 
     >>> pipe = TextDiffusionPipeline.from_pretrained("outputs/demo")
@@ -191,6 +192,9 @@ class TextDiffusionPipeline:
         source: Sequence[str] | str | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        lengths: Tensor | None = None,
+        start: Tensor | None = None,
+        strength: float = 1.0,
         precision: str | None = None,
         cuda_graph: bool | None = None,
         seed: int = 0,
@@ -212,6 +216,9 @@ class TextDiffusionPipeline:
                 same source differ by their ids.
             guidance_scale: w in ``w·cond + (1-w)·uncond``; None is 2 with a source and 1 without.
             guidance_interval: the times, 1 noise and 0 data, between which there is guidance.
+            lengths: (num_samples,) real positions of each sample (recipe v1); None draws them as they are in the
+                training texts.
+            start, strength: latents (num_samples, N, d) to start from, noised up to that time; see `vary`.
             precision: of the denoiser's products, one of `linear.PRECISIONS`; None is that of its weights.
             cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
             seed, sample_ids: a sample depends on the seed, its number and its conditions alone; the numbers are by
@@ -230,10 +237,14 @@ class TextDiffusionPipeline:
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         sources = source_texts(self.model, source, num_samples)
         class_ids = chosen_classes(self.model, self.statistics, class_id, class_name, seed, ids)
-        lengths = mask = None
+        mask = None
+        if self.autoencoder.perceiver is not None and lengths is not None:
+            raise ConfigError(
+                "lengths were given, but this model's texts have no length of their own (recipe v2)."
+            )
         if self.autoencoder.perceiver is None:
             positions = torch.arange(self.model.denoiser.config.max_len, device=self.device)
-            lengths = self.statistics.draw_lengths(seed, ids)
+            lengths = self.statistics.draw_lengths(seed, ids) if lengths is None else lengths.to(self.device)
             mask = positions < lengths[:, None]
         total, done = num_samples * plan.num_steps, 0
 
@@ -262,6 +273,8 @@ class TextDiffusionPipeline:
             lengths=lengths,
             # As published, only sequence-to-sequence sampling stays on the sphere (golden NOTES 27).
             project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
+            start=start,
+            strength=strength,
             precision=precision,
             cuda_graph=cuda_graph,
             sample_ids=ids,

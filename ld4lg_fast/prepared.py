@@ -34,7 +34,7 @@ class PreparedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, pack: Pack, with_bias: bool = True) -> None:
         super().__init__()
-        self.product = pack(linear.weight.detach(), linear.bias if with_bias else None)
+        self.product = pack(linear.weight.detach(), linear.bias if with_bias else None, False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])

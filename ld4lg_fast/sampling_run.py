@@ -83,6 +83,7 @@ class SamplingRun:
         guidance_scale: w in ``w·cond + (1-w)·uncond``, in the steps that begin at times within
             ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
         project: every x_start is put on the sphere of l2-normalised latents.
+        strength: the time that the first step begins at, less than 1 where latents to start from are given.
         denoiser: the model's, `prepared`; None is the model's own.
         cuda_graph: whether steps are captured and replayed; None: on a GPU.
 
@@ -103,6 +104,7 @@ class SamplingRun:
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         eta: float = 0.0,
         project: bool = False,
+        strength: float = 1.0,
         denoiser: nn.Module | None = None,
         cuda_graph: bool | None = None,
     ) -> None:
@@ -114,7 +116,8 @@ class SamplingRun:
             raise ConfigError(f"cuda_graph=true needs a GPU, not {self.device.type}; leave it out.")
         self.cuda_graph = on_gpu if cuda_graph is None else cuda_graph
         schedule = model.diffusion.schedule_for_sampling
-        grid = sampling_grid(schedule, num_steps, spacing, model.learned_times)
+        grid = sampling_grid(schedule, num_steps, spacing, model.learned_times, strength)
+        self.first_level = grid.alpha_sq[0].item()
         low, high = guidance_interval
         scales = [guidance_scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
         self.guided = [scale != 1.0 for scale in scales]
@@ -146,12 +149,14 @@ class SamplingRun:
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         lengths: Tensor | None = None,
+        start: Tensor | None = None,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """Normalised latents (B, N, d) float32 of the samples ``sample_ids`` (B,).
 
-        Conditions as in `engine.sample_latents`, a row for each sample. With ``lengths`` N is the longest one;
-        rows are zero beyond their length. ``callback(step, x_start)`` is called after every step.
+        Conditions as in `engine.sample_latents`, a row for each sample, and ``start`` (B, N or more, d) normalised.
+        With ``lengths`` N is the longest one; rows are zero beyond their length. ``callback(step, x_start)`` is called
+        after every step.
         """
         batch = len(sample_ids)
         length, mask = self.config.max_len, None
@@ -161,6 +166,8 @@ class SamplingRun:
                 mask = torch.arange(length, device=self.device) < lengths[:, None]
         conditions = self._conditions((batch, length), mask, class_id, context, context_mask)
         z = ops.philox_normal(self.seed, sample_ids, START_STREAM, (length, self.config.dim_latent))
+        if start is not None:
+            z = self.first_level**0.5 * start[:, :length] + (1 - self.first_level) ** 0.5 * z
         noise = (self.seed_tensor, sample_ids) if self.has_noise else (None, None)
 
         def advance(

@@ -233,19 +233,24 @@ class SamplingGrid:
 
 
 def sampling_grid(
-    schedule: Schedule, num_steps: int, spacing: str = "time", learned: Sequence[float] | None = None
+    schedule: Schedule,
+    num_steps: int,
+    spacing: str = "time",
+    learned: Sequence[float] | None = None,
+    first: float = 1.0,
 ) -> SamplingGrid:
-    """The levels at `sampling_times`. Recipe v1 truncates equal steps to integers, as published, and rounds others.
+    """The levels at `sampling_times`, of which all are ``first`` times as large where sampling does not start from
+    noise alone. Recipe v1 truncates equal steps from 1 on to integers, as published, and rounds others.
 
     Raises:
         ConfigError: as `sampling_times`, or more steps than a discrete schedule has between two of the times.
     """
-    times = sampling_times(schedule, num_steps, spacing, learned)
+    times = first * sampling_times(schedule, num_steps, spacing, learned)
     if not isinstance(schedule, DiscreteSchedule):
         alpha_sq = schedule.alpha_sq(times)
         return SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(times), times)
     timesteps = schedule.num_train_timesteps
-    if spacing == "time":
+    if spacing == "time" and first == 1.0:
         steps = torch.linspace(-1, timesteps - 1, num_steps + 1).int().long().flip(0)
     else:
         # Steps that round to the same one are moved apart, towards noise.

@@ -140,7 +140,7 @@ def official_predictions(case: Case) -> dict[str, Tensor]:
     process = model.diffusion
     schedule = process.schedule_for_sampling if call.get("sampling") else process.schedule
     level, log_snr = schedule.alpha_sq(inputs["t"]), schedule.log_snr(inputs["t"])
-    grid, rows = SamplingGrid(level, level, log_snr), []
+    grid, rows = SamplingGrid(level, level, log_snr, inputs["t"]), []
     for row in range(z_t.shape[0]):
         one = slice(row, row + 1)
         denoise = guided_denoiser(

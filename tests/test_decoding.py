@@ -212,6 +212,10 @@ def test_prepared_products(kind, tolerance, rows):
         linear = kind(weight, offset)
         assert (linear(x) - want).norm() <= tolerance * want.norm()
         assert (linear(x, residual.clone()) - want - residual).norm() <= tolerance * want.norm()
+        active = kind(weight, offset, gelu=True)
+        want = nn.functional.gelu(want)
+        assert (active(x) - want).norm() <= tolerance * want.norm()
+        assert (active(x, residual.clone()) - want - residual).norm() <= tolerance * want.norm()
 
 
 def test_precisions_used_in_turn_are_prepared_once(monkeypatch):

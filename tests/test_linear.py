@@ -28,12 +28,18 @@ def test_few_rows(variant, rows, inputs, outputs):
     with native.use_instruction_set(variant) as there:
         if not there:
             pytest.skip(f"this processor has no {variant}")
-        for b, r in ((None, None), (bias, residual), (bias, residual.t().contiguous().t())):
-            got = linear(x, pack(weight), outputs, b, r)
+        for b, r, gelu in (
+            (None, None, False),
+            (bias, residual, True),
+            (bias, residual.t().contiguous().t(), False),
+        ):
+            got = linear(x, pack(weight), outputs, b, r, gelu)
             exact, plain = (
                 torch.nn.functional.linear(x.to(kind), weight.to(kind), None if b is None else b.to(kind))
                 for kind in (torch.float64, torch.float32)
             )
+            if gelu:
+                exact, plain = torch.nn.functional.gelu(exact), torch.nn.functional.gelu(plain)
             if r is not None:
                 exact, plain = exact + r, plain + r
             slack = 2 * (plain - exact).abs().max() + 1e-6 * exact.abs().max()

@@ -99,7 +99,7 @@ def test_int8_with_known_limits():
     x, weight = torch.randn(9, 64, generator=generator) + 1, torch.randn(32, 64, generator=generator)
     bias, want = torch.randn(32, generator=generator), None
     want = nn.functional.linear(x, weight, bias)
-    product = Int8Linear(weight, bias, (x.min().item(), x.max().item()))
+    product = Int8Linear(weight, bias, limits=(x.min().item(), x.max().item()))
     assert relative_error(product(x), want) < 0.02
     assert torch.equal(product(x)[:1], product(x[:1])), "a row does not depend on its neighbours"
     beyond = product(x * 3)

@@ -1,4 +1,4 @@
-"""Products with few rows in C++: y = x Wᵀ + bias + residual, bound by reading W once. Letters: R rows, I, O widths."""
+"""Products with few rows in C++: x Wᵀ + bias, or its GELU, + residual, bound by reading W once. R rows, I, O widths."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ PANEL = 16
 
 _pack = function("ld4lg_pack_linear", [POINTER, I64, I64, POINTER])
 _linear = function(
-    "ld4lg_linear", [POINTER, I64, POINTER, POINTER, POINTER, I64, POINTER, I64, I64, I64, I64, I32]
+    "ld4lg_linear", [POINTER, I64, POINTER, POINTER, POINTER, I64, POINTER, I64, I64, I64, I64, I32, I32]
 )
 
 
@@ -22,7 +22,14 @@ def pack(weight: Tensor) -> Tensor:
     return packed
 
 
-def linear(x: Tensor, packed: Tensor, outputs: int, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+def linear(
+    x: Tensor,
+    packed: Tensor,
+    outputs: int,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    gelu: bool = False,
+) -> Tensor:
     """(R, O) of x (R, I), bias (O,) and residual (R, O), all float32; ``packed`` is what `pack` gave."""
     rows, inputs = x.shape
     y = x.new_empty((rows, outputs))
@@ -41,6 +48,7 @@ def linear(x: Tensor, packed: Tensor, outputs: int, bias: Tensor | None, residua
         rows,
         inputs,
         outputs,
+        gelu,
         torch.get_num_threads(),
     )
     return y

@@ -15,9 +15,9 @@ LD4LG_EXPORT void ld4lg_pack_linear(const float* weight, int64_t inputs, int64_t
 
 LD4LG_EXPORT void ld4lg_linear(const float* x, int64_t x_stride, const float* packed, const float* bias,
                                const float* residual, int64_t residual_stride, float* y, int64_t y_stride,
-                               int64_t rows, int64_t inputs, int64_t outputs, int32_t threads) {
+                               int64_t rows, int64_t inputs, int64_t outputs, int32_t gelu, int32_t threads) {
   threads = ld4lg::useful_threads(threads, inputs * outputs);
-  const ld4lg::Linear args{x, x_stride, packed, bias,   residual, residual_stride,
-                           y, y_stride, rows,   inputs, outputs,  threads};
+  const ld4lg::Linear args{x,        x_stride, packed, bias,    residual,  residual_stride, y,
+                           y_stride, rows,     inputs, outputs, gelu != 0, threads};
   LD4LG_CALL(linear, args);
 }

@@ -1,4 +1,4 @@
-// y = x Wᵀ + bias + residual for few rows x, with W packed for reading once.
+// y = x Wᵀ + bias, or its GELU, + residual for few rows x, with W packed for reading once.
 #pragma once
 
 #include "instruction_set.h"
@@ -19,6 +19,7 @@ struct Linear {
   float* y;
   int64_t y_stride;
   int64_t rows, inputs, outputs;
+  bool gelu;
   int32_t threads;
 };
 

@@ -23,7 +23,11 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Layer:
-    """The products and norms of a decoder layer: ``qkv`` (3·H·K, D), ``cross_kv`` (2·H·K, D)."""
+    """The products and norms of a decoder layer: ``qkv`` (3·H·K, D), ``cross_kv`` (2·H·K, D).
+
+    ``activation`` is None where ``ff_in`` has done it. Modules are called by their ``forward``: a step has dozens of
+    calls, and of the hooks that a plain call asks about there are none.
+    """
 
     self_norm: Map
     qkv: Linear
@@ -34,7 +38,7 @@ class Layer:
     cross_out: Linear
     ff_norm: Map
     ff_in: Linear
-    activation: Map
+    activation: Map | None
     ff_out: Linear
 
 
@@ -75,12 +79,12 @@ def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module if next(module.parameters()).dtype == dtype else copy.deepcopy(module).to(dtype)
 
 
-def _fused(pack: Pack, *linears: nn.Linear) -> Linear:
+def _fused(pack: Pack, *linears: nn.Linear, gelu: bool = False) -> Linear:
     """Several maps of the same input as one, their outputs side by side; one alone is not copied."""
     if len(linears) == 1:
-        return pack(linears[0].weight, linears[0].bias)
+        return pack(linears[0].weight, linears[0].bias, gelu)
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
-    return pack(torch.cat([linear.weight for linear in linears]), bias)
+    return pack(torch.cat([linear.weight for linear in linears]), bias, gelu)
 
 
 def _read_bart(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
@@ -89,20 +93,21 @@ def _read_bart(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
 
     def embed(tokens: Tensor, position: Tensor) -> Tensor:
         place = positions.weight.index_select(0, position + positions.offset)
-        return decoder.layernorm_embedding(decoder.embed_tokens(tokens) + place)
+        return decoder.layernorm_embedding.forward(decoder.embed_tokens.forward(tokens) + place)
 
+    gelu = lm.config.activation_function == "gelu"
     layers = [
         Layer(
-            self_norm=layer.self_attn_layer_norm,
+            self_norm=layer.self_attn_layer_norm.forward,
             qkv=_fused(pack, layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
             self_out=_fused(pack, layer.self_attn.out_proj),
-            cross_norm=layer.encoder_attn_layer_norm,
+            cross_norm=layer.encoder_attn_layer_norm.forward,
             cross_q=_fused(pack, layer.encoder_attn.q_proj),
             cross_kv=_fused(pack, layer.encoder_attn.k_proj, layer.encoder_attn.v_proj),
             cross_out=_fused(pack, layer.encoder_attn.out_proj),
-            ff_norm=layer.final_layer_norm,
-            ff_in=_fused(pack, layer.fc1),
-            activation=layer.activation_fn,
+            ff_norm=layer.final_layer_norm.forward,
+            ff_in=_fused(pack, layer.fc1, gelu=gelu),
+            activation=None if gelu else layer.activation_fn,
             ff_out=_fused(pack, layer.fc2),
         )
         for layer in decoder.layers
@@ -132,14 +137,14 @@ def _read_t5(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
         attention, cross, ff = (part for part in block.layer)
         own, other, dense = attention.SelfAttention, cross.EncDecAttention, ff.DenseReluDense
         return Layer(
-            self_norm=attention.layer_norm,
+            self_norm=attention.layer_norm.forward,
             qkv=_fused(pack, own.q, own.k, own.v),
             self_out=_fused(pack, own.o),
-            cross_norm=cross.layer_norm,
+            cross_norm=cross.layer_norm.forward,
             cross_q=_fused(pack, other.q),
             cross_kv=_fused(pack, other.k, other.v),
             cross_out=_fused(pack, other.o),
-            ff_norm=ff.layer_norm,
+            ff_norm=ff.layer_norm.forward,
             ff_in=_fused(pack, dense.wi_0, dense.wi_1) if config.is_gated_act else _fused(pack, dense.wi),
             activation=gated if config.is_gated_act else activate,
             ff_out=_fused(pack, dense.wo),

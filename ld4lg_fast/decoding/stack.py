@@ -151,7 +151,8 @@ class DecoderStack:
         return layer.cross_out(self._attend(query, keys, values, cache.cross_bias), residual)
 
     def _feed_forward(self, x: Tensor, residual: Tensor, layer: Layer) -> Tensor:
-        return layer.ff_out(layer.activation(layer.ff_in(x)), residual)
+        hidden = layer.ff_in(x)
+        return layer.ff_out(hidden if layer.activation is None else layer.activation(hidden), residual)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         """Queries (S, W, H, K) over keys and values (S, H, P, K) -> (S·W, H·K)."""

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "gelu.h"
 #include "vector.h"
 
 namespace ld4lg {
@@ -34,12 +35,14 @@ void multiply(const Linear& args, int64_t panel, int64_t row) {
     float* const y = args.y + (row + r) * args.y_stride + first;
     const float* const residual =
         args.residual == nullptr ? nullptr : args.residual + (row + r) * args.residual_stride + first;
-    for (int64_t j = 0; j < width; ++j) {
-      float value = line[j];
-      if (args.bias != nullptr) value += args.bias[first + j];
-      if (residual != nullptr) value += residual[j];
-      y[j] = value;
-    }
+    if (args.bias != nullptr)
+      for (int64_t j = 0; j < width; ++j) line[j] += args.bias[first + j];
+    if (args.gelu)
+#pragma omp simd
+      for (int j = 0; j < kPanel; ++j) line[j] *= normal_cdf(line[j]);
+    if (residual != nullptr)
+      for (int64_t j = 0; j < width; ++j) line[j] += residual[j];
+    std::copy(line, line + width, y);
   }
 }
 

@@ -1,0 +1,32 @@
+"""Products with few rows on a CPU, their weights packed once. Letters: R rows, I inputs, O outputs."""
+
+from torch import Tensor
+
+from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
+
+
+class PackedLinear:
+    """x Wᵀ + bias, or its GELU, + residual in float32, W in the order in which few rows read it once.
+
+    Args:
+        weight: (O, I) float32 on the CPU; what is kept is a copy.
+        bias: (O,) float32 or None.
+        gelu: whether the exact (erf) GELU follows before the residual is added.
+
+    Raises:
+        BackendUnavailableError: the C++ library is not here.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        reason = unavailable_reason("native")
+        if reason is not None:
+            raise BackendUnavailableError(f"PackedLinear needs the backend 'native': {reason}")
+        from ld4lg_fast.kernels.cpu import linear
+
+        self.linear, self.outputs, self.gelu = linear.linear, len(weight), gelu
+        self.packed = linear.pack(weight.detach())
+        self.bias = None if bias is None else bias.detach().contiguous()
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(R, O) float32 of x (R, I) and residual (R, O), both float32."""
+        return self.linear(x, self.packed, self.outputs, self.bias, residual, self.gelu)

@@ -1,0 +1,97 @@
+"""What can be done with the latents of given texts: encode, walk from one to another, vary.
+
+Letters: B texts, N latent positions, d latent width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.data import collate, tokenize_texts
+from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.engine import check_positive
+from ld4lg_fast.errors import ConfigError
+
+
+def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Between vectors (…, d) along the arc, their norms interpolated too: ``share`` 0 is the first (Shoemake 1985)."""
+    norms = (first.norm(dim=-1, keepdim=True), second.norm(dim=-1, keepdim=True))
+    one, other = first / norms[0].clamp(min=1e-12), second / norms[1].clamp(min=1e-12)
+    angle = (one * other).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    near = angle < 1e-4  # where the arc is a line
+    safe = angle.where(~near, torch.ones_like(angle))
+    weights = [torch.where(near, part, (part * safe).sin() / safe.sin()) for part in (1 - share, share)]
+    return (weights[0] * one + weights[1] * other) * ((1 - share) * norms[0] + share * norms[1])
+
+
+class LatentOperations:
+    """The part of `TextDiffusionPipeline` that starts from texts."""
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, N, d) float32 of texts, as `decode` takes them, and in recipe v1 their mask (B, N).
+
+        Texts are cut to what the model handles.
+
+        Raises:
+            ConfigError: no texts, or ``batch_size`` below 1.
+        """
+        check_positive(texts=len(texts), batch_size=batch_size)
+        autoencoder, limit = self.autoencoder, self.autoencoder.max_len
+        tokens = tokenize_texts(list(texts), autoencoder.tokenizer, limit)
+        latents, masks = [], []
+        for start in range(0, len(texts), batch_size):
+            rows = [tokens[row] for row in range(start, min(start + batch_size, len(texts)))]
+            padded = collate(rows, autoencoder.tokenizer.pad_token_id, max_len=limit)
+            ids, mask = (tensor.to(self.device) for tensor in padded)
+            encoded = autoencoder.encode(ids, mask).float()
+            if autoencoder.perceiver is None:
+                encoded = torch.nn.functional.pad(encoded * mask[..., None], (0, 0, 0, limit - ids.shape[1]))
+                masks.append(torch.nn.functional.pad(mask.bool(), (0, limit - ids.shape[1])))
+            latents.append(encoded)
+        return torch.cat(latents), torch.cat(masks) if masks else None
+
+    def interpolate(
+        self, first: str, second: str, num_texts: int = 5, decoding: DecodingConfig | None = None
+    ) -> list[str]:
+        """``num_texts`` texts on the way from one text to another, both ends' own decodings included.
+
+        Every latent vector turns from the one's to the other's along the arc (`slerp`). In recipe v1 lengths change
+        evenly on the way.
+
+        Raises:
+            ConfigError: fewer than 2 texts.
+        """
+        if num_texts < 2:
+            raise ConfigError(f"num_texts is {num_texts}; from one text to another there are at least 2.")
+        latents, mask = self.encode([first, second])
+        shares = torch.linspace(0, 1, num_texts).tolist()
+        way = torch.stack([slerp(latents[0], latents[1], share) for share in shares])
+        if mask is not None:
+            lengths = mask.sum(dim=1).tolist()
+            between = [round((1 - share) * lengths[0] + share * lengths[1]) for share in shares]
+            mask = (
+                torch.arange(mask.shape[1], device=mask.device)
+                < mask.new_tensor(between, dtype=torch.long)[:, None]
+            )
+        return self.decode(way, decoding, mask=mask)
+
+    def vary(self, text: str, num_samples: int = 4, *, strength: float = 0.5, **options):
+        """Texts near a text: its latents are noised up to time ``strength`` and denoised again (Meng et al. 2022).
+
+        Args:
+            strength: in (0, 1]; 1 forgets the text. ``options`` are those of a call, so a ``class_id`` or a
+                ``source`` other than the text's edits it.
+
+        Returns:
+            `TextDiffusionOutput`.
+
+        Raises:
+            ConfigError: ``strength`` out of range.
+        """
+        check_positive(num_samples=num_samples)
+        latents, mask = self.encode([text])
+        lengths = None if mask is None else mask.sum(dim=1).expand(num_samples)
+        start = latents.expand(num_samples, -1, -1)
+        return self(num_samples, start=start, strength=strength, lengths=lengths, **options)

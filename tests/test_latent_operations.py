@@ -1,0 +1,114 @@
+"""What a pipeline does with the latents of given texts."""
+
+import pytest
+import torch
+
+from ld4lg_fast import TextDiffusionPipeline
+from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.data import collate, tokenize_texts
+from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.engine import sample_latents
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.latent_operations import slerp
+from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule, sampling_grid
+from tests.conftest import make_model
+from tests.test_engine import make_v1
+
+TEXTS = ["the pub near the river is cheap", "a place", "family friendly cafe with good food"]
+GREEDY = DecodingConfig("greedy", 12)
+
+
+@pytest.fixture
+def pipe(autoencoder):
+    return TextDiffusionPipeline(autoencoder, make_model())
+
+
+def test_texts_are_encoded_as_in_training_whatever_the_batch(pipe):
+    latents, mask = pipe.encode(TEXTS, batch_size=2)
+    assert mask is None and latents.shape == (3, 6, 8)
+    autoencoder = pipe.autoencoder
+    tokens = tokenize_texts(TEXTS, autoencoder.tokenizer, autoencoder.max_len)
+    ids, kept = collate(
+        [tokens[row] for row in range(3)], autoencoder.tokenizer.pad_token_id, max_len=autoencoder.max_len
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(latents, autoencoder.encode(ids, kept), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="texts is 0"):
+        pipe.encode([])
+
+
+def test_slerp_keeps_to_the_arc():
+    first, second = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(slerp(first, second, 0.0), first)
+    torch.testing.assert_close(slerp(first, second, 1.0), second)
+    middle = slerp(first, second, 0.5)
+    torch.testing.assert_close(middle.norm(dim=-1), (first.norm(dim=-1) + second.norm(dim=-1)) / 2)
+    near, far = (torch.nn.functional.cosine_similarity(middle, end, dim=-1) for end in (first, second))
+    torch.testing.assert_close(near, far)
+    assert slerp(first, first, 0.3).isfinite().all() and slerp(first, -first, 0.3).isfinite().all()
+
+
+def test_the_way_from_one_text_to_another(pipe):
+    latents, _ = pipe.encode(TEXTS[:2])
+    way = pipe.interpolate(*TEXTS[:2], num_texts=5, decoding=GREEDY)
+    assert len(way) == 5 and [way[0], way[-1]] == pipe.decode(latents, GREEDY)
+    with pytest.raises(ConfigError, match="num_texts is 1"):
+        pipe.interpolate(*TEXTS[:2], num_texts=1)
+
+
+@pytest.mark.parametrize("schedule", [ContinuousSchedule(), DiscreteSchedule("linear")])
+def test_a_grid_that_starts_later(schedule):
+    grid = sampling_grid(schedule, 4, first=0.6)
+    torch.testing.assert_close(grid.times, torch.tensor([0.6, 0.45, 0.3, 0.15, 0.0]), rtol=0, atol=1e-3)
+    assert (
+        sampling_grid(schedule, 4, first=1.0).alpha_sq.tolist()
+        == sampling_grid(schedule, 4).alpha_sq.tolist()
+    )
+
+
+def test_the_less_noise_the_nearer(pipe):
+    latents, _ = pipe.encode(TEXTS[:1])
+    start = latents.expand(4, -1, -1)
+    options = {"quality": "draft", "seed": 3}
+    distances = []
+    for strength in (0.02, 0.3, 0.9):
+        varied = pipe.vary(TEXTS[0], strength=strength, decoding=GREEDY, **options)
+        assert len(varied.texts) == 4
+        again = pipe.sample(4, start=start, strength=strength, **options).latents
+        assert torch.equal(varied.latents, again)
+        distances.append((varied.latents - start).norm().item())
+    assert distances == sorted(distances) and distances[0] < 0.2 * distances[-1]
+    assert len({tuple(row.flatten().tolist()) for row in varied.latents}) == 4, "each has noise of its own"
+
+
+def test_a_strength_of_one_forgets_the_start():
+    model = make_model()
+    start = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    options = {"sampler": "ddim", "num_steps": 6}
+    free = sample_latents(model, 2, **options)
+    torch.testing.assert_close(sample_latents(model, 2, start=start, **options), free, rtol=1e-2, atol=1e-2)
+
+
+def test_recipe_v1_keeps_the_length_of_the_text(autoencoder):
+    model = make_v1(dim_latent=autoencoder.lm.config.hidden_size, max_len=autoencoder.max_len)
+    hidden = LanguageAutoencoder(autoencoder.lm, autoencoder.tokenizer, None, autoencoder.max_len, True)
+    pipe = TextDiffusionPipeline(hidden, model)
+    latents, mask = pipe.encode(TEXTS)
+    counts = [len(ids) for ids in autoencoder.tokenizer(TEXTS)["input_ids"]]
+    assert mask.sum(dim=1).tolist() == counts and not latents[~mask].any()
+    varied = pipe.vary(TEXTS[1], 2, strength=0.5, quality="draft", decoding=GREEDY)
+    assert varied.mask.sum(dim=1).tolist() == counts[1:2] * 2
+    assert len(pipe.interpolate(TEXTS[0], TEXTS[1], 3, GREEDY)) == 3
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.5, -1.0])
+def test_a_strength_out_of_range_is_refused(pipe, strength):
+    with pytest.raises(ConfigError, match=f"strength is {strength}; it must be above 0 and at most 1"):
+        pipe.vary(TEXTS[0], strength=strength)
+
+
+def test_starts_and_lengths_that_do_not_fit_are_refused(pipe):
+    with pytest.raises(ConfigError, match=r"start has the shape \(2, 5, 8\); it must be \(2, 6, 8\)"):
+        pipe.sample(2, start=torch.zeros(2, 5, 8))
+    with pytest.raises(ConfigError, match="lengths were given"):
+        pipe.sample(2, lengths=torch.tensor([1, 2]))
