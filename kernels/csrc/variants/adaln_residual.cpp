@@ -35,13 +35,13 @@ void run(const AdalnResidual& args, int64_t begin, int64_t end, float* scratch) 
     const float sum_of_h = sum_over(width, [=](int64_t i, auto kind) { return load(h + i, kind); });
     const Moments of_h = moments(h, width, args.eps, sum_of_h);
     const float sum_of_x = sum_over(width, [=](int64_t i, auto kind) {
-      const auto normed = (load(h + i, kind) - of_h.mean) * of_h.rstd;
+      const auto normed = of_h.normalized(load(h + i, kind));
       const auto sum = load(residual + i, kind) + load(gain + i, kind) * normed + load(offset + i, kind);
       store(x + i, sum);
       return sum;
     });
     finish_row(args.x, row, width, x);
-    args.stats[row] = of_h.mean;
+    args.stats[row] = of_h.mean();
     args.stats[args.rows + row] = of_h.rstd;
     if (args.next_weight == nullptr) continue;
 
@@ -52,9 +52,9 @@ void run(const AdalnResidual& args, int64_t begin, int64_t end, float* scratch) 
     });
     const Moments of_x = moments(x, width, args.eps, sum_of_stored);
 #pragma omp simd
-    for (int64_t i = 0; i < width; ++i) y[i] = (x[i] - of_x.mean) * of_x.rstd * args.next_weight[i] + args.next_bias[i];
+    for (int64_t i = 0; i < width; ++i) y[i] = of_x.normalized(x[i]) * args.next_weight[i] + args.next_bias[i];
     finish_row(args.y, row, width, y);
-    args.stats[2 * args.rows + row] = of_x.mean;
+    args.stats[2 * args.rows + row] = of_x.mean();
     args.stats[3 * args.rows + row] = of_x.rstd;
   }
 }

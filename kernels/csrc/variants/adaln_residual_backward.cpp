@@ -18,7 +18,7 @@ inline Sums reduce(const float* grad, const float* gain, const float* values, Mo
   float plain = 0.0f, along = 0.0f;
 #pragma omp simd reduction(+ : plain, along)
   for (int64_t i = 0; i < width; ++i) {
-    const float normed = (values[i] - of.mean) * of.rstd;
+    const float normed = of.normalized(values[i]);
     const float inner = grad[i] * gain[i];
     columns_along[i] += grad[i] * normed;
     columns[i] += grad[i];
@@ -50,24 +50,24 @@ void run(const AdalnResidualBackward& args, int64_t part, float* scratch) {
     if (has_next) {
       const float* const grad_y = read_row(args.grad_y, row, width, buffers[3]);
       const float* const x = read_row(args.x, row, width, buffers[4]);
-      const Moments of_x = {args.stats[2 * args.rows + row], args.stats[3 * args.rows + row]};
+      const Moments of_x = {args.stats[2 * args.rows + row], 0.0f, args.stats[3 * args.rows + row]};
       const Sums mean = reduce(grad_y, args.next_weight, x, of_x, width, sums + 2 * width, sums + 3 * width);
       float* const total = buffers[5];
 #pragma omp simd
       for (int64_t i = 0; i < width; ++i) {
-        const float normed = (x[i] - of_x.mean) * of_x.rstd;
+        const float normed = of_x.normalized(x[i]);
         total[i] = grad[i] + of_x.rstd * (grad_y[i] * args.next_weight[i] - mean.plain - normed * mean.along);
       }
       write_row(args.grad_residual, row, width, total);
       grad = total;
     }
     const float* const h = read_row(args.h, row, width, buffers[6]);
-    const Moments of_h = {args.stats[row], args.stats[args.rows + row]};
+    const Moments of_h = {args.stats[row], 0.0f, args.stats[args.rows + row]};
     const Sums mean = reduce(grad, gain, h, of_h, width, sums, sums + width);
     float* const grad_h = open_row(args.grad_h, row, buffers[7]);
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
-      const float normed = (h[i] - of_h.mean) * of_h.rstd;
+      const float normed = of_h.normalized(h[i]);
       grad_h[i] = of_h.rstd * (grad[i] * gain[i] - mean.plain - normed * mean.along);
     }
     finish_row(args.grad_h, row, width, grad_h);

@@ -84,18 +84,37 @@ inline float sum_over(int64_t width, Take take) {
   return result;
 }
 
+// (value - center) * rstd + rest normalises. The mean is center - rest / rstd: a float32 far from zero is too coarse
+// for it.
 struct Moments {
-  float mean, rstd;
+  float center, rest, rstd;
+
+  float mean() const { return center - rest / rstd; }
+  template <typename Values>
+  Values normalized(Values values) const { return (values - center) * rstd + rest; }
 };
 
-// From the values' sum: mean and 1/sqrt(var + eps), the variance as the mean of squared differences.
+// Of `width` values with this sum, the variance as the mean of squared differences, both sums corrected by what the
+// differences add up to (Chan, Golub & LeVeque 1983).
 inline Moments moments(const float* values, int64_t width, float eps, float sum) {
-  const float mean = sum / static_cast<float>(width);
-  const float squares = sum_over(width, [=](int64_t i, auto kind) {
-    const auto difference = load(values + i, kind) - mean;
-    return difference * difference;
-  });
-  return {mean, 1.0f / std::sqrt(squares / static_cast<float>(width) + eps)};
+  const float count = static_cast<float>(width), center = sum / count;
+  Vector differences[2] = {}, squares[2] = {};
+  int64_t i = 0;
+  for (; i + 2 * kVector <= width; i += 2 * kVector)
+    for (int j = 0; j < 2; ++j) {
+      const Vector difference = load(values + i + j * kVector, Vector{}) - center;
+      differences[j] += difference;
+      squares[j] += difference * difference;
+    }
+  float first = total(differences[0] + differences[1]), second = total(squares[0] + squares[1]);
+  for (; i < width; ++i) {
+    const float difference = values[i] - center;
+    first += difference;
+    second += difference * difference;
+  }
+  first /= count;
+  const float rstd = 1.0f / std::sqrt(second / count - first * first + eps);
+  return {center, -first * rstd, rstd};
 }
 
 }  // namespace

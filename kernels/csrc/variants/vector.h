@@ -20,9 +20,11 @@ inline void store(float* values, Vector vector) { *reinterpret_cast<Vector*>(val
 inline void store(float* values, float value) { *values = value; }
 
 inline float total(Vector vector) {
-  float sum = 0.0f;
-  for (int i = 0; i < kVector; ++i) sum += vector[i];
-  return sum;
+  float parts[kVector];
+  store(parts, vector);
+  for (int half = kVector / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) parts[i] += parts[half + i];
+  return parts[0];
 }
 
 }  // namespace
