@@ -18,6 +18,7 @@ from benchmarks.reference.v2_autoencoder import PerceiverAutoencoder
 from ld4lg_fast import interop
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import TokenizedTexts, collate
+from ld4lg_fast.smoothing import NO_SMOOTHING
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
@@ -93,7 +94,7 @@ class TrainingSetup:
             perceiver = interop.load_perceiver(self.perceiver.state_dict(), l2_normalize=False)
             tokenizer = SimpleNamespace(pad_token_id=PAD)
             autoencoder = LanguageAutoencoder(self.lm, tokenizer, perceiver, MAX_LEN, freeze_lm=True)
-            return AutoencoderStage(autoencoder.train(), self.tokens, [], session, decoder_noise=0.0)
+            return AutoencoderStage(autoencoder.train(), self.tokens, [], session, smoothing=NO_SMOOTHING)
         model = self.setup.ours.train()
         shape = (len(self.tokens), model.denoiser.config.max_len, model.denoiser.config.dim_latent)
         lengths = self.tokens.lengths if model.diffusion.discrete else None

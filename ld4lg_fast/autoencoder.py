@@ -28,6 +28,7 @@ from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.layers import DIM_HEAD
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
+from ld4lg_fast.smoothing import NO_SMOOTHING, Draws, Smoothing
 from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
 
 
@@ -198,7 +199,7 @@ class LanguageAutoencoder(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        decoder_noise: float = 0.0,
+        smoothing: Smoothing = NO_SMOOTHING,
         generator: torch.Generator | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -206,21 +207,12 @@ class LanguageAutoencoder(nn.Module):
         """Cross-entropy of reconstructing the text, teacher-forced, padding ignored; a scalar.
 
         Args:
-            decoder_noise: the decoder sees ``√(1-s)·latents + √s·noise`` with s ~ U(0, decoder_noise) for each
-                text, noise in the text's own latent scale, so that it tolerates imperfect samples (Shabalin et
-                al. 2024).
-            generator: source of that noise.
-            rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on; the noise
-                is drawn for all of it, so that it does not depend on how the batch is dealt out.
+            generator: source of the smoothing's randomness.
+            rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
         """
-        latents = self.encode(input_ids, attention_mask)
-        if decoder_noise > 0:
-            rng = {"generator": generator, "device": generator.device if generator else latents.device}
-            whole, rows = latents.shape[0] * world_size, slice(rank, None, world_size)
-            share = torch.rand(whole, 1, 1, **rng)[rows].to(latents) * decoder_noise
-            noise = torch.randn(whole, *latents.shape[1:], **rng)[rows].to(latents)
-            noise = noise * latents.detach().std(dim=(1, 2), keepdim=True)
-            latents = (1 - share).sqrt() * latents + share.sqrt() * noise
+        draws = Draws(generator, rank, world_size)
+        read = smoothing.perturbed(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
+        latents = smoothing.blurred(self.encode(read, attention_mask), draws)
         labels = input_ids.masked_fill(~attention_mask.bool(), -100)
         cross_mask = attention_mask.long() if self.perceiver is None else None
         return self._language_model_loss(self.decode_states(latents), cross_mask, labels)

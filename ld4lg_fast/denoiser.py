@@ -44,6 +44,7 @@ class DenoiserConfig:
         dim_context: width of a cross-attended source, 0 for none.
         dropout: on attention probabilities and inside the feed-forward.
         heads: None for D/64; published networks may have another number (each 64 wide).
+        qk_norm: RMS-normalise each head's q and k in self-attention.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -61,6 +62,7 @@ class DenoiserConfig:
     dim_context: int = 0
     dropout: float = 0.1
     heads: int | None = None
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.heads is None and (self.dim < DIM_HEAD or self.dim % DIM_HEAD):
@@ -93,7 +95,7 @@ class Block(nn.Module):
         super().__init__()
         dim, dropout = config.dim, config.dropout
         self.attn_norm = nn.LayerNorm(dim)
-        self.attn = SelfAttention(dim, dropout, config.heads)
+        self.attn = SelfAttention(dim, dropout, config.heads, config.qk_norm)
         if config.dim_context:
             self.cross_norm = nn.LayerNorm(dim)
             self.cross_attn = CrossAttention(dim, dropout, config.heads)

@@ -1,4 +1,4 @@
-"""The Gaussian diffusion process: z_t, the three predictions, and the training loss.
+"""The Gaussian diffusion process: z_t, what a network may predict, and the training loss.
 
 ``z_t = alpha·x_start + sigma·noise`` with alpha² = ``alpha_sq`` and sigma² = 1 - alpha² (Lovelace et al. 2023,
 eq. 1; v: Salimans & Ho 2022). Letters: B batch, N latent positions, d latent width.
@@ -6,7 +6,7 @@ eq. 1; v: Salimans & Ho 2022). Letters: B batch, N latent positions, d latent wi
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
 
-OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
+OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
+WEIGHTINGS = ("none", "x_start", "min_snr")
+MIN_SNR_GAMMA = 5.0  # Hang et al. 2023
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": F.l1_loss,
     "l2": F.mse_loss,
@@ -61,6 +63,16 @@ def v_from_x_start_and_noise(x_start: Tensor, noise: Tensor, alpha_sq: Tensor) -
     return alpha * noise - sigma * x_start
 
 
+def x_start_from_flow(z_t: Tensor, flow: Tensor, alpha_sq: Tensor) -> Tensor:
+    alpha, sigma = _levels(alpha_sq, z_t)
+    return (z_t - sigma * flow) / (alpha + sigma)
+
+
+def noise_from_flow(z_t: Tensor, flow: Tensor, alpha_sq: Tensor) -> Tensor:
+    alpha, sigma = _levels(alpha_sq, z_t)
+    return (z_t + alpha * flow) / (alpha + sigma)
+
+
 def project_to_sphere(x: Tensor) -> Tensor:
     """Each latent vector scaled to norm √d, the form of l2-normalised latents."""
     return F.normalize(x, dim=-1) * math.sqrt(x.shape[-1])
@@ -80,13 +92,17 @@ def prediction(
 ) -> Prediction:
     """Reads a raw network output (B, N, d) under ``objective`` as noise, x_start and v.
 
-    ``project`` puts x_start on the sphere of radius √d and derives the other two from it again.
+    ``pred_flow`` is ``noise - x_start``, the velocity of the straight path ``(1-s)·x_start + s·noise`` (Lipman et al.
+    2023, Liu et al. 2023), here with its point scaled to ``z_t``: ``s = sigma / (alpha + sigma)``. ``project`` puts x_start on the sphere of radius √d and derives the other two from it again.
     """
     if objective == "pred_noise":
         noise, x_start = output, x_start_from_noise(z_t, output, alpha_sq)
         v = v_from_x_start_and_noise(x_start, noise, alpha_sq)
     elif objective == "pred_x0":
         x_start, noise = output, noise_from_x_start(z_t, output, alpha_sq)
+        v = v_from_x_start_and_noise(x_start, noise, alpha_sq)
+    elif objective == "pred_flow":
+        x_start, noise = x_start_from_flow(z_t, output, alpha_sq), noise_from_flow(z_t, output, alpha_sq)
         v = v_from_x_start_and_noise(x_start, noise, alpha_sq)
     else:
         v, x_start, noise = (
@@ -106,13 +122,21 @@ class TrainingDraws:
     """All randomness of one training step, so that a step can be replayed exactly.
 
     ``t`` (B,): float times in [0, 1], or v1's integer steps. ``noise`` (B, N, d). ``self_condition``: one coin
-    for the whole batch. ``class_drop`` (B,) bool: rows that see the null class.
+    for the whole batch. ``class_drop`` (B,) bool: rows that see the null class. ``self_condition_noise`` (B, N, d)
+    and ``self_condition_share`` (B,): what is mixed into the self-condition.
     """
 
     t: Tensor
     noise: Tensor
     self_condition: bool
     class_drop: Tensor | None = None
+    self_condition_noise: Tensor | None = None
+    self_condition_share: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "TrainingDraws":
+        """The same draws with ``change`` applied to every tensor."""
+        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -127,7 +151,7 @@ class GaussianDiffusion:
     """What is predicted, under which schedule, with which loss.
 
     Args:
-        objective: ``pred_v``, ``pred_x0`` or ``pred_noise``.
+        objective: ``pred_v``, ``pred_x0``, ``pred_noise`` or ``pred_flow``.
         loss_type: ``l2``, ``l1`` or ``smooth_l1``.
         schedule: the training schedule; a `DiscreteSchedule` selects recipe v1's conventions: the mean runs over
             all positions, padded ones included, and the self-condition pass still sees a dropped class.
@@ -135,9 +159,14 @@ class GaussianDiffusion:
         self_condition_prob: chance that a batch is trained with a self-condition (Chen et al. 2022).
         class_drop_prob: chance that a row is trained with the null class (Ho & Salimans 2022).
         l2_normalized: latents lie on the sphere of radius √d; self-conditions are projected onto it.
+        loss_weighting: of the squared error of what is predicted: ``none``; ``x_start`` makes it that of x_start;
+            ``min_snr`` makes it that of x_start times min(SNR, 5) (Hang et al. 2023).
+        self_condition_noise: in training a self-condition is ``√(1-s)·x̂ + √s·noise`` with s ~ U(0, this) for each
+            row, so that sampling survives its own early mistakes (conditioning augmentation, Ho et al. 2022, on the
+            self-condition).
 
     Raises:
-        ConfigError: unknown objective or loss, or a probability outside [0, 1].
+        ConfigError: unknown objective, loss or weighting, a share outside [0, 1], or a weighted ``l1``.
     """
 
     objective: str = "pred_v"
@@ -147,13 +176,24 @@ class GaussianDiffusion:
     self_condition_prob: float = 0.5
     class_drop_prob: float = 0.1
     l2_normalized: bool = False
+    loss_weighting: str = "none"
+    self_condition_noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ConfigError(f"Unknown objective {self.objective!r}; choose one of {', '.join(OBJECTIVES)}.")
         if self.loss_type not in LOSSES:
             raise ConfigError(f"Unknown loss {self.loss_type!r}; choose one of {', '.join(LOSSES)}.")
-        for name in ("self_condition_prob", "class_drop_prob"):
+        if self.loss_weighting not in WEIGHTINGS:
+            raise ConfigError(
+                f"Unknown loss_weighting {self.loss_weighting!r}; choose one of {', '.join(WEIGHTINGS)}."
+            )
+        if self.loss_weighting != "none" and self.loss_type != "l2":
+            raise ConfigError(
+                f"loss_weighting={self.loss_weighting} weights squared errors; it needs loss_type=l2, "
+                f"not {self.loss_type}."
+            )
+        for name in ("self_condition_prob", "class_drop_prob", "self_condition_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
 
@@ -176,12 +216,34 @@ class GaussianDiffusion:
         noise = torch.randn(x_start.shape, **rng)
         coin = torch.rand((), generator=generator, device=generator.device).item()
         drop = torch.rand(batch, **rng) < self.class_drop_prob if class_conditional else None
-        return TrainingDraws(
-            t=t.to(device),
-            noise=noise.to(device),
-            self_condition=coin < self.self_condition_prob,
-            class_drop=None if drop is None else drop.to(device),
-        )
+        draws = TrainingDraws(t, noise, coin < self.self_condition_prob, drop)
+        if self.self_condition_noise and draws.self_condition:
+            share = torch.rand(batch, **rng) * self.self_condition_noise
+            draws = replace(
+                draws,
+                self_condition_noise=torch.randn(x_start.shape, **rng),
+                self_condition_share=share,
+            )
+        return draws.map(lambda tensor: tensor.to(device))
+
+    def loss_weights(self, alpha_sq: Tensor) -> Tensor:
+        """What squared errors at levels ``alpha_sq`` (B,) are multiplied by, (B,) float32."""
+        alpha_sq = alpha_sq.double()
+        sigma_sq = (1 - alpha_sq).clamp(min=1e-12)
+        snr = alpha_sq / sigma_sq
+        # Squared error of what is predicted, as a multiple of that of x_start.
+        multiple = {
+            "pred_noise": snr,
+            "pred_x0": torch.ones_like(snr),
+            "pred_v": 1 / sigma_sq,
+            "pred_flow": (alpha_sq.sqrt() + sigma_sq.sqrt()).square() / sigma_sq,
+        }[self.objective]
+        wanted = {
+            "none": multiple,
+            "x_start": torch.ones_like(snr),
+            "min_snr": snr.clamp(max=MIN_SNR_GAMMA),
+        }[self.loss_weighting]
+        return (wanted / multiple).float()
 
     def training_loss(
         self,
@@ -227,14 +289,20 @@ class GaussianDiffusion:
             with torch.no_grad():
                 first = denoiser(z_t, time, class_id=first_id, **conditions)
                 x_self_cond = prediction(first, z_t, alpha_sq, self.objective, self.l2_normalized).x_start
+                if draws.self_condition_noise is not None:
+                    kept = 1 - draws.self_condition_share
+                    x_self_cond = add_noise(x_self_cond, draws.self_condition_noise, kept)
         output = denoiser(z_t, time, x_self_cond=x_self_cond, class_id=dropped_id, **conditions)
 
         target = {
             "pred_noise": draws.noise,
             "pred_x0": x_start,
             "pred_v": v_from_x_start_and_noise(x_start, draws.noise, alpha_sq),
+            "pred_flow": draws.noise - x_start,
         }[self.objective]
         error = LOSSES[self.loss_type](output.float(), target, reduction="none").mean(dim=-1)
+        if self.loss_weighting != "none":
+            error = error * self.loss_weights(alpha_sq)[:, None]
         if self.discrete or mask is None:
             loss = error.mean()
         else:

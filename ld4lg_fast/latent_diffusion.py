@@ -20,6 +20,7 @@ from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
 ARCHITECTURES = {
     "v1": (DiffusionTransformerV1, DenoiserConfigV1),
     "v2": (DiffusionTransformer, DenoiserConfig),
+    "v3": (DiffusionTransformer, DenoiserConfig),
 }
 
 
@@ -27,10 +28,11 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
     """The process of a recipe.
 
     Args:
-        recipe: ``version`` (``v1`` or ``v2``), ``objective``, ``loss_type``, ``self_condition_prob``,
-            ``class_drop_prob``; v1: ``beta_schedule``, ``num_train_timesteps``; v2: ``schedule``,
-            ``schedule_scale``, ``sampling_schedule`` (or None), ``l2_normalized``. Further entries are
-            kept with the model: ``context_drop_prob`` and ``source_max_len`` of sequence-to-sequence.
+        recipe: ``version`` (``v1``, ``v2`` or ``v3``), ``objective``, ``loss_type``, ``self_condition_prob``,
+            ``class_drop_prob``; v1: ``beta_schedule``, ``num_train_timesteps``; v2 and v3: ``schedule``,
+            ``schedule_scale``, ``sampling_schedule`` (or None), ``l2_normalized``, and perhaps ``loss_weighting``
+            and ``self_condition_noise``. Further entries are kept with the model: ``context_drop_prob`` and
+            ``source_max_len`` of sequence-to-sequence.
 
     Raises:
         ConfigError: an unknown version or a missing entry.
@@ -41,8 +43,12 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
         if recipe["version"] == "v1":
             schedule = DiscreteSchedule(recipe["beta_schedule"], recipe["num_train_timesteps"])
             return GaussianDiffusion(**chosen, schedule=schedule)
-        if recipe["version"] != "v2":
-            raise ConfigError(f"Unknown recipe version {recipe['version']!r}; choose v1 or v2.")
+        if recipe["version"] not in ARCHITECTURES:
+            raise ConfigError(
+                f"Unknown recipe version {recipe['version']!r}; choose one of {', '.join(ARCHITECTURES)}."
+            )
+        optional = ("loss_weighting", "self_condition_noise")
+        chosen |= {name: recipe[name] for name in optional if name in recipe}
         scale, sampling = recipe["schedule_scale"], recipe["sampling_schedule"]
         return GaussianDiffusion(
             **chosen,
@@ -75,7 +81,9 @@ class LatentDiffusion(nn.Module):
             ConfigError: an unknown recipe version, or a field that the denoiser does not have.
         """
         if recipe.get("version") not in ARCHITECTURES:
-            raise ConfigError(f"Unknown recipe version {recipe.get('version')!r}; choose v1 or v2.")
+            raise ConfigError(
+                f"Unknown recipe version {recipe.get('version')!r}; choose one of {', '.join(ARCHITECTURES)}."
+            )
         architecture, config = ARCHITECTURES[recipe["version"]]
         try:
             return cls(architecture(config(**denoiser)), recipe)

@@ -138,34 +138,62 @@ class PositionTable(nn.Embedding):
         return self.weight[:length] * self.embedding_dim**-0.5
 
 
+class HeadRMSNorm(nn.Module):
+    """Heads of q or k at the root mean square ``gamma`` (64,), shared by them: x / max(‖x‖·64^-0.5, 1e-8)·γ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(DIM_HEAD))
+
+    def forward(self, heads: Tensor) -> Tensor:
+        """(…, 64) -> the same shape and dtype; `ops.short_attention` does this itself, given ``gamma``."""
+        wide = heads.float()
+        norm = wide.norm(dim=-1, keepdim=True) * DIM_HEAD**-0.5
+        return (wide / norm.clamp(min=1e-8) * self.gamma).to(heads.dtype)
+
+
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, rows: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    dropout: float,
+    rows: Tensor | None = None,
+    norms: Sequence[HeadRMSNorm] = (),
 ) -> Tensor:
     """Attention of q (B, N, H·64) to k, v (B, M, H·64), (B, N, H·64); ``bias`` broadcastable to (B, H, N, M).
+
+    ``norms``: those of q and k, or none.
 
     ``rows`` (B, N) are the real queries. The others attend uniformly by their bias already, but SDPA's
     backward on a CPU gets rows without any allowed key wrong (the log of their number of keys is lost next
     to the lowest finite number), so where a loss reaches such rows they are told here.
     """
     if dropout:
-        heads = (split_heads(x) for x in (q, k, v))
+        heads = [split_heads(x) for x in (q, k, v)]
+        for index, norm in enumerate(norms):
+            heads[index] = norm(heads[index])
         out = merge_heads(F.scaled_dot_product_attention(*heads, attn_mask=bias, dropout_p=dropout))
     else:
-        out = ops.short_attention(q, k, v, bias)
+        out = ops.short_attention(q, k, v, bias, *(norm.gamma for norm in norms))
     return out if rows is None else torch.where(rows[..., None], out, v.mean(dim=1, keepdim=True))
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention without biases; q, k, v are one matrix, stored as to_q, to_k, to_v.
 
-    ``heads`` are 64 wide; None means as many as fill ``dim``.
+    ``heads`` are 64 wide; None means as many as fill ``dim``. ``qk_norm``: q and k are RMS-normalised per head
+    (Henry et al. 2020; Dehghani et al. 2023).
     """
 
-    def __init__(self, dim: int, dropout: float = 0.0, heads: int | None = None) -> None:
+    def __init__(
+        self, dim: int, dropout: float = 0.0, heads: int | None = None, qk_norm: bool = False
+    ) -> None:
         super().__init__()
         inner = heads * DIM_HEAD if heads else dim
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.to_out = nn.Linear(inner, dim, bias=False)
+        self.norms = nn.ModuleList(HeadRMSNorm() for _ in range(2 if qk_norm else 0))
         self.dropout = dropout
         store_in_parts(self, "qkv", ("to_q", "to_k", "to_v"))
 
@@ -173,7 +201,7 @@ class SelfAttention(nn.Module):
         """x (B, N, D); ``bias``, broadcastable to (B, H, N, N), is added to the scores; ``rows``: `attend`."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         dropout = self.dropout if self.training else 0.0
-        return self.to_out(attend(q, k, v, bias, dropout, rows))
+        return self.to_out(attend(q, k, v, bias, dropout, rows, self.norms))
 
 
 class CrossAttention(nn.Module):
@@ -219,12 +247,3 @@ class GEGLUFeedForward(nn.Module):
         dropout = self.dropout if self.training else 0.0
         seed = torch.randint(2**62, (1,), device=x.device) if dropout else None
         return self.proj_out(ops.geglu_linear(x, self.proj_in.weight, self.proj_in.bias, dropout, seed))
-
-
-class HeadRMSNorm(nn.Module):
-    """The gain ``gamma`` (64,), shared by the heads, to which `ops.short_attention` normalises q or k:
-    x / max(‖x‖·64^-0.5, 1e-8)·γ."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(DIM_HEAD))

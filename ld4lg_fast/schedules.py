@@ -46,11 +46,17 @@ def _tan(t: Tensor, d: float) -> Tensor:
     return cos_sq / (cos_sq + d**2 * sin_sq)
 
 
+def _straight(t: Tensor) -> Tensor:
+    """The straight path of flow matching: signal to noise 1-t to t (Lipman et al. 2023)."""
+    return (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
+
+
 _PLAIN = {
     "cosine": _cosine,
     "simple_linear": _simple_linear,
     "beta_linear": _beta_linear,
     "sigmoid": _sigmoid,
+    "straight": _straight,
 }
 
 
@@ -71,7 +77,7 @@ class ContinuousSchedule:
     ``alpha_sq(t) = sigmoid(clip(logit(unshifted(t)), -15, 15) + 2 ln(scale))``
 
     Args:
-        name: ``cosine``, ``simple_linear``, ``beta_linear``, ``sigmoid``; ``tan-D`` with a number D > 0
+        name: ``cosine``, ``simple_linear``, ``beta_linear``, ``sigmoid``, ``straight``; ``tan-D`` with a number D > 0
             (``tan-9``; D = 1 is cosine); ``shifted_cosine-R`` with a number R > 0, the cosine schedule
             whose log-SNR is moved by ``2 ln R`` (R < 1 means more noise).
         scale: factor on the signal-to-noise amplitude of any schedule; smaller means more noise.

@@ -8,6 +8,7 @@ from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.smoothing import Draws, Smoothing
 from tests.conftest import PERCEIVER, randomize
 
 TEXTS = ["The Eagle is a pub near the river.", "Cheap food.", "A family friendly coffee shop called Zizzi."]
@@ -101,12 +102,70 @@ def test_padding_changes_neither_latents_nor_loss(autoencoder):
     torch.testing.assert_close(autoencoder.loss(wider, wider_mask), autoencoder.loss(ids, mask))
 
 
-def test_decoder_noise_is_drawn_from_the_generator(autoencoder):
+@pytest.mark.parametrize("name", ["decoder_noise", "position_dropout", "token_masking"])
+def test_smoothing_is_drawn_from_the_generator(autoencoder, name):
     ids, mask = batch(autoencoder)
     losses = [
-        autoencoder.loss(ids, mask, 0.5, torch.Generator().manual_seed(seed)).item() for seed in (0, 0, 1)
+        autoencoder.loss(ids, mask, Smoothing(**{name: 0.9}), torch.Generator().manual_seed(seed)).item()
+        for seed in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]
+    assert losses[0] != autoencoder.loss(ids, mask).item()
+
+
+@pytest.mark.parametrize("name", ["decoder_noise", "position_dropout", "token_masking"])
+def test_smoothing_does_not_depend_on_how_a_batch_is_dealt_out(autoencoder, name):
+    ids, mask = batch(autoencoder)
+    smoothing, tokenizer = Smoothing(**{name: 0.9}), autoencoder.tokenizer
+    latents = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
+
+    def seen(rank, world_size):
+        rows = slice(rank, None, world_size)
+        length = int(mask[rows].sum(dim=1).max())
+        draws = [Draws(torch.Generator().manual_seed(4), rank, world_size) for _ in range(2)]
+        read = smoothing.perturbed(ids[rows, :length], mask[rows, :length], tokenizer, 32, draws[0])
+        return smoothing.blurred(latents[rows], draws[1]), read
+
+    # Three texts as one batch, and dealt to three.
+    whole = seen(0, 1)
+    for rank in range(3):
+        blurred, read = seen(rank, 3)
+        torch.testing.assert_close(blurred, whole[0][rank : rank + 1])
+        assert torch.equal(read, whole[1][rank : rank + 1, : read.shape[1]])
+
+
+def test_shares_of_the_smoothing(autoencoder):
+    draws = Draws(torch.Generator().manual_seed(0))
+    ones = torch.ones(4000, 16, 8)
+    dropped = (Smoothing(position_dropout=0.6).blurred(ones, draws) == 0).float()
+    assert torch.equal(dropped.amin(-1), dropped.amax(-1)), "a latent is dropped as a whole"
+    assert abs(dropped.mean().item() - 0.3) < 0.02
+    latents = torch.randn(2000, 32, 64, generator=draws.generator) * 3
+    noised = Smoothing(decoder_noise=0.4).blurred(latents, draws)
+    assert abs(noised.std().item() - 3) < 0.05, "the scale stays"
+    kept = (noised * latents).mean(dim=(1, 2)) / latents.square().mean(dim=(1, 2))
+    share = 1 - kept.square()
+    assert abs(share.mean().item() - 0.2) < 0.02 and share.max() < 0.5
+
+    ids, mask = batch(autoencoder)
+    ids, mask = ids.repeat(2000, 1), mask.repeat(2000, 1)
+    read = Smoothing(token_masking=0.5).perturbed(ids, mask, autoencoder.tokenizer, 32, draws)
+    special = torch.isin(ids, torch.tensor(autoencoder.tokenizer.all_special_ids))
+    assert torch.equal(read[special], ids[special]) and read.max() < len(autoencoder.tokenizer)
+    assert abs((read != ids)[~special].float().mean().item() - 0.25) < 0.02
+
+
+def test_a_share_of_smoothing_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match="autoencoder.token_masking=1.5; it must lie between 0 and 1"):
+        Smoothing(token_masking=1.5)
+
+
+def test_gradients_flow_through_the_smoothing(autoencoder):
+    smoothing = Smoothing(decoder_noise=0.3, position_dropout=0.3, token_masking=0.3)
+    autoencoder.train().loss(*batch(autoencoder), smoothing).backward()
+    assert all(
+        p.grad.isfinite().all() and p.grad.any() for p in autoencoder.perceiver.encoder.attn.parameters()
+    )
 
 
 def test_overfitting_a_few_sentences_reconstructs_them(tokenizer):

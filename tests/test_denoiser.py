@@ -79,6 +79,21 @@ def test_unet_skips_use_the_early_blocks():
         assert changed is not unet_skips
 
 
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])
+def test_qk_norm_makes_the_scale_of_queries_and_keys_irrelevant(dropout):
+    """With or without attention dropout, which takes another way to the same numbers."""
+    z_t, time = inputs()
+    model = build(qk_norm=True, dropout=dropout)
+    with torch.no_grad():
+        want = build(qk_norm=True)(z_t, time)
+        model.train(dropout > 0)
+        for block in model.blocks:
+            block.attn.qkv.weight[:128] *= 7
+        torch.testing.assert_close(model(z_t, time), want, rtol=1e-3, atol=1e-4)
+        model.blocks[0].attn.norms[0].gamma *= 3
+        assert not torch.allclose(model(z_t, time), want, atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes_stay_near_float32(dtype):
     z_t, time = inputs()

@@ -15,6 +15,7 @@ from ld4lg_fast import interop
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate, generate_demo_texts, tokenize_texts
 from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.smoothing import NO_SMOOTHING
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
@@ -101,7 +102,7 @@ def test_diffusion_losses(session, published, ours, tokens):
 
 
 def test_autoencoder_losses(session, published, ours, tokens):
-    stage = AutoencoderStage(ours.train(), tokens, [], session, decoder_noise=0.0)
+    stage = AutoencoderStage(ours.train(), tokens, [], session, smoothing=NO_SMOOTHING)
     perceiver, lm = published
     trainer = Trainer(perceiver, autoencoder_loss(perceiver, lm), OPTIONS.learning_rate, OPTIONS.weight_decay)
     compare(stage, session, tokens, trainer)

@@ -57,6 +57,8 @@ def _curve(name: str, number: float, t: np.ndarray) -> np.ndarray:
     half_turn = t * np.float32(math.pi) / np.float32(2)
     if name == "simple_linear":
         return 1 - t
+    if name == "straight":
+        return (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
     if name == "beta_linear":
         return _rounded(np.exp, np.float32(-1e-4) - 10 * t**2)
     if name == "sigmoid":
@@ -100,6 +102,8 @@ def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.floating, objective
     alpha, sigma = _levels(alpha_sq)
     if objective == "pred_noise":
         return (z - sigma * output) / max(alpha, np.float32(1e-8))
+    if objective == "pred_flow":
+        return (z - sigma * output) / (alpha + sigma)
     return output if objective == "pred_x0" else alpha * z - sigma * output
 
 

@@ -1,6 +1,7 @@
 """Stage one: the language autoencoder learns to give texts back."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ld4lg_fast.data import (
     train_bpe_tokenizer,
 )
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.smoothing import Smoothing
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.conditioned_latents import to_device
@@ -137,12 +139,12 @@ class AutoencoderStage:
         tokens: TokenizedTexts,
         validation: Sequence[list[int]],
         session: Session,
-        decoder_noise: float,
+        smoothing: Smoothing,
     ) -> None:
         self.session, self.options = session, session.options.autoencoder
         self.module = autoencoder.to(session.device)
         self.trained: nn.Module = autoencoder.perceiver if autoencoder.freeze_lm else autoencoder
-        self.tokens, self.validation, self.decoder_noise = tokens, validation, decoder_noise
+        self.tokens, self.validation, self.smoothing = tokens, validation, smoothing
         check_batch(NAME, self.options, len(tokens), session.world_size)
         lengths = tokens.lengths
         self.batches = StepBatches(
@@ -159,7 +161,7 @@ class AutoencoderStage:
         lengths = self.tokens.lengths
         weight = float(part.count * lengths[mine].sum() / lengths[whole].sum())
         generator = step_generator(self.session.seed, NAME, step)
-        return weight, (ids, mask, self.decoder_noise, generator, part.index, part.count)
+        return weight, (ids, mask, self.smoothing, generator, part.index, part.count)
 
     def loss(self, model: nn.Module, batch: tuple) -> Tensor:
         weight, inputs = batch
@@ -203,8 +205,8 @@ def train_autoencoder(config: Mapping, dataset: TextDataset, session: Session, c
                 tokens = tokenize_texts(
                     learned, autoencoder.tokenizer, autoencoder.max_len, session.run.cache
                 )
-        noise = config["autoencoder"]["decoder_noise"]
-        stage = AutoencoderStage(autoencoder, tokens, validation, session, noise)
+        shares = {field.name: config["autoencoder"].get(field.name, 0.0) for field in fields(Smoothing)}
+        stage = AutoencoderStage(autoencoder, tokens, validation, session, Smoothing(**shares))
         step = TrainingLoop(stage, session, clock).run().step
 
     def finish() -> None:

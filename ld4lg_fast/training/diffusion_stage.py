@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import ShuffledBatches, TextDataset, TokenizedTexts
-from ld4lg_fast.diffusion import TrainingDraws
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.autoencoder_stage import check_batch, tokenize, tokenize_sources, write_statistics
@@ -105,14 +104,7 @@ class DiffusionStage:
         # Drawn for the whole batch, so that the number of its parts changes nothing.
         like = torch.empty(1).expand(len(whole), *latents.shape[1:])
         draws = self.module.draw(like, step_generator(session.seed, NAME, step))
-        drop = draws.class_drop
-        draws = TrainingDraws(
-            t=to_device(part.of(draws.t), session.device),
-            noise=to_device(part.of(draws.noise), session.device),
-            self_condition=draws.self_condition,
-            class_drop=None if drop is None else to_device(part.of(drop), session.device),
-        )
-        return latents, draws, conditions
+        return latents, draws.map(lambda t: to_device(part.of(t), session.device)), conditions
 
     def loss(self, model: nn.Module, batch: tuple) -> Tensor:
         latents, draws, conditions = batch

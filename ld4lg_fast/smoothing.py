@@ -1,0 +1,85 @@
+"""What keeps an autoencoder's latent space smooth while it trains: noise, missing latents, and wrong tokens.
+
+Letters: B texts, T tokens, N latents, d latent width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ld4lg_fast.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for every ``world_size``-th text of a batch from ``rank`` on.
+
+    They are drawn for the whole batch, so that they do not depend on how it is dealt out. ``generator`` None is
+    torch's own.
+    """
+
+    generator: torch.Generator | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def __call__(self, draw: Callable[..., Tensor], like: Tensor, *shape: int) -> Tensor:
+        """``draw`` (`torch.rand` or `torch.randn`) of ``shape`` for each row of ``like``, on its device."""
+        device = self.generator.device if self.generator else like.device
+        whole = draw(like.shape[0] * self.world_size, *shape, generator=self.generator, device=device)
+        return whole[self.rank :: self.world_size].to(like.device)
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """The largest shares; each text's own is drawn from U(0, that).
+
+    Args:
+        decoder_noise: the decoder sees ``√(1-s)·latents + √s·noise``, noise in the text's own latent scale, so that
+            it tolerates imperfect samples (Shabalin et al. 2024, TEncDM).
+        position_dropout: chance of a latent to reach the decoder as zeros (Meshchaninov et al. 2025, Cosmos).
+        token_masking: chance of a token to be a random one of the vocabulary for the encoder, while the decoder
+            gives back the text as it was: perturb and recover (Lewis et al. 2020, BART; Cosmos).
+
+    Raises:
+        ConfigError: a share outside [0, 1].
+    """
+
+    decoder_noise: float = 0.0
+    position_dropout: float = 0.0
+    token_masking: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise ConfigError(f"autoencoder.{name}={value}; it must lie between 0 and 1.")
+
+    def perturbed(
+        self, ids: Tensor, mask: Tensor, tokenizer: PreTrainedTokenizerBase, max_len: int, draws: Draws
+    ) -> Tensor:
+        """Token ids (B, T) as the encoder reads them; special tokens stay."""
+        if not self.token_masking:
+            return ids
+        share = draws(torch.rand, ids, 1) * self.token_masking
+        # Drawn for ``max_len`` positions: the parts of a batch may be padded to other lengths.
+        hit = (draws(torch.rand, ids, max_len) < share)[:, : ids.shape[1]] & mask.bool()
+        other = (draws(torch.rand, ids, max_len) * len(tokenizer)).long()[:, : ids.shape[1]]
+        special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
+        return torch.where(hit & ~torch.isin(ids, special), other, ids)
+
+    def blurred(self, latents: Tensor, draws: Draws) -> Tensor:
+        """Latents (B, N, d) as the decoder sees them."""
+        if self.decoder_noise:
+            share = draws(torch.rand, latents, 1, 1).to(latents) * self.decoder_noise
+            noise = draws(torch.randn, latents, *latents.shape[1:]).to(latents)
+            noise = noise * latents.detach().std(dim=(1, 2), keepdim=True)
+            latents = (1 - share).sqrt() * latents + share.sqrt() * noise
+        if self.position_dropout:
+            share = draws(torch.rand, latents, 1, 1) * self.position_dropout
+            latents = latents * (draws(torch.rand, latents, latents.shape[1], 1) >= share)
+        return latents
+
+
+NO_SMOOTHING = Smoothing()
