@@ -1,4 +1,4 @@
-"""The console command ``ld4lg``."""
+"""The console command ``ld4lg``. Help is boxed and coloured on a terminal, plain text elsewhere."""
 
 import sys
 from pathlib import Path
@@ -7,13 +7,32 @@ from typing import Annotated
 import typer
 
 from ld4lg_fast.errors import LD4LGError
+from ld4lg_fast.hydra_help import choices_of, hydra_value, options_of
+
+HELP = """Fast latent diffusion for language generation: train, sample, evaluate, deploy.
+
+\b
+ld4lg demo                                          see it work, a few minutes on a CPU
+ld4lg train dataset=custom dataset.root=texts.txt   train on your own texts
+ld4lg sample outputs/custom --num-samples 16        texts from a finished run
+ld4lg evaluate outputs/custom --report page.html    how good they are, as a page
+ld4lg export outputs/custom exported                a folder that needs no PyTorch
+ld4lg doctor                                        what works on this machine
+
+Each command explains itself: ld4lg COMMAND --help. Exit codes: 0 done, 2 bad input (one sentence says what to
+change), 130 interrupted.
+"""
 
 app = typer.Typer(
     name="ld4lg",
-    help="Fast latent diffusion for language generation: train, sample, evaluate.",
+    help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
 )
+
+# Of the commands whose further arguments go to somebody else.
+PASSES_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 NumSamples = Annotated[int, typer.Option(help="How many texts to sample.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same texts.")]
@@ -28,29 +47,79 @@ def demo(
     """Trains a tiny model on a generated corpus in front of you, then samples from it; a few minutes on a CPU."""
     from ld4lg_fast.training import main as train_main
 
-    train_main(["dataset=demo", "model=tiny", "train.max_minutes=4", f"hydra.run.dir={output_dir}"])
+    options = ["dataset=demo", "model=tiny", "train.max_minutes=4"]
+    train_main([*options, f"hydra.run.dir={hydra_value(output_dir)}"])
     sample(output_dir, num_samples=num_samples, steps=50, seed=seed)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
-)
+@app.command(context_settings=PASSES_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
-    """Trains: the same options as scripts/train.py, e.g. `ld4lg train dataset=e2e model=small`."""
+    """Trains the language autoencoder, then the denoiser of its latents, and keeps all of it in one folder."""
+    if "--help" in context.args:
+        print(TRAIN_HELP.format(groups=choices_of(*GROUPS), options=options_of("train")))
+        return
     from ld4lg_fast.training import main as train_main
 
     train_main(context.args)
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
-)
-def evaluate(context: typer.Context) -> None:
-    """Measures a run: the same options as scripts/test.py, e.g. `ld4lg evaluate infer.output_dir=outputs/e2e`."""
+GROUPS = ("dataset", "model", "autoencoder", "recipe")
+
+TRAIN_HELP = """Usage: ld4lg train [OPTION=VALUE ...]
+
+Trains the language autoencoder, then the denoiser of its latents. A run directory (by default
+outputs/<dataset>) holds everything; Ctrl-C saves, and resume=true goes on.
+
+Examples:
+  ld4lg train dataset=demo model=tiny train.max_minutes=4
+  ld4lg train dataset=custom dataset.root=my_texts.txt model=small train.max_minutes=30
+  ld4lg train resume=true hydra.run.dir=outputs/custom
+  ld4lg train dataset=e2e model=base autoencoder=bart --cfg job   (prints all options, trains nothing)
+
+Several processes or GPUs: accelerate launch -m ld4lg_fast.training [OPTION=VALUE ...]
+
+Choices:
+{groups}
+
+Options and their values, as in train.max_minutes=30; model= and recipe= replace some, hydra.run.dir= says where
+the run goes:
+
+{options}"""
+
+
+@app.command(context_settings=PASSES_ON, add_help_option=False)
+def evaluate(
+    context: typer.Context,
+    report: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
+) -> None:
+    """Samples from a run and measures the texts: a table, a JSON file and, with --report, a page to look at."""
+    if "--help" in context.args:
+        print(EVALUATE_HELP.format(options=options_of("test")))
+        return
+    arguments = context.args
+    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+        arguments = [f"infer.output_dir={hydra_value(arguments[0])}", *arguments[1:]]
+    if report is not None:
+        arguments = [*arguments, f"evaluation.report={hydra_value(report)}"]
     from ld4lg_fast.evaluation.entry import main as evaluate_main
 
-    sys.argv = ["ld4lg evaluate", *context.args]
+    sys.argv = ["ld4lg evaluate", *arguments]
     evaluate_main()
+
+
+EVALUATE_HELP = """Usage: ld4lg evaluate RUN_DIR [--report PAGE.html] [OPTION=VALUE ...]
+
+Samples from a run and measures the texts beside real ones: a table, a JSON file in the run directory and, with
+--report, one self-contained page of figures, plots and samples. A metric whose model is not at hand is skipped.
+
+Examples:
+  ld4lg evaluate outputs/e2e --report page.html
+  ld4lg evaluate outputs/e2e generation.num_samples=200 generation.quality=balanced evaluation.seeds=[0,1,2]
+  ld4lg evaluate outputs/e2e evaluation.mauve_model=FOLDER evaluation.perplexity_model=FOLDER
+
+Options and their values, as in generation.num_samples=200:
+
+{options}"""
 
 
 @app.command()
@@ -121,7 +190,12 @@ def import_checkpoint_command(
         Path | None, typer.Option(help="Corpus it was trained on, to count text lengths and classes.")
     ] = None,
 ) -> None:
-    """Turns a checkpoint of the official release or of the unofficial implementation into a run directory."""
+    """Turns a checkpoint of the official release or of the unofficial implementation into a run directory.
+
+    \b
+    ld4lg import-checkpoint saved_diff_models/roc outputs/roc --language-model FOLDER
+    ld4lg sample outputs/roc
+    """
     import transformers
 
     from ld4lg_fast.import_checkpoint import import_checkpoint
@@ -145,7 +219,12 @@ def export_command(
     ] = "float32",
     validate: Annotated[bool, typer.Option(help="Compare the graphs with PyTorch's numbers.")] = True,
 ) -> None:
-    """Turns a run into a folder of ONNX graphs that samples without PyTorch."""
+    """Turns a run into a folder of ONNX graphs that samples without PyTorch.
+
+    \b
+    ld4lg export outputs/e2e exported --precision int8
+    python exported/generate.py --num-samples 8 --seed 1
+    """
     from ld4lg_fast.export import require_packages
 
     require_packages("onnx", "onnxscript", "onnxruntime")
@@ -154,31 +233,51 @@ def export_command(
     export_run(run_dir, out_dir, precision, validate)
 
 
-@app.command(
-    "run-onnx",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-)
+@app.command("run-onnx", context_settings=PASSES_ON, add_help_option=False)
 def run_onnx(
     context: typer.Context,
     out_dir: Annotated[Path, typer.Argument(help="Folder that `ld4lg export` wrote.")],
 ) -> None:
-    """Samples from an exported folder: the same options as its generate.py, e.g. `--num-samples 8 --seed 1`."""
+    """Samples from an exported folder without PyTorch, e.g. `ld4lg run-onnx exported --num-samples 8 --seed 1`."""
     from ld4lg_fast.export import require_packages
 
     require_packages("onnxruntime")
     from ld4lg_fast.export.runtime.command import main as generate
 
-    generate(out_dir, context.args)
+    asks = "--help" in (str(out_dir), *context.args)
+    generate(Path("OUT_DIR") if asks else out_dir, ["--help"] if asks else context.args)
+
+
+@app.command("bench", context_settings=PASSES_ON)
+def bench_command(
+    context: typer.Context,
+    suite: Annotated[str | None, typer.Argument(help="Which one; without it, all are listed.")] = None,
+) -> None:
+    """Runs a benchmark of a checkout against the published code; arguments after its name are the benchmark's.
+
+    \b
+    ld4lg bench                        what there is
+    ld4lg bench ops -- --help          what one of them can do
+    ld4lg bench sample --json out.json
+    """
+    from ld4lg_fast.bench import run_suite
+
+    raise typer.Exit(run_suite(suite, context.args))
 
 
 @app.command()
-def doctor() -> None:
-    """Says what is installed and which backends work, and why not."""
-    from ld4lg_fast.doctor import report
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Says what is installed, which backends and precisions work on this machine, and why others do not."""
+    from ld4lg_fast.doctor import examine, report
 
-    for line in report():
-        print(line)
+    if json:
+        from json import dumps
+
+        print(dumps(examine(), indent=2))
+    else:
+        print("\n".join(report()))
 
 
 def main() -> None:
