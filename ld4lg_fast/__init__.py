@@ -4,26 +4,53 @@ The public names are loaded on first use, so that ``import ld4lg_fast`` costs mi
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ld4lg_fast._version import __version__
 
+if TYPE_CHECKING:
+    from ld4lg_fast.autoencoder import LanguageAutoencoder
+    from ld4lg_fast.decoding import DecodingConfig
+    from ld4lg_fast.denoiser import DenoiserConfig, DiffusionTransformer
+    from ld4lg_fast.diffusion import GaussianDiffusion
+    from ld4lg_fast.errors import LD4LGError
+    from ld4lg_fast.latent_diffusion import LatentDiffusion
+    from ld4lg_fast.pipeline import TextDiffusionPipeline
+    from ld4lg_fast.samples import SampledLatents, TextDiffusionOutput
+
 _LAZY = {
+    "DecodingConfig": "decoding",
     "DenoiserConfig": "denoiser",
     "DiffusionTransformer": "denoiser",
     "GaussianDiffusion": "diffusion",
     "LanguageAutoencoder": "autoencoder",
+    "LatentDiffusion": "latent_diffusion",
     "LD4LGError": "errors",
+    "SampledLatents": "samples",
+    "TextDiffusionOutput": "samples",
     "TextDiffusionPipeline": "pipeline",
 }
 
-__all__ = ["__version__", *_LAZY]
+__all__ = [
+    "DecodingConfig",
+    "DenoiserConfig",
+    "DiffusionTransformer",
+    "GaussianDiffusion",
+    "LD4LGError",
+    "LanguageAutoencoder",
+    "LatentDiffusion",
+    "SampledLatents",
+    "TextDiffusionOutput",
+    "TextDiffusionPipeline",
+    "__version__",
+]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _LAZY:
         return getattr(import_module(f"ld4lg_fast.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'ld4lg_fast' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY])

@@ -81,8 +81,7 @@ class LatentOperations:
         """Texts near a text: its latents are noised up to time ``strength`` and denoised again (Meng et al. 2022).
 
         Args:
-            strength: in (0, 1]; 1 forgets the text. ``options`` are those of a call, so a ``class_id`` or a
-                ``source`` other than the text's edits it.
+            strength: in (0, 1]; 1 forgets the text. ``options`` are those of a call.
 
         Returns:
             `TextDiffusionOutput`.
@@ -95,3 +94,19 @@ class LatentOperations:
         lengths = None if mask is None else mask.sum(dim=1).expand(num_samples)
         start = latents.expand(num_samples, -1, -1)
         return self(num_samples, start=start, strength=strength, lengths=lengths, **options)
+
+    def edit(self, texts: Sequence[str], *, strength: float = 0.5, **options):
+        """One text near each of ``texts`` under other conditions, as ``edit(texts, class_name="Sports")``.
+
+        Args:
+            strength: in (0, 1], see `vary`. ``options`` are those of a call; a class or source for each text, or one.
+
+        Returns:
+            `TextDiffusionOutput`.
+
+        Raises:
+            ConfigError: ``strength`` out of range, or no texts.
+        """
+        latents, mask = self.encode(texts)
+        lengths = None if mask is None else mask.sum(dim=1)
+        return self(len(texts), start=latents, strength=strength, lengths=lengths, **options)

@@ -3,13 +3,16 @@
 Letters: N latent positions, d latent width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from ld4lg_fast import hub
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.conditions import chosen_classes, source_texts
 from ld4lg_fast.decoding import DecodingConfig
@@ -18,30 +21,22 @@ from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.latent_operations import LatentOperations
 from ld4lg_fast.quality import sampling_plan
+from ld4lg_fast.samples import (
+    Callback,
+    CallOptions,
+    Progress,
+    SampledLatents,
+    SamplingOptions,
+    TextDiffusionOutput,
+    joined,
+)
 from ld4lg_fast.source import encode_sources
 from ld4lg_fast.statistics import RunStatistics
+from ld4lg_fast.training.regions import compile_regions
 
 SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
 
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class SampledLatents:
-    """``latents`` (B, N, d) float32, their ``mask`` (B, N) in recipe v1, the ``class_ids`` (B,) of a
-    class-conditional model (the null class is ``num_classes``), and which of the samples they are, ``rows`` (B,)."""
-
-    latents: Tensor
-    mask: Tensor | None
-    class_ids: Tensor | None
-    rows: Tensor
-
-
-@dataclass(frozen=True)
-class TextDiffusionOutput(SampledLatents):
-    """`SampledLatents` and their ``texts``."""
-
-    texts: list[str]
+logger = logging.getLogger("ld4lg_fast")
 
 
 class TextDiffusionPipeline(LatentOperations):
@@ -68,13 +63,19 @@ class TextDiffusionPipeline(LatentOperations):
         self.statistics = _with_class_names(statistics or RunStatistics(), model.denoiser.config.num_classes)
 
     @classmethod
-    def from_pretrained(cls, run_dir: Path | str) -> "TextDiffusionPipeline":
-        """Loads a run directory.
+    def from_pretrained(cls, path_or_hub: Path | str, revision: str | None = None) -> "TextDiffusionPipeline":
+        """Loads a run directory, or a repository ``owner/name`` of the Hugging Face hub.
+
+        Args:
+            revision: branch, tag or commit of the repository.
 
         Raises:
-            CheckpointError: the folder does not exist, is no run, or has not finished its diffusion stage.
+            CheckpointError: the folder or repository does not exist, is no run, or has not finished its
+                diffusion stage.
         """
-        run_dir = Path(run_dir)
+        run_dir = Path(path_or_hub)
+        if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
+            run_dir = hub.download(str(path_or_hub), revision)
         if not run_dir.is_dir():
             raise CheckpointError(
                 f"The run directory {run_dir} does not exist; train one with scripts/train.py."
@@ -98,13 +99,59 @@ class TextDiffusionPipeline(LatentOperations):
         self.model.save(Path(directory) / "denoiser")
         self.statistics.save(Path(directory))
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        license: str | None = None,
+        evaluation: Path | str | None = None,
+    ) -> str:
+        """Publishes a folder that `from_pretrained` reads, with a model card; returns the repository's address.
+
+        The card says what the statistics of the run say: sizes, number, lengths and classes of the training texts.
+
+        Args:
+            repo_id: ``owner/name``; it is made where it does not exist.
+            token: of the hub; None is that of ``hf auth login``.
+            license: of the weights, as ``mit``; None leaves it to be filled in.
+            evaluation: a JSON file of ``ld4lg evaluate``, whose figures the card then shows.
+
+        Raises:
+            CheckpointError: ``evaluation`` cannot be read.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        return hub.publish(
+            self, repo_id, private=private, token=token, license=license, evaluation=evaluation
+        )
+
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
     ) -> "TextDiffusionPipeline":
-        """Moves both models; ``dtype`` is that of the networks, latents and schedules stay float32."""
+        """Moves both models, as ``to("cuda", torch.bfloat16)`` or ``to(torch.bfloat16)``.
+
+        ``dtype`` is that of the networks, latents and schedules stay float32.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         self.autoencoder.to(device=device, dtype=dtype)
         self.model.to(device=device)
         self.model.denoiser.to(dtype=dtype)
+        return self
+
+    def compile(self) -> "TextDiffusionPipeline":
+        """Compiles the denoiser's blocks with ``torch.compile``, one compilation for all of them, at the first call.
+
+        It is for a GPU. On a CPU it says that nothing changes: there the engine replaces the products by prepared
+        ones, which a compiler does not see.
+        """
+        if self.device.type == "cpu":
+            logger.warning(
+                "compile() changes nothing on a CPU, where the engine prepares the products itself"
+            )
+            return self
+        compile_regions(self.model.denoiser)
         return self
 
     @property
@@ -119,39 +166,48 @@ class TextDiffusionPipeline(LatentOperations):
         self,
         num_samples: int = 1,
         *,
-        decoding: DecodingConfig | None = None,
+        decoding: DecodingConfig | str | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         progress: Progress | None = None,
-        **options,
+        **options: Unpack[SamplingOptions],
     ) -> TextDiffusionOutput:
         """Samples texts: `sample_batches`, whose ``options`` these are, each batch then decoded.
 
-        The same seed gives the same texts whatever the batch size. ``progress`` is called as
-        ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
+        The same seed gives the same texts whatever the batch size. ``decoding`` may be the name of a strategy.
+        ``progress`` is called as ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
         """
-        shared = {"seed": seed, "batch_size": batch_size, "sample_ids": sample_ids, "progress": progress}
-        batches = list(self.stream(num_samples, decoding=decoding, **shared, **options))
-        texts = [text for batch in batches for text in batch.texts]
-        order = torch.argsort(torch.cat([batch.rows for batch in batches]))
-        sampled = _joined(batches, order)
-        return TextDiffusionOutput(**vars(sampled), texts=[texts[place] for place in order.tolist()])
+        batches = list(
+            self.stream(
+                num_samples,
+                decoding=decoding,
+                seed=seed,
+                batch_size=batch_size,
+                sample_ids=sample_ids,
+                progress=progress,
+                **options,
+            )
+        )
+        texts = {
+            row: text for batch in batches for row, text in zip(batch.rows.tolist(), batch.texts, strict=True)
+        }
+        sampled = joined(batches)
+        return TextDiffusionOutput(**vars(sampled), texts=[texts[row] for row in range(num_samples)])
 
     def stream(
         self,
         num_samples: int = 1,
         *,
-        decoding: DecodingConfig | None = None,
+        decoding: DecodingConfig | str | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         progress: Progress | None = None,
-        **options,
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[TextDiffusionOutput]:
         """Texts of a call with the same arguments, in batches as they are finished; ``rows`` says which they are."""
         check_positive(num_samples=num_samples)
-        shared = {"seed": seed, "progress": progress}
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         written = 0
 
@@ -160,7 +216,7 @@ class TextDiffusionPipeline(LatentOperations):
                 progress(phase, written + done, num_samples)
 
         for batch in self.sample_batches(
-            num_samples, batch_size=batch_size, sample_ids=ids, **shared, **options
+            num_samples, batch_size=batch_size, sample_ids=ids, seed=seed, progress=progress, **options
         ):
             texts = self.decode(
                 batch.latents,
@@ -173,10 +229,9 @@ class TextDiffusionPipeline(LatentOperations):
             written += len(texts)
             yield TextDiffusionOutput(**vars(batch), texts=texts)
 
-    def sample(self, num_samples: int = 1, **options) -> SampledLatents:
+    def sample(self, num_samples: int = 1, **options: Unpack[CallOptions]) -> SampledLatents:
         """Latents, which `decode` turns into text: all of `sample_batches`, whose ``options`` these are, as one."""
-        batches = list(self.sample_batches(num_samples, **options))
-        return _joined(batches, torch.argsort(torch.cat([batch.rows for batch in batches])))
+        return joined(list(self.sample_batches(num_samples, **options)))
 
     @torch.no_grad()
     def sample_batches(
@@ -201,7 +256,7 @@ class TextDiffusionPipeline(LatentOperations):
         batch_size: int | None = None,
         sample_ids: Tensor | Sequence[int] | None = None,
         progress: Progress | None = None,
-        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+        callback: Callback | None = None,
     ) -> Iterator[SampledLatents]:
         """Samples latents, and yields them batch by batch.
 
@@ -287,7 +342,7 @@ class TextDiffusionPipeline(LatentOperations):
     def decode(
         self,
         latents: Tensor,
-        decoding: DecodingConfig | None = None,
+        decoding: DecodingConfig | str | None = None,
         *,
         mask: Tensor | None = None,
         seed: int = 0,
@@ -297,8 +352,11 @@ class TextDiffusionPipeline(LatentOperations):
     ) -> list[str]:
         """Texts from latents (num_samples, N, d) and their mask (recipe v1), both as `sample` gives them.
 
-        ``decoding`` defaults to the paper's beam search; only nucleus sampling uses ``seed`` and ``sample_ids``.
+        ``decoding`` defaults to the paper's beam search, and may be the name of a strategy; only nucleus sampling
+        uses ``seed`` and ``sample_ids``.
         """
+        if isinstance(decoding, str):
+            decoding = DecodingConfig(decoding)
         batch_size = fitting_batch(self.model) if batch_size is None else batch_size
         check_positive(batch_size=batch_size)
         ids = sample_id_tensor(sample_ids, len(latents), self.device)
@@ -320,16 +378,6 @@ class TextDiffusionPipeline(LatentOperations):
             if progress is not None:
                 progress("decode", len(texts), len(latents))
         return texts
-
-
-def _joined(batches: Sequence[SampledLatents], order: Tensor) -> SampledLatents:
-    """One of many, in ``order`` (num_samples,) of their rows."""
-
-    def join(name: str) -> Tensor | None:
-        parts = [getattr(batch, name) for batch in batches]
-        return None if parts[0] is None else torch.cat(parts)[order]
-
-    return SampledLatents(*map(join, ("latents", "mask", "class_ids", "rows")))
 
 
 def _with_class_names(statistics: RunStatistics, num_classes: int) -> RunStatistics:

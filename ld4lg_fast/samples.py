@@ -1,0 +1,72 @@
+"""What a call of the pipeline takes and gives. Letters: B samples, N latent positions, d latent width."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+Progress = Callable[[str, int, int], None]
+"""(phase ``denoise`` or ``decode``, done, total)"""
+
+Callback = Callable[[int, Tensor, Tensor], None]
+"""(step, rows (B,), x_start (B, N, d)) after every step of a batch"""
+
+
+@dataclass(frozen=True)
+class SampledLatents:
+    """``latents`` (B, N, d) float32, their ``mask`` (B, N) in recipe v1, the ``class_ids`` (B,) of a
+    class-conditional model (the null class is ``num_classes``), and which of the samples they are, ``rows`` (B,)."""
+
+    latents: Tensor
+    mask: Tensor | None
+    class_ids: Tensor | None
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class TextDiffusionOutput(SampledLatents):
+    """`SampledLatents` and their ``texts``."""
+
+    texts: list[str]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The options of a call that say how latents are sampled; `TextDiffusionPipeline.sample_batches` explains them."""
+
+    quality: str
+    num_inference_steps: int | None
+    sampler: str | None
+    spacing: str | None
+    class_id: int | Sequence[int] | Tensor | None
+    class_name: str | None
+    source: Sequence[str] | str | None
+    guidance_scale: float | None
+    guidance_interval: tuple[float, float]
+    lengths: Tensor | None
+    start: Tensor | None
+    strength: float
+    precision: str | None
+    cuda_graph: bool | None
+    callback: Callback | None
+
+
+class CallOptions(SamplingOptions, total=False):
+    """All options of `TextDiffusionPipeline.sample_batches`."""
+
+    seed: int
+    batch_size: int | None
+    sample_ids: Tensor | Sequence[int] | None
+    progress: Progress | None
+
+
+def joined(batches: Sequence[SampledLatents]) -> SampledLatents:
+    """One of many, in the order of their rows."""
+    order = torch.argsort(torch.cat([batch.rows for batch in batches]))
+
+    def join(name: str) -> Tensor | None:
+        parts = [getattr(batch, name) for batch in batches]
+        return None if parts[0] is None else torch.cat(parts)[order]
+
+    return SampledLatents(*map(join, ("latents", "mask", "class_ids", "rows")))
