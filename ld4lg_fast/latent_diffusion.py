@@ -65,6 +65,9 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
 class LatentDiffusion(nn.Module):
     """Denoiser + `GaussianDiffusion` + latent statistics (buffers ``latent_mean`` (d,), ``latent_scale`` ())."""
 
+    latent_mean: Tensor
+    latent_scale: Tensor
+
     def __init__(self, denoiser: DiffusionTransformer | DiffusionTransformerV1, recipe: Mapping) -> None:
         super().__init__()
         self.denoiser = denoiser

@@ -3,15 +3,19 @@
 Letters: B texts, N latent positions, d latent width.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_positive
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.samples import TextDiffusionOutput
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -25,8 +29,22 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
     return (weights[0] * one + weights[1] * other) * ((1 - share) * norms[0] + share * norms[1])
 
 
-class LatentOperations:
+class LatentOperations(ABC):
     """The part of `TextDiffusionPipeline` that starts from texts."""
+
+    autoencoder: LanguageAutoencoder
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @abstractmethod
+    def decode(
+        self, latents: Tensor, decoding: DecodingConfig | str | None = None, *, mask: Tensor | None = None
+    ) -> list[str]: ...
+
+    @abstractmethod
+    def __call__(self, *arguments: Any, **options: Any) -> TextDiffusionOutput: ...
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> tuple[Tensor, Tensor | None]:
@@ -53,7 +71,7 @@ class LatentOperations:
         return torch.cat(latents), torch.cat(masks) if masks else None
 
     def interpolate(
-        self, first: str, second: str, num_texts: int = 5, decoding: DecodingConfig | None = None
+        self, first: str, second: str, num_texts: int = 5, decoding: DecodingConfig | str | None = None
     ) -> list[str]:
         """``num_texts`` texts on the way from one text to another, both ends' own decodings included.
 
@@ -77,14 +95,13 @@ class LatentOperations:
             )
         return self.decode(way, decoding, mask=mask)
 
-    def vary(self, text: str, num_samples: int = 4, *, strength: float = 0.5, **options):
+    def vary(
+        self, text: str, num_samples: int = 4, *, strength: float = 0.5, **options: Any
+    ) -> TextDiffusionOutput:
         """Texts near a text: its latents are noised up to time ``strength`` and denoised again (Meng et al. 2022).
 
         Args:
             strength: in (0, 1]; 1 forgets the text. ``options`` are those of a call.
-
-        Returns:
-            `TextDiffusionOutput`.
 
         Raises:
             ConfigError: ``strength`` out of range.
@@ -95,14 +112,11 @@ class LatentOperations:
         start = latents.expand(num_samples, -1, -1)
         return self(num_samples, start=start, strength=strength, lengths=lengths, **options)
 
-    def edit(self, texts: Sequence[str], *, strength: float = 0.5, **options):
+    def edit(self, texts: Sequence[str], *, strength: float = 0.5, **options: Any) -> TextDiffusionOutput:
         """One text near each of ``texts`` under other conditions, as ``edit(texts, class_name="Sports")``.
 
         Args:
             strength: in (0, 1], see `vary`. ``options`` are those of a call; a class or source for each text, or one.
-
-        Returns:
-            `TextDiffusionOutput`.
 
         Raises:
             ConfigError: ``strength`` out of range, or no texts.

@@ -6,6 +6,7 @@ Letters: N latent positions, d latent width.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -309,10 +310,6 @@ class TextDiffusionPipeline(LatentOperations):
             if progress is not None:
                 progress("denoise", done, total)
 
-        def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
-            texts = [sources[row] for row in rows.tolist()]
-            return encode_sources(self.autoencoder, texts, self.model.source_max_len, self.device)
-
         for rows, latents in sample_batches(
             self.model,
             num_samples,
@@ -324,7 +321,7 @@ class TextDiffusionPipeline(LatentOperations):
             guidance_scale=self.default_guidance() if guidance_scale is None else guidance_scale,
             guidance_interval=guidance_interval,
             class_id=class_ids,
-            context=None if sources is None else encode,
+            context=None if sources is None else partial(self._encode_sources, sources),
             lengths=lengths,
             # As published, only sequence-to-sequence sampling stays on the sphere (golden NOTES 27).
             project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
@@ -336,7 +333,12 @@ class TextDiffusionPipeline(LatentOperations):
             progress=advance,
             callback=callback,
         ):
-            yield SampledLatents(latents, *(None if t is None else t[rows] for t in (mask, class_ids)), rows)
+            mask_rows, class_rows = (None if t is None else t[rows] for t in (mask, class_ids))
+            yield SampledLatents(latents, mask_rows, class_rows, rows)
+
+    def _encode_sources(self, sources: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
+        texts = [sources[row] for row in rows.tolist()]
+        return encode_sources(self.autoencoder, texts, self.model.source_max_len, self.device)
 
     @torch.no_grad()
     def decode(

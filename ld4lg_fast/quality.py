@@ -1,6 +1,6 @@
 """How much sampling costs and how good it is, as one word: presets of sampler, steps and their spacing."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ld4lg_fast.errors import ConfigError
 
@@ -32,5 +32,9 @@ def sampling_plan(
     """
     if quality not in QUALITIES:
         raise ConfigError(f"Unknown quality {quality!r}; choose one of {', '.join(QUALITIES)}.")
-    given = {"sampler": sampler, "num_steps": num_steps, "spacing": spacing}
-    return replace(QUALITIES[quality], **{name: value for name, value in given.items() if value is not None})
+    preset = QUALITIES[quality]
+    return SamplingPlan(
+        preset.sampler if sampler is None else sampler,
+        preset.num_steps if num_steps is None else num_steps,
+        preset.spacing if spacing is None else spacing,
+    )

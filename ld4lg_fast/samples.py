@@ -65,8 +65,13 @@ def joined(batches: Sequence[SampledLatents]) -> SampledLatents:
     """One of many, in the order of their rows."""
     order = torch.argsort(torch.cat([batch.rows for batch in batches]))
 
-    def join(name: str) -> Tensor | None:
-        parts = [getattr(batch, name) for batch in batches]
-        return None if parts[0] is None else torch.cat(parts)[order]
+    def join(parts: list[Tensor | None]) -> Tensor | None:
+        present = [part for part in parts if part is not None]
+        return torch.cat(present)[order] if present else None
 
-    return SampledLatents(*map(join, ("latents", "mask", "class_ids", "rows")))
+    return SampledLatents(
+        torch.cat([batch.latents for batch in batches])[order],
+        join([batch.mask for batch in batches]),
+        join([batch.class_ids for batch in batches]),
+        torch.cat([batch.rows for batch in batches])[order],
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from ld4lg_fast.console import console
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.checkpoints import load_checkpoint
@@ -14,11 +15,13 @@ from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.options import Options
 from ld4lg_fast.evaluation.references import choose_class, choose_references, load_dataset, shuffled
 from ld4lg_fast.evaluation.report import Row, print_report, versions
+from ld4lg_fast.evaluation.report_latents import film, latent_map
+from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
 from ld4lg_fast.evaluation.rows import Samples, pair_rows, reference_rows, text_rows
 from ld4lg_fast.evaluation.sampling import Conditions, sample_texts
 from ld4lg_fast.inference import DTYPES, choose_device, resolved
 from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.weights import write_json
+from ld4lg_fast.weights import read_json, write_json
 
 
 class Evaluation:
@@ -79,11 +82,13 @@ class Evaluation:
 
     def sample(self, seed: int) -> dict[str, list[str]] | None:
         """The texts of each decoding; None but in the main process."""
-        generation = self.generation
-        names = ("sampler", "spacing", "guidance_scale", "guidance_interval", "precision", "batch_size")
-        options = {name: generation[name] for name in names}
-        options["num_inference_steps"] = generation["sampling_steps"]
+        options = self._sampling_options()
         return sample_texts(self.pipe, self.conditions, self.options.decodings, options, seed, self.processes)
+
+    def _sampling_options(self) -> dict:
+        names = ("sampler", "spacing", "guidance_scale", "guidance_interval", "precision", "batch_size")
+        options = {name: self.generation[name] for name in names}
+        return options | {"num_inference_steps": self.generation["sampling_steps"]}
 
     def measure(self, samples: Samples) -> Path:
         """Measures the texts of all seeds, prints the table and writes the file; returns its path."""
@@ -100,7 +105,33 @@ class Evaluation:
             rows = text_rows(samples, self.references, training, names, measure)
             rows += reference_rows(self.dataset, self.references, names, measure)
         print_report(rows, f"{self.options.num_samples} samples of {self.checkpoint or self.run_dir}")
-        return self._write(samples, rows, models)
+        path = self._write(samples, rows, models)
+        if page := self.config["evaluation"]["report"]:
+            self._write_page(Path(page), path)
+        return path
+
+    def _write_page(self, page: Path, path: Path) -> None:
+        content = read_json(path, "an evaluation")
+        decoding, texts = next(iter(next(iter(content["texts"].values())).items()))
+        count = self.options.num_candidates
+        write_page(
+            page,
+            content,
+            class_names=self.pipe.statistics.class_names,
+            film=film(self.pipe, self.options.decodings[decoding], self._options_of_first()),
+            latents=latent_map(self.pipe, self.references.texts, texts[::count]),
+            earlier=earlier_evaluations(path),
+        )
+        console.print(f"Report written to {page}.", markup=False, highlight=False)
+
+    def _options_of_first(self) -> dict:
+        """What the first sample of the first seed was sampled with."""
+        options = self._sampling_options() | {"seed": self.options.seeds[0]}
+        if self.references.labels is not None:
+            options["class_id"] = self.references.labels[0]
+        if self.references.sources is not None:
+            options["source"] = self.references.sources[0]
+        return options
 
     def _write(self, samples: Samples, rows: Sequence[Row], models: ScoringModels) -> Path:
         path = self._path()

@@ -1,0 +1,276 @@
+"""An evaluation as one HTML page that needs nothing else: figures, plots, a film of one sample, samples to search."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from importlib import resources
+from pathlib import Path
+
+from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.evaluation.ngrams import ngrams
+from ld4lg_fast.evaluation.report_charts import Point, bars, histogram, scatter
+from ld4lg_fast.evaluation.report_latents import Film, LatentMap
+from ld4lg_fast.weights import read_json, write_atomically
+
+BETTER_LOW = {"perplexity", "memorization"}
+AGAINST_DIVERSITY = ("mauve", "perplexity", "memorization", "rougeL", "sacrebleu")
+ORDER = 4
+SHARED_BY = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
+"""Numbers of texts that an n-gram occurs in, from and to."""
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+
+def write_page(
+    path: Path,
+    content: Mapping,
+    *,
+    class_names: Sequence[str] | None = None,
+    film: Film | None = None,
+    latents: LatentMap | None = None,
+    earlier: Mapping[str, Mapping] | None = None,
+) -> None:
+    """Writes the page.
+
+    Args:
+        content: what the JSON file of the evaluation holds.
+        film, latents: left out where they are None.
+        earlier: the content of other evaluations of the run by name, for the frontier.
+    """
+    first_seed = next(iter(content["texts"].values()))
+    series = {"real texts": content["references"]["texts"]} | {
+        name: _first_candidates(texts, content) for name, texts in first_seed.items()
+    }
+    plots = [
+        ("Frontier", _frontier(content, earlier or {})),
+        ("Length", _lengths(series)),
+        ("Distinct n-grams", _distinct(series)),
+        (f"How many texts share a {ORDER}-gram", _shared(series)),
+        ("Latent map", None if latents is None else _map(latents, series, next(iter(first_seed)))),
+    ]
+    parts = {
+        "title": escape(f"{content['run']}: {len(series['real texts'])} samples"),
+        "facts": _facts(content),
+        "table": _table(content["rows"]),
+        "plots": "".join(_figure(name, *plot) for name, plot in plots if plot is not None),
+        "phrases": _phrases(series),
+        "film": "" if film is None else _film_section(),
+        "data": _as_script(
+            {
+                "samples": content["texts"],
+                "references": content["references"]["texts"],
+                "sources": content["references"]["sources"],
+                "classes": _classes(content["references"]["labels"], class_names),
+                "candidates": _num_candidates(content),
+                "film": None if film is None else asdict(film),
+            }
+        ),
+    }
+    template = (resources.files("ld4lg_fast.evaluation") / "report.html").read_text(encoding="utf-8")
+    page = re.sub(r"<!--(\w+)-->", lambda found: parts[found[1]], template)
+    write_atomically(path, page.encode())
+
+
+def earlier_evaluations(path: Path) -> dict[str, Mapping]:
+    """The contents of the other evaluations in the folder of ``path``, by file name; what is none is passed over."""
+    found = {}
+    for other in sorted(path.parent.glob("*.json")):
+        if other.resolve() == path.resolve():
+            continue
+        try:
+            content = read_json(other, "an evaluation")
+        except CheckpointError:
+            continue
+        if content.get("rows") and "references" in content:
+            found[other.stem] = content
+    return found
+
+
+def _num_candidates(content: Mapping) -> int:
+    return content["settings"]["generation"]["num_candidates"]
+
+
+def _first_candidates(texts: Sequence[str], content: Mapping) -> list[str]:
+    return list(texts[:: _num_candidates(content)])
+
+
+def _classes(labels: Sequence[int] | None, names: Sequence[str] | None) -> list[str] | None:
+    if labels is None:
+        return None
+    return [names[label] if names and label < len(names) else f"class {label}" for label in labels]
+
+
+def _as_script(data: Mapping) -> str:
+    # "</script>" in a text must not end the script.
+    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _facts(content: Mapping) -> str:
+    how, versions = content["settings"]["generation"], content["versions"]
+    facts = {
+        "run": content["checkpoint"] or content["run"],
+        "corpus": f"{content['dataset']['name']}, {content['references']['split']} texts",
+        "sampler": f"{how['sampler']}, {how['sampling_steps']} steps",
+        "guidance": f"{how['guidance_scale']:g}",
+        "seeds": ", ".join(name.removeprefix("seed ") for name in content["texts"]),
+        "device": content["device"],
+        "versions": ", ".join(
+            f"{name} {versions[name]}" for name in ("ld4lg-fast", "torch") if name in versions
+        ),
+    }
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
+
+
+def _table(rows: Sequence[Mapping]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in ("texts", "number", *names))
+    body = ""
+    for row in rows:
+        cells = "".join(f"<td>{_figure_cell(row['metrics'].get(name))}</td>" for name in names)
+        body += f"<tr><th>{escape(row['name'])}</th><td>{row['num_texts']}</td>{cells}</tr>"
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        for name, why in row["skipped"].items():
+            if name not in reasons.setdefault(why, []):
+                reasons[why].append(name)
+    notes = "".join(f"<li>{escape(', '.join(n))} skipped: {escape(why)}.</li>" for why, n in reasons.items())
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<ul class="notes">{notes}</ul>'
+    )
+
+
+def _figure_cell(figure: Mapping | None) -> str:
+    if figure is None:
+        return "–"
+    text = f"{figure['mean']:.4g}"
+    if "interval_95" in figure:
+        text += f"<small> ± {figure['interval_95'][1] - figure['mean']:.2g}</small>"
+    return text
+
+
+def _figure(name: str, chart: str, caption: str) -> str:
+    return f"<figure><h3>{escape(name)}</h3>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, str] | None:
+    """Each decoding of this and of earlier evaluations: how good against how varied."""
+    groups = {"this evaluation": [("", row) for row in content["rows"]]}
+    groups["earlier ones"] = [(name, row) for name, other in earlier.items() for row in other["rows"]]
+    rows = [row for group in groups.values() for _, row in group]
+    metric = next((m for m in AGAINST_DIVERSITY if any(m in row["metrics"] for row in rows)), None)
+    if metric is None:
+        return None
+    series: dict[str, list[Point]] = {"real texts": [], "this evaluation": [], "earlier ones": []}
+    for group, members in groups.items():
+        for name, row in members:
+            figures = row["metrics"]
+            if metric not in figures or "diversity" not in figures or row.get("class"):
+                continue
+            x, y = figures["diversity"]["mean"], figures[metric]["mean"]
+            real = "strategy" not in row
+            if real and group != "this evaluation":
+                continue
+            label = f"{name + ': ' if name else ''}{row['name']} – diversity {x:.3g}, {metric} {y:.3g}"
+            series["real texts" if real else group].append(Point(x, y, label, hollow=real))
+    series = {name: points for name, points in series.items() if points}
+    if not any(name != "real texts" for name in series):
+        return None
+    sign = -1 if metric in BETTER_LOW else 1
+    made = sorted(
+        ((p.x, p.y) for name, points in series.items() if name != "real texts" for p in points), reverse=True
+    )
+    front: list[tuple[float, float]] = []
+    for x, y in made:  # from the most varied one on
+        if not front or sign * y > sign * front[-1][1]:
+            front.append((x, y))
+    caption = (
+        f"Diversity to the right; {metric} {'below' if metric in BETTER_LOW else 'above'} is better. The line joins "
+        "what nothing else beats in both."
+    )
+    return scatter(series, ("diversity", metric), front), caption
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    return [_WORD.findall(text.lower()) for text in texts]
+
+
+def _lengths(series: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    lengths = {name: [len(words) for words in _words(texts)] for name, texts in series.items()}
+    return histogram(lengths, ("words", "share of texts")), "Words a text."
+
+
+def _distinct(series: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    orders = (1, 2, 3, 4)
+    shares = {}
+    for name, texts in series.items():
+        words, shares[name] = _words(texts), []
+        for order in orders:
+            grams = [gram for row in words for gram in ngrams(row, order)]
+            shares[name].append(len(set(grams)) / len(grams) if grams else 0.0)
+    caption = (
+        "Different n-grams among all n-grams; what is below the real texts repeats itself more than they do."
+    )
+    return bars([f"n = {order}" for order in orders], shares, ("words in a row", "distinct share")), caption
+
+
+def _texts_by_gram(texts: Sequence[str]) -> Counter:
+    return Counter(gram for row in _words(texts) for gram in set(ngrams(row, ORDER)))
+
+
+def _shared(series: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    names = [str(low) if low == high else f"{low}–{high}" if high else f"{low}+" for low, high in SHARED_BY]
+    shares = {}
+    for name, texts in series.items():
+        counts = _texts_by_gram(texts)
+        total = max(sum(counts.values()), 1)
+        shares[name] = [
+            sum(n for n in counts.values() if low <= n <= (high or n)) / total for low, high in SHARED_BY
+        ]
+    caption = f"Share of the {ORDER}-grams that stand in one text, in two, in more."
+    return bars(names, shares, ("texts", f"share of {ORDER}-grams")), caption
+
+
+def _phrases(series: Mapping[str, Sequence[str]]) -> str:
+    """The n-grams that most samples share, beside how many real texts have them."""
+    (_, real), *others = series.items()
+    known, rows = _texts_by_gram(real), ""
+    counts = {name: _texts_by_gram(texts) for name, texts in others}
+    for gram, _ in sum(counts.values(), Counter()).most_common(10):
+        cells = "".join(f"<td>{count[gram]}</td>" for count in counts.values())
+        rows += f"<tr><th>{escape(' '.join(gram))}</th>{cells}<td>{known[gram]}</td></tr>"
+    head = "".join(f"<th>{escape(name)}</th>" for name in counts)
+    return (
+        f'<div class="wide"><table><thead><tr><th>words</th>{head}<th>real texts</th></tr></thead><tbody>{rows}'
+        "</tbody></table></div>"
+    )
+
+
+def _map(latents: LatentMap, series: Mapping[str, Sequence[str]], decoding: str) -> tuple[str, str]:
+    def points(places: Sequence[Sequence[float]], texts: Sequence[str]) -> list[Point]:
+        shown = [text for text in texts if text.strip()]
+        return [Point(x, y, text) for (x, y), text in zip(places, shown, strict=False)]
+
+    dots = {
+        "real texts": points(latents.real, series["real texts"]),
+        decoding: points(latents.sampled, series[decoding]),
+    }
+    labels = tuple(f"component {k + 1} ({100 * share:.0f} %)" for k, share in enumerate(latents.shares))
+    caption = (
+        "The latents that the encoder gives each text, on the two principal components of the real ones; in brackets "
+        "their share of the variance."
+    )
+    return scatter(dots, labels, size=3.2), caption
+
+
+def _film_section() -> str:
+    return (
+        '<section id="film"><h2>One sample, step by step</h2><p class="hint">What the model predicts after each step '
+        "of denoising, decoded; words that will not stay are struck through. Below it the latents, a row for each "
+        'position.</p><p class="frame" aria-live="polite"></p><div class="controls"><button type="button">Play'
+        '</button><input type="range" min="0" value="0" aria-label="step"><output></output></div>'
+        '<canvas role="img" aria-label="latents after this step"></canvas></section>'
+    )
