@@ -101,7 +101,7 @@ def histogram(series: Mapping[str, Sequence[float]], labels: tuple[str, str], bi
 
 def bars(categories: Sequence[str], series: Mapping[str, Sequence[float]], labels: tuple[str, str]) -> str:
     """A group of bars for each category, a bar for each series."""
-    frame = _Frame((0.0, float(len(categories))), (0.0, max(max(map(max, series.values())), 1e-9)), labels)
+    frame = _Frame((0.0, float(len(categories))), (0.0, max(0.01, *map(max, series.values()))), labels)
     width = 0.8 / len(series)
     for colour, (name, heights) in enumerate(series.items()):
         for place, height in enumerate(heights):

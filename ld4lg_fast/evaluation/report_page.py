@@ -18,7 +18,7 @@ from ld4lg_fast.weights import read_json, write_atomically
 BETTER_LOW = {"perplexity", "memorization"}
 AGAINST_DIVERSITY = ("mauve", "perplexity", "memorization", "rougeL", "sacrebleu")
 ORDER = 4
-SHARED_BY = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
+SHARED_BY = ((2, 2), (3, 4), (5, 8), (9, 16), (17, None))
 """Numbers of texts that an n-gram occurs in, from and to."""
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -172,7 +172,7 @@ def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, st
                 continue
             x, y = figures["diversity"]["mean"], figures[metric]["mean"]
             real = "strategy" not in row
-            if real and group != "this evaluation":
+            if real and (group != "this evaluation" or series["real texts"]):
                 continue
             label = f"{name + ': ' if name else ''}{row['name']} – diversity {x:.3g}, {metric} {y:.3g}"
             series["real texts" if real else group].append(Point(x, y, label, hollow=real))
@@ -230,7 +230,7 @@ def _shared(series: Mapping[str, Sequence[str]]) -> tuple[str, str]:
         shares[name] = [
             sum(n for n in counts.values() if low <= n <= (high or n)) / total for low, high in SHARED_BY
         ]
-    caption = f"Share of the {ORDER}-grams that stand in one text, in two, in more."
+    caption = f"Share of the {ORDER}-grams that stand in two texts or more; the others stand in one."
     return bars(names, shares, ("texts", f"share of {ORDER}-grams")), caption
 
 
@@ -239,7 +239,11 @@ def _phrases(series: Mapping[str, Sequence[str]]) -> str:
     (_, real), *others = series.items()
     known, rows = _texts_by_gram(real), ""
     counts = {name: _texts_by_gram(texts) for name, texts in others}
-    for gram, _ in sum(counts.values(), Counter()).most_common(10):
+    common = [gram for gram, _ in sum(counts.values(), Counter()).most_common(10)]
+    common = [gram for gram in common if max(count[gram] for count in counts.values()) > 1]
+    if not common:
+        return f"<p>No {ORDER} words in a row stand in two samples.</p>"
+    for gram in common:
         cells = "".join(f"<td>{count[gram]}</td>" for count in counts.values())
         rows += f"<tr><th>{escape(' '.join(gram))}</th>{cells}<td>{known[gram]}</td></tr>"
     head = "".join(f"<th>{escape(name)}</th>" for name in counts)
