@@ -1,12 +1,14 @@
 """What an installation holds."""
 
+import re
 import tomllib
 from importlib import metadata, resources
 from pathlib import Path
 
 import ld4lg_fast
 
-PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_the_version_has_one_place():
@@ -23,6 +25,25 @@ def test_the_command_is_installed():
 def test_configuration_files_ship():
     configs = resources.files("ld4lg_fast") / "configs"
     assert {"train.yaml", "infer.yaml"} <= {entry.name for entry in configs.iterdir()}
+
+
+def test_everything_that_is_read_at_run_time_ships():
+    package = resources.files("ld4lg_fast")
+    assert (package / "py.typed").is_file() and (package / "evaluation" / "report.html").is_file()
+
+
+def test_types_are_checked_of_every_public_module():
+    checked = set(PYPROJECT["tool"]["mypy"]["files"])
+    assert all((ROOT / file).exists() for file in checked)
+    assert {"ld4lg_fast/__init__.py", "ld4lg_fast/pipeline.py", "ld4lg_fast/cli.py"} <= checked
+
+
+def test_the_container_copies_what_the_build_needs():
+    copied = set(re.findall(r"^COPY (.+) \\S+$", (ROOT / "Dockerfile").read_text(), re.M))
+    names = {name for line in copied for name in line.split()}
+    assert all((ROOT / name).exists() for name in names)
+    folders = {*PYPROJECT["tool"]["scikit-build"]["wheel"]["packages"].values()}
+    assert folders | {"pyproject.toml", "CMakeLists.txt", PYPROJECT["project"]["readme"]} <= names
 
 
 def test_torch_stays_within_the_tested_releases():

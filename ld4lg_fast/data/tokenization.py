@@ -14,7 +14,7 @@ import numpy as np
 from ld4lg_fast.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class TokenizedTexts:
 
 def tokenize_texts(
     texts: Sequence[str],
-    tokenizer: "PreTrainedTokenizerFast",
+    tokenizer: "PreTrainedTokenizerBase",
     max_len: int,
     cache_dir: str | os.PathLike | None = None,
 ) -> TokenizedTexts:

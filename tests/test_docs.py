@@ -1,0 +1,100 @@
+"""Every command and every Python example of README and docs works, and what they name exists."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.statistics import RunStatistics
+from tests.conftest import make_model
+from tests.doc_commands import DOCUMENTS, ROOT, blocks, commands, run
+from tests.published_checkpoints import Official
+
+TEXTS = [f"Place {i} is a {kind} pub near the river." for i in range(30) for kind in ("cheap", "small")]
+BENCHMARK = "sample_paper_v2_cpu_avx2.json"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, autoencoder, tokenizer):
+    """The current folder, with the files and the run that the documents name."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": text, "review": text, "stars": ("one", "five")[i % 2]} for i, text in enumerate(TEXTS)]
+    Path("my_texts.txt").write_text("\n".join(TEXTS))
+    lines = ["review,stars", *(f'"{row["review"]}",{row["stars"]}' for row in rows)]
+    Path("reviews.csv").write_text("\n".join(lines))
+    pairs = [{"text": text, "question": f"What is {text[:8]}?"} for text in TEXTS]
+    Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    Path("questions.txt").write_text("What is it?\nWhere is it?\n")
+    corpus = Path("PATH")
+    corpus.mkdir()
+    for name in ("trainset", "devset", "testset_w_refs"):
+        (corpus / f"{name}.csv").write_text("mr,ref\n" + "".join(f'"name[{t[:8]}]","{t}"\n' for t in TEXTS))
+    statistics = RunStatistics(length_counts=(0,) * 9 + (60,))
+    TextDiffusionPipeline(autoencoder, make_model(), statistics).save_pretrained("outputs/foo")
+    Path("outputs/foo/config.yaml").write_text(f"dataset: {{name: custom, root: {tmp_path}/my_texts.txt}}\n")
+    return tmp_path
+
+
+@pytest.fixture
+def published(folder, tokenizer):
+    """A published run named FOLDER and its language model named LANGUAGE_MODEL."""
+    official = Official(folder, tokenizer).write()
+    official.run.rename(folder / "FOLDER")
+    official.lm_folder.rename(folder / "LANGUAGE_MODEL")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_examples_run(document, folder, published, monkeypatch):
+    code = {}
+    parts = re.findall(r"```(bash|python)\n(.*?)```", document.read_text(encoding="utf-8"), re.S)
+    for language, block in parts:
+        if language == "python":
+            exec(compile(block, document.name, "exec"), code)
+            continue
+        for line in block.splitlines():
+            with monkeypatch.context() as patched:
+                run(line, patched)
+
+
+def test_the_notebook_runs(folder, capsys):
+    notebook = json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    code = {}
+    for number, cell in enumerate(cells):
+        exec(compile(cell, f"cell {number}", "exec"), code)
+    assert len(cells) >= 6 and capsys.readouterr().out.count("•") == 4
+    assert not any(cell.get("outputs") for cell in notebook["cells"]), "the notebook is kept without outputs"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_files_exist(document):
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+    named = re.findall(r"`((?:ld4lg_fast|kernels|export|benchmarks|tests|scripts|docs)/[\w/.*-]*)`", text)
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_commands_are_found_where_they_stand():
+    assert any(line.startswith("ld4lg train dataset=custom") for path in DOCUMENTS for line in commands(path))
+    assert len(blocks(ROOT / "docs" / "adding-a-sampler.md", "python")) == 1
+
+
+def test_the_ladder_is_that_of_the_benchmark():
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert f"benchmarks/results/{BENCHMARK}" in text
+    rungs = json.loads((ROOT / "benchmarks" / "results" / BENCHMARK).read_text())["rungs"]
+    measured = {
+        rung["name"]: (f"{rung['denoise_ms_per_step']:.3g}", f"{rung['speedup_vs_published']:.3g}")
+        for rung in rungs
+        if rung["batch"] == 8
+    }
+    told = {
+        name: tuple(cells)
+        for name, *cells in re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) \|$", text, re.M)
+    }
+    assert told == measured
