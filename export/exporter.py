@@ -16,6 +16,7 @@ from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export import runtime
 from ld4lg_fast.export.graphs import make_graphs
 from ld4lg_fast.export.onnx_files import OPSET, quantize, to_onnx, write
+from ld4lg_fast.export.runtime.folder import FORMAT
 from ld4lg_fast.export.validation import validate_folder
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.pipeline import TextDiffusionPipeline
@@ -30,7 +31,6 @@ PRECISIONS = {
     "int8": torch.float32,  # quantised after the export
 }
 RUNTIME = "ld4lg_runtime"
-FORMAT = 1
 
 # Generation settings that the runtime does not have, and the value at which they do nothing.
 _FOREIGN_SETTINGS = {

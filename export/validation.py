@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.folder import Session
-from ld4lg_fast.export.runtime.pipeline import LanguageModel
+from ld4lg_fast.export.runtime.language_model import LanguageModel
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 
@@ -23,6 +23,7 @@ from ld4lg_fast.pipeline import TextDiffusionPipeline
 LIMITS = {"float32": 1e-4, "float16": 2e-2, "int8": float("inf")}
 
 SHAPES = ((1, 3), (4, 9))  # B, T and M
+BEAMS = (1, 3)
 
 Check = tuple[str, Tensor, Tensor]  # name, got, wanted
 
@@ -113,24 +114,27 @@ def _random_mask(batch: int, length: int, generator: torch.Generator) -> Tensor:
 
 def _decoder(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generator) -> Iterator[Check]:
     """The whole path from latents to logits, token by token, with rows that change their order on the way."""
-    to_cache, step = (Session(folder, name, ["CPUExecutionProvider"]) for name in ("latents", "decoder"))
+    names = ("latents", "decoder", "cache")
+    graphs = [Session(folder, name, ["CPUExecutionProvider"]) for name in names]
     autoencoder = pipe.autoencoder
     lm, has_mask = autoencoder.lm, autoencoder.perceiver is None
-    for batch, length in SHAPES:
+    for (batch, length), beams in itertools.product(SHAPES, BEAMS):
         positions = min(autoencoder.num_latents, 2 + batch) if has_mask else autoencoder.num_latents
         latents = torch.randn(batch, positions, autoencoder.dim_latent, generator=generator)
         mask = _random_mask(batch, positions, generator)
-        beams = 2
         rows = torch.arange(batch).repeat_interleave(beams)
         tokens = torch.randint(0, lm.config.vocab_size, (batch * beams, length), generator=generator)
-        decoder = LanguageModel(to_cache, step, latents.numpy(), mask.numpy() if has_mask else None, beams)
+        decoder = LanguageModel(*graphs, latents.numpy(), mask.numpy() if has_mask else None, beams)
         # In every step the beams of a sentence change places.
-        swapped = (torch.arange(batch * beams) ^ 1).numpy()
-        order, logits = np.arange(batch * beams), []
+        by_beam = tokens.unflatten(0, (batch, beams)).numpy()
+        order, logits = np.arange(beams), []
         for place in range(length):
-            step_logits = decoder.step(tokens[order, place].numpy(), swapped if place else order)
-            logits.append(torch.from_numpy(step_logits)[np.argsort(order)])
-            order = order[swapped]
+            if decoder.is_full():
+                decoder.grow(np.arange(batch))
+            step_logits = decoder.step(by_beam[:, order, place])[:, np.argsort(order)]
+            logits.append(torch.from_numpy(step_logits).flatten(0, 1))
+            order = np.roll(order, 1)
+            decoder.choose(np.tile(np.roll(np.arange(beams), 1), (batch, 1)))
         states = autoencoder.decode_states(latents)[rows]
         wanted = lm(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),

@@ -13,7 +13,8 @@ from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.diffusion import prediction
 from ld4lg_fast.export.exporter import generation_settings, schedule_levels
 from ld4lg_fast.export.runtime import noise, sampling
-from ld4lg_fast.export.runtime.decoding import DecodingRules, decode_tokens
+from ld4lg_fast.export.runtime.decoding import DecodingRules
+from ld4lg_fast.export.runtime.search import decode_tokens
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.statistics import RunStatistics
 from tests.conftest import randomize
@@ -112,17 +113,27 @@ def test_every_sampler_is_there():
 
 
 class TorchDecoder:
-    """A language model without any cache as the decoding loops see it."""
+    """A language model without any cache as the decoding loops see it; every few tokens it asks for room."""
 
     def __init__(self, lm: BartForConditionalGeneration, states: torch.Tensor, beams: int) -> None:
-        self.lm, self.states = lm, states.repeat_interleave(beams, dim=0)
-        self.tokens = torch.zeros(len(self.states), 0, dtype=torch.long)
+        self.lm, self.states = lm, states
+        self.tokens, self.room = torch.zeros(len(states), beams, 0, dtype=torch.long), 0
+
+    def is_full(self) -> bool:
+        return self.tokens.shape[2] == self.room
+
+    def grow(self, sentences: np.ndarray) -> None:
+        self.states, self.tokens, self.room = self.states[sentences], self.tokens[sentences], self.room + 5
 
     @torch.no_grad()
-    def step(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        self.tokens = torch.cat([self.tokens[rows], torch.from_numpy(tokens)[:, None]], dim=1)
-        outputs = BaseModelOutput(last_hidden_state=self.states)
-        return self.lm(encoder_outputs=outputs, decoder_input_ids=self.tokens).logits[:, -1].numpy().copy()
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        self.tokens = torch.cat([self.tokens, torch.from_numpy(tokens)[..., None]], dim=2)
+        outputs = BaseModelOutput(self.states.repeat_interleave(tokens.shape[1], dim=0))
+        logits = self.lm(encoder_outputs=outputs, decoder_input_ids=self.tokens.flatten(0, 1)).logits[:, -1]
+        return logits.unflatten(0, tokens.shape).numpy().copy()
+
+    def choose(self, parents: np.ndarray) -> None:
+        self.tokens = torch.from_numpy(np.take_along_axis(self.tokens.numpy(), parents[..., None], axis=1))
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +186,7 @@ def test_decoding_gives_the_tokens_of_transformers(lm, asked, generation):
     rules = DecodingRules(max_length=LENGTH, **own, **asked)
     beams = rules.num_beams if rules.strategy == "beam" else 1
     uniform = noise.uniforms(5, np.arange(COUNT), noise.TOKEN_STREAM, LENGTH)
-    got = decode_tokens(TorchDecoder(lm, states, beams), COUNT, rules, uniform).tolist()
+    got = decode_tokens(TorchDecoder(lm, states, beams), COUNT, rules, uniform)[0].tolist()
     ends, pad = set(rules.eos_tokens), rules.pad_token
 
     def sentence(row: list[int]) -> list[int]:

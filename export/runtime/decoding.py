@@ -1,28 +1,30 @@
-"""From next-token logits to token ids: greedy, beam and nucleus decoding with transformers' rules in NumPy.
+"""The rules of a decoding, in transformers' order, and the draw of a token from a nucleus.
 
-Letters: B sentences, K beams, R rows (B, or B·K), T tokens so far, V vocabulary.
+Letters: R rows (sentences times beams), T tokens so far, V vocabulary.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from .choice import SIMILARITIES
 from .errors import RuntimeInputError
 
 STRATEGIES = ("greedy", "beam", "nucleus")
-DEAD = np.float32(-1e9)  # transformers' score of what must not be chosen
+CHOICES = ("score", *SIMILARITIES)
 
 
 @dataclass(frozen=True)
 class DecodingRules:
     """How latents become text: the paper's values (Lovelace et al. 2023), and what the language model's own
-    generation settings say (the fields after ``top_k``).
+    generation settings say (the fields after ``choose_decode``).
 
     Args:
         max_length, min_length: in tokens, the start token included.
         top_k: of nucleus sampling, the most probable tokens that are drawn from; 0 for all.
+        num_decodes: of nucleus sampling, how many texts are drawn from each latent, of which one is kept.
+        choose_decode: the one that is kept: ``score``, the most probable a token, or the one most like the others
+            by ``bleu`` or ``rougeL``.
 
     Raises:
         RuntimeInputError: an unknown strategy or a value out of range.
@@ -37,6 +39,8 @@ class DecodingRules:
     top_p: float = 0.95
     temperature: float = 1.0
     top_k: int = 0
+    num_decodes: int = 1
+    choose_decode: str = "bleu"
     start_token: int = 0
     pad_token: int = 0
     eos_tokens: tuple[int, ...] = ()
@@ -50,6 +54,14 @@ class DecodingRules:
             raise RuntimeInputError(
                 f"Unknown decoding strategy {self.strategy!r}; choose one of {', '.join(STRATEGIES)}."
             )
+        if self.choose_decode not in CHOICES:
+            raise RuntimeInputError(
+                f"Unknown choose_decode {self.choose_decode!r}; choose one of {', '.join(CHOICES)}."
+            )
+        if self.num_decodes > 1 and self.strategy != "nucleus":
+            raise RuntimeInputError(
+                f"num_decodes {self.num_decodes} needs strategy nucleus; {self.strategy} draws nothing."
+            )
         for name, good, rule in (
             ("max_length", self.max_length >= max(2, self.min_length), "at least 2 and min_length"),
             ("min_length", self.min_length >= 0, "0 or more"),
@@ -59,6 +71,7 @@ class DecodingRules:
             ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
             ("temperature", self.temperature > 0, "above 0"),
             ("top_k", self.top_k >= 0, "0 or more"),
+            ("num_decodes", self.num_decodes >= 1, "at least 1"),
         ):
             if not good:
                 raise RuntimeInputError(f"{name} {getattr(self, name)} must be {rule}.")
@@ -84,131 +97,29 @@ class DecodingRules:
                 scores[:, token] = 0.0
 
 
-class Decoder(Protocol):
-    """The language model as decoding sees it: caches inside, one token a row at a time."""
-
-    def step(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Logits (R, V) after tokens (R,); row r continues what was row ``rows[r]`` in the last step."""
-
-
-Pick = Callable[[int, np.ndarray], np.ndarray]
+def draw_nucleus(scores: np.ndarray, rules: DecodingRules, uniform: np.ndarray) -> np.ndarray:
+    """Tokens (R,) from scores (R, V): the first whose cumulative probability within the nucleus exceeds the row's
+    number in ``uniform`` (R,)."""
+    return np.array([_draw(row, rules, number) for row, number in zip(scores, uniform, strict=True)])
 
 
-def decode_tokens(
-    decoder: Decoder, count: int, rules: DecodingRules, uniform: np.ndarray | None
-) -> np.ndarray:
-    """Token ids (B, T) of ``count`` sentences; ``uniform`` (B, max_length) is nucleus sampling's.
-
-    ``decoder`` has B rows, or B·K for beam search, the K of a sentence side by side.
-    """
-    if rules.strategy == "beam" and rules.num_beams > 1:
-        return _beam_search(decoder, count, rules)
-    pick = _most_likely
-    if rules.strategy == "nucleus":
-
-        def pick(length: int, scores: np.ndarray) -> np.ndarray:
-            return _nucleus(scores, rules, uniform[:, length - 1])
-
-    return _one_by_one(decoder, count, rules, pick)
-
-
-def _one_by_one(decoder: Decoder, count: int, rules: DecodingRules, pick: Pick) -> np.ndarray:
-    tokens = np.full((count, 1), rules.start_token, np.int64)
-    rows, running = np.arange(count), np.ones(count, bool)
-    while running.any() and tokens.shape[1] < rules.max_length:
-        scores = decoder.step(tokens[:, -1], rows)
-        rules.apply(tokens, scores)
-        chosen = np.where(running, pick(tokens.shape[1], scores), rules.pad_token)
-        tokens = np.concatenate([tokens, chosen[:, None]], axis=1)
-        running &= ~np.isin(chosen, rules.eos_tokens)
-    return tokens
-
-
-def _most_likely(length: int, scores: np.ndarray) -> np.ndarray:
-    return scores.argmax(axis=1)
-
-
-def _nucleus(scores: np.ndarray, rules: DecodingRules, uniform: np.ndarray) -> np.ndarray:
-    """The first token whose cumulative probability within the nucleus exceeds the row's uniform number."""
+def _draw(scores: np.ndarray, rules: DecodingRules, number: float) -> int:
     if rules.temperature != 1.0:
         scores = scores / np.float32(rules.temperature)
-    if 0 < rules.top_k < scores.shape[1]:
-        worst = np.partition(scores, -rules.top_k, axis=1)[:, -rules.top_k, None]
-        scores = np.where(scores < worst, np.float32(-np.inf), scores)
-    order = np.argsort(scores, axis=1, kind="stable")
-    sorted_scores = np.take_along_axis(scores, order, axis=1)
-    cumulative = np.cumsum(_softmax(sorted_scores), axis=1, dtype=np.float64).astype(np.float32)
-    outside = cumulative <= np.float32(1 - rules.top_p)
-    outside[:, -1] = False
-    np.put_along_axis(scores, order, np.where(outside, np.float32(-np.inf), sorted_scores), axis=1)
-    cumulative = np.cumsum(_softmax(scores.astype(np.float64)), axis=1)
-    threshold = uniform[:, None] * cumulative[:, -1:]
-    return np.minimum((cumulative <= threshold).sum(axis=1), scores.shape[1] - 1)
-
-
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    exp = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return exp / exp.sum(axis=1, keepdims=True)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    logits -= logits.max(axis=1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return logits
-
-
-def _top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest of each row, in falling order: values and their places."""
-    places = np.sort(np.argpartition(scores, scores.shape[1] - k, axis=1)[:, -k:], axis=1)
-    values = np.take_along_axis(scores, places, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(values, order, axis=1), np.take_along_axis(places, order, axis=1)
-
-
-def _pick_beams(tensor: np.ndarray, index: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(tensor, index[:, :, None], axis=1)
-
-
-def _beam_search(decoder: Decoder, count: int, rules: DecodingRules) -> np.ndarray:
-    """transformers' beam search: 2K candidates a sentence, K of them running, the K best finished kept."""
-    beams, keep = rules.num_beams, max(2, 1 + len(rules.eos_tokens)) * rules.num_beams
-    early = rules.early_stopping
-    running = np.full((count, beams, rules.max_length), rules.pad_token, np.int64)
-    running[:, :, 0] = rules.start_token
-    running_scores = np.full((count, beams), DEAD, np.float32)
-    running_scores[:, 0] = 0  # the beams are equal at first; only one may be continued
-    finished, finished_scores = running.copy(), np.full((count, beams), DEAD, np.float32)
-    is_finished, may_improve = np.zeros((count, beams), bool), np.ones((count, 1), bool)
-    in_front = np.arange(keep) < beams
-    rows = np.arange(count * beams)
-    for length in range(1, rules.max_length):
-        tokens = running[:, :, :length].reshape(count * beams, length)
-        scores = _log_softmax(decoder.step(tokens[:, -1], rows))
-        rules.apply(tokens, scores)
-        vocab = scores.shape[1]
-        scores = scores.reshape(count, beams, vocab) + running_scores[:, :, None]
-        top_scores, top = _top_k(scores.reshape(count, beams * vocab), keep)
-        candidates = _pick_beams(running, top // vocab)
-        candidates[:, :, length] = top % vocab
-        ends = np.isin(top % vocab, rules.eos_tokens) | (length + 1 >= rules.max_length)
-
-        running_scores, chosen = _top_k(top_scores + ends * DEAD, beams)
-        running = _pick_beams(candidates, chosen)
-        sources = np.take_along_axis(top // vocab, chosen, axis=1)
-        rows = (sources + beams * np.arange(count)[:, None]).reshape(-1)
-
-        done = ends & in_front
-        ending = top_scores / np.float32(length**rules.length_penalty)
-        full = is_finished.all(axis=1, keepdims=True) & (early is True)
-        ending = ending + full * DEAD + ~may_improve * DEAD + ~done * DEAD
-        finished_scores, best = _top_k(np.concatenate([finished_scores, ending], axis=1), beams)
-        finished = _pick_beams(np.concatenate([finished, candidates], axis=1), best)
-        is_finished = np.take_along_axis(np.concatenate([is_finished, done], axis=1), best, axis=1)
-
-        horizon = rules.max_length - 1 if early == "never" and rules.length_penalty > 0 else length
-        possible = running_scores[:, :1] / np.float32(horizon**rules.length_penalty)
-        worst = np.where(is_finished, finished_scores.min(axis=1, keepdims=True), DEAD)
-        may_improve &= (possible > worst).any(axis=1, keepdims=True)
-        if not may_improve.any() or ends.all() or (early is True and is_finished.all()):
-            break
-    return finished[:, 0]
+    places = np.arange(len(scores))
+    if 0 < rules.top_k < len(scores):
+        places = np.flatnonzero(scores >= np.partition(scores, -rules.top_k)[-rules.top_k])
+    shares = np.exp(scores[places] - scores.max())
+    shares /= shares.sum()
+    # Fewer need sorting: those of so small a share are below 1 - top_p even all together.
+    large = shares * len(places) > 1 - rules.top_p
+    rest, places, shares = shares[~large].sum(dtype=np.float64), places[large], shares[large]
+    order = np.argsort(shares, kind="stable")
+    cumulative = (rest + np.cumsum(shares[order], dtype=np.float64)).astype(np.float32)
+    inside = cumulative > np.float32(1 - rules.top_p)
+    inside[-1] = True
+    places = np.sort(places[order[inside]])
+    cumulative = np.cumsum(np.exp((scores[places] - scores.max()).astype(np.float64)))
+    return places[
+        np.searchsorted(cumulative, number * cumulative[-1], side="right").clip(max=len(places) - 1)
+    ]

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from .errors import RuntimeInputError
 
 CONFIG = "config.json"
-FORMAT = 1
+FORMAT = 2
 MIN_ONNXRUNTIME = (1, 22)
 
 Feeds = Mapping[str, "np.ndarray | ort.OrtValue"]
@@ -95,23 +95,29 @@ class Session:
         """The array where the graph runs, so that it is copied once and not in every step."""
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self.device)
 
-    def empty_cache(self, like: ort.OrtValue) -> ort.OrtValue:
-        """A key or value cache (R, heads, 0, width) where ``like`` (R, heads, N, width) lies, of its type."""
-        rows, heads, _, width = like.shape()
+    def empty_cache(self, like: ort.OrtValue, beams: int) -> ort.OrtValue:
+        """A key or value cache (S, H, 0, beams, K) where ``like`` (S, H, N, K) lies, of its type."""
+        sentences, heads, _, width = like.shape()
         return ort.OrtValue.ortvalue_from_shape_and_type(
-            (rows, heads, 0, width), like.element_type(), self.device
+            (sentences, heads, 0, beams, width), like.element_type(), self.device
         )
 
-    def run(self, feeds: Feeds, host: Sequence[str] = ()) -> dict[str, ort.OrtValue]:
-        """All outputs, by name; those in ``host`` in memory, the others where the graph runs."""
-        binding = self._session.io_binding()
+    def run(
+        self, feeds: Feeds, host: Sequence[str] = (), into: Mapping[str, ort.OrtValue] | None = None
+    ) -> dict[str, ort.OrtValue]:
+        """All outputs, by name: those in ``host`` in memory, the others where the graph runs; those of ``into`` in
+        the given memory, which may be that of an input."""
+        binding, into = self._session.io_binding(), into or {}
         for name, value in feeds.items():
             if isinstance(value, ort.OrtValue):
                 binding.bind_ortvalue_input(name, value)
             else:
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
         for name in self.outputs:
-            binding.bind_output(name, "cpu" if name in host else self.device)
+            if name in into:
+                binding.bind_ortvalue_output(name, into[name])
+            else:
+                binding.bind_output(name, "cpu" if name in host else self.device)
         self._session.run_with_iobinding(binding)
         return dict(zip(self.outputs, binding.get_outputs(), strict=True))
 

@@ -8,14 +8,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from . import noise
-from .decoding import DecodingRules, decode_tokens
+from .choice import SIMILARITIES, most_like_the_others
+from .decoding import DecodingRules
 from .errors import RuntimeInputError
 from .folder import Feeds, Session, check_providers, read_config
+from .language_model import LanguageModel
 from .sampling import Network, sample, sampling_grid, step_table
+from .search import decode_tokens
 
 
 class OnnxTextDiffusion:
@@ -38,7 +40,8 @@ class OnnxTextDiffusion:
         self.config = read_config(folder)
         names = check_providers(providers)
         load = partial(Session, folder, providers=names, threads=threads)
-        self._denoiser, self._latents, self._decoder = load("denoiser"), load("latents"), load("decoder")
+        self._denoiser = load("denoiser")
+        self._decoder = [load(name) for name in ("latents", "decoder", "cache")]
         self._source = load("source") if self.config["source"] else None
         self._tokenizer = self._load_tokenizer(folder / "tokenizer.json")
         if self._source is not None:
@@ -163,17 +166,28 @@ class OnnxTextDiffusion:
     ) -> list[str]:
         """Texts of latents (B, N, d) and their mask; ``seed`` and ``sample_ids`` are nucleus sampling's."""
         rules = rules or self.rules()
-        count = len(latents)
+        decodes, beams = rules.num_decodes, rules.num_beams if rules.strategy == "beam" else 1
         uniform = None
         if rules.strategy == "nucleus":
-            ids = np.arange(count) if sample_ids is None else sample_ids
-            uniform = noise.uniforms(seed, ids, noise.TOKEN_STREAM, rules.max_length)
-        beams = rules.num_beams if rules.strategy == "beam" else 1
-        decoder = LanguageModel(self._latents, self._decoder, latents, mask, beams)
-        tokens = decode_tokens(decoder, count, rules, uniform)
+            ids = np.arange(len(latents)) if sample_ids is None else sample_ids
+            streams = [noise.TOKEN_STREAM + number for number in range(decodes)]
+            uniform = [noise.uniforms(seed, ids, stream, rules.max_length) for stream in streams]
+            uniform = np.stack(uniform, axis=1).reshape(-1, rules.max_length)
+        # The decodes of a latent stand side by side.
+        latents, mask = (None if x is None else np.repeat(x, decodes, axis=0) for x in (latents, mask))
+        decoder = LanguageModel(*self._decoder, latents, mask, beams)
+        tokens, scores = decode_tokens(decoder, len(latents), rules, uniform)
         special = set(self.config["tokenizer"]["special_ids"])
         rows = [[token for token in row if token not in special] for row in tokens.tolist()]
-        return [text.strip() for text in self._tokenizer.decode_batch(rows, skip_special_tokens=True)]
+        decoded = self._tokenizer.decode_batch(rows, skip_special_tokens=True)
+        texts = [text.strip() for text in decoded]
+        if decodes == 1:
+            return texts
+        groups = [slice(first, first + decodes) for first in range(0, len(texts), decodes)]
+        if rules.choose_decode == "score":
+            return [texts[group][scores[group].argmax()] for group in groups]
+        similarity = SIMILARITIES[rules.choose_decode]
+        return [texts[group][most_like_the_others(texts[group], similarity)] for group in groups]
 
     def rules(self, **decoding) -> DecodingRules:
         """This model's decoding rules, with the given fields of `DecodingRules` in place of the paper's."""
@@ -297,36 +311,3 @@ class OnnxTextDiffusion:
                 f"class_id {wrong.flat[0]} is out of range; this model has the classes {known}."
             )
         return np.broadcast_to(chosen, ids.shape).astype(np.int64)
-
-
-class LanguageModel:
-    """The language model's decoder on a batch of latents; its caches stay where the graphs run."""
-
-    def __init__(
-        self,
-        latents_graph: Session,
-        step_graph: Session,
-        latents: np.ndarray,
-        mask: np.ndarray | None,
-        beams: int,
-    ) -> None:
-        self._graph = step_graph
-        rows = np.repeat(np.arange(len(latents)), beams)
-        self._cross = latents_graph.run({"latents": latents, "rows": rows})
-        if mask is not None:
-            self._cross["mask"] = step_graph.place(mask[rows])
-        self._past = {
-            name.replace("cross", "past"): step_graph.empty_cache(value)
-            for name, value in self._cross.items()
-            if name != "mask"
-        }
-
-    def step(self, tokens: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Logits (R, V) after tokens (R,); row r continues what was row ``rows[r]`` in the last step."""
-        feeds = {"tokens": tokens[:, None], "rows": rows}
-        outputs = self._graph.run(feeds | self._past | self._cross, host=("logits",))
-        logits = outputs.pop("logits").numpy()
-        self._past: dict[str, ort.OrtValue] = {
-            name.replace("present", "past"): value for name, value in outputs.items()
-        }
-        return logits

@@ -1,0 +1,67 @@
+"""The language model's decoder on a batch of latents: one token for each beam at a time.
+
+Letters: S sentences, W beams, T cached tokens, N latent positions, H heads, K head width, V vocabulary.
+"""
+
+import numpy as np
+import onnxruntime as ort
+
+from .folder import Session
+
+SPAN = 16  # tokens that the caches grow by; until then they are written in place
+
+
+class LanguageModel:
+    """Caches stay where the graphs run. A beam's past is a mask over the cache of all beams of its sentence, so
+    that choosing beams moves no key."""
+
+    def __init__(
+        self,
+        latents_graph: Session,
+        step_graph: Session,
+        cache_graph: Session,
+        latents: np.ndarray,
+        mask: np.ndarray | None,
+        beams: int,
+    ) -> None:
+        self._step, self._grow = step_graph, cache_graph
+        self._kept = latents_graph.run({"latents": latents})
+        self._past = {
+            name.replace("cross", "past"): cache_graph.empty_cache(value, beams)
+            for name, value in self._kept.items()
+        }
+        if mask is not None:
+            self._kept["mask"] = step_graph.place(mask)
+        self._own = np.full((len(latents), beams, 0, beams), -np.inf, np.float32)
+        self._position = 0
+
+    def is_full(self) -> bool:
+        """Whether there has to be a `grow` before the next step."""
+        return self._position == self._own.shape[2]
+
+    def grow(self, sentences: np.ndarray) -> None:
+        """Room for `SPAN` more tokens; only those ``sentences`` are kept, and the others left behind."""
+        outputs = self._grow.run({"sentences": sentences} | self._past | self._kept)
+        for caches in (self._past, self._kept):
+            caches.update({name: outputs[f"next.{name}"] for name in caches})
+        self._own = np.pad(self._own[sentences], ((0, 0), (0, 0), (0, SPAN), (0, 0)), constant_values=-np.inf)
+
+    def step(self, tokens: np.ndarray) -> np.ndarray:
+        """Logits (S, W, V) of what follows the ``tokens`` (S, W)."""
+        beams = np.arange(tokens.shape[1])
+        self._own[:, beams, self._position, beams] = 0.0
+        feeds = {
+            "tokens": tokens,
+            "position": np.array([self._position]),
+            "bias": self._own.reshape(*tokens.shape, -1),
+        }
+        in_place: dict[str, ort.OrtValue] = {
+            name.replace("past", "present"): value for name, value in self._past.items()
+        }
+        outputs = self._step.run(feeds | self._past | self._kept, host=("logits",), into=in_place)
+        self._position += 1
+        return outputs["logits"].numpy()
+
+    def choose(self, parents: np.ndarray) -> None:
+        """Beam w of each sentence goes on from beam ``parents[:, w]`` (S, W)."""
+        self._own = np.take_along_axis(self._own, parents[:, :, None, None], axis=1)
