@@ -1,12 +1,14 @@
 """The text decoder against transformers' ``generate``: sentences a second, latency, agreement of the tokens.
 
 python benchmarks/decode_throughput.py [--config bart-base|small] [--run RUN_DIR] [--device cpu|cuda]
-    [--batch-sizes N ...] [--strategies greedy beam nucleus] [--dtypes fp32 bf16 int8 ...] [--rounds N] [--json FILE]
+    [--batch-sizes N ...] [--strategies greedy beam nucleus] [--dtypes fp32 bf16 int8 ...] [--rounds N]
+    [--json FILE [--add]]
 
 The model has random weights that make its texts vary, and random encoder states; they seldom end early, so every
 sentence has about --max-length tokens. With --run the language model and the latents are those of a trained run:
 only then does ``token_agreement`` of bf16 and int8 mean something. Beam search follows the paper's rules. All ways
-of a strategy and batch size run in turns. With --json a plot is written beside the file.
+of a strategy and batch size run in turns. With --json a plot is written beside the file; --add keeps what the file
+says of other strategies and batch sizes, each of which was measured beside its own ``generate``.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from harness import add_device, chosen_device, describe_device, interleaved, versions
+from harness import Timing, add_device, chosen_device, describe_device, timed, versions
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -105,7 +107,11 @@ def measure(
         name = f"ours, {dtype}"
         runs[name] = partial(generate_ids, lm, states, own, config.max_length, mask=mask)
         names[name], agreements[name] = dtype, agreement(runs[name](), wanted)
-    timings = interleaved(runs, device, rounds, round_seconds=0)
+    seconds = {name: [] for name in runs}
+    for _ in range(rounds):  # each has run once by now
+        for name, run in runs.items():
+            seconds[name].append(timed(run, device)[0])
+    timings = {name: Timing.of(taken) for name, taken in seconds.items()}
     return [
         {
             "name": name,
@@ -121,6 +127,21 @@ def measure(
         }
         for name, timing in timings.items()
     ]
+
+
+def earlier_rows(path: Path, facts: dict) -> list[dict]:
+    """The rows of a file that was written under the same circumstances.
+
+    Raises:
+        ValueError: they were others.
+    """
+    found = json.loads(path.read_text())
+    for name, value in facts.items():
+        if found[name] != value:
+            raise ValueError(
+                f"{path} was measured with {name} {found[name]!r}, and this is {value!r}; choose another file"
+            )
+    return found["rows"]
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -155,15 +176,23 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16, 128])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument(
-        "--dtypes", nargs="+", choices=PRECISIONS, help="default fp32 int8; on a GPU fp32 bf16"
+        "--dtypes", nargs="+", choices=PRECISIONS, help="default fp32 bf16 int8; on a GPU fp32 bf16"
     )
     parser.add_argument("--max-length", type=int, default=64, help="tokens of a sentence, at most")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
+    parser.add_argument("--add", action="store_true", help="keep other strategies and batch sizes in FILE")
     options = parser.parse_args()
     device = chosen_device(parser, options)
-    dtypes = options.dtypes or (["fp32", "int8"] if device == "cpu" else ["fp32", "bf16"])
+    dtypes = options.dtypes or (["fp32", "bf16", "int8"] if device == "cpu" else ["fp32", "bf16"])
+    facts = {"model": options.run.name if options.run else options.config, "max_length": options.max_length}
+    facts |= {"device": describe_device(device), "versions": versions()}
     rows = []
+    if options.add and options.json and options.json.exists():
+        try:
+            rows = earlier_rows(options.json, facts)
+        except ValueError as error:
+            parser.error(str(error))
     for batch in options.batch_sizes:
         if options.run:
             lm, states, mask = trained_model(options.run, batch)
@@ -174,17 +203,17 @@ def main() -> None:
         mask = None if mask is None else mask.to(device)
         for strategy in options.strategies:
             config = DecodingConfig(strategy, options.max_length)
-            rows += measure(lm, states, mask, config, dtypes, options.rounds, device)
-            for row in (row for row in rows if (row["batch"], row["strategy"]) == (batch, strategy)):
+            measured = measure(lm, states, mask, config, dtypes, options.rounds, device)
+            rows = [row for row in rows if (row["batch"], row["strategy"]) != (batch, strategy)] + measured
+            for row in measured:
                 print(
                     f"{strategy:8} batch {batch:4} {row['name']:24} {row['sentences_per_s']:9.2f} sentences/s "
                     f"{row['speedup_vs_generate']:6.2f} x  agreement {row['token_agreement']}",
                     flush=True,
                 )
     if options.json:
-        facts = {"model": str(options.run or options.config), "max_length": options.max_length}
-        result = facts | {"rows": rows, "device": describe_device(device), "versions": versions()}
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        rows.sort(key=lambda row: (row["batch"], STRATEGIES.index(row["strategy"])))
+        options.json.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n")
         plot(rows, options.json.with_suffix(".png"))
 
 

@@ -2,22 +2,26 @@
 
 from ld4lg_fast.kernels.doors.adaln_residual import adaln_residual
 from ld4lg_fast.kernels.doors.add_layer_norm import add_layer_norm
+from ld4lg_fast.kernels.doors.cached_attention import cached_attention
 from ld4lg_fast.kernels.doors.geglu import geglu
 from ld4lg_fast.kernels.doors.geglu_linear import geglu_linear
 from ld4lg_fast.kernels.doors.linear_cross_entropy import linear_cross_entropy
-from ld4lg_fast.kernels.doors.logits_process import logits_process
-from ld4lg_fast.kernels.doors.packed_linear import PackedLinear
+from ld4lg_fast.kernels.doors.logits_process import logits_best, logits_process
+from ld4lg_fast.kernels.doors.packed_linear import PackedInt8Linear, PackedLinear
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
 from ld4lg_fast.kernels.doors.sampler_step import sampler_step
 from ld4lg_fast.kernels.doors.short_attention import short_attention
 
 __all__ = [
+    "PackedInt8Linear",
     "PackedLinear",
     "adaln_residual",
     "add_layer_norm",
+    "cached_attention",
     "geglu",
     "geglu_linear",
     "linear_cross_entropy",
+    "logits_best",
     "logits_process",
     "philox_normal",
     "sampler_step",

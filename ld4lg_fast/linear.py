@@ -72,6 +72,27 @@ class CpuLinear:
         return self.for_many(x, residual)
 
 
+class CpuBFloat16Linear:
+    """Weights in bfloat16, inputs and outputs in float32: `ops.PackedLinear`, or `OneDnnLinear` for more rows.
+
+    The inputs of the latter are rounded to bfloat16 as well.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        self.for_few = ops.PackedLinear(weight.detach().bfloat16(), bias, gelu)
+        self.arguments = (weight, bias, gelu)
+        self.for_many: OneDnnLinear | None = None
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if x.shape[0] <= FEW_ROWS_BF16:
+            return self.for_few(x, residual)
+        if self.for_many is None:
+            weight, bias, gelu = self.arguments
+            self.for_many = OneDnnLinear(weight.bfloat16(), None if bias is None else bias.bfloat16(), gelu)
+        y = self.for_many(x.bfloat16()).float()
+        return y if residual is None else y.add_(residual)
+
+
 class Int8Linear:
     """Products of bytes: weights quantised a row at a time, sums in int32.
 
@@ -151,7 +172,8 @@ class Tf32Linear(PlainLinear):
             settings.allow_tf32 = before
 
 
-FEW_ROWS = 8  # up to which our own product is the faster one
+FEW_ROWS = 64  # up to which our own product is not slower than oneDNN's
+FEW_ROWS_BF16 = 8
 
 # Seven bits of input: two products of eight bits would not fit where processors without VNNI add them.
 INPUT_LEVELS = 127
@@ -178,9 +200,13 @@ def check_precision(precision: str | None) -> None:
 
 
 def choose_linear(
-    precision: str | None, weights: torch.dtype, device: torch.device
+    precision: str | None, weights: torch.dtype, device: torch.device, few_rows: bool = False
 ) -> tuple[torch.dtype, Pack]:
     """The dtype of everything but the products, and what prepares the products.
+
+    Args:
+        few_rows: whether reading the weights is most of the work, as it is in a step of a decoder: on a CPU, bf16
+            then is that of the weights alone.
 
     Raises:
         ConfigError: an unknown precision, or one that this device has no products for.
@@ -190,11 +216,15 @@ def choose_linear(
     if reason is not None:
         raise ConfigError(f"precision={precision} cannot be had here: {reason}.")
     dtype = weights if precision is None else _DTYPES[precision]
+    if precision == "int8" and few_rows and ops.PackedInt8Linear.is_fast():
+        return dtype, ops.PackedInt8Linear
     if precision in _SPECIAL:
         return dtype, _SPECIAL[precision]
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
         if dtype == torch.float32:
             return dtype, CpuLinear
+        if precision == "bf16" and few_rows and backend.has_native():
+            return torch.float32, CpuBFloat16Linear
         if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return dtype, OneDnnLinear
     return dtype, PlainLinear

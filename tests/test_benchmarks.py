@@ -71,6 +71,17 @@ def test_decode_throughput(tmp_path):
         *sizes,
         *("--json", str(target)),
     )
+    run(
+        "decode_throughput.py",
+        "--device",
+        "cpu",
+        "--strategies",
+        "nucleus",
+        "--add",
+        *sizes,
+        "--json",
+        str(target),
+    )
     result = json.loads(target.read_text())
     assert {"rows", "device", "versions"} <= result.keys() and "transformers" in result["versions"]
     rows = {(row["name"], row["strategy"]): row for row in result["rows"]}
@@ -78,4 +89,5 @@ def test_decode_throughput(tmp_path):
         assert rows["generate", strategy]["speedup_vs_generate"] == 1.0
         assert rows["ours, fp32", strategy]["token_agreement"] == 1.0
         assert rows["ours, int8", strategy]["sentences_per_s"] > 0
+    assert rows["ours, bf16", "nucleus"]["speedup_vs_generate"] > 0
     assert target.with_suffix(".png").stat().st_size > 1000

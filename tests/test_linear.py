@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ld4lg_fast.kernels import backend, native
+from ld4lg_fast.kernels import backend, native, ops
 
 needs_library = pytest.mark.skipif(
     backend.unavailable_reason("native") is not None, reason="needs the C++ library"
@@ -14,13 +14,12 @@ needs_library = pytest.mark.skipif(
 @pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 @pytest.mark.parametrize("rows", [1, 2, 5, 7, 13, 40])
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 96), (37, 50), (5, 1), (768, 33)])
-def test_few_rows(variant, rows, inputs, outputs):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_rows(variant, rows, inputs, outputs, dtype):
     """As near to the float64 product as torch's own float32 product is, twice that at most."""
-    from ld4lg_fast.kernels.cpu.linear import linear, pack
-
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 2 * inputs, generator=generator)[:, :inputs]  # rows apart
-    weight = torch.randn(outputs, inputs, generator=generator)
+    weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
     bias, residual = (
         torch.randn(outputs, generator=generator),
         torch.randn(rows, outputs, generator=generator),
@@ -33,7 +32,7 @@ def test_few_rows(variant, rows, inputs, outputs):
             (bias, residual, True),
             (bias, residual.t().contiguous().t(), False),
         ):
-            got = linear(x, pack(weight), outputs, b, r, gelu)
+            got = ops.PackedLinear(weight, b, gelu)(x, r)
             exact, plain = (
                 torch.nn.functional.linear(x.to(kind), weight.to(kind), None if b is None else b.to(kind))
                 for kind in (torch.float64, torch.float32)
@@ -48,6 +47,33 @@ def test_few_rows(variant, rows, inputs, outputs):
 
 @needs_library
 def test_no_rows():
-    from ld4lg_fast.kernels.cpu.linear import linear, pack
+    linear = ops.PackedLinear(torch.ones(4, 8), None)
+    assert linear(torch.empty(0, 8)).shape == (0, 4)
 
-    assert linear(torch.empty(0, 8), pack(torch.ones(4, 8)), 4, None, None).shape == (0, 4)
+
+@needs_library
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("rows", [1, 5, 13, 40])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 96), (37, 50), (5, 1), (1024, 33)])
+def test_products_of_bytes(variant, rows, inputs, outputs):
+    """Exactly the sums of the bytes that weight and rows are rounded to, whatever the other rows."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 2 * inputs, generator=generator)[:, :inputs] * torch.logspace(-3, 3, rows)[:, None]
+    x[0] = 0.0
+    weight, bias = (
+        torch.randn(outputs, inputs, generator=generator),
+        torch.randn(outputs, generator=generator),
+    )
+    residual = torch.randn(rows, outputs, generator=generator)
+
+    def rounded(matrix):
+        scale = matrix.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+        return (matrix / scale).round().double(), scale.double()
+
+    (levels, scale), (row_levels, row_scale) = rounded(weight), rounded(x)
+    want = (row_levels @ levels.t()) * row_scale * scale.t() + bias + residual
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        got = ops.PackedInt8Linear(weight, bias)(x, residual)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)

@@ -8,7 +8,8 @@ from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, as_matrix,
 
 _logits_process = function(
     "ld4lg_logits_process",
-    [*ROWS, POINTER, I64, POINTER, POINTER, I64, POINTER, I64, FLOAT, I64, I32, POINTER, I64, I64, I32],
+    [*ROWS, POINTER, I64, POINTER, POINTER, I64, POINTER, I64, FLOAT, I64, I32]
+    + [POINTER, I64, POINTER, POINTER, I64, I64, I32],
 )
 
 
@@ -25,7 +26,35 @@ def logits_process(
 ) -> Tensor:
     """(R, V) float32."""
     scores = torch.empty(logits.shape, dtype=torch.float32)
-    if scores.numel():
+    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize)
+    _call(logits, ids, length, eos, forced, *rules, scores.data_ptr(), 0, None, None)
+    return scores
+
+
+def logits_best(
+    logits: Tensor,
+    ids: Tensor,
+    length: Tensor,
+    eos: Tensor,
+    forced: Tensor,
+    min_length: int,
+    repetition_penalty: float,
+    no_repeat_ngram_size: int,
+    normalize: bool,
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    """(R, count) float32 and (R, count) int64, from the highest on; the whole scores are written nowhere."""
+    best = torch.empty((len(logits), count), dtype=torch.float32)
+    tokens = torch.empty((len(logits), count), dtype=torch.int64)
+    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize)
+    _call(logits, ids, length, eos, forced, *rules, None, count, best.data_ptr(), tokens.data_ptr())
+    return best, tokens
+
+
+def _call(
+    logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor, *rules_and_results
+) -> None:
+    if logits.numel():
         rows, vocabulary = logits.shape
         logits, ids = as_matrix(logits, vocabulary), as_rows(ids, ids.shape[1])
         eos, forced = eos.contiguous(), forced.contiguous()
@@ -37,13 +66,8 @@ def logits_process(
             eos.data_ptr(),
             eos.shape[0],
             forced.data_ptr(),
-            min_length,
-            repetition_penalty,
-            no_repeat_ngram_size,
-            normalize,
-            scores.data_ptr(),
+            *rules_and_results,
             rows,
             vocabulary,
             torch.get_num_threads(),
         )
-    return scores

@@ -2,27 +2,51 @@
 #pragma once
 
 #include "instruction_set.h"
+#include "matrix.h"
 
 namespace ld4lg {
 
-// Outputs side by side in the packed weight: panel p holds W[16 p + j][i] at [p][i][j], zeros beyond the last output.
+// Outputs side by side in the packed weight, with zeros beyond the last one. Of float32, panel p holds
+// W[16 p + j][i] at [p][i][j]. Of bfloat16 it holds W[32 p + 16 h + j][i] at [p][i][j][h]: a word of 32 bits holds
+// two outputs, and what widens them is a shift and a mask. Of bytes it holds 128 + W[16 p + j][4 i + k] at
+// [p][i][j][k], with 128 beyond the last input.
 constexpr int kPanel = 16;
 
-// Matrices of float32, strides in elements between rows; bias and residual may be null.
-struct Linear {
-  const float* x;
-  int64_t x_stride;
-  const float* packed;
+// Strides in elements between rows; bias and residual may be null.
+struct LinearOutput {
   const float* bias;
   const float* residual;
   int64_t residual_stride;
   float* y;
-  int64_t y_stride;
-  int64_t rows, inputs, outputs;
+  int64_t y_stride, outputs;
   bool gelu;
+};
+
+struct Linear {
+  const float* x;
+  int64_t x_stride;
+  const void* packed;
+  DType dtype;  // of the weight
+  int64_t rows, inputs;
+  LinearOutput out;
   int32_t threads;
 };
 
-LD4LG_IN_EVERY_VARIANT(void linear(const Linear& args);)
+// Weights are bytes times a scale for each output. The inputs are quantised here, a row at a time.
+struct Int8Linear {
+  const float* x;
+  int64_t x_stride;
+  const uint8_t* packed;
+  const float* scales;
+  int64_t rows, inputs;
+  LinearOutput out;
+  int32_t threads;
+  int8_t* bytes;  // rows x bytes_stride, a multiple of 4 that is at least `inputs`
+  int64_t bytes_stride;
+  float* row_scales;
+  int32_t* row_sums;  // of a row's bytes
+};
+
+LD4LG_IN_EVERY_VARIANT(void linear(const Linear& args); void int8_linear(const Int8Linear& args);)
 
 }  // namespace ld4lg

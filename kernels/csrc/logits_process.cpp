@@ -1,12 +1,13 @@
 // The C interface of the decoding rules.
 #include "logits_process.h"
 
-// logits_dtype: 0 float32, 1 bfloat16. length is one number, forced has one for every length.
+// logits_dtype: 0 float32, 1 bfloat16. length is one number, forced has one for every length. scores may be null, and
+// so may best and tokens where count is 0; count is at most vocabulary.
 LD4LG_EXPORT void ld4lg_logits_process(
     const void* logits, int64_t logits_stride, int32_t logits_dtype, const int64_t* ids, int64_t ids_stride,
     const int64_t* length, const int64_t* eos, int64_t num_eos, const int64_t* forced, int64_t min_length,
-    float repetition_penalty, int64_t ngram_size, int32_t normalize, float* scores, int64_t rows, int64_t vocabulary,
-    int32_t threads) {
+    float repetition_penalty, int64_t ngram_size, int32_t normalize, float* scores, int64_t count, float* best,
+    int64_t* tokens, int64_t rows, int64_t vocabulary, int32_t threads) {
   const ld4lg::LogitsProcess args{
     {logits, logits_stride, ld4lg::DType{logits_dtype}},
     ids,
@@ -20,6 +21,9 @@ LD4LG_EXPORT void ld4lg_logits_process(
     ngram_size,
     normalize != 0,
     scores,
+    count,
+    best,
+    tokens,
     rows,
     vocabulary,
     ld4lg::useful_threads(threads, rows * vocabulary)};

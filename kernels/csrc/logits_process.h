@@ -15,7 +15,10 @@ struct LogitsProcess {
   float repetition_penalty;
   int64_t ngram_size;           // 0: n-grams may repeat
   bool normalize;               // log-probabilities instead of logits
-  float* scores;                // rows x vocabulary
+  float* scores;                // rows x vocabulary, or null
+  int64_t count;                // of the best scores, and their tokens, of every row: rows x count
+  float* best;
+  int64_t* tokens;
   int64_t rows, vocabulary;
   int32_t threads;
 };

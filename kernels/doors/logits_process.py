@@ -43,6 +43,66 @@ def logits_process(
         ValueError: shapes or dtypes that do not fit; the message names them.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
+    _check(logits, ids, length, eos, forced, repetition_penalty, no_repeat_ngram_size)
+    arguments = (
+        logits,
+        ids,
+        length,
+        eos,
+        forced,
+        min_length,
+        repetition_penalty,
+        no_repeat_ngram_size,
+        normalize,
+    )
+    if backend.choose("logits_process", logits.device.type, (logits.dtype,)) == "reference":
+        return plain.logits_process(*arguments)
+    return _logits_process(*arguments)
+
+
+def logits_best(
+    logits: Tensor,
+    ids: Tensor,
+    length: Tensor,
+    eos: Tensor,
+    forced: Tensor,
+    min_length: int = 0,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
+    normalize: bool = False,
+    count: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """The ``count`` highest scores that `logits_process` gives each row, from the highest on, and their tokens.
+
+    Returns:
+        (R, count) float32 and (R, count) int64. The C++ library never writes the scores of the other tokens.
+
+    Raises:
+        As `logits_process`, and ValueError for a count beyond the vocabulary.
+    """
+    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize)
+    if backend.choose("logits_best", logits.device.type, (logits.dtype,)) != "native":
+        scores = logits_process(logits, ids, length, eos, forced, *rules)
+        if count == 1:
+            return scores.max(-1, keepdim=True)
+        return scores.topk(count)
+    _check(logits, ids, length, eos, forced, repetition_penalty, no_repeat_ngram_size)
+    if not 0 < count <= logits.shape[1]:
+        raise ValueError(f"count is {count}; it needs to be 1 to the vocabulary's {logits.shape[1]}")
+    from ld4lg_fast.kernels.cpu.logits_process import logits_best as native
+
+    return native(logits, ids, length, eos, forced, *rules, count)
+
+
+def _check(
+    logits: Tensor,
+    ids: Tensor,
+    length: Tensor,
+    eos: Tensor,
+    forced: Tensor,
+    repetition_penalty: float,
+    no_repeat_ngram_size: int,
+) -> None:
     if logits.ndim != 2 or ids.ndim != 2 or len(logits) != len(ids):
         raise ValueError(
             f"logits {tuple(logits.shape)} and ids {tuple(ids.shape)} need two axes and equally many rows"
@@ -61,17 +121,3 @@ def logits_process(
             f"repetition_penalty is {repetition_penalty} and no_repeat_ngram_size {no_repeat_ngram_size}; "
             "they need to be above 0, and 0 or more"
         )
-    arguments = (
-        logits,
-        ids,
-        length,
-        eos,
-        forced,
-        min_length,
-        repetition_penalty,
-        no_repeat_ngram_size,
-        normalize,
-    )
-    if backend.choose("logits_process", logits.device.type, (logits.dtype,)) == "reference":
-        return plain.logits_process(*arguments)
-    return _logits_process(*arguments)

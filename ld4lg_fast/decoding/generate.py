@@ -127,7 +127,7 @@ def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | N
 
 def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack:
     """The prepared decoder of a model, one for each precision."""
-    dtype, pack = choose_linear(precision, lm.dtype, lm.device)
+    dtype, pack = choose_linear(precision, lm.dtype, lm.device, few_rows=True)
     return prepared_once(lm, precision, lambda: DecoderStack(read_decoder(lm, dtype, pack), dtype))
 
 

@@ -95,19 +95,24 @@ class Rules:
             length_norm=torch.tensor(lengths, dtype=torch.float32, device=device),
         )
 
-    def process(self, logits: Tensor, ids: Tensor, length: Tensor, normalize: bool) -> Tensor:
+    def process(self, logits: Tensor, ids: Tensor, length: Tensor) -> Tensor:
         """Scores (R, V) float32 of the next token from logits (R, V); see `ops.logits_process`."""
-        return ops.logits_process(
-            logits,
-            ids,
-            length,
-            eos=self.eos,
-            forced=self.forced,
-            min_length=self.min_length,
-            repetition_penalty=self.repetition_penalty,
-            no_repeat_ngram_size=self.no_repeat_ngram_size,
-            normalize=normalize,
-        )
+        return ops.logits_process(logits, ids, length, **self._arguments())
+
+    def best(
+        self, logits: Tensor, ids: Tensor, length: Tensor, count: int, normalize: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The best of these scores, (R, count) float32, and their tokens; see `ops.logits_best`."""
+        return ops.logits_best(logits, ids, length, **self._arguments(), normalize=normalize, count=count)
+
+    def _arguments(self) -> dict:
+        return {
+            "eos": self.eos,
+            "forced": self.forced,
+            "min_length": self.min_length,
+            "repetition_penalty": self.repetition_penalty,
+            "no_repeat_ngram_size": self.no_repeat_ngram_size,
+        }
 
     def ends(self, tokens: Tensor) -> Tensor:
         """Which of the tokens end a text; bool, of the same shape."""

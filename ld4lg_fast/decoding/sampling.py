@@ -1,31 +1,12 @@
-"""Choosing tokens from their scores: the best ones, or one that is drawn with the sentence's own random number.
+"""Tokens drawn from their scores, each with the sentence's own random number.
 
-Letters: R rows, V vocabulary, C candidates.
+Letters: R rows, V vocabulary.
 """
 
 import torch
 from torch import Tensor
 
 CANDIDATES = 256
-BLOCK = 128
-
-
-def best_tokens(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest of the scores (R, V) and their tokens, both (R, count), from the highest on.
-
-    On the CPU, where torch sorts whole rows of pairs, the best blocks of tokens are found first.
-    """
-    rows, vocabulary = scores.shape
-    whole = vocabulary - vocabulary % BLOCK
-    if scores.is_cuda or whole < 4 * count * BLOCK:
-        return scores.topk(count)
-    blocks = scores[:, :whole].unflatten(1, (-1, BLOCK))
-    chosen = blocks.amax(-1).topk(count)[1]
-    inside = (chosen[:, :, None] * BLOCK + torch.arange(BLOCK)).flatten(1)
-    rest = torch.arange(whole, vocabulary).expand(rows, -1)
-    tokens = torch.cat([inside, rest], dim=1)
-    best, place = scores.gather(1, tokens).topk(count)
-    return best, tokens.gather(1, place)
 
 
 def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
@@ -42,8 +23,8 @@ def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
 def draw_nucleus(scores: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """`draw` among the ``top_k`` best (0: all) and of these the fewest that hold ``top_p`` of the probability.
 
-    (Fan et al. 2018; Holtzman et al. 2020.) The best C candidates usually are enough, and then the vocabulary need
-    not be sorted.
+    (Fan et al. 2018; Holtzman et al. 2020.) The best `CANDIDATES` usually are enough, and then the vocabulary
+    need not be sorted.
     """
     scores = scores / temperature
     vocabulary = scores.shape[-1]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.decoding.rules import Rules
-from ld4lg_fast.decoding.sampling import best_tokens, draw_nucleus
+from ld4lg_fast.decoding.sampling import draw_nucleus
 from ld4lg_fast.decoding.stack import Cache, DecoderStack
 
 IMPOSSIBLE = -1.0e9  # transformers' mark for beams that must not be chosen
@@ -48,15 +48,14 @@ class GreedySearch:
     def advance(self, span: int) -> None:
         last = self.length - 1
         logits = self.stack.step(self.ids.index_select(1, last).flatten(), last, span, self.cache)
-        scores = self.rules.process(logits, self.ids, self.length, normalize=False)
-        tokens = self.pick(scores).masked_fill(self.finished, self.rules.pad)
+        tokens = self.pick(logits).masked_fill(self.finished, self.rules.pad)
         self.ids.index_copy_(1, self.length, tokens[:, None])
         self.finished |= self.rules.ends(tokens)
         self.length += 1
 
-    def pick(self, scores: Tensor) -> Tensor:
-        """Tokens (S,) from scores (S, V)."""
-        return scores.argmax(-1)
+    def pick(self, logits: Tensor) -> Tensor:
+        """Tokens (S,) from logits (S, V)."""
+        return self.rules.best(logits, self.ids, self.length, 1, normalize=False)[1].squeeze(1)
 
     def done(self) -> Tensor:
         return self.finished
@@ -85,7 +84,8 @@ class NucleusSearch(GreedySearch):
         super().__init__(stack, cache, rules, len(uniforms))
         self.uniforms, self.limits = uniforms, (temperature, top_k, top_p)
 
-    def pick(self, scores: Tensor) -> Tensor:
+    def pick(self, logits: Tensor) -> Tensor:
+        scores = self.rules.process(logits, self.ids, self.length)
         uniform = self.uniforms.index_select(1, self.length - 1).squeeze(1)
         return draw_nucleus(scores, uniform, *self.limits)
 
@@ -116,9 +116,9 @@ class BeamSearch:
         rules, (sentences, beams, tokens) = self.rules, self.ids.shape
         last = self.length - 1
         logits = self.stack.step(self.ids.index_select(2, last).flatten(), last, span, self.cache)
-        scores = rules.process(logits, self.ids.view(-1, tokens), self.length, normalize=True)
         # The best of all beams are among the best of each.
-        scores, token = best_tokens(scores, min(self.candidates, scores.shape[1]))
+        count = min(self.candidates, logits.shape[1])
+        scores, token = rules.best(logits, self.ids.view(-1, tokens), self.length, count, normalize=True)
         scores = (scores.view(sentences, beams, -1) + self.scores[:, :, None]).flatten(1)
         scores, place = scores.topk(self.candidates)
         parents = place // token.shape[-1]

@@ -1,8 +1,8 @@
 """One decoding step of a whole batch, with caches that are written in place and never reordered.
 
-The beams of a sentence share its cross-attention keys and values, and they are query positions of one attention
-over the self-attention cache of all of them: a mask says which of the cached positions belong to a beam's own past,
-so that choosing beams changes the mask and moves no key.
+The beams of a sentence share its cross-attention keys and values. Every position of the self-attention cache has a
+slot for each of them, and of each beam it is noted in which slots its own past lies: choosing beams changes these
+numbers and moves no key.
 
 Letters: S sentences, W beams, T positions, N latents, H heads, K head width, D model width, V vocabulary.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ld4lg_fast.decoding.families import Decoder, Layer
+from ld4lg_fast.kernels import backend, ops
 
 
 @dataclass
@@ -21,10 +22,10 @@ class Cache:
     """What a batch remembers between steps.
 
     Attributes:
-        keys, values: of each layer (S, H, T, W, K). cross_keys, cross_values: of each layer (S, H, N, K).
-        cross_bias: (S, 1, 1, N), added to the cross-attention's scores, or None.
-        past: (S, W, T, W), 0 where the position in that slot belongs to the beam's past and -inf elsewhere; or None
-            for a single beam whose past is all that is cached.
+        keys, values: of each layer (S, H, T, W, K). cross_keys, cross_values: of each layer (S, H, N, 1, K).
+        cross_bias: (S, 1, N), added to the cross-attention's scores, or None.
+        chosen: (S, W, T) int64, in which slot of a position a beam's past lies, or -1; None for a single beam whose
+            past is all that is cached.
         position_bias: (T, H, T) of the decoder, or None.
     """
 
@@ -33,12 +34,12 @@ class Cache:
     cross_keys: list[Tensor]
     cross_values: list[Tensor]
     cross_bias: Tensor | None
-    past: Tensor | None
+    chosen: Tensor | None
     position_bias: Tensor | None
 
     def choose_beams(self, parents: Tensor) -> None:
         """Beam w of each sentence goes on from beam ``parents[:, w]`` (S, W)."""
-        self.past.copy_(self.past.gather(1, parents[:, :, None, None].expand_as(self.past)))
+        self.chosen.copy_(self.chosen.gather(1, parents[:, :, None].expand_as(self.chosen)))
 
     def keep(self, sentences: Tensor) -> None:
         """Drops all sentences but those."""
@@ -46,8 +47,8 @@ class Cache:
             tensors[:] = [tensor.index_select(0, sentences) for tensor in tensors]
         if self.cross_bias is not None:
             self.cross_bias = self.cross_bias.index_select(0, sentences)
-        if self.past is not None:
-            self.past = self.past.index_select(0, sentences)
+        if self.chosen is not None:
+            self.chosen = self.chosen.index_select(0, sentences)
 
     def write(self, layer: int, position: Tensor, key: Tensor, value: Tensor) -> None:
         """Stores a layer's key and value (S, W, H, K) of a position (1,)."""
@@ -56,18 +57,26 @@ class Cache:
 
     def enter(self, position: Tensor) -> None:
         """From now on, the past of each beam includes its own slot of ``position`` (1,)."""
-        if self.past is not None:
-            own = torch.eye(self.past.shape[1], device=self.past.device, dtype=self.past.dtype).log()
-            self.past.index_copy_(2, position, own[None, :, None].expand_as(self.past[:, :, :1]))
+        if self.chosen is not None:
+            own = torch.arange(self.chosen.shape[1], device=self.chosen.device)
+            self.chosen.index_copy_(2, position, own[None, :, None].expand_as(self.chosen[:, :, :1]))
 
-    def bias(self, position: Tensor, span: int) -> Tensor | None:
-        """What is added to the scores of the first ``span`` positions, (S or 1, H or 1, W or 1, span·W)."""
-        bias = None
-        if self.past is not None:
-            bias = self.past[:, None, :, :span]
-        if self.position_bias is not None:
-            relative = self.position_bias.index_select(0, position)[:, :, None, :span, None]
-            bias = relative if bias is None else bias + relative
+    def relative_bias(self, position: Tensor, span: int) -> Tensor | None:
+        """(1, H, span): what the decoder adds to the scores of the first positions, seen from ``position`` (1,)."""
+        if self.position_bias is None:
+            return None
+        return self.position_bias.index_select(0, position)[:, :, :span]
+
+    def spread_bias(self, position: Tensor, span: int) -> Tensor | None:
+        """The same for every slot, -inf for the slots of others; (S or 1, H or 1, W or 1, span·W)."""
+        bias = self.relative_bias(position, span)
+        bias = None if bias is None else bias[:, :, None, :, None]
+        if self.chosen is not None:
+            slots = torch.arange(self.chosen.shape[1], device=self.chosen.device)
+            own = self.chosen[:, None, :, :span, None] == slots
+            past = torch.zeros(own.shape, device=own.device, dtype=self.keys[0].dtype)
+            past = past.masked_fill_(~own, float("-inf"))
+            bias = past if bias is None else bias + past
         return None if bias is None else bias.flatten(-2)
 
 
@@ -77,6 +86,13 @@ class DecoderStack:
     def __init__(self, decoder: Decoder, dtype: torch.dtype) -> None:
         self.decoder, self.dtype = decoder, dtype
 
+    def _is_native(self, device: torch.device) -> bool:
+        """Whether attention is `ops.cached_attention`."""
+        return (
+            self.dtype == torch.float32
+            and backend.choose("cached_attention", device.type, (self.dtype,)) == "native"
+        )
+
     def start(self, states: Tensor, mask: Tensor | None, num_beams: int, max_length: int) -> Cache:
         """Empty caches for texts of ``max_length`` tokens from encoder states (S, N, D), mask (S, N) or None."""
         decoder, (sentences, latents, width) = self.decoder, states.shape
@@ -84,7 +100,7 @@ class DecoderStack:
         for layer in decoder.layers:
             both = layer.cross_kv(states.reshape(-1, width).to(self.dtype))
             both = both.view(sentences, latents, 2, decoder.heads, -1).permute(2, 0, 3, 1, 4).contiguous()
-            cross.append(both.unbind(0))
+            cross.append(both.unsqueeze(4).unbind(0))
         key = cross[0][0]
 
         def empty() -> list[Tensor]:
@@ -92,20 +108,20 @@ class DecoderStack:
             # Positions that are not written yet are masked, and masking does not survive NaN.
             return [key.new_zeros(shape) for _ in decoder.layers]
 
-        past = None
+        chosen = None
         if num_beams > 1 or key.is_cuda:
-            past = key.new_full((sentences, num_beams, max_length, num_beams), float("-inf"))
+            chosen = torch.full((sentences, num_beams, max_length), -1, device=key.device)
         cross_bias = None
         if mask is not None:
             cross_bias = key.new_zeros(mask.shape).masked_fill(~mask.bool(), torch.finfo(key.dtype).min)
-            cross_bias = cross_bias[:, None, None]
+            cross_bias = cross_bias[:, None]
         return Cache(
             keys=empty(),
             values=empty(),
             cross_keys=[keys for keys, _ in cross],
             cross_values=[values for _, values in cross],
             cross_bias=cross_bias,
-            past=past,
+            chosen=chosen,
             position_bias=decoder.position_bias(max_length).to(key) if decoder.position_bias else None,
         )
 
@@ -114,12 +130,13 @@ class DecoderStack:
         decoder = self.decoder
         x = decoder.embed(tokens, position)
         cache.enter(position)
-        bias = cache.bias(position, span)
+        native = self._is_native(x.device)
+        bias = cache.relative_bias(position, span) if native else cache.spread_bias(position, span)
         for index, layer in enumerate(decoder.layers):
             x = self._branch(
-                x, layer.self_norm, self._self_attention, layer, index, position, span, bias, cache
+                x, layer.self_norm, self._self_attention, layer, index, position, span, bias, cache, native
             )
-            x = self._branch(x, layer.cross_norm, self._cross_attention, layer, index, cache)
+            x = self._branch(x, layer.cross_norm, self._cross_attention, layer, index, cache, native)
             x = self._branch(x, layer.ff_norm, self._feed_forward, layer)
         return decoder.head(decoder.final(x))
 
@@ -136,27 +153,45 @@ class DecoderStack:
         index: int,
         position: Tensor,
         span: int,
-        bias,
+        bias: Tensor | None,
         cache: Cache,
+        native: bool,
     ) -> Tensor:
-        sentences, heads, _, beams, width = cache.keys[index].shape
-        query, key, value = layer.qkv(x).view(sentences, beams, 3, heads, width).unbind(2)
+        keys, values = cache.keys[index], cache.values[index]
+        sentences, heads, _, beams, width = keys.shape
+        qkv = layer.qkv(x)
+        _, key, value = qkv.view(sentences, beams, 3, heads, width).unbind(2)
         cache.write(index, position, key, value)
-        seen = (cache.keys[index][:, :, :span].flatten(2, 3), cache.values[index][:, :, :span].flatten(2, 3))
-        return layer.self_out(self._attend(query, *seen, bias), residual)
+        query = qkv[:, : heads * width]
+        if native:
+            seen = ops.cached_attention(query, keys, values, span, self.decoder.scale, cache.chosen, bias)
+        else:
+            seen = self._attend(query, keys[:, :, :span], values[:, :, :span], bias)
+        return layer.self_out(seen, residual)
 
-    def _cross_attention(self, x: Tensor, residual: Tensor, layer: Layer, index: int, cache: Cache) -> Tensor:
-        keys, values = cache.cross_keys[index], cache.cross_values[index]
-        query = layer.cross_q(x).view(len(keys), -1, keys.shape[1], keys.shape[3])
-        return layer.cross_out(self._attend(query, keys, values, cache.cross_bias), residual)
+    def _cross_attention(
+        self, x: Tensor, residual: Tensor, layer: Layer, index: int, cache: Cache, native: bool
+    ) -> Tensor:
+        keys, values, bias = cache.cross_keys[index], cache.cross_values[index], cache.cross_bias
+        query = layer.cross_q(x)
+        if native:
+            seen = ops.cached_attention(query, keys, values, keys.shape[2], self.decoder.scale, bias=bias)
+        else:
+            seen = self._attend(query, keys, values, None if bias is None else bias[:, :, None])
+        return layer.cross_out(seen, residual)
 
     def _feed_forward(self, x: Tensor, residual: Tensor, layer: Layer) -> Tensor:
         hidden = layer.ff_in(x)
         return layer.ff_out(hidden if layer.activation is None else layer.activation(hidden), residual)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """Queries (S, W, H, K) over keys and values (S, H, P, K) -> (S·W, H·K)."""
+        """Queries (S·W, H·K) over keys and values (S, H, T, C, K), bias broadcast to (S, H, W, T·C) -> (S·W, H·K)."""
+        sentences, heads, _, _, width = keys.shape
         out = F.scaled_dot_product_attention(
-            query.transpose(1, 2), keys, values, attn_mask=bias, scale=self.decoder.scale
+            query.view(sentences, -1, heads, width).transpose(1, 2),
+            keys.flatten(2, 3),
+            values.flatten(2, 3),
+            attn_mask=bias,
+            scale=self.decoder.scale,
         )
-        return out.transpose(1, 2).reshape(query.shape[0] * query.shape[1], -1)
+        return out.transpose(1, 2).reshape(len(query), heads * width)

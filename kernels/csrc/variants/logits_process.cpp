@@ -2,12 +2,10 @@
 // for its softmax and once to be copied, and the tokens are then put right one by one.
 #include "../logits_process.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <limits>
 #include <memory>
 
+#include "exponential.h"
 #include "rows.h"
 
 namespace ld4lg {
@@ -15,24 +13,6 @@ namespace LD4LG_ISA {
 namespace {
 
 constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
-
-// e^x for x <= 0 to about one unit in the last place; Cephes' polynomial, written so that loops over it vectorise.
-inline float exp_of_negative(float x) {
-  x = std::max(x, -87.0f);
-  const float n = std::nearbyint(x * 1.44269504088896341f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
 
 float maximum(const float* values, int64_t width) {
   float result = values[0];
@@ -60,6 +40,26 @@ float log_sum_exp(const float* values, int64_t width) {
 // Whether the n-1 tokens from `start` on are the last n-1 of the text.
 bool repeats_the_end(const int64_t* ids, int64_t start, int64_t length, int64_t ngram_size) {
   return std::equal(ids + start, ids + start + ngram_size - 1, ids + length - ngram_size + 1);
+}
+
+// The best of a row's scores, from the highest on; of equal ones the first tokens come first.
+void pick_best(const float* scores, int64_t vocabulary, int64_t count, float* best, int64_t* tokens) {
+  constexpr int64_t kBlock = 128;
+  int64_t found = 0;
+  for (int64_t start = 0; start < vocabulary; start += kBlock) {
+    const int64_t end = std::min(start + kBlock, vocabulary);
+    if (found == count && !(maximum(scores + start, end - start) > best[count - 1])) continue;
+    for (int64_t i = start; i < end; ++i) {
+      if (found == count && !(scores[i] > best[count - 1])) continue;
+      int64_t place = found < count ? found++ : count - 1;
+      for (; place > 0 && scores[i] > best[place - 1]; --place) {
+        best[place] = best[place - 1];
+        tokens[place] = tokens[place - 1];
+      }
+      best[place] = scores[i];
+      tokens[place] = i;
+    }
+  }
 }
 
 void process_row(const LogitsProcess& args, const float* logits, const int64_t* ids, float* scores) {
@@ -94,10 +94,14 @@ void logits_process(const LogitsProcess& args) {
   {
     const bool widen_rows = args.logits.dtype != DType::kFloat32;
     const std::unique_ptr<float[]> buffer(widen_rows ? new float[args.vocabulary] : nullptr);
+    const std::unique_ptr<float[]> own_scores(args.scores == nullptr ? new float[args.vocabulary] : nullptr);
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
       const float* logits = read_row(args.logits, row, args.vocabulary, buffer.get());
-      process_row(args, logits, args.ids + row * args.ids_stride, args.scores + row * args.vocabulary);
+      float* const scores = args.scores == nullptr ? own_scores.get() : args.scores + row * args.vocabulary;
+      process_row(args, logits, args.ids + row * args.ids_stride, scores);
+      if (args.count > 0)
+        pick_best(scores, args.vocabulary, args.count, args.best + row * args.count, args.tokens + row * args.count);
     }
   }
 }

@@ -1,0 +1,49 @@
+"""Attention of one new position of every text over its cache, in C++."""
+
+from torch import Tensor, get_num_threads
+
+from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, function
+
+_cached_attention = function(
+    "ld4lg_cached_attention",
+    [POINTER, I64, POINTER, POINTER, POINTER, POINTER, *[I64] * 2, POINTER, *[I64] * 7, FLOAT, I32],
+)
+
+
+def cached_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    span: int,
+    scale: float,
+    chosen: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """See `ops.cached_attention`."""
+    sentences, heads, capacity, slots, width = keys.shape
+    query = query if query.stride(1) == 1 else query.contiguous()
+    out = query.new_empty((len(query), heads * width))
+    strides = (0, 0)
+    if bias is not None:
+        bias = bias if bias.stride(2) == 1 else bias.contiguous()
+        strides = (bias.stride(0) * (bias.shape[0] > 1), bias.stride(1) * (bias.shape[1] > 1))
+    _cached_attention(
+        query.data_ptr(),
+        query.stride(0),
+        keys.data_ptr(),
+        values.data_ptr(),
+        None if chosen is None else chosen.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        *strides,
+        out.data_ptr(),
+        sentences,
+        len(query) // max(sentences, 1),
+        heads,
+        width,
+        capacity,
+        slots,
+        span,
+        scale,
+        get_num_threads(),
+    )
+    return out

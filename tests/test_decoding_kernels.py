@@ -1,0 +1,103 @@
+"""The C++ parts of a decoding step: attention over the cache, and the best tokens under the rules."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ld4lg_fast.kernels import backend, native, ops
+from ld4lg_fast.kernels.backend import use_backend
+from ld4lg_fast.kernels.case_table import CASES
+
+needs_library = pytest.mark.skipif(
+    backend.unavailable_reason("native") is not None, reason="needs the C++ library"
+)
+RULES = [case for case in CASES if case.op == "logits_process" and case.name != "no-rows"]
+
+
+@needs_library
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [64, 12, 5])
+@pytest.mark.parametrize(
+    ("beams", "slots"), [(4, 4), (4, 1), (1, 1)], ids=["own keys", "shared keys", "one beam"]
+)
+@pytest.mark.parametrize("bias_shape", [None, (1, 3), (2, 1)])
+def test_cached_attention(variant, width, beams, slots, bias_shape):
+    """Against float64 attention over every text's own keys; whatever lies beyond the span is NaN."""
+    sentences, heads, capacity, span = 2, 3, 9, 7
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(sentences * beams, 3 * heads * width, generator=generator)[:, : heads * width]
+    keys, values = torch.randn(2, sentences, heads, capacity, slots, width, generator=generator).unbind(0)
+    keys[:, :, span:] = values[:, :, span:] = float("nan")
+    chosen = None
+    places = torch.zeros(sentences, beams, capacity, dtype=torch.int64)
+    if slots > 1:
+        chosen = places = torch.randint(slots, (sentences, beams, capacity), generator=generator)
+    bias = None if bias_shape is None else torch.randn(*bias_shape, capacity, generator=generator)[..., :span]
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        got = ops.cached_attention(query, keys, values, span, 0.3, chosen, bias)
+
+    def own(cache):
+        """(S, W, H, span, K)"""
+        index = places[:, :, None, :, None, None].expand(-1, -1, heads, -1, -1, width)
+        return cache[:, None].expand(-1, beams, -1, -1, -1, -1).gather(4, index)[:, :, :, :span, 0]
+
+    def attention(dtype):
+        mask = None if bias is None else bias[:, None, :, None].to(dtype)
+        q = query.reshape(sentences, beams, heads, 1, width).to(dtype)
+        out = F.scaled_dot_product_attention(q, own(keys).to(dtype), own(values).to(dtype), mask, scale=0.3)
+        return out.reshape(sentences * beams, heads * width)
+
+    exact = attention(torch.float64)
+    slack = 2 * (attention(torch.float32) - exact).abs().max() + 1e-6
+    assert got.shape == exact.shape and (got - exact).abs().max() <= slack
+
+
+def test_attention_over_shapes_that_do_not_fit_is_refused():
+    keys = torch.zeros(2, 3, 9, 4, 5)
+    if backend.unavailable_reason("native") is not None:
+        with pytest.raises(backend.BackendUnavailableError, match="needs the backend 'native'"):
+            ops.cached_attention(torch.zeros(8, 15), keys, keys, 7, 1.0)
+        return
+    with pytest.raises(ValueError, match=r"query \(8, 14\), keys \(2, 3, 9, 4, 5\).*span 7 do not fit"):
+        ops.cached_attention(torch.zeros(8, 14), keys, keys, 7, 1.0)
+    with pytest.raises(ValueError, match="span 10 do not fit"):
+        ops.cached_attention(torch.zeros(8, 15), keys, keys, 10, 1.0)
+    chosen = torch.zeros(2, 3, 9, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"chosen \(2, 3, 9\) needs"):
+        ops.cached_attention(torch.zeros(8, 15), keys, keys, 7, 1.0, chosen)
+
+
+@needs_library
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("case", RULES, ids=lambda case: case.id)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_best_tokens_are_those_of_the_processed_scores(variant, case, dtype):
+    arguments = case.arguments(dtype)
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        scores = ops.logits_process(**arguments)
+        for count in (1, min(9, scores.shape[1])):
+            best, tokens = ops.logits_best(**arguments, count=count)
+            want = scores.topk(count)[0]
+            assert torch.equal(best, want)
+            assert torch.equal(scores.gather(1, tokens), want)
+            assert all(len(set(row)) == count for row in tokens.tolist())
+
+
+def test_the_best_tokens_of_the_reference():
+    arguments = RULES[0].arguments(torch.float32)
+    with use_backend("reference"):
+        scores = ops.logits_process(**arguments)
+        for count in (1, 6):
+            best, tokens = ops.logits_best(**arguments, count=count)
+            assert torch.equal(best, scores.topk(count)[0]) and torch.equal(tokens, scores.topk(count)[1])
+
+
+@needs_library
+def test_more_tokens_than_there_are_cannot_be_had():
+    arguments = next(case for case in RULES if case.name == "last-place").arguments(torch.float32)
+    with pytest.raises(ValueError, match="count is 6; it needs to be 1 to the vocabulary's 5"):
+        ops.logits_best(**arguments, count=6)
