@@ -19,6 +19,7 @@ from ld4lg_fast.versions import installed_versions
 PACKAGES = ("ld4lg-fast", "torch", "triton", "transformers", "onnxruntime", "numpy")
 CEILING_BYTES = 256 * 2**20  # far beyond every cache
 CEILING_WIDTH = {"cpu": 2048, "cuda": 8192}
+GLIBC_DEFAULTS = {-4: 65536, -3: 32 * 2**20, -1: 64 * 2**20}  # mallopt(3): mmap_max, mmap and trim threshold
 ROOT = Path(__file__).resolve().parents[1]
 
 sys.path.insert(0, str(ROOT))  # a script started by its file name finds benchmarks.reference
@@ -62,20 +63,24 @@ def interleaved(
     device: str = "cpu",
     rounds: int = 15,
     round_seconds: float = 0.02,
+    before: Callable[[str], object] = lambda name: None,
 ) -> dict[str, Timing]:
     """Times the functions in turns, so that a busy moment of the machine meets all of them.
 
     In each of ``rounds`` every function is called as often as fills about ``round_seconds``, at least once;
-    both an untimed first call and the calls that find this number come before.
+    both an untimed first call and the calls that find this number come before. ``before`` is called with a
+    function's name, untimed, whenever its turn comes.
     """
     calls = {}
     for name, function in functions.items():
+        before(name)
         function()
         seconds = _seconds(function, 1, device)
         calls[name] = max(1, round(round_seconds / max(seconds, 1e-7)))
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            before(name)
             taken[name].append(_seconds(function, calls[name], device) / calls[name])
     return {name: Timing.of(seconds) for name, seconds in taken.items()}
 
@@ -167,6 +172,15 @@ def peak_mib(function: Callable[[], object], device: str) -> float:
         done.set()
         watcher.join()
     return (highest - before) / 2**20
+
+
+def return_freed_memory() -> None:
+    """glibc's own way with freed memory once it has seen large blocks; undoes `training.memory.keep_freed_memory`."""
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        for option, value in GLIBC_DEFAULTS.items():
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
 
 
 def _resident_bytes() -> int:

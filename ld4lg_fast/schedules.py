@@ -161,10 +161,13 @@ class DiscreteSchedule:
             raise ConfigError(f"Unknown beta schedule {name!r}; choose linear, cosine or sqrt.")
         self.betas = betas
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        self._tables = {self.alphas_cumprod.device: self.alphas_cumprod}
 
     def alpha_sq(self, t: Tensor) -> Tensor:
         """Squared signal level, float64, at integer steps ``t``; -1 stands for clean data (level 1)."""
-        table = self.alphas_cumprod.to(t.device)
+        if t.device not in self._tables:
+            self._tables[t.device] = self.alphas_cumprod.to(t.device)
+        table = self._tables[t.device]
         return torch.where(t < 0, table.new_ones(()), table[t.clamp(min=0)])
 
 

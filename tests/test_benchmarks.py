@@ -53,7 +53,17 @@ def test_ops(tmp_path):
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_train_throughput(tmp_path, stage):
     target = tmp_path / "train.json"
-    options = ("--config", "small", "--batch-size", "4", "--rounds", "1", "--without-compile")
+    options = (
+        "--config",
+        "small",
+        "--batch-size",
+        "4",
+        "--rounds",
+        "1",
+        "--without-compile",
+        "--precisions",
+        "fp32",
+    )
     run("train_throughput.py", "--device", "cpu", "--stage", stage, *options, "--json", str(target))
     rungs = {rung["name"]: rung for rung in json.loads(target.read_text())["rungs"]}
     assert list(rungs) == ["published", "published + SDPA", "ours, fp32"]

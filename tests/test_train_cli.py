@@ -29,9 +29,10 @@ SMALLEST = [
     "train.autoencoder.batch_size=16",
     "train.diffusion.steps=3",
     "train.diffusion.batch_size=16",
+    "train.mixed_precision=no",
     "train.log_every=1",
-    "train.validation_texts=4",
-    "train.validation_samples=1",
+    "train.validation_texts=5",
+    "train.validation_samples=3",
     "train.validation_sampling_steps=2",
 ]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -45,9 +46,9 @@ def train(cwd: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subproc
     )
 
 
-def losses(run_dir: Path, stage: str) -> dict[int, float]:
+def losses(run_dir: Path, stage: str, kind: str = "loss") -> dict[int, float]:
     records = map(json.loads, (run_dir / "logs" / "train.jsonl").read_text().splitlines())
-    return {r["step"]: r["loss"] for r in records if r["stage"] == stage and "loss" in r}
+    return {r["step"]: r[kind] for r in records if r["stage"] == stage and kind in r}
 
 
 def test_a_run_goes_where_hydra_says_and_leaves_nothing_else(tmp_path):
@@ -158,6 +159,16 @@ def test_two_processes_train_as_one(tmp_path, alone, config):
         one, two = losses(alone / "one", stage), losses(run_dir, stage)
         assert one.keys() == two.keys() and len(one) == 3
         assert two == pytest.approx(one, abs=1e-5)
+        validated = [losses(folder, stage, "validation_loss") for folder in (alone / "one", run_dir)]
+        assert len(validated[0]) == 1 and validated[1] == pytest.approx(validated[0], abs=1e-5)
+    figures = [
+        json.loads((folder / "reconstruction.json").read_text()) for folder in (alone / "one", run_dir)
+    ]
+    assert figures[0]["num_texts"] == figures[1]["num_texts"] == 5
+    originals = [[text for text, _ in figure["examples"]] for figure in figures]
+    assert originals[0] == originals[1], "in the order of the texts"
+    sample = json.loads((run_dir / "samples" / "validation_step_3.json").read_text())
+    assert len(sample["texts"]) == 3
 
 
 def test_accelerate_launch_with_its_defaults(tmp_path):

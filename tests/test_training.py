@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.console import console
@@ -16,6 +17,7 @@ from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training import main
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.reconstruction import measure_reconstruction
+from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import open_rows
 
 STEPS, LAST_CHECKPOINT = 6, 4
@@ -356,7 +358,8 @@ def test_reconstruction_figures_are_right(autoencoder, monkeypatch):
     inside = [row[1:-1] for row in tokens]
     given_back = [inside[0], inside[1][:-1] + inside[0][:1], inside[2][:3]]
     monkeypatch.setattr(autoencoder, "generate", lambda latents, decoding, mask: given_back)
-    result = measure_reconstruction(autoencoder, tokens, torch.device("cpu"))
+    session = Session(PartialState(cpu=True), None, None, 0, None, None, None)
+    result = measure_reconstruction(autoencoder, tokens, session)
     total = len(inside[0]) + len(inside[1]) + len(inside[2])
     right = len(inside[0]) + len(inside[1]) - 1 + 3
     assert result.exact_match == pytest.approx(100 / 3, abs=0.01)

@@ -1,5 +1,6 @@
 """One step of the optimiser: micro-batches, recomputed activations and compiled blocks change no number."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -7,9 +8,13 @@ import torch
 from accelerate import Accelerator
 from conftest import make_model
 
+from benchmarks.training_models import OneProcess
+from ld4lg_fast import captured
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.training.captured_backward import CapturedBackward, _Captured, check_capture
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
-from ld4lg_fast.training.learner import Learner
+from ld4lg_fast.training.learner import Learner, Part
 from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.profiling import COUNTED, Profile
 from ld4lg_fast.training.regions import regions
@@ -25,20 +30,21 @@ def make_stage(session):
     return DiffusionStage(make_model().train(), ConditionedLatents(Rows([latents])), None, session)
 
 
-def make_session(compiled=False, micro_batches=1, activation_checkpointing=False):
+def make_session(compiled=False, micro_batches=1, activation_checkpointing=False, cuda_graph=False):
     options = SimpleNamespace(
         diffusion=StageOptions(100, 8, RATE, 10, 0.1, 1.0, 0.9, micro_batches),
         activation_checkpointing=activation_checkpointing,
+        cuda_graph=cuda_graph,
         compiles=lambda device: compiled,
     )
     return Session(Accelerator(cpu=True), None, options, 3, None, None, None)
 
 
-def trained(session):
-    """Losses, norms (STEPS, 2) and the parameters after them."""
+def trained(session, steps=STEPS):
+    """Losses, norms (steps, 2) and the parameters after them."""
     stage = make_stage(session)
     learner = Learner(stage, session)
-    figures = torch.stack([learner.step(step, RATE) for step in range(STEPS)])
+    figures = torch.stack([learner.step(step, RATE) for step in range(steps)])
     return figures, [parameter.detach() for parameter in stage.module.parameters()]
 
 
@@ -80,6 +86,55 @@ def test_compiled_regions_change_nothing(plain, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
     assert_same(trained(make_session(compiled=True)), plain)
     assert compiled == ["SelfAttention", "GEGLUFeedForward"] * 2
+
+
+def test_captured_passes_change_nothing(plain, monkeypatch):
+    """With a capture that only remembers what to run, as a GPU's does."""
+    captures = []
+    monkeypatch.setattr(captured, "capture", lambda run: captures.append(run) or run)
+    stage = make_stage(make_session())
+    learner = Learner(stage, stage.session)
+    learner.captured = CapturedBackward(learner._backward, learner.parameters)
+    coins = [stage.batch(step, Part())[1].self_condition for step in range(STEPS)]
+    figures = torch.stack([learner.step(step, RATE) for step in range(STEPS)])
+    assert_same((figures, list(stage.module.parameters())), plain)
+    assert len(captures) == sum(coins.count(coin) > 1 for coin in (True, False)) > 0, (
+        "one a kind, after its first"
+    )
+
+
+def test_replayed_gradients_are_those_of_the_graph():
+    """Replaying writes into the captured buffers alone; what reads them has to look there."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    backward = CapturedBackward(
+        lambda batch: (batch["x"] @ weight).backward() or weight.sum().detach(), [weight]
+    )
+    known = _Captured({"x": torch.zeros(2)}, torch.tensor(7.0), [torch.full((2,), 5.0)])
+    backward({"x": torch.ones(2)})
+    (kind,) = backward.kinds
+    backward.kinds[kind], weight.grad = known, None
+    assert backward({"x": torch.tensor([1.0, 2.0])}) == 7 and weight.grad.tolist() == [5, 5]
+    assert known.batch["x"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "micro_batches", "said"),
+    [("cpu", 1, 1, "needs a GPU, not cpu"), ("cuda", 2, 1, "not 2 and 1"), ("cuda", 1, 4, "not 1 and 4")],
+)
+def test_a_cuda_graph_is_refused_where_there_can_be_none(device, processes, micro_batches, said):
+    session = SimpleNamespace(device=torch.device(device), world_size=processes)
+    with pytest.raises(ConfigError, match=said):
+        check_capture(session, SimpleNamespace(micro_batches=micro_batches))
+
+
+@pytest.mark.gpu
+def test_replayed_passes_on_a_gpu():
+    runs = []
+    for cuda_graph in (False, True):
+        session = make_session(cuda_graph=cuda_graph)
+        session.accelerator = OneProcess(torch.device("cuda"), nullcontext())
+        runs.append(trained(session, steps=12))
+    assert_same(*runs)
 
 
 def test_regions_of_a_language_autoencoder(autoencoder):

@@ -132,6 +132,7 @@ class AutoencoderStage:
     name = NAME
     ema = None
     skips_parameters = False
+    has_fixed_shapes = False
 
     def __init__(
         self,
@@ -175,14 +176,14 @@ class AutoencoderStage:
     def validate(self, step: int) -> None:
         self.module.eval()
         total, count = 0.0, 0
-        for start in range(0, len(self.validation), BATCH):
-            ids, mask = self._collate(
-                [self.validation[i] for i in range(start, min(start + BATCH, len(self.validation)))]
-            )
+        mine = self.session.mine(range(len(self.validation)))
+        for start in range(0, len(mine), BATCH):
+            ids, mask = self._collate([self.validation[i] for i in mine[start : start + BATCH]])
             tokens = int(mask.sum())
             with self.session.accelerator.autocast():
                 total += tokens * self.module.loss(ids, mask).item()
             count += tokens
+        total, count = self.session.summed(total, count)
         loss = total / count
         seconds = round(self.session.clock.seconds(), 2)
         self.session.journal.write(NAME, step, validation_loss=loss, seconds=seconds)
@@ -209,8 +210,9 @@ def train_autoencoder(config: Mapping, dataset: TextDataset, session: Session, c
         stage = AutoencoderStage(autoencoder, tokens, validation, session, Smoothing(**shares))
         step = TrainingLoop(stage, session, clock).run().step
 
+    result = measure_reconstruction(autoencoder, validation, session, clock.is_over)
+
     def finish() -> None:
-        result = measure_reconstruction(autoencoder, validation, session.device, clock.is_over)
         write_json(session.run.reconstruction, {"step": step} | result.as_dict())
         console.print(result.table())
         for original, copy in result.examples[:2]:

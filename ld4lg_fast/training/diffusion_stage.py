@@ -69,6 +69,7 @@ class DiffusionStage:
 
     name = NAME
     skips_parameters = True  # the learned start of the self-condition, whenever there is a self-condition
+    has_fixed_shapes = True
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class DiffusionStage:
     def validate(self, step: int) -> None:
         known = self.validation
         with self.session.accelerator.autocast():
-            loss = validation_loss(self.ema.module, known.texts, self.session.seed)
+            loss = validation_loss(self.ema.module, known.texts, self.session)
         pipe = TextDiffusionPipeline(known.autoencoder, self.ema.module, known.statistics)
         print_and_keep_samples(pipe, step, loss, known.sources, self.session)
 

@@ -14,6 +14,7 @@ from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.clock import RunClock, StageClock
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
 from ld4lg_fast.training.journal import Journal
+from ld4lg_fast.training.memory import keep_freed_memory
 from ld4lg_fast.training.opening import Plan, carry_out, plan, resume_command
 from ld4lg_fast.training.options import TrainOptions, read_options
 from ld4lg_fast.training.progress import duration
@@ -73,6 +74,8 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
     from ld4lg_fast.training.diffusion_stage import train_denoiser
 
     transformers.utils.logging.disable_progress_bar()
+    if on_cpu():
+        keep_freed_memory()
     accelerator = Accelerator(
         cpu=on_cpu(),
         mixed_precision=options.precision,

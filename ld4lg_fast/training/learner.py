@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ld4lg_fast.training.captured_backward import CapturedBackward, check_capture
 from ld4lg_fast.training.optimization import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from ld4lg_fast.training.profiling import Profile
 from ld4lg_fast.training.randomness import step_seed
@@ -58,6 +59,10 @@ class Learner:
                 device_ids=[session.device.index] if session.device.type == "cuda" else None,
                 find_unused_parameters=stage.skips_parameters,
             )
+        self.captured: CapturedBackward | None = None
+        if session.options.cuda_graph and stage.has_fixed_shapes:
+            check_capture(session, stage.options)
+            self.captured = CapturedBackward(self._backward, self.parameters)
 
     def step(self, step: int, rate: float) -> Tensor:
         """Loss and gradient norm of ``step`` (2,) float32, not yet read from the device.
@@ -75,11 +80,9 @@ class Learner:
             with self._phase("data"):
                 batch = stage.batch(step, part)
             with self._synchronized(last=number + 1 == self.parts):
-                with self._phase("forward"), self.session.accelerator.autocast():
-                    share = stage.loss(self.model, batch) / self.parts
-                with self._phase("backward"):
-                    share.backward()
-            loss += share.detach()
+                # The phases of a profile cannot be told apart within a graph.
+                replays = self.captured is not None and self.profile is None
+                loss += self.captured(batch) if replays else self._backward(batch)
         with self._phase("optimiser"):
             norm = whole(nn.utils.clip_grad_norm_(self.parameters, options.clip_norm, foreach=True))
             self.optimizer.step()
@@ -87,6 +90,14 @@ class Learner:
             if stage.ema is not None:
                 stage.ema.update(step)
         return torch.stack([loss, norm.detach().float()])
+
+    def _backward(self, batch: object) -> Tensor:
+        """Adds the gradients of a part of the batch, and gives its share of the loss ()."""
+        with self._phase("forward"), self.session.accelerator.autocast():
+            share = self.stage.loss(self.model, batch) / self.parts
+        with self._phase("backward"):
+            share.backward()
+        return share.detach()
 
     @property
     def _num_parts(self) -> int:

@@ -36,6 +36,7 @@ class Stage(Protocol):
 
     ``module`` is called for the loss, ``trained`` is the part of it that learns and that checkpoints hold;
     ``ema`` follows ``trained``, or is None. ``skips_parameters``: some steps leave parameters without gradient.
+    ``has_fixed_shapes``: there are few kinds of batches, of nothing but tensors and coins, as CUDA graphs need.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage(Protocol):
     trained: nn.Module
     ema: Ema | None
     skips_parameters: bool
+    has_fixed_shapes: bool
     batches: StepBatches
 
     def batch(self, step: int, part: Part) -> object:
@@ -53,7 +55,7 @@ class Stage(Protocol):
         """Its loss; ``model`` is ``module``, perhaps wrapped. The mean over all parts is the whole batch's."""
 
     def validate(self, step: int) -> None:
-        """Measures, prints and logs; called in the main process alone."""
+        """Measures with all processes, prints and logs; called in each of them."""
 
 
 class TrainingLoop:
@@ -211,10 +213,9 @@ class TrainingLoop:
 
     def _validate(self, is_last: bool = False) -> None:
         self.learner.gather()
-        if self.session.accelerator.is_main_process:
-            self.stage.validate(self.state.step)
-            if is_last or time.perf_counter() - self._drawn > BETWEEN_CURVES:
-                draw_curves(self.session.run.log, self.session.run.curves)
-                self._drawn = time.perf_counter()
-        self.session.accelerator.wait_for_everyone()
+        self.stage.validate(self.state.step)
+        is_due = is_last or time.perf_counter() - self._drawn > BETWEEN_CURVES
+        if is_due and self.session.accelerator.is_main_process:
+            draw_curves(self.session.run.log, self.session.run.curves)
+            self._drawn = time.perf_counter()
         self.stage.module.train()

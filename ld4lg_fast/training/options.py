@@ -75,6 +75,7 @@ class TrainOptions:
     mixed_precision: str
     compile: str | bool
     activation_checkpointing: bool
+    cuda_graph: bool
     profile: bool
     log_every: int
     checkpoint_every: int
@@ -103,7 +104,7 @@ class TrainOptions:
         ):
             _check_number(f"train.{name}", getattr(self, name), 1, integer=True)
         _check_number("train.validation_sampling_steps", self.validation_sampling_steps, 2, integer=True)
-        for name in ("activation_checkpointing", "profile", "wandb", "tensorboard"):
+        for name in ("activation_checkpointing", "cuda_graph", "profile", "wandb", "tensorboard"):
             _check_choice(f"train.{name}", getattr(self, name), (True, False))
         for name in ("wandb", "tensorboard"):
             if getattr(self, name) and find_spec(name) is None:
@@ -116,7 +117,9 @@ class TrainOptions:
         """What Accelerate is told: ``no`` or ``bf16``."""
         if self.mixed_precision != "auto":
             return self.mixed_precision
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+        if torch.cuda.is_available():
+            return "bf16" if torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no"
 
     def compiles(self, device: torch.device) -> bool:
         """Whether blocks are compiled; ``auto`` means on a GPU: on a CPU it costs minutes and gains nothing."""

@@ -10,6 +10,8 @@ from torch import Tensor
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.sharing import gathered, share
+from ld4lg_fast.training.session import Session
 
 BATCH = 64
 
@@ -61,33 +63,46 @@ def encode_texts(
 def measure_reconstruction(
     autoencoder: LanguageAutoencoder,
     tokens: Sequence[list[int]],
-    device: torch.device,
+    session: Session,
     is_over: Callable[[], bool] = lambda: False,
     num_examples: int = 8,
+) -> Reconstruction | None:
+    """Encodes and decodes texts given as token ids; ``is_over`` may end it after any batch.
+
+    The processes share the texts out: call in all of them; all but the main one get None.
+    """
+    autoencoder.eval()
+    decoding = exact_decoding(autoencoder.max_len)
+    mine, copies = share(len(tokens), session.accelerator), []
+    while len(copies) < len(mine) and not (copies and is_over()):
+        ids = [tokens[i] for i in mine[len(copies) : len(copies) + BATCH]]
+        latents, mask = encode_texts(autoencoder, ids, session.device)
+        copies += autoencoder.generate(latents, decoding, mask=mask)
+    done = mine[: len(copies)]
+    pairs = gathered(
+        done, [(tokens[i], copy) for i, copy in zip(done, copies, strict=True)], session.accelerator
+    )
+    return None if pairs is None else _compare(autoencoder, pairs, num_examples)
+
+
+def _compare(
+    autoencoder: LanguageAutoencoder, pairs: Sequence[tuple[list[int], list[int]]], num_examples: int
 ) -> Reconstruction:
-    """Encodes and decodes texts given as token ids; ``is_over`` may end it after any batch."""
+    """Figures of pairs of token ids: a text, and what was decoded from its latents."""
     # Imported late: it costs a second and only this function needs it.
     from sacrebleu import corpus_bleu
 
-    autoencoder.eval()
     special = set(autoencoder.tokenizer.all_special_ids)
-    decoding = exact_decoding(autoencoder.max_len)
-    wanted, got = [], []
-    for start in range(0, len(tokens), BATCH):
-        ids = [tokens[i] for i in range(start, min(start + BATCH, len(tokens)))]
-        latents, mask = encode_texts(autoencoder, ids, device)
-        got += autoencoder.generate(latents, decoding, mask=mask)
-        wanted += [[token for token in row if token not in special] for row in ids]
-        if is_over():
-            break
+    wanted = [[token for token in row if token not in special] for row, _ in pairs]
+    got = [copy for _, copy in pairs]
     originals, copies = autoencoder.decode_text(wanted), autoencoder.decode_text(got)
     total = sum(max(len(want), len(have)) for want, have in zip(wanted, got, strict=True))
     right = sum(sum(map(int.__eq__, want, have)) for want, have in zip(wanted, got, strict=True))
-    pairs = list(zip(originals, copies, strict=True))
+    texts = list(zip(originals, copies, strict=True))
     return Reconstruction(
-        exact_match=round(100 * sum(original == copy for original, copy in pairs) / len(pairs), 2),
+        exact_match=round(100 * sum(original == copy for original, copy in texts) / len(texts), 2),
         token_accuracy=round(100 * right / max(1, total), 2),
         bleu=round(corpus_bleu(copies, [originals]).score, 2),
-        num_texts=len(pairs),
-        examples=pairs[:num_examples],
+        num_texts=len(texts),
+        examples=texts[:num_examples],
     )

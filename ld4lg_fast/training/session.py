@@ -16,7 +16,7 @@ from ld4lg_fast.training.journal import Journal
 from ld4lg_fast.training.options import TrainOptions
 from ld4lg_fast.training.run_directory import RunDirectory
 
-# Other processes wait while the main one encodes the corpus or samples.
+# Processes wait for one another while shards of the corpus are encoded, however unequal their work.
 LONGEST_WAIT = timedelta(hours=6)
 
 T = TypeVar("T")
@@ -91,3 +91,10 @@ class Session:
     def mine(self, items):
         """This process's part of what all processes together work on."""
         return items[self.rank :: self.world_size]
+
+    def summed(self, *values: float) -> list[float]:
+        """Each value's sum over the processes; call in all of them."""
+        if self.world_size == 1:
+            return list(values)
+        mine = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return self.accelerator.reduce(mine, "sum").tolist()

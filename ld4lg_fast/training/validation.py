@@ -10,6 +10,7 @@ from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.console import console
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.sharing import gathered, share
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.randomness import step_generator
@@ -31,15 +32,18 @@ class ValidationSet:
 
 
 @torch.no_grad()
-def validation_loss(model: LatentDiffusion, texts: ConditionedLatents, seed: int) -> float:
-    """Mean loss over all texts with their conditions; the draws are the same in every call."""
+def validation_loss(model: LatentDiffusion, texts: ConditionedLatents, session: Session) -> float:
+    """Mean loss over all texts with their conditions; the draws are the same in every call.
+
+    The processes share the batches out; call in all of them.
+    """
     total = 0.0
-    for start in range(0, len(texts), BATCH):
+    for start in session.mine(range(0, len(texts), BATCH)):
         rows = list(range(start, min(start + BATCH, len(texts))))
         latents, conditions = texts.batch(rows, model.latent_mean.device)
-        draws = model.draw(latents, step_generator(seed, "validation", start))
+        draws = model.draw(latents, step_generator(session.seed, "validation", start))
         total += model.loss(latents, draws, **conditions).loss.item() * len(rows)
-    return total / len(texts)
+    return session.summed(total)[0] / len(texts)
 
 
 def validation_classes(num_samples: int, num_classes: int) -> Tensor | None:
@@ -53,7 +57,8 @@ def print_and_keep_samples(
 ) -> None:
     """Samples texts, prints them and writes ``samples/validation_step_<step>.json``.
 
-    Classes take turns; ``sources`` are those of a sequence-to-sequence model.
+    Classes take turns; ``sources`` are those of a sequence-to-sequence model. The processes share the texts out;
+    call in all of them.
     """
     options, count = session.options, session.options.validation_samples
     if sources is not None:
@@ -61,17 +66,23 @@ def print_and_keep_samples(
         sources = list(sources[:count])
     class_id = validation_classes(count, pipe.model.denoiser.config.num_classes)
     sampler = "ddim" if pipe.model.diffusion.discrete else "dpmpp_2m"
-    texts = pipe(
-        count,
-        num_inference_steps=options.validation_sampling_steps,
-        sampler=sampler,
-        class_id=class_id,
-        source=sources,
-        decoding=exact_decoding(pipe.autoencoder.max_len),
-        seed=session.seed,
-    ).texts
+    ids, mine = share(count, session.accelerator), []
+    if ids:
+        mine = pipe(
+            len(ids),
+            sample_ids=ids,
+            num_inference_steps=options.validation_sampling_steps,
+            sampler=sampler,
+            class_id=None if class_id is None else class_id[ids],
+            source=None if sources is None else [sources[i] for i in ids],
+            decoding=exact_decoding(pipe.autoencoder.max_len),
+            seed=session.seed,
+        ).texts
+    texts = gathered(ids, mine, session.accelerator)
     seconds = round(session.clock.seconds(), 2)
     session.journal.write("diffusion", step, validation_loss=loss, seconds=seconds)
+    if texts is None:
+        return
     write_json(
         session.run.samples / f"validation_step_{step}.json",
         {

@@ -1,0 +1,84 @@
+"""The forward and backward pass of a step as CUDA graphs: captured once, then replayed without Python or launches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ld4lg_fast import captured
+from ld4lg_fast.diffusion import TrainingDraws
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.session import Session
+
+pytree.register_dataclass(TrainingDraws)  # its tensors then count as the batch's
+
+
+def check_capture(session: Session, options: StageOptions) -> None:
+    """Refuses ``train.cuda_graph=true`` where a step cannot be captured.
+
+    Raises:
+        ConfigError: no GPU, several processes, or several micro-batches.
+    """
+    name, device = "train.cuda_graph=true", session.device.type
+    if device != "cuda":
+        raise ConfigError(f"{name} needs a GPU, not {device}; leave it out.")
+    if session.world_size > 1 or options.micro_batches > 1:
+        raise ConfigError(
+            f"{name} needs one process and one micro-batch, not {session.world_size} and {options.micro_batches}; "
+            "leave it out."
+        )
+
+
+@dataclass
+class _Captured:
+    """What one graph reads and writes: a batch, and that batch's loss and gradients."""
+
+    batch: object
+    loss: Tensor | None = None
+    gradients: Sequence[Tensor | None] = ()
+    replay: Callable[[], None] = lambda: None
+
+
+class CapturedBackward:
+    """Calls of ``backward``, one graph for each kind of batch: shapes, and everything in it that is not a tensor.
+
+    The first batch of a kind runs as it is, which compiles its kernels; the second is captured.
+
+    Args:
+        backward: takes a batch, adds its gradients to those of ``parameters`` and gives its loss ().
+    """
+
+    def __init__(self, backward: Callable[[object], Tensor], parameters: Sequence[nn.Parameter]) -> None:
+        self.backward, self.parameters = backward, parameters
+        self.kinds: dict[object, _Captured | None] = {}
+
+    def __call__(self, batch: object) -> Tensor:
+        """The loss, in a buffer that the next call may overwrite; no parameter may have a gradient yet."""
+        leaves, structure = pytree.tree_flatten(batch)
+        kind = structure, *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        if kind not in self.kinds:
+            self.kinds[kind] = None
+            return self.backward(batch)
+        known = self.kinds[kind]
+        if known is None:
+            known = self.kinds[kind] = self._capture(batch)
+        for buffer, leaf in zip(pytree.tree_leaves(known.batch), leaves, strict=True):
+            if isinstance(leaf, Tensor):
+                buffer.copy_(leaf)
+        known.replay()
+        for parameter, gradient in zip(self.parameters, known.gradients, strict=True):
+            parameter.grad = gradient
+        return known.loss
+
+    def _capture(self, batch: object) -> _Captured:
+        known = _Captured(pytree.tree_map_only(Tensor, torch.clone, batch))
+
+        def run() -> None:
+            known.loss = self.backward(known.batch)
+            known.gradients = [parameter.grad for parameter in self.parameters]
+
+        known.replay = captured.capture(run)
+        return known
