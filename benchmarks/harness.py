@@ -68,15 +68,16 @@ def interleaved(
     """Times the functions in turns, so that a busy moment of the machine meets all of them.
 
     In each of ``rounds`` every function is called as often as fills about ``round_seconds``, at least once;
-    both an untimed first call and the calls that find this number come before. ``before`` is called with a
+    an untimed first call and one that finds this number come before. ``before`` is called with a
     function's name, untimed, whenever its turn comes.
     """
     calls = {}
     for name, function in functions.items():
         before(name)
         function()
-        seconds = _seconds(function, 1, device)
-        calls[name] = max(1, round(round_seconds / max(seconds, 1e-7)))
+        calls[name] = 1
+        if round_seconds:
+            calls[name] = max(1, round(round_seconds / max(_seconds(function, 1, device), 1e-7)))
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
