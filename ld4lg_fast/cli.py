@@ -124,9 +124,16 @@ Options and their values, as in generation.num_samples=200:
 
 @app.command()
 def sample(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
+    run_dir: Annotated[
+        Path | None, typer.Argument(help="Run directory of a finished training, if not the model that ships.")
+    ] = None,
     num_samples: NumSamples = 8,
-    quality: Annotated[str, typer.Option(help="paper, balanced or draft: sampler and steps.")] = "paper",
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            help="paper (of your own runs), balanced (of the model that ships) or draft: sampler and steps."
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Network evaluations a text, if not the preset's.")
     ] = None,
@@ -136,33 +143,45 @@ def sample(
     precision: Annotated[
         str | None, typer.Option(help="Of the products, e.g. bf16, or int8 on a CPU.")
     ] = None,
-    strategy: Annotated[str, typer.Option(help="How latents become text: greedy, beam or nucleus.")] = "beam",
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="How latents become text, if not the model's own: greedy, beam or nucleus."),
+    ] = None,
     seed: Seed = 0,
     json: Annotated[Path | None, typer.Option(help="Also write the texts to this JSON file.")] = None,
 ) -> None:
-    """Samples texts from a run directory and prints them."""
-    from ld4lg_fast.decoding import DecodingConfig
-    from ld4lg_fast.inference import choose_device, load_and_sample, print_texts
+    """Samples texts from a run directory, or from the model that ships, and prints them."""
+    from dataclasses import asdict, replace
+
+    from ld4lg_fast.inference import choose_device, print_texts, sample_with_bar
+    from ld4lg_fast.pipeline import TextDiffusionPipeline
+    from ld4lg_fast.shipped import DEFAULT
     from ld4lg_fast.weights import write_json
 
-    texts, seconds = load_and_sample(
-        run_dir,
-        choose_device(None),
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
+    quality = quality or ("balanced" if run_dir is None else "paper")
+    decoding = replace(pipe.decoding, strategy=strategy or pipe.decoding.strategy, precision=precision)
+    output, seconds = sample_with_bar(
+        pipe,
         num_samples=num_samples,
         quality=quality,
         num_inference_steps=steps,
         sampler=sampler,
         precision=precision,
-        decoding=DecodingConfig(strategy, precision=precision),
+        decoding=decoding,
         seed=seed,
     )
-    print_texts(texts, seconds)
+    print_texts(output.texts, seconds)
     if json is not None:
-        settings = {"quality": quality, "steps": steps, "sampler": sampler, "precision": precision}
-        settings |= {"strategy": strategy, "seed": seed}
-        write_json(
-            json, {"texts": texts, "run": str(run_dir), "settings": settings, "seconds": round(seconds, 3)}
-        )
+        settings = {
+            "quality": quality,
+            "steps": steps,
+            "sampler": sampler,
+            "precision": precision,
+            "seed": seed,
+        }
+        content = {"texts": output.texts, "run": str(run_dir or DEFAULT), "settings": settings}
+        write_json(json, content | {"decoding": asdict(decoding), "seconds": round(seconds, 3)})
 
 
 @app.command("learn-times")

@@ -93,7 +93,8 @@ def prediction(
     """Reads a raw network output (B, N, d) under ``objective`` as noise, x_start and v.
 
     ``pred_flow`` is ``noise - x_start``, the velocity of the straight path ``(1-s)·x_start + s·noise`` (Lipman et al.
-    2023, Liu et al. 2023), here with its point scaled to ``z_t``: ``s = sigma / (alpha + sigma)``. ``project`` puts x_start on the sphere of radius √d and derives the other two from it again.
+    2023, Liu et al. 2023) at ``s = sigma / (alpha + sigma)``, of which ``z_t`` is a multiple. ``project`` puts x_start
+    on the sphere of radius √d and derives the other two from it again.
     """
     if objective == "pred_noise":
         noise, x_start = output, x_start_from_noise(z_t, output, alpha_sq)

@@ -51,19 +51,6 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def load_and_sample(
-    run_dir: Path, device: torch.device, dtype: torch.dtype = torch.float32, **options
-) -> tuple[list[str], float]:
-    """Texts from a run directory under a progress bar, and the seconds that sampling took.
-
-    ``options`` are those of `TextDiffusionPipeline.__call__`.
-    """
-    output, seconds = sample_with_bar(
-        TextDiffusionPipeline.from_pretrained(run_dir).to(device, dtype), **options
-    )
-    return output.texts, seconds
-
-
 def sample_with_bar(pipe: TextDiffusionPipeline, **options) -> tuple[TextDiffusionOutput, float]:
     """What the pipeline gives for ``options``, sampled under a progress bar, and the seconds that it took."""
     start = time.perf_counter()

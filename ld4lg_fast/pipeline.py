@@ -5,7 +5,7 @@ Letters: N latent positions, d latent width.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -31,10 +31,13 @@ from ld4lg_fast.samples import (
     TextDiffusionOutput,
     joined,
 )
+from ld4lg_fast.shipped import run_directory
 from ld4lg_fast.source import encode_sources
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.regions import compile_regions
+from ld4lg_fast.weights import read_json, write_json
 
+DECODING_FILE = "decoding.json"
 SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
 
 logger = logging.getLogger("ld4lg_fast")
@@ -47,6 +50,7 @@ class TextDiffusionPipeline(LatentOperations):
     >>> pipe(num_samples=4, num_inference_steps=25, sampler="dpmpp_2m", seed=1).texts
 
     ``statistics`` tells the classes and lengths of the training texts; None: nothing is known of them.
+    ``decoding`` is how its latents become text where a call does not say; None: the paper's beam search.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class TextDiffusionPipeline(LatentOperations):
         autoencoder: LanguageAutoencoder,
         model: LatentDiffusion,
         statistics: RunStatistics | None = None,
+        decoding: DecodingConfig | None = None,
     ) -> None:
         if autoencoder.dim_latent != model.denoiser.config.dim_latent:
             raise CheckpointError(
@@ -61,20 +66,27 @@ class TextDiffusionPipeline(LatentOperations):
                 f"{model.denoiser.config.dim_latent}; they belong to different runs."
             )
         self.autoencoder, self.model = autoencoder.eval(), model.eval()
+        self.decoding = decoding or DecodingConfig()
         self.statistics = _with_class_names(statistics or RunStatistics(), model.denoiser.config.num_classes)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub: Path | str, revision: str | None = None) -> "TextDiffusionPipeline":
-        """Loads a run directory, or a repository ``owner/name`` of the Hugging Face hub.
+    def from_pretrained(
+        cls, path_or_hub: Path | str | None = None, revision: str | None = None
+    ) -> "TextDiffusionPipeline":
+        """Loads a run directory, a model that ships by its name, or a repository ``owner/name`` of the hub.
+
+        The weights become float32.
 
         Args:
+            path_or_hub: None is the model that ships, ``e2e-small`` (see `shipped.shipped_models`). A folder of
+                one's own comes first, then a model that ships, then the hub.
             revision: branch, tag or commit of the repository.
 
         Raises:
             CheckpointError: the folder or repository does not exist, is no run, or has not finished its
                 diffusion stage.
         """
-        run_dir = Path(path_or_hub)
+        run_dir = run_directory(path_or_hub)
         if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
             run_dir = hub.download(str(path_or_hub), revision)
         if not run_dir.is_dir():
@@ -92,13 +104,19 @@ class TextDiffusionPipeline(LatentOperations):
                 f"python scripts/train.py hydra.run.dir={run_dir} train.stage=diffusion."
             )
         autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
-        return cls(autoencoder, LatentDiffusion.load(run_dir / "denoiser"), RunStatistics.load(run_dir))
+        decoding = None
+        if (run_dir / DECODING_FILE).exists():
+            decoding = DecodingConfig(**read_json(run_dir / DECODING_FILE, "a run directory"))
+        model = LatentDiffusion.load(run_dir / "denoiser")
+        return cls(autoencoder, model, RunStatistics.load(run_dir), decoding)
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Writes a folder that `from_pretrained` reads."""
         self.autoencoder.save(Path(directory) / "autoencoder")
         self.model.save(Path(directory) / "denoiser")
         self.statistics.save(Path(directory))
+        if self.decoding != DecodingConfig():
+            write_json(Path(directory) / DECODING_FILE, asdict(self.decoding))
 
     def push_to_hub(
         self,
@@ -354,8 +372,8 @@ class TextDiffusionPipeline(LatentOperations):
     ) -> list[str]:
         """Texts from latents (num_samples, N, d) and their mask (recipe v1), both as `sample` gives them.
 
-        ``decoding`` defaults to the paper's beam search, and may be the name of a strategy; only nucleus sampling
-        uses ``seed`` and ``sample_ids``.
+        ``decoding`` defaults to the pipeline's own, and may be the name of a strategy; only nucleus sampling uses
+        ``seed`` and ``sample_ids``.
         """
         if isinstance(decoding, str):
             decoding = DecodingConfig(decoding)
@@ -368,7 +386,7 @@ class TextDiffusionPipeline(LatentOperations):
             try:
                 tokens = self.autoencoder.generate(
                     latents[rows],
-                    decoding or DecodingConfig(),
+                    decoding or self.decoding,
                     seed=seed,
                     sample_ids=ids[rows],
                     mask=None if mask is None else mask[rows],

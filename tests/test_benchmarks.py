@@ -101,3 +101,45 @@ def test_decode_throughput(tmp_path):
         assert rows["ours, int8", strategy]["sentences_per_s"] > 0
     assert rows["ours, bf16", "nucleus"]["speedup_vs_generate"] > 0
     assert target.with_suffix(".png").stat().st_size > 1000
+
+
+def test_recipe_ablation(tmp_path):
+    target = tmp_path / "ablation.json"
+    run(
+        "recipe_ablation.py",
+        *("--out", str(tmp_path / "runs"), "--dataset", "demo", "--model", "tiny", "--steps", "2", "2"),
+        *("--variants", "v2", "v2 + tan-2", "v3", "--seeds", "0", "--samples", "4", "--sampling-steps", "2"),
+        *("--judge-steps", "3", "--autoregressive-seconds", "1", "--json", str(target)),
+        *("--overrides", "train.validation_texts=4", "train.validation_samples=1"),
+    )
+    result = json.loads(target.read_text())
+    rows = result["rows"]
+    assert {"v2, 2 steps", "v2 + tan-2, 2 steps", "v3, 2 steps", "autoregressive"} < set(rows)
+    assert set(rows["real validation texts"]["figures"]) >= {"perplexity", "unlikely", "unique_words"}
+    assert str(tmp_path) not in target.read_text() and target.with_suffix(".png").exists()
+    # v2 and its variant in the denoiser alone share an autoencoder; v3's is another.
+    assert len(list((tmp_path / "runs" / "autoencoders").iterdir())) == 2
+
+
+def test_every_variant_of_the_ablation_can_be_trained():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from benchmarks.recipe_ablation import V2, VARIANTS, split_stages
+    from ld4lg_fast.latent_diffusion import LatentDiffusion
+
+    def built(*overrides: str) -> tuple[dict, LatentDiffusion]:
+        config = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+        sizes = config["model"]["denoiser"] | {"dim_latent": 8, "max_len": 8}
+        return config, LatentDiffusion.create(config["recipe"], sizes)
+
+    with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
+        models = {name: built("recipe=v3", *sum(split_stages(VARIANTS[name]), [])) for name in VARIANTS}
+        published, plain = built("recipe=v2")
+    ours, model = models["v2"]
+    assert ours["autoencoder"] == published["autoencoder"]
+    assert ours["model"]["perceiver"] == published["model"]["perceiver"]
+    assert model.denoiser.config == plain.denoiser.config and model.diffusion == plain.diffusion
+    assert ours["recipe"].items() >= {k: v for k, v in published["recipe"].items() if k != "version"}.items()
+    assert split_stages([*V2, "recipe.schedule=tan-2"])[1][0] == "recipe.schedule=tan-2"

@@ -7,7 +7,7 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.evaluation.settings import EvaluationSettings
 
-AUTO_SENTENCE_MODEL = {"v1": "sentence-transformers/all-mpnet-base-v2", "v2": None}
+SENTENCE_MODEL_V1 = "sentence-transformers/all-mpnet-base-v2"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Options:
         known = {field.name for field in fields(EvaluationSettings)}
         chosen = {key: value for key, value in evaluation.items() if key in known}
         if chosen["sentence_model"] == "auto":
-            chosen["sentence_model"] = AUTO_SENTENCE_MODEL[recipe]
+            chosen["sentence_model"] = SENTENCE_MODEL_V1 if recipe == "v1" else None
         return cls(
             num_samples=generation["num_samples"],
             num_candidates=generation["num_candidates"],

@@ -1,0 +1,256 @@
+"""What each ingredient of recipe v3 is worth: equal time or steps, equal data, several seeds.
+
+python benchmarks/recipe_ablation.py --out outputs/ablation --steps 2000 3000 --seeds 0 1 2 --json RESULT.json
+
+Every variant is recipe v2 with some switches set otherwise. For each seed it trains the autoencoder and the denoiser
+(variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many, and measures
+the texts as scripts/test.py does. Beside them stand real held-out texts, and an autoregressive model trained on the
+same texts for as long as the longest variant.
+
+No model of the hub is needed: the judge of MAUVE and perplexity is a small language model of the same corpus with a
+seed of its own, so these two figures compare rows of one table and nothing else. ``unlikely`` is the share of texts
+whose perplexity is above that of 99 % of real held-out texts.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from harness import ROOT, describe_device, versions
+
+from benchmarks.corpus_model import sample_corpus_model, train_corpus_model
+from ld4lg_fast import TextDiffusionPipeline
+from ld4lg_fast.data import TextDataset, load_text_dataset, train_bpe_tokenizer
+from ld4lg_fast.evaluation.cache import ArrayCache
+from ld4lg_fast.evaluation.confidence import summary
+from ld4lg_fast.evaluation.metrics import evaluate_texts
+from ld4lg_fast.evaluation.models import ScoringModels
+from ld4lg_fast.evaluation.perplexity import text_perplexities
+from ld4lg_fast.evaluation.report import versions as metric_versions
+from ld4lg_fast.evaluation.settings import EvaluationSettings
+
+JUDGE_SEED = 1_000_003
+FIGURES = ("mauve", "perplexity", "unlikely", "diversity", "memorization", "unique_words")
+
+V2 = (
+    *("recipe.schedule=cosine", "recipe.self_condition_noise=0", "recipe.loss_weighting=none"),
+    *("model.denoiser.unet_skips=false", "model.denoiser.qk_norm=false"),
+    *("autoencoder.decoder_noise=0.1", "autoencoder.position_dropout=0", "autoencoder.token_masking=0"),
+)
+INGREDIENTS = {
+    "decoder noise 0.3": ("autoencoder.decoder_noise=0.3",),
+    "position dropout 0.2": ("autoencoder.position_dropout=0.2",),
+    "token masking 0.2": ("autoencoder.token_masking=0.2",),
+    "plain latents": ("model.perceiver.l2_normalize=false",),
+    "tan-2": ("recipe.schedule=tan-2",),
+    "tan-4": ("recipe.schedule=tan-4",),
+    "self-condition noise 0.1": ("recipe.self_condition_noise=0.1",),
+    "min-SNR": ("recipe.loss_weighting=min_snr",),
+    "x_start weighting": ("recipe.loss_weighting=x_start",),
+    "pred_x0": ("recipe.objective=pred_x0",),
+    "flow matching": ("recipe.objective=pred_flow", "recipe.schedule=straight"),
+    "U-ViT skips": ("model.denoiser.unet_skips=true", "model.denoiser.num_dense_connections=2"),
+    "QK-norm": ("model.denoiser.qk_norm=true",),
+}
+VARIANTS = {"v2": V2} | {f"v2 + {name}": (*V2, *more) for name, more in INGREDIENTS.items()} | {"v3": ()}
+
+
+def split_stages(switches: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of the autoencoder, and those of the denoiser; of several values of one switch the last counts."""
+    chosen = dict(switch.split("=", 1) for switch in switches)
+    first = {name for name in chosen if name.startswith(("autoencoder.", "model.perceiver."))}
+    return (
+        [f"{k}={v}" for k, v in chosen.items() if k in first],
+        [f"{k}={v}" for k, v in chosen.items() if k not in first],
+    )
+
+
+class Ablation:
+    """Trains, samples and measures the variants in ``options.out``; what is there already is kept."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.out = options, options.out
+        self.dataset: TextDataset = load_text_dataset(options.dataset, root=options.root)
+        self.references = self.dataset.test.texts[: options.samples]
+        self.models, self.cache = ScoringModels(), ArrayCache(self.out / "cache")
+        self.judge = self._judge()
+        real = text_perplexities(self.dataset.validation.texts[:2000], self.models.language_model(self.judge))
+        self.limit, self.judge_perplexity = float(np.quantile(real, 0.99)), float(real.mean())
+
+    def _judge(self) -> str:
+        folder = self.out / "judge"
+        if not (folder / "config.json").exists():
+            texts = self.dataset.train.texts
+            tokenizer = train_bpe_tokenizer(texts, 1024)
+            model = train_corpus_model(texts, tokenizer, steps=self.options.judge_steps, seed=JUDGE_SEED)
+            tokenizer.save_pretrained(folder)
+            model.save_pretrained(folder)
+        return str(folder)
+
+    def _train(self, run: Path, stage: str, switches: Sequence[str], seed: int, budget: str) -> None:
+        options = self.options
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"hydra.run.dir={run}"]
+        command += [f"train.stage={stage}", budget, *switches, *options.overrides]
+        if stage == "autoencoder":
+            command += [f"dataset={options.dataset}", f"model={options.model}", "recipe=v3", f"seed={seed}"]
+            command += [f"dataset.root={options.root}"] if options.root else []
+        subprocess.run(command, check=True, cwd=ROOT)
+
+    def run_of(self, name: str, seed: int) -> Path:
+        """The run directory of a variant, trained if it is not there yet."""
+        first, second = split_stages(VARIANTS[name])
+        run = self.out / f"{name.replace(' ', '_')}_seed{seed}"
+        if (run / "denoiser" / "config.json").exists():
+            return run
+        key = "_".join(sorted(switch.split(".")[-1].replace("=", "_") for switch in first)) or "recipe"
+        base = self.out / "autoencoders" / f"{key}_seed{seed}"
+        budgets = [self._budget(stage) for stage in ("autoencoder", "diffusion")]
+        if not (base / "autoencoder" / "autoencoder.json").exists():
+            self._train(base, "autoencoder", first, seed, budgets[0])
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(base, run)
+        self._train(run, "diffusion", second, seed, budgets[1])
+        return run
+
+    def _budget(self, stage: str) -> str:
+        options, place = self.options, ("autoencoder", "diffusion").index(stage)
+        if options.minutes:
+            return f"train.max_minutes={options.minutes[place]}"
+        return f"train.{stage}.steps={options.steps[place]}"
+
+    def measure(self, texts: Sequence[str]) -> dict[str, float]:
+        """All `FIGURES` of texts, as far as their packages are installed."""
+        settings = EvaluationSettings(
+            mauve_model=self.judge, perplexity_model=self.judge, bertscore_model=None
+        )
+        shared = {"settings": settings, "models": self.models, "cache": self.cache}
+        figures = evaluate_texts(texts, self.references, self.dataset.train.texts, **shared)["metrics"]
+        scores = text_perplexities([t for t in texts if t], self.models.language_model(self.judge))
+        return figures | {"unlikely": float((scores > self.limit).mean())}
+
+    def rows(self) -> dict[str, dict]:
+        """Figures of every row by its name: a summary over the seeds each, and the first seed's first texts."""
+        options, found, texts = self.options, {}, {}
+        seconds = 0.0
+
+        def keep(row: str, sampled: list[str]) -> None:
+            found.setdefault(row, []).append(self.measure(sampled))
+            texts.setdefault(row, sampled[:16])
+
+        for seed in options.seeds:
+            for name in options.variants:
+                start = time.perf_counter()
+                pipe = TextDiffusionPipeline.from_pretrained(self.run_of(name, seed))
+                seconds = max(seconds, time.perf_counter() - start)
+                for steps in options.sampling_steps:
+                    keep(
+                        f"{name}, {steps} steps",
+                        pipe(options.samples, sampler="unipc", num_inference_steps=steps, seed=seed).texts,
+                    )
+            if options.autoregressive_seconds or seconds:
+                tokenizer = self.models.language_model(self.judge).tokenizer
+                model = train_corpus_model(
+                    self.dataset.train.texts,
+                    tokenizer,
+                    steps=10**9,
+                    seed=seed,
+                    max_seconds=options.autoregressive_seconds or seconds,
+                )
+                keep("autoregressive", sample_corpus_model(model, tokenizer, options.samples, seed))
+        keep("real validation texts", self.dataset.validation.texts[: options.samples])
+        return {
+            row: {
+                "figures": {
+                    k: summary([r[k] for r in results]) for k in FIGURES if all(k in r for r in results)
+                },
+                "texts": texts[row],
+            }
+            for row, results in found.items()
+        }
+
+
+def draw(rows: dict[str, dict], path: Path) -> None:
+    """One panel a figure, one bar a row, with 95 % intervals where there are several seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name in FIGURES if any(name in row["figures"] for row in rows.values())]
+    figure, axes = pyplot.subplots(
+        1, len(names), figsize=(3 * len(names), 0.3 * len(rows) + 1.5), sharey=True
+    )
+    for name, axis in zip(names, np.atleast_1d(axes), strict=True):
+        for place, row in enumerate(rows.values()):
+            if (entry := row["figures"].get(name)) is not None:
+                low, high = entry.get("interval_95", [entry["mean"]] * 2)
+                axis.barh(place, entry["mean"], xerr=[[entry["mean"] - low], [high - entry["mean"]]])
+        axis.set_title(name)
+    np.atleast_1d(axes)[0].set_yticks(range(len(rows)), list(rows))
+    np.atleast_1d(axes)[0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of runs; finished ones are not trained again"
+    )
+    parser.add_argument("--dataset", default="e2e")
+    parser.add_argument("--root", help="folder of the corpus, where it is not found by itself")
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--steps", type=int, nargs=2, metavar=("AUTOENCODER", "DENOISER"))
+    budget.add_argument("--minutes", type=float, nargs=2, metavar=("AUTOENCODER", "DENOISER"))
+    parser.add_argument(
+        "--overrides", nargs="*", default=[], help="further options of scripts/train.py, for all"
+    )
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--sampling-steps", type=int, nargs="+", default=[8, 25, 100])
+    parser.add_argument("--judge-steps", type=int, default=1500)
+    parser.add_argument(
+        "--autoregressive-seconds", type=float, help="instead of the longest variant's training"
+    )
+    parser.add_argument("--json", type=Path, help="where to write the result and, beside it, the plot")
+    options = parser.parse_args(arguments)
+    options.out = options.out.absolute()
+    ablation = Ablation(options)
+    rows = ablation.rows()
+    for row, result in rows.items():
+        print(
+            f"{row:45}",
+            *(f"{name} {entry['mean']:.3f}" for name, entry in result["figures"].items()),
+            sep="  ",
+        )
+    if options.json:
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+        for place in ("out", "json", "root"):
+            settings.pop(place)
+        result = {
+            "rows": rows,
+            "judge": {
+                "perplexity_of_real_texts": ablation.judge_perplexity,
+                "unlikely_above": ablation.limit,
+            },
+            "switches": {name: list(VARIANTS[name]) for name in options.variants},
+            "settings": settings,
+            "device": describe_device("cuda" if torch.cuda.is_available() else "cpu"),
+            "versions": metric_versions() | versions(),
+        }
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        draw(rows, options.json.with_suffix(".png"))
+        print(options.json)
+
+
+if __name__ == "__main__":
+    main()

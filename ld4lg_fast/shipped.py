@@ -1,0 +1,22 @@
+"""The models that come with the package: run directories in half precision, each with its model card."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "shipped_models"
+DEFAULT = "e2e-small"
+
+
+def shipped_models() -> list[str]:
+    """Names that `TextDiffusionPipeline.from_pretrained` takes in place of a run directory."""
+    return sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+
+
+def run_directory(name: Path | str | None) -> Path:
+    """The run directory that ``name`` means: the model that ships (None), one of `shipped_models`, or a folder.
+
+    A folder of the user's own comes before a model of the same name.
+    """
+    if name is None:
+        return FOLDER / DEFAULT
+    folder = Path(name)
+    return FOLDER / name if not folder.exists() and str(name) in shipped_models() else folder

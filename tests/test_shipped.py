@@ -1,0 +1,131 @@
+"""The models that come with the package, and the command that needs no run directory."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ld4lg_fast import TextDiffusionPipeline, cli, shipped
+from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.errors import CheckpointError
+from tests.conftest import make_model
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 12 * 10**6  # bytes of all weights of a model that ships
+
+
+@pytest.fixture
+def pipe(autoencoder):
+    return TextDiffusionPipeline(autoencoder, make_model(), decoding=DecodingConfig("greedy", 12))
+
+
+@pytest.fixture
+def tiny(pipe, tmp_path, monkeypatch):
+    """A tiny model in the place of those that ship, in half precision as they are."""
+    pipe.to(dtype=torch.float16).save_pretrained(tmp_path / "e2e-small")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    return tmp_path / "e2e-small"
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["ld4lg", "sample", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return stopped.value.code
+
+
+def test_half_precision_is_loaded_as_float32(tiny, pipe):
+    stored = load_file(tiny / "denoiser" / "model.safetensors")
+    assert stored["denoiser.output_proj.weight"].dtype == torch.float16
+    loaded = TextDiffusionPipeline.from_pretrained()
+    weights = [*loaded.model.denoiser.parameters(), *loaded.autoencoder.parameters()]
+    assert {p.dtype for p in weights} == {torch.float32}
+    exact = pipe.to(dtype=torch.float32)  # what half precision left of it
+    assert loaded(3, quality="draft").texts == exact(3, quality="draft").texts
+
+
+def test_names_and_folders(tiny, tmp_path, monkeypatch):
+    assert shipped.shipped_models() == ["e2e-small"]
+    assert shipped.run_directory(None) == shipped.run_directory("e2e-small") == tiny
+    monkeypatch.chdir(tmp_path)  # where a folder of that name is the user's own
+    assert shipped.run_directory("e2e-small") == Path("e2e-small")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        TextDiffusionPipeline.from_pretrained("e2e-large")
+
+
+def test_a_model_keeps_how_it_is_decoded(tiny):
+    loaded = TextDiffusionPipeline.from_pretrained()
+    assert loaded.decoding == DecodingConfig("greedy", 12)
+    output = loaded(2, quality="draft")
+    assert output.texts == loaded.decode(output.latents, DecodingConfig("greedy", 12))
+    assert output.texts != loaded.decode(output.latents, DecodingConfig("greedy", 24))
+
+
+def test_sample_without_a_run_directory(tiny, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "texts.json"
+    assert command(monkeypatch, "--num-samples", 3, "--seed", 1, "--quality", "draft", "--json", out) == 0
+    content = json.loads(out.read_text())
+    assert content["texts"] == TextDiffusionPipeline.from_pretrained()(3, seed=1, quality="draft").texts
+    assert content["run"] == "e2e-small" and content["decoding"]["strategy"] == "greedy"
+    assert "3 texts in" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """This tree as a wheel, without a compiler."""
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ["--no-deps", "--no-build-isolation", "-q", "-C", "wheel.cmake=false"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", str(folder), str(ROOT)], check=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.mark.parametrize("name", shipped.shipped_models())
+def test_what_ships(name, wheel):
+    folder = shipped.FOLDER / name
+    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    assert {f"ld4lg_fast/shipped_models/{name}/{path.as_posix()}" for path in files} <= packed
+    weights = list(folder.rglob("*.safetensors"))
+    assert len(weights) == 3 and sum(path.stat().st_size for path in weights) <= LIMIT
+    card = (folder / "README.md").read_text()
+    for said in ("CC BY-SA 4.0", "Novikova", "scripts/train.py", "MAUVE", "memorization"):
+        assert said in card, said
+    for path in files:
+        assert b"/work" not in (folder / path).read_bytes(), path
+
+
+def test_the_model_that_ships_speaks_without_a_network(tmp_path):
+    offline = {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    out = tmp_path / "texts.json"
+    subprocess.run(
+        [sys.executable, "-c", "from ld4lg_fast.cli import main; main()", "sample"]
+        + ["--num-samples", "20", "--seed", "1", "--json", str(out)],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | offline,
+    )
+    texts = json.loads(out.read_text())["texts"]
+    assert len(set(texts)) == 20
+    words = [text.split() for text in texts]
+    assert all(len(row) >= 4 and text[0].isupper() for row, text in zip(words, texts, strict=True))
+    known = {
+        "restaurant",
+        "pub",
+        "food",
+        "coffee",
+        "place",
+        "family",
+        "customer",
+        "rating",
+        "price",
+        "located",
+    }
+    assert all(known & {word.strip(".,").lower() for word in row} for row in words)
