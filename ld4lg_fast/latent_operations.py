@@ -1,4 +1,4 @@
-"""What can be done with the latents of given texts: encode, walk from one to another, vary.
+"""What can be done with the latents of given texts: encode, walk from one to another, draw analogies, vary, edit.
 
 Letters: B texts, N latent positions, d latent width.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.diffusion import project_to_sphere
 from ld4lg_fast.engine import check_positive
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.samples import TextDiffusionOutput
@@ -94,6 +95,33 @@ class LatentOperations(ABC):
                 < mask.new_tensor(between, dtype=torch.long)[:, None]
             )
         return self.decode(way, decoding, mask=mask)
+
+    def analogy(
+        self,
+        text: str,
+        was: str,
+        becomes: str,
+        *,
+        amount: float = 1.0,
+        decoding: DecodingConfig | str | None = None,
+    ) -> str:
+        """The text changed as ``was`` changes into ``becomes``: their difference is added to its latents.
+
+        As analogies are drawn with word vectors (Mikolov et al. 2013); the more ``was`` has in common with ``text``,
+        word for word, the better. ``amount`` scales the difference.
+
+        Raises:
+            ConfigError: a model of recipe v1, whose latents have a length of their own.
+        """
+        if self.autoencoder.perceiver is None:
+            raise ConfigError(
+                "analogy needs latents of one size for all texts; use vary with this model (recipe v1)."
+            )
+        start, before, after = self.encode([text, was, becomes])[0]
+        latents = start + amount * (after - before)
+        if self.autoencoder.perceiver.config.l2_normalize:
+            latents = project_to_sphere(latents)
+        return self.decode(latents[None], decoding)[0]
 
     def vary(
         self, text: str, num_samples: int = 4, *, strength: float = 0.5, **options: Any

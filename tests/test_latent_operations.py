@@ -56,6 +56,30 @@ def test_the_way_from_one_text_to_another(pipe):
         pipe.interpolate(*TEXTS[:2], num_texts=1)
 
 
+def test_an_analogy(pipe):
+    text, was, becomes = TEXTS
+    latents, _ = pipe.encode(TEXTS)
+    assert pipe.analogy(text, was, becomes, amount=0.0, decoding=GREEDY) == pipe.decode(latents[:1], GREEDY)[0]
+    moved = latents[:1] + 0.7 * (latents[2:] - latents[1:2])
+    assert pipe.analogy(text, was, becomes, amount=0.7, decoding=GREEDY) == pipe.decode(moved, GREEDY)[0]
+    assert pipe.analogy(was, was, becomes, decoding=GREEDY) == pipe.decode(latents[2:], GREEDY)[0]
+    assert pipe.analogy(text, was, becomes, decoding=GREEDY) != pipe.decode(latents[:1], GREEDY)[0]
+
+
+def test_an_analogy_stays_on_the_sphere(tokenizer):
+    from tests.conftest import PERCEIVER, randomize
+
+    lm = {"dim": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
+    spherical = LanguageAutoencoder.from_scratch(
+        tokenizer, lm, PERCEIVER | {"l2_normalize": True}, max_len=32
+    )
+    pipe = TextDiffusionPipeline(randomize(spherical, std=0.2), make_model())
+    seen = []
+    pipe.decode = lambda latents, decoding: seen.append(latents) or ["text"]
+    assert pipe.analogy(*TEXTS, amount=2.0) == "text"
+    torch.testing.assert_close(seen[0].norm(dim=-1), torch.full((1, 6), 8**0.5))
+
+
 @pytest.mark.parametrize("schedule", [ContinuousSchedule(), DiscreteSchedule("linear")])
 def test_a_grid_that_starts_later(schedule):
     grid = sampling_grid(schedule, 4, first=0.6)
@@ -99,6 +123,8 @@ def test_recipe_v1_keeps_the_length_of_the_text(autoencoder):
     varied = pipe.vary(TEXTS[1], 2, strength=0.5, quality="draft", decoding=GREEDY)
     assert varied.mask.sum(dim=1).tolist() == counts[1:2] * 2
     assert len(pipe.interpolate(TEXTS[0], TEXTS[1], 3, GREEDY)) == 3
+    with pytest.raises(ConfigError, match="analogy needs latents of one size"):
+        pipe.analogy(*TEXTS)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5, -1.0])

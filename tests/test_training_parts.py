@@ -56,8 +56,9 @@ def test_all_groups_compose_and_their_options_are_valid(model, autoencoder):
 
 
 @pytest.mark.parametrize("model", GROUPS[0])
-def test_denoiser_sizes_fit_the_recipe(model):
-    config = OmegaConf.to_container(composed(f"model={model}"), resolve=True)
+@pytest.mark.parametrize("recipe", ["v2", "v3"])
+def test_denoiser_sizes_fit_the_recipe(model, recipe):
+    config = OmegaConf.to_container(composed(f"model={model}", f"recipe={recipe}"), resolve=True)
     sizes = config["model"]["denoiser"] | {"dim_latent": 8, "max_len": 4}
     with torch.device("meta"):
         denoiser = LatentDiffusion.create(config["recipe"], sizes).denoiser
