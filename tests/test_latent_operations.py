@@ -59,7 +59,9 @@ def test_the_way_from_one_text_to_another(pipe):
 def test_an_analogy(pipe):
     text, was, becomes = TEXTS
     latents, _ = pipe.encode(TEXTS)
-    assert pipe.analogy(text, was, becomes, amount=0.0, decoding=GREEDY) == pipe.decode(latents[:1], GREEDY)[0]
+    assert (
+        pipe.analogy(text, was, becomes, amount=0.0, decoding=GREEDY) == pipe.decode(latents[:1], GREEDY)[0]
+    )
     moved = latents[:1] + 0.7 * (latents[2:] - latents[1:2])
     assert pipe.analogy(text, was, becomes, amount=0.7, decoding=GREEDY) == pipe.decode(moved, GREEDY)[0]
     assert pipe.analogy(was, was, becomes, decoding=GREEDY) == pipe.decode(latents[2:], GREEDY)[0]
