@@ -52,25 +52,44 @@ void sum_plainly(const uint8_t* const* panels, const int8_t* bytes, int64_t stri
 }
 
 #ifdef __AVX512F__
+// The sums of ROWS rows with two panels: members and not an array, so that they stay in registers.
 template <int ROWS>
-__attribute__((target("avx512vnni"))) void sum_rows(const uint8_t* const* panels, const int8_t* bytes, int64_t stride,
-                                                    int64_t quads, int32_t (*sums)[kOutputs]) {
-  __m512i totals[ROWS][kPanels];
-  for (int r = 0; r < ROWS; ++r)
-    for (int p = 0; p < kPanels; ++p) totals[r][p] = _mm512_setzero_si512();
-  const uint8_t *const first = panels[0], *const second = panels[1];
-  for (int64_t q = 0; q < quads; ++q) {
-    const __m512i columns[kPanels] = {_mm512_loadu_si512(first + q * 4 * kPanel),
-                                      _mm512_loadu_si512(second + q * 4 * kPanel)};
-    for (int r = 0; r < ROWS; ++r) {
-      int32_t four;
-      __builtin_memcpy(&four, bytes + r * stride + q * 4, 4);
-      const __m512i factors = _mm512_set1_epi32(four);
-      for (int p = 0; p < kPanels; ++p) totals[r][p] = _mm512_dpbusd_epi32(totals[r][p], columns[p], factors);
-    }
+struct Totals {
+  __m512i first = _mm512_setzero_si512(), second = _mm512_setzero_si512();
+  Totals<ROWS - 1> others;
+
+  __attribute__((always_inline)) void add(__m512i first_column, __m512i second_column, const int8_t* bytes,
+                                          int64_t stride) {
+    int32_t four;
+    __builtin_memcpy(&four, bytes, 4);
+    const __m512i factors = _mm512_set1_epi32(four);
+    // Not the intrinsic, around which GCC moves the sums from register to register.
+    asm("vpdpbusd %2, %1, %0" : "+v"(first) : "v"(first_column), "v"(factors));
+    asm("vpdpbusd %2, %1, %0" : "+v"(second) : "v"(second_column), "v"(factors));
+    others.add(first_column, second_column, bytes + stride, stride);
   }
-  for (int r = 0; r < ROWS; ++r)
-    for (int p = 0; p < kPanels; ++p) _mm512_storeu_si512(sums[r] + p * kPanel, totals[r][p]);
+
+  __attribute__((always_inline)) void store(int32_t (*sums)[kOutputs]) const {
+    _mm512_storeu_si512(sums[0], first);
+    _mm512_storeu_si512(sums[0] + kPanel, second);
+    others.store(sums + 1);
+  }
+};
+
+template <>
+struct Totals<0> {
+  void add(__m512i, __m512i, const int8_t*, int64_t) {}
+  void store(int32_t (*)[kOutputs]) const {}
+};
+
+template <int ROWS>
+void sum_rows(const uint8_t* const* panels, const int8_t* bytes, int64_t stride, int64_t quads,
+              int32_t (*sums)[kOutputs]) {
+  Totals<ROWS> totals;
+  for (int64_t q = 0; q < quads; ++q)
+    totals.add(_mm512_loadu_si512(panels[0] + q * 4 * kPanel), _mm512_loadu_si512(panels[1] + q * 4 * kPanel),
+               bytes + q * 4, stride);
+  totals.store(sums);
 }
 
 template <int ROWS>
@@ -96,6 +115,7 @@ void multiply(const Int8Linear& args, int64_t group, int64_t begin, int64_t end)
   const int64_t first = group * kOutputs, width = std::min<int64_t>(kOutputs, args.out.outputs - first);
   for (int64_t row = begin; row < end; ++row) {
     float line[kOutputs] = {};
+#pragma omp simd
     for (int64_t j = 0; j < width; ++j)
       line[j] = static_cast<float>(sums[row - begin][j] - 128 * args.row_sums[row]) * args.row_scales[row] *
                 args.scales[first + j];
