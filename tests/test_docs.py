@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch, autoencoder, tokenizer):
     """The current folder, with the files and the run that the documents name."""
     monkeypatch.chdir(tmp_path)
     rows = [{"text": text, "review": text, "stars": ("one", "five")[i % 2]} for i, text in enumerate(TEXTS)]
-    Path("my_texts.txt").write_text("\n".join(TEXTS))
+    Path("my_texts.txt").write_text("\n".join(f"{text} {number}" for number in range(40) for text in TEXTS))
     lines = ["review,stars", *(f'"{row["review"]}",{row["stars"]}' for row in rows)]
     Path("reviews.csv").write_text("\n".join(lines))
     pairs = [{"text": text, "question": f"What is {text[:8]}?"} for text in TEXTS]

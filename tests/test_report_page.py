@@ -21,7 +21,7 @@ from tests.conftest import make_model
 from tests.test_engine import make_v1
 from tests.test_evaluation_command import FAST, NAMES, write_corpus, write_run
 
-VOID = {"meta", "input", "line", "rect", "circle", "path", "polyline"}
+VOID = {"meta", "input"}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 REAL = ["The Mill is a pub.", "Clover serves food near the river.", "Juniper is cheap.", "Saffron is a cafe."]
 
@@ -41,7 +41,8 @@ class Page(HTMLParser):
         self.fetched += [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
 
     def handle_startendtag(self, tag, attributes):
-        assert tag in VOID
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
