@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.sampling_run import SamplingRun, prepared
+from ld4lg_fast.prepared import prepared_denoiser
+from ld4lg_fast.sampling_run import SamplingRun
 from ld4lg_fast.schedules import DiscreteSchedule
 
 CPU_BATCH, CUDA_BATCH = 64, 1024  # more make a device no faster
@@ -102,7 +103,7 @@ def sample_batches(
     ids = sample_id_tensor(sample_ids, num_samples, device)
     run = SamplingRun(
         model,
-        denoiser=prepared(model, precision),
+        denoiser=prepared_denoiser(model.denoiser, precision),
         sampler=sampler,
         num_steps=num_steps,
         spacing=spacing,

@@ -3,7 +3,6 @@
 Letters: R rows, I inputs, O outputs.
 """
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -93,41 +92,30 @@ class CpuBFloat16Linear:
         return y if residual is None else y.add_(residual)
 
 
-class Int8Linear:
-    """Products of bytes: weights quantised a row at a time, sums in int32.
-
-    Inputs are quantised over ``limits``, their smallest and largest number as far as known beforehand, so that a
-    row does not depend on its neighbours; without limits over those of each matrix.
-    """
+class NarrowCpuLinear:
+    """`ops.NarrowLinear`; with ``geglu`` value·GELU(gate) of the product, in one pass."""
 
     def __init__(
         self,
         weight: Tensor,
         bias: Tensor | None,
         gelu: bool = False,
-        limits: tuple[float, float] | None = None,
+        geglu: bool = False,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        self.gelu, weight = gelu, weight.detach().float()
-        scales = weight.abs().amax(dim=1).clamp(min=1e-12).double() / 127
-        zeros = torch.zeros(len(weight), dtype=torch.int64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecated, but nothing else makes what the product takes
-            quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(quantized, None if bias is None else bias.float())
-        self.input_scale = None
-        if limits is not None:
-            low, high = min(limits[0], 0.0), max(limits[1], 0.0)
-            self.input_scale = max((high - low) / INPUT_LEVELS, 1e-12)
-            self.input_zero = round(-low / self.input_scale)
+        self.product, self.gelu = ops.NarrowLinear(weight, bias, dtype, geglu), gelu
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self.input_scale is None:
-            y = torch.ops.quantized.linear_dynamic(x, self.packed, True)
-        else:
-            y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-                x, self.input_scale, self.input_zero, self.packed
-            )
-        return _finish(y, self.gelu, residual)
+        return _finish(self.product(x), self.gelu, residual)
+
+
+class Int8Linear(NarrowCpuLinear):
+    """Products of bytes, with a scale for each row of the weight and of the input, and sums in int32."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, gelu: bool = False, geglu: bool = False
+    ) -> None:
+        super().__init__(weight, bias, gelu, geglu, torch.int8)
 
 
 class Fp8Linear:
@@ -174,9 +162,6 @@ class Tf32Linear(PlainLinear):
 
 FEW_ROWS = 64  # up to which our own product is not slower than oneDNN's
 FEW_ROWS_BF16 = 8
-
-# Seven bits of input: two products of eight bits would not fit where processors without VNNI add them.
-INPUT_LEVELS = 127
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -225,6 +210,8 @@ def choose_linear(
             return dtype, CpuLinear
         if precision == "bf16" and few_rows and backend.has_native():
             return torch.float32, CpuBFloat16Linear
+        if dtype == torch.bfloat16 and backend.has_fast_bf16():
+            return dtype, NarrowCpuLinear
         if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return dtype, OneDnnLinear
     return dtype, PlainLinear
@@ -238,8 +225,8 @@ def _unavailable(precision: str | None, device: torch.device) -> str | None:
     if precision == "int8":
         if device.type != "cpu":
             return f"integer products are for a CPU, not for {device.type}; use bf16"
-        if "fbgemm" not in torch.backends.quantized.supported_engines:
-            return "this torch was built without fbgemm; use fp32"
+        if (missing := backend.unavailable_reason("native")) is not None:
+            return missing
     if precision in ("tf32", "fp8"):
         needed = {"tf32": (8, 0), "fp8": (9, 0)}[precision]
         if device.type != "cuda":

@@ -15,7 +15,6 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.layers import Modulation
-from ld4lg_fast.prepared import prepared_denoiser
 from ld4lg_fast.samplers import get_update, step_coefficients
 from ld4lg_fast.schedules import sampling_grid
 
@@ -55,25 +54,6 @@ class StepModulations:
         return self.rows.rows((step - self.first) * self.num_classes + class_index)
 
 
-def prepared(model: LatentDiffusion, precision: str | None) -> nn.Module:
-    """The model's denoiser with its products in a precision, see `prepared_denoiser`.
-
-    int8 is shown its inputs by a short run of four samples, of the null class where there are classes.
-    """
-
-    def exercise(denoiser: nn.Module) -> None:
-        ids = torch.arange(4, device=model.latent_mean.device)
-        null = (
-            torch.full_like(ids, model.denoiser.config.num_classes)
-            if model.denoiser.config.num_classes
-            else None
-        )
-        run = SamplingRun(model, denoiser=denoiser, sampler="dpmpp_2m", num_steps=8, seed=0, classes=null)
-        run(ids, class_id=null)
-
-    return prepared_denoiser(model.denoiser, precision, exercise)
-
-
 class SamplingRun:
     """A sampler's steps for one model: ``run(sample_ids, …) -> latents``, as often as there are batches.
 
@@ -84,7 +64,7 @@ class SamplingRun:
             ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
         project: every x_start is put on the sphere of l2-normalised latents.
         strength: the time that the first step begins at, less than 1 where latents to start from are given.
-        denoiser: the model's, `prepared`; None is the model's own.
+        denoiser: the model's, see `prepared_denoiser`; None is the model's own.
         cuda_graph: whether steps are captured and replayed; None: on a GPU.
 
     Raises:

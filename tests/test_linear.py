@@ -77,3 +77,48 @@ def test_products_of_bytes(variant, rows, inputs, outputs):
             pytest.skip(f"this processor has no {variant}")
         got = ops.PackedInt8Linear(weight, bias)(x, residual)
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+# Of a product's root mean square, what rounding both of its factors adds: to 8 bits, to bytes, to half of the bytes.
+ROUNDING = {torch.bfloat16: 2**-8, torch.int8: 0.02}
+
+
+@needs_library
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize("geglu", [False, True])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 768, 34), (13, 37, 50), (29, 64, 96), (5, 5, 2)])
+def test_narrow_products(variant, dtype, geglu, rows, inputs, outputs):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 2 * inputs, generator=generator)[:, :inputs]  # rows apart
+    weight, bias = (
+        torch.randn(outputs, inputs, generator=generator),
+        torch.randn(outputs, generator=generator),
+    )
+    product = torch.nn.functional.linear(x, weight, bias)
+    noise = ROUNDING[dtype] * product.square().mean().sqrt()
+    want, slack = product, 6 * noise
+    if geglu:
+        value, gate = product.chunk(2, dim=-1)
+        want = value * torch.nn.functional.gelu(gate)
+        slack = 6 * noise * (1 + value.abs() + gate.abs())
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        linear = ops.NarrowLinear(weight, bias, dtype, geglu)
+        got = linear(x)
+        assert got.shape == want.shape and ((got - want).abs() <= slack).all()
+        assert torch.equal(linear(x[-1:]), got[-1:]), "a row does not depend on its neighbours"
+        rounded = linear(x.bfloat16())
+        assert rounded.dtype == torch.bfloat16 and ((rounded - want).abs() <= 2 * slack).all()
+        assert linear(x[:0]).shape == (0, want.shape[1])
+        assert not linear(torch.zeros_like(x)).sub(linear(torch.zeros(1, inputs))).any()
+
+
+@needs_library
+def test_a_large_row_leaves_the_others_their_bytes():
+    x, weight = torch.randn(3, 64), torch.randn(32, 64)
+    x[1] *= 1e6
+    want = torch.nn.functional.linear(x, weight)
+    error = ops.NarrowLinear(weight, None, torch.int8)(x) - want
+    assert (error.norm(dim=1) <= 0.03 * want.norm(dim=1)).all()

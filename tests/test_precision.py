@@ -1,23 +1,22 @@
 """Denoisers with their products prepared in a precision, and steps that are captured and replayed."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
-from ld4lg_fast import captured, linear
+from ld4lg_fast import captured
 from ld4lg_fast.engine import sample_latents
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.linear import Fp8Linear, Int8Linear, PlainLinear, choose_linear, fp8_or_plain
-from ld4lg_fast.prepared import PreparedLinear, prepared_once
-from ld4lg_fast.sampling_run import SamplingRun, prepared
+from ld4lg_fast.kernels import backend
+from ld4lg_fast.linear import Fp8Linear, PlainLinear, choose_linear, fp8_or_plain
+from ld4lg_fast.prepared import PreparedLinear, prepared_denoiser, prepared_once
+from ld4lg_fast.sampling_run import SamplingRun
 from tests.conftest import make_model
 from tests.test_engine import CLASSES, assert_near, make_v1
 
 CPU = torch.device("cpu")
 DIM = {"num_dense_connections": 1}
-# Relative error of latents: of rounding to bf16's 8 bits, and to int8's 7 bits of input, in every product.
+# Relative error of latents: of rounding to bf16's 8 bits, and to bytes, in every product.
 NEARLY = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.01, "int8": 0.2}
 
 
@@ -46,20 +45,21 @@ def test_an_int8_sample_does_not_depend_on_its_neighbours():
         sample_latents(model, 5, sampler="ddim", num_steps=4, precision="int8", batch_size=size)
         for size in (1, 5)
     ]
-    # An input that lies between two of the 127 levels may be rounded either way.
+    # An input that lies between two bytes may be rounded either way.
     assert relative_error(*runs) < 0.02
 
 
 def test_a_prepared_denoiser_follows_its_weights_and_shares_the_others():
     model = make_model()
-    first = prepared(model, "fp32")
-    assert prepared(model, "fp32") is first and prepared(model, "int8") is not first
+    denoiser = model.denoiser
+    first = prepared_denoiser(denoiser, "fp32")
+    assert prepared_denoiser(denoiser, "fp32") is first and prepared_denoiser(denoiser, "int8") is not first
     products = [module for module in first.blocks.modules() if isinstance(module, PreparedLinear)]
     assert products and not any(isinstance(module, nn.Linear) for module in first.blocks.modules())
     assert first.norm is model.denoiser.norm
     with torch.no_grad():
         model.denoiser.blocks[0].attn.qkv.weight.mul_(2)
-    assert prepared(model, "fp32") is not first
+    assert prepared_denoiser(denoiser, "fp32") is not first
     want = sample_latents(model, 2, sampler="ddim", num_steps=3)
     with torch.no_grad():
         model.denoiser.blocks[0].attn.qkv.weight.div_(2)
@@ -86,26 +86,12 @@ def test_precisions_that_are_not_there_are_refused(precision, reason):
         sample_latents(make_model(), 1, num_steps=1, precision=precision)
 
 
-def test_int8_needs_a_cpu_and_fbgemm(monkeypatch):
+def test_int8_needs_a_cpu_and_the_library(monkeypatch):
     with pytest.raises(ConfigError, match="integer products are for a CPU, not for cuda"):
         choose_linear("int8", torch.float32, torch.device("cuda"))
-    monkeypatch.setattr(linear.torch.backends, "quantized", SimpleNamespace(supported_engines=["none"]))
-    with pytest.raises(ConfigError, match="without fbgemm"):
+    monkeypatch.setitem(backend._missing, "native", "the C++ library was not built")
+    with pytest.raises(ConfigError, match="precision=int8 cannot be had here: the C\\+\\+ library was not built"):
         choose_linear("int8", torch.float32, CPU)
-
-
-def test_int8_with_known_limits():
-    generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(9, 64, generator=generator) + 1, torch.randn(32, 64, generator=generator)
-    bias, want = torch.randn(32, generator=generator), None
-    want = nn.functional.linear(x, weight, bias)
-    product = Int8Linear(weight, bias, limits=(x.min().item(), x.max().item()))
-    assert relative_error(product(x), want) < 0.02
-    assert torch.equal(product(x)[:1], product(x[:1])), "a row does not depend on its neighbours"
-    beyond = product(x * 3)
-    assert beyond.isfinite().all() and beyond.abs().max() < 3 * want.abs().max(), (
-        "clipped, not wrapped around"
-    )
 
 
 def test_fp8_products():

@@ -9,12 +9,15 @@
 #define LD4LG_IN_EVERY_VARIANT(...)   \
   namespace baseline { __VA_ARGS__ } \
   namespace avx2 { __VA_ARGS__ }     \
-  namespace avx512 { __VA_ARGS__ }
+  namespace avx512 { __VA_ARGS__ }   \
+  namespace avx512_bf16 { __VA_ARGS__ }
 
 // Calls the chosen build of such a function.
 #ifdef LD4LG_X86
 #define LD4LG_CALL(function, ...)                                       \
-  (ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx512           \
+  (ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx512Bf16       \
+       ? ld4lg::avx512_bf16::function(__VA_ARGS__)                      \
+   : ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx512         \
        ? ld4lg::avx512::function(__VA_ARGS__)                           \
        : ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx2       \
              ? ld4lg::avx2::function(__VA_ARGS__)                       \
@@ -25,7 +28,7 @@
 
 namespace ld4lg {
 
-enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
+enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
 
 InstructionSet instruction_set();
 

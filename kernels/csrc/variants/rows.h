@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include "../matrix.h"
 #include "vector.h"
 
@@ -25,6 +29,18 @@ inline uint16_t narrow(float value) {
   const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t quiet_nan = (bits >> 16) | 0x40u;
   return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
+}
+
+// Rounds `width` numbers into `target`.
+inline void narrow_to(const float* values, int64_t width, uint16_t* target) {
+  int64_t i = 0;
+#if defined(__AVX512BF16__)
+  for (; i + kVector <= width; i += kVector)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(target + i),
+                        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(values + i))));
+#endif
+#pragma omp simd
+  for (int64_t j = i; j < width; ++j) target[j] = narrow(values[j]);
 }
 
 // Asks for a row that is read next: the processor's own prefetching ends with the page.

@@ -1,0 +1,40 @@
+// y = x Wᵀ + bias, or value · GELU(gate) of it, in products of bfloat16 or of bytes, summed in float32 or int32.
+#pragma once
+
+#include "instruction_set.h"
+#include "matrix.h"
+
+namespace ld4lg {
+
+enum class Narrow : int32_t { kBFloat16 = 0, kInt8 = 1 };
+
+// Four bytes of adjacent inputs are a word: two numbers of bfloat16 or four bytes. Words of as many outputs lie side
+// by side in the packed weight: panel p holds output order[32 p + j], word w at [p][w][j], zeros beyond the last one.
+constexpr int kNarrowPanel = 32;
+
+inline int64_t narrow_words(Narrow kind, int64_t inputs) {
+  const int64_t size = kind == Narrow::kInt8 ? 4 : 2;
+  return (inputs + size - 1) / size;
+}
+
+struct NarrowLinear {
+  Narrow kind;
+  ConstRows x;            // rows x inputs
+  const uint32_t* packed;
+  const float* scales;    // bytes: what an output's sum is multiplied with, in the panels' order
+  const int32_t* sums;    // bytes: the sum of an output's weights, likewise
+  const float* bias;      // in the panels' order, or null
+  Rows y;                 // rows x outputs
+  int64_t rows, inputs, outputs;
+  bool geglu;             // a panel is 16 values and their 16 gates, which give 16 outputs
+  int32_t threads;
+  uint32_t* words;        // rows x narrow_words(kind, inputs): x, narrowed
+  float* row_scales;      // rows
+  float* scratch;         // threads x narrow_scratch(inputs)
+};
+
+inline int64_t narrow_scratch(int64_t inputs) { return 2 * inputs + 16; }
+
+LD4LG_IN_EVERY_VARIANT(void narrow_linear(const NarrowLinear& args);)
+
+}  // namespace ld4lg

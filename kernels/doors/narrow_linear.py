@@ -1,0 +1,46 @@
+"""Products of bfloat16 and of bytes on a CPU, their weights packed once. Letters: R rows, I inputs, O outputs."""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
+
+
+class NarrowLinear:
+    """x Wᵀ + bias, or value·GELU(gate) of it, with x and W rounded to a narrow dtype and sums in float32 or int32.
+
+    Bytes have a scale for each row of W and one for each row of x, so that no row depends on its neighbours.
+
+    Args:
+        weight: (O, I) on the CPU; what is kept is a copy.
+        bias: (O,) or None.
+        dtype: bfloat16 or int8.
+        geglu: whether the outputs are a GEGLU's values, then as many gates; what comes out is (R, O/2).
+
+    Raises:
+        BackendUnavailableError: the C++ library is not here.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, geglu: bool = False) -> None:
+        reason = unavailable_reason("native")
+        if reason is not None:
+            raise BackendUnavailableError(f"NarrowLinear needs the backend 'native': {reason}")
+        from ld4lg_fast.kernels.cpu import narrow_linear
+
+        self.linear, self.dtype, self.geglu = narrow_linear.linear, dtype, geglu
+        self.outputs = len(weight) // 2 if geglu else len(weight)
+        weight = weight.detach()
+        self.scales = self.sums = None
+        if dtype == torch.int8:
+            scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+            weight = (weight.float() / scales[:, None]).round().to(torch.int8)
+            self.scales = narrow_linear.in_order(scales, geglu)
+            self.sums = narrow_linear.in_order(weight.sum(dim=1, dtype=torch.int32), geglu)
+        self.packed = narrow_linear.pack(weight.to(dtype), geglu)
+        self.bias = None if bias is None else narrow_linear.in_order(bias.detach().float(), geglu)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(R, O) in the dtype of x (R, I), float32 or bfloat16."""
+        return self.linear(
+            x, self.packed, self.dtype, self.outputs, self.scales, self.sums, self.bias, self.geglu
+        )
