@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
-from ld4lg_fast.kernels import ops
+from ld4lg_fast.kernels import backend, ops
 from ld4lg_fast.layers import GEGLUFeedForward
-from ld4lg_fast.linear import NarrowCpuLinear, Pack, PlainLinear, choose_linear
+from ld4lg_fast.linear import Int8Linear, NarrowCpuLinear, Pack, PlainLinear, choose_linear
 
 T = TypeVar("T")
 
@@ -53,6 +54,8 @@ def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
     """
     weight = denoiser.input_proj.weight
     dtype, pack = choose_linear(precision, weight.dtype, weight.device)
+    if pack is Int8Linear and backend.has_fast_bf16():
+        dtype = torch.bfloat16  # eight bits are enough for what becomes bytes
     if dtype == weight.dtype and pack is PlainLinear:
         return denoiser
 

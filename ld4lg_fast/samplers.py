@@ -43,8 +43,8 @@ def ddim(
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta = 0, ancestral at eta = 1."""
     if step + 1 == grid.num_steps:
         return pred.x_start
-    # v1's float64 levels are for the conversions; the published update rounds them to the latent's type.
-    now, after = grid.alpha_sq[step].to(z.dtype), grid.alpha_sq[step + 1].to(z.dtype)
+    # v1's float64 levels are for the conversions; the published update rounds them to float32.
+    now, after = (grid.alpha_sq[step + i].float().to(z.dtype) for i in (0, 1))
     sigma = eta * ((1 - now / after) * (1 - after) / (1 - now)).sqrt()
     z = after.sqrt() * pred.x_start + (1 - after - sigma**2).sqrt() * pred.noise
     return z + sigma * noise(step) if eta > 0 else z
@@ -297,12 +297,12 @@ def step_coefficients(
     """A sampler's S steps, each with its guidance scale: (S, 8) float32, CPU. `ops.sampler_step` takes the first 7.
 
     The linear maps are given the unit vectors: z and the network's output for what x_start is made of, then z,
-    x_start, the x_start of the step before, noise, and the x_start of the step before that. In float32, as
-    sampling is: the levels are rounded where `sample` rounds them.
+    x_start, the x_start of the step before, noise, and the x_start of the step before that. In float64, rounded
+    at the end: z's part in `ddpm`'s first steps is a difference of almost equal numbers.
     """
-    grid = grid.to("cpu")
-    z_unit, output_unit = torch.eye(2)
-    z, x_start, x_prev, noise, x_before = torch.eye(3 + HISTORY)
+    grid = SamplingGrid(*(tensor.to("cpu", torch.float64) for tensor in vars(grid).values()))
+    z_unit, output_unit = torch.eye(2, dtype=torch.float64)
+    z, x_start, x_prev, noise, x_before = torch.eye(3 + HISTORY, dtype=torch.float64)
     rows = []
     for step in range(grid.num_steps):
         level = grid.alpha_sq[step]
@@ -313,4 +313,4 @@ def step_coefficients(
         history = (x_prev, x_before)[:step]
         z_next = update(step, z, pred, history, grid, lambda step: noise, **options)
         rows.append(torch.cat([guided, z_next]))
-    return torch.stack(rows)
+    return torch.stack(rows).float()

@@ -51,7 +51,7 @@ LD4LG_EXPORT void ld4lg_narrow_linear(int32_t kind, const void* x, int64_t x_str
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, inputs * outputs);
   const std::unique_ptr<uint32_t[]> words(new uint32_t[rows * ld4lg::narrow_words(ld4lg::Narrow{kind}, inputs)]);
-  const std::unique_ptr<float[]> scratch(new float[rows + threads * ld4lg::narrow_scratch(inputs)]);
+  const std::unique_ptr<float[]> scratch(new float[rows + threads * inputs]);
   const ld4lg::NarrowLinear args{ld4lg::Narrow{kind},
                                  {x, x_stride, DType{x_dtype}},
                                  packed,

@@ -28,12 +28,10 @@ struct NarrowLinear {
   int64_t rows, inputs, outputs;
   bool geglu;             // a panel is 16 values and their 16 gates, which give 16 outputs
   int32_t threads;
-  uint32_t* words;        // rows x narrow_words(kind, inputs): x, narrowed
+  uint32_t* words;        // rows x narrow_words(kind, inputs): room for x, narrowed
   float* row_scales;      // rows
-  float* scratch;         // threads x narrow_scratch(inputs)
+  float* scratch;         // threads x inputs
 };
-
-inline int64_t narrow_scratch(int64_t inputs) { return 2 * inputs + 16; }
 
 LD4LG_IN_EVERY_VARIANT(void narrow_linear(const NarrowLinear& args);)
 

@@ -6,24 +6,26 @@
 namespace ld4lg {
 namespace {
 
-template <int N>
-inline float polynomial(const float (&coefficients)[N], float x) {
-  float result = coefficients[N - 1];
+template <int N, typename T>
+inline T polynomial(const float (&coefficients)[N], T x) {
+  T result = T{} + coefficients[N - 1];
   for (int i = N - 2; i >= 0; --i) result = result * x + coefficients[i];
   return result;
 }
 
-// The probability that a standard normal number is below x.
-inline float normal_cdf(float x) {
-  constexpr float kEnd = 5.4f;  // 3e-8 from the end of the distribution
+// The probability that a standard normal number is below x; of a number, or of each one in a vector.
+template <typename T>
+inline T normal_cdf(T x) {
+  const T end = T{} + 5.4f;  // 3e-8 from the end of the distribution
   constexpr float kOver[] = {0.398942245f,    0.0333714937f,  0.00465080349f,
                              0.000164313771f, 6.3599246e-06f, 2.33870718e-08f};
   constexpr float kUnder[] = {1.0f,           0.25031602f,     0.0283782596f,
                               0.00185893735f, 7.23974147e-05f, 1.21659368e-06f};
-  const float inner = x > kEnd ? kEnd : x < -kEnd ? -kEnd : x;
-  const float square = inner * inner;
-  const float result = 0.5f + inner * (polynomial(kOver, square) / polynomial(kUnder, square));
-  return x < -kEnd ? 0.0f : result;  // exactly 0, since GELU multiplies it with an x of any size
+  const T below = x > end ? end : x;
+  const T inner = below < -end ? -end : below;
+  const T square = inner * inner;
+  const T result = 0.5f + inner * (polynomial(kOver, square) / polynomial(kUnder, square));
+  return x < -end ? T{} : result;  // exactly 0, since GELU multiplies it with an x of any size
 }
 
 // The derivative of x * normal_cdf(x).

@@ -1,5 +1,4 @@
-// x is narrowed first, a block of rows at a time and word by word, as the products read it. Then a panel of the
-// weight stays in the cache while every block is multiplied with it, and the next panel is asked for meanwhile.
+// x is narrowed first. Then a panel of the weight stays in the cache while a few rows at a time are multiplied with it.
 #include "../narrow_linear.h"
 
 #include <algorithm>
@@ -17,8 +16,9 @@ namespace {
 
 typedef int32_t Ints __attribute__((vector_size(4 * kVector), aligned(4), may_alias));
 
+typedef uint8_t Bytes __attribute__((vector_size(kVector)));
+
 constexpr int kVectors = kNarrowPanel / kVector;
-constexpr int kAhead = 8;  // words
 constexpr int kMaxRows = kVector == 16 ? 12 : kVector == 8 ? 3 : 1;  // whose sums fit the registers
 
 inline Ints load_words(const uint32_t* words) { return *reinterpret_cast<const Ints*>(words); }
@@ -61,55 +61,67 @@ inline Ints dot(Ints sum, Ints x, Ints weight) {
 #endif
 }
 
+inline float largest_size(const float* values, int64_t width) {
+  Vector sizes[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kVector <= width; i += 4 * kVector)
+    for (int j = 0; j < 4; ++j) {
+      const Vector size = (Vector)((Ints)load(values + i + j * kVector, Vector{}) & 0x7FFFFFFF);
+      sizes[j] = size > sizes[j] ? size : sizes[j];
+    }
+  float result = 0.0f;
+  for (const Vector& size : sizes)
+    for (int j = 0; j < kVector; ++j) result = std::max(result, size[j]);
+  for (; i < width; ++i) result = std::max(result, std::fabs(values[i]));
+  return result;
+}
+
+// Whether the rows of x are words as they are.
+inline bool narrow_already(const NarrowLinear& args) {
+  return args.kind == Narrow::kBFloat16 && args.x.dtype == DType::kBFloat16 && args.inputs % 2 == 0 &&
+         args.x.stride % 2 == 0 && reinterpret_cast<uintptr_t>(args.x.data) % 4 == 0;
+}
+
 // A row of x as words of its kind, and what its bytes are multiplied with.
-void narrow_row(const NarrowLinear& args, int64_t row, float* scratch, uint32_t* words) {
-  const int64_t inputs = args.inputs;
-  const int64_t count = narrow_words(args.kind, inputs);
+void narrow_row(const NarrowLinear& args, int64_t row, float* scratch) {
+  const int64_t inputs = args.inputs, count = narrow_words(args.kind, inputs);
+  uint32_t* const words = args.words + row * count;
   words[count - 1] = 0;
   const float* const x = read_row(args.x, row, inputs, scratch);
-  if (args.kind == Narrow::kBFloat16) {
-    uint16_t* const target = reinterpret_cast<uint16_t*>(words);
-    if (args.x.dtype == DType::kBFloat16) {
-      const uint16_t* const source = static_cast<const uint16_t*>(args.x.data) + row * args.x.stride;
-      std::copy(source, source + inputs, target);
-    } else {
-      narrow_to(x, inputs, target);
-    }
-    return;
-  }
-  float largest = 0.0f;
-#pragma omp simd reduction(max : largest)
-  for (int64_t i = 0; i < inputs; ++i) largest = std::max(largest, std::fabs(x[i]));
+  if (args.kind == Narrow::kBFloat16) return narrow_to(x, inputs, reinterpret_cast<uint16_t*>(words));
+  const float largest = largest_size(x, inputs);
   const float factor = largest > 0.0f ? kReach / largest : 0.0f;
   args.row_scales[row] = largest / kReach;
   uint8_t* const target = reinterpret_cast<uint8_t*>(words);
-#pragma omp simd
-  for (int64_t i = 0; i < inputs; ++i)
-    target[i] = static_cast<uint8_t>(static_cast<int32_t>(x[i] * factor + (kZero + 0.5f)));
+  int64_t i = 0;
+  for (; i + kVector <= inputs; i += kVector) {
+    const Bytes bytes = __builtin_convertvector(
+        __builtin_convertvector(load(x + i, Vector{}) * factor + (kZero + 0.5f), Ints), Bytes);
+    std::memcpy(target + i, &bytes, kVector);
+  }
+  for (; i < inputs; ++i) target[i] = static_cast<uint8_t>(x[i] * factor + (kZero + 0.5f));
 }
 
-// One row's sums of a panel -> outputs.
-void finish(const NarrowLinear& args, int64_t panel, int64_t row, float* line) {
+// What a row's products with a panel add up to -> outputs.
+inline void finish(const NarrowLinear& args, int64_t panel, int64_t row, Vector* line) {
   const int64_t first = panel * kNarrowPanel;
   if (args.bias != nullptr)
-#pragma omp simd
-    for (int j = 0; j < kNarrowPanel; ++j) line[j] += args.bias[first + j];
+    for (int v = 0; v < kVectors; ++v) line[v] += load(args.bias + first + v * kVector, Vector{});
   int64_t begin = first, width = kNarrowPanel;
   if (args.geglu) {
-    begin = first / 2, width = kNarrowPanel / 2;
-#pragma omp simd
-    for (int j = 0; j < kNarrowPanel / 2; ++j) {
-      const float gate = line[kNarrowPanel / 2 + j];
-      line[j] *= gate * normal_cdf(gate);
+    begin /= 2, width /= 2;
+    for (int v = 0; v < kVectors / 2; ++v) {
+      const Vector gate = line[kVectors / 2 + v];
+      line[v] *= gate * normal_cdf(gate);
     }
   }
+  float values[kNarrowPanel];
+  for (int v = 0; v < kVectors; ++v) store(values + v * kVector, line[v]);
   width = std::min(width, args.outputs - begin);
-  if (args.y.dtype == DType::kFloat32) {
-    float* const y = static_cast<float*>(args.y.data) + row * args.y.stride + begin;
-    std::copy(line, line + width, y);
-  } else {
-    narrow_to(line, width, static_cast<uint16_t*>(args.y.data) + row * args.y.stride + begin);
-  }
+  if (args.y.dtype == DType::kBFloat16)
+    narrow_to(values, width, static_cast<uint16_t*>(args.y.data) + row * args.y.stride + begin);
+  else
+    std::copy(values, values + width, static_cast<float*>(args.y.data) + row * args.y.stride + begin);
 }
 
 template <Narrow>
@@ -121,49 +133,48 @@ struct SumOf<Narrow::kInt8> {
   typedef Ints Type;
 };
 
-// ROWS rows from `row` on by one panel; `ask` is a part of the next one.
+struct Words {
+  const uint32_t* data;
+  int64_t stride;
+};
+
+// ROWS rows from `row` on by one panel.
 template <Narrow KIND, int ROWS>
-void multiply(const NarrowLinear& args, int64_t panel, int64_t row, const char* ask, int64_t ask_stride) {
+void multiply(const NarrowLinear& args, Words words, int64_t panel, int64_t row) {
   const int64_t count = narrow_words(KIND, args.inputs);
   const uint32_t* weight = args.packed + panel * count * kNarrowPanel;
-  const uint32_t* x = args.words + row * count;
+  const uint32_t* x = words.data + row * words.stride;
   typename SumOf<KIND>::Type sums[ROWS][kVectors] = {};
   if constexpr (KIND == Narrow::kInt8)
     for (int v = 0; v < kVectors; ++v) {
       const Ints start = -kZero * *reinterpret_cast<const Ints*>(args.sums + panel * kNarrowPanel + v * kVector);
       for (int r = 0; r < ROWS; ++r) sums[r][v] = start;
     }
-  for (int64_t i = 0; i < count; ++i, weight += kNarrowPanel, x += ROWS, ask += ask_stride) {
-    __builtin_prefetch(weight + kAhead * kNarrowPanel, 0, 3);
-    __builtin_prefetch(weight + kAhead * kNarrowPanel + kNarrowPanel / 2, 0, 3);
-    __builtin_prefetch(x + kAhead * ROWS, 0, 3);
-    __builtin_prefetch(ask, 0, 2);
+  for (int64_t i = 0; i < count; ++i, weight += kNarrowPanel, ++x) {
     Ints columns[kVectors];
     for (int v = 0; v < kVectors; ++v) columns[v] = load_words(weight + v * kVector);
     for (int r = 0; r < ROWS; ++r) {
-      const Ints word = Ints{} + static_cast<int32_t>(x[r]);
+      const Ints word = Ints{} + static_cast<int32_t>(x[r * words.stride]);
       for (int v = 0; v < kVectors; ++v) sums[r][v] = dot(sums[r][v], word, columns[v]);
     }
   }
+#pragma GCC unroll 1
   for (int r = 0; r < ROWS; ++r) {
-    float line[kNarrowPanel];
-    for (int v = 0; v < kVectors; ++v) {
-      if constexpr (KIND == Narrow::kInt8) {
-        const Vector scale = load(args.scales + panel * kNarrowPanel + v * kVector, Vector{});
-        store(line + v * kVector, __builtin_convertvector(sums[r][v], Vector) * (scale * args.row_scales[row + r]));
-      } else {
-        store(line + v * kVector, sums[r][v]);
-      }
-    }
+    Vector line[kVectors];
+    for (int v = 0; v < kVectors; ++v)
+      if constexpr (KIND == Narrow::kInt8)
+        line[v] = __builtin_convertvector(sums[r][v], Vector) *
+                  (load(args.scales + panel * kNarrowPanel + v * kVector, Vector{}) * args.row_scales[row + r]);
+      else
+        line[v] = sums[r][v];
     finish(args, panel, row + r, line);
   }
 }
 
 template <Narrow KIND, int ROWS = kMaxRows>
-void multiply_some(const NarrowLinear& args, int64_t panel, int64_t row, int64_t rows, const char* ask,
-                   int64_t ask_stride) {
-  if (rows == ROWS) return multiply<KIND, ROWS>(args, panel, row, ask, ask_stride);
-  if constexpr (ROWS > 1) multiply_some<KIND, ROWS - 1>(args, panel, row, rows, ask, ask_stride);
+void multiply_some(const NarrowLinear& args, Words words, int64_t panel, int64_t row, int64_t rows) {
+  if (rows == ROWS) return multiply<KIND, ROWS>(args, words, panel, row);
+  if constexpr (ROWS > 1) multiply_some<KIND, ROWS - 1>(args, words, panel, row, rows);
 }
 
 }  // namespace
@@ -173,35 +184,25 @@ void narrow_linear(const NarrowLinear& args) {
   const int64_t panels = (columns + kNarrowPanel - 1) / kNarrowPanel;
   const int64_t blocks = (args.rows + kMaxRows - 1) / kMaxRows;
   const int64_t count = narrow_words(args.kind, args.inputs);
-  const int64_t panel_bytes = count * kNarrowPanel * 4;
   const int64_t threads = args.threads;
+  const bool narrow = narrow_already(args);
+  const Words words = narrow ? Words{static_cast<const uint32_t*>(args.x.data), args.x.stride / 2}
+                             : Words{args.words, count};
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
+    if (!narrow)
 #pragma omp for schedule(static)
-    for (int64_t part = 0; part < threads; ++part) {
-      float* const scratch = args.scratch + part * narrow_scratch(args.inputs);
-      uint32_t* const line = reinterpret_cast<uint32_t*>(scratch + args.inputs);
-      for (int64_t block = part * blocks / threads; block < (part + 1) * blocks / threads; ++block) {
-        const int64_t begin = block * args.rows / blocks, end = (block + 1) * args.rows / blocks;
-        uint32_t* const words = args.words + begin * count;
-        for (int64_t row = begin; row < end; ++row) {
-          narrow_row(args, row, scratch, line);
-          for (int64_t i = 0; i < count; ++i) words[i * (end - begin) + row - begin] = line[i];
-        }
-      }
-    }
+      for (int64_t part = 0; part < threads; ++part)
+        for (int64_t row = part * args.rows / threads; row < (part + 1) * args.rows / threads; ++row)
+          narrow_row(args, row, args.scratch + part * args.inputs);
 #pragma omp for schedule(static)
     for (int64_t panel = 0; panel < panels; ++panel) {
-      const int64_t next = std::min(panel + 1, panels - 1);
       for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t begin = block * args.rows / blocks, end = (block + 1) * args.rows / blocks;
-        const char* const ask =
-            reinterpret_cast<const char*>(args.packed) + next * panel_bytes + block * (panel_bytes / blocks);
-        const int64_t ask_stride = 4 * kNarrowPanel / blocks;
+        const int64_t begin = block * args.rows / blocks, height = (block + 1) * args.rows / blocks - begin;
         if (args.kind == Narrow::kInt8)
-          multiply_some<Narrow::kInt8>(args, panel, begin, end - begin, ask, ask_stride);
+          multiply_some<Narrow::kInt8>(args, words, panel, begin, height);
         else
-          multiply_some<Narrow::kBFloat16>(args, panel, begin, end - begin, ask, ask_stride);
+          multiply_some<Narrow::kBFloat16>(args, words, panel, begin, height);
       }
     }
   }

@@ -68,11 +68,9 @@ inline float* open_row(const Rows& rows, int64_t row, float* buffer) {
 inline void finish_row(const Rows& rows, int64_t row, int64_t width, float* values) {
   if (rows.dtype == DType::kFloat32) return;
   uint16_t* target = static_cast<uint16_t*>(rows.data) + row * rows.stride;
+  narrow_to(values, width, target);
 #pragma omp simd
-  for (int64_t i = 0; i < width; ++i) {
-    target[i] = narrow(values[i]);
-    values[i] = widen(target[i]);
-  }
+  for (int64_t i = 0; i < width; ++i) values[i] = widen(target[i]);
 }
 
 // Stores a row of float32, rounded where the target is bfloat16.
@@ -82,9 +80,7 @@ inline void write_row(const Rows& rows, int64_t row, int64_t width, const float*
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) target[i] = values[i];
   } else {
-    uint16_t* target = static_cast<uint16_t*>(rows.data) + row * rows.stride;
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) target[i] = narrow(values[i]);
+    narrow_to(values, width, static_cast<uint16_t*>(rows.data) + row * rows.stride);
   }
 }
 
