@@ -40,6 +40,7 @@ from ld4lg_fast.kernels.testing import OpCase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = {"cpu": "native", "cuda": "triton"}
+SLOW = {"denoiser", "geglu_linear", "linear_cross_entropy"}  # which a few rounds tell as much of
 EAGER, COMPILED, AUTO = "reference eager", "reference compiled", "auto (reference)"
 
 
@@ -143,7 +144,8 @@ class DenoiserBenchmark:
 def measure(benchmark: OpBenchmark | DenoiserBenchmark, bandwidth: float, rate: float) -> list[dict]:
     """The result's rows, one a backend, from interleaved runs."""
     with torch.inference_mode(not benchmark.training):
-        timings = interleaved(benchmark.functions(), benchmark.device)
+        rounds = 5 if benchmark.name in SLOW else 15
+        timings = interleaved(benchmark.functions(), benchmark.device, rounds)
     floor = benchmark.floor(bandwidth, rate)
     shared = {
         "op": benchmark.name,

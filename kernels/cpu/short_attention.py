@@ -1,4 +1,4 @@
-"""Attention over short sequences in C++; its backward pass is a few products, left to PyTorch."""
+"""Attention over short sequences in C++. Letters: B batch, N queries, M keys, H heads of width 64."""
 
 import ctypes
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, function
-from ld4lg_fast.kernels.plain.short_attention import DIM_HEAD, gradients
+from ld4lg_fast.kernels.plain.short_attention import DIM_HEAD
 
-_short_attention = function(
-    "ld4lg_short_attention",
-    [POINTER, I64, I64, POINTER, I64, I64, POINTER, I64, I64, I32, POINTER, POINTER, I32]
-    + [POINTER, POINTER, POINTER, I64, I64, I64, I64, I32],
-)
+_SEQUENCE = [POINTER, I64, I64]
+_INPUTS = [*_SEQUENCE, *_SEQUENCE, *_SEQUENCE, I32, POINTER, POINTER, I32, POINTER, POINTER]
+_INPUTS += [I64, I64, I64, I64, I32]
+_forward = function("ld4lg_short_attention", [*_INPUTS, POINTER])
+_backward = function("ld4lg_short_attention_backward", [*_INPUTS, *_SEQUENCE] + 6 * [POINTER])
 
 
 def forward(
@@ -24,32 +24,11 @@ def forward(
     k_gain: Tensor | None,
 ) -> Tensor:
     """(B, N, H·64) in q's dtype; bias (B, H, N, M)."""
-    batch, queries, width = q.shape
     out = torch.empty(q.shape, dtype=q.dtype)
     if not out.numel() or not k.shape[1]:
         return out.zero_()
-    q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
-    strides, bias_dtype = None, 0
-    if bias is not None:
-        bias = bias if bias.stride(3) in (0, 1) else bias.contiguous()
-        strides, bias_dtype = (ctypes.c_int64 * 4)(*bias.stride()), DTYPE_CODES[bias.dtype]
-    if q_gain is not None:
-        q_gain, k_gain = q_gain.float().contiguous(), k_gain.float().contiguous()
-    _short_attention(
-        *(value for x in (q, k, v) for value in (x.data_ptr(), x.stride(0), x.stride(1))),
-        DTYPE_CODES[q.dtype],
-        None if bias is None else bias.data_ptr(),
-        strides,
-        bias_dtype,
-        None if q_gain is None else q_gain.data_ptr(),
-        None if k_gain is None else k_gain.data_ptr(),
-        out.data_ptr(),
-        batch,
-        queries,
-        k.shape[1],
-        width // DIM_HEAD,
-        torch.get_num_threads(),
-    )
+    inputs = _Inputs(q, k, v, bias, q_gain, k_gain)
+    _forward(*inputs.described, out.data_ptr())
     return out
 
 
@@ -63,4 +42,51 @@ def backward(
     k_gain: Tensor | None,
 ) -> list[Tensor]:
     """See ``ld4lg::short_attention_backward`` in ``registration/``."""
-    return gradients(grad, q, k, v, bias, q_gain, k_gain)
+    batch, queries, width = q.shape
+    heads = width // DIM_HEAD
+    found = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
+    grad_bias = None if bias is None else torch.empty(batch, heads, queries, k.shape[1])
+    sums = [None if gain is None else torch.empty(batch, heads, DIM_HEAD) for gain in (q_gain, k_gain)]
+    found += [x for x in (grad_bias, *sums) if x is not None]
+    if not q.numel() or not k.numel():
+        return [x.zero_() for x in found]
+    inputs, grad = _Inputs(q, k, v, bias, q_gain, k_gain), _adjacent(grad)
+    targets = (None if x is None else x.data_ptr() for x in (*found[:3], grad_bias, *sums))
+    _backward(*inputs.described, *_sequence(grad), *targets)
+    return found
+
+
+class _Inputs:
+    """What both functions take first, ``described``, and the tensors that its pointers need alive."""
+
+    def __init__(self, q, k, v, bias, q_gain, k_gain) -> None:
+        q, k, v = map(_adjacent, (q, k, v))
+        strides, bias_dtype = None, 0
+        if bias is not None:
+            bias = bias if bias.stride(3) in (0, 1) else bias.contiguous()
+            strides, bias_dtype = (ctypes.c_int64 * 4)(*bias.stride()), DTYPE_CODES[bias.dtype]
+        if q_gain is not None:
+            q_gain, k_gain = q_gain.float().contiguous(), k_gain.float().contiguous()
+        self.alive = q, k, v, bias, q_gain, k_gain
+        self.described = (
+            *(value for x in (q, k, v) for value in _sequence(x)),
+            DTYPE_CODES[q.dtype],
+            None if bias is None else bias.data_ptr(),
+            strides,
+            bias_dtype,
+            None if q_gain is None else q_gain.data_ptr(),
+            None if k_gain is None else k_gain.data_ptr(),
+            q.shape[0],
+            q.shape[1],
+            k.shape[1],
+            q.shape[2] // DIM_HEAD,
+            torch.get_num_threads(),
+        )
+
+
+def _adjacent(x: Tensor) -> Tensor:
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def _sequence(x: Tensor) -> tuple[int, int, int]:
+    return x.data_ptr(), x.stride(0), x.stride(1)

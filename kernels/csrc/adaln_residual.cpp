@@ -1,7 +1,7 @@
 // The C interface of the fused post-norm, modulation, residual and next pre-norm.
 #include "adaln_residual.h"
 
-#include <memory>
+#include "scratch.h"
 
 // dtypes: 0 float32, 1 bfloat16; strides in elements between rows. next_weight, next_bias and y may be null.
 LD4LG_EXPORT void ld4lg_adaln_residual(
@@ -12,7 +12,7 @@ LD4LG_EXPORT void ld4lg_adaln_residual(
     int64_t rows_per_group, float eps, int32_t threads) {
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, rows * width);
-  const std::unique_ptr<float[]> scratch(new float[threads * ld4lg::kScratchRows * width]);
+  const ld4lg::Scratch scratch(threads * ld4lg::kScratchRows * width);
   const ld4lg::AdalnResidual args{
     {h, h_stride, DType{h_dtype}},
     {residual, residual_stride, DType{residual_dtype}},
@@ -43,7 +43,7 @@ LD4LG_EXPORT void ld4lg_adaln_residual_backward(
     int64_t rows_per_part, int64_t parts, int32_t threads) {
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, rows * width);
-  const std::unique_ptr<float[]> scratch(new float[threads * ld4lg::kScratchRows * width]);
+  const ld4lg::Scratch scratch(threads * ld4lg::kScratchRows * width);
   const ld4lg::AdalnResidualBackward args{
     {grad_x, grad_x_stride, DType{grad_x_dtype}},
     {grad_y, grad_y_stride, DType{grad_y_dtype}},

@@ -5,7 +5,7 @@
 
 namespace ld4lg {
 
-constexpr int64_t kScratchRows = 8;
+constexpr int64_t kScratchRows = 10;
 
 struct AdalnResidual {
   ConstRows h, residual;              // rows x width

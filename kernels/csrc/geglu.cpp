@@ -1,7 +1,7 @@
 // The C interface of bias, split, value * GELU(gate) and dropout.
 #include "geglu.h"
 
-#include <memory>
+#include "scratch.h"
 
 // dtypes: 0 float32, 1 bfloat16; strides in elements between rows.
 LD4LG_EXPORT void ld4lg_geglu(const void* projected, int64_t projected_stride, int32_t projected_dtype,
@@ -9,7 +9,7 @@ LD4LG_EXPORT void ld4lg_geglu(const void* projected, int64_t projected_stride, i
                               uint32_t threshold, float factor, int64_t rows, int64_t width, int32_t threads) {
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, rows * width);
-  const std::unique_ptr<float[]> scratch(new float[threads * 3 * width]);
+  const ld4lg::Scratch scratch(threads * 3 * width);
   const ld4lg::Geglu args{{projected, projected_stride, DType{projected_dtype}},
                           bias,
                           {out, out_stride, DType{out_dtype}},
@@ -29,7 +29,7 @@ LD4LG_EXPORT void ld4lg_geglu_backward(const void* grad, int64_t grad_stride, in
                                        int32_t threads) {
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, rows * width);
-  const std::unique_ptr<float[]> scratch(new float[threads * 5 * width]);
+  const ld4lg::Scratch scratch(threads * 5 * width);
   const ld4lg::GegluBackward args{{grad, grad_stride, DType{grad_dtype}},
                                   {projected, projected_stride, DType{projected_dtype}},
                                   bias,

@@ -1,7 +1,7 @@
 // The C interface of one step of a sampler.
 #include "sampler_step.h"
 
-#include <memory>
+#include "scratch.h"
 
 // output (copies * samples x positions x width) and input (samples x positions x width or 2 * width) have the
 // given dtype: 0 float32, 1 bfloat16. x_prev, and seed with sample_ids, may be null.
@@ -14,7 +14,7 @@ LD4LG_EXPORT void ld4lg_sampler_step(
   constexpr int64_t kCoefficients = 7;
   const int64_t size = samples * positions * width;
   threads = ld4lg::useful_threads(threads, sample_ids == nullptr ? size : 2 * size);
-  const std::unique_ptr<float[]> scratch(new float[threads * 3 * width]);
+  const ld4lg::Scratch scratch(threads * 3 * width);
   const int64_t element = DType{dtype} == DType::kFloat32 ? 4 : 2;
   const int64_t input_width = self_condition ? 2 * width : width;
   const auto after = [element](auto* data, int64_t count) {

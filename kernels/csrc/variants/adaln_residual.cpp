@@ -1,61 +1,88 @@
 // x = residual + (1 + scale) * LN(h) + shift, and y = LN(x): one read of each input, two writes.
 #include "../adaln_residual.h"
+
+#include <algorithm>
+
 #include "rows.h"
 
 namespace ld4lg {
 namespace LD4LG_ISA {
 namespace {
 
-// Rows [begin, end); `scratch` holds kScratchRows rows of float32.
+// R rows of a group from `row` on; `scratch` holds 4 * R rows of float32.
+template <int R>
+void run_rows(const AdalnResidual& args, int64_t row, const float* gain, const float* offset, float* scratch) {
+  const int64_t width = args.width;
+  const float *h[R], *residual[R], *stored[R];
+  float* x[R];
+  float sums[R];
+  for (int r = 0; r < R; ++r, scratch += 3 * width) {
+    h[r] = read_row(args.h, row + r, width, scratch);
+    residual[r] = read_row(args.residual, row + r, width, scratch + width);
+    stored[r] = x[r] = open_row(args.x, row + r, scratch + 2 * width);
+    if (row + R + r < args.rows) {
+      prefetch_row(args.h, row + R + r, width);
+      prefetch_row(args.residual, row + R + r, width);
+    }
+  }
+  add_up(width, sums, [&](int64_t i, auto& found) {
+    for (int r = 0; r < R; ++r) found[r] += load(h[r] + i, found[r]);
+  });
+  Moments of_h[R], of_x[R];
+  moments(h, width, args.eps, sums, of_h);
+  add_up(width, sums, [&](int64_t i, auto& found) {
+    const auto times = load(gain + i, found[0]), plus = load(offset + i, found[0]);
+    for (int r = 0; r < R; ++r) {
+      const auto sum = times * of_h[r].normalized(load(h[r] + i, found[r])) + load(residual[r] + i, found[r]) + plus;
+      store(x[r] + i, sum);
+      found[r] += sum;
+    }
+  });
+  for (int r = 0; r < R; ++r) {
+    finish_row(args.x, row + r, width, x[r]);
+    args.stats[row + r] = of_h[r].mean();
+    args.stats[args.rows + row + r] = of_h[r].rstd;
+  }
+  if (args.next_weight == nullptr) return;
+
+  if (args.x.dtype != DType::kFloat32)  // what was stored has another sum than what was computed
+    add_up(width, sums, [&](int64_t i, auto& found) {
+      for (int r = 0; r < R; ++r) found[r] += load(x[r] + i, found[r]);
+    });
+  moments(stored, width, args.eps, sums, of_x);
+  float* y[R];
+  for (int r = 0; r < R; ++r, scratch += width) y[r] = open_row(args.y, row + r, scratch);
+  each(width, [&](int64_t i, auto kind) {
+    const auto times = load(args.next_weight + i, kind), plus = load(args.next_bias + i, kind);
+    for (int r = 0; r < R; ++r) store(y[r] + i, of_x[r].normalized(load(x[r] + i, kind)) * times + plus);
+  });
+  for (int r = 0; r < R; ++r) {
+    finish_row(args.y, row + r, width, y[r]);
+    args.stats[2 * args.rows + row + r] = of_x[r].mean();
+    args.stats[3 * args.rows + row + r] = of_x[r].rstd;
+  }
+}
+
+// Rows [begin, end); `scratch` holds kScratchRows rows of float32. Two rows at a time: they share what is read of
+// their group, and one's statistics are ready while the other's are waited for.
 void run(const AdalnResidual& args, int64_t begin, int64_t end, float* scratch) {
   const int64_t width = args.width;
   float* const gain = scratch;
-  float* const offset = scratch + width;
-  float* const buffers[4] = {scratch + 2 * width, scratch + 3 * width, scratch + 4 * width, scratch + 5 * width};
-  int64_t group = -1;
-  for (int64_t row = begin; row < end; ++row) {
-    if (row / args.rows_per_group != group) {
-      // (1 + scale) * (weight * n + bias) + shift = gain * n + offset, the same for all rows of a group.
-      group = row / args.rows_per_group;
-      const float* const scale = read_row(args.scale, group, width, buffers[0]);
-      const float* const shift = read_row(args.shift, group, width, buffers[1]);
+  float* const offset = gain + width;
+  float* const buffers = offset + width;
+  for (int64_t row = begin; row < end;) {
+    // (1 + scale) * (weight * n + bias) + shift = gain * n + offset, the same for all rows of a group.
+    const int64_t group = row / args.rows_per_group;
+    const int64_t stop = std::min(end, (group + 1) * args.rows_per_group);
+    const float* const scale = read_row(args.scale, group, width, buffers);
+    const float* const shift = read_row(args.shift, group, width, buffers + width);
 #pragma omp simd
-      for (int64_t i = 0; i < width; ++i) {
-        gain[i] = (1.0f + scale[i]) * args.weight[i];
-        offset[i] = (1.0f + scale[i]) * args.bias[i] + shift[i];
-      }
+    for (int64_t i = 0; i < width; ++i) {
+      gain[i] = (1.0f + scale[i]) * args.weight[i];
+      offset[i] = (1.0f + scale[i]) * args.bias[i] + shift[i];
     }
-    const float* const h = read_row(args.h, row, width, buffers[0]);
-    const float* const residual = read_row(args.residual, row, width, buffers[1]);
-    float* const x = open_row(args.x, row, buffers[2]);
-    if (row + 1 < end) {
-      prefetch_row(args.h, row + 1, width);
-      prefetch_row(args.residual, row + 1, width);
-    }
-    const float sum_of_h = sum_over(width, [=](int64_t i, auto kind) { return load(h + i, kind); });
-    const Moments of_h = moments(h, width, args.eps, sum_of_h);
-    const float sum_of_x = sum_over(width, [=](int64_t i, auto kind) {
-      const auto normed = of_h.normalized(load(h + i, kind));
-      const auto sum = load(residual + i, kind) + load(gain + i, kind) * normed + load(offset + i, kind);
-      store(x + i, sum);
-      return sum;
-    });
-    finish_row(args.x, row, width, x);
-    args.stats[row] = of_h.mean();
-    args.stats[args.rows + row] = of_h.rstd;
-    if (args.next_weight == nullptr) continue;
-
-    float* const y = open_row(args.y, row, buffers[3]);
-    // What was stored in bfloat16 has another sum than what was computed.
-    const float sum_of_stored = args.x.dtype == DType::kFloat32 ? sum_of_x : sum_over(width, [=](int64_t i, auto kind) {
-      return load(x + i, kind);
-    });
-    const Moments of_x = moments(x, width, args.eps, sum_of_stored);
-#pragma omp simd
-    for (int64_t i = 0; i < width; ++i) y[i] = of_x.normalized(x[i]) * args.next_weight[i] + args.next_bias[i];
-    finish_row(args.y, row, width, y);
-    args.stats[2 * args.rows + row] = of_x.mean();
-    args.stats[3 * args.rows + row] = of_x.rstd;
+    for (; row + 1 < stop; row += 2) run_rows<2>(args, row, gain, offset, buffers);
+    if (row < stop) run_rows<1>(args, row++, gain, offset, buffers);
   }
 }
 

@@ -4,7 +4,7 @@
 #include <limits>
 #include <memory>
 
-#include "exponential.h"
+#include "exp.h"
 #include "vector.h"
 
 namespace ld4lg {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <memory>
 
-#include "exponential.h"
+#include "exp.h"
 #include "rows.h"
 
 namespace ld4lg {

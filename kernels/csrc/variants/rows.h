@@ -84,16 +84,18 @@ inline void write_row(const Rows& rows, int64_t row, int64_t width, const float*
   }
 }
 
-// What `take` gives of each element, added up. Four sums at a time: a single one would wait for itself at every step.
-template <typename Take>
-inline float sum_over(int64_t width, Take take) {
-  Vector sums[4] = {};
+// Adds up N things over a row: `add(i, sums)` adds what it has of elements i, i + 1, … to N vectors, or to N floats
+// where less than a vector is left. Two sets of sums at a time: a single one would wait for itself at every step.
+template <int N, typename Add>
+inline void add_up(int64_t width, float (&totals)[N], Add add) {
+  Vector sums[2][N] = {};
   int64_t i = 0;
-  for (; i + 4 * kVector <= width; i += 4 * kVector)
-    for (int j = 0; j < 4; ++j) sums[j] += take(i + j * kVector, Vector{});
-  float result = total((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  for (; i < width; ++i) result += take(i, 0.0f);
-  return result;
+  for (; i + 2 * kVector <= width; i += 2 * kVector) {
+    add(i, sums[0]);
+    add(i + kVector, sums[1]);
+  }
+  for (int n = 0; n < N; ++n) totals[n] = total(sums[0][n] + sums[1][n]);
+  for (; i < width; ++i) add(i, totals);
 }
 
 // (value - center) * rstd + rest normalises. The mean is center - rest / rstd: a float32 far from zero is too coarse
@@ -106,27 +108,26 @@ struct Moments {
   Values normalized(Values values) const { return (values - center) * rstd + rest; }
 };
 
-// Of `width` values with this sum, the variance as the mean of squared differences, both sums corrected by what the
+// Of R rows with these sums, the variance as the mean of squared differences, both sums corrected by what the
 // differences add up to (Chan, Golub & LeVeque 1983).
-inline Moments moments(const float* values, int64_t width, float eps, float sum) {
-  const float count = static_cast<float>(width), center = sum / count;
-  Vector differences[2] = {}, squares[2] = {};
-  int64_t i = 0;
-  for (; i + 2 * kVector <= width; i += 2 * kVector)
-    for (int j = 0; j < 2; ++j) {
-      const Vector difference = load(values + i + j * kVector, Vector{}) - center;
-      differences[j] += difference;
-      squares[j] += difference * difference;
+template <int R>
+inline void moments(const float* const (&rows)[R], int64_t width, float eps, const float (&sums)[R],
+                    Moments (&of)[R]) {
+  const float count = static_cast<float>(width);
+  float centers[R], totals[2 * R];
+  for (int r = 0; r < R; ++r) centers[r] = sums[r] / count;
+  add_up(width, totals, [&](int64_t i, auto& found) {
+    for (int r = 0; r < R; ++r) {
+      const auto difference = load(rows[r] + i, found[r]) - centers[r];
+      found[2 * r] += difference;
+      found[2 * r + 1] += difference * difference;
     }
-  float first = total(differences[0] + differences[1]), second = total(squares[0] + squares[1]);
-  for (; i < width; ++i) {
-    const float difference = values[i] - center;
-    first += difference;
-    second += difference * difference;
+  });
+  for (int r = 0; r < R; ++r) {
+    const float first = totals[2 * r] / count;
+    const float rstd = 1.0f / std::sqrt(totals[2 * r + 1] / count - first * first + eps);
+    of[r] = {centers[r], -first * rstd, rstd};
   }
-  first /= count;
-  const float rstd = 1.0f / std::sqrt(second / count - first * first + eps);
-  return {center, -first * rstd, rstd};
 }
 
 }  // namespace

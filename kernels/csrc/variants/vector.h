@@ -1,6 +1,9 @@
 // A register's worth of float32.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 namespace ld4lg {
 namespace {
 
@@ -19,12 +22,37 @@ inline float load(const float* values, float) { return *values; }
 inline void store(float* values, Vector vector) { *reinterpret_cast<Vector*>(values) = vector; }
 inline void store(float* values, float value) { *values = value; }
 
+// Calls `body(i, kind)` for each vector of a row, and for each element where less than a vector is left.
+template <typename Body>
+inline void each(int64_t width, Body body) {
+  int64_t i = 0;
+  for (; i + kVector <= width; i += kVector) body(i, Vector{});
+  for (; i < width; ++i) body(i, 0.0f);
+}
+
+template <int N>
+struct Lanes {
+  typedef float Vector __attribute__((vector_size(4 * N)));
+};
+
+// The elements of a vector joined to one, halves with halves.
+template <int N = kVector, typename Join>
+inline float joined(typename Lanes<N>::Vector vector, Join join) {
+  if constexpr (N == 1) {
+    return vector[0];
+  } else {
+    typename Lanes<N / 2>::Vector halves[2];
+    std::memcpy(halves, &vector, sizeof halves);
+    return joined<N / 2>(join(halves[0], halves[1]), join);
+  }
+}
+
 inline float total(Vector vector) {
-  float parts[kVector];
-  store(parts, vector);
-  for (int half = kVector / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) parts[i] += parts[half + i];
-  return parts[0];
+  return joined(vector, [](auto a, auto b) { return a + b; });
+}
+
+inline float maximum(Vector vector) {
+  return joined(vector, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 }  // namespace
