@@ -6,7 +6,8 @@ Backends: the plain reference eager and compiled, and the kernels (native C++ on
 the library itself goes to the reference, because the kernel is slower there, a row "auto (reference)" says so.
 ``share_of_ceiling`` compares with the time that the operation's FLOPs or its bytes (every input read once, every
 output written once) would take at the rates of a large copy and a large product, measured in the same run; what
-fits into the caches can exceed 1. With --json a plot is drawn beside the file.
+fits into the caches can exceed 1. With --json a plot is drawn beside the file; what the file holds already of
+other operations, sizes and dtypes on the same machine stays in it, so that a long run may be made in parts.
 """
 
 import argparse
@@ -160,6 +161,7 @@ def measure(benchmark: OpBenchmark | DenoiserBenchmark, bandwidth: float, rate: 
             "median_us": timing.median * 1e6,
             "p20_us": timing.p20 * 1e6,
             "p80_us": timing.p80 * 1e6,
+            "floor_us": None if benchmark.training else floor * 1e6,
             "speedup_vs_eager": timings[EAGER].median / timing.median,
             "speedup_vs_compiled": timings[COMPILED].median / timing.median,
             "share_of_ceiling": None if benchmark.training else floor / timing.median,
@@ -208,6 +210,21 @@ def plot(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def kept_rows(path: Path, machine: dict, rows: list[dict]) -> list[dict]:
+    """Rows of an earlier run on the same machine that ``rows`` do not replace."""
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text())
+    if {key: earlier[key] for key in machine} != machine:
+        return []
+
+    def measured(row: dict) -> tuple:
+        return row["op"], row["shape"], row["dtype"]
+
+    replaced = set(map(measured, rows))
+    return [row for row in earlier["ops"] if measured(row) not in replaced]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_device(parser)
@@ -241,15 +258,11 @@ def main() -> None:
     ceilings |= {
         f"product_tflop_per_s_{str(d).removeprefix('torch.')}": rate / 1e12 for d, rate in rates.items()
     }
-    result = {
-        "ops": rows,
-        "ceilings": ceilings,
-        "device": describe_device(device),
-        "versions": versions(),
-    }
+    machine = {"device": describe_device(device), "versions": versions()}
     if options.json:
+        result = {"ops": kept_rows(options.json, machine, rows) + rows, "ceilings": ceilings} | machine
         options.json.write_text(json.dumps(result, indent=1) + "\n")
-        plot(rows, options.json.with_suffix(".png"))
+        plot(result["ops"], options.json.with_suffix(".png"))
         print(options.json, options.json.with_suffix(".png"))
 
 

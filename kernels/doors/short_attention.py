@@ -28,8 +28,8 @@ def short_attention(
 
     ``softmax(q·kᵀ / 8 + bias)·v`` for each head, the softmax in float32; the inputs may be the parts of one
     fused product, and the output is what the output projection takes. ``auto`` goes to PyTorch's own attention
-    where that was measured to be faster, or nothing was measured: always on a GPU, for longer sequences, where
-    gradients are needed, and for float32 without gains.
+    where that was measured to be faster, or nothing was measured: always on a GPU, for longer sequences, and for
+    float32 with neither bias nor gains.
 
     Args:
         q: (B, N, H·64). k, v: (B, M, H·64), in q's dtype.
@@ -50,9 +50,8 @@ def short_attention(
     name = backend.choose("short_attention", q.device.type, tuple({t.dtype for t in tensors}))
     longest = max(q.shape[1], k.shape[1])
     if backend.current_backend() == "auto":
-        differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        slower = q.dtype == torch.float32 and q_gain is None
-        if name == "triton" or differentiated or slower or longest > MAX_LENGTH:
+        plain_float = q.dtype == torch.float32 and bias is None and q_gain is None
+        if name == "triton" or plain_float or longest > MAX_LENGTH:
             name = "reference"
     if name == "reference":
         return plain.short_attention(q, k, v, bias, q_gain, k_gain)
@@ -86,8 +85,8 @@ def _check(
             raise ValueError(f"bias is {bias.dtype}; it needs q's dtype, {q.dtype}")
         wanted = (q.shape[0], q.shape[2] // width, q.shape[1], k.shape[1])
         try:
-            fits = torch.broadcast_shapes(bias.shape, wanted) == wanted
+            bias.expand(wanted)
         except RuntimeError:
-            fits = False
-        if not fits:
-            raise ValueError(f"bias {tuple(bias.shape)} does not broadcast to (B, H, N, M), {wanted}")
+            raise ValueError(
+                f"bias {tuple(bias.shape)} does not broadcast to (B, H, N, M), {wanted}"
+            ) from None
