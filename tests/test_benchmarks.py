@@ -64,6 +64,20 @@ def test_train_throughput(tmp_path, stage):
     assert rungs["published"]["speedup_vs_published"] == 1.0
 
 
+def test_loss_parity(tmp_path):
+    target = tmp_path / "losses.json"
+    run("loss_parity.py", "--steps", "3", "--batch-size", "4", "--json", str(target))
+    stages = json.loads(target.read_text())["stages"]
+    assert list(stages) == ["autoencoder", "diffusion"] and target.with_suffix(".png").exists()
+    for found in stages.values():
+        assert {kind: len(losses) for kind, losses in found["losses"].items()} == {
+            "published": 3,
+            "ours, fp32": 3,
+            "ours, bf16": 3,
+        }
+        assert found["largest_relative_difference"]["ours, fp32"] < 1e-3
+
+
 def test_decode_throughput(tmp_path):
     target = tmp_path / "decode.json"
     sizes = ["--config", "small", "--batch-sizes", "1", "--max-length", "8", "--rounds", "1"]

@@ -1,5 +1,6 @@
 """The parts of the training package, each alone."""
 
+import ctypes
 import json
 import math
 import os
@@ -95,6 +96,35 @@ def test_a_tracker_without_its_package_is_refused(package, monkeypatch):
     monkeypatch.setattr("ld4lg_fast.training.options.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=f"pip install {package}"):
         read_options(OmegaConf.to_container(composed(f"train.{package}=true").train))
+
+
+@pytest.mark.parametrize(("capabilities", "precision"), [({"avx512_bf16": True}, "bf16"), ({}, "no")])
+def test_auto_precision_is_what_the_processor_is_fast_in(capabilities, precision, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    section = OmegaConf.to_container(composed("train.mixed_precision=auto").train)
+    assert read_options(section).precision == precision
+    assert read_options(section | {"mixed_precision": "no"}).precision == "no"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_freed_memory_is_kept():
+    program = """
+import torch
+from ld4lg_fast.training.memory import keep_freed_memory
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+def left():
+    before, block = resident(), torch.ones(2**26)
+    del block
+    return resident() - before
+torch.ones(2**26)
+usual = left()
+keep_freed_memory()
+print(usual, left())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    usual, kept = map(int, done.stdout.split())
+    assert usual < 2**26 < 2**27 < kept, "a block of 256 MiB"
 
 
 def test_average_follows_its_formula():

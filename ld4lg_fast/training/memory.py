@@ -9,8 +9,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3) of glibc
 def keep_freed_memory() -> None:
     """Lets the process keep what it frees; other C libraries than glibc are left alone.
 
-    Otherwise each step's gradients and casts are mapped, zeroed page by page and unmapped again, which takes
-    about a fifth of a step of the paper's model on two cores.
+    Otherwise each step's gradients and casts are mapped, zeroed page by page and unmapped again: 15 % of a bfloat16
+    step of the paper's denoiser at batch 8.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
