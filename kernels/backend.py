@@ -73,7 +73,9 @@ def has_native() -> bool:
 
 def has_fast_bf16() -> bool:
     """Whether the C++ library's products of bfloat16 are the fastest here: the processor has them, and no tiles."""
-    return has_native() and native.instruction_set() == "avx512_bf16" and not torch.cpu._is_amx_tile_supported()
+    return (
+        has_native() and native.instruction_set() == "avx512_bf16" and not torch.cpu._is_amx_tile_supported()
+    )
 
 
 def current_backend() -> str:

@@ -112,9 +112,7 @@ class NarrowCpuLinear:
 class Int8Linear(NarrowCpuLinear):
     """Products of bytes, with a scale for each row of the weight and of the input, and sums in int32."""
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, gelu: bool = False, geglu: bool = False
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False, geglu: bool = False) -> None:
         super().__init__(weight, bias, gelu, geglu, torch.int8)
 
 

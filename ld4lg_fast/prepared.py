@@ -84,7 +84,9 @@ def _with_products(module: nn.Module, pack: Pack) -> nn.Module:
     if isinstance(module, nn.Linear):
         return PreparedLinear(module, pack)
     if isinstance(module, GEGLUFeedForward):
-        return nn.Sequential(PreparedLinear(module.proj_in, pack, geglu=True), PreparedLinear(module.proj_out, pack))
+        return nn.Sequential(
+            PreparedLinear(module.proj_in, pack, geglu=True), PreparedLinear(module.proj_out, pack)
+        )
     twin = _twin(module)
     for name, child in module.named_children():
         twin._modules[name] = _with_products(child, pack)

@@ -90,7 +90,9 @@ def test_int8_needs_a_cpu_and_the_library(monkeypatch):
     with pytest.raises(ConfigError, match="integer products are for a CPU, not for cuda"):
         choose_linear("int8", torch.float32, torch.device("cuda"))
     monkeypatch.setitem(backend._missing, "native", "the C++ library was not built")
-    with pytest.raises(ConfigError, match="precision=int8 cannot be had here: the C\\+\\+ library was not built"):
+    with pytest.raises(
+        ConfigError, match="precision=int8 cannot be had here: the C\\+\\+ library was not built"
+    ):
         choose_linear("int8", torch.float32, CPU)
 
 

@@ -93,18 +93,19 @@ def test_self_condition_is_the_x_start_of_the_step_before(sampler):
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_coefficients_are_those_of_the_update(sampler, objective, schedule):
-    """A step of the kernel's form equals prediction, guidance and update, from any state."""
+    """A step of the kernel's form equals prediction, guidance and update in float64, from any state."""
     grid, update, scale = sampling_grid(schedule, 6), SAMPLERS[sampler], 2.5
+    grid = SamplingGrid(*(tensor.double() for tensor in vars(grid).values()))
     table = step_coefficients(update, grid, objective, [scale] * 6)
     generator = torch.Generator().manual_seed(0)
-    z, x_prev, x_before, noise, cond, uncond = torch.randn(6, 2, 3, 4, generator=generator)
-    for step, (a, b, c, *d) in enumerate(table):
+    z, x_prev, x_before, noise, cond, uncond = torch.randn(6, 2, 3, 4, generator=generator).double()
+    for step, (a, b, c, *d) in enumerate(table.double()):
         pred = prediction(scale * cond + (1 - scale) * uncond, z, grid.alpha_sq[step], objective)
         want = update(step, z, pred, (x_prev, x_before)[:step], grid, lambda step: noise)
         x_start = a * z + b * cond + c * uncond
-        torch.testing.assert_close(x_start, pred.x_start, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(x_start, pred.x_start, rtol=1e-6, atol=1e-4)
         got = d[0] * z + d[1] * x_start + d[2] * x_prev + d[3] * noise + d[4] * x_before
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
 
 
 def test_unknown_sampler_and_too_few_steps_are_refused():
