@@ -13,7 +13,7 @@ from ld4lg_fast.weights import read_json
 if TYPE_CHECKING:
     from ld4lg_fast.pipeline import TextDiffusionPipeline
 
-FILES = ("autoencoder/**", "denoiser/**", "statistics.json", "config.yaml")
+FILES = ("autoencoder/**", "denoiser/**", "statistics.json", "decoding.json", "config.yaml")
 PAPER = "https://arxiv.org/abs/2212.09462"
 
 

@@ -5,7 +5,7 @@ Letters: N latent positions, d latent width.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -67,7 +67,7 @@ class TextDiffusionPipeline(LatentOperations):
             )
         self.autoencoder, self.model = autoencoder.eval(), model.eval()
         self.decoding = decoding or DecodingConfig()
-        self.statistics = _with_class_names(statistics or RunStatistics(), model.denoiser.config.num_classes)
+        self.statistics = (statistics or RunStatistics()).of_classes(model.denoiser.config.num_classes)
 
     @classmethod
     def from_pretrained(
@@ -398,18 +398,3 @@ class TextDiffusionPipeline(LatentOperations):
             if progress is not None:
                 progress("decode", len(texts), len(latents))
         return texts
-
-
-def _with_class_names(statistics: RunStatistics, num_classes: int) -> RunStatistics:
-    """Statistics with a name for each class of the model, made up where none are stored."""
-    names = statistics.class_names
-    if not num_classes:
-        return replace(statistics, class_names=None, class_counts=None)
-    if names is None:
-        return replace(statistics, class_names=tuple(f"class {index}" for index in range(num_classes)))
-    if len(names) != num_classes:
-        raise CheckpointError(
-            f"The denoiser has {num_classes} classes but the statistics name {len(names)}; they belong to "
-            "different runs."
-        )
-    return statistics

@@ -5,7 +5,7 @@ Letters: B batch.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -84,6 +84,23 @@ class RunStatistics:
                 f"There is no class {name!r}; this model has {describe_classes(self.class_names)}."
             )
         return folded.index(str(name).casefold())
+
+    def of_classes(self, num_classes: int) -> "RunStatistics":
+        """These with a name for each class of a model that knows so many, made up where none are stored.
+
+        Raises:
+            CheckpointError: they are of another number of classes.
+        """
+        if not num_classes:
+            return replace(self, class_names=None, class_counts=None)
+        if self.class_names is None:
+            return replace(self, class_names=tuple(f"class {index}" for index in range(num_classes)))
+        if len(self.class_names) != num_classes:
+            raise CheckpointError(
+                f"The denoiser has {num_classes} classes but the statistics name {len(self.class_names)}; they "
+                "belong to different runs."
+            )
+        return self
 
     def save(self, directory: Path) -> None:
         """Writes ``statistics.json`` into a run directory."""

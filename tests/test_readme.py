@@ -1,21 +1,23 @@
-"""The README names what exists."""
+"""The tables of README and docs list what there is, and name what exists."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+from ld4lg_fast.cli import app
+from ld4lg_fast.quality import QUALITIES
+from ld4lg_fast.samplers import SAMPLERS
+from tests.doc_commands import DOCUMENTS, ROOT, commands
+
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in DOCUMENTS}
 
 
-def table_rows(first_cell: str) -> list[str]:
-    return [line for line in README.splitlines() if line.startswith(f"| `{first_cell}")]
+def first_cells(text: str) -> set[str]:
+    return set(re.findall(r"^\| `([\w.-]+)` \|", text, re.M))
 
 
 def test_places_in_the_file_map_exist():
-    places = README.split("## Where things are")[1]
-    rows = [line for line in places.splitlines() if line.startswith("| `")]
+    rows = [line for line in DOCS["places"].splitlines() if line.startswith("| `")]
     assert len(rows) > 8
     for row in rows:
         folder = None
@@ -26,23 +28,27 @@ def test_places_in_the_file_map_exist():
 
 @pytest.mark.parametrize("group", ["dataset", "model", "autoencoder", "recipe"])
 def test_config_choices_are_all_listed(group):
-    (row,) = table_rows(f"{group}=")
+    (row,) = (line for line in DOCS["training"].splitlines() if line.startswith(f"| `{group}="))
     listed = set(re.findall(r"`([^`]+)`", row.split("|")[2]))
     assert listed == {path.stem for path in (ROOT / "ld4lg_fast" / "configs" / group).glob("*.yaml")}
 
 
-def test_samplers_are_all_listed():
-    from ld4lg_fast.samplers import SAMPLERS
+def test_samplers_and_presets_are_all_listed():
+    table = DOCS["sampling"].split("| sampler | what it is |")[1].split("\n\n")[0]
+    assert first_cells(table) == set(SAMPLERS)
+    table = DOCS["sampling"].split("| `generation.quality=` | what it is |")[1].split("\n\n")[0]
+    assert first_cells(table) == set(QUALITIES)
 
-    section = README.split("| sampler | what it is |")[1].split("##")[0]
-    assert set(re.findall(r"^\| `(\w+)`", section, re.M)) == set(SAMPLERS)
+
+def test_the_readme_names_every_document():
+    linked = set(re.findall(r"\]\(docs/([\w-]+)\.md\)", DOCS["README"]))
+    assert linked == set(DOCS) - {"README"}
 
 
-def test_scripts_and_commands_exist():
-    for script in re.findall(r"python ((?:scripts|tests|benchmarks)/\w+\.py)", README):
-        assert (ROOT / script).exists(), script
-    commands = set(re.findall(r"^ld4lg ([\w-]+)", README, re.M))
-    from ld4lg_fast.cli import app
-
+def test_commands_exist():
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert commands <= names and {"demo", "import-checkpoint"} <= commands
+    named = {line.split()[1] for path in DOCUMENTS for line in commands(path) if line.startswith("ld4lg ")}
+    assert named <= names
+    assert names - named == {"doctor", "learn-times"}, "these two are named in sentences"
+    for name in names - named:
+        assert any(f"`ld4lg {name}" in text for text in DOCS.values())
