@@ -138,7 +138,8 @@ def sample(
         int | None, typer.Option(help="Network evaluations a text, if not the preset's.")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="unipc, dpmpp_2m, ddpm, …, if not the preset's; README lists all.")
+        str | None,
+        typer.Option(help="unipc, dpmpp_2m, ddpm, …, if not the preset's; docs/sampling.md lists all."),
     ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Of the products, e.g. bf16, or int8 on a CPU.")

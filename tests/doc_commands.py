@@ -74,7 +74,7 @@ def _check_installation(words: list[str]) -> None:
 
 def _check_files(words: list[str]) -> None:
     for word in words:
-        if "/" in word and "=" not in word and "outputs/" not in word:
+        if "/" in word and not re.search(r"[=$]|outputs/", word):
             assert (ROOT / word).exists(), word
 
 
