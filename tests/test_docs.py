@@ -2,10 +2,12 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from ld4lg_fast import samplers
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.statistics import RunStatistics
 from tests.conftest import make_model
@@ -18,8 +20,10 @@ BENCHMARK = "sample_paper_v2_cpu_avx2.json"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, autoencoder, tokenizer):
-    """The current folder, with the files and the run that the documents name."""
+    """The current folder, with the files and the run that the documents name; what examples register goes again."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(samplers, "SAMPLERS", dict(samplers.SAMPLERS))
     rows = [{"text": text, "review": text, "stars": ("one", "five")[i % 2]} for i, text in enumerate(TEXTS)]
     Path("my_texts.txt").write_text("\n".join(f"{text} {number}" for number in range(40) for text in TEXTS))
     lines = ["review,stars", *(f'"{row["review"]}",{row["stars"]}' for row in rows)]
