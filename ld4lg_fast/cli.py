@@ -151,7 +151,12 @@ def sample(
     seed: Seed = 0,
     json: Annotated[Path | None, typer.Option(help="Also write the texts to this JSON file.")] = None,
 ) -> None:
-    """Samples texts from a run directory, or from the model that ships, and prints them."""
+    """Samples texts from a run directory, or from the model that ships, and prints them.
+
+    \b
+    ld4lg sample outputs/e2e --num-samples 16 --quality balanced
+    ld4lg sample outputs/e2e --sampler dpmpp_2m --steps 20 --strategy nucleus --json texts.json
+    """
     from dataclasses import asdict, replace
 
     from ld4lg_fast.inference import choose_device, print_texts, sample_with_bar
@@ -190,7 +195,12 @@ def learn_times_command(
     run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
     seed: Seed = 0,
 ) -> None:
-    """Learns where few sampling steps should lie, and keeps it in the run for generation.spacing=learned."""
+    """Learns where few sampling steps should lie, and keeps it in the run for generation.spacing=learned.
+
+    \b
+    ld4lg learn-times outputs/e2e
+    python scripts/infer.py infer.output_dir=outputs/e2e generation.spacing=learned generation.sampling_steps=10
+    """
     from ld4lg_fast.inference import choose_device, learn_and_keep_times
 
     learn_and_keep_times(run_dir, choose_device(None), seed)

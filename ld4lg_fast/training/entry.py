@@ -146,9 +146,12 @@ def _say_what_next(session: Session) -> None:
         ("logs/train.jsonl", "losses", run.log.exists()),
     )
     lines += [f"  {name:<20} {what}" for name, what, exists in parts if exists]
+    checkout = sys.argv[0].endswith("train.py")  # without one there are no scripts
     if run.has_denoiser:
-        lines += ["Sample texts with:", f"  python scripts/infer.py infer.output_dir={run.path}"]
+        sample = "python scripts/infer.py infer.output_dir=" if checkout else "ld4lg sample "
+        lines += ["Sample texts with:", f"  {sample}{run.path}"]
     else:
         lines += ["Train the denoiser with:"]
-        lines += [f"  python scripts/train.py train.stage=diffusion hydra.run.dir={run.path}"]
+        train = "python scripts/train.py" if checkout else "ld4lg train"
+        lines += [f"  {train} train.stage=diffusion hydra.run.dir={run.path}"]
     console.print("\n".join(lines), markup=False, highlight=False)
