@@ -64,9 +64,11 @@ def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
         if pack is PlainLinear:
             return plain
         twin = _twin(plain)
-        for name in ("blocks", "dense_projections"):
-            if name in twin._modules:
-                twin._modules[name] = _with_products(twin._modules[name], pack)
+        packs = {"blocks": pack, "dense_projections": pack}
+        if dtype == torch.bfloat16 and backend.has_fast_bf16():
+            packs["modulation"] = NarrowCpuLinear  # of all steps at once: few rows, and the largest weight
+        for name in packs.keys() & twin._modules.keys():
+            twin._modules[name] = _with_products(twin._modules[name], packs[name])
         return twin
 
     return prepared_once(denoiser, (precision, denoiser.training), make)
