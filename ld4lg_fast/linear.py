@@ -3,6 +3,7 @@
 Letters: R rows, I inputs, O outputs.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -50,44 +51,45 @@ class OneDnnLinear:
 
 
 class CpuLinear:
-    """`ops.PackedLinear` for up to `FEW_ROWS` rows where the C++ library is built, `OneDnnLinear` for more.
+    """`ops.PackedLinear` for few rows where the C++ library is built, `OneDnnLinear` for more.
 
     Either order of the weights is made when it is first needed.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
-        self.arguments = (weight, bias, gelu)
-        self.few_rows = FEW_ROWS if backend.unavailable_reason("native") is None else 0
+        self.weight, self.bias, self.gelu = weight, bias, gelu
+        self.few_rows = ops.PackedLinear.few_rows()
         self.for_few: ops.PackedLinear | None = None
         self.for_many: OneDnnLinear | None = None
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if x.shape[0] <= self.few_rows:
-            if self.for_few is None:
-                self.for_few = ops.PackedLinear(*self.arguments)
-            return self.for_few(x, residual)
+        if x.shape[0] > self.few_rows:
+            return self.many(x, residual)
+        if self.for_few is None:
+            self.for_few = ops.PackedLinear(self.weight, self.bias, self.gelu)
+        return self.for_few(x, residual)
+
+    def many(self, x: Tensor, residual: Tensor | None) -> Tensor:
         if self.for_many is None:
-            self.for_many = OneDnnLinear(*self.arguments)
+            self.for_many = OneDnnLinear(self.weight, self.bias, self.gelu)
         return self.for_many(x, residual)
 
 
-class CpuBFloat16Linear:
-    """Weights in bfloat16, inputs and outputs in float32: `ops.PackedLinear`, or `OneDnnLinear` for more rows.
+class CpuBFloat16Linear(CpuLinear):
+    """The same with weights in bfloat16, inputs and outputs in float32.
 
-    The inputs of the latter are rounded to bfloat16 as well.
+    Only oneDNN's product rounds the inputs to bfloat16 as well; a processor that has no such product uses ours for
+    any number of rows.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
-        self.for_few = ops.PackedLinear(weight.detach().bfloat16(), bias, gelu)
-        self.arguments = (weight, bias, gelu)
-        self.for_many: OneDnnLinear | None = None
+        super().__init__(weight.detach().bfloat16(), bias, gelu)
+        self.few_rows = FEW_ROWS_BF16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else math.inf
 
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if x.shape[0] <= FEW_ROWS_BF16:
-            return self.for_few(x, residual)
+    def many(self, x: Tensor, residual: Tensor | None) -> Tensor:
         if self.for_many is None:
-            weight, bias, gelu = self.arguments
-            self.for_many = OneDnnLinear(weight.bfloat16(), None if bias is None else bias.bfloat16(), gelu)
+            bias = None if self.bias is None else self.bias.bfloat16()
+            self.for_many = OneDnnLinear(self.weight, bias, self.gelu)
         y = self.for_many(x.bfloat16()).float()
         return y if residual is None else y.add_(residual)
 
@@ -158,8 +160,7 @@ class Tf32Linear(PlainLinear):
             settings.allow_tf32 = before
 
 
-FEW_ROWS = 64  # up to which our own product is not slower than oneDNN's
-FEW_ROWS_BF16 = 8
+FEW_ROWS_BF16 = 8  # up to which our own product with weights in bfloat16 is not slower than oneDNN's
 
 _DTYPES = {
     "fp32": torch.float32,

@@ -3,6 +3,9 @@
 from torch import Tensor
 
 from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
+from ld4lg_fast.kernels.native import instruction_set
+
+FEW_ROWS = {"avx512": 64, "avx2": 8, "baseline": 8}
 
 
 def _module(name: str):
@@ -31,6 +34,11 @@ class PackedLinear:
         self.linear, self.outputs, self.gelu = module.linear, len(weight), gelu
         self.packed = module.pack(weight.detach())
         self.bias = None if bias is None else bias.detach().contiguous()
+
+    @staticmethod
+    def few_rows() -> int:
+        """Up to how many rows it is not slower than oneDNN's product on this processor; 0 without the C++ library."""
+        return 0 if unavailable_reason("native") is not None else FEW_ROWS[instruction_set()]
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(R, O) float32 of x (R, I) and residual (R, O), both float32."""
