@@ -1,9 +1,11 @@
 """Exported graphs in ONNX Runtime beside PyTorch: denoising, decoding, cold start, size, memory, differences.
 
-python benchmarks/onnx_throughput.py [--config small|bart-base] [--batch N] [--rounds N] [--json FILE]
+python benchmarks/onnx_throughput.py [--config small|bart-base] [--batch N] [--rounds N] [--folders DIR] [--json FILE]
 
 Random weights. All ways to do a thing run in turns on the same latents, with as many threads as PyTorch has.
-Decoding has a fixed length, so that all do the same steps; ``transformers`` is its ``generate``.
+Decoding has a fixed length, so that all do the same steps; ``transformers`` is its ``generate``, ``pytorch`` this
+library's own path. With --folders the exports are kept in DIR, and taken from there the next time. With --json a plot
+is written beside the file.
 """
 
 import argparse
@@ -40,7 +42,9 @@ SIZES = {
         "denoiser": {"dim": 768, "depth": 12, "num_dense_connections": 3},
     },
 }
-PRECISIONS = ("float32", "int8")
+PRECISIONS = ("float32", "int8")  # of the exported folders
+PYTORCH = {"pytorch float32": None, "pytorch int8": "int8"}
+BASE = "pytorch float32"
 LENGTH = 32
 STEPS = 4
 
@@ -85,11 +89,11 @@ def decoders(
     """Ways to make texts of latents, by name."""
     limits = {"max_length": LENGTH, "min_length": LENGTH}
     beams = 4 if strategy == "beam" else 1
-    config, array = DecodingConfig(strategy, **limits), latents.numpy()
-    ways = {
-        "transformers": lambda: generate_with_transformers(pipe, latents, beams),
-        "pytorch": lambda: pipe.decode(latents, config),
-    }
+    array = latents.numpy()
+    ways = {"transformers": lambda: generate_with_transformers(pipe, latents, beams)}
+    for name, precision in PYTORCH.items():
+        config = DecodingConfig(strategy, precision=precision, **limits)
+        ways[name] = lambda config=config: pipe.decode(latents, config)
     for precision, model in models.items():
         rules = model.rules(strategy=strategy, **limits)
         ways[f"onnx {precision}"] = lambda model=model, rules=rules: model.decode(array, rules=rules)
@@ -101,7 +105,12 @@ def denoisers(
 ) -> dict[str, Callable[[], np.ndarray]]:
     """Ways to sample latents, by name."""
     options = {"sampler": "dpmpp_2m", "seed": 0}
-    ways = {"pytorch": lambda: pipe.sample(batch, num_inference_steps=STEPS, **options).latents.numpy()}
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        name: lambda precision=precision: pipe.sample(
+            batch, num_inference_steps=STEPS, precision=precision, **options
+        ).latents.numpy()
+        for name, precision in PYTORCH.items()
+    }
     for precision, model in models.items():
         ways[f"onnx {precision}"] = lambda model=model: model.sample(
             np.arange(batch), steps=STEPS, **options
@@ -133,36 +142,70 @@ def cold_start(folder: Path) -> dict:
     }
 
 
-def measure(config: str, batch: int, rounds: int) -> dict:
-    """All figures of a config."""
-    pipe = make_pipeline(config)
-    told: list[str] = []
-    with tempfile.TemporaryDirectory() as place:
-        pipe.save_pretrained(Path(place) / "run")
-        folders = {
-            name: export_run(Path(place) / "run", Path(place) / name, name, say=told.append)
-            for name in PRECISIONS
+def export_all(pipe: TextDiffusionPipeline, place: Path) -> dict[str, Path]:
+    """The exported folder of each precision, and what its validation told in ``told.json`` beside it."""
+    folders = {name: place / name for name in PRECISIONS}
+    for name, folder in folders.items():
+        if not folder.exists():
+            told: list[str] = []
+            pipe.save_pretrained(place / "run")
+            export_run(place / "run", folder, name, say=told.append)
+            (place / f"{name}.told.json").write_text(json.dumps(told))
+    return folders
+
+
+def measure(pipe: TextDiffusionPipeline, place: Path, batch: int, rounds: int) -> dict:
+    """All figures of a pipeline that is exported to ``place``."""
+    folders = export_all(pipe, place)
+    threads = torch.get_num_threads()
+    told = {name: json.loads((place / f"{name}.told.json").read_text()) for name in folders}
+    result: dict = {"validation": told, "folders": {}, "seconds": {}, "latent_difference": {}}
+    for name, folder in folders.items():
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+        result["folders"][name] = {"mib": size} | cold_start(folder)
+    models = {name: OnnxTextDiffusion(folder, threads=threads) for name, folder in folders.items()}
+    sampling = denoisers(pipe, models, batch)
+    latents = {name: way() for name, way in sampling.items()}
+    for name in latents.keys() - {BASE}:
+        result["latent_difference"][name] = float(np.abs(latents[name] - latents[BASE]).max())
+    start = torch.from_numpy(latents[BASE])
+    tasks = {f"{STEPS} sampling steps": sampling}
+    tasks |= {name: decoders(pipe, models, start, name) for name in ("greedy", "beam")}
+    for task, ways in tasks.items():
+        timings = interleaved(ways, rounds=rounds, round_seconds=0)
+        result["seconds"][task] = {
+            name: {"median": timing.median, "p20": timing.p20, "p80": timing.p80}
+            for name, timing in timings.items()
         }
-        threads = torch.get_num_threads()
-        models = {name: OnnxTextDiffusion(folder, threads=threads) for name, folder in folders.items()}
-        result: dict = {"validation": told, "folders": {}, "seconds": {}, "latent_difference": {}}
-        for name, folder in folders.items():
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
-            result["folders"][name] = {"mib": size} | cold_start(folder)
-        sampling = denoisers(pipe, models, batch)
-        latents = {name: way() for name, way in sampling.items()}
-        for name in latents.keys() - {"pytorch"}:
-            result["latent_difference"][name] = float(np.abs(latents[name] - latents["pytorch"]).max())
-        start = torch.from_numpy(latents["pytorch"])
-        tasks = {f"{STEPS} sampling steps": sampling}
-        tasks |= {name: decoders(pipe, models, start, name) for name in ("greedy", "beam")}
-        for task, ways in tasks.items():
-            timings = interleaved(ways, rounds=rounds, round_seconds=0)
-            result["seconds"][task] = {
-                name: {"median": timing.median, "p20": timing.p20, "p80": timing.p80}
-                for name, timing in timings.items()
-            }
+    texts = {name: way() for name, way in tasks["beam"].items()}
+    result["same_beam_texts"] = {
+        name: sum(map(str.__eq__, found, texts[BASE])) / batch for name, found in texts.items()
+    }
     return result
+
+
+def plot(result: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    tasks = result["seconds"]
+    names = list(dict.fromkeys(name for ways in tasks.values() for name in ways))
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for place, name in enumerate(names):
+        bars = {
+            group: ways[BASE]["median"] / ways[name]["median"]
+            for group, ways in enumerate(tasks.values())
+            if name in ways
+        }
+        spots = [group + place * 0.8 / len(names) for group in bars]
+        axes.bar(spots, bars.values(), 0.8 / len(names), label=name)
+    axes.set_xticks([group + 0.3 for group in range(len(tasks))], tasks)
+    axes.set_ylabel(f"times {BASE}")
+    axes.set_title(f"{result['config']}, {result['batch']} texts, {result['device']['threads']} threads")
+    axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
@@ -170,28 +213,31 @@ def main() -> None:
     parser.add_argument("--config", choices=SIZES, default="small")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--folders", type=Path, help="where exported folders are kept and found")
+    parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
     options = parser.parse_args()
     result = {"config": options.config, "batch": options.batch, "tokens": LENGTH, "rounds": options.rounds}
     result |= {"device": describe_device("cpu"), "versions": versions()}
-    result |= measure(options.config, options.batch, options.rounds)
+    pipe = make_pipeline(options.config)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = options.folders or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        result |= measure(pipe, place, options.batch, options.rounds)
     for task, ways in result["seconds"].items():
         for name, timing in ways.items():
-            gain = ways["pytorch"]["median"] / timing["median"]
-            print(f"{task:>18} {name:>14} {timing['median']:8.3f} s, {gain:5.2f} times pytorch")
+            gain = ways[BASE]["median"] / timing["median"]
+            print(f"{task:>18} {name:>15} {timing['median']:8.3f} s, {gain:5.2f} times {BASE}")
     for name, folder in result["folders"].items():
         print(
             f"{name}: {folder['mib']:.0f} MiB, first sentence after {folder['seconds']:.1f} s, "
             f"{folder['peak_mib']:.0f} MiB of memory"
         )
-    print(
-        "Latents apart from PyTorch's by at most",
-        result["latent_difference"],
-        *result["validation"],
-        sep="\n",
-    )
+    print("Latents apart from PyTorch's by at most", result["latent_difference"])
+    print("Beam texts equal to PyTorch's", result["same_beam_texts"])
+    print(*(sentence for told in result["validation"].values() for sentence in told), sep="\n")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
+        plot(result, options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> dict:
         "qualities": {name: asdict(plan) for name, plan in QUALITIES.items()},
         "diffusion": {
             "objective": diffusion.objective,
-            "schedule": schedule_levels(diffusion.schedule_for_sampling),
+            "schedule": schedule_levels(diffusion.schedule_for_sampling, model.learned_times),
             "sampler": model.default_sampler,
             "guidance_scale": pipe.default_guidance(),
             "num_latents": denoiser.max_len,
@@ -169,11 +169,14 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> dict:
     }
 
 
-def schedule_levels(schedule: ContinuousSchedule | DiscreteSchedule) -> dict:
+def schedule_levels(
+    schedule: ContinuousSchedule | DiscreteSchedule, learned_times: list[float] | None
+) -> dict:
     """What the runtime's `sampling_grid` computes any number of steps from."""
+    levels = {"name": schedule.name, "learned_times": learned_times}
     if isinstance(schedule, DiscreteSchedule):
-        return {"name": schedule.name, "alphas_cumprod": schedule.alphas_cumprod.tolist()}
-    return {"name": schedule.name, "scale": schedule.scale}
+        return levels | {"alphas_cumprod": schedule.alphas_cumprod.tolist()}
+    return levels | {"scale": schedule.scale}
 
 
 def generation_settings(lm: PreTrainedModel) -> dict:

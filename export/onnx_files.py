@@ -75,7 +75,8 @@ def _fold_transposes(model: ModelProto) -> None:
 def quantize(model: ModelProto) -> ModelProto:
     """Matrix products with constant weights to 8 bits: weights once per output channel, inputs at run time.
 
-    Unsigned weights: signed ones saturate on CPUs with AVX2 and no VNNI (on a small model, 7 times the error).
+    Weights have seven bits: then signed ones, whose products VNNI computes twice as fast as those of unsigned ones,
+    do not saturate on CPUs with AVX2 alone.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -88,7 +89,8 @@ def quantize(model: ModelProto) -> ModelProto:
             Path(folder) / "int8.onnx",
             op_types_to_quantize=["MatMul"],
             per_channel=True,
-            weight_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            reduce_range=True,
             use_external_data_format=True,
         )
         return onnx.load(Path(folder) / "int8.onnx")

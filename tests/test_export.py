@@ -25,6 +25,7 @@ from ld4lg_fast.export import exporter, onnx_files, validation
 from ld4lg_fast.export.exporter import export_run
 from ld4lg_fast.export.graphs import make_graphs
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
+from ld4lg_fast.export.runtime.language_model import SPAN
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
@@ -47,8 +48,7 @@ def v2_bart(tokenizer) -> TextDiffusionPipeline:
     return TextDiffusionPipeline(bart(tokenizer, PERCEIVER), make_model(num_dense_connections=1))
 
 
-def v2_t5(tokenizer) -> TextDiffusionPipeline:
-    """Class-conditional and sequence-to-sequence at once, on the sphere, classes never dropped."""
+def t5(tokenizer) -> T5ForConditionalGeneration:
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=64,
@@ -62,15 +62,28 @@ def v2_t5(tokenizer) -> TextDiffusionPipeline:
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    lm = randomize(T5ForConditionalGeneration(config), std=0.4)
+    return randomize(T5ForConditionalGeneration(config), std=0.4)
+
+
+def v2_t5(tokenizer) -> TextDiffusionPipeline:
+    """Class-conditional and sequence-to-sequence at once, on the sphere, classes never dropped."""
     perceiver = randomize(Perceiver(PerceiverConfig(dim_lm=64, max_len=16, **PERCEIVER)), std=0.2)
     recipe = {"class_drop_prob": 0.0, "l2_normalized": True, "source_max_len": 12, "schedule": "tan-3"}
     model = make_model(recipe=recipe, depth=1, num_classes=3, dim_context=64)
-    autoencoder = LanguageAutoencoder(lm, tokenizer, perceiver, 16, freeze_lm=True)
+    autoencoder = LanguageAutoencoder(t5(tokenizer), tokenizer, perceiver, 16, freeze_lm=True)
     return TextDiffusionPipeline(autoencoder, model, STATISTICS)
 
 
 def v1_bart(tokenizer) -> TextDiffusionPipeline:
+    return TextDiffusionPipeline(bart(tokenizer, None), v1_model(), STATISTICS)
+
+
+def v1_t5(tokenizer) -> TextDiffusionPipeline:
+    autoencoder = LanguageAutoencoder(t5(tokenizer), tokenizer, None, 16, freeze_lm=True)
+    return TextDiffusionPipeline(autoencoder, v1_model(), STATISTICS)
+
+
+def v1_model() -> LatentDiffusion:
     recipe = {name: RECIPE[name] for name in ("self_condition_prob", "class_drop_prob")}
     recipe |= {"version": "v1", "objective": "pred_x0", "loss_type": "l1"}
     recipe |= {"beta_schedule": "linear", "num_train_timesteps": 100}
@@ -78,10 +91,10 @@ def v1_bart(tokenizer) -> TextDiffusionPipeline:
     model = LatentDiffusion.create(recipe, sizes)
     randomize(model.denoiser)
     model.set_statistics(torch.randn(20, 16, 64, generator=torch.Generator().manual_seed(9)) * 2)
-    return TextDiffusionPipeline(bart(tokenizer, None), model, STATISTICS)
+    return model
 
 
-MAKERS = {"v2_bart": v2_bart, "v2_t5": v2_t5, "v1_bart": v1_bart}
+MAKERS = {"v2_bart": v2_bart, "v2_t5": v2_t5, "v1_bart": v1_bart, "v1_t5": v1_t5}
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +105,9 @@ def export_once(tokenizer, tmp_path_factory):
     def export(name: str) -> tuple[TextDiffusionPipeline, Path]:
         if name not in made:
             pipe, place = MAKERS[name](tokenizer), tmp_path_factory.mktemp(name)
-            pipe.save_pretrained(place / "run")
+            pipe.model.recipe["learned_times"] = (1 - np.linspace(0, 1, 65) ** 1.3).tolist()
             told: list[str] = []
-            made[name] = pipe, export_run(place / "run", place / "out", say=told.append)
+            made[name] = pipe, export_run(saved(pipe, place), place / "out", say=told.append)
             assert "denoiser output" in told[0] and "decoder logits" in told[0]
         return made[name]
 
@@ -111,6 +124,11 @@ def small(export_once):
     return export_once("v2_bart")
 
 
+def saved(pipe: TextDiffusionPipeline, place: Path) -> Path:
+    pipe.save_pretrained(place / "run")
+    return place / "run"
+
+
 def load(folder: Path) -> OnnxTextDiffusion:
     return OnnxTextDiffusion(folder, threads=1)
 
@@ -123,17 +141,49 @@ def test_the_folder_writes_the_sentences_of_the_pipeline(exported):
     pipe, folder = exported
     model, options = load(folder), given(pipe, 7)
     # Not DDPM: its first step multiplies rounding by 1,000, and random weights have tokens that are nearly equal.
-    cases = [("greedy", "ddim", 5), ("beam", "dpmpp_2m", 5), ("nucleus", "dpmpp_2m_sde", 9)]
+    cases = [
+        ("greedy", "ddim", 5, "time"),
+        ("beam", "unipc", 5, "log_snr"),
+        ("nucleus", "dpmpp_2m_sde", 9, "learned"),
+    ]
     if pipe.model.denoiser.config.num_classes:
         options |= {"class_id": [0, 1, 2, 0, 1, 2, 0], "guidance_scale": 1.7}
-    for strategy, sampler, steps in cases:
-        decoding = DecodingConfig(strategy, max_length=12)
-        wanted = pipe(
-            7, num_inference_steps=steps, sampler=sampler, seed=3, decoding=decoding, batch_size=3, **options
-        ).texts
-        got = model(7, steps=steps, sampler=sampler, seed=3, strategy=strategy, max_length=12, **options)
+        options |= {"guidance_interval": (0.3, 0.9)}
+    for strategy, sampler, steps, spacing in cases:
+        options |= {"sampler": sampler, "spacing": spacing, "seed": 3}
+        decoding = DecodingConfig(strategy, max_length=15)
+        wanted = pipe(7, num_inference_steps=steps, decoding=decoding, batch_size=3, **options).texts
+        got = model(7, steps=steps, strategy=strategy, max_length=15, **options)
         assert got == wanted
         assert len(set(got)) > 3, "sentences that are alike prove little"
+
+
+@pytest.mark.parametrize("choice", ["bleu", "rougeL", "score"])
+def test_the_decode_that_is_kept_is_that_of_the_pipeline(small, choice):
+    pipe, folder = small
+    latents = pipe.sample(6, num_inference_steps=3, sampler="ddim").latents
+    several = {"strategy": "nucleus", "num_decodes": 4, "choose_decode": choice, "max_length": 15}
+    wanted = pipe.decode(latents, DecodingConfig(**several), seed=5)
+    model = load(folder)
+    assert model.decode(latents.numpy(), rules=model.rules(**several), seed=5) == wanted
+    single = pipe.decode(latents, DecodingConfig("nucleus", max_length=15), seed=5)
+    assert wanted != single, "the first of each proves little"
+
+
+def test_a_long_text_outgrows_its_cache_and_leaves_finished_ones_behind(tokenizer, tmp_path):
+    pipe = v2_bart(tokenizer)
+    pipe.autoencoder.max_len = 40
+    with torch.no_grad():
+        pipe.autoencoder.lm.final_logits_bias[0, tokenizer.eos_token_id] = 2.0
+    folder = export_run(saved(pipe, tmp_path), tmp_path / "out", say=lambda sentence: None)
+    latents = pipe.sample(12, num_inference_steps=3, sampler="ddim").latents
+    model = load(folder)
+    for strategy in ("greedy", "beam", "nucleus"):
+        rules = {"strategy": strategy, "max_length": 40, "repetition_penalty": 1.0}
+        wanted = pipe.decode(latents, DecodingConfig(**rules))
+        assert model.decode(latents.numpy(), rules=model.rules(**rules)) == wanted
+        lengths = sorted(len(tokenizer(text, add_special_tokens=False).input_ids) for text in wanted)
+        assert lengths[0] < SPAN and lengths[-1] > SPAN, lengths
 
 
 def test_classes_are_drawn_and_lengths_too(exported):
@@ -269,6 +319,8 @@ def test_commands_sample_and_refuse_in_one_sentence(small, tmp_path, monkeypatch
     cut = shutil.copytree(folder, tmp_path / "cut")
     with open(cut / "weights.bin", "r+b") as file:
         file.truncate(1000)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text('{"format": 1, "files": {}}')
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text("[]")
     for arguments, sentence in (
@@ -277,6 +329,7 @@ def test_commands_sample_and_refuse_in_one_sentence(small, tmp_path, monkeypatch
         (("export", tmp_path / "cut", tmp_path / "new"), "not a finished run"),
         (("run-onnx", tmp_path / "nothing"), "does not exist"),
         (("run-onnx", tmp_path / "foreign"), "no folder that ld4lg export wrote"),
+        (("run-onnx", tmp_path / "old"), "has the format 1; this runtime reads format 2"),
         (("run-onnx", cut), "weights.bin has 1000 bytes instead of"),
         (("run-onnx", folder, "--provider", "CUDAExecutionProvider"), "has no provider"),
         (("run-onnx", folder, "--class-id", 1), "trained without classes"),
@@ -324,6 +377,11 @@ def test_models_that_cannot_be_exported_are_refused(tokenizer):
         ({"source": "a", "sampler": "euler"}, "Unknown sampler 'euler'"),
         ({"source": "a", "strategy": "beams"}, "Unknown decoding strategy 'beams'"),
         ({"source": "a", "beams": 2}, "no option 'beams'"),
+        ({"source": "a", "spacing": "even"}, "Unknown spacing 'even'"),
+        ({"source": "a", "spacing": "learned"}, "no learned times"),
+        ({"source": "a", "guidance_interval": (0.5, 0.2)}, r"guidance_interval is \(0.5, 0.2\)"),
+        ({"source": "a", "num_decodes": 2}, "num_decodes 2 needs strategy nucleus"),
+        ({"source": "a", "strategy": "nucleus", "choose_decode": "best"}, "Unknown choose_decode 'best'"),
         ({"source": "a", "max_length": 40}, "max_length 40 exceeds the 16 tokens"),
         ({"source": "a", "top_p": 0.0}, "top_p 0.0 must be in"),
     ],

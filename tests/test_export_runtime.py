@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from ld4lg_fast import samplers, schedules
+from ld4lg_fast import candidates, samplers, schedules
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.diffusion import prediction
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.exporter import generation_settings, schedule_levels
-from ld4lg_fast.export.runtime import noise, sampling
+from ld4lg_fast.export.runtime import RuntimeInputError, choice, noise, sampling
+from ld4lg_fast.export.runtime import schedules as own_schedules
 from ld4lg_fast.export.runtime.decoding import DecodingRules
-from ld4lg_fast.export.runtime.search import decode_tokens
+from ld4lg_fast.export.runtime.search import decode_tokens, top_k
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.statistics import RunStatistics
 from tests.conftest import randomize
@@ -24,9 +26,12 @@ COUNT, LENGTH = 8, 16
 V1 = schedules.DiscreteSchedule("linear", 1000)
 
 
+LEARNED = ((1 - np.linspace(0, 1, 65) ** 1.3) ** 1.6).tolist()
+
+
 def stored(schedule) -> dict:
     """A schedule as an exported folder's config has it."""
-    return schedule_levels(schedule)
+    return schedule_levels(schedule, LEARNED)
 
 
 @given(
@@ -53,15 +58,17 @@ def test_lengths_and_classes_are_drawn_as_in_the_pipeline():
     assert classes.tolist() == statistics.draw_classes(7, ids).tolist() and set(classes) == {0, 2}
 
 
+@pytest.mark.parametrize("spacing", schedules.SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 7, 25, 250])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_levels_are_those_of_the_continuous_schedules(name, scale, steps):
+def test_levels_are_those_of_the_continuous_schedules(name, scale, steps, spacing):
     schedule = schedules.ContinuousSchedule(name, scale)
-    wanted = schedules.sampling_grid(schedule, steps)
-    got = sampling.sampling_grid(stored(schedule), steps)
+    wanted = schedules.sampling_grid(schedule, steps, spacing, LEARNED)
+    got = own_schedules.sampling_grid(stored(schedule), steps, spacing)
+    np.testing.assert_allclose(got.times, wanted.times.numpy(), rtol=2.4e-7, atol=1.2e-7)
     # Two units in the last place of the bare curve, seen through the logit and back through the sigmoid.
-    curve = schedule.unshifted(torch.linspace(1, 0, steps + 1)).double()
+    curve = schedule.unshifted(wanted.times).double()
     slack = (2 * 1.2e-7 / (curve * (1 - curve)).clamp(min=1e-7)).numpy()
     alpha_sq = wanted.alpha_sq.double().numpy()
     assert (np.abs(got.log_snr - wanted.log_snr.numpy()) <= 4e-6 + slack).all()
@@ -69,9 +76,53 @@ def test_levels_are_those_of_the_continuous_schedules(name, scale, steps):
     assert (got.network_time == got.alpha_sq[:-1]).all() and got.num_steps == steps
 
 
+@pytest.mark.parametrize("spacing", ["log_snr", "learned"])
+def test_levels_of_other_spacings_are_those_of_the_discrete_schedules(spacing):
+    for steps in (1, 2, 8, 25, 150):
+        wanted = schedules.sampling_grid(V1, steps, spacing, LEARNED)
+        got = own_schedules.sampling_grid(stored(V1), steps, spacing)
+        assert got.network_time.tolist() == wanted.network_time.tolist(), steps
+        np.testing.assert_allclose(got.times, wanted.times.numpy(), rtol=1e-6)
+    sentence = f"1000 steps do not fit the spacing '{spacing}'"
+    with pytest.raises(ConfigError, match=sentence):
+        schedules.sampling_grid(V1, 1000, spacing, LEARNED)
+    with pytest.raises(RuntimeInputError, match=sentence):
+        own_schedules.sampling_grid(stored(V1), 1000, spacing)
+
+
+def test_spacings_that_cannot_be_are_refused():
+    with pytest.raises(RuntimeInputError, match="no learned times; export it after ld4lg learn-times"):
+        own_schedules.sampling_grid(schedule_levels(V1, None), 8, "learned")
+    with pytest.raises(RuntimeInputError, match="Unknown spacing 'even'"):
+        own_schedules.sampling_grid(stored(V1), 8, "even")
+
+
+TEXTS = st.text(st.sampled_from("ab AB1.,-!&;'\n é{~"), max_size=24)
+
+
+@given(TEXTS, TEXTS)
+@settings(max_examples=300, deadline=None)
+def test_similarities_are_those_of_the_pipeline(text, reference):
+    for name, similarity in candidates.SIMILARITIES.items():
+        got = choice.SIMILARITIES[name](text, reference)
+        assert got == pytest.approx(similarity(text, reference), abs=1e-9), name
+    assert choice.SIMILARITIES["bleu"](text, text + " b") == pytest.approx(
+        candidates.sentence_bleu(text, text + " b"), abs=1e-9
+    )
+
+
+@given(rows=st.integers(1, 3), size=st.integers(8, 9000), k=st.integers(1, 8), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_top_k_is_that_of_a_full_sort(rows, size, k, seed):
+    scores = np.random.default_rng(seed).standard_normal((rows, size)).astype(np.float32)
+    values, places = top_k(scores, k)
+    np.testing.assert_array_equal(places, np.argsort(-scores, axis=1, kind="stable")[:, :k])
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, places, axis=1))
+
+
 def test_levels_are_those_of_the_discrete_schedules_at_every_number_of_steps():
     for steps in (*range(1, 1001, 17), 1000):
-        wanted, got = schedules.sampling_grid(V1, steps), sampling.sampling_grid(stored(V1), steps)
+        wanted, got = schedules.sampling_grid(V1, steps), own_schedules.sampling_grid(stored(V1), steps)
         assert got.network_time.tolist() == wanted.network_time.tolist(), steps
         np.testing.assert_array_equal(got.alpha_sq, wanted.alpha_sq.numpy())
 
@@ -89,7 +140,10 @@ def some_network(z_t: torch.Tensor, time: torch.Tensor, previous: torch.Tensor |
 def test_samplers_walk_the_same_path(name, schedule, objective, project):
     steps, generator = 9, torch.Generator().manual_seed(0)
     start, *fresh = torch.randn(steps + 1, 2, 3, 4, generator=generator)
-    grid, own_grid = schedules.sampling_grid(schedule, steps), sampling.sampling_grid(stored(schedule), steps)
+    grid, own_grid = (
+        schedules.sampling_grid(schedule, steps),
+        own_schedules.sampling_grid(stored(schedule), steps),
+    )
     time_scale = 1e-3 if schedule is V1 else 1.0
 
     def denoise(z_t, step, previous):

@@ -12,6 +12,7 @@ from .decoding import STRATEGIES
 from .errors import RuntimeInputError
 from .pipeline import OnnxTextDiffusion
 from .sampling import SAMPLERS
+from .schedules import SPACINGS
 
 
 def main(folder: Path, arguments: Sequence[str] | None = None) -> None:
@@ -29,10 +30,12 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> None:
             quality=options.quality,
             steps=options.steps,
             sampler=options.sampler,
+            spacing=options.spacing,
             guidance_scale=options.guidance_scale,
             seed=options.seed,
             batch_size=options.batch_size,
             strategy=options.strategy,
+            num_decodes=options.num_decodes,
         )
         seconds = time.perf_counter() - start
         for text in texts:
@@ -50,10 +53,17 @@ def _parser(folder: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=f"Samples texts from the exported model in {folder}.")
     add = parser.add_argument
     add("--num-samples", type=int, default=8)
-    add("--quality", default="paper", help="preset of the next two: paper, balanced or draft")
+    add("--quality", default="paper", help="preset of the next three: paper, balanced or draft")
     add("--steps", type=int, help="network evaluations a text, if not the preset's")
     add("--sampler", choices=list(SAMPLERS), help="if not the preset's")
+    add("--spacing", choices=SPACINGS, help="of the steps, if not the preset's")
     add("--strategy", choices=STRATEGIES, default="beam", help="how latents become text")
+    add(
+        "--num-decodes",
+        type=int,
+        default=1,
+        help="texts drawn from each latent, of which the best is kept (nucleus)",
+    )
     add("--seed", type=int, default=0, help="the same seed gives the same texts")
     add("--class-id", type=int, help="of a class-conditional model")
     add("--class-name", help="the same by name")

@@ -16,7 +16,8 @@ from .decoding import DecodingRules
 from .errors import RuntimeInputError
 from .folder import Feeds, Session, check_providers, read_config
 from .language_model import LanguageModel
-from .sampling import Network, sample, sampling_grid, step_table
+from .sampling import Network, sample, step_table
+from .schedules import SamplingGrid, sampling_grid
 from .search import decode_tokens
 
 
@@ -68,7 +69,9 @@ class OnnxTextDiffusion:
         quality: str = "paper",
         steps: int | None = None,
         sampler: str | None = None,
+        spacing: str | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
         batch_size: int = 64,
         **decoding,
@@ -78,15 +81,17 @@ class OnnxTextDiffusion:
         Args:
             class_id, class_name: of a class-conditional model, one class or an id for each sample.
             source: of a sequence-to-sequence model, one text or one for each sample.
-            quality: ``paper`` (as published), ``balanced`` or ``draft``: presets of the next two.
-            steps: network evaluations. sampler: a name in `sampling.SAMPLERS`.
-            guidance_scale: None is 2 with a source and 1 without.
+            quality: ``paper`` (as published), ``balanced`` or ``draft``: presets of the next three.
+            steps: network evaluations. sampler: a name in `sampling.SAMPLERS`. spacing of the steps: one of
+                `schedules.SPACINGS`.
+            guidance_scale: None is 2 with a source and 1 without. guidance_interval: the times, 1 noise and 0 data,
+                between which there is guidance.
             decoding: fields of `DecodingRules`, e.g. ``strategy="greedy"``.
 
         Raises:
             RuntimeInputError: an option out of range, or a condition that the model does not have.
         """
-        steps, sampler = self._plan(quality, steps, sampler)
+        steps, sampler, spacing = self._plan(quality, steps, sampler, spacing)
         for name, value in (("num_samples", num_samples), ("steps", steps), ("batch_size", batch_size)):
             if value < 1:
                 raise RuntimeInputError(f"{name} is {value}; it must be at least 1.")
@@ -105,7 +110,9 @@ class OnnxTextDiffusion:
                 sources=None if sources is None else sources[rows],
                 steps=steps,
                 sampler=sampler,
+                spacing=spacing,
                 guidance_scale=guidance_scale,
+                guidance_interval=guidance_interval,
                 seed=seed,
             )
             texts += self.decode(latents, mask, rules, seed, ids[rows])
@@ -119,7 +126,9 @@ class OnnxTextDiffusion:
         sources: Sequence[str] | None = None,
         steps: int = 250,
         sampler: str | None = None,
+        spacing: str = "time",
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Latents (B, N, d) of one batch and, in recipe v1, the mask (B, N) of their real positions."""
@@ -134,6 +143,11 @@ class OnnxTextDiffusion:
             raise RuntimeInputError(
                 f"guidance_scale {scale} needs a class-conditional or sequence-to-sequence model; use 1."
             )
+        low, high = guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise RuntimeInputError(
+                f"guidance_interval is ({low}, {high}); it needs 0 <= first <= second <= 1."
+            )
         shape = (diffusion["num_latents"], diffusion["dim_latent"])
         mask = None
         if diffusion["has_mask"]:
@@ -146,10 +160,11 @@ class OnnxTextDiffusion:
         def fresh(stream: int) -> np.ndarray:
             return noise.philox_normal(seed, sample_ids, stream, shape)[:, :width]
 
-        grid = sampling_grid(diffusion["schedule"], steps)
+        grid = sampling_grid(diffusion["schedule"], steps, spacing)
+        scales = [scale if low <= time <= high else 1.0 for time in grid.times[:-1]]
         table = step_table(sampler or diffusion["sampler"], grid, diffusion["objective"])
         conditions = self._conditions(None if mask is None else mask[:, :width], class_ids, sources)
-        network = self._guided(grid.network_time, scale, conditions)
+        network = self._guided(grid, scales, conditions)
         latents = sample(
             table, network, fresh(noise.START_STREAM), lambda step: fresh(1 + step), diffusion["project"]
         )
@@ -203,14 +218,16 @@ class OnnxTextDiffusion:
             )
         return DecodingRules(**settings | {"eos_tokens": tuple(settings["eos_tokens"])})
 
-    def _plan(self, quality: str, steps: int | None, sampler: str | None) -> tuple[int, str]:
-        """Steps and sampler: the given ones, else the preset's, else the recipe's."""
+    def _plan(
+        self, quality: str, steps: int | None, sampler: str | None, spacing: str | None
+    ) -> tuple[int, str, str]:
+        """Steps, sampler and spacing: the given ones, else the preset's, else the recipe's."""
         qualities = self.config["qualities"]
         if quality not in qualities:
             raise RuntimeInputError(f"Unknown quality {quality!r}; choose one of {', '.join(qualities)}.")
         preset = qualities[quality]
         chosen = sampler or preset["sampler"] or self.config["diffusion"]["sampler"]
-        return preset["num_steps"] if steps is None else steps, chosen
+        return preset["num_steps"] if steps is None else steps, chosen, spacing or preset["spacing"]
 
     def _conditions(
         self, mask: np.ndarray | None, class_ids: np.ndarray | None, sources: Sequence[str] | None
@@ -221,32 +238,35 @@ class OnnxTextDiffusion:
             conditions["class_id"] = class_ids
         return conditions if sources is None else conditions | self._encode(sources)
 
-    def _guided(self, times: np.ndarray, scale: float, conditions: dict[str, np.ndarray]) -> Network:
-        """The network as `sample` sees it: guidance is one doubled batch, its second half without condition."""
+    def _guided(self, grid: SamplingGrid, scales: list[float], conditions: dict[str, np.ndarray]) -> Network:
+        """The network as `sample` sees it: guidance is one doubled batch, its second half without condition; steps
+        whose scale is 1 have none."""
         diffusion, graph = self.config["diffusion"], self._denoiser
-        guided = scale != 1.0
-
-        def doubled(array: np.ndarray) -> np.ndarray:
-            return np.concatenate([array, array]) if guided else array
-
-        conditions = {name: doubled(value) for name, value in conditions.items()}
-        for name, without in (("class_id", diffusion["num_classes"]), ("has_source", False)):
-            if guided and name in conditions:
-                conditions[name][len(conditions[name]) // 2 :] = without
-        feeds: Feeds = {name: graph.place(value) for name, value in conditions.items()}
+        plain: Feeds = {name: graph.place(value) for name, value in conditions.items()}
+        both: Feeds = {}
+        if any(scale != 1.0 for scale in scales):
+            doubled = {name: np.concatenate([value, value]) for name, value in conditions.items()}
+            for name, without in (("class_id", diffusion["num_classes"]), ("has_source", False)):
+                if name in doubled:
+                    doubled[name][len(doubled[name]) // 2 :] = without
+            both = {name: graph.place(value) for name, value in doubled.items()}
 
         def network(z_t: np.ndarray, step: int, x_self_cond: np.ndarray | None) -> np.ndarray:
-            feeds["z_t"] = z_in = doubled(z_t)
-            feeds["time"] = np.full(len(z_in) if diffusion["class_modulates"] else 1, times[step], np.float32)
+            scale = np.float32(scales[step])
+            copies = 1 if scale == 1 else 2
+            rows = copies * len(z_t) if diffusion["class_modulates"] else 1
+            feeds = dict(plain if copies == 1 else both)
+            feeds["z_t"] = np.tile(z_t, (copies, 1, 1))
+            feeds["time"] = np.full(rows, grid.network_time[step], np.float32)
             if diffusion["self_condition"]:
                 known = x_self_cond is not None
-                feeds["x_self_cond"] = doubled(x_self_cond if known else np.zeros_like(z_t))
+                feeds["x_self_cond"] = np.tile(x_self_cond if known else np.zeros_like(z_t), (copies, 1, 1))
                 feeds["has_self_cond"] = np.array([known])
             output = graph.run(feeds, host=("output",))["output"].numpy()
-            if not guided:
+            if copies == 1:
                 return output
             cond, uncond = np.split(output, 2)
-            return np.float32(scale) * cond + np.float32(1 - scale) * uncond
+            return scale * cond + (1 - scale) * uncond
 
         return network
 

@@ -1,91 +1,17 @@
-"""Noise levels and samplers in NumPy: the numbers of `ld4lg_fast.schedules` and `ld4lg_fast.samplers`.
+"""Samplers in NumPy: the numbers of `ld4lg_fast.samplers`.
 
 Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients.
 Everywhere ``alpha_sq`` is the squared signal level; rounding to float32 happens where the PyTorch path rounds.
-Letters: S sampling steps, T training timesteps, B batch, N positions, d latent width.
+Letters: S sampling steps, B batch, N positions, d latent width.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
 from .errors import RuntimeInputError
-
-LOG_SNR_LIMIT = 15.0
-
-
-@dataclass(frozen=True)
-class SamplingGrid:
-    """Levels ``alpha_sq`` (S+1,) and ``log_snr`` (S+1,) from noise to data; what the network is told: (S,)."""
-
-    alpha_sq: np.ndarray
-    network_time: np.ndarray
-    log_snr: np.ndarray
-
-    @property
-    def num_steps(self) -> int:
-        return len(self.network_time)
-
-
-def sampling_grid(schedule: Mapping, num_steps: int) -> SamplingGrid:
-    """The levels that ``num_steps`` steps visit.
-
-    ``schedule`` has ``name`` and ``scale`` (times 1 to 0), or ``alphas_cumprod`` (T,), recipe v1's table.
-    """
-    with np.errstate(divide="ignore"):
-        if "alphas_cumprod" in schedule:
-            table = np.append(schedule["alphas_cumprod"], 1.0)  # step -1 is clean data
-            steps = _linspace(-1, len(table) - 2, num_steps + 1).astype(np.int64)[::-1]
-            alpha_sq = table[steps]
-            log_snr = np.log(alpha_sq / (1 - alpha_sq)).astype(np.float32)
-            return SamplingGrid(alpha_sq, steps[:-1].astype(np.float32), log_snr)
-        name, _, number = schedule["name"].partition("-")
-        number = float(number or 1)
-        t = _linspace(1.0, 0.0, num_steps + 1)
-        curve = np.clip(_curve(name, number, t), np.float32(1e-9), np.float32(1.0))
-        log_snr = np.clip(_rounded(np.log, curve / (1 - curve)), -LOG_SNR_LIMIT, LOG_SNR_LIMIT)
-    scale = schedule["scale"] * (number if name == "shifted_cosine" else 1.0)
-    log_snr = (log_snr + np.float32(2 * math.log(scale))).astype(np.float32)
-    alpha_sq = _sigmoid(log_snr)
-    return SamplingGrid(alpha_sq, alpha_sq[:-1], log_snr)
-
-
-def _curve(name: str, number: float, t: np.ndarray) -> np.ndarray:
-    """The bare curve of a continuous schedule at float32 times; ``number`` is the D of ``tan-D``."""
-    half_turn = t * np.float32(math.pi) / np.float32(2)
-    if name == "simple_linear":
-        return 1 - t
-    if name == "straight":
-        return (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
-    if name == "beta_linear":
-        return _rounded(np.exp, np.float32(-1e-4) - 10 * t**2)
-    if name == "sigmoid":
-        low, high = _sigmoid(np.float32(-3)), _sigmoid(np.float32(3))
-        return (high - _sigmoid(6 * t - 3)) / (high - low)
-    cos_sq = _rounded(np.cos, half_turn) ** 2
-    if name == "tan":
-        sin_sq = _rounded(np.sin, half_turn) ** 2
-        return cos_sq / (cos_sq + np.float32(number**2) * sin_sq)
-    return cos_sq
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + _rounded(np.exp, -x))
-
-
-def _rounded(function: np.ufunc, x: np.ndarray) -> np.ndarray:
-    """The function to the nearest float32: DDPM's first step multiplies a last place's difference by 1,000."""
-    return function(x.astype(np.float64)).astype(np.float32)
-
-
-def _linspace(start: float, stop: float, count: int) -> np.ndarray:
-    """float32, counted from both ends as torch does."""
-    step = np.float32((stop - start) / (count - 1))
-    index = np.arange(count, dtype=np.float32)
-    ends = np.float32(start) + step * index, np.float32(stop) - step * (count - 1 - index)
-    return np.where(index < count // 2, *ends).astype(np.float32)
+from .schedules import SamplingGrid
 
 
 def _levels(alpha_sq: np.floating) -> tuple[np.float32, np.float32]:

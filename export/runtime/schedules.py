@@ -1,0 +1,137 @@
+"""Noise levels in NumPy: the numbers of `ld4lg_fast.schedules`.
+
+Everywhere ``alpha_sq`` is the squared signal level; rounding to float32 happens where the PyTorch path rounds.
+Letters: S sampling steps, T training timesteps.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import RuntimeInputError
+
+LOG_SNR_LIMIT = 15.0
+SPACINGS = ("time", "log_snr", "learned")
+
+
+@dataclass(frozen=True)
+class SamplingGrid:
+    """Levels ``alpha_sq`` and ``log_snr`` (S+1,) from noise to data; what the network is told: (S,); the same levels
+    as ``times`` (S+1,), 1 noise and 0 data."""
+
+    alpha_sq: np.ndarray
+    network_time: np.ndarray
+    log_snr: np.ndarray
+    times: np.ndarray
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.network_time)
+
+
+def sampling_grid(schedule: Mapping, num_steps: int, spacing: str = "time") -> SamplingGrid:
+    """The levels that ``num_steps`` steps visit.
+
+    ``schedule`` has ``name`` and ``scale`` (continuous times), or ``alphas_cumprod`` (T,), recipe v1's table; and
+    ``learned_times`` for the spacing of that name, or None. Spacings: see `ld4lg_fast.schedules.sampling_times`.
+
+    Raises:
+        RuntimeInputError: an unknown spacing, one that the model has no times for, or too many steps for it.
+    """
+    if spacing not in SPACINGS:
+        raise RuntimeInputError(f"Unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}.")
+    times = _times(schedule, num_steps, spacing)
+    if "alphas_cumprod" not in schedule:
+        log_snr = _log_snr(schedule, times)
+        alpha_sq = _sigmoid(log_snr)
+        return SamplingGrid(alpha_sq, alpha_sq[:-1], log_snr, times)
+    table = np.append(schedule["alphas_cumprod"], 1.0)  # step -1 is clean data
+    limit = len(table) - 1
+    if spacing == "time":
+        steps = _linspace(-1, limit - 1, num_steps + 1).astype(np.int64)[::-1]
+    else:
+        # Steps that round to the same one are moved apart, towards noise.
+        lowest = np.arange(num_steps, -1, -1) - 1
+        above = np.round(times.astype(np.float64) * limit).astype(np.int64) - 1 - lowest
+        steps = lowest + np.maximum.accumulate(above[::-1])[::-1]
+        if steps[0] >= limit:
+            raise RuntimeInputError(
+                f"{num_steps} steps do not fit the spacing {spacing!r}; ask for fewer, or for the spacing time."
+            )
+    alpha_sq = table[steps]
+    with np.errstate(divide="ignore"):
+        log_snr = np.log(alpha_sq / (1 - alpha_sq)).astype(np.float32)
+    return SamplingGrid(alpha_sq, steps[:-1].astype(np.float32), log_snr, (steps + 1) / limit)
+
+
+def _times(schedule: Mapping, num_steps: int, spacing: str) -> np.ndarray:
+    """S+1 descending times, float32."""
+    if spacing == "time":
+        return _linspace(1.0, 0.0, num_steps + 1)
+    if spacing == "learned":
+        learned = schedule["learned_times"]
+        if learned is None:
+            raise RuntimeInputError(
+                "This model has no learned times; export it after ld4lg learn-times, or choose the spacing time or "
+                "log_snr."
+            )
+        shares = np.linspace(0, 1, num_steps + 1)
+        return np.interp(shares, np.linspace(0, 1, len(learned)), learned).astype(np.float32)
+    if "alphas_cumprod" in schedule:
+        levels = np.array(schedule["alphas_cumprod"][::-1])
+        times, curve = np.arange(len(levels), 0, -1) / len(levels), np.log(levels / (1 - levels))
+    else:
+        times = np.linspace(1.0, 0.0, 10_001)
+        curve = np.maximum.accumulate(_log_snr(schedule, times))
+    first, last = np.interp([-0.995, -0.005], -times, curve)
+    times = np.interp(np.linspace(first, last, num_steps), curve, times)
+    return np.append(times, 0.0).astype(np.float32)
+
+
+def _log_snr(schedule: Mapping, t: np.ndarray) -> np.ndarray:
+    """log(alpha_sq / (1 - alpha_sq)) of a continuous schedule at times of any precision, which is kept."""
+    name, _, number = schedule["name"].partition("-")
+    number = float(number or 1)
+    with np.errstate(divide="ignore"):
+        curve = np.clip(_curve(name, number, t), t.dtype.type(1e-9), t.dtype.type(1.0))
+        log_snr = np.clip(_rounded(np.log, curve / (1 - curve)), -LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+    scale = schedule["scale"] * (number if name == "shifted_cosine" else 1.0)
+    return (log_snr + t.dtype.type(2 * math.log(scale))).astype(t.dtype)
+
+
+def _curve(name: str, number: float, t: np.ndarray) -> np.ndarray:
+    """The bare curve of a continuous schedule; ``number`` is the D of ``tan-D``."""
+    half_turn = t * t.dtype.type(math.pi) / 2
+    if name == "simple_linear":
+        return 1 - t
+    if name == "straight":
+        return (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
+    if name == "beta_linear":
+        return _rounded(np.exp, t.dtype.type(-1e-4) - 10 * t**2)
+    if name == "sigmoid":
+        low, high = _sigmoid(np.float32(-3)), _sigmoid(np.float32(3))
+        return (high - _sigmoid(6 * t - 3)) / (high - low)
+    cos_sq = _rounded(np.cos, half_turn) ** 2
+    if name == "tan":
+        sin_sq = _rounded(np.sin, half_turn) ** 2
+        return cos_sq / (cos_sq + t.dtype.type(number**2) * sin_sq)
+    return cos_sq
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + _rounded(np.exp, -x))
+
+
+def _rounded(function: np.ufunc, x: np.ndarray) -> np.ndarray:
+    """The function to the nearest number: DDPM's first step multiplies a last place's difference by 1,000."""
+    return function(x.astype(np.float64)).astype(x.dtype)
+
+
+def _linspace(start: float, stop: float, count: int) -> np.ndarray:
+    """float32, counted from both ends as torch does."""
+    step = np.float32((stop - start) / (count - 1))
+    index = np.arange(count, dtype=np.float32)
+    ends = np.float32(start) + step * index, np.float32(stop) - step * (count - 1 - index)
+    return np.where(index < count // 2, *ends).astype(np.float32)
