@@ -149,3 +149,16 @@ def test_every_variant_of_the_ablation_can_be_trained():
     assert model.denoiser.config == plain.denoiser.config and model.diffusion == plain.diffusion
     assert ours["recipe"].items() >= {k: v for k, v in published["recipe"].items() if k != "version"}.items()
     assert split_stages([*V2, "recipe.schedule=tan-2"])[1][0] == "recipe.schedule=tan-2"
+
+
+def test_onnx_throughput(tmp_path):
+    target = tmp_path / "onnx.json"
+    run("onnx_throughput.py", "--batch", "2", "--rounds", "1", "--json", str(target))
+    result = json.loads(target.read_text())
+    ways = {"pytorch float32", "pytorch int8", "onnx float32", "onnx int8"}
+    for task, timings in result["seconds"].items():
+        assert ways == timings.keys() - {"transformers"}, task
+    assert result["latent_difference"]["onnx float32"] < 1e-4
+    assert result["folders"]["int8"]["mib"] < result["folders"]["float32"]["mib"]
+    assert result["same_beam_texts"]["onnx float32"] == 1.0
+    assert target.with_suffix(".png").stat().st_size > 1000
