@@ -142,21 +142,23 @@ def cold_start(folder: Path) -> dict:
     }
 
 
-def export_all(pipe: TextDiffusionPipeline, place: Path) -> dict[str, Path]:
-    """The exported folder of each precision, and what its validation told in ``told.json`` beside it."""
+def export_all(config: str, place: Path) -> tuple[TextDiffusionPipeline, dict[str, Path]]:
+    """The pipeline of ``place / "run"``, made where it is not there, and the exported folder of each precision, with
+    what its validation told beside it."""
+    if not (place / "run").exists():
+        make_pipeline(config).save_pretrained(place / "run")
     folders = {name: place / name for name in PRECISIONS}
     for name, folder in folders.items():
         if not folder.exists():
             told: list[str] = []
-            pipe.save_pretrained(place / "run")
             export_run(place / "run", folder, name, say=told.append)
             (place / f"{name}.told.json").write_text(json.dumps(told))
-    return folders
+    return TextDiffusionPipeline.from_pretrained(place / "run"), folders
 
 
-def measure(pipe: TextDiffusionPipeline, place: Path, batch: int, rounds: int) -> dict:
-    """All figures of a pipeline that is exported to ``place``."""
-    folders = export_all(pipe, place)
+def measure(config: str, place: Path, batch: int, rounds: int) -> dict:
+    """All figures of a config, exported to ``place``."""
+    pipe, folders = export_all(config, place)
     threads = torch.get_num_threads()
     told = {name: json.loads((place / f"{name}.told.json").read_text()) for name in folders}
     result: dict = {"validation": told, "folders": {}, "seconds": {}, "latent_difference": {}}
@@ -218,11 +220,10 @@ def main() -> None:
     options = parser.parse_args()
     result = {"config": options.config, "batch": options.batch, "tokens": LENGTH, "rounds": options.rounds}
     result |= {"device": describe_device("cpu"), "versions": versions()}
-    pipe = make_pipeline(options.config)
     with tempfile.TemporaryDirectory() as temporary:
         place = options.folders or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
-        result |= measure(pipe, place, options.batch, options.rounds)
+        result |= measure(options.config, place, options.batch, options.rounds)
     for task, ways in result["seconds"].items():
         for name, timing in ways.items():
             gain = ways[BASE]["median"] / timing["median"]

@@ -286,10 +286,10 @@ def test_the_folder_needs_no_torch(small, tmp_path):
     wanted = pipe(6, num_inference_steps=5, seed=1, sampler="ddim").texts
     assert json.loads(texts.read_text())["texts"] == wanted and len(set(wanted)) > 3
     assert all(text in done.stdout for text in wanted)
-    # The service of the README, where the folder is called "exported".
+    # The service of the docs, where the folder is called "exported".
     moved.rename(tmp_path / "exported")
     (example,) = re.findall(
-        r"```python\n(import sys.*?ld4lg_runtime.*?)```", (ROOT / "README.md").read_text(), re.S
+        r"```python\n(import sys.*?ld4lg_runtime.*?)```", (ROOT / "docs" / "deploying.md").read_text(), re.S
     )
     served = [python, "-c", f"{example}\nprint(len(answer(2, seed=1)))"]
     done = subprocess.run(served, capture_output=True, text=True, env=clean, cwd=tmp_path)
