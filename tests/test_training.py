@@ -109,7 +109,7 @@ def test_a_finished_run_is_self_contained_and_says_what_next(finished):
         "samples",
     }
     assert names | {"checkpoints", "cache", "curves.png"} == {path.name for path in run_dir.iterdir()}
-    assert f"scripts/infer.py infer.output_dir={run_dir}" in output and "Finished in" in output
+    assert f"ld4lg sample {run_dir}" in output and "Finished in" in output
     texts = TextDiffusionPipeline.from_pretrained(run_dir)(2, num_inference_steps=3, sampler="dpmpp_2m").texts
     assert len(texts) == 2
 
