@@ -3,7 +3,6 @@
 Letters: B batch, N queries, M keys, H heads of width 64.
 """
 
-import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
@@ -28,8 +27,7 @@ def short_attention(
 
     ``softmax(q·kᵀ / 8 + bias)·v`` for each head, the softmax in float32; the inputs may be the parts of one
     fused product, and the output is what the output projection takes. ``auto`` goes to PyTorch's own attention
-    where that was measured to be faster, or nothing was measured: always on a GPU, for longer sequences, and for
-    float32 with neither bias nor gains.
+    where nothing was measured: on a GPU, and for longer sequences.
 
     Args:
         q: (B, N, H·64). k, v: (B, M, H·64), in q's dtype.
@@ -49,10 +47,8 @@ def short_attention(
     tensors = [t for t in (q, k, v, bias, q_gain, k_gain) if t is not None]
     name = backend.choose("short_attention", q.device.type, tuple({t.dtype for t in tensors}))
     longest = max(q.shape[1], k.shape[1])
-    if backend.current_backend() == "auto":
-        plain_float = q.dtype == torch.float32 and bias is None and q_gain is None
-        if name == "triton" or plain_float or longest > MAX_LENGTH:
-            name = "reference"
+    if backend.current_backend() == "auto" and (name == "triton" or longest > MAX_LENGTH):
+        name = "reference"
     if name == "reference":
         return plain.short_attention(q, k, v, bias, q_gain, k_gain)
     if longest > MAX_LENGTH:
