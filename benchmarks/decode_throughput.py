@@ -164,7 +164,7 @@ def plot(rows: list[dict], path: Path) -> None:
     )
     axes.set_xlabel("strategy, batch")
     axes.set_ylabel("times generate, fp32")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(names))
     figure.savefig(path, dpi=120)
 
 
