@@ -58,7 +58,7 @@ class CpuLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         self.weight, self.bias, self.gelu = weight, bias, gelu
-        self.few_rows = ops.PackedLinear.few_rows()
+        self.few_rows: float = ops.PackedLinear.few_rows()
         self.for_few: ops.PackedLinear | None = None
         self.for_many: OneDnnLinear | None = None
 

@@ -1,5 +1,7 @@
 """Products with few rows on a CPU, their weights packed once. Letters: R rows, I inputs, O outputs."""
 
+from types import ModuleType
+
 from torch import Tensor
 
 from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
@@ -8,7 +10,8 @@ from ld4lg_fast.kernels.native import instruction_set
 FEW_ROWS = {"avx512": 64, "avx2": 8, "baseline": 8}
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
+    """The functions of the C++ library, for the class of that name."""
     reason = unavailable_reason("native")
     if reason is not None:
         raise BackendUnavailableError(f"{name} needs the backend 'native': {reason}")
