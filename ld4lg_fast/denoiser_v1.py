@@ -238,7 +238,8 @@ class DiffusionTransformerV1(nn.Module):
         if x_self_cond:
             tokens = self.self_cond_proj(x_self_cond[0])
         elif self.config.self_condition:
-            tokens = self.null_self_cond.to(compute_dtype(weight)).expand(x.shape[0], 1, -1)
+            # Not a view: without gradient, torch's FLOP counter stumbles over one of a parameter.
+            tokens = self.null_self_cond.to(compute_dtype(weight)).repeat(x.shape[0], 1, 1)
         if not x_self_cond and (tokens is not None or conditions.class_keys_values):
             cross_bias = conditions.first_bias
 

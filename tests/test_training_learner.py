@@ -1,16 +1,20 @@
 """One step of the optimiser: micro-batches, recomputed activations and compiled blocks change no number."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import make_model
+from conftest import RECIPE, make_model
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training_models import OneProcess
 from ld4lg_fast import captured
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels.backend import use_backend
+from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.training.captured_backward import CapturedBackward, _Captured, check_capture
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
@@ -122,9 +126,9 @@ def test_replayed_gradients_are_those_of_the_graph():
     [("cpu", 1, 1, "needs a GPU, not cpu"), ("cuda", 2, 1, "not 2 and 1"), ("cuda", 1, 4, "not 1 and 4")],
 )
 def test_a_cuda_graph_is_refused_where_there_can_be_none(device, processes, micro_batches, said):
-    session = SimpleNamespace(device=torch.device(device), world_size=processes)
+    known = SimpleNamespace(device=torch.device(device), num_processes=processes)
     with pytest.raises(ConfigError, match=said):
-        check_capture(session, SimpleNamespace(micro_batches=micro_batches))
+        check_capture(known, SimpleNamespace(micro_batches=micro_batches))
 
 
 @pytest.mark.gpu
@@ -141,6 +145,18 @@ def test_regions_of_a_language_autoencoder(autoencoder):
     kinds = [type(region).__name__ for region in regions(autoencoder)]
     assert kinds.count("BartEncoderLayer") == kinds.count("BartDecoderLayer") == 1
     assert {"PerceiverAttention", "RMSSelfAttention"} <= set(kinds)
+
+
+def test_the_passes_of_recipe_v1_are_counted():
+    recipe = RECIPE | {"version": "v1", "beta_schedule": "linear", "num_train_timesteps": 50}
+    sizes = {"dim": 64, "depth": 1, "dim_latent": 8, "max_len": 6, "dropout": 0.0}
+    model, latents = LatentDiffusion.create(recipe, sizes), torch.randn(4, 6, 8)
+    draws, flops = model.draw(latents, torch.Generator().manual_seed(0)), []
+    for coin in (False, True):
+        with use_backend("reference"), FlopCounterMode(display=False) as counter:
+            model(latents, replace(draws, self_condition=coin)).loss.backward()
+        flops.append(counter.get_total_flops())
+    assert 0 < flops[0] < flops[1] < 2 * flops[0], "a pass forwards more"
 
 
 def test_a_profile_accounts_for_the_whole_step(tmp_path):

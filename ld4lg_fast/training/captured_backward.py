@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -11,23 +12,22 @@ from ld4lg_fast import captured
 from ld4lg_fast.diffusion import TrainingDraws
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.training.options import StageOptions
-from ld4lg_fast.training.session import Session
 
 pytree.register_dataclass(TrainingDraws)  # its tensors then count as the batch's
 
 
-def check_capture(session: Session, options: StageOptions) -> None:
-    """Refuses ``train.cuda_graph=true`` where a step cannot be captured.
+def check_capture(processes: Accelerator, options: StageOptions) -> None:
+    """Refuses ``train.cuda_graph=true`` where the steps of ``options`` cannot be captured.
 
     Raises:
         ConfigError: no GPU, several processes, or several micro-batches.
     """
-    name, device = "train.cuda_graph=true", session.device.type
+    name, device = "train.cuda_graph=true", processes.device.type
     if device != "cuda":
         raise ConfigError(f"{name} needs a GPU, not {device}; leave it out.")
-    if session.world_size > 1 or options.micro_batches > 1:
+    if processes.num_processes > 1 or options.micro_batches > 1:
         raise ConfigError(
-            f"{name} needs one process and one micro-batch, not {session.world_size} and {options.micro_batches}; "
+            f"{name} needs one process and one micro-batch, not {processes.num_processes} and {options.micro_batches}; "
             "leave it out."
         )
 

@@ -70,6 +70,7 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
 
     from ld4lg_fast.data import load_from_config
     from ld4lg_fast.training.autoencoder_stage import train_autoencoder
+    from ld4lg_fast.training.captured_backward import check_capture
     from ld4lg_fast.training.conditions import number_of_classes, source_limit
     from ld4lg_fast.training.diffusion_stage import train_denoiser
 
@@ -85,6 +86,8 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
     dataset = load_from_config(config["dataset"])
     number_of_classes(config, dataset)
     source_limit(config, dataset)
+    if options.cuda_graph:
+        check_capture(accelerator, options.diffusion)
     on_main(accelerator, lambda: carry_out(planned))
     journal = Journal(run.log, accelerator, options.autoencoder.steps)
     session = Session(accelerator, run, options, config["seed"], clock, interrupts, journal)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ld4lg_fast.training.captured_backward import CapturedBackward, check_capture
+from ld4lg_fast.training.captured_backward import CapturedBackward
 from ld4lg_fast.training.optimization import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from ld4lg_fast.training.profiling import Profile
 from ld4lg_fast.training.randomness import step_seed
@@ -61,7 +61,6 @@ class Learner:
             )
         self.captured: CapturedBackward | None = None
         if session.options.cuda_graph and stage.has_fixed_shapes:
-            check_capture(session, stage.options)
             self.captured = CapturedBackward(self._backward, self.parameters)
 
     def step(self, step: int, rate: float) -> Tensor:
