@@ -48,6 +48,13 @@ def v2_bart(tokenizer) -> TextDiffusionPipeline:
     return TextDiffusionPipeline(bart(tokenizer, PERCEIVER), make_model(num_dense_connections=1))
 
 
+def v3_bart(tokenizer) -> TextDiffusionPipeline:
+    """Class-conditional, with what recipe v3 may add to v2."""
+    recipe = {"version": "v3", "objective": "pred_flow", "schedule": "straight"}
+    model = make_model(recipe=recipe, depth=1, num_classes=3, qk_norm=True)
+    return TextDiffusionPipeline(bart(tokenizer, PERCEIVER), model, STATISTICS)
+
+
 def t5(tokenizer) -> T5ForConditionalGeneration:
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -94,7 +101,7 @@ def v1_model() -> LatentDiffusion:
     return model
 
 
-MAKERS = {"v2_bart": v2_bart, "v2_t5": v2_t5, "v1_bart": v1_bart, "v1_t5": v1_t5}
+MAKERS = {maker.__name__: maker for maker in (v2_bart, v2_t5, v1_bart, v1_t5, v3_bart)}
 
 
 @pytest.fixture(scope="module")
@@ -364,32 +371,3 @@ def test_models_that_cannot_be_exported_are_refused(tokenizer):
     pipe.autoencoder.lm.config.model_type = "pegasus"
     with pytest.raises(ConfigError, match="'pegasus' cannot be exported"):
         make_graphs(pipe)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({}, "writes from a source text"),
-        ({"source": ["a"]}, "1 sources for 2 samples"),
-        ({"source": "a", "class_id": 3}, "class_id 3 is out of range"),
-        ({"source": "a", "class_name": "inn"}, "no class 'inn'"),
-        ({"source": "a", "class_id": 1, "class_name": "pub"}, "exclude each other"),
-        ({"source": "a", "sampler": "euler"}, "Unknown sampler 'euler'"),
-        ({"source": "a", "strategy": "beams"}, "Unknown decoding strategy 'beams'"),
-        ({"source": "a", "beams": 2}, "no option 'beams'"),
-        ({"source": "a", "spacing": "even"}, "Unknown spacing 'even'"),
-        ({"source": "a", "spacing": "learned"}, "no learned times"),
-        ({"source": "a", "guidance_interval": (0.5, 0.2)}, r"guidance_interval is \(0.5, 0.2\)"),
-        ({"source": "a", "num_decodes": 2}, "num_decodes 2 needs strategy nucleus"),
-        ({"source": "a", "strategy": "nucleus", "choose_decode": "best"}, "Unknown choose_decode 'best'"),
-        ({"source": "a", "max_length": 40}, "max_length 40 exceeds the 16 tokens"),
-        ({"source": "a", "top_p": 0.0}, "top_p 0.0 must be in"),
-    ],
-)
-def test_options_that_cannot_work_are_refused(tokenizer, tmp_path, options, sentence):
-    pipe = v2_t5(tokenizer)
-    model = object.__new__(OnnxTextDiffusion)  # its sessions are not reached
-    model.config = exporter.folder_config(pipe, "float32")
-    model._source = True
-    with pytest.raises(RuntimeInputError, match=sentence):
-        model(2, **options)
