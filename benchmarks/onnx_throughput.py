@@ -179,10 +179,6 @@ def measure(config: str, place: Path, batch: int, rounds: int) -> dict:
             name: {"median": timing.median, "p20": timing.p20, "p80": timing.p80}
             for name, timing in timings.items()
         }
-    texts = {name: way() for name, way in tasks["beam"].items()}
-    result["same_beam_texts"] = {
-        name: sum(map(str.__eq__, found, texts[BASE])) / batch for name, found in texts.items()
-    }
     return result
 
 
@@ -234,7 +230,6 @@ def main() -> None:
             f"{folder['peak_mib']:.0f} MiB of memory"
         )
     print("Latents apart from PyTorch's by at most", result["latent_difference"])
-    print("Beam texts equal to PyTorch's", result["same_beam_texts"])
     print(*(sentence for told in result["validation"].values() for sentence in told), sep="\n")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")

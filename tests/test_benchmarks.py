@@ -160,5 +160,4 @@ def test_onnx_throughput(tmp_path):
         assert ways == timings.keys() - {"transformers"}, task
     assert result["latent_difference"]["onnx float32"] < 1e-4
     assert result["folders"]["int8"]["mib"] < result["folders"]["float32"]["mib"]
-    assert result["same_beam_texts"]["onnx float32"] == 1.0
     assert target.with_suffix(".png").stat().st_size > 1000
