@@ -114,7 +114,7 @@ Samples from a run and measures the texts beside real ones: a table, a JSON file
 
 Examples:
   ld4lg evaluate outputs/e2e --report page.html
-  ld4lg evaluate outputs/e2e generation.num_samples=200 generation.quality=balanced evaluation.seeds=[0,1,2]
+  ld4lg evaluate outputs/e2e generation.num_samples=200 generation.quality=balanced 'evaluation.seeds=[0,1]'
   ld4lg evaluate outputs/e2e evaluation.mauve_model=FOLDER evaluation.perplexity_model=FOLDER
 
 Options and their values, as in generation.num_samples=200:

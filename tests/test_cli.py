@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_help_of_hydra_commands_tells_every_option_and_its_examples_compose(comm
         examples = [line for line in text.splitlines() if line.startswith(f"  ld4lg {command} ")]
         assert len(examples) >= 3
         for line in examples:
-            overrides = [word for word in line.partition("   (")[0].split() if "=" in word]
+            overrides = [word for word in shlex.split(line.partition("   (")[0]) if "=" in word]
             hydra.compose(config, [word for word in overrides if not word.startswith("hydra.")])
 
 
