@@ -8,7 +8,7 @@ DEFAULT = "e2e-small"
 
 def shipped_models() -> list[str]:
     """Names that `TextDiffusionPipeline.from_pretrained` takes in place of a run directory."""
-    return sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+    return sorted(path.parent.name for path in FOLDER.glob("*/statistics.json"))
 
 
 def run_directory(name: Path | str | None) -> Path:
