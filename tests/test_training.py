@@ -37,6 +37,7 @@ SMALLEST = [
     "train.autoencoder.batch_size=16",
     f"train.diffusion.steps={STEPS}",
     "train.diffusion.batch_size=16",
+    "train.mixed_precision=no",  # one process has one precision for all its tests
     "train.log_every=1",
     f"train.checkpoint_every={LAST_CHECKPOINT}",
     "train.validate_every=3",
