@@ -39,6 +39,7 @@ SMALLEST = [
     "train.autoencoder.batch_size=16",
     f"train.diffusion.steps={STEPS}",
     "train.diffusion.batch_size=16",
+    "train.mixed_precision=no",  # one process has one precision for all its tests
     "train.log_every=1",
     "train.checkpoint_every=2",
     "train.validation_texts=4",
