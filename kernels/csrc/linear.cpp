@@ -45,7 +45,7 @@ LD4LG_EXPORT void ld4lg_int8_linear(const float* x, int64_t x_stride, const uint
 // Whether int8_linear runs on instructions for products of bytes.
 LD4LG_EXPORT bool ld4lg_multiplies_bytes() {
 #ifdef LD4LG_X86
-  return ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx512 && __builtin_cpu_supports("avx512vnni");
+  return ld4lg::instruction_set() >= ld4lg::InstructionSet::kAvx512 && __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif
