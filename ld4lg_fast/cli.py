@@ -148,6 +148,12 @@ def sample(
         str | None,
         typer.Option(help="How latents become text, if not the model's own: greedy, beam or nucleus."),
     ] = None,
+    tries: Annotated[
+        int,
+        typer.Option(
+            help="Sample this many times as many texts, and keep those of which the decoder is surest."
+        ),
+    ] = 1,
     seed: Seed = 0,
     json: Annotated[Path | None, typer.Option(help="Also write the texts to this JSON file.")] = None,
 ) -> None:
@@ -175,6 +181,7 @@ def sample(
         sampler=sampler,
         precision=precision,
         decoding=decoding,
+        tries=tries,
         seed=seed,
     )
     print_texts(output.texts, seconds)
@@ -184,6 +191,7 @@ def sample(
             "steps": steps,
             "sampler": sampler,
             "precision": precision,
+            "tries": tries,
             "seed": seed,
         }
         content = {"texts": output.texts, "run": str(run_dir or DEFAULT), "settings": settings}

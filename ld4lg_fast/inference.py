@@ -51,8 +51,10 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def sample_with_bar(pipe: TextDiffusionPipeline, **options) -> tuple[TextDiffusionOutput, float]:
-    """What the pipeline gives for ``options``, sampled under a progress bar, and the seconds that it took."""
+def sample_with_bar(
+    pipe: TextDiffusionPipeline, num_samples: int, tries: int = 1, **options
+) -> tuple[TextDiffusionOutput, float]:
+    """The best of so many tries at ``options``, sampled under a progress bar, and the seconds that it took."""
     start = time.perf_counter()
     with progress_bar() as bar:
         tasks = {}
@@ -64,7 +66,7 @@ def sample_with_bar(pipe: TextDiffusionPipeline, **options) -> tuple[TextDiffusi
                 )
             bar.update(tasks[phase], completed=done)
 
-        output = pipe(progress=progress, **options)
+        output = pipe.best(num_samples, tries=tries, progress=progress, **options)
     return output, time.perf_counter() - start
 
 

@@ -140,3 +140,25 @@ def test_starts_and_lengths_that_do_not_fit_are_refused(pipe):
         pipe.sample(2, start=torch.zeros(2, 5, 8))
     with pytest.raises(ConfigError, match="lengths were given"):
         pipe.sample(2, lengths=torch.tensor([1, 2]))
+
+
+def test_confidence_is_the_decoders_own_likelihood(pipe):
+    latents, _ = pipe.encode(TEXTS)
+    got = pipe.confidences(latents, TEXTS, batch_size=2)
+    for text, row, score in zip(TEXTS, latents, got, strict=True):
+        ids = torch.tensor([pipe.autoencoder.tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            states = pipe.autoencoder.decode_states(row[None])
+            loss = pipe.autoencoder.lm(encoder_outputs=(states,), labels=ids).loss
+        torch.testing.assert_close(score, -loss, rtol=1e-4, atol=1e-4)
+
+
+def test_the_best_of_several_tries(pipe):
+    options = {"quality": "draft", "decoding": GREEDY, "seed": 2}
+    best, every = pipe.best(3, tries=4, **options), pipe(12, **options)
+    scores = pipe.confidences(every.latents, every.texts)
+    assert best.rows.tolist() == sorted(scores.argsort(descending=True)[:3].tolist())
+    assert best.texts == [every.texts[row] for row in best.rows.tolist()]
+    assert torch.equal(best.latents, every.latents[best.rows])
+    with pytest.raises(ConfigError, match="tries is 0"):
+        pipe.best(3, tries=0)

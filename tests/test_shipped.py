@@ -74,6 +74,10 @@ def test_sample_without_a_run_directory(tiny, tmp_path, monkeypatch, capsys):
     assert content["texts"] == TextDiffusionPipeline.from_pretrained()(3, seed=1, quality="draft").texts
     assert content["run"] == "e2e-small" and content["decoding"]["strategy"] == "greedy"
     assert "3 texts in" in capsys.readouterr().out
+    options = ("--num-samples", 3, "--seed", 1, "--quality", "draft", "--tries", 3, "--json", out)
+    assert command(monkeypatch, *options) == 0
+    best = TextDiffusionPipeline.from_pretrained().best(3, tries=3, seed=1, quality="draft").texts
+    assert json.loads(out.read_text())["texts"] == best != content["texts"]
 
 
 @pytest.fixture(scope="module")
