@@ -125,13 +125,16 @@ Options and their values, as in generation.num_samples=200:
 @app.command()
 def sample(
     run_dir: Annotated[
-        Path | None, typer.Argument(help="Run directory of a finished training, if not the model that ships.")
+        Path | None,
+        typer.Argument(
+            help="Run directory of a finished training; without it the model that ships, if one does."
+        ),
     ] = None,
     num_samples: NumSamples = 8,
     quality: Annotated[
         str | None,
         typer.Option(
-            help="paper (of your own runs), balanced (of the model that ships) or draft: sampler and steps."
+            help="Sampler and steps: paper, balanced or draft; paper of your own runs, balanced of a model that ships."
         ),
     ] = None,
     steps: Annotated[
@@ -157,7 +160,7 @@ def sample(
     seed: Seed = 0,
     json: Annotated[Path | None, typer.Option(help="Also write the texts to this JSON file.")] = None,
 ) -> None:
-    """Samples texts from a run directory, or from the model that ships, and prints them.
+    """Samples texts from a run directory and prints them.
 
     \b
     ld4lg sample outputs/e2e --num-samples 16 --quality balanced

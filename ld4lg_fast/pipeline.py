@@ -78,8 +78,8 @@ class TextDiffusionPipeline(LatentOperations):
         The weights become float32.
 
         Args:
-            path_or_hub: None is the model that ships, ``e2e-small`` (see `shipped.shipped_models`). A folder of
-                one's own comes first, then a model that ships, then the hub.
+            path_or_hub: None is the model that ships, if one does (see `shipped.shipped_models`). A folder of one's
+                own comes first, then a model that ships, then the hub.
             revision: branch, tag or commit of the repository.
 
         Raises:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ld4lg_fast.errors import CheckpointError
+
 FOLDER = Path(__file__).parent / "shipped_models"
 DEFAULT = "e2e-small"
 
@@ -15,8 +17,16 @@ def run_directory(name: Path | str | None) -> Path:
     """The run directory that ``name`` means: the model that ships (None), one of `shipped_models`, or a folder.
 
     A folder of the user's own comes before a model of the same name.
+
+    Raises:
+        CheckpointError: None, and no model came with this package.
     """
     if name is None:
+        if DEFAULT not in shipped_models():
+            raise CheckpointError(
+                "No model came with this package; name the run directory of a finished training, or see one trained "
+                "with `ld4lg demo`."
+            )
         return FOLDER / DEFAULT
     folder = Path(name)
     return FOLDER / name if not folder.exists() and str(name) in shipped_models() else folder

