@@ -97,9 +97,9 @@ class Ablation:
     def _train(self, run: Path, stage: str, switches: Sequence[str], seed: int, budget: str) -> None:
         options = self.options
         command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"hydra.run.dir={run}"]
-        command += [f"train.stage={stage}", budget, *switches, *options.overrides]
+        command += ["recipe=v3", f"train.stage={stage}", budget, *switches, *options.overrides]
         if stage == "autoencoder":
-            command += [f"dataset={options.dataset}", f"model={options.model}", "recipe=v3", f"seed={seed}"]
+            command += [f"dataset={options.dataset}", f"model={options.model}", f"seed={seed}"]
             command += [f"dataset.root={options.root}"] if options.root else []
         subprocess.run(command, check=True, cwd=ROOT)
 

@@ -163,12 +163,13 @@ class LatentOperations(ABC):
         ``mask`` (B, N) belongs to the latents in recipe v1.
         """
         lm, tokenizer = self.autoencoder.lm, self.autoencoder.tokenizer
-        tokens = tokenize_texts(list(texts), tokenizer, self.autoencoder.max_len)
+        max_len = self.autoencoder.max_len
+        tokens = tokenize_texts(list(texts), tokenizer, max_len)
         scores = []
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
             ids = [[lm.config.decoder_start_token_id, *tokens[row]] for row in range(len(texts))[rows]]
-            padded, _ = collate(ids, tokenizer.pad_token_id)
+            padded, _ = collate(ids, tokenizer.pad_token_id, max_len=max_len + 1)
             states = self.autoencoder.decode_states(latents[rows])
             kept = None if mask is None else mask[rows]
             scores.append(model_scores(lm, states, padded.to(self.device), kept))

@@ -1,6 +1,7 @@
 """Small models made on the spot, shared by the tests."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -34,6 +35,15 @@ def randomize(module: torch.nn.Module, seed: int = 0, std: float = 0.1) -> torch
             noise = torch.randn(parameter.shape, generator=generator) * std
             parameter.copy_(1 + noise if "norm.weight" in name else noise)
     return module
+
+
+@pytest.fixture(autouse=True)
+def accelerate_forgets():
+    """Accelerate keeps the first precision of a process; the next test may have another."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
 
 
 @pytest.fixture(scope="session")

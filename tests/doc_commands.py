@@ -97,6 +97,7 @@ def _run_ld4lg(words: list[str], monkeypatch) -> None:
 def _run_script(words: list[str], monkeypatch) -> None:
     script = Path(words[0])
     path = script if script.exists() else ROOT / script
+    monkeypatch.syspath_prepend(path.parent.resolve())  # as python does with a script's folder
     more = {
         "train.py": SMALL_TRAINING,
         "infer.py": SMALL_SAMPLING,

@@ -151,6 +151,8 @@ def test_confidence_is_the_decoders_own_likelihood(pipe):
             states = pipe.autoencoder.decode_states(row[None])
             loss = pipe.autoencoder.lm(encoder_outputs=(states,), labels=ids).loss
         torch.testing.assert_close(score, -loss, rtol=1e-4, atol=1e-4)
+    too_long = ["a text that is cut to what the model handles" * 9]
+    assert pipe.confidences(latents[:1], too_long).isfinite().all()
 
 
 def test_the_best_of_several_tries(pipe):

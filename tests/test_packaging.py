@@ -39,7 +39,7 @@ def test_types_are_checked_of_every_public_module():
 
 
 def test_the_container_copies_what_the_build_needs():
-    copied = set(re.findall(r"^COPY (.+) \\S+$", (ROOT / "Dockerfile").read_text(), re.M))
+    copied = set(re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.M))
     names = {name for line in copied for name in line.split()}
     assert all((ROOT / name).exists() for name in names)
     folders = {*PYPROJECT["tool"]["scikit-build"]["wheel"]["packages"].values()}

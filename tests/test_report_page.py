@@ -84,7 +84,9 @@ def test_the_page_holds_all_that_was_measured_and_fetches_nothing(class_run, mon
     assert data["classes"] == [NAMES[label] for label in content["references"]["labels"]]
     for row in content["rows"]:
         assert f"<th>{row['name']}</th>" in text
-        assert f"{row['metrics']['diversity']['mean']:.4g}" in text
+        assert all(f"{figure['mean']:.4g}" in text for figure in row["metrics"].values())
+        assert all(f"skipped: {why}." in text for why in row["skipped"].values())
+    assert {"diversity", "unique_words"} <= content["rows"][0]["metrics"].keys()
     assert data["film"]["frames"][-1]["text"] == content["texts"]["seed 3"]["greedy"][0]
     assert data["film"]["num_steps"] == 2
     for name in ("Frontier", "Length", "Distinct n-grams", "How many texts share a 4-gram", "Latent map"):

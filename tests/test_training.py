@@ -37,7 +37,7 @@ SMALLEST = [
     "train.autoencoder.batch_size=16",
     f"train.diffusion.steps={STEPS}",
     "train.diffusion.batch_size=16",
-    "train.mixed_precision=no",  # one process has one precision for all its tests
+    "train.mixed_precision=no",
     "train.log_every=1",
     f"train.checkpoint_every={LAST_CHECKPOINT}",
     "train.validate_every=3",
@@ -110,7 +110,7 @@ def test_a_finished_run_is_self_contained_and_says_what_next(finished):
         "samples",
     }
     assert names | {"checkpoints", "cache", "curves.png"} == {path.name for path in run_dir.iterdir()}
-    assert f"ld4lg sample {run_dir}" in output and "Finished in" in output
+    assert f"scripts/infer.py infer.output_dir={run_dir}" in output and "Finished in" in output
     texts = TextDiffusionPipeline.from_pretrained(run_dir)(2, num_inference_steps=3, sampler="dpmpp_2m").texts
     assert len(texts) == 2
 
@@ -166,11 +166,12 @@ def test_a_resumed_stage_has_bit_identical_losses(finished, tmp_path, stage):
     assert (run_dir / weights).read_bytes() == (finished[0] / weights).read_bytes()
 
 
-def test_a_finished_run_has_nothing_to_resume_until_it_gets_more_steps(finished, tmp_path):
+def test_a_finished_run_has_nothing_to_resume_until_it_gets_more_steps(finished, tmp_path, monkeypatch):
     run_dir = copy(finished, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ld4lg"])  # as without a checkout
     with console.capture() as output:
         main(["resume=true", f"hydra.run.dir={run_dir}"])
-    assert output.get().count("is finished") == 2
+    assert output.get().count("is finished") == 2 and f"ld4lg sample {run_dir}" in output.get()
     assert records(run_dir) == records(finished[0])
     main(["resume=true", f"hydra.run.dir={run_dir}", f"train.diffusion.steps={STEPS + 2}"])
     assert list(losses(run_dir, "diffusion")) == list(range(1, STEPS + 3))
