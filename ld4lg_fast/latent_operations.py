@@ -190,6 +190,10 @@ class LatentOperations(ABC):
             return output
         scores = self.confidences(output.latents, output.texts, output.mask)
         kept = scores.topk(num_samples).indices.sort().values
-        tensors = (output.latents, output.mask, output.class_ids, output.rows)
-        chosen = (None if tensor is None else tensor[kept] for tensor in tensors)
-        return TextDiffusionOutput(*chosen, texts=[output.texts[row] for row in kept.tolist()])
+        return TextDiffusionOutput(
+            output.latents[kept],
+            None if output.mask is None else output.mask[kept],
+            None if output.class_ids is None else output.class_ids[kept],
+            output.rows[kept],
+            [output.texts[row] for row in kept.tolist()],
+        )
