@@ -157,25 +157,43 @@ def sample(
             help="Sample this many times as many texts, and keep those of which the decoder is surest."
         ),
     ] = 1,
+    class_name: Annotated[
+        str | None, typer.Option(help="Class of all texts, for a model that was trained with classes.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Text to write from, for a sequence-to-sequence model.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How much the class or the source counts; 1 is as in training.")
+    ] = None,
     seed: Seed = 0,
-    json: Annotated[Path | None, typer.Option(help="Also write the texts to this JSON file.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write the texts to this JSON file; - prints JSON and nothing else."),
+    ] = None,
 ) -> None:
     """Samples texts from a run directory and prints them.
 
     \b
     ld4lg sample outputs/e2e --num-samples 16 --quality balanced
     ld4lg sample outputs/e2e --sampler dpmpp_2m --steps 20 --strategy nucleus --json texts.json
+    ld4lg sample outputs/ag_news --class-name Sports --guidance-scale 4
     """
     from dataclasses import asdict, replace
+    from json import dumps
 
+    from ld4lg_fast.console import console
     from ld4lg_fast.inference import choose_device, print_texts, sample_with_bar
     from ld4lg_fast.pipeline import TextDiffusionPipeline
     from ld4lg_fast.shipped import DEFAULT
     from ld4lg_fast.weights import write_json
 
+    to_stdout = str(json) == "-"
+    console.quiet = to_stdout
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
     quality = quality or ("balanced" if run_dir is None else "paper")
     decoding = replace(pipe.decoding, strategy=strategy or pipe.decoding.strategy, precision=precision)
+    asked = {"class_name": class_name, "source": source, "guidance_scale": guidance_scale}
     output, seconds = sample_with_bar(
         pipe,
         num_samples=num_samples,
@@ -186,19 +204,31 @@ def sample(
         decoding=decoding,
         tries=tries,
         seed=seed,
+        **asked,
     )
     print_texts(output.texts, seconds)
-    if json is not None:
-        settings = {
-            "quality": quality,
-            "steps": steps,
-            "sampler": sampler,
-            "precision": precision,
-            "tries": tries,
-            "seed": seed,
-        }
-        content = {"texts": output.texts, "run": str(run_dir or DEFAULT), "settings": settings}
-        write_json(json, content | {"decoding": asdict(decoding), "seconds": round(seconds, 3)})
+    if json is None:
+        return
+    settings = {
+        "quality": quality,
+        "steps": steps,
+        "sampler": sampler,
+        "precision": precision,
+        "tries": tries,
+        "seed": seed,
+        **asked,
+    }
+    content = {
+        "texts": output.texts,
+        "run": str(run_dir or DEFAULT),
+        "settings": settings,
+        "decoding": asdict(decoding),
+        "seconds": round(seconds, 3),
+    }
+    if to_stdout:
+        print(dumps(content, indent=2, ensure_ascii=False))
+    else:
+        write_json(json, content)
 
 
 @app.command("learn-times")

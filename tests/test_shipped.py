@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ld4lg_fast import TextDiffusionPipeline, cli, shipped
+from ld4lg_fast.console import console
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError
 from tests.conftest import make_model
@@ -85,6 +86,23 @@ def test_sample_without_a_run_directory(tiny, tmp_path, monkeypatch, capsys):
     assert command(monkeypatch, *options) == 0
     best = TextDiffusionPipeline.from_pretrained().best(3, tries=3, seed=1, quality="draft").texts
     assert json.loads(out.read_text())["texts"] == best != content["texts"]
+
+
+def test_json_on_standard_output_stands_alone(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(console, "quiet", False)  # which is put back afterwards
+    assert command(monkeypatch, "--num-samples", 2, "--quality", "draft", "--json", "-") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["texts"] == TextDiffusionPipeline.from_pretrained()(2, quality="draft").texts
+    assert not Path("-").exists()
+
+
+def test_conditions_of_another_model_are_refused(tiny, monkeypatch, capsys):
+    assert command(monkeypatch, "--class-name", "Sports") == 2
+    assert (
+        "class_name 'Sports' was given, but this model was trained without classes" in capsys.readouterr().err
+    )
+    assert command(monkeypatch, "--source", "A question?") == 2
+    assert "trained without source texts" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
