@@ -1,7 +1,7 @@
 """Samplers in NumPy: the numbers of `ld4lg_fast.samplers`.
 
-Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients.
-Everywhere ``alpha_sq`` is the squared signal level; rounding to float32 happens where the PyTorch path rounds.
+Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients: computed in
+float64 and rounded at the end, as the PyTorch engine does. Everywhere ``alpha_sq`` is the squared signal level.
 Letters: S sampling steps, B batch, N positions, d latent width.
 """
 
@@ -14,20 +14,15 @@ from .errors import RuntimeInputError
 from .schedules import SamplingGrid
 
 
-def _levels(alpha_sq: np.floating) -> tuple[np.float32, np.float32]:
-    return np.float32(np.sqrt(alpha_sq)), np.float32(np.sqrt(1 - alpha_sq))
+def _noise_from_x_start(z: np.ndarray, x_start: np.ndarray, alpha_sq: np.float64) -> np.ndarray:
+    return (z - np.sqrt(alpha_sq) * x_start) / max(np.sqrt(1 - alpha_sq), 1e-8)
 
 
-def _noise_from_x_start(z: np.ndarray, x_start: np.ndarray, alpha_sq: np.floating) -> np.ndarray:
-    alpha, sigma = _levels(alpha_sq)
-    return (z - alpha * x_start) / max(sigma, np.float32(1e-8))
-
-
-def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.floating, objective: str) -> np.ndarray:
+def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.float64, objective: str) -> np.ndarray:
     """x_start from a network's output under ``objective``."""
-    alpha, sigma = _levels(alpha_sq)
+    alpha, sigma = np.sqrt(alpha_sq), np.sqrt(1 - alpha_sq)
     if objective == "pred_noise":
-        return (z - sigma * output) / max(alpha, np.float32(1e-8))
+        return (z - sigma * output) / max(alpha, 1e-8)
     if objective == "pred_flow":
         return (z - sigma * output) / (alpha + sigma)
     return output if objective == "pred_x0" else alpha * z - sigma * output
@@ -39,17 +34,16 @@ def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.floating, objective
 
 def _ddim(step, z, x_start, history, grid, noise):
     """Song et al. 2021, deterministic."""
-    after = np.float32(grid.alpha_sq[step + 1])
-    return np.sqrt(after) * x_start + np.sqrt(1 - after) * _noise_from_x_start(
-        z, x_start, grid.alpha_sq[step]
-    )
+    after = np.float64(np.float32(grid.alpha_sq[step + 1]))  # as published
+    noise = _noise_from_x_start(z, x_start, grid.alpha_sq[step])
+    return np.sqrt(after) * x_start + np.sqrt(1 - after) * noise
 
 
 def _ddpm(step, z, x_start, history, grid, noise):
     """Ho et al. 2020, alg. 2, with the larger variance."""
     now, ratio = grid.alpha_sq[step], grid.alpha_sq[step] / grid.alpha_sq[step + 1]
-    z = z - np.float32((1 - ratio) / np.sqrt(1 - now)) * _noise_from_x_start(z, x_start, now)
-    return z / np.float32(np.sqrt(ratio)) + np.float32(np.sqrt(1 - ratio)) * noise
+    z = z - (1 - ratio) / np.sqrt(1 - now) * _noise_from_x_start(z, x_start, now)
+    return z / np.sqrt(ratio) + np.sqrt(1 - ratio) * noise
 
 
 def _dpmpp_published(step, z, x_start, history, grid, noise):
@@ -57,7 +51,7 @@ def _dpmpp_published(step, z, x_start, history, grid, noise):
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
     gain = np.sqrt(after) * np.expm1(-half_step)
-    return np.float32(np.sqrt((1 - after) / (1 - now))) * z - np.float32(gain) * x_start
+    return np.sqrt((1 - after) / (1 - now)) * z - gain * x_start
 
 
 def _dpmpp_2m(step, z, x_start, history, grid, noise):
@@ -72,8 +66,8 @@ def _dpmpp_2m_sde(step, z, x_start, history, grid, noise):
     alpha, sigma, shrink = np.sqrt(after), np.sqrt(1 - after), np.expm1(-2 * half_step)
     keep = sigma / np.sqrt(1 - now) * np.exp(-half_step)
     x_start = _extrapolated(step, x_start, history, grid)
-    mean = np.float32(keep) * z - np.float32(alpha * shrink) * x_start
-    return mean + np.float32(sigma * np.sqrt(-shrink)) * noise
+    mean = keep * z - alpha * shrink * x_start
+    return mean + sigma * np.sqrt(-shrink) * noise
 
 
 def _unipc(step, z, x_start, history, grid, noise):
@@ -84,19 +78,19 @@ def _unipc(step, z, x_start, history, grid, noise):
 
 
 def _unic(step, x_start, history, grid):
-    before, now = np.float64(grid.log_snr[step - 1]), np.float64(grid.log_snr[step])
+    before, now = grid.log_snr[step - 1], grid.log_snr[step]
     h = (before - now) / 2
     growth = np.expm1(h)
-    gain = np.float32(-np.sqrt(np.float64(grid.alpha_sq[step])) * growth)
+    gain = -np.sqrt(grid.alpha_sq[step]) * growth
     change = x_start - history[0]
     if len(history) == 1:
         return gain * change / 2
-    ratio = (np.float64(grid.log_snr[step - 2]) - before) / 2 / -h
+    ratio = (grid.log_snr[step - 2] - before) / 2 / -h
     first = growth / h - 1
     b = first / growth, (first / h - 0.5) * 2 / growth
     rho = (b[0] - b[1]) / (1 - ratio)
-    slope = np.float32((rho - 0.5) / ratio) * (history[1] - history[0])
-    return gain * (slope + np.float32(b[0] - rho) * change)
+    slope = (rho - 0.5) / ratio * (history[1] - history[0])
+    return gain * (slope + (b[0] - rho) * change)
 
 
 def _er_sde(step, z, x_start, history, grid, noise):
@@ -105,15 +99,15 @@ def _er_sde(step, z, x_start, history, grid, noise):
     def scale(ratio):
         return ratio * (np.exp(ratio**0.3) + 10)
 
-    now, after = (np.exp(-np.float64(grid.log_snr[step + i]) / 2) for i in (0, 1))
+    now, after = (np.exp(-grid.log_snr[step + i] / 2) for i in (0, 1))
     keep, alpha = scale(after) / scale(now), np.sqrt(grid.alpha_sq[step + 1])
-    mean = np.float32(keep / np.sqrt(grid.alpha_sq[step])) * z + np.float32(1 - keep) * x_start
+    mean = keep / np.sqrt(grid.alpha_sq[step]) * z + (1 - keep) * x_start
     if history:
         middles = after * (now / after) ** ((np.arange(200) + 0.5) / 200)
         integral = (middles / scale(middles)).mean() * np.log(now / after)
-        gap = now - np.exp(-np.float64(grid.log_snr[step - 1]) / 2)
-        mean = mean + np.float32((after - now + scale(after) * integral) / gap) * (x_start - history[0])
-    return np.float32(alpha) * (mean + np.float32(np.sqrt(after**2 - (now * keep) ** 2)) * noise)
+        gap = now - np.exp(-grid.log_snr[step - 1] / 2)
+        mean = mean + (after - now + scale(after) * integral) / gap * (x_start - history[0])
+    return alpha * (mean + np.sqrt(after**2 - (now * keep) ** 2) * noise)
 
 
 def _extrapolated(step, x_start, history, grid):
@@ -145,8 +139,9 @@ def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
         raise RuntimeInputError(f"Unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}.")
     if sampler == "dpmpp_published" and grid.num_steps < 2:
         raise RuntimeInputError("The sampler dpmpp_published needs at least 2 steps; ask for more.")
-    z_unit, output_unit = np.eye(2, dtype=np.float32)
-    z, x_start, x_prev, noise, x_before = np.eye(5, dtype=np.float32)
+    grid = SamplingGrid(*(level.astype(np.float64) for level in vars(grid).values()))
+    z_unit, output_unit = np.eye(2)
+    z, x_start, x_prev, noise, x_before = np.eye(5)
     rows = []
     for step in range(grid.num_steps):
         if step + 1 == grid.num_steps:
