@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ld4lg_fast._version import __version__
+from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export import runtime
 from ld4lg_fast.export.graphs import make_graphs
@@ -140,7 +141,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> dict:
         "precision": precision,
         "opset": OPSET,
         "max_len": autoencoder.max_len,
-        "generation": generation_settings(autoencoder.lm),
+        "generation": generation_settings(autoencoder.lm) | own_decoding(pipe.decoding),
         "tokenizer": {
             "special_ids": sorted(tokenizer.all_special_ids),
             "encode_special_tokens": tokenizer.backend_tokenizer.encode_special_tokens,
@@ -177,6 +178,13 @@ def schedule_levels(
     if isinstance(schedule, DiscreteSchedule):
         return levels | {"alphas_cumprod": schedule.alphas_cumprod.tolist()}
     return levels | {"scale": schedule.scale}
+
+
+def own_decoding(decoding: DecodingConfig) -> dict:
+    """How the run's texts are decoded where nobody says otherwise; what it leaves to the language model is left out."""
+    settings = asdict(decoding)
+    del settings["precision"]  # of PyTorch's products
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def generation_settings(lm: PreTrainedModel) -> dict:

@@ -330,6 +330,11 @@ def test_commands_sample_and_refuse_in_one_sentence(small, tmp_path, monkeypatch
         json.loads((tmp_path / "texts.json").read_text())["texts"]
         == pipe(2, num_inference_steps=2, sampler="ddim").texts
     )
+    drawn = ("--strategy", "nucleus", "--top-k", 9, "--num-decodes", 3, "--choose-decode", "rougeL")
+    command(monkeypatch, capsys, "run-onnx", folder, *few, *drawn, "--json", tmp_path / "texts.json")
+    decoding = DecodingConfig("nucleus", top_k=9, num_decodes=3, choose_decode="rougeL")
+    wanted = pipe(2, num_inference_steps=2, sampler="ddim", decoding=decoding).texts
+    assert json.loads((tmp_path / "texts.json").read_text())["texts"] == wanted
     run_dir = folder.parent / "run"
     cut = shutil.copytree(folder, tmp_path / "cut")
     with open(cut / "weights.bin", "r+b") as file:
@@ -351,6 +356,7 @@ def test_commands_sample_and_refuse_in_one_sentence(small, tmp_path, monkeypatch
         (("run-onnx", folder, "--source", "a"), "trained without source texts"),
         (("run-onnx", folder, "--guidance-scale", 2), "needs a class-conditional"),
         (("run-onnx", folder, "--steps", 0), "steps is 0"),
+        (("run-onnx", folder, "--guidance-interval", 0.5, 0.2), "guidance_interval is (0.5, 0.2)"),
         (("run-onnx", folder, "--sampler", "dpmpp_published", "--steps", 1), "at least 2 steps"),
     ):
         code, printed = command(monkeypatch, capsys, *arguments)

@@ -1,9 +1,12 @@
 """Options of the exported runtime that cannot work: one clear sentence each; no graph is made here."""
 
+import json
+
 import pytest
 
+from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.export import exporter
-from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
+from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError, command
 from tests.test_export import v2_t5
 
 
@@ -34,3 +37,57 @@ def test_options_that_cannot_work_are_refused(tokenizer, tmp_path, options, sent
     model._source = True
     with pytest.raises(RuntimeInputError, match=sentence):
         model(2, **options)
+
+
+def test_a_folder_decodes_as_its_run_does_where_nobody_says_otherwise(tokenizer):
+    pipe = v2_t5(tokenizer)
+    pipe.decoding = DecodingConfig("nucleus", max_length=12, top_k=7, num_decodes=3, precision="bf16")
+    model = object.__new__(OnnxTextDiffusion)
+    model.config = json.loads(json.dumps(exporter.folder_config(pipe, "float32")))
+    rules = model.rules(top_k=9)
+    assert (rules.strategy, rules.max_length, rules.top_k, rules.num_decodes) == ("nucleus", 12, 9, 3)
+    assert rules.eos_tokens == (tokenizer.eos_token_id,) and rules.length_penalty == 1.0
+
+
+@pytest.fixture
+def called(monkeypatch) -> list:
+    """What the command asks of the model."""
+    calls = []
+
+    class Model:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, count, **options):
+            calls.append((count, options))
+            return ["a text"] * count
+
+    monkeypatch.setattr(command, "OnnxTextDiffusion", Model)
+    return calls
+
+
+def test_the_command_passes_on_what_it_is_told(called, tmp_path):
+    told = (
+        "--num-samples 3 --sampler er_sde --spacing log_snr --guidance-scale 1.5 --guidance-interval 0.2 0.8 "
+    )
+    told += "--class-name pub --seed 4 --strategy nucleus --top-k 9 --top-p 0.8 --num-decodes 2 --choose-decode rougeL"
+    command.main(tmp_path, [*told.split(), "--json", str(tmp_path / "texts.json")])
+    ((count, options),) = called
+    assert count == 3 and options["guidance_interval"] == (0.2, 0.8) and options["class_name"] == "pub"
+    decoding = {"strategy": "nucleus", "top_k": 9, "top_p": 0.8, "num_decodes": 2, "choose_decode": "rougeL"}
+    assert decoding.items() <= options.items()
+    assert not {"num_beams", "temperature", "max_length"} & options.keys(), "those are the model's own"
+    stored = json.loads((tmp_path / "texts.json").read_text())
+    assert stored["texts"] == ["a text"] * 3 and stored["settings"]["guidance_interval"] == [0.2, 0.8]
+
+
+def test_the_command_takes_sources_from_the_line_or_a_file(called, tmp_path, capsys):
+    command.main(tmp_path, ["--source", "One."])
+    (tmp_path / "sources.txt").write_text("One.\nTwo.\n")
+    command.main(tmp_path, ["--source-file", str(tmp_path / "sources.txt")])
+    assert [(count, options["source"]) for count, options in called] == [(1, "One."), (2, ["One.", "Two."])]
+    (tmp_path / "latin.txt").write_bytes("Café".encode("latin-1"))
+    for name, sentence in (("latin.txt", "is not UTF-8"), ("none.txt", "none.txt: No such file")):
+        with pytest.raises(SystemExit) as stopped:
+            command.main(tmp_path, ["--source-file", str(tmp_path / name)])
+        assert stopped.value.code == 2 and sentence in capsys.readouterr().err

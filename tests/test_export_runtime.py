@@ -162,6 +162,21 @@ def test_samplers_walk_the_same_path(name, schedule, objective, project):
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
+@pytest.mark.parametrize("objective", ["pred_v", "pred_x0", "pred_noise", "pred_flow"])
+@pytest.mark.parametrize("name", list(samplers.SAMPLERS))
+def test_coefficients_are_those_of_the_engine(name, objective):
+    """To float32's last places, so that latents differ by the rounding of the network alone."""
+    for schedule in (schedules.ContinuousSchedule("cosine"), schedules.ContinuousSchedule("tan-2"), V1):
+        for steps in (4, 25):
+            grid = schedules.sampling_grid(schedule, steps)
+            update = samplers.get_update(name)
+            wanted = samplers.step_coefficients(update, grid, objective, [1.0] * steps).numpy()
+            levels = (getattr(grid, level).numpy() for level in vars(grid))
+            got = sampling.step_table(name, own_schedules.SamplingGrid(*levels), objective)
+            # The engine's table has a column for the guided output, too.
+            np.testing.assert_allclose(got, np.delete(wanted, 2, axis=1), rtol=3e-7, atol=1e-9)
+
+
 def test_every_sampler_is_there():
     assert list(sampling.SAMPLERS) == list(samplers.SAMPLERS)
 

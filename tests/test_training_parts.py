@@ -322,6 +322,29 @@ def test_stored_config_takes_plain_overrides_and_refuses_other_groups(tmp_path):
         stored_config.load_with_overrides(path, ["model=base"])
 
 
+def test_a_command_line_that_goes_on_is_composed_on_the_groups_of_its_run(tmp_path, monkeypatch):
+    groups = {"dataset": "demo", "model": "tiny", "autoencoder": "scratch", "recipe": "v3"}
+    choices = [f"{name}={choice}" for name, choice in groups.items()]
+    stored_config.store(tmp_path / "outputs" / "demo" / "config.yaml", composed(*choices), groups)
+    monkeypatch.chdir(tmp_path)
+    place, option = "hydra.run.dir=outputs/demo", "recipe.self_condition_noise=0.2"
+    for going_on in ("resume=true", "train.stage=diffusion"):
+        arguments = stored_config.on_stored_groups([going_on, option, place])
+        assert arguments == [going_on, option, place, *choices]
+        assert composed(*arguments[1:2], *choices).recipe.self_condition_noise == 0.2
+        # The directory that the data set alone leads to; a choice of one's own stays.
+        by_name = stored_config.on_stored_groups([going_on, "dataset=demo", "model=base"])
+        assert by_name == [going_on, "dataset=demo", "model=base", "autoencoder=scratch", "recipe=v3"]
+    for arguments in (
+        [option, place],
+        ["resume=false", place],
+        ["resume=true", "hydra.run.dir=elsewhere"],
+        ["resume=true", "dataset=none"],
+        ["resume=true", "a=[", place],
+    ):
+        assert stored_config.on_stored_groups(arguments) == arguments
+
+
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: 1\n", "{broken", "\x00"])
 def test_other_files_are_not_taken_for_a_config(tmp_path, content):
     path = tmp_path / "config.yaml"

@@ -16,8 +16,8 @@ CHOICES = ("score", *SIMILARITIES)
 
 @dataclass(frozen=True)
 class DecodingRules:
-    """How latents become text: the paper's values (Lovelace et al. 2023), and what the language model's own
-    generation settings say (the fields after ``choose_decode``).
+    """How latents become text: the paper's values (Lovelace et al. 2023), in place of which an exported folder has
+    the run's own, and what the language model's generation settings say (the fields after ``choose_decode``).
 
     Args:
         max_length, min_length: in tokens, the start token included.

@@ -205,9 +205,9 @@ class OnnxTextDiffusion:
         return [texts[group][most_like_the_others(texts[group], similarity)] for group in groups]
 
     def rules(self, **decoding) -> DecodingRules:
-        """This model's decoding rules, with the given fields of `DecodingRules` in place of the paper's."""
+        """This model's decoding rules, with the given fields of `DecodingRules` in place of its own."""
         limit = self.config["max_len"]
-        settings = self.config["generation"] | {"max_length": limit} | decoding
+        settings = {"max_length": limit} | self.config["generation"] | decoding
         unknown = decoding.keys() - DecodingRules.__dataclass_fields__.keys()
         if unknown:
             known = ", ".join(DecodingRules.__dataclass_fields__)

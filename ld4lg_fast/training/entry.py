@@ -20,13 +20,12 @@ from ld4lg_fast.training.options import TrainOptions, read_options
 from ld4lg_fast.training.progress import duration
 from ld4lg_fast.training.run_directory import RunDirectory
 from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes
-from ld4lg_fast.training.stored_config import GROUPS
+from ld4lg_fast.training.stored_config import GROUPS, on_stored_groups
 
 
 def main(overrides: Sequence[str] | None = None) -> None:
     """The command of ``scripts/train.py``; ``overrides`` stand for the command line's arguments."""
-    if overrides is not None:
-        sys.argv = [sys.argv[0], *overrides]
+    sys.argv[1:] = on_stored_groups(sys.argv[1:] if overrides is None else overrides)
     hydra_entry(train, "train")
 
 

@@ -1,9 +1,12 @@
 """The config as a run directory keeps it, and the command line on top of it."""
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 
+from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -29,6 +32,36 @@ def store(path: Path, config: DictConfig, groups: Mapping[str, str]) -> None:
     header = OmegaConf.create({"ld4lg_fast": __version__, "groups": dict(groups)})
     text = OmegaConf.to_yaml(header) + OmegaConf.to_yaml(config)
     write_atomically(path, text.encode())
+
+
+def on_stored_groups(arguments: Sequence[str]) -> list[str]:
+    """A command line with the config groups of the run that it goes on with, where it does not choose them itself:
+    so Hydra knows the options of that run and not those of its own defaults.
+
+    What cannot be read is left to Hydra, which says why.
+    """
+    settings = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    try:
+        parsed = {part.key_or_group: part for part in OverridesParser.create().parse_overrides(settings)}
+        goes_on = [f"{key}={parsed[key].value()}" for key in ("resume", "train.stage") if key in parsed]
+        if not {"resume=True", "train.stage=diffusion"} & set(goes_on):
+            return list(arguments)
+        # Where the run lies may depend on the data set and on nothing else.
+        place = [part.input_line for key, part in parsed.items() if key.startswith(("hydra.", "dataset"))]
+        with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
+            path = Path(compose("train", place, return_hydra_config=True).hydra.run.dir) / "config.yaml"
+        groups = OmegaConf.load(path).groups if is_run_config(path) else {}
+    except (HydraException, OmegaConfBaseException):
+        return list(arguments)
+    packaged = resources.files("ld4lg_fast.configs")
+    return [
+        *arguments,
+        *(
+            f"{name}={choice}"
+            for name, choice in groups.items()
+            if name not in parsed and (packaged / name / f"{choice}.yaml").is_file()
+        ),
+    ]
 
 
 def load_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
