@@ -4,11 +4,13 @@ python benchmarks/onnx_throughput.py [--config small|bart-base] [--batch N] [--r
 
 Random weights. All ways to do a thing run in turns on the same latents, with as many threads as PyTorch has.
 Decoding has a fixed length, so that all do the same steps; ``transformers`` is its ``generate``, ``pytorch`` this
-library's own path. With --folders the exports are kept in DIR, and taken from there the next time. With --json a plot
-is written beside the file.
+library's own path. ``latent_difference`` is the largest from that path in float32, ``latent_error`` from plain PyTorch
+in float64; ``eager`` is plain PyTorch in float32. With --folders the exports are kept in DIR, and taken from there the
+next time. With --json a plot is written beside the file.
 """
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.export.exporter import export_run
 from ld4lg_fast.export.runtime import OnnxTextDiffusion
+from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.pipeline import TextDiffusionPipeline
@@ -47,6 +50,7 @@ PYTORCH = {"pytorch float32": None, "pytorch int8": "int8"}
 BASE = "pytorch float32"
 LENGTH = 32
 STEPS = 4
+SAMPLING = {"sampler": "dpmpp_2m", "seed": 0}
 
 
 def make_pipeline(config: str) -> TextDiffusionPipeline:
@@ -104,16 +108,15 @@ def denoisers(
     pipe: TextDiffusionPipeline, models: dict[str, OnnxTextDiffusion], batch: int
 ) -> dict[str, Callable[[], np.ndarray]]:
     """Ways to sample latents, by name."""
-    options = {"sampler": "dpmpp_2m", "seed": 0}
     ways: dict[str, Callable[[], np.ndarray]] = {
         name: lambda precision=precision: pipe.sample(
-            batch, num_inference_steps=STEPS, precision=precision, **options
+            batch, num_inference_steps=STEPS, precision=precision, **SAMPLING
         ).latents.numpy()
         for name, precision in PYTORCH.items()
     }
     for precision, model in models.items():
         ways[f"onnx {precision}"] = lambda model=model: model.sample(
-            np.arange(batch), steps=STEPS, **options
+            np.arange(batch), steps=STEPS, **SAMPLING
         )[0]
     return ways
 
@@ -137,9 +140,16 @@ def cold_start(folder: Path) -> dict:
         for _ in range(3)
     ]
     return {
-        "seconds": sorted(float(run[0]) for run in runs)[1],
-        "peak_mib": max(float(run[1]) for run in runs),
+        "cold_start_s": sorted(float(run[0]) for run in runs)[1],
+        "peak_rss_mib": max(float(run[1]) for run in runs),
     }
+
+
+def plain_latents(pipe: TextDiffusionPipeline, batch: int, dtype: torch.dtype) -> np.ndarray:
+    """The latents of `denoisers` as plain PyTorch computes them in ``dtype``."""
+    pipe = copy.deepcopy(pipe).to(dtype=dtype)
+    with use_backend("reference"):
+        return pipe.sample(batch, num_inference_steps=STEPS, **SAMPLING).latents.numpy()
 
 
 def export_all(config: str, place: Path) -> tuple[TextDiffusionPipeline, dict[str, Path]]:
@@ -161,15 +171,18 @@ def measure(config: str, place: Path, batch: int, rounds: int) -> dict:
     pipe, folders = export_all(config, place)
     threads = torch.get_num_threads()
     told = {name: json.loads((place / f"{name}.told.json").read_text()) for name in folders}
-    result: dict = {"validation": told, "folders": {}, "seconds": {}, "latent_difference": {}}
+    result: dict = {"validation": told, "folders": {}, "seconds": {}}
     for name, folder in folders.items():
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
-        result["folders"][name] = {"mib": size} | cold_start(folder)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        result["folders"][name] = {"bytes": size} | cold_start(folder)
     models = {name: OnnxTextDiffusion(folder, threads=threads) for name, folder in folders.items()}
     sampling = denoisers(pipe, models, batch)
     latents = {name: way() for name, way in sampling.items()}
-    for name in latents.keys() - {BASE}:
-        result["latent_difference"][name] = float(np.abs(latents[name] - latents[BASE]).max())
+    exact = plain_latents(pipe, batch, torch.float64)
+    both = latents | {"eager float32": plain_latents(pipe, batch, torch.float32)}
+    for key, wanted in (("latent_difference", latents[BASE]), ("latent_error", exact)):
+        result[key] = {name: float(np.abs(got - wanted).max()) for name, got in both.items()}
+    result["largest_latent"] = float(np.abs(exact).max())
     start = torch.from_numpy(latents[BASE])
     tasks = {f"{STEPS} sampling steps": sampling}
     tasks |= {name: decoders(pipe, models, start, name) for name in ("greedy", "beam")}
@@ -226,10 +239,14 @@ def main() -> None:
             print(f"{task:>18} {name:>15} {timing['median']:8.3f} s, {gain:5.2f} times {BASE}")
     for name, folder in result["folders"].items():
         print(
-            f"{name}: {folder['mib']:.0f} MiB, first sentence after {folder['seconds']:.1f} s, "
-            f"{folder['peak_mib']:.0f} MiB of memory"
+            f"{name}: {folder['bytes'] / 2**20:.0f} MiB, first sentence after {folder['cold_start_s']:.1f} s, "
+            f"{folder['peak_rss_mib']:.0f} MiB of memory"
         )
-    print("Latents apart from PyTorch's by at most", result["latent_difference"])
+    for name in result["latent_error"]:
+        print(
+            f"latents of {name}: {result['latent_difference'][name]:.1e} from {BASE}, "
+            f"{result['latent_error'][name]:.1e} from float64"
+        )
     print(*(sentence for told in result["validation"].values() for sentence in told), sep="\n")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -159,5 +159,9 @@ def test_onnx_throughput(tmp_path):
     for task, timings in result["seconds"].items():
         assert ways == timings.keys() - {"transformers"}, task
     assert result["latent_difference"]["onnx float32"] < 1e-4
-    assert result["folders"]["int8"]["mib"] < result["folders"]["float32"]["mib"]
+    errors = result["latent_error"]
+    assert 0 < errors["onnx float32"] < 2 * errors["eager float32"] < 1e-4 < errors["onnx int8"]
+    folders = result["folders"]
+    assert folders["int8"]["bytes"] < folders["float32"]["bytes"]
+    assert all(folder["cold_start_s"] > 0 and folder["peak_rss_mib"] > 50 for folder in folders.values())
     assert target.with_suffix(".png").stat().st_size > 1000
