@@ -1,4 +1,4 @@
-"""What can be done with the latents of given texts: encode, walk from one to another, draw analogies, vary, edit.
+"""What can be done with the latents of given texts: encode, walk from one to another, draw analogies, vary, edit, fill.
 
 Letters: B texts, N latent positions, d latent width.
 """
@@ -17,7 +17,8 @@ from ld4lg_fast.decoding.rerank import model_scores
 from ld4lg_fast.diffusion import project_to_sphere
 from ld4lg_fast.engine import check_positive
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.samples import TextDiffusionOutput
+from ld4lg_fast.infilling import fill_gap, split_at_gap
+from ld4lg_fast.samples import SampledLatents, TextDiffusionOutput, chosen
 
 
 def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -44,6 +45,9 @@ class LatentOperations(ABC):
     def decode(
         self, latents: Tensor, decoding: DecodingConfig | str | None = None, *, mask: Tensor | None = None
     ) -> list[str]: ...
+
+    @abstractmethod
+    def sample(self, *arguments: Any, **options: Any) -> SampledLatents: ...
 
     @abstractmethod
     def __call__(self, *arguments: Any, **options: Any) -> TextDiffusionOutput: ...
@@ -154,6 +158,58 @@ class LatentOperations(ABC):
         lengths = None if mask is None else mask.sum(dim=1)
         return self(len(texts), start=latents, strength=strength, lengths=lengths, **options)
 
+    def infill(
+        self,
+        text: str,
+        num_samples: int = 4,
+        *,
+        gap: str = "___",
+        strength: float = 0.7,
+        tries: int = 4,
+        max_tokens: int = 12,
+        **options: Any,
+    ) -> TextDiffusionOutput:
+        """Texts in which ``gap`` is filled and every other word stays, as ``infill("The Eagle is a ___ pub.")``.
+
+        A latent position stands for no word, so none can be held fixed while the others are denoised (as RePaint does
+        with pixels, Lugmayr et al. 2022). Instead latents are sampled near the text without its gap, as in `vary`; for
+        each the decoder is made to say the kept words and chooses those of the gap (`infilling.fill_gap`); and those
+        latents are kept under which the whole text is most probable. What fills the gap is thus one greedy choice for
+        each latent: likely words, about as many as the training texts would have there. It cannot plan several
+        gaps, and kept words that the corpus has nowhere (a new name) make a poor start, but they stay.
+
+        Args:
+            num_samples: the most texts; there are fewer where fillings are the same.
+            strength: in (0, 1], see `vary`; more gives more different fillings.
+            tries: latents sampled for each text that is asked for.
+            max_tokens: of a filling. ``options`` are those of a call.
+
+        Returns:
+            Different texts, those of which the decoder is surest first.
+
+        Raises:
+            ConfigError: not exactly one gap, nothing but a gap, no room for it, or a model of recipe v1, whose
+                latents are those of a given number of tokens.
+        """
+        if self.autoencoder.perceiver is None:
+            raise ConfigError(
+                "infill needs latents of one size for all texts; this model's have lengths (recipe v1)."
+            )
+        check_positive(num_samples=num_samples, tries=tries, max_tokens=max_tokens)
+        before, after = split_at_gap(text, gap)
+        rest = f"{before.rstrip()} {after.lstrip()}".strip()
+        count = num_samples * tries
+        sampled = self.sample(
+            count, start=self.encode([rest])[0].expand(count, -1, -1), strength=strength, **options
+        )
+        words, scores = fill_gap(self.autoencoder, sampled.latents, before.rstrip(), after, max_tokens)
+        # The first of a filling is the surest of it.
+        surest: dict[str, int] = {}
+        for row in scores.argsort(descending=True).tolist():
+            surest.setdefault(words[row], row)
+        kept = list(surest.values())[:num_samples]
+        return chosen(sampled, kept, [f"{before}{words[row]}{after}" for row in kept])
+
     @torch.no_grad()
     def confidences(
         self, latents: Tensor, texts: Sequence[str], mask: Tensor | None = None, batch_size: int = 64
@@ -189,11 +245,5 @@ class LatentOperations(ABC):
         if tries == 1:
             return output
         scores = self.confidences(output.latents, output.texts, output.mask)
-        kept = scores.topk(num_samples).indices.sort().values
-        return TextDiffusionOutput(
-            output.latents[kept],
-            None if output.mask is None else output.mask[kept],
-            None if output.class_ids is None else output.class_ids[kept],
-            output.rows[kept],
-            [output.texts[row] for row in kept.tolist()],
-        )
+        kept = scores.topk(num_samples).indices.sort().values.tolist()
+        return chosen(output, kept, [output.texts[row] for row in kept])

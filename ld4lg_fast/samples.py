@@ -75,3 +75,10 @@ def joined(batches: Sequence[SampledLatents]) -> SampledLatents:
         join([batch.class_ids for batch in batches]),
         torch.cat([batch.rows for batch in batches])[order],
     )
+
+
+def chosen(sampled: SampledLatents, kept: Sequence[int], texts: Sequence[str]) -> TextDiffusionOutput:
+    """The samples ``kept`` with their ``texts``, in that order."""
+    places = torch.tensor(kept, device=sampled.latents.device)
+    mask, class_ids = (None if t is None else t[places] for t in (sampled.mask, sampled.class_ids))
+    return TextDiffusionOutput(sampled.latents[places], mask, class_ids, sampled.rows[places], list(texts))

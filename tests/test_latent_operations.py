@@ -9,6 +9,7 @@ from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import sample_latents
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.infilling import fill_gap, split_at_gap
 from ld4lg_fast.latent_operations import slerp
 from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule, sampling_grid
 from tests.conftest import make_model
@@ -164,3 +165,61 @@ def test_the_best_of_several_tries(pipe):
     assert torch.equal(best.latents, every.latents[best.rows])
     with pytest.raises(ConfigError, match="tries is 0"):
         pipe.best(3, tries=0)
+
+
+GAPPED = "the pub near the ___ is cheap"
+
+
+def test_a_gap_is_filled_and_all_other_words_stay(pipe):
+    options = {"strength": 0.6, "tries": 3, "max_tokens": 4, "quality": "draft", "seed": 1}
+    filled = pipe.infill(GAPPED, 4, **options)
+    assert 1 <= len(filled.texts) <= 4 and len(set(filled.texts)) == len(filled.texts)
+    for text in filled.texts:
+        assert text.startswith("the pub near the ") and text.endswith(" is cheap")
+    start = pipe.encode(["the pub near the is cheap"])[0].expand(12, -1, -1)
+    every = pipe.sample(12, start=start, strength=0.6, quality="draft", seed=1)
+    assert torch.equal(filled.latents, every.latents[filled.rows])
+    words, scores = fill_gap(pipe.autoencoder, filled.latents, "the pub near the", " is cheap", 4)
+    assert filled.texts == [f"the pub near the {word} is cheap" for word in words]
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True), "the surest come first"
+
+
+@pytest.mark.parametrize("text", [GAPPED, "___ is a cheap pub", "the pub is ___", "a ___, near the river"])
+def test_the_filling_is_the_most_probable_of_those_tried(pipe, text):
+    latents, _ = pipe.encode(TEXTS)
+    before, after = split_at_gap(text, "___")
+    words, scores = fill_gap(pipe.autoencoder, latents, before.rstrip(), after, 3, batch_size=2)
+    tokenizer, lm = pipe.autoencoder.tokenizer, pipe.autoencoder.lm
+    for row, (word, score) in enumerate(zip(words, scores.tolist(), strict=True)):
+        states = pipe.autoencoder.decode_states(latents[row : row + 1])
+        parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before.rstrip(), after)]
+        said, tried = [lm.config.decoder_start_token_id, tokenizer.bos_token_id, *parts[0]], {}
+        for length in (1, 2, 3):
+            with torch.no_grad():
+                logits = lm(encoder_outputs=(states,), decoder_input_ids=torch.tensor([said])).logits[0, -1]
+                logits[tokenizer.all_special_ids] = -torch.inf
+                said.append(logits.argmax().item())
+                labels = torch.tensor([[*said[1:], *parts[1], tokenizer.eos_token_id]])
+                tried[tokenizer.decode(said[-length:]).strip()] = -lm(
+                    encoder_outputs=(states,), labels=labels
+                ).loss
+        assert word == max(tried, key=tried.get)
+        assert score == pytest.approx(tried[word].item(), abs=1e-3)
+
+
+def test_gaps_that_cannot_be_filled_are_refused(pipe, autoencoder):
+    for text, trouble in (
+        ("no gap", "has 0 gaps '___'; it must have exactly one"),
+        ("___ and ___", "has 2 gaps"),
+        (" ___ ", "is nothing but a gap"),
+        ("word " * 40 + "___", "The kept words are .* tokens; with the gap this model handles 30"),
+    ):
+        with pytest.raises(ConfigError, match=trouble):
+            pipe.infill(text, quality="draft")
+    assert pipe.infill("a <gap> place", 1, gap="<gap>", quality="draft").texts[0].startswith("a ")
+    with pytest.raises(ConfigError, match="max_tokens is 0"):
+        pipe.infill(GAPPED, max_tokens=0)
+    hidden = LanguageAutoencoder(autoencoder.lm, autoencoder.tokenizer, None, autoencoder.max_len, True)
+    model = make_v1(dim_latent=autoencoder.lm.config.hidden_size, max_len=autoencoder.max_len)
+    with pytest.raises(ConfigError, match="infill needs latents of one size"):
+        TextDiffusionPipeline(hidden, model).infill(GAPPED)
