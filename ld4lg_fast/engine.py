@@ -50,6 +50,7 @@ def sample_batches(
     lengths: Tensor | None = None,
     eta: float = 0.0,
     project: bool = False,
+    steer: Callable[[Tensor], Tensor] | None = None,
     start: Tensor | None = None,
     strength: float = 1.0,
     precision: str | None = None,
@@ -75,6 +76,7 @@ def sample_batches(
         lengths: (num_samples,) real positions of each sample (recipe v1); None means all N. Samples of like
             length share a batch, and no batch is padded beyond its longest.
         project: every x_start is put on the sphere of l2-normalised latents.
+        steer: called with every x_start that is predicted, normalised (B, N, d), and gives what is used in its place.
         start: (num_samples, N, d) latents, un-normalised, that are noised up to time ``strength``, in (0, 1], and
             denoised from there (SDEdit, Meng et al. 2022); None starts from noise alone.
         precision: of the blocks' products, one of `linear.PRECISIONS`; None is that of the weights.
@@ -113,6 +115,7 @@ def sample_batches(
         guidance_interval=guidance_interval,
         eta=eta,
         project=project,
+        steer=steer,
         strength=1.0 if start is None else strength,
         cuda_graph=cuda_graph,
     )

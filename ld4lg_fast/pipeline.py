@@ -4,7 +4,7 @@ Letters: N latent positions, d latent width.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -269,6 +269,7 @@ class TextDiffusionPipeline(LatentOperations):
         lengths: Tensor | None = None,
         start: Tensor | None = None,
         strength: float = 1.0,
+        steer: Callable[[Tensor], Tensor] | None = None,
         precision: str | None = None,
         cuda_graph: bool | None = None,
         seed: int = 0,
@@ -293,6 +294,8 @@ class TextDiffusionPipeline(LatentOperations):
             lengths: (num_samples,) real positions of each sample (recipe v1); None draws them as they are in the
                 training texts.
             start, strength: latents (num_samples, N, d) to start from, noised up to that time; see `vary`.
+            steer: called with every x_start that is predicted, normalised (B, N, d), and gives what is used in its
+                place; see `of_length`.
             precision: of the denoiser's products, one of `linear.PRECISIONS`; None is that of its weights.
             cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
             seed, sample_ids: a sample depends on the seed, its number and its conditions alone; the numbers are by
@@ -345,6 +348,7 @@ class TextDiffusionPipeline(LatentOperations):
             project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
             start=start,
             strength=strength,
+            steer=steer,
             precision=precision,
             cuda_graph=cuda_graph,
             sample_ids=ids,

@@ -47,6 +47,7 @@ class SamplingOptions(TypedDict, total=False):
     lengths: Tensor | None
     start: Tensor | None
     strength: float
+    steer: Callable[[Tensor], Tensor] | None
     precision: str | None
     cuda_graph: bool | None
     callback: Callback | None

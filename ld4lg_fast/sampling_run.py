@@ -63,6 +63,7 @@ class SamplingRun:
         guidance_scale: w in ``w·cond + (1-w)·uncond``, in the steps that begin at times within
             ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
         project: every x_start is put on the sphere of l2-normalised latents.
+        steer: what every x_start (B, N, d) is changed into, before it is projected; None: nothing.
         strength: the time that the first step begins at, less than 1 where latents to start from are given.
         denoiser: the model's, see `prepared_denoiser`; None is the model's own.
         cuda_graph: whether steps are captured and replayed; None: on a GPU.
@@ -84,11 +85,13 @@ class SamplingRun:
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         eta: float = 0.0,
         project: bool = False,
+        steer: Callable[[Tensor], Tensor] | None = None,
         strength: float = 1.0,
         denoiser: nn.Module | None = None,
         cuda_graph: bool | None = None,
     ) -> None:
-        self.denoiser, self.project, self.seed = denoiser or model.denoiser, project, seed
+        self.denoiser, self.seed = denoiser or model.denoiser, seed
+        self.changes = [change for change in (steer, project_to_sphere if project else None) if change]
         self.config = config = model.denoiser.config
         self.device = model.latent_mean.device
         on_gpu = self.device.type == "cuda"
@@ -103,7 +106,7 @@ class SamplingRun:
         self.guided = [scale != 1.0 for scale in scales]
         options = {"eta": eta} if sampler == "ddim" else {}
         table = step_coefficients(get_update(sampler), grid, model.diffusion.objective, scales, **options)
-        if project:
+        if self.changes:
             self.to_x_start = table[:, :3].clone().to(self.device)
             table[:, :3] = torch.tensor([0.0, 1.0, 0.0])
         self.has_history, self.has_noise, looks_back = (bool(table[:, column].any()) for column in (5, 6, 7))
@@ -155,8 +158,8 @@ class SamplingRun:
         ) -> tuple:
             shared, class_index = conditions[guided]
             output = self.denoiser.run_blocks(inputs, self.modulations.at(step, class_index), shared)
-            if self.project:
-                output = self._on_sphere(z, output, step)
+            if self.changes:
+                output = self._changed(z, output, step)
             history = x_start if self.has_history else None
             if self.history_weights is not None:
                 latest, before = self.history_weights.index_select(0, step.reshape(1))[0]
@@ -206,9 +209,13 @@ class SamplingRun:
             )
         return found
 
-    def _on_sphere(self, z: Tensor, output: Tensor, step: Tensor) -> Tensor:
-        """The guided x_start, projected, in the place of the network's output."""
+    def _changed(self, z: Tensor, output: Tensor, step: Tensor) -> Tensor:
+        """The guided x_start, steered and projected, in the place of the network's output."""
         from_z, from_cond, from_uncond = self.to_x_start.index_select(0, step.reshape(1))[0]
         cond, *uncond = output.float().split(z.shape[0])
         x_start = from_z * z + from_cond * cond
-        return project_to_sphere(x_start + from_uncond * uncond[0] if uncond else x_start)
+        if uncond:
+            x_start = x_start + from_uncond * uncond[0]
+        for change in self.changes:
+            x_start = change(x_start)
+        return x_start
