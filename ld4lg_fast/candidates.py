@@ -1,10 +1,12 @@
-"""One text out of several candidates for the same source: minimum Bayes risk, and the oracle's choice."""
+"""One text out of several candidates for the same source: minimum Bayes risk, the surest, and the oracle's choice."""
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ld4lg_fast.errors import ConfigError
 
+T = TypeVar("T")
 Similarity = Callable[[str, str], float]
 
 
@@ -38,8 +40,35 @@ def get_similarity(name: str) -> Similarity:
         ConfigError: unknown name.
     """
     if name not in SIMILARITIES:
-        raise ConfigError(f"Unknown similarity {name!r}; choose one of {', '.join(SIMILARITIES)}.")
+        known = ", ".join((*SIMILARITIES, SURENESS))
+        raise ConfigError(f"Unknown similarity {name!r}; choose one of {known}.")
     return SIMILARITIES[name]
+
+
+SURENESS = "score"  # what `choose` calls the model's own score
+
+
+def choose(candidates: Sequence[str], scores: Sequence[float], by: str) -> int:
+    """Index of one candidate: by minimum Bayes risk under a similarity of that name, or the first with the best score.
+
+    ``scores`` say how sure the model is of each, see `LatentOperations.confidences`; ``by="score"`` takes the surest.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if by == SURENESS:
+        return max(range(len(candidates)), key=scores.__getitem__)
+    return minimum_bayes_risk(candidates, get_similarity(by))
+
+
+def check_choice(by: str) -> None:
+    """Refuses what `choose` does not know.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if by != SURENESS:
+        get_similarity(by)
 
 
 def minimum_bayes_risk(candidates: Sequence[str], similarity: Similarity = sentence_bleu) -> int:
@@ -62,6 +91,6 @@ def oracle(
     return scores.index(best), best
 
 
-def in_groups(texts: Sequence[str], num_candidates: int) -> list[list[str]]:
-    """Texts in a row, ``num_candidates`` for each source -> one list for each source."""
-    return [list(texts[i : i + num_candidates]) for i in range(0, len(texts), num_candidates)]
+def in_groups(entries: Sequence[T], num_candidates: int) -> list[list[T]]:
+    """Texts or scores in a row, ``num_candidates`` for each source -> one list for each source."""
+    return [list(entries[i : i + num_candidates]) for i in range(0, len(entries), num_candidates)]

@@ -154,7 +154,8 @@ def sample(
     tries: Annotated[
         int,
         typer.Option(
-            help="Sample this many times as many texts, and keep those of which the decoder is surest."
+            help="Sample this many times as many texts, and keep those of which the decoder is surest, or those "
+            "nearest in length."
         ),
     ] = 1,
     class_name: Annotated[
@@ -165,6 +166,10 @@ def sample(
     ] = None,
     guidance_scale: Annotated[
         float | None, typer.Option(help="How much the class or the source counts; 1 is as in training.")
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens that the texts should have, about; see also --tries."),
     ] = None,
     seed: Seed = 0,
     json: Annotated[
@@ -203,6 +208,7 @@ def sample(
         precision=precision,
         decoding=decoding,
         tries=tries,
+        length=length,
         seed=seed,
         **asked,
     )
@@ -215,6 +221,7 @@ def sample(
         "sampler": sampler,
         "precision": precision,
         "tries": tries,
+        "length": length,
         "seed": seed,
         **asked,
     }

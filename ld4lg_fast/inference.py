@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from ld4lg_fast._version import __version__
-from ld4lg_fast.candidates import get_similarity, in_groups, minimum_bayes_risk
+from ld4lg_fast.candidates import SURENESS, check_choice, choose, in_groups
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_positive
@@ -52,9 +53,12 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def sample_with_bar(
-    pipe: TextDiffusionPipeline, num_samples: int, tries: int = 1, **options
+    pipe: TextDiffusionPipeline, num_samples: int, tries: int = 1, length: int | None = None, **options
 ) -> tuple[TextDiffusionOutput, float]:
-    """The best of so many tries at ``options``, sampled under a progress bar, and the seconds that it took."""
+    """The best of so many tries at ``options``, sampled under a progress bar, and the seconds that it took.
+
+    With a ``length`` the best are those that come nearest to it, see `LatentOperations.of_length`.
+    """
     start = time.perf_counter()
     with progress_bar() as bar:
         tasks = {}
@@ -66,7 +70,11 @@ def sample_with_bar(
                 )
             bar.update(tasks[phase], completed=done)
 
-        output = pipe.best(num_samples, tries=tries, progress=progress, **options)
+        choose = pipe.best
+        if length is not None:
+            told = pipe.autoencoder.perceiver is None
+            choose = partial(pipe.of_length, length=length, guide=None if told else pipe.learn_length())
+        output = choose(num_samples, tries=tries, progress=progress, **options)
     return output, time.perf_counter() - start
 
 
@@ -129,7 +137,7 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
     device = choose_device(config.infer.device) if alone else processes.device
     names = {field.name for field in fields(DecodingConfig)}
     decoding = DecodingConfig(**{key: value for key, value in generation.items() if key in names})
-    similarity = get_similarity(generation.choose_by)
+    check_choice(generation.choose_by)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, DTYPES[config.infer.dtype])
     num_candidates = generation.num_candidates
     sources, references = choose_sources(
@@ -138,7 +146,7 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
     num_texts = (generation.num_samples or DEFAULT_SAMPLES) if sources is None else len(sources)
     settings = OmegaConf.to_container(generation) | {"num_samples": num_texts} | resolved(pipe, generation)
     ids = share(num_texts * num_candidates, processes)
-    told, seconds, texts, classes = None, 0.0, [], []
+    told, seconds, texts, classes, scores = None, 0.0, [], [], []
     if ids:
         output, seconds = sample_with_bar(
             pipe,
@@ -151,18 +159,23 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
         )
         texts = output.texts
         classes = [None] * len(texts) if output.class_ids is None else output.class_ids.tolist()
-    rows = gathered(ids, list(zip(texts, classes, strict=True)), processes)
+        scores = [0.0] * len(texts)
+        if num_candidates > 1 and generation.choose_by == SURENESS:
+            scores = pipe.confidences(output.latents, texts, output.mask).tolist()
+    rows = gathered(ids, list(zip(texts, classes, scores, strict=True)), processes)
     if rows is None:
         return None
-    texts, classes = map(list, zip(*rows, strict=True))
+    texts, classes, scores = map(list, zip(*rows, strict=True))
     content: dict = {"texts": texts}
     if pipe.statistics.class_names is not None:
         names = (*pipe.statistics.class_names, None)
         classes = [names[index] for index in classes][::num_candidates]
         content["classes"], told = classes, [f"[{name or 'no class'}] " for name in classes]
     if sources is not None:
-        groups = in_groups(texts, num_candidates)
-        content["texts"] = [group[minimum_bayes_risk(group, similarity)] for group in groups]
+        groups, sure = in_groups(texts, num_candidates), in_groups(scores, num_candidates)
+        content["texts"] = [
+            group[choose(group, own, generation.choose_by)] for group, own in zip(groups, sure, strict=True)
+        ]
         content |= {"sources": sources, "references": references}
         content["candidates"] = groups if num_candidates > 1 else None
         told = [f"{source} → " for source in sources]

@@ -325,6 +325,20 @@ def test_candidates_of_the_test_sources_and_the_choice_between_them(pair_run):
     assert len(content["references"]) == len(content["sources"]) == len(content["texts"]) == 2
     for text, group in zip(content["texts"], content["candidates"], strict=True):
         assert len(group) == 3 and text == group[minimum_bayes_risk(group)]
+    asked = ["generation.num_candidates=3", "generation.num_samples=2"]
+    surest, _ = infer(pair_run[0], *asked, "generation.choose_by=score")
+    assert surest["candidates"] == content["candidates"]
+    settings, pipe = surest["settings"], TextDiffusionPipeline.from_pretrained(pair_run[0])
+    latents = pipe.sample(
+        6,
+        source=[source for source in surest["sources"] for _ in range(3)],
+        sampler=settings["sampler"],
+        num_inference_steps=settings["sampling_steps"],
+        seed=settings["seed"],
+    ).latents
+    candidates = [text for group in surest["candidates"] for text in group]
+    best = pipe.confidences(latents, candidates).reshape(2, 3).argmax(dim=1).tolist()
+    assert surest["texts"] == [group[k] for group, k in zip(surest["candidates"], best, strict=True)]
 
 
 def test_source_states_on_disk_are_those_of_the_encoder(pair_run):
