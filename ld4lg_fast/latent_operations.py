@@ -24,7 +24,7 @@ from ld4lg_fast.length_guide import LengthGuide
 from ld4lg_fast.samples import SampledLatents, TextDiffusionOutput, chosen
 
 
-def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
+def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
     """Between vectors (…, d) along the arc, their norms interpolated too: ``share`` 0 is the first (Shoemake 1985)."""
     norms = (first.norm(dim=-1, keepdim=True), second.norm(dim=-1, keepdim=True))
     one, other = first / norms[0].clamp(min=1e-12), second / norms[1].clamp(min=1e-12)
@@ -83,27 +83,33 @@ class LatentOperations(ABC):
     def interpolate(
         self, first: str, second: str, num_texts: int = 5, decoding: DecodingConfig | str | None = None
     ) -> list[str]:
-        """``num_texts`` texts on the way from one text to another, both ends' own decodings included.
-
-        Every latent vector turns from the one's to the other's along the arc (`slerp`). In recipe v1 lengths change
-        evenly on the way.
+        """``num_texts`` texts on the way from one text to another, both ends' own decodings included, see `between`.
 
         Raises:
             ConfigError: fewer than 2 texts.
         """
         if num_texts < 2:
             raise ConfigError(f"num_texts is {num_texts}; from one text to another there are at least 2.")
-        latents, mask = self.encode([first, second])
-        shares = torch.linspace(0, 1, num_texts).tolist()
-        way = torch.stack([slerp(latents[0], latents[1], share) for share in shares])
-        if mask is not None:
-            lengths = mask.sum(dim=1).tolist()
-            between = [round((1 - share) * lengths[0] + share * lengths[1]) for share in shares]
-            mask = (
-                torch.arange(mask.shape[1], device=mask.device)
-                < mask.new_tensor(between, dtype=torch.long)[:, None]
-            )
-        return self.decode(way, decoding, mask=mask)
+        shares = torch.linspace(0, 1, num_texts)
+        latents, mask = self.between([first] * num_texts, [second] * num_texts, shares)
+        return self.decode(latents, decoding, mask=mask)
+
+    def between(
+        self, first: Sequence[str], second: Sequence[str], shares: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, N, d) on the way from texts to as many others, ``shares`` (B,) of it gone, and in v1 their mask.
+
+        Every latent vector turns from the one's to the other's along the arc (`slerp`). In recipe v1 lengths change
+        evenly on the way.
+        """
+        latents, mask = self.encode([*first, *second])
+        shares, count = shares.to(self.device), len(first)
+        way = slerp(latents[:count], latents[count:], shares[:, None, None])
+        if mask is None:
+            return way, None
+        lengths = mask.sum(dim=1).float()
+        between = ((1 - shares) * lengths[:count] + shares * lengths[count:]).round()
+        return way, torch.arange(mask.shape[1], device=mask.device) < between[:, None]
 
     def analogy(
         self,

@@ -161,16 +161,34 @@ def test_candidates_are_chosen_for_each_source():
     candidates = ["a q r s t", "a b c q r", "a b c d e", "v w x y q", "v w x y r", "q r s t u"]
 
     def measure(predictions, real):
-        return {"num_texts": 2, "empty_texts": 0, "metrics": {}, "skipped": {}, "texts": list(predictions)}
+        # Made up so that the gaps are known: how many of the texts are the oracle's.
+        hits = sum(text in ("a b c d e", "v w x y q") for text in predictions)
+        figures = {"sacrebleu": hits, "rougeL": 1.0}
+        return {
+            "num_texts": 2,
+            "empty_texts": 0,
+            "metrics": figures,
+            "skipped": {},
+            "texts": list(predictions),
+        }
 
-    rows = pair_rows({0: {"beam": candidates}}, references, 3, measure)
+    scores = {0: {"beam": [-3.0, -2.0, -1.0, -1.0, -2.0, -3.0]}}
+    rows = pair_rows({0: {"beam": candidates}}, references, 3, measure, scores)
     assert {row.name: row.results[0]["texts"] for row in rows} == {
         "beam, first candidate": ["a q r s t", "v w x y q"],
-        "beam, minimum Bayes risk": ["a b c q r", "v w x y q"],
-        "beam, oracle": ["a b c d e", "v w x y q"],
+        "beam, surest": ["a b c d e", "v w x y q"],
+        "beam, minimum Bayes risk by bleu": ["a b c q r", "v w x y q"],
+        "beam, minimum Bayes risk by rougeL": ["a b c q r", "v w x y q"],
+        "beam, oracle by bleu": ["a b c d e", "v w x y q"],
+        "beam, oracle by rougeL": ["a b c d e", "v w x y q"],
         "beam, for other sources": ["v w x y q", "a q r s t"],
         "copy of the source": ["a b", "v w"],
     }
+    gaps = {row.facts["choice"]: row.results[0]["metrics"].get("gap_sacrebleu") for row in rows}
+    assert (gaps["first candidate"], gaps["surest"], gaps["oracle by bleu"]) == (0, 1, 1)
+    assert gaps["minimum Bayes risk by bleu"] == 0 and gaps["source"] is None
+    # Where the oracle gains nothing there is no gap to win a share of.
+    assert not any("gap_rougeL" in row.results[0]["metrics"] for row in rows)
 
 
 def test_a_figure_needs_all_seeds():

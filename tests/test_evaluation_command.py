@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ld4lg_fast.evaluation import entry, run
+from ld4lg_fast.evaluation import EvaluationSettings, entry, evaluate_texts, run
+from ld4lg_fast.latent_operations import slerp
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.weights import load_weights, save_weights
@@ -22,6 +23,7 @@ FAST = [
     *("generation.max_length=10", *(f"evaluation.{name}=null" for name in NO_MODELS)),
 ]
 ROOT = Path(__file__).parents[1]
+COUNTING = EvaluationSettings(mauve_model=None, perplexity_model=None, bertscore_model=None)
 
 
 def write_corpus(folder, with_labels=False, with_sources=False):
@@ -163,6 +165,45 @@ def test_one_class(class_run, monkeypatch, asked):
     assert content["rows"][0]["name"] == "greedy" and content["rows"][0]["num_texts"] == 6
 
 
+def test_a_frontier_over_steps_and_guidance_and_what_lies_between_texts(class_run, monkeypatch):
+    pytest.importorskip("spacy")
+    asked = ["evaluation.frontier_steps=[2,3]", "evaluation.frontier_guidance=[1,2]"]
+    content = run_test(monkeypatch, class_run, *asked, "evaluation.interpolation=true")
+    swept = {row["name"]: row for row in content["rows"] if "sampling_steps" in row}
+    assert {(row["sampling_steps"], row["guidance_scale"]) for row in swept.values()} == {
+        *((2, 1), (3, 1), (2, 2), (3, 2))
+    }
+    assert all(row["strategy"] == "greedy" and "diversity" in row["metrics"] for row in swept.values())
+    texts = content["frontier_texts"]
+    assert texts["2 steps, guidance 1"] == content["texts"]["seed 0"], "as the table's own"
+    assert len({json.dumps(own) for own in texts.values()}) == 4
+    (between,) = (row for row in content["rows"] if row.get("interpolated"))
+    assert between["name"] == "greedy, halfway between real texts"
+    pipe = TextDiffusionPipeline.from_pretrained(class_run)
+    known = [f"validation text number {i} of a small pub near the river" for i in range(7)]
+    latents, _ = pipe.encode(known)
+    middle = torch.stack([slerp(*latents[i : i + 2], 0.5) for i in range(6)])
+    decoding = run.Options.read(content["settings"]["generation"], content["settings"]["evaluation"], "v2")
+    figures = evaluate_texts(
+        pipe.decode(middle, decoding.decodings["greedy"]), content["references"]["texts"], settings=COUNTING
+    )
+    assert between["metrics"]["diversity"]["mean"] == pytest.approx(figures["metrics"]["diversity"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.frontier_steps=[0]"], "evaluation.frontier_steps=[0] must be whole numbers from 1 on"),
+        (["evaluation.frontier_guidance=[a]"], "evaluation.frontier_guidance=['a'] must be numbers"),
+        (["evaluation.frontier_guidance=[1,2]"], "needs a class-conditional or sequence-to-sequence model"),
+    ],
+)
+def test_frontiers_that_cannot_be_are_refused(run_dir, monkeypatch, capsys, overrides, message):
+    with pytest.raises(SystemExit):
+        run_test(monkeypatch, run_dir, *overrides)
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_sequence_to_sequence_with_candidates(autoencoder, tmp_path, monkeypatch):
     pytest.importorskip("rouge_score")
     write_corpus(tmp_path / "corpus", with_sources=True)
@@ -170,7 +211,9 @@ def test_sequence_to_sequence_with_candidates(autoencoder, tmp_path, monkeypatch
     content = run_test(monkeypatch, run_dir, "generation.num_candidates=3", "generation.num_samples=4")
     rows = {row["name"]: row for row in content["rows"]}
     assert list(rows) == [
-        *("greedy, first candidate", "greedy, minimum Bayes risk", "greedy, oracle"),
+        *("greedy, first candidate", "greedy, surest"),
+        *("greedy, minimum Bayes risk by bleu", "greedy, minimum Bayes risk by rougeL"),
+        *("greedy, oracle by bleu", "greedy, oracle by rougeL"),
         *("greedy, for other sources", "copy of the source"),
     ]
     assert len(content["texts"]["seed 0"]["greedy"]) == 12

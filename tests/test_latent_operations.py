@@ -57,6 +57,14 @@ def test_the_way_from_one_text_to_another(pipe):
         pipe.interpolate(*TEXTS[:2], num_texts=1)
 
 
+def test_between_pairs_of_texts(pipe):
+    latents, _ = pipe.encode(TEXTS)
+    way, mask = pipe.between(TEXTS[:2], TEXTS[1:], torch.tensor([0.25, 0.5]))
+    assert mask is None
+    wanted = [slerp(latents[0], latents[1], 0.25), slerp(latents[1], latents[2], 0.5)]
+    torch.testing.assert_close(way, torch.stack(wanted), rtol=1e-4, atol=1e-4)
+
+
 def test_an_analogy(pipe):
     text, was, becomes = TEXTS
     latents, _ = pipe.encode(TEXTS)

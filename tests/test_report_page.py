@@ -16,6 +16,7 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.evaluation import entry
 from ld4lg_fast.evaluation.report_charts import Point, bars, histogram, scatter, ticks
 from ld4lg_fast.evaluation.report_latents import FRAMES, film, latent_map
+from ld4lg_fast.evaluation.report_page import _frontier
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from tests.conftest import make_model
 from tests.test_engine import make_v1
@@ -91,6 +92,22 @@ def test_the_page_holds_all_that_was_measured_and_fetches_nothing(class_run, mon
     assert data["film"]["num_steps"] == 2
     for name in ("Frontier", "Length", "Distinct n-grams", "How many texts share a 4-gram", "Latent map"):
         assert f"<h3>{name}</h3>" in text
+
+
+def test_a_line_for_each_guidance_scale_joins_its_steps():
+    row = {"strategy": "beam", "name": "beam"}
+    points = [(2, 1, 0.9, 0.2), (8, 1, 0.8, 0.5), (2, 4, 0.7, 0.3), (8, 4, 0.6, 0.6)]
+    rows = [
+        row
+        | {"sampling_steps": steps, "guidance_scale": scale}
+        | {"metrics": {"diversity": {"mean": x}, "mauve": {"mean": y}}}
+        for steps, scale, x, y in points
+    ]
+    chart, caption = _frontier({"rows": rows}, {"before": {"rows": rows}})
+    lines = re.findall(r'<polyline class="sweep (s\d)" points="([^"]*)"', chart)
+    assert len(lines) == 2 and lines[0][0] != lines[1][0] and "joined in the order of their steps" in caption
+    assert [len(places.split()) for _, places in lines] == [2, 2]
+    assert "beam, guidance 1" in chart and "beam, guidance 4" in chart and "earlier ones" in chart
 
 
 def test_earlier_evaluations_of_the_run_are_on_the_frontier(class_run, monkeypatch):

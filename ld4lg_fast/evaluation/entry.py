@@ -30,7 +30,8 @@ def test(config: DictConfig) -> None:
     try:
         evaluation = Evaluation(settings, processes)
         samples = {seed: evaluation.sample(seed) for seed in evaluation.options.seeds}
-        path = on_main(processes, lambda: evaluation.measure(samples))
+        frontier = evaluation.frontier()
+        path = on_main(processes, lambda: evaluation.measure(samples, frontier))
         console.print(f"Written to {path}.", markup=False, highlight=False)
     finally:
         processes.destroy_process_group()

@@ -20,7 +20,14 @@ from ld4lg_fast.evaluation.unavailable import Unavailable
 
 BERTSCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
 TEXT_METRICS = ("mauve", "mauve_sentence", "perplexity", "diversity", "memorization", "unique_words")
-PAIR_METRICS = (*seq2seq.ROUGE, *seq2seq.STEMMED_ROUGE, *BERTSCORES, "sacrebleu")
+PAIR_METRICS = (
+    *seq2seq.ROUGE,
+    *seq2seq.STEMMED_ROUGE,
+    *BERTSCORES,
+    "sacrebleu",
+    "gap_sacrebleu",
+    "gap_rougeL",
+)
 METRICS = (*TEXT_METRICS, *PAIR_METRICS)
 
 

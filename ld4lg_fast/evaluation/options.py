@@ -12,7 +12,11 @@ SENTENCE_MODEL_V1 = "sentence-transformers/all-mpnet-base-v2"
 
 @dataclass(frozen=True)
 class Options:
-    """``num_candidates`` texts are sampled a source; ``seeds`` are those of the samples."""
+    """``num_candidates`` texts are sampled a source; ``seeds`` are those of the samples.
+
+    ``frontier``: numbers of steps and guidance scales to be sampled with beside the table's own; ``interpolation``:
+    texts halfway between real ones are measured too.
+    """
 
     num_samples: int
     num_candidates: int
@@ -20,6 +24,8 @@ class Options:
     split: str
     decodings: dict[str, DecodingConfig]
     settings: EvaluationSettings
+    frontier: list[tuple[int, float]]
+    interpolation: bool
 
     @classmethod
     def read(cls, generation: Mapping, evaluation: Mapping, recipe: str) -> "Options":
@@ -42,6 +48,8 @@ class Options:
             split=evaluation["split"],
             decodings=_decodings(generation),
             settings=EvaluationSettings(**chosen),
+            frontier=_frontier(generation, evaluation),
+            interpolation=evaluation["interpolation"],
         )
 
 
@@ -50,6 +58,20 @@ def _seeds(given: int | list[int] | None) -> list[int]:
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise ConfigError(f"evaluation.seeds={seeds} must be different numbers from 0 on, as in [0,1,2].")
     return seeds
+
+
+def _frontier(generation: Mapping, evaluation: Mapping) -> list[tuple[int, float]]:
+    steps, scales = (list(evaluation[f"frontier_{name}"] or ()) for name in ("steps", "guidance"))
+    if not all(isinstance(count, int) and count >= 1 for count in steps):
+        raise ConfigError(
+            f"evaluation.frontier_steps={steps} must be whole numbers from 1 on, as in [4,8,25]."
+        )
+    if not all(isinstance(scale, int | float) for scale in scales):
+        raise ConfigError(f"evaluation.frontier_guidance={scales} must be numbers, as in [1,2,4].")
+    if not steps and not scales:
+        return []
+    steps, scales = steps or [generation["sampling_steps"]], scales or [generation["guidance_scale"]]
+    return [(count, float(scale)) for scale in scales for count in steps]
 
 
 def _decodings(generation: Mapping) -> dict[str, DecodingConfig]:

@@ -5,7 +5,7 @@ are classes ``s0`` … ``s7`` of the page.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -121,14 +121,21 @@ def scatter(
     labels: tuple[str, str],
     path: Sequence[tuple[float, float]] = (),
     size: float = 5,
+    joined: Collection[str] = (),
 ) -> str:
-    """Dots of each series, each with its label to be shown when it is touched, and a line through ``path``."""
+    """Dots of each series, each with its label to be shown when it is touched, and a line through ``path``.
+
+    A line joins the dots of each series in ``joined``.
+    """
     points = [point for group in series.values() for point in group]
     frame = _Frame(_padded([p.x for p in points]), _padded([p.y for p in points]), labels)
     if len(path) > 1:
         places = " ".join(f"{frame.across(x):.1f},{frame.up(y):.1f}" for x, y in path)
         frame.marks.append(f'<polyline class="front" points="{places}"/>')
-    for colour, group in enumerate(series.values()):
+    for colour, (name, group) in enumerate(series.items()):
+        if name in joined:
+            places = " ".join(f"{frame.across(point.x):.1f},{frame.up(point.y):.1f}" for point in group)
+            frame.marks.append(f'<polyline class="sweep s{colour % COLOURS}" points="{places}"/>')
         for point in group:
             kind = f"dot s{colour % COLOURS}" + (" hollow" if point.hollow else "")
             frame.marks.append(

@@ -165,17 +165,27 @@ def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, st
     if metric is None:
         return None
     series: dict[str, list[Point]] = {"real texts": [], "this evaluation": [], "earlier ones": []}
+    swept: list[str] = []
     for group, members in groups.items():
         for name, row in members:
             figures = row["metrics"]
-            if metric not in figures or "diversity" not in figures or row.get("class"):
+            if (
+                metric not in figures
+                or "diversity" not in figures
+                or row.get("class")
+                or row.get("interpolated")
+            ):
                 continue
             x, y = figures["diversity"]["mean"], figures[metric]["mean"]
             real = "strategy" not in row
             if real and (group != "this evaluation" or series["real texts"]):
                 continue
             label = f"{name + ': ' if name else ''}{row['name']} – diversity {x:.3g}, {metric} {y:.3g}"
-            series["real texts" if real else group].append(Point(x, y, label, hollow=real))
+            place = "real texts" if real else group
+            if "sampling_steps" in row and group == "this evaluation":
+                place = f"{row['strategy']}, guidance {row['guidance_scale']:g}"
+                swept.append(place)
+            series.setdefault(place, []).append(Point(x, y, label, hollow=real))
     series = {name: points for name, points in series.items() if points}
     if not any(name != "real texts" for name in series):
         return None
@@ -191,7 +201,9 @@ def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, st
         f"Diversity to the right; {metric} {'below' if metric in BETTER_LOW else 'above'} is better. The line joins "
         "what nothing else beats in both."
     )
-    return scatter(series, ("diversity", metric), front), caption
+    if swept:
+        caption += " Dots of one guidance scale are joined in the order of their steps."
+    return scatter(series, ("diversity", metric), front, joined=set(swept)), caption
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ld4lg_fast.candidates import in_groups, minimum_bayes_risk, oracle
+from ld4lg_fast.candidates import SIMILARITIES, SURENESS, choose, in_groups, oracle
 from ld4lg_fast.data import TextDataset
 from ld4lg_fast.errors import DataError
 from ld4lg_fast.evaluation.references import References, of_class
 from ld4lg_fast.evaluation.report import Row
 
 Measure = Callable[..., dict]
+Choose = Callable[[Sequence[str], Sequence[float], str], int]
+"""(candidates, how sure the model is of each, reference) -> index"""
+
+ORACLES = {"bleu": "sacrebleu", "rougeL": "rougeL"}
+"""The metric that an oracle by a similarity raises most."""
+
 Samples = Mapping[int, Mapping[str, Sequence[str]]]
 """Texts by seed, by decoding."""
 
@@ -42,6 +48,17 @@ def text_rows(
     return rows
 
 
+def named(rows: Sequence[Row], name: str, facts: Mapping) -> list[Row]:
+    """The rows of what a decoding wrote for its own conditions, with a further name and facts."""
+    return [
+        Row(_joined(row.name, name), {**row.facts, **facts}, row.results)
+        for row in rows
+        if not row.facts.get("class")
+        and "strategy" in row.facts
+        and row.facts.get("choice") != "other source"
+    ]
+
+
 def reference_rows(
     dataset: TextDataset, references: References, names: Sequence[str], measure: Measure
 ) -> list[Row]:
@@ -64,19 +81,20 @@ def reference_rows(
     return rows
 
 
-def pair_rows(samples: Samples, references: References, num_candidates: int, measure: Measure) -> list[Row]:
+def pair_rows(
+    samples: Samples,
+    references: References,
+    num_candidates: int,
+    measure: Measure,
+    scores: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
+) -> list[Row]:
     """A row for each decoding, one for what it wrote for other sources, and one for copying the source.
 
-    With several candidates a decoding has three: the first candidate, the choice by minimum Bayes risk, and
-    that of an oracle that knows the reference.
+    With several candidates, whose ``scores`` are then needed, a decoding has a row for each way to choose one
+    (`choices`), and each of them the figures ``gap_…``: the share that it wins of what the oracle gains over the first
+    candidate.
     """
-    choices: dict[str, Callable[[list[str], str], int]] = {"": lambda candidates, reference: 0}
-    if num_candidates > 1:
-        choices = {
-            "first candidate": choices[""],
-            "minimum Bayes risk": lambda candidates, reference: minimum_bayes_risk(candidates),
-            "oracle": lambda candidates, reference: oracle(candidates, reference)[0],
-        }
+    ways = choices() if num_candidates > 1 else {"": lambda candidates, sure, reference: 0}
     rows = []
     for decoding in next(iter(samples.values())):
         # What a model that looks at no source would reach: each text against the next source's reference.
@@ -84,18 +102,52 @@ def pair_rows(samples: Samples, references: References, num_candidates: int, mea
         for texts in samples.values():
             first = texts[decoding][::num_candidates]
             others.results.append(measure([*first[-1:], *first[:-1]], references.texts))
-        for choice, choose in choices.items():
-            row = Row(_joined(decoding, choice), {"strategy": decoding, "choice": choice or None})
-            for texts in samples.values():
-                groups = zip(in_groups(texts[decoding], num_candidates), references.texts, strict=True)
-                chosen = [candidates[choose(candidates, real)] for candidates, real in groups]
-                row.results.append(measure(chosen, references.texts))
-            rows.append(row)
-        rows.append(others)
+        own = []
+        for name, choose_one in ways.items():
+            row = Row(_joined(decoding, name), {"strategy": decoding, "choice": name or None})
+            for seed, texts in samples.items():
+                groups = in_groups(texts[decoding], num_candidates)
+                sure = in_groups(scores[seed][decoding], num_candidates) if scores else [()] * len(groups)
+                whole = zip(groups, sure, references.texts, strict=True)
+                kept = [group[choose_one(group, known, real)] for group, known, real in whole]
+                row.results.append(measure(kept, references.texts))
+            own.append(row)
+        if num_candidates > 1:
+            _add_gaps(own)
+        rows += [*own, others]
     rows.append(
         Row("copy of the source", {"choice": "source"}, [measure(references.sources, references.texts)])
     )
     return rows
+
+
+def choices() -> dict[str, Choose]:
+    """The ways to choose one of several candidates, by name; the oracles know the reference."""
+    ways: dict[str, Choose] = {
+        "first candidate": lambda candidates, sure, reference: 0,
+        "surest": lambda candidates, sure, reference: choose(candidates, sure, SURENESS),
+    }
+    for name in ORACLES:
+        ways[f"minimum Bayes risk by {name}"] = lambda candidates, sure, reference, name=name: choose(
+            candidates, sure, name
+        )
+    for name, similarity in SIMILARITIES.items():
+        ways[f"oracle by {name}"] = lambda candidates, sure, reference, similarity=similarity: oracle(
+            candidates, reference, similarity
+        )[0]
+    return ways
+
+
+def _add_gaps(rows: Sequence[Row]) -> None:
+    """Of each choice, which share of the oracle's gain over the first candidate it wins, in the oracle's metric."""
+    by_choice = {row.facts["choice"]: row for row in rows}
+    for name, metric in ORACLES.items():
+        pairs = zip(by_choice["first candidate"].results, by_choice[f"oracle by {name}"].results, strict=True)
+        ends = [[result["metrics"].get(metric) for result in pair] for pair in pairs]
+        for row in rows:
+            for result, (low, high) in zip(row.results, ends, strict=True):
+                if None not in (low, high) and high > low:
+                    result["metrics"][f"gap_{metric}"] = (result["metrics"][metric] - low) / (high - low)
 
 
 def _joined(first: str, second: str) -> str:

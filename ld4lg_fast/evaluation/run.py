@@ -1,9 +1,11 @@
 """The test command's work: load a run, sample from it, measure, write."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from ld4lg_fast.console import console
@@ -17,8 +19,8 @@ from ld4lg_fast.evaluation.references import choose_class, choose_references, lo
 from ld4lg_fast.evaluation.report import Row, print_report, versions
 from ld4lg_fast.evaluation.report_latents import film, latent_map
 from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
-from ld4lg_fast.evaluation.rows import Samples, pair_rows, reference_rows, text_rows
-from ld4lg_fast.evaluation.sampling import Conditions, sample_texts
+from ld4lg_fast.evaluation.rows import Samples, named, pair_rows, reference_rows, text_rows
+from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
 from ld4lg_fast.inference import DTYPES, choose_device, resolved
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.weights import read_json, write_json
@@ -56,6 +58,21 @@ class Evaluation:
                 f"generation.num_candidates={self.options.num_candidates} needs a sequence-to-sequence "
                 "model; this one writes without a source, use 1."
             )
+        conditional = self.from_sources or network.num_classes
+        if (
+            self.options.frontier
+            and not conditional
+            and any(scale != 1 for _, scale in self.options.frontier)
+        ):
+            raise ConfigError(
+                "evaluation.frontier_guidance needs a class-conditional or sequence-to-sequence model; this one has no "
+                "condition, leave it out."
+            )
+        if self.options.interpolation and self.from_sources:
+            raise ConfigError(
+                "evaluation.interpolation=true is for models without sources; this one writes from a source, leave it "
+                "out."
+            )
         self.class_id = choose_class(self.pipe, generation["class_id"], generation["class_name"])
         dataset = load_dataset(self.run_dir, config["dataset"])
         self.dataset = shuffled(dataset, config["evaluation"]["reference_seed"])
@@ -78,11 +95,14 @@ class Evaluation:
             return None if column is None else [entry for entry in column for _ in range(count)]
 
         labels, sources = repeat(self.references.labels), repeat(self.references.sources)
-        return Conditions(self.options.num_samples * count, labels, sources)
+        return Conditions(self.options.num_samples * count, labels, sources, scored=count > 1)
 
-    def sample(self, seed: int) -> dict[str, list[str]] | None:
-        """The texts of each decoding; None but in the main process."""
+    def sample(self, seed: int, setting: tuple[int, float] | None = None) -> Sampled | None:
+        """The samples of a seed, of a ``setting`` of `Options.frontier` in the place of the table's; None but in the
+        main process."""
         options = self._sampling_options()
+        if setting is not None:
+            options["num_inference_steps"], options["guidance_scale"] = setting
         return sample_texts(self.pipe, self.conditions, self.options.decodings, options, seed, self.processes)
 
     def _sampling_options(self) -> dict:
@@ -90,25 +110,57 @@ class Evaluation:
         options = {name: self.generation[name] for name in names}
         return options | {"num_inference_steps": self.generation["sampling_steps"]}
 
-    def measure(self, samples: Samples) -> Path:
+    def frontier(self) -> dict[tuple[int, float], Sampled | None]:
+        """The first seed's samples of every setting of the frontier."""
+        return {setting: self.sample(self.options.seeds[0], setting) for setting in self.options.frontier}
+
+    def measure(
+        self, sampled: Mapping[int, Sampled], frontier: Mapping[tuple[int, float], Sampled] | None = None
+    ) -> Path:
         """Measures the texts of all seeds, prints the table and writes the file; returns its path."""
         models = ScoringModels(self.device)
+        samples = {seed: own.texts for seed, own in sampled.items()}
         # Texts are dear: they are kept even if measuring them fails.
-        self._write(samples, [], models)
-        shared = {"settings": self.options.settings, "models": models}
-        if self.from_sources:
-            pairs = partial(evaluate_pairs, **shared)
-            rows = pair_rows(samples, self.references, self.options.num_candidates, pairs)
-        else:
-            measure = partial(evaluate_texts, cache=ArrayCache(self.run_dir / "cache"), **shared)
-            training, names = self.dataset.train.texts, self.pipe.statistics.class_names or ()
-            rows = text_rows(samples, self.references, training, names, measure)
-            rows += reference_rows(self.dataset, self.references, names, measure)
+        swept = {_setting_name(*setting): own.texts for setting, own in (frontier or {}).items()}
+        self._write(samples, [], models, swept)
+        rows = self._rows(sampled, models)
+        for (steps, scale), own in (frontier or {}).items():
+            more = self._rows({self.options.seeds[0]: own}, models, alone=True)
+            facts = {"sampling_steps": steps, "guidance_scale": scale}
+            rows += named(more, _setting_name(steps, scale), facts)
         print_report(rows, f"{self.options.num_samples} samples of {self.checkpoint or self.run_dir}")
-        path = self._write(samples, rows, models)
+        path = self._write(samples, rows, models, swept)
         if page := self.config["evaluation"]["report"]:
             self._write_page(Path(page), path)
         return path
+
+    def _rows(self, sampled: Mapping[int, Sampled], models: ScoringModels, alone: bool = False) -> list[Row]:
+        """The table's rows of samples, ``alone`` without those of other texts than these."""
+        samples = {seed: own.texts for seed, own in sampled.items()}
+        shared = {"settings": self.options.settings, "models": models}
+        if self.from_sources:
+            count = self.options.num_candidates
+            scores = {seed: own.scores for seed, own in sampled.items()} if count > 1 else None
+            return pair_rows(samples, self.references, count, partial(evaluate_pairs, **shared), scores)
+        measure = partial(evaluate_texts, cache=ArrayCache(self.run_dir / "cache"), **shared)
+        training, names = self.dataset.train.texts, self.pipe.statistics.class_names or ()
+        together = replace(self.references, labels=None)
+        if alone:
+            return text_rows(samples, together, training, names, measure)
+        rows = text_rows(samples, self.references, training, names, measure)
+        if self.options.interpolation:
+            halfway = text_rows({0: self._between_real_texts()}, together, training, names, measure)
+            rows += named(halfway, "halfway between real texts", {"interpolated": True})
+        return rows + reference_rows(self.dataset, self.references, names, measure)
+
+    def _between_real_texts(self) -> dict[str, list[str]]:
+        """What each decoding makes of the latents halfway between pairs of validation texts, as many as samples."""
+        known, count = self.dataset.validation.texts, self.options.num_samples
+        ends = [[known[(i + shift) % len(known)] for i in range(count)] for shift in (0, 1)]
+        latents, mask = self.pipe.between(*ends, torch.full((count,), 0.5))
+        return {
+            name: self.pipe.decode(latents, how, mask=mask) for name, how in self.options.decodings.items()
+        }
 
     def _write_page(self, page: Path, path: Path) -> None:
         content = read_json(path, "an evaluation")
@@ -133,7 +185,7 @@ class Evaluation:
             options["source"] = self.references.sources[0]
         return options
 
-    def _write(self, samples: Samples, rows: Sequence[Row], models: ScoringModels) -> Path:
+    def _write(self, samples: Samples, rows: Sequence[Row], models: ScoringModels, swept: Mapping) -> Path:
         path = self._path()
         content = {
             "run": str(self.run_dir),
@@ -146,6 +198,7 @@ class Evaluation:
             "models": models.used(),
             "rows": [row.as_dict() for row in rows],
             "texts": {f"seed {seed}": texts for seed, texts in samples.items()},
+            "frontier_texts": swept,
             "references": vars(self.references),
         }
         write_json(path, content)
@@ -165,3 +218,7 @@ class Evaluation:
             "seed_" + "-".join(map(str, self.options.seeds)),
         ]
         return self.run_dir / "evaluation" / f"{'_'.join(part for part in parts if part)}.json"
+
+
+def _setting_name(steps: int, guidance_scale: float) -> str:
+    return f"{steps} steps, guidance {guidance_scale:g}"

@@ -17,11 +17,21 @@ from ld4lg_fast.sharing import gathered, share
 
 @dataclass(frozen=True)
 class Conditions:
-    """What each sample is sampled under: a class or a source text, or nothing."""
+    """What each sample is sampled under, a class or a source text, or nothing; ``scored``: scores are wanted."""
 
     num_samples: int
     class_ids: list[int] | None = None
     sources: list[str] | None = None
+    scored: bool = False
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """By the name of each decoding its texts, in the order of the samples, and where they were asked for the scores:
+    how sure the decoder is of each text (`LatentOperations.confidences`)."""
+
+    texts: dict[str, list[str]]
+    scores: dict[str, list[float]]
 
 
 def sample_texts(
@@ -31,8 +41,8 @@ def sample_texts(
     options: Mapping,
     seed: int,
     processes: PartialState,
-) -> dict[str, list[str]] | None:
-    """The texts of each decoding by its name, in the order of the samples; None but in the main process.
+) -> Sampled | None:
+    """The samples; None but in the main process.
 
     Args:
         options: of `TextDiffusionPipeline.sample` (sampler, steps, guidance).
@@ -42,7 +52,10 @@ def sample_texts(
     rows = gathered(ids, mine, processes)
     if rows is None:
         return None
-    return {name: list(column) for name, column in zip(decodings, zip(*rows, strict=True), strict=True)}
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    count = len(decodings)
+    texts, scores = (dict(zip(decodings, part, strict=False)) for part in (columns[:count], columns[count:]))
+    return Sampled(texts, scores)
 
 
 def _texts_of(
@@ -52,8 +65,8 @@ def _texts_of(
     decodings: Mapping[str, DecodingConfig],
     options: Mapping,
     seed: int,
-) -> list[tuple[str, ...]]:
-    """Each sample's texts, one a decoding."""
+) -> list[tuple]:
+    """Each sample's texts, one a decoding, and then as many scores where they are wanted."""
     chosen = torch.tensor(ids)
     common = {"seed": seed, "batch_size": options["batch_size"], "sample_ids": chosen}
     given = {}
@@ -77,4 +90,6 @@ def _texts_of(
             pipe.decode(sampled.latents, decoding, mask=sampled.mask, **common, progress=report(name))
             for name, decoding in decodings.items()
         ]
+    if conditions.scored:
+        columns += [pipe.confidences(sampled.latents, texts, sampled.mask).tolist() for texts in columns]
     return list(zip(*columns, strict=True))
