@@ -40,7 +40,8 @@ JUDGE_SEED = 1_000_003
 FIGURES = ("mauve", "perplexity", "unlikely", "diversity", "memorization", "unique_words")
 
 V2 = (
-    *("recipe.schedule=cosine", "recipe.self_condition_noise=0", "recipe.loss_weighting=none"),
+    *("recipe.schedule=cosine", "recipe.adaptive_schedule=false"),
+    *("recipe.self_condition_noise=0", "recipe.loss_weighting=none"),
     *("model.denoiser.unet_skips=false", "model.denoiser.qk_norm=false"),
     *("autoencoder.decoder_noise=0.1", "autoencoder.position_dropout=0", "autoencoder.token_masking=0"),
 )
@@ -51,6 +52,7 @@ INGREDIENTS = {
     "plain latents": ("model.perceiver.l2_normalize=false",),
     "tan-2": ("recipe.schedule=tan-2",),
     "tan-4": ("recipe.schedule=tan-4",),
+    "adaptive schedule": ("recipe.adaptive_schedule=true",),
     "self-condition noise 0.1": ("recipe.self_condition_noise=0.1",),
     "min-SNR": ("recipe.loss_weighting=min_snr",),
     "x_start weighting": ("recipe.loss_weighting=x_start",),

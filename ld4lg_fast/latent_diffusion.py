@@ -15,6 +15,7 @@ from ld4lg_fast.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
 from ld4lg_fast.diffusion import GaussianDiffusion, LossOutput, TrainingDraws
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
+from ld4lg_fast.time_warp import TimeWarp
 from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
 
 ARCHITECTURES = {
@@ -30,9 +31,9 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
     Args:
         recipe: ``version`` (``v1``, ``v2`` or ``v3``), ``objective``, ``loss_type``, ``self_condition_prob``,
             ``class_drop_prob``; v1: ``beta_schedule``, ``num_train_timesteps``; v2 and v3: ``schedule``,
-            ``schedule_scale``, ``sampling_schedule`` (or None), ``l2_normalized``, and perhaps ``loss_weighting``
-            and ``self_condition_noise``. Further entries are kept with the model: ``context_drop_prob`` and
-            ``source_max_len`` of sequence-to-sequence.
+            ``schedule_scale``, ``sampling_schedule`` (or None), ``l2_normalized``, and perhaps ``loss_weighting``,
+            ``self_condition_noise`` and ``adaptive_schedule``. Further entries are kept with the model:
+            ``context_drop_prob`` and ``source_max_len`` of sequence-to-sequence.
 
     Raises:
         ConfigError: an unknown version or a missing entry.
@@ -63,7 +64,10 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
 
 
 class LatentDiffusion(nn.Module):
-    """Denoiser + `GaussianDiffusion` + latent statistics (buffers ``latent_mean`` (d,), ``latent_scale`` ())."""
+    """Denoiser + `GaussianDiffusion` + latent statistics (buffers ``latent_mean`` (d,), ``latent_scale`` ()).
+
+    ``time_warp`` is that of a recipe with an adaptive schedule, else None.
+    """
 
     latent_mean: Tensor
     latent_scale: Tensor
@@ -73,6 +77,11 @@ class LatentDiffusion(nn.Module):
         self.denoiser = denoiser
         self.recipe = dict(recipe)
         self.diffusion = make_diffusion(recipe)
+        self.time_warp = TimeWarp() if recipe.get("adaptive_schedule") else None
+        if self.time_warp is not None and self.diffusion.discrete:
+            raise ConfigError(
+                "recipe.adaptive_schedule=true needs continuous times (recipe v2 or v3); leave it out with recipe v1."
+            )
         self.register_buffer("latent_mean", torch.zeros(denoiser.config.dim_latent))
         self.register_buffer("latent_scale", torch.ones(()))
 
@@ -108,8 +117,11 @@ class LatentDiffusion(nn.Module):
 
     @property
     def learned_times(self) -> list[float] | None:
-        """The model's own sampling times, see `time_grid.learn_times`; None before they were learned."""
-        return self.recipe.get("learned_times")
+        """The model's own sampling times: those of `time_grid.learn_times`, else of an adaptive schedule; or None."""
+        times = self.recipe.get("learned_times")
+        if times is None and self.time_warp is not None and self.diffusion.sampling_schedule is None:
+            return self.time_warp.sampling_times()
+        return times
 
     @property
     def is_seq2seq(self) -> bool:

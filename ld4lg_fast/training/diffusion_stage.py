@@ -4,6 +4,7 @@ Letters: B texts, N latents, d latent width.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import ShuffledBatches, TextDataset, TokenizedTexts
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.time_warp import EVERY
 from ld4lg_fast.training.autoencoder_stage import check_batch, tokenize, tokenize_sources, write_statistics
 from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates, to_device
@@ -88,6 +90,10 @@ class DiffusionStage:
             mask = training.mask(rows)
             model.set_statistics(latents, None if mask is None else mask.to(session.device))
         self.ema = Ema(self.module, self.options.ema_decay)
+        self.warp = model.time_warp
+        if self.warp is not None:
+            self.has_fixed_shapes = False
+            self.ema.module.time_warp = self.warp  # nothing to average
         self.training, self.validation = training, validation
         self.context_drop_prob = model.recipe.get("context_drop_prob", 0.0)
         check_batch(NAME, self.options, len(training), session.world_size)
@@ -105,11 +111,23 @@ class DiffusionStage:
         # Drawn for the whole batch, so that the number of its parts changes nothing.
         like = torch.empty(1).expand(len(whole), *latents.shape[1:])
         draws = self.module.draw(like, step_generator(session.seed, NAME, step))
-        return latents, draws.map(lambda t: to_device(part.of(t), session.device)), conditions
+        draws = draws.map(lambda t: to_device(part.of(t), session.device))
+        if self.warp is not None:
+            if step and step % EVERY == 0 and part.index < session.world_size:  # the first part of the batch
+                self.warp.fit()
+            draws = replace(draws, t=self.warp(draws.t))
+        return latents, draws, conditions
 
     def loss(self, model: nn.Module, batch: tuple) -> Tensor:
         latents, draws, conditions = batch
-        return model(latents, draws, **conditions).loss
+        output = model(latents, draws, **conditions)
+        if self.warp is not None:
+            with torch.no_grad():
+                missed = output.prediction.x_start.float() - self.module.normalize(latents)
+                sums = self.warp.sums(draws.t, missed.square().mean(dim=(1, 2)))
+                sums = self.session.accelerator.reduce(sums, "sum")
+                self.warp.record(sums, 1 / self.options.micro_batches)
+        return output.loss
 
     def _drops_context(self, step: int) -> bool:
         """One coin a step for the sources of the whole batch, as published (golden NOTES 26)."""
