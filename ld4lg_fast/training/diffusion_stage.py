@@ -3,8 +3,9 @@
 Letters: B texts, N latents, d latent width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -168,8 +169,16 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
     every = range(len(validation_tokens))
     validation = Rows([encode_latents(autoencoder, validation_tokens, session, every)])
     sources, validation_sources = _source_states(config, dataset, autoencoder, session)
-    model = build_denoiser(config, dataset, autoencoder, session)
-    stage = DiffusionStage(
+    kind: Callable[..., DiffusionStage] = DiffusionStage
+    if session.options.distill_from is None:
+        model = build_denoiser(config, dataset, autoencoder, session)
+    else:
+        from ld4lg_fast.training.distillation import DistillationStage, load_teacher, student_of
+
+        teacher = load_teacher(session.options)
+        model = student_of(teacher, session.options.distill_steps)
+        kind = partial(DistillationStage, teacher)
+    stage = kind(
         model,
         _conditions(latents, tokens, dataset.train.labels, sources, model),
         ValidationSet(

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,10 +18,12 @@ from ld4lg_fast.training.run_directory import RunDirectory
 
 
 class Opening(Enum):
-    """NEW: an empty directory. GO_ON: resume, or a second stage on a finished first one. The others begin anew
-    after moving what is there: all of it, or all but the results of the first stage."""
+    """NEW: an empty directory. STUDENT: one that gets a teacher's first stage. GO_ON: resume, or a second stage on a
+    finished first one. The others begin anew after moving what is there: all of it, or all but the results of the first
+    stage."""
 
     NEW = "new"
+    STUDENT = "student"
     GO_ON = "go on"
     MOVE_ALL = "move all"
     MOVE_SECOND_STAGE = "move second stage"
@@ -53,7 +56,21 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
     """
     run.check_ours()
     stage, resume = config.train.stage, config.resume
-    if run.is_empty():
+    if config.train.distill_from is not None and not resume:
+        teacher = RunDirectory(config.train.distill_from)
+        if not teacher.has_denoiser:
+            raise ConfigError(
+                f"train.distill_from={teacher.path} is no finished run; name one that has a denoiser."
+            )
+        if not run.is_empty():
+            raise ConfigError(
+                f"{run.path} is not empty; a student needs a run directory of its own, give a new one with "
+                "hydra.run.dir=..., or go on with resume=true."
+            )
+        config, groups = stored_config.load_with_overrides(teacher.config, overrides)
+        config.train.stage = "diffusion"
+        opening = Opening.STUDENT
+    elif run.is_empty():
         if resume:
             raise ConfigError(f"There is no run in {run.path} to resume; leave resume=true out to start one.")
         if stage == "diffusion":
@@ -95,6 +112,8 @@ def carry_out(plan: Plan) -> None:
             markup=False,
             highlight=False,
         )
+    elif plan.opening is Opening.STUDENT:
+        run.copy_stage_one(Path(plan.config.train.distill_from))
     stored = plan.config.copy()
     stored.resume = False
     stored_config.store(run.config, stored, plan.groups)

@@ -87,6 +87,9 @@ class TrainOptions:
     tensorboard: bool
     autoencoder: StageOptions
     diffusion: StageOptions
+    distill_from: str | None = None
+    distill_steps: int = 4
+    distill_teacher_steps: int = 32
 
     def __post_init__(self) -> None:
         _check_choice("train.stage", self.stage, STAGES)
@@ -103,6 +106,16 @@ class TrainOptions:
             "validation_samples",
         ):
             _check_number(f"train.{name}", getattr(self, name), 1, integer=True)
+        for name in ("distill_steps", "distill_teacher_steps"):
+            _check_number(f"train.{name}", getattr(self, name), 1, integer=True)
+        if (
+            self.distill_teacher_steps % self.distill_steps
+            or self.distill_teacher_steps == self.distill_steps
+        ):
+            raise ConfigError(
+                f"train.distill_teacher_steps={self.distill_teacher_steps} must be a multiple of "
+                f"train.distill_steps={self.distill_steps}, twice it or more."
+            )
         _check_number("train.validation_sampling_steps", self.validation_sampling_steps, 2, integer=True)
         for name in ("activation_checkpointing", "cuda_graph", "profile", "wandb", "tensorboard"):
             _check_choice(f"train.{name}", getattr(self, name), (True, False))

@@ -75,10 +75,15 @@ class RunDirectory:
         os.rename(path, aside)
         path.mkdir()
         if keep_stage_one:
-            for name in STAGE_ONE_RESULTS:
-                source = aside / name
-                if source.is_dir():
-                    shutil.copytree(source, path / name)
-                elif source.exists():
-                    shutil.copy2(source, path / name)
+            self.copy_stage_one(aside)
         return self.path.with_name(aside.name)
+
+    def copy_stage_one(self, other: Path) -> None:
+        """Copies what the second stage needs from another run directory into this one."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in STAGE_ONE_RESULTS:
+            source = other / name
+            if source.is_dir():
+                shutil.copytree(source, self.path / name)
+            elif source.exists():
+                shutil.copy2(source, self.path / name)

@@ -65,13 +65,15 @@ def print_and_keep_samples(
         count = min(count, len(sources))
         sources = list(sources[:count])
     class_id = validation_classes(count, pipe.model.denoiser.config.num_classes)
-    sampler = "ddim" if pipe.model.diffusion.discrete else "dpmpp_2m"
+    distilled = pipe.model.recipe.get("distilled_steps")
+    sampler = "ddim" if pipe.model.diffusion.discrete or distilled else "dpmpp_2m"
+    num_steps = distilled or options.validation_sampling_steps
     ids, mine = share(count, session.accelerator), []
     if ids:
         mine = pipe(
             len(ids),
             sample_ids=ids,
-            num_inference_steps=options.validation_sampling_steps,
+            num_inference_steps=num_steps,
             sampler=sampler,
             class_id=None if class_id is None else class_id[ids],
             source=None if sources is None else [sources[i] for i in ids],
@@ -89,7 +91,7 @@ def print_and_keep_samples(
             "step": step,
             "validation_loss": loss,
             "sampler": sampler,
-            "sampling_steps": options.validation_sampling_steps,
+            "sampling_steps": num_steps,
             "seed": session.seed,
             "class_id": None if class_id is None else class_id.tolist(),
             "sources": sources,

@@ -1,0 +1,148 @@
+"""A trained denoiser distilled into one of few steps: one step of the student does what several of the teacher do.
+
+Progressive distillation (Salimans & Ho 2022, alg. 2) with any number of the teacher's DDIM steps in the place of two.
+Letters: B texts, N latents, d latent width, S steps of the student.
+"""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ld4lg_fast.diffusion import prediction
+from ld4lg_fast.errors import ConfigError, LD4LGError
+from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.training.diffusion_stage import DiffusionStage
+from ld4lg_fast.training.options import TrainOptions
+from ld4lg_fast.training.reconstruction import exact_decoding
+from ld4lg_fast.training.run_directory import RunDirectory
+from ld4lg_fast.training.session import on_main
+from ld4lg_fast.training.validation import validation_classes
+
+ALARM_TEXTS = 64
+ALARM_SHARE = 0.5  # of the teacher's distinct texts, or unique words, below which a student has collapsed
+
+
+class CollapsedError(LD4LGError):
+    """The student writes the same again and again."""
+
+
+def load_teacher(options: TrainOptions) -> LatentDiffusion:
+    """The denoiser of the run ``train.distill_from``.
+
+    Raises:
+        CheckpointError: there is none.
+        ConfigError: one of discrete times, or that samples on another schedule than it was trained on.
+    """
+    teacher = LatentDiffusion.load(RunDirectory(options.distill_from).denoiser)
+    if teacher.diffusion.discrete or teacher.diffusion.sampling_schedule is not None:
+        raise ConfigError(
+            f"train.distill_from={options.distill_from} needs a model of continuous times that samples on the schedule "
+            "of its training (recipe v2 or v3 with sampling_schedule=null)."
+        )
+    return teacher.requires_grad_(False)
+
+
+def student_of(teacher: LatentDiffusion, num_steps: int) -> LatentDiffusion:
+    """A copy to be trained, which knows its number of steps."""
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    student.recipe["distilled_steps"] = num_steps
+    return student
+
+
+def spread(texts: Sequence[str]) -> tuple[float, float]:
+    """Shares of distinct texts, and of distinct words among all words."""
+    words = [word for text in texts for word in re.findall(r"\w+", text.lower())]
+    return len(set(texts)) / len(texts), len(set(words)) / max(1, len(words))
+
+
+class DistillationStage(DiffusionStage):
+    """The second stage of training with a teacher's steps as the target; see `loop.Stage`."""
+
+    has_fixed_shapes = False
+
+    def __init__(self, teacher: LatentDiffusion, *arguments) -> None:
+        super().__init__(*arguments)
+        self.warp = None  # times are the student's own
+        self.teacher = teacher.to(self.session.device)
+        for model in (self.module, self.ema.module):
+            model.latent_mean.copy_(teacher.latent_mean)
+            model.latent_scale.copy_(teacher.latent_scale)
+        options = self.session.options
+        self.num_steps = options.distill_steps
+        self.teacher_steps = options.distill_teacher_steps // self.num_steps  # in one of the student's
+        self._teachers_spread: tuple[float, float] | None = None
+
+    def batch(self, step: int, part) -> tuple:
+        latents, draws, conditions = super().batch(step, part)
+        places = (draws.t * self.num_steps).floor() + 1
+        return latents, replace(draws, t=places / self.num_steps), conditions
+
+    def loss(self, model: nn.Module, batch: tuple) -> Tensor:
+        """Squared error of x_start, weighted by the signal-to-noise ratio where it is above 1."""
+        latents, draws, conditions = batch
+        output = model(latents, draws, **conditions)
+        conditions = dict(conditions)
+        if conditions["class_id"] is not None and draws.class_drop is not None:
+            null = self.teacher.denoiser.config.null_class
+            conditions["class_id"] = conditions["class_id"].masked_fill(draws.class_drop, null)
+        target = self.target(output.z_t, draws.t, conditions)
+        weight = self.teacher.diffusion.schedule.log_snr(draws.t).exp().clamp(min=1)
+        error = (output.prediction.x_start.float() - target).square().mean(dim=(1, 2))
+        return (weight * error).mean()
+
+    @torch.no_grad()
+    def target(self, z_t: Tensor, t: Tensor, conditions: Mapping) -> Tensor:
+        """The x_start (B, N, d) with which a DDIM step from ``z_t`` at times ``t`` (B,) gets where the teacher gets."""
+        schedule, objective = self.teacher.diffusion.schedule, self.teacher.diffusion.objective
+        z, x_start = z_t, None
+        for k in range(self.teacher_steps):
+            now, after = (t - (k + i) / (self.num_steps * self.teacher_steps) for i in (0, 1))
+            level = schedule.alpha_sq(now)
+            output = self.teacher.denoiser(z, level, x_self_cond=x_start, **conditions)
+            pred = prediction(output.float(), z, level, objective)
+            alpha, sigma = _levels(schedule.alpha_sq(after.clamp(min=0)))
+            z, x_start = alpha * pred.x_start + sigma * pred.noise, pred.x_start
+        before = _levels(schedule.alpha_sq(t))
+        ratio = sigma / before[1]
+        return (z - ratio * z_t) / (alpha - ratio * before[0])
+
+    def validate(self, step: int) -> None:
+        super().validate(step)
+        on_main(self.session.accelerator, lambda: self._check_spread(step))
+
+    def _check_spread(self, step: int) -> None:
+        """Raises `CollapsedError` where the student's samples vary far less than the teacher's."""
+        if self._teachers_spread is None:
+            self._teachers_spread = spread(self._texts(self.teacher, self.num_steps * self.teacher_steps))
+        own = spread(self._texts(self.ema.module, self.num_steps))
+        for kind, mine, wanted in zip(("texts", "words"), own, self._teachers_spread, strict=True):
+            if mine < ALARM_SHARE * wanted:
+                raise CollapsedError(
+                    f"The student has collapsed: after step {step} {mine:.0%} of the {kind} in {ALARM_TEXTS} of its "
+                    f"samples are distinct, and {wanted:.0%} in the teacher's; try a lower "
+                    "train.diffusion.learning_rate, more train.distill_steps, or fewer train.diffusion.steps."
+                )
+
+    def _texts(self, model: LatentDiffusion, num_steps: int) -> list[str]:
+        known = self.validation
+        pipe = TextDiffusionPipeline(known.autoencoder, model, known.statistics)
+        sources = known.sources and [known.sources[i % len(known.sources)] for i in range(ALARM_TEXTS)]
+        return pipe(
+            ALARM_TEXTS,
+            sampler="ddim",
+            num_inference_steps=num_steps,
+            class_id=validation_classes(ALARM_TEXTS, model.denoiser.config.num_classes),
+            source=sources,
+            decoding=exact_decoding(known.autoencoder.max_len),
+            seed=self.session.seed,
+        ).texts
+
+
+def _levels(alpha_sq: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma (B, 1, 1) of levels (B,)."""
+    return alpha_sq.sqrt()[:, None, None], (1 - alpha_sq).sqrt()[:, None, None]
