@@ -10,6 +10,7 @@ from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.schedules import sampling_times
 from ld4lg_fast.time_warp import BINS, DECAY, EVERY, PLAIN_SHARE, TimeWarp
 from tests.conftest import make_model
+from tests.test_engine import make_v1
 from tests.test_training import cached, command, losses
 
 ADAPTIVE = ["recipe=v3", "recipe.adaptive_schedule=true"]
@@ -70,14 +71,9 @@ def test_the_map_is_kept_with_the_model_and_gives_sampling_times(tmp_path):
 
 
 def test_recipe_v1_has_no_adaptive_schedule():
-    recipe = {
-        "version": "v1",
-        "beta_schedule": "linear",
-        "num_train_timesteps": 10,
-        "adaptive_schedule": True,
-    }
+    model = make_v1()
     with pytest.raises(ConfigError, match="adaptive_schedule=true needs continuous times"):
-        make_model(recipe=recipe)
+        LatentDiffusion(model.denoiser, model.recipe | {"adaptive_schedule": True})
 
 
 def test_training_fits_it_and_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
