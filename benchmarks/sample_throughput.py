@@ -9,7 +9,8 @@ through ``generate`` of transformers in the published rungs; ``samples_per_s`` c
 ran. ``drift`` is the root mean square of a rung's latents minus the published ones in fp32, from the same noise,
 over the root mean square of those, and ``tokens_changed`` the share of greedily decoded tokens that differ; random
 weights amplify both, precision_drift.py tells them of a trained model. ``time_to_first_s`` is the first call of all,
-with compilation and preparation.
+with compilation and preparation. Under guidance a rung of each precision guides in the middle of the times alone
+(Kynkäänniemi et al. 2024): it computes something else, and its drift is that from guidance at all times.
 With --json a plot and a Markdown table are written beside the file.
 """
 
@@ -41,6 +42,7 @@ from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.sampling_run import START_STREAM
 
 SEED = 0
+GUIDED_TIMES = (0.25, 0.75)
 # The products that a precision's share of the ceiling is taken of; there is no plain product of int8 or fp8.
 DTYPES = {
     "fp32": torch.float32,
@@ -83,6 +85,10 @@ class Ladder:
             found.append(Rung("engine, plain ops, fp32", "fp32", True, self._ours("fp32", "reference")))
         for precision in precisions:
             found.append(Rung(f"engine, {precision}", precision, True, self._ours(precision, "auto")))
+            if self.guidance != 1.0:
+                low, high = GUIDED_TIMES
+                name = f"engine, {precision}, guided only at times {low:g} to {high:g}"
+                found.append(Rung(name, precision, True, self._ours(precision, "auto", GUIDED_TIMES)))
         return found
 
     def _published(self, remedies: Remedies) -> Callable[[], Tensor]:
@@ -108,7 +114,9 @@ class Ladder:
         ids = torch.arange(self.batch, device=self.device)
         return ops.philox_normal(SEED, ids, START_STREAM + 1 + step, (config.max_len, config.dim_latent))
 
-    def _ours(self, precision: str, backend: str) -> Callable[[], Tensor]:
+    def _ours(
+        self, precision: str, backend: str, guided_times: tuple[float, float] = (0.0, 1.0)
+    ) -> Callable[[], Tensor]:
         def run() -> Tensor:
             with use_backend(backend):
                 return sample_latents(
@@ -119,6 +127,7 @@ class Ladder:
                     seed=SEED,
                     batch_size=self.batch,
                     guidance_scale=self.guidance,
+                    guidance_interval=guided_times,
                     class_id=self.class_id,
                     lengths=self.lengths,
                     precision=precision,

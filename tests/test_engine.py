@@ -132,6 +132,20 @@ def test_guidance_stays_in_its_interval():
     assert (first_step - none).abs().max() > 1e-3 and (first_step - everywhere).abs().max() > 1e-3
 
 
+def test_no_unconditional_half_is_computed_outside_the_interval(monkeypatch):
+    model, rows = make_model(num_classes=3), []
+    run_blocks = model.denoiser.run_blocks
+
+    def watch(*inputs):
+        rows.append(len(output := run_blocks(*inputs)))
+        return output
+
+    monkeypatch.setattr(model.denoiser, "run_blocks", watch)
+    guided = CLASSES | {"guidance_scale": 3.0, "guidance_interval": (0.4, 0.8)}
+    engine_samples(model, 3, "ddim", 4, **guided)  # steps begin at 1, 0.75, 0.5, 0.25
+    assert rows == [3, 6, 6, 3]
+
+
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     model, sizes, counts = make_model(), [], []
     want = sample_latents(model, 7, num_steps=2)
