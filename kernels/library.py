@@ -12,11 +12,14 @@ from importlib import import_module
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
 
 from ld4lg_fast.kernels.backend import INTERPRETED
 
 LIBRARY = torch.library.Library("ld4lg", "DEF")
-_direct: dict[tuple[str, str], Callable] = {}
+_direct: dict[tuple[str, str], Callable] = {}  # the implementation by operation and device
+_differentiable: dict[str, type[torch.autograd.Function]] = {}
 IMPLEMENTATIONS: dict[str, tuple[str, str]] = {}  # "ld4lg::op" -> its module and function in cpu/ and triton/
 
 
@@ -36,19 +39,21 @@ def register(schema: str, fake: Callable, module: str, function: str) -> None:
 
 
 def operator(name: str, placed: int = 0) -> Callable:
-    """``ld4lg::name``, for the doors; argument number ``placed`` is a tensor on the device that is meant.
+    """``ld4lg::name``, for the doors and backwards; argument ``placed`` is a tensor on the device that is meant.
 
-    Where nothing is traced or differentiated the implementation is called as it is: torch's dispatcher costs as
-    much as a small kernel.
+    Where nothing is traced the implementation is called as it is, and differentiated by a function of its own:
+    torch's dispatcher costs as much as a small kernel, and an operator's derivative in Python several times that.
     """
     registered = getattr(torch.ops.ld4lg, name).default
 
     def call(*arguments):
-        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
-            return registered(*arguments)
         tensor = arguments[placed]
-        direct = _direct.get((name, tensor.device.type)) if type(tensor) is Tensor else None
-        return (direct or registered)(*arguments)
+        direct = None if is_traced(tensor) else _direct.get((name, tensor.device.type))
+        if direct is None:
+            return registered(*arguments)
+        if not torch.is_grad_enabled() or not any(map(_needs_gradient, arguments)):
+            return direct(*arguments)
+        return _differentiable[name].apply(*arguments) if name in _differentiable else registered(*arguments)
 
     return call
 
@@ -56,6 +61,29 @@ def operator(name: str, placed: int = 0) -> Callable:
 def register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
     """Gives ``ld4lg::name`` its derivative."""
     torch.library.register_autograd(f"ld4lg::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+
+    def forward(ctx, *arguments):
+        outputs = _direct[name, arguments[0].device.type](*arguments)
+        setup_context(ctx, arguments, outputs)
+        return outputs
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
+    _differentiable[name] = type(name, (torch.autograd.Function,), methods)
+
+
+def _needs_gradient(argument: object) -> bool:
+    return isinstance(argument, Tensor) and argument.requires_grad
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a compiler, an exporter, a mode or a transform of torch has to see the call, or a subclass of Tensor."""
+    return (
+        torch.compiler.is_compiling()
+        or type(tensor) not in (Tensor, Parameter)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def _on_first_call(module: str, function: str) -> Callable:

@@ -30,6 +30,11 @@ _backward = function(
     + [POINTER, POINTER, POINTER, POINTER, I64, I64, I64, I64, I64, I32],
 )
 
+_vectors = function(
+    "ld4lg_adaln_residual_vectors",
+    [POINTER, I64, I64, I64, I64, POINTER, POINTER, *ROWS, POINTER, POINTER, POINTER, I32],
+)
+
 
 def forward(
     h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
@@ -135,3 +140,36 @@ def backward(
         torch.get_num_threads(),
     )
     return results
+
+
+def vector_gradients(
+    sums: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, next_weight: Tensor | None
+) -> list[Tensor]:
+    """See ``_vector_gradients`` in ``registration/``."""
+    groups, parts, kinds, width = sums.shape
+    rows = as_matrix(scale, width)
+    of_scale, of_shift = torch.empty(scale.shape), torch.empty(scale.shape)
+    of_vectors = torch.empty((kinds, width))
+    plain = weight.float().contiguous(), bias.float().contiguous()
+    _vectors(
+        sums.data_ptr(),
+        groups,
+        parts,
+        kinds,
+        width,
+        plain[0].data_ptr(),
+        plain[1].data_ptr(),
+        *describe(rows, width),
+        of_scale.data_ptr(),
+        of_shift.data_ptr(),
+        of_vectors.data_ptr(),
+        torch.get_num_threads(),
+    )
+    of_weight, of_bias, *of_next = of_vectors.unbind(0)
+    return [
+        of_weight.to(weight.dtype),
+        of_bias.to(bias.dtype),
+        of_scale.to(scale.dtype),
+        of_shift.to(scale.dtype),
+        *(total.to(next_weight.dtype) for total in of_next),
+    ]

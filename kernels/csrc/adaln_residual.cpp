@@ -65,3 +65,23 @@ LD4LG_EXPORT void ld4lg_adaln_residual_backward(
     scratch.get()};
   LD4LG_CALL(adaln_residual_backward, args);
 }
+
+LD4LG_EXPORT void ld4lg_adaln_residual_vectors(
+    const float* sums, int64_t groups, int64_t parts, int64_t kinds, int64_t width, const float* weight,
+    const float* bias, const void* scale, int64_t scale_stride, int32_t scale_dtype, float* grad_scale,
+    float* grad_shift, float* grads, int32_t threads) {
+  const ld4lg::AdalnResidualVectors args{
+    sums,
+    groups,
+    parts,
+    kinds,
+    width,
+    weight,
+    bias,
+    {scale, scale_stride, ld4lg::DType{scale_dtype}},
+    grad_scale,
+    grad_shift,
+    grads,
+    ld4lg::useful_threads(threads, groups * parts * kinds * width)};
+  LD4LG_CALL(adaln_residual_vectors, args);
+}

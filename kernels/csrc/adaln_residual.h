@@ -32,7 +32,19 @@ struct AdalnResidualBackward {
   float* scratch;  // threads x kScratchRows x width
 };
 
+// Gradients of the vectors from the sums of the backward pass, all float32.
+struct AdalnResidualVectors {
+  const float* sums;                // groups x parts x kinds x width; kinds is 2, or 4 with a next norm
+  int64_t groups, parts, kinds, width;
+  const float *weight, *bias;       // width
+  ConstRows scale;                  // groups x width
+  float *grad_scale, *grad_shift;   // groups x width
+  float* grads;                     // kinds x width: of weight, bias, next_weight, next_bias
+  int32_t threads;
+};
+
 LD4LG_IN_EVERY_VARIANT(void adaln_residual(const AdalnResidual& args);
-                       void adaln_residual_backward(const AdalnResidualBackward& args);)
+                       void adaln_residual_backward(const AdalnResidualBackward& args);
+                       void adaln_residual_vectors(const AdalnResidualVectors& args);)
 
 }  // namespace ld4lg

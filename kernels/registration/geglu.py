@@ -9,7 +9,7 @@ unrounded rows, a row of sums for each part: the gradient of the bias.
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.library import register, register_autograd
+from ld4lg_fast.kernels.library import operator, register, register_autograd
 
 ROWS_PER_PART = 32
 
@@ -40,6 +40,8 @@ register(
     "backward",
 )
 
+_geglu_backward = operator("geglu_backward")
+
 
 def _setup(ctx, inputs, output) -> None:
     projected, bias, seed, ctx.dropout = inputs
@@ -48,7 +50,7 @@ def _setup(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor):
     projected, bias, seed = ctx.saved_tensors
-    grad_projected, sums = torch.ops.ld4lg.geglu_backward(grad, projected, bias, seed, ctx.dropout)
+    grad_projected, sums = _geglu_backward(grad, projected, bias, seed, ctx.dropout)
     return grad_projected, sums.sum(0).to(bias.dtype), None, None
 
 

@@ -6,7 +6,7 @@ the forward operator keeps nothing but its inputs.
 
 import torch
 
-from ld4lg_fast.kernels.library import register, register_autograd
+from ld4lg_fast.kernels.library import operator, register, register_autograd
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? q_gain, Tensor? k_gain"
 
@@ -32,6 +32,8 @@ register(
     "backward",
 )
 
+_short_attention_backward = operator("short_attention_backward")
+
 
 def _setup(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
@@ -39,7 +41,7 @@ def _setup(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad):
     q, k, v, bias, q_gain, k_gain = ctx.saved_tensors
-    found = torch.ops.ld4lg.short_attention_backward(grad, q, k, v, bias, q_gain, k_gain)
+    found = _short_attention_backward(grad, q, k, v, bias, q_gain, k_gain)
     grad_q, grad_k, grad_v, *rest = found
     grad_bias = None if bias is None else rest.pop(0).to(bias.dtype)
     gains = [part.sum((0, 1)).to(q_gain.dtype) for part in rest] or [None, None]

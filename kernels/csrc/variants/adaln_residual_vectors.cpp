@@ -1,0 +1,54 @@
+// Gradients of adaln_residual's vectors. With u and v a group's sums of g*n and g: scale gets weight*u + bias*v, shift
+// v, weight the sum over groups of (1+scale)*u and bias that of (1+scale)*v; the next norm's are sums as they are.
+#include <algorithm>
+
+#include "../adaln_residual.h"
+#include "rows.h"
+
+namespace ld4lg {
+namespace LD4LG_ISA {
+namespace {
+
+constexpr int64_t kBlock = 128;  // columns whose totals stay in the first cache
+
+void run(const AdalnResidualVectors& args, int64_t begin, int64_t width) {
+  float totals[4][kBlock] = {}, wide[kBlock];
+  const int64_t element = args.scale.dtype == DType::kFloat32 ? 4 : 2;
+  const ConstRows scales = {static_cast<const char*>(args.scale.data) + begin * element, args.scale.stride,
+                            args.scale.dtype};
+  for (int64_t group = 0; group < args.groups; ++group) {
+    float of_group[4][kBlock] = {};
+    for (int64_t part = 0; part < args.parts; ++part)
+      for (int64_t kind = 0; kind < args.kinds; ++kind) {
+        const float* const sums = args.sums + ((group * args.parts + part) * args.kinds + kind) * args.width + begin;
+#pragma omp simd
+        for (int64_t i = 0; i < width; ++i) of_group[kind][i] += sums[i];
+      }
+    const float* const scale = read_row(scales, group, width, wide);
+    float* const grad_scale = args.grad_scale + group * args.width + begin;
+    float* const grad_shift = args.grad_shift + group * args.width + begin;
+#pragma omp simd
+    for (int64_t i = 0; i < width; ++i) {
+      const float along = of_group[0][i], plain = of_group[1][i];
+      grad_scale[i] = args.weight[begin + i] * along + args.bias[begin + i] * plain;
+      grad_shift[i] = plain;
+      totals[0][i] += (1.0f + scale[i]) * along;
+      totals[1][i] += (1.0f + scale[i]) * plain;
+      totals[2][i] += of_group[2][i];
+      totals[3][i] += of_group[3][i];
+    }
+  }
+  for (int64_t kind = 0; kind < args.kinds; ++kind)
+    std::copy(totals[kind], totals[kind] + width, args.grads + kind * args.width + begin);
+}
+
+}  // namespace
+
+void adaln_residual_vectors(const AdalnResidualVectors& args) {
+#pragma omp parallel for num_threads(args.threads) schedule(static) if (args.threads > 1)
+  for (int64_t begin = 0; begin < args.width; begin += kBlock)
+    run(args, begin, std::min(kBlock, args.width - begin));
+}
+
+}  // namespace LD4LG_ISA
+}  // namespace ld4lg
