@@ -90,9 +90,7 @@ class TextDiffusionPipeline(LatentOperations):
         if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
             run_dir = hub.download(str(path_or_hub), revision)
         if not run_dir.is_dir():
-            raise CheckpointError(
-                f"The run directory {run_dir} does not exist; train one with scripts/train.py."
-            )
+            raise CheckpointError(f"The run directory {run_dir} does not exist; train it: scripts/train.py.")
         if not (run_dir / "autoencoder" / "autoencoder.json").exists():
             raise CheckpointError(
                 f"{run_dir} is not a finished run: it has no autoencoder; train it with "
@@ -160,11 +158,9 @@ class TextDiffusionPipeline(LatentOperations):
         return self
 
     def compile(self) -> "TextDiffusionPipeline":
-        """Compiles the denoiser's blocks with ``torch.compile``, one compilation for all of them, at the first call.
+        """Compiles the denoiser's blocks on a GPU with ``torch.compile``, all at once, at the first call.
 
-        It is for a GPU. On a CPU it says that nothing changes: there the engine replaces the products by prepared
-        ones, which a compiler does not see.
-        """
+        On a CPU it says that nothing changes: a compiler does not see the engine's prepared products."""
         if self.device.type == "cpu":
             logger.warning(
                 "compile() changes nothing on a CPU, where the engine prepares the products itself"
