@@ -90,7 +90,7 @@ class TextDiffusionPipeline(LatentOperations):
         if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
             run_dir = hub.download(str(path_or_hub), revision)
         if not run_dir.is_dir():
-            raise CheckpointError(f"The run directory {run_dir} does not exist; train it: scripts/train.py.")
+            raise CheckpointError(f"The run directory {run_dir} does not exist; train one: scripts/train.py.")
         if not (run_dir / "autoencoder" / "autoencoder.json").exists():
             raise CheckpointError(
                 f"{run_dir} is not a finished run: it has no autoencoder; train it with "
