@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ld4lg_fast.candidates import SURENESS
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
 from ld4lg_fast.errors import CheckpointError, ConfigError
@@ -253,7 +254,7 @@ class LanguageAutoencoder(nn.Module):
         rows = [[[token for token in row if token not in special] for row in ids.tolist()] for ids in decodes]
         if len(rows) == 1:
             return rows[0]
-        if decoding.choose_decode == "score":
+        if decoding.choose_decode == SURENESS:
             chosen = choose_by_score(self.lm, states, decodes, mask)
         else:
             chosen = choose_by_risk([self.decode_text(ids) for ids in rows], decoding.choose_decode)

@@ -40,12 +40,12 @@ def get_similarity(name: str) -> Similarity:
         ConfigError: unknown name.
     """
     if name not in SIMILARITIES:
-        known = ", ".join((*SIMILARITIES, SURENESS))
-        raise ConfigError(f"Unknown similarity {name!r}; choose one of {known}.")
+        raise ConfigError(f"Unknown similarity {name!r}; choose one of {', '.join(SIMILARITIES)}.")
     return SIMILARITIES[name]
 
 
 SURENESS = "score"  # what `choose` calls the model's own score
+CHOICES = (SURENESS, *SIMILARITIES)
 
 
 def choose(candidates: Sequence[str], scores: Sequence[float], by: str) -> int:
@@ -59,16 +59,6 @@ def choose(candidates: Sequence[str], scores: Sequence[float], by: str) -> int:
     if by == SURENESS:
         return max(range(len(candidates)), key=scores.__getitem__)
     return minimum_bayes_risk(candidates, get_similarity(by))
-
-
-def check_choice(by: str) -> None:
-    """Refuses what `choose` does not know.
-
-    Raises:
-        ConfigError: unknown name.
-    """
-    if by != SURENESS:
-        get_similarity(by)
 
 
 def minimum_bayes_risk(candidates: Sequence[str], similarity: Similarity = sentence_bleu) -> int:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -198,37 +198,27 @@ def sample(
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
     quality = quality or ("balanced" if run_dir is None else "paper")
     decoding = replace(pipe.decoding, strategy=strategy or pipe.decoding.strategy, precision=precision)
-    asked = {"class_name": class_name, "source": source, "guidance_scale": guidance_scale}
-    output, seconds = sample_with_bar(
-        pipe,
-        num_samples=num_samples,
-        quality=quality,
-        num_inference_steps=steps,
-        sampler=sampler,
-        precision=precision,
-        decoding=decoding,
-        tries=tries,
-        length=length,
-        seed=seed,
-        **asked,
-    )
-    print_texts(output.texts, seconds)
-    if json is None:
-        return
-    settings = {
+    settings: dict[str, Any] = {
         "quality": quality,
-        "steps": steps,
         "sampler": sampler,
         "precision": precision,
         "tries": tries,
         "length": length,
+        "class_name": class_name,
+        "source": source,
+        "guidance_scale": guidance_scale,
         "seed": seed,
-        **asked,
     }
+    output, seconds = sample_with_bar(
+        pipe, num_samples=num_samples, num_inference_steps=steps, decoding=decoding, **settings
+    )
+    print_texts(output.texts, seconds)
+    if json is None:
+        return
     content = {
         "texts": output.texts,
         "run": str(run_dir or DEFAULT),
-        "settings": settings,
+        "settings": settings | {"steps": steps},
         "decoding": asdict(decoding),
         "seconds": round(seconds, 3),
     }

@@ -1,4 +1,4 @@
-"""The conditions that texts are sampled under, checked: classes and source texts."""
+"""The conditions that texts are sampled under, checked: classes, source texts and lengths."""
 
 from collections.abc import Sequence
 
@@ -87,3 +87,30 @@ def chosen_classes(
             f"class_id has the shape {tuple(ids.shape)}; give one id or {len(sample_ids)} of them."
         )
     return ids.expand(len(sample_ids))
+
+
+def real_lengths(
+    model: LatentDiffusion,
+    statistics: RunStatistics,
+    lengths: Tensor | None,
+    seed: int,
+    sample_ids: Tensor,
+    padded: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Real positions (num_samples,) of each sample and their mask (num_samples, N), or None twice where not ``padded``.
+
+    Without a wish they are drawn from (seed, sample id) as in the training texts.
+
+    Raises:
+        ConfigError: lengths for a model whose texts all have the same number of latents (recipe v2).
+        CheckpointError: the run does not say how long its training texts were.
+    """
+    if not padded:
+        if lengths is not None:
+            raise ConfigError(
+                "lengths were given, but this model's texts have no length of their own (recipe v2)."
+            )
+        return None, None
+    device = sample_ids.device
+    lengths = statistics.draw_lengths(seed, sample_ids) if lengths is None else lengths.to(device)
+    return lengths, torch.arange(model.denoiser.config.max_len, device=device) < lengths[:, None]

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from omegaconf import DictConfig, OmegaConf
 
 from ld4lg_fast._version import __version__
-from ld4lg_fast.candidates import SURENESS, check_choice, choose, in_groups
+from ld4lg_fast.candidates import CHOICES, SURENESS, choose, in_groups
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_positive
@@ -33,6 +33,8 @@ PASSED_ON = (
     *("sampler", "spacing", "class_id", "class_name", "guidance_scale", "guidance_interval", "precision"),
     *("seed", "batch_size"),
 )
+
+CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are learned under
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,11 +72,13 @@ def sample_with_bar(
                 )
             bar.update(tasks[phase], completed=done)
 
-        choose = pipe.best
+        best = pipe.best
         if length is not None:
             told = pipe.autoencoder.perceiver is None
-            choose = partial(pipe.of_length, length=length, guide=None if told else pipe.learn_length())
-        output = choose(num_samples, tries=tries, progress=progress, **options)
+            conditions = {name: options[name] for name in CONDITIONS if options.get(name) is not None}
+            guide = None if told else pipe.learn_length(**conditions)
+            best = partial(pipe.of_length, length=length, guide=guide)
+        output = best(num_samples, tries=tries, progress=progress, **options)
     return output, time.perf_counter() - start
 
 
@@ -137,7 +141,10 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
     device = choose_device(config.infer.device) if alone else processes.device
     names = {field.name for field in fields(DecodingConfig)}
     decoding = DecodingConfig(**{key: value for key, value in generation.items() if key in names})
-    check_choice(generation.choose_by)
+    if generation.choose_by not in CHOICES:
+        raise ConfigError(
+            f"Unknown similarity generation.choose_by={generation.choose_by}; choose one of {', '.join(CHOICES)}."
+        )
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, DTYPES[config.infer.dtype])
     num_candidates = generation.num_candidates
     sources, references = choose_sources(

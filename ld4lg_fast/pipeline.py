@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ld4lg_fast import hub
 from ld4lg_fast.autoencoder import LanguageAutoencoder
-from ld4lg_fast.conditions import chosen_classes, source_texts
+from ld4lg_fast.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_positive, fitting_batch, halved, sample_batches, sample_id_tensor
-from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.latent_operations import LatentOperations
 from ld4lg_fast.quality import sampling_plan
@@ -90,7 +90,9 @@ class TextDiffusionPipeline(LatentOperations):
         if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
             run_dir = hub.download(str(path_or_hub), revision)
         if not run_dir.is_dir():
-            raise CheckpointError(f"The run directory {run_dir} does not exist; train one: scripts/train.py.")
+            raise CheckpointError(
+                f"The run directory {run_dir} does not exist; train one with scripts/train.py."
+            )
         if not (run_dir / "autoencoder" / "autoencoder.json").exists():
             raise CheckpointError(
                 f"{run_dir} is not a finished run: it has no autoencoder; train it with "
@@ -158,9 +160,11 @@ class TextDiffusionPipeline(LatentOperations):
         return self
 
     def compile(self) -> "TextDiffusionPipeline":
-        """Compiles the denoiser's blocks on a GPU with ``torch.compile``, all at once, at the first call.
+        """Compiles the denoiser's blocks with ``torch.compile``, one compilation for all of them, at the first call.
 
-        On a CPU it says that nothing changes: a compiler does not see the engine's prepared products."""
+        It is for a GPU. On a CPU it says that nothing changes: there the engine replaces the products by prepared
+        ones, which a compiler does not see.
+        """
         if self.device.type == "cpu":
             logger.warning(
                 "compile() changes nothing on a CPU, where the engine prepares the products itself"
@@ -310,15 +314,9 @@ class TextDiffusionPipeline(LatentOperations):
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         sources = source_texts(self.model, source, num_samples)
         class_ids = chosen_classes(self.model, self.statistics, class_id, class_name, seed, ids)
-        mask = None
-        if self.autoencoder.perceiver is not None and lengths is not None:
-            raise ConfigError(
-                "lengths were given, but this model's texts have no length of their own (recipe v2)."
-            )
-        if self.autoencoder.perceiver is None:
-            positions = torch.arange(self.model.denoiser.config.max_len, device=self.device)
-            lengths = self.statistics.draw_lengths(seed, ids) if lengths is None else lengths.to(self.device)
-            mask = positions < lengths[:, None]
+        lengths, mask = real_lengths(
+            self.model, self.statistics, lengths, seed, ids, self.autoencoder.perceiver is None
+        )
         total, done = num_samples * plan.num_steps, 0
 
         def advance(count: int) -> None:

@@ -149,3 +149,17 @@ def test_the_command_line_asks_for_a_length(pipe, tmp_path, monkeypatch):
     assert content["settings"]["length"] == 9
     options = {"quality": "draft", "decoding": "greedy"}
     assert content["texts"] == pipe.of_length(2, 9, tries=2, guide=guide, **options).texts
+
+
+def test_lengths_are_learned_under_what_the_samples_are_asked_for(pipe, monkeypatch):
+    from ld4lg_fast.inference import sample_with_bar
+
+    told = {}
+    monkeypatch.setattr(TextDiffusionPipeline, "learn_length", lambda self, **given: told.update(given))
+    monkeypatch.setattr(TextDiffusionPipeline, "of_length", lambda self, *_, **options: options)
+    asked = {"class_name": None, "source": "A question?", "guidance_scale": 3.0}
+    options, _ = sample_with_bar(pipe, 2, tries=2, length=9, quality="draft", **asked)
+    assert told == {"source": "A question?", "guidance_scale": 3.0}, (
+        "a model of sources samples from none but these"
+    )
+    assert options["length"] == 9 and options["source"] == "A question?"

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-from ld4lg_fast.candidates import SIMILARITIES
+from ld4lg_fast.candidates import CHOICES
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.linear import check_precision
 
 STRATEGIES = ("greedy", "beam", "nucleus")
-
-CHOICES = ("score", *SIMILARITIES)
 
 
 @dataclass(frozen=True)
