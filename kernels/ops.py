@@ -6,7 +6,7 @@ from ld4lg_fast.kernels.doors.cached_attention import cached_attention
 from ld4lg_fast.kernels.doors.geglu import geglu
 from ld4lg_fast.kernels.doors.geglu_linear import geglu_linear
 from ld4lg_fast.kernels.doors.linear_cross_entropy import linear_cross_entropy
-from ld4lg_fast.kernels.doors.logits_process import logits_best, logits_process
+from ld4lg_fast.kernels.doors.logits_process import logits_best, logits_draw, logits_process
 from ld4lg_fast.kernels.doors.narrow_linear import NarrowLinear
 from ld4lg_fast.kernels.doors.packed_linear import PackedInt8Linear, PackedLinear
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
@@ -24,6 +24,7 @@ __all__ = [
     "geglu_linear",
     "linear_cross_entropy",
     "logits_best",
+    "logits_draw",
     "logits_process",
     "philox_normal",
     "sampler_step",

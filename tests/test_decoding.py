@@ -18,10 +18,10 @@ from transformers import (
 from ld4lg_fast.decoding import DecodingConfig, generate, generate_ids
 from ld4lg_fast.decoding.families import read_decoder
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score, model_scores
-from ld4lg_fast.decoding.sampling import draw, draw_nucleus
 from ld4lg_fast.decoding.search import BeamSearch
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend, ops
+from ld4lg_fast.kernels.plain.logits_process import draw
 from ld4lg_fast.linear import CpuBFloat16Linear, CpuLinear, Int8Linear, OneDnnLinear, PlainLinear
 from tests.decoding_models import FAMILIES, MAX_LEN, VOCABULARY, WIDTH, make_lm, make_states
 
@@ -197,7 +197,12 @@ def test_nucleus_is_that_of_transformers(seed, temperature, top_k, top_p):
         limited = TopKLogitsWarper(top_k)(None, limited)
     limited = TopPLogitsWarper(top_p)(None, limited)
     want = draw(limited, uniforms)
-    assert torch.equal(draw_nucleus(scores, uniforms, temperature, top_k, top_p), want)
+    ids, nothing = torch.zeros(4, 3, dtype=torch.int64), torch.full((3,), -1)
+    rules = {"length": torch.tensor([1]), "eos": torch.tensor([1]), "forced": nothing, "uniforms": uniforms}
+    limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    for name in ("auto", "reference"):
+        with backend.use_backend(name):
+            assert torch.equal(ops.logits_draw(scores, ids, **rules, **limits), want)
 
 
 def test_drawn_tokens_follow_the_probabilities():

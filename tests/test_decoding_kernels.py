@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ld4lg_fast.kernels import backend, native, ops
 from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.kernels.case_table import CASES
+from ld4lg_fast.kernels.plain.logits_process import draw
 
 needs_library = pytest.mark.skipif(
     backend.unavailable_reason("native") is not None, reason="needs the C++ library"
@@ -69,12 +70,17 @@ def test_attention_over_shapes_that_do_not_fit_is_refused():
         ops.cached_attention(torch.zeros(8, 15), keys, keys, 7, 1.0, chosen)
 
 
+def without_limits(arguments):
+    """The arguments that `ops.logits_best` has, too: the best are the same at any temperature and limit."""
+    return {name: value for name, value in arguments.items() if name not in ("temperature", "top_k", "top_p")}
+
+
 @needs_library
 @pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 @pytest.mark.parametrize("case", RULES, ids=lambda case: case.id)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_best_tokens_are_those_of_the_processed_scores(variant, case, dtype):
-    arguments = case.arguments(dtype)
+    arguments = without_limits(case.arguments(dtype))
     with native.use_instruction_set(variant) as there:
         if not there:
             pytest.skip(f"this processor has no {variant}")
@@ -87,8 +93,42 @@ def test_the_best_tokens_are_those_of_the_processed_scores(variant, case, dtype)
             assert all(len(set(row)) == count for row in tokens.tolist())
 
 
+@needs_library
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("case", RULES, ids=lambda case: case.id)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_drawn_tokens_are_those_of_the_processed_scores(variant, case, dtype):
+    arguments = case.arguments(dtype) | {"normalize": False}
+    generator = torch.Generator().manual_seed(2)
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        scores = ops.logits_process(**arguments)
+        del arguments["normalize"]
+        for _ in range(5):
+            uniforms = torch.rand(len(scores), generator=generator, dtype=torch.float64)
+            assert torch.equal(ops.logits_draw(**arguments, uniforms=uniforms), draw(scores, uniforms))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0, top_k 0 and top_p 1.0; they need to be above 0"),
+        ({"top_k": -1}, "top_k -1"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"uniforms": torch.zeros(1)}, r"uniforms \(1,\) torch.float32 need the shape \(1,\) and float64"),
+    ],
+)
+def test_limits_out_of_range_are_refused(limits, message):
+    arguments = next(case for case in RULES if case.name == "last-place").arguments(torch.float32)
+    arguments = arguments | {"uniforms": torch.zeros(1, dtype=torch.float64)} | limits
+    del arguments["normalize"]
+    with pytest.raises(ValueError, match=message):
+        ops.logits_draw(**arguments)
+
+
 def test_the_best_tokens_of_the_reference():
-    arguments = RULES[0].arguments(torch.float32)
+    arguments = without_limits(RULES[0].arguments(torch.float32))
     with use_backend("reference"):
         scores = ops.logits_process(**arguments)
         for count in (1, 6):
@@ -99,5 +139,6 @@ def test_the_best_tokens_of_the_reference():
 @needs_library
 def test_more_tokens_than_there_are_cannot_be_had():
     arguments = next(case for case in RULES if case.name == "last-place").arguments(torch.float32)
+    arguments = without_limits(arguments)
     with pytest.raises(ValueError, match="count is 6; it needs to be 1 to the vocabulary's 5"):
         ops.logits_best(**arguments, count=6)

@@ -2,7 +2,10 @@ import torch
 
 from ld4lg_fast.kernels.testing import Arguments, OpCase
 
-NO_RULES = {"min_length": 0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "normalize": False}
+NO_RULES = {
+    **{"min_length": 0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "normalize": False},
+    **{"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+}
 
 
 def logits_arguments(
@@ -54,10 +57,22 @@ CASES = (
     _case("reward", 2, 37, 12, 11, repetition_penalty=0.7),
     _case("odd-strided", 3, 4099, 7, 5, strided=True, normalize=True, repetition_penalty=1.3),
     _case("last-place", 1, 5, 4, 3, no_repeat_ngram_size=2, normalize=True),
+    _case("cool", 3, 37, 12, 9, temperature=0.7, **PAPER),
+    _case("top-k", 3, 37, 12, 9, top_k=5, temperature=1.5),
+    _case("top-k-of-many", 3, 4099, 12, 9, top_k=40),
+    _case("top-k-all", 3, 37, 12, 9, top_k=40),
+    _case("one-token", 3, 37, 12, 9, top_k=1, top_p=0.9),
+    _case("paper-nucleus", 2, 50265, 64, 20, **PAPER, top_p=0.95),
+    _case("small-nucleus", 3, 37, 12, 9, top_p=1e-6),
+    _case("top-k-nucleus", 3, 1031, 12, 9, top_k=200, top_p=0.9, temperature=0.8, strided=True),
+    _case("forced-nucleus", 3, 37, 12, 9, forced=7, top_k=3, top_p=0.9),
     _case("no-rows", 0, 37, 12, 9, normalize=True),
 )
 
 
 def benchmarks(batch: int) -> tuple[OpCase, ...]:
-    """One step of the paper's beam search with bart-base: four beams a sentence."""
-    return (_case(f"{4 * batch}x50265", 4 * batch, 50265, 64, 20, **PAPER, normalize=True),)
+    """One step of the paper's decoding with bart-base: beam search with four beams a sentence, nucleus sampling."""
+    return (
+        _case(f"{4 * batch}x50265", 4 * batch, 50265, 64, 20, **PAPER, normalize=True),
+        _case(f"{batch}x50265, nucleus", batch, 50265, 64, 20, **PAPER, top_p=0.95),
+    )

@@ -8,8 +8,8 @@ from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, as_matrix,
 
 _logits_process = function(
     "ld4lg_logits_process",
-    [*ROWS, POINTER, I64, POINTER, POINTER, I64, POINTER, I64, FLOAT, I64, I32]
-    + [POINTER, I64, POINTER, POINTER, I64, I64, I32],
+    [*ROWS, POINTER, I64, POINTER, POINTER, I64, POINTER, I64, FLOAT, I64, I32, FLOAT, I64, FLOAT]
+    + [POINTER, I64, POINTER, POINTER, POINTER, I64, I64, I32],
 )
 
 
@@ -23,11 +23,14 @@ def logits_process(
     repetition_penalty: float,
     no_repeat_ngram_size: int,
     normalize: bool,
+    temperature: float,
+    top_k: int,
+    top_p: float,
 ) -> Tensor:
     """(R, V) float32."""
     scores = torch.empty(logits.shape, dtype=torch.float32)
-    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize)
-    _call(logits, ids, length, eos, forced, *rules, scores.data_ptr(), 0, None, None)
+    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, temperature, top_k, top_p)
+    _call(logits, ids, length, eos, forced, *rules, scores.data_ptr(), 0, None, None, None)
     return scores
 
 
@@ -46,9 +49,22 @@ def logits_best(
     """(R, count) float32 and (R, count) int64, from the highest on; the whole scores are written nowhere."""
     best = torch.empty((len(logits), count), dtype=torch.float32)
     tokens = torch.empty((len(logits), count), dtype=torch.int64)
-    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize)
-    _call(logits, ids, length, eos, forced, *rules, None, count, best.data_ptr(), tokens.data_ptr())
+    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, 1.0, 0, 1.0)
+    _call(logits, ids, length, eos, forced, *rules, None, count, best.data_ptr(), None, tokens.data_ptr())
     return best, tokens
+
+
+def logits_draw(
+    logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor, uniforms: Tensor, *rules
+) -> Tensor:
+    """(R,) int64; ``rules`` as `logits_process` has them. The whole scores are written nowhere."""
+    uniforms = uniforms.contiguous()
+    tokens = torch.empty(len(logits), dtype=torch.int64)
+    _call(
+        *(logits, ids, length, eos, forced, *rules),
+        *(None, 0, None, uniforms.data_ptr(), tokens.data_ptr()),
+    )
+    return tokens
 
 
 def _call(

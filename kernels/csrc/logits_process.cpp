@@ -1,13 +1,13 @@
 // The C interface of the decoding rules.
 #include "logits_process.h"
 
-// logits_dtype: 0 float32, 1 bfloat16. length is one number, forced has one for every length. scores may be null, and
-// so may best and tokens where count is 0; count is at most vocabulary.
+// logits_dtype: 0 float32, 1 bfloat16. length is one number, forced has one for every length. scores may be null.
+// tokens are the best where count, at most vocabulary, is above 0; they are drawn where uniforms is not null.
 LD4LG_EXPORT void ld4lg_logits_process(
     const void* logits, int64_t logits_stride, int32_t logits_dtype, const int64_t* ids, int64_t ids_stride,
     const int64_t* length, const int64_t* eos, int64_t num_eos, const int64_t* forced, int64_t min_length,
-    float repetition_penalty, int64_t ngram_size, int32_t normalize, float* scores, int64_t count, float* best,
-    int64_t* tokens, int64_t rows, int64_t vocabulary, int32_t threads) {
+    float repetition_penalty, int64_t ngram_size, int32_t normalize, float temperature, int64_t top_k,
+    float top_p, float* scores, int64_t count, float* best, const double* uniforms, int64_t* tokens, int64_t rows, int64_t vocabulary, int32_t threads) {
   const ld4lg::LogitsProcess args{
     {logits, logits_stride, ld4lg::DType{logits_dtype}},
     ids,
@@ -20,9 +20,13 @@ LD4LG_EXPORT void ld4lg_logits_process(
     repetition_penalty,
     ngram_size,
     normalize != 0,
+    temperature,
+    top_k,
+    top_p,
     scores,
     count,
     best,
+    uniforms,
     tokens,
     rows,
     vocabulary,

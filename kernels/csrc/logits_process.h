@@ -15,9 +15,13 @@ struct LogitsProcess {
   float repetition_penalty;
   int64_t ngram_size;           // 0: n-grams may repeat
   bool normalize;               // log-probabilities instead of logits
+  float temperature;
+  int64_t top_k;                // 0: all
+  float top_p;                  // 1: all
   float* scores;                // rows x vocabulary, or null
   int64_t count;                // of the best scores, and their tokens, of every row: rows x count
   float* best;
+  const double* uniforms;       // rows numbers in (0, 1) that tokens are drawn with, or null
   int64_t* tokens;
   int64_t rows, vocabulary;
   int32_t threads;

@@ -21,12 +21,16 @@ def logits_process(
     repetition_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
     normalize: bool = False,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Tensor:
     """Scores of the next token under the decoding rules, in one pass over the logits.
 
     In this order: the logarithm of the softmax, the repetition penalty (Keskar et al. 2019: the scores of tokens
     that occurred are multiplied by it where negative and divided where positive), no n-gram twice, no end before
-    ``min_length``, a forced token. These are the rules of transformers' ``generate``, without its tables on the host.
+    ``min_length``, a forced token, the temperature, the best tokens alone. These are the rules of transformers'
+    ``generate``, without its tables on the host.
 
     Args:
         logits: (R, V).
@@ -35,6 +39,10 @@ def logits_process(
         eos: (E,) int64, the tokens that end a text.
         forced: (T,) int64: the token that must follow after so many, or -1; it alone scores 0.
         normalize: whether the scores are log-probabilities (beam search) or the logits.
+        temperature: the scores are divided by it.
+        top_k: how many of the best stay (Fan et al. 2018), and those equal to the last of them; 0: all.
+        top_p: of these stay the fewest that hold so much of the probability (Holtzman et al. 2020), and those equal
+            to the last of them; 1: all.
 
     Returns:
         (R, V) float32; -inf for what is ruled out.
@@ -44,17 +52,9 @@ def logits_process(
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
     _check(logits, ids, length, eos, forced, repetition_penalty, no_repeat_ngram_size)
-    arguments = (
-        logits,
-        ids,
-        length,
-        eos,
-        forced,
-        min_length,
-        repetition_penalty,
-        no_repeat_ngram_size,
-        normalize,
-    )
+    _check_limits(temperature, top_k, top_p)
+    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, temperature, top_k, top_p)
+    arguments = (logits, ids, length, eos, forced, *rules)
     if backend.choose("logits_process", logits.device.type, (logits.dtype,)) == "reference":
         return plain.logits_process(*arguments)
     return _logits_process(*arguments)
@@ -92,6 +92,54 @@ def logits_best(
     from ld4lg_fast.kernels.cpu.logits_process import logits_best as native
 
     return native(logits, ids, length, eos, forced, *rules, count)
+
+
+def logits_draw(
+    logits: Tensor,
+    ids: Tensor,
+    length: Tensor,
+    eos: Tensor,
+    forced: Tensor,
+    uniforms: Tensor,
+    min_length: int = 0,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Tensor:
+    """Tokens drawn from the softmax of `logits_process`'s scores by inverse transform sampling.
+
+    Args:
+        uniforms: (R,) float64 in (0, 1): each row's token is the first, in the vocabulary's order, whose cumulative
+            probability exceeds its number.
+
+    Returns:
+        (R,) int64. The C++ library never writes the scores.
+
+    Raises:
+        As `logits_process`, and ValueError for uniform numbers of another shape or dtype.
+    """
+    if uniforms.shape != logits.shape[:1] or uniforms.dtype != torch.float64:
+        raise ValueError(
+            f"uniforms {tuple(uniforms.shape)} {uniforms.dtype} need the shape ({len(logits)},) and float64"
+        )
+    rules = (min_length, repetition_penalty, no_repeat_ngram_size, False, temperature, top_k, top_p)
+    if backend.choose("logits_draw", logits.device.type, (logits.dtype,)) != "native":
+        return plain.draw(logits_process(logits, ids, length, eos, forced, *rules), uniforms)
+    _check(logits, ids, length, eos, forced, repetition_penalty, no_repeat_ngram_size)
+    _check_limits(temperature, top_k, top_p)
+    from ld4lg_fast.kernels.cpu.logits_process import logits_draw as native
+
+    return native(logits, ids, length, eos, forced, uniforms, *rules)
+
+
+def _check_limits(temperature: float, top_k: int, top_p: float) -> None:
+    if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature is {temperature}, top_k {top_k} and top_p {top_p}; they need to be above 0, 0 or more, and "
+            "in (0, 1]"
+        )
 
 
 def _check(

@@ -13,6 +13,9 @@ def logits_process(
     repetition_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
     normalize: bool = False,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> Tensor:
     """See `ops.logits_process`. Computes in float32, or in float64 for float64 logits."""
     scores = logits if logits.dtype == torch.float64 else logits.float()
@@ -39,4 +42,29 @@ def logits_process(
     scores = scores.masked_fill(too_short, float("-inf"))
     token = forced.index_select(0, length)
     only = torch.where(columns == token, 0.0, float("-inf")).to(scores)
-    return torch.where(token >= 0, only, scores)
+    return _limited(torch.where(token >= 0, only, scores) / temperature, top_k, top_p)
+
+
+def _limited(scores: Tensor, top_k: int, top_p: float) -> Tensor:
+    """The scores (R, V) with all but the best at -inf; of equal ones, all stay or none."""
+    if 0 < top_k < scores.shape[1]:
+        lowest = scores.topk(top_k).values[:, -1:]
+        scores = scores.masked_fill(scores < lowest, float("-inf"))
+    if top_p < 1:
+        ordered = scores.sort(dim=-1, descending=True).values
+        probability = ordered.softmax(dim=-1)
+        above = probability.cumsum(dim=-1) - probability
+        lowest = ordered.masked_fill(above >= top_p, float("inf")).amin(dim=-1, keepdim=True)
+        scores = scores.masked_fill(scores < lowest, float("-inf"))
+    return scores
+
+
+def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
+    """Tokens (R,): the first, in the vocabulary's order, whose cumulative probability exceeds the uniform number.
+
+    Inverse transform sampling from softmax(scores), scores (R, V) and uniform numbers (R,) float64 in (0, 1).
+    """
+    cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+    threshold = uniforms[:, None] * cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, threshold, right=True)
+    return token.clamp(max=scores.shape[-1] - 1).squeeze(1)

@@ -5,13 +5,14 @@ import torch
 from ld4lg_fast.kernels.library import register
 
 
-def _fake(logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size, normalize):
+def _fake(logits, *_):
     return logits.new_empty(logits.shape, dtype=torch.float32)
 
 
 register(
     "logits_process(Tensor logits, Tensor ids, Tensor length, Tensor eos, Tensor forced, int min_length,"
-    " float repetition_penalty, int no_repeat_ngram_size, bool normalize) -> Tensor",
+    " float repetition_penalty, int no_repeat_ngram_size, bool normalize, float temperature, int top_k, float top_p)"
+    " -> Tensor",
     _fake,
     "logits_process",
     "logits_process",

@@ -8,7 +8,63 @@ from torch import Tensor
 _BLOCK = 2048
 
 
-@triton.jit(do_not_specialize=["min_length"])
+@triton.jit
+def _ordered(scores):
+    """int64 numbers in the order of the float32 scores."""
+    bits = scores.to(tl.int32, bitcast=True)
+    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(tl.int64)
+
+
+@triton.jit
+def _weight_above(scores_ptr, vocabulary, bound, lowest, top, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """What the scores above ``bound`` weigh: 1 each, or from ``lowest`` on their exponential relative to ``top``."""
+    columns = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, vocabulary, BLOCK):
+        valid = start + columns < vocabulary
+        scores = tl.load(scores_ptr + start + columns, mask=valid, other=float("-inf"))
+        order = _ordered(scores)
+        weight = tl.where(valid, 1.0, 0.0) if COUNT else tl.exp(scores - top)
+        total += tl.where((order > bound) & (order >= lowest), weight, 0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def _lowest_kept(scores_ptr, vocabulary, limit, lowest, top, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    """The smallest place in `_ordered` above which less than ``limit`` weighs, by bisection over all 2^32."""
+    low, high = tl.full((), -2147483648, tl.int64), _ordered(top)
+    for _ in range(32):
+        middle = (low + high) >> 1
+        enough = _weight_above(scores_ptr, vocabulary, middle, lowest, top, COUNT, BLOCK) < limit
+        low, high = tl.where(enough, low, middle + 1), tl.where(enough, middle, high)
+    return high
+
+
+@triton.jit
+def _limit(
+    scores_ptr, vocabulary, top_k, top_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Rules out all but the ``top_k`` best, and of these all but the fewest that hold ``top_p`` of the probability."""
+    columns = tl.arange(0, BLOCK)
+    highest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    for start in range(0, vocabulary, BLOCK):
+        valid = start + columns < vocabulary
+        highest = tl.maximum(highest, tl.load(scores_ptr + start + columns, mask=valid, other=float("-inf")))
+    top = tl.max(highest, axis=0)
+    lowest = tl.full((), -2147483648, tl.int64)
+    if TOP_K:
+        lowest = _lowest_kept(scores_ptr, vocabulary, top_k, lowest, top, True, BLOCK)
+    if TOP_P:
+        limit = top_p * _weight_above(scores_ptr, vocabulary, lowest - 1, lowest, top, False, BLOCK)
+        lowest = tl.maximum(lowest, _lowest_kept(scores_ptr, vocabulary, limit, lowest, top, False, BLOCK))
+    for start in range(0, vocabulary, BLOCK):
+        valid = start + columns < vocabulary
+        scores = tl.load(scores_ptr + start + columns, mask=valid, other=0.0)
+        scores = tl.where(_ordered(scores) >= lowest, scores, float("-inf"))
+        tl.store(scores_ptr + start + columns, scores, mask=valid)
+
+
+@triton.jit(do_not_specialize=["min_length", "top_k"])
 def logits_process_kernel(
     logits_ptr,
     logits_stride,
@@ -21,10 +77,15 @@ def logits_process_kernel(
     vocabulary,
     min_length,
     repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
     NUM_EOS: tl.constexpr,
     NGRAM_SIZE: tl.constexpr,
     NORMALIZE: tl.constexpr,
     PENALIZE: tl.constexpr,
+    TOP_K: tl.constexpr,
+    TOP_P: tl.constexpr,
     EOS_BLOCK: tl.constexpr,
     TOKENS_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -56,7 +117,7 @@ def logits_process_kernel(
         valid = start + columns < vocabulary
         values = tl.load(logits_ptr + start + columns, mask=valid, other=0.0).to(tl.float32) - shift
         only = tl.where(start + columns == forced, 0.0, ruled_out)
-        tl.store(scores_ptr + start + columns, tl.where(forced >= 0, only, values), mask=valid)
+        tl.store(scores_ptr + start + columns, tl.where(forced >= 0, only, values / temperature), mask=valid)
 
     # Where a token is forced, no other rule finds a token to change.
     count = tl.where(forced < 0, length, 0)
@@ -67,7 +128,7 @@ def logits_process_kernel(
         score = tl.load(logits_ptr + tokens, mask=seen, other=0.0).to(tl.float32) - shift
         score = tl.where(score < 0, score * repetition_penalty, score / repetition_penalty)
         tl.debug_barrier()  # the row above was stored by other threads
-        tl.store(scores_ptr + tokens, score, mask=seen)
+        tl.store(scores_ptr + tokens, score / temperature, mask=seen)
     if NGRAM_SIZE > 0:
         repeats = places + NGRAM_SIZE <= count
         for offset in tl.static_range(NGRAM_SIZE - 1):
@@ -83,6 +144,9 @@ def logits_process_kernel(
     end = tl.load(eos_ptr + ends, mask=too_short, other=0)
     tl.debug_barrier()
     tl.store(scores_ptr + end, tl.full(end.shape, ruled_out, tl.float32), mask=too_short)
+    if TOP_K or TOP_P:
+        tl.debug_barrier()
+        _limit(scores_ptr, vocabulary, top_k, top_p, TOP_K, TOP_P, BLOCK)
 
 
 def logits_process(
@@ -95,6 +159,9 @@ def logits_process(
     repetition_penalty: float,
     no_repeat_ngram_size: int,
     normalize: bool,
+    temperature: float,
+    top_k: int,
+    top_p: float,
 ) -> Tensor:
     """(R, V) float32."""
     rows, vocabulary = logits.shape
@@ -114,10 +181,15 @@ def logits_process(
             vocabulary,
             min_length,
             repetition_penalty,
+            temperature,
+            top_k,
+            top_p,
             NUM_EOS=eos.shape[0],
             NGRAM_SIZE=no_repeat_ngram_size,
             NORMALIZE=normalize,
             PENALIZE=repetition_penalty != 1.0,
+            TOP_K=0 < top_k < vocabulary,
+            TOP_P=top_p < 1.0,
             EOS_BLOCK=triton.next_power_of_2(max(1, eos.shape[0])),
             TOKENS_BLOCK=triton.next_power_of_2(ids.shape[1]),
             BLOCK=min(_BLOCK, triton.next_power_of_2(vocabulary)),

@@ -23,11 +23,11 @@ from ld4lg_fast.decoding.config import DecodingConfig
 from ld4lg_fast.decoding.families import read_decoder
 from ld4lg_fast.decoding.loop import run
 from ld4lg_fast.decoding.rules import Rules, UnsupportedError
-from ld4lg_fast.decoding.sampling import draw
 from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
+from ld4lg_fast.kernels.plain.logits_process import draw
 from ld4lg_fast.linear import choose_linear
 from ld4lg_fast.prepared import prepared_once
 
@@ -88,8 +88,8 @@ def generate_ids(
     if uniforms is None:
         search = GreedySearch(stack, cache, rules, len(states))
     else:
-        limits = (config.temperature, config.top_k, config.top_p)
-        search = NucleusSearch(stack, cache, rules, uniforms, *limits)
+        limits = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+        search = NucleusSearch(stack, cache, rules, uniforms, **limits)
     return run(search, rules, len(states), rules.pad)
 
 

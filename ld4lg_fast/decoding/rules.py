@@ -95,15 +95,15 @@ class Rules:
             length_norm=torch.tensor(lengths, dtype=torch.float32, device=device),
         )
 
-    def process(self, logits: Tensor, ids: Tensor, length: Tensor) -> Tensor:
-        """Scores (R, V) float32 of the next token from logits (R, V); see `ops.logits_process`."""
-        return ops.logits_process(logits, ids, length, **self._arguments())
-
     def best(
         self, logits: Tensor, ids: Tensor, length: Tensor, count: int, normalize: bool
     ) -> tuple[Tensor, Tensor]:
-        """The best of these scores, (R, count) float32, and their tokens; see `ops.logits_best`."""
+        """The best scores of the next token, (R, count) float32, from logits (R, V); see `ops.logits_best`."""
         return ops.logits_best(logits, ids, length, **self._arguments(), normalize=normalize, count=count)
+
+    def draw(self, logits: Tensor, ids: Tensor, length: Tensor, uniforms: Tensor, **limits) -> Tensor:
+        """The next token (R,), drawn; ``limits`` are temperature, top_k and top_p; see `ops.logits_draw`."""
+        return ops.logits_draw(logits, ids, length, **self._arguments(), uniforms=uniforms, **limits)
 
     def _arguments(self) -> dict:
         return {

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.decoding.rules import Rules
-from ld4lg_fast.decoding.sampling import draw_nucleus
 from ld4lg_fast.decoding.stack import Cache, DecoderStack
 
 IMPOSSIBLE = -1.0e9  # transformers' mark for beams that must not be chosen
@@ -69,25 +68,15 @@ class GreedySearch:
 
 
 class NucleusSearch(GreedySearch):
-    """One text a sentence, its tokens drawn with its own uniform numbers (S, T); see `draw_nucleus`."""
+    """One text a sentence, its tokens drawn with its own uniform numbers (S, T); limits as `Rules.draw` has them."""
 
-    def __init__(
-        self,
-        stack: DecoderStack,
-        cache: Cache,
-        rules: Rules,
-        uniforms: Tensor,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-    ) -> None:
+    def __init__(self, stack: DecoderStack, cache: Cache, rules: Rules, uniforms: Tensor, **limits) -> None:
         super().__init__(stack, cache, rules, len(uniforms))
-        self.uniforms, self.limits = uniforms, (temperature, top_k, top_p)
+        self.uniforms, self.limits = uniforms, limits
 
     def pick(self, logits: Tensor) -> Tensor:
-        scores = self.rules.process(logits, self.ids, self.length)
         uniform = self.uniforms.index_select(1, self.length - 1).squeeze(1)
-        return draw_nucleus(scores, uniform, *self.limits)
+        return self.rules.draw(logits, self.ids, self.length, uniform, **self.limits)
 
     def keep(self, sentences: Tensor) -> None:
         super().keep(sentences)

@@ -1,9 +1,13 @@
 // The decoding rules, a row of the vocabulary at a time: what they change is a few tokens, so the row is read once
-// for its softmax and once to be copied, and the tokens are then put right one by one.
+// for its softmax and once to be copied, and the tokens are then put right one by one. Which tokens are the best is
+// decided among the few that could be; nothing is sorted.
 #include "../logits_process.h"
 
+#include <algorithm>
+#include <functional>
 #include <limits>
 #include <memory>
+#include <vector>
 
 #include "exp.h"
 #include "rows.h"
@@ -13,6 +17,7 @@ namespace LD4LG_ISA {
 namespace {
 
 constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
+constexpr int64_t kBlock = 128;  // scores that are passed over together where none of them counts
 
 float maximum(const float* values, int64_t width) {
   float result = values[0];
@@ -21,20 +26,25 @@ float maximum(const float* values, int64_t width) {
   return result;
 }
 
-// log of the sum of e^value; blocks are added up in double, so that a long row loses nothing.
+// The sum of e^(value - highest) over the values of at least `lowest`; blocks are added up in double, so that a long
+// row loses nothing.
+double sum_of_exp(const float* values, int64_t width, float highest, float lowest) {
+  constexpr int64_t kSummed = 512;
+  double total = 0.0;
+  for (int64_t start = 0; start < width; start += kSummed) {
+    const int64_t end = std::min(start + kSummed, width);
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = start; i < end; ++i) sum += values[i] < lowest ? 0.0f : exp_of_negative(values[i] - highest);
+    total += sum;
+  }
+  return total;
+}
+
 float log_sum_exp(const float* values, int64_t width) {
   const float highest = maximum(values, width);
   if (!std::isfinite(highest)) return highest;
-  constexpr int64_t kBlock = 512;
-  double total = 0.0;
-  for (int64_t start = 0; start < width; start += kBlock) {
-    const int64_t end = std::min(start + kBlock, width);
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = start; i < end; ++i) sum += exp_of_negative(values[i] - highest);
-    total += sum;
-  }
-  return highest + static_cast<float>(std::log(total));
+  return highest + static_cast<float>(std::log(sum_of_exp(values, width, highest, kRuledOut)));
 }
 
 // Whether the n-1 tokens from `start` on are the last n-1 of the text.
@@ -44,7 +54,6 @@ bool repeats_the_end(const int64_t* ids, int64_t start, int64_t length, int64_t 
 
 // The best of a row's scores, from the highest on; of equal ones the first tokens come first.
 void pick_best(const float* scores, int64_t vocabulary, int64_t count, float* best, int64_t* tokens) {
-  constexpr int64_t kBlock = 128;
   int64_t found = 0;
   for (int64_t start = 0; start < vocabulary; start += kBlock) {
     const int64_t end = std::min(start + kBlock, vocabulary);
@@ -60,6 +69,92 @@ void pick_best(const float* scores, int64_t vocabulary, int64_t count, float* be
       tokens[place] = i;
     }
   }
+}
+
+// Calls `body(i)` for every score of at least `lowest`, in their order.
+template <typename Body>
+void each_from(const float* scores, int64_t vocabulary, float lowest, Body body) {
+  for (int64_t start = 0; start < vocabulary; start += kBlock) {
+    const int64_t end = std::min(start + kBlock, vocabulary);
+    if (maximum(scores + start, end - start) < lowest) continue;
+    for (int64_t i = start; i < end; ++i)
+      if (scores[i] >= lowest) body(i);
+  }
+}
+
+struct Candidate {
+  float score, weight;
+};
+
+float median(float a, float b, float c) { return std::max(std::min(a, b), std::min(std::max(a, b), c)); }
+
+// The lowest score above which less than `limit` weighs: quickselect by weight.
+float lowest_kept(std::vector<Candidate>& candidates, double limit) {
+  auto first = candidates.begin(), last = candidates.end();
+  const auto weight = [](auto from, auto to) {
+    double sum = 0.0;
+    for (; from != to; ++from) sum += from->weight;
+    return sum;
+  };
+  double above = 0.0;  // what weighs more than [first, last), out of which the answer is
+  for (;;) {
+    const float pivot = median(first->score, first[(last - first) / 2].score, last[-1].score);
+    const auto same = std::partition(first, last, [&](const Candidate& c) { return c.score > pivot; });
+    const double higher = above + weight(first, same);
+    if (higher >= limit) {
+      last = same;
+      continue;
+    }
+    first = std::partition(same, last, [&](const Candidate& c) { return c.score == pivot; });
+    above = higher + weight(same, first);
+    if (above >= limit || first == last) return pivot;
+  }
+}
+
+// The lowest score of the top_k best, and of these of the fewest that hold top_p of the probability.
+float lowest_choice(const LogitsProcess& args, const float* scores, std::vector<Candidate>& candidates) {
+  float lowest = kRuledOut;
+  if (0 < args.top_k && args.top_k < args.vocabulary) {
+    // As many blocks have a score of at least the top_k-th highest of their maxima.
+    std::vector<float> peaks;
+    for (int64_t start = 0; start < args.vocabulary; start += kBlock)
+      peaks.push_back(maximum(scores + start, std::min(kBlock, args.vocabulary - start)));
+    const auto last = peaks.begin() + (args.top_k - 1);
+    if (args.top_k <= static_cast<int64_t>(peaks.size())) {
+      std::nth_element(peaks.begin(), last, peaks.end(), std::greater<float>());
+      lowest = *last;
+    }
+    candidates.clear();
+    each_from(scores, args.vocabulary, lowest, [&](int64_t i) { candidates.push_back({scores[i], 1.0f}); });
+    lowest = lowest_kept(candidates, static_cast<double>(args.top_k));
+  }
+  if (args.top_p < 1.0f) {
+    const float highest = maximum(scores, args.vocabulary);
+    // All tokens below the bound together hold less than 1 - top_p.
+    const float bound = highest - std::log(static_cast<float>(args.vocabulary) / (1.0f - args.top_p));
+    candidates.clear();
+    each_from(scores, args.vocabulary, std::max(lowest, bound),
+              [&](int64_t i) { candidates.push_back({scores[i], exp_of_negative(scores[i] - highest)}); });
+    const double total = sum_of_exp(scores, args.vocabulary, highest, lowest);
+    lowest = std::max(lowest, lowest_kept(candidates, args.top_p * total));
+  }
+  return lowest;
+}
+
+// The first token whose cumulative probability exceeds the uniform number, among the scores of at least `lowest`.
+int64_t draw(const float* scores, int64_t vocabulary, float lowest, double uniform) {
+  const double highest = maximum(scores, vocabulary);
+  double total = 0.0;
+  each_from(scores, vocabulary, lowest, [&](int64_t i) { total += std::exp(scores[i] - highest); });
+  double cumulative = 0.0;
+  int64_t token = -1, last = 0;
+  each_from(scores, vocabulary, lowest, [&](int64_t i) {
+    if (token >= 0) return;
+    cumulative += std::exp(scores[i] - highest);
+    last = i;
+    if (cumulative > uniform * total) token = i;
+  });
+  return token >= 0 ? token : last;
 }
 
 void process_row(const LogitsProcess& args, const float* logits, const int64_t* ids, float* scores) {
@@ -95,13 +190,20 @@ void logits_process(const LogitsProcess& args) {
     const bool widen_rows = args.logits.dtype != DType::kFloat32;
     const std::unique_ptr<float[]> buffer(widen_rows ? new float[args.vocabulary] : nullptr);
     const std::unique_ptr<float[]> own_scores(args.scores == nullptr ? new float[args.vocabulary] : nullptr);
+    std::vector<Candidate> candidates;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
       const float* logits = read_row(args.logits, row, args.vocabulary, buffer.get());
       float* const scores = args.scores == nullptr ? own_scores.get() : args.scores + row * args.vocabulary;
       process_row(args, logits, args.ids + row * args.ids_stride, scores);
+      if (args.temperature != 1.0f)
+        for (int64_t i = 0; i < args.vocabulary; ++i) scores[i] /= args.temperature;
+      const float lowest = lowest_choice(args, scores, candidates);
+      if (args.scores != nullptr && lowest > kRuledOut)
+        for (int64_t i = 0; i < args.vocabulary; ++i) scores[i] = scores[i] < lowest ? kRuledOut : scores[i];
       if (args.count > 0)
         pick_best(scores, args.vocabulary, args.count, args.best + row * args.count, args.tokens + row * args.count);
+      if (args.uniforms != nullptr) args.tokens[row] = draw(scores, args.vocabulary, lowest, args.uniforms[row]);
     }
   }
 }
