@@ -1,6 +1,7 @@
 """The C++ library: found, loaded through ctypes, described. The functions that call it are in ``cpu/``."""
 
 import ctypes
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,8 @@ from ld4lg_fast.kernels.layout import as_rows
 INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "baseline")
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 
-POINTER, I64, I32, U32, U64, FLOAT = (
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_int32,
-    ctypes.c_uint32,
-    ctypes.c_uint64,
-    ctypes.c_float,
-)
+POINTER = I64 = I32 = U32 = "q"  # every argument takes 8 bytes
+U64, FLOAT = "Q", "d"
 ROWS = [POINTER, I64, I32]  # what `describe` gives
 
 
@@ -43,8 +38,18 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
 _library, LOAD_ERROR = _load()
 
 
-def function(name: str, arguments: list, result=None) -> Callable:
-    """A function of the C++ library.
+def function(name: str, arguments: list[str]) -> Callable[..., None]:
+    """A kernel of the C++ library, which takes ``arguments`` packed into one block (``csrc/call.h``).
+
+    Raises:
+        RuntimeError: the library that is installed does not have it.
+    """
+    found, pack = query(name, None, ctypes.c_char_p), struct.Struct("=" + "".join(arguments)).pack
+    return lambda *values: found(pack(*values))
+
+
+def query(name: str, result, *arguments):
+    """A function of the C++ library that ctypes calls.
 
     Raises:
         RuntimeError: the library that is installed does not have it.
@@ -61,18 +66,28 @@ def function(name: str, arguments: list, result=None) -> Callable:
 
 def instruction_set() -> str:
     """The variant of the kernels that runs: one of `INSTRUCTION_SETS`, the best of this processor unless changed."""
-    return function("ld4lg_instruction_set", [], ctypes.c_char_p)().decode()
+    return query("ld4lg_instruction_set", ctypes.c_char_p)().decode()
 
 
 @contextmanager
 def use_instruction_set(name: str) -> Iterator[bool]:
     """Runs another variant inside a ``with`` block; gives False, and changes nothing, where it cannot run."""
     before = instruction_set()
-    use = function("ld4lg_use_instruction_set", [ctypes.c_char_p], ctypes.c_bool)
+    use = query("ld4lg_use_instruction_set", ctypes.c_bool, ctypes.c_char_p)
     try:
         yield use(name.encode())
     finally:
         use(before.encode())
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's elements lie; 0 without one."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def as_vector(tensor: Tensor) -> Tensor:
+    """Adjacent elements in float32."""
+    return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
 
 
 def as_matrix(tensor: Tensor, width: int) -> Tensor:

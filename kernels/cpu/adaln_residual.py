@@ -14,7 +14,9 @@ from ld4lg_fast.kernels.native import (
     I64,
     POINTER,
     ROWS,
+    address,
     as_matrix,
+    as_vector,
     describe,
     function,
 )
@@ -66,12 +68,12 @@ def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
     y = None
     if next_weight is not None:
         y = torch.empty_like(x, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
-        next_weight, next_bias = next_weight.float().contiguous(), next_bias.float().contiguous()
+        next_weight, next_bias = as_vector(next_weight), as_vector(next_bias)
     stats = weight.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
     if rows == 0:
         return x, y, stats
     h, residual, scale, shift = (as_matrix(tensor, width) for tensor in (h, residual, scale, shift))
-    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    weight, bias = as_vector(weight), as_vector(bias)
     _forward(
         *describe(h, width),
         *describe(residual, width),
@@ -79,10 +81,10 @@ def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
         bias.data_ptr(),
         *describe(scale, width),
         *describe(shift, width),
-        None if y is None else next_weight.data_ptr(),
-        None if y is None else next_bias.data_ptr(),
+        address(next_weight),
+        address(next_bias),
         x.data_ptr(),
-        None if y is None else y.data_ptr(),
+        address(y),
         0 if y is None else DTYPE_CODES[y.dtype],
         stats.data_ptr(),
         rows,
@@ -117,20 +119,20 @@ def backward(
     results = [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
     if rows == 0:
         return results
-    grad_x, h, weight = as_matrix(grad_x, width), as_matrix(h, width), weight.float().contiguous()
+    grad_x, h, weight = as_matrix(grad_x, width), as_matrix(h, width), as_vector(weight)
     if grad_y is not None:
-        grad_y, next_weight = as_matrix(grad_y, width), next_weight.float().contiguous()
+        grad_y, next_weight = as_matrix(grad_y, width), as_vector(next_weight)
     _backward(
         *describe(grad_x, width),
-        *((None, 0, 0) if grad_y is None else describe(grad_y, width)),
+        *((0, 0, 0) if grad_y is None else describe(grad_y, width)),
         *describe(h, width),
-        None if grad_y is None else x.data_ptr(),
+        0 if grad_y is None else x.data_ptr(),
         weight.data_ptr(),
-        None if grad_y is None else next_weight.data_ptr(),
+        0 if grad_y is None else next_weight.data_ptr(),
         *describe(scale, width),
         stats.data_ptr(),
         grad_h.data_ptr(),
-        None if grad_y is None else grad_residual.data_ptr(),
+        address(grad_residual),
         sums.data_ptr(),
         rows,
         width,
@@ -150,7 +152,7 @@ def vector_gradients(
     rows = as_matrix(scale, width)
     of_scale, of_shift = torch.empty(scale.shape), torch.empty(scale.shape)
     of_vectors = torch.empty((kinds, width))
-    plain = weight.float().contiguous(), bias.float().contiguous()
+    plain = as_vector(weight), as_vector(bias)
     _vectors(
         sums.data_ptr(),
         groups,

@@ -2,7 +2,7 @@
 
 from torch import Tensor, get_num_threads
 
-from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, function
+from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, address, function
 
 _cached_attention = function(
     "ld4lg_cached_attention",
@@ -32,8 +32,8 @@ def cached_attention(
         query.stride(0),
         keys.data_ptr(),
         values.data_ptr(),
-        None if chosen is None else chosen.data_ptr(),
-        None if bias is None else bias.data_ptr(),
+        address(chosen),
+        address(bias),
         *strides,
         out.data_ptr(),
         sentences,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, function
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, address, function, query
 
 PANEL = 16
 LEVELS = 127  # of a byte and its sign
@@ -18,7 +18,7 @@ CACHE_PERIOD = 1024  # floats: rows that lie a multiple of this apart fight for 
 _OUTPUT = [POINTER, POINTER, I64, POINTER, I64, I64, I64, I64, I32, I32]
 _linear = function("ld4lg_linear", [POINTER, I64, POINTER, I32, *_OUTPUT])
 _int8_linear = function("ld4lg_int8_linear", [POINTER, I64, POINTER, POINTER, *_OUTPUT])
-multiplies_bytes = function("ld4lg_multiplies_bytes", [], ctypes.c_bool)
+multiplies_bytes = query("ld4lg_multiplies_bytes", ctypes.c_bool)
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -83,8 +83,8 @@ def _output(x: Tensor, outputs: int, bias: Tensor | None, residual: Tensor | Non
     apart = outputs + (PANEL if outputs % CACHE_PERIOD == 0 else 0)
     y = x.new_empty((rows, apart))[:, :outputs]
     return y, (
-        None if bias is None else bias.data_ptr(),
-        None if residual is None else residual.data_ptr(),
+        address(bias),
+        address(residual),
         0 if residual is None else residual.stride(0),
         y.data_ptr(),
         apart,

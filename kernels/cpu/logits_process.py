@@ -30,7 +30,7 @@ def logits_process(
     """(R, V) float32."""
     scores = torch.empty(logits.shape, dtype=torch.float32)
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, temperature, top_k, top_p)
-    _call(logits, ids, length, eos, forced, *rules, scores.data_ptr(), 0, None, None, None)
+    _call(logits, ids, length, eos, forced, *rules, scores.data_ptr(), 0, 0, 0, 0)
     return scores
 
 
@@ -50,7 +50,7 @@ def logits_best(
     best = torch.empty((len(logits), count), dtype=torch.float32)
     tokens = torch.empty((len(logits), count), dtype=torch.int64)
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, 1.0, 0, 1.0)
-    _call(logits, ids, length, eos, forced, *rules, None, count, best.data_ptr(), None, tokens.data_ptr())
+    _call(logits, ids, length, eos, forced, *rules, 0, count, best.data_ptr(), 0, tokens.data_ptr())
     return best, tokens
 
 
@@ -62,7 +62,7 @@ def logits_draw(
     tokens = torch.empty(len(logits), dtype=torch.int64)
     _call(
         *(logits, ids, length, eos, forced, *rules),
-        *(None, 0, None, uniforms.data_ptr(), tokens.data_ptr()),
+        *(0, 0, 0, uniforms.data_ptr(), tokens.data_ptr()),
     )
     return tokens
 

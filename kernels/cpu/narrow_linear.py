@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import I32, I64, POINTER, ROWS, describe, function
+from ld4lg_fast.kernels.native import I32, I64, POINTER, ROWS, address, describe, function
 
 PANEL = 32
 KINDS = {torch.bfloat16: 0, torch.int8: 1}
@@ -50,9 +50,9 @@ def linear(
             KINDS[kind],
             *describe(x, inputs),
             packed.data_ptr(),
-            None if scales is None else scales.data_ptr(),
-            None if sums is None else sums.data_ptr(),
-            None if bias is None else bias.data_ptr(),
+            address(scales),
+            address(sums),
+            address(bias),
             *describe(y, outputs),
             rows,
             inputs,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, function
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, address, function
 
 _sampler_step = function(
     "ld4lg_sampler_step",
@@ -38,11 +38,11 @@ def sampler_step(
         DTYPE_CODES[output.dtype],
         output.shape[0] // batch,
         z.data_ptr(),
-        None if x_prev is None else x_prev.data_ptr(),
+        address(x_prev),
         coefficients.data_ptr(),
         step.data_ptr(),
-        None if seed is None else seed.data_ptr(),
-        None if sample_ids is None else sample_ids.data_ptr(),
+        address(seed),
+        address(sample_ids),
         stream,
         z_next.data_ptr(),
         x_start.data_ptr(),

@@ -1,15 +1,13 @@
 """Attention over short sequences in C++. Letters: B batch, N queries, M keys, H heads of width 64."""
 
-import ctypes
-
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, function
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, address, function
 from ld4lg_fast.kernels.plain.short_attention import DIM_HEAD
 
 _SEQUENCE = [POINTER, I64, I64]
-_INPUTS = [*_SEQUENCE, *_SEQUENCE, *_SEQUENCE, I32, POINTER, POINTER, I32, POINTER, POINTER]
+_INPUTS = [*_SEQUENCE, *_SEQUENCE, *_SEQUENCE, I32, POINTER, *4 * [I64], I32, POINTER, POINTER]
 _INPUTS += [I64, I64, I64, I64, I32]
 _forward = function("ld4lg_short_attention", [*_INPUTS, POINTER])
 _backward = function("ld4lg_short_attention_backward", [*_INPUTS, *_SEQUENCE] + 6 * [POINTER])
@@ -51,7 +49,7 @@ def backward(
     if not q.numel() or not k.numel():
         return [x.zero_() for x in found]
     inputs, grad = _Inputs(q, k, v, bias, q_gain, k_gain), _adjacent(grad)
-    targets = (None if x is None else x.data_ptr() for x in (*found[:3], grad_bias, *sums))
+    targets = (address(x) for x in (*found[:3], grad_bias, *sums))
     _backward(*inputs.described, *_sequence(grad), *targets)
     return found
 
@@ -61,21 +59,21 @@ class _Inputs:
 
     def __init__(self, q, k, v, bias, q_gain, k_gain) -> None:
         q, k, v = map(_adjacent, (q, k, v))
-        strides, bias_dtype = None, 0
+        strides, bias_dtype = (0, 0, 0, 0), 0
         if bias is not None:
             bias = bias if bias.stride(3) in (0, 1) else bias.contiguous()
-            strides, bias_dtype = (ctypes.c_int64 * 4)(*bias.stride()), DTYPE_CODES[bias.dtype]
+            strides, bias_dtype = bias.stride(), DTYPE_CODES[bias.dtype]
         if q_gain is not None:
             q_gain, k_gain = q_gain.float().contiguous(), k_gain.float().contiguous()
         self.alive = q, k, v, bias, q_gain, k_gain
         self.described = (
             *(value for x in (q, k, v) for value in _sequence(x)),
             DTYPE_CODES[q.dtype],
-            None if bias is None else bias.data_ptr(),
-            strides,
+            address(bias),
+            *strides,
             bias_dtype,
-            None if q_gain is None else q_gain.data_ptr(),
-            None if k_gain is None else k_gain.data_ptr(),
+            address(q_gain),
+            address(k_gain),
             q.shape[0],
             q.shape[1],
             k.shape[1],

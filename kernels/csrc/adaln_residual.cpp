@@ -1,10 +1,11 @@
 // The C interface of the fused post-norm, modulation, residual and next pre-norm.
 #include "adaln_residual.h"
 
+#include "call.h"
 #include "scratch.h"
 
 // dtypes: 0 float32, 1 bfloat16; strides in elements between rows. next_weight, next_bias and y may be null.
-LD4LG_EXPORT void ld4lg_adaln_residual(
+static void adaln_residual(
     const void* h, int64_t h_stride, int32_t h_dtype, const void* residual, int64_t residual_stride,
     int32_t residual_dtype, const float* weight, const float* bias, const void* scale, int64_t scale_stride,
     int32_t scale_dtype, const void* shift, int64_t shift_stride, int32_t shift_dtype, const float* next_weight,
@@ -33,9 +34,10 @@ LD4LG_EXPORT void ld4lg_adaln_residual(
     scratch.get()};
   LD4LG_CALL(adaln_residual, args);
 }
+LD4LG_EXPORT_CALL(adaln_residual)
 
 // grad_y, x, next_weight and grad_residual may be null together.
-LD4LG_EXPORT void ld4lg_adaln_residual_backward(
+static void adaln_residual_backward(
     const void* grad_x, int64_t grad_x_stride, int32_t grad_x_dtype, const void* grad_y, int64_t grad_y_stride,
     int32_t grad_y_dtype, const void* h, int64_t h_stride, int32_t h_dtype, const void* x, const float* weight,
     const float* next_weight, const void* scale, int64_t scale_stride, int32_t scale_dtype, const float* stats,
@@ -65,8 +67,9 @@ LD4LG_EXPORT void ld4lg_adaln_residual_backward(
     scratch.get()};
   LD4LG_CALL(adaln_residual_backward, args);
 }
+LD4LG_EXPORT_CALL(adaln_residual_backward)
 
-LD4LG_EXPORT void ld4lg_adaln_residual_vectors(
+static void adaln_residual_vectors(
     const float* sums, int64_t groups, int64_t parts, int64_t kinds, int64_t width, const float* weight,
     const float* bias, const void* scale, int64_t scale_stride, int32_t scale_dtype, float* grad_scale,
     float* grad_shift, float* grads, int32_t threads) {
@@ -85,3 +88,4 @@ LD4LG_EXPORT void ld4lg_adaln_residual_vectors(
     ld4lg::useful_threads(threads, groups * parts * kinds * width)};
   LD4LG_CALL(adaln_residual_vectors, args);
 }
+LD4LG_EXPORT_CALL(adaln_residual_vectors)

@@ -1,15 +1,18 @@
 // The C interface of attention over a cache.
 #include "cached_attention.h"
 
-LD4LG_EXPORT void ld4lg_cached_attention(const float* query, int64_t query_stride, const float* keys,
-                                         const float* values, const int64_t* chosen, const float* bias,
-                                         int64_t bias_sentence_stride, int64_t bias_head_stride, float* out,
-                                         int64_t sentences, int64_t beams, int64_t heads, int64_t width,
-                                         int64_t capacity, int64_t slots, int64_t span, float scale,
-                                         int32_t threads) {
+#include "call.h"
+
+static void cached_attention(const float* query, int64_t query_stride, const float* keys,
+                             const float* values, const int64_t* chosen, const float* bias,
+                             int64_t bias_sentence_stride, int64_t bias_head_stride, float* out,
+                             int64_t sentences, int64_t beams, int64_t heads, int64_t width,
+                             int64_t capacity, int64_t slots, int64_t span, float scale,
+                             int32_t threads) {
   threads = ld4lg::useful_threads(threads, sentences * beams * heads * span * width / 4);
   const ld4lg::CachedAttention args{query,     query_stride, keys,  values, chosen,   bias,  bias_sentence_stride,
                                     bias_head_stride, out, sentences, beams, heads, width, capacity, slots,
                                     span,      scale,        threads};
   LD4LG_CALL(cached_attention, args);
 }
+LD4LG_EXPORT_CALL(cached_attention)

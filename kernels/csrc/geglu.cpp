@@ -1,12 +1,13 @@
 // The C interface of bias, split, value * GELU(gate) and dropout.
 #include "geglu.h"
 
+#include "call.h"
 #include "scratch.h"
 
 // dtypes: 0 float32, 1 bfloat16; strides in elements between rows.
-LD4LG_EXPORT void ld4lg_geglu(const void* projected, int64_t projected_stride, int32_t projected_dtype,
-                              const float* bias, void* out, int64_t out_stride, int32_t out_dtype, uint64_t seed,
-                              uint32_t threshold, float factor, int64_t rows, int64_t width, int32_t threads) {
+static void geglu(const void* projected, int64_t projected_stride, int32_t projected_dtype,
+                  const float* bias, void* out, int64_t out_stride, int32_t out_dtype, uint64_t seed,
+                  uint32_t threshold, float factor, int64_t rows, int64_t width, int32_t threads) {
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, rows * width);
   const ld4lg::Scratch scratch(threads * 3 * width);
@@ -20,13 +21,14 @@ LD4LG_EXPORT void ld4lg_geglu(const void* projected, int64_t projected_stride, i
                           scratch.get()};
   LD4LG_CALL(geglu, args);
 }
+LD4LG_EXPORT_CALL(geglu)
 
-LD4LG_EXPORT void ld4lg_geglu_backward(const void* grad, int64_t grad_stride, int32_t grad_dtype,
-                                       const void* projected, int64_t projected_stride, int32_t projected_dtype,
-                                       const float* bias, void* grad_projected, int64_t grad_projected_stride,
-                                       int32_t grad_projected_dtype, float* sums, uint64_t seed, uint32_t threshold,
-                                       float factor, int64_t rows, int64_t width, int64_t rows_per_part,
-                                       int32_t threads) {
+static void geglu_backward(const void* grad, int64_t grad_stride, int32_t grad_dtype,
+                           const void* projected, int64_t projected_stride, int32_t projected_dtype,
+                           const float* bias, void* grad_projected, int64_t grad_projected_stride,
+                           int32_t grad_projected_dtype, float* sums, uint64_t seed, uint32_t threshold,
+                           float factor, int64_t rows, int64_t width, int64_t rows_per_part,
+                           int32_t threads) {
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, rows * width);
   const ld4lg::Scratch scratch(threads * 5 * width);
@@ -43,3 +45,4 @@ LD4LG_EXPORT void ld4lg_geglu_backward(const void* grad, int64_t grad_stride, in
                                   scratch.get()};
   LD4LG_CALL(geglu_backward, args);
 }
+LD4LG_EXPORT_CALL(geglu_backward)

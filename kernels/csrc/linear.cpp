@@ -3,10 +3,12 @@
 
 #include <memory>
 
+#include "call.h"
+
 // dtype of the weight: 0 float32, 1 bfloat16.
-LD4LG_EXPORT void ld4lg_linear(const float* x, int64_t x_stride, const void* packed, int32_t dtype, const float* bias,
-                               const float* residual, int64_t residual_stride, float* y, int64_t y_stride,
-                               int64_t rows, int64_t inputs, int64_t outputs, int32_t gelu, int32_t threads) {
+static void linear(const float* x, int64_t x_stride, const void* packed, int32_t dtype, const float* bias,
+                   const float* residual, int64_t residual_stride, float* y, int64_t y_stride,
+                   int64_t rows, int64_t inputs, int64_t outputs, int32_t gelu, int32_t threads) {
   const ld4lg::Linear args{x,
                            x_stride,
                            packed,
@@ -17,11 +19,12 @@ LD4LG_EXPORT void ld4lg_linear(const float* x, int64_t x_stride, const void* pac
                            ld4lg::useful_threads(threads, inputs * outputs)};
   LD4LG_CALL(linear, args);
 }
+LD4LG_EXPORT_CALL(linear)
 
-LD4LG_EXPORT void ld4lg_int8_linear(const float* x, int64_t x_stride, const uint8_t* packed, const float* scales,
-                                    const float* bias, const float* residual, int64_t residual_stride, float* y,
-                                    int64_t y_stride, int64_t rows, int64_t inputs, int64_t outputs, int32_t gelu,
-                                    int32_t threads) {
+static void int8_linear(const float* x, int64_t x_stride, const uint8_t* packed, const float* scales,
+                        const float* bias, const float* residual, int64_t residual_stride, float* y,
+                        int64_t y_stride, int64_t rows, int64_t inputs, int64_t outputs, int32_t gelu,
+                        int32_t threads) {
   // Whole lines of the cache, and never a multiple of its period apart.
   const int64_t bytes_stride = (inputs + 63) / 64 * 64 + (inputs % 1024 == 0 ? 64 : 0);
   const std::unique_ptr<int8_t[]> bytes(new int8_t[rows * bytes_stride]);
@@ -41,6 +44,7 @@ LD4LG_EXPORT void ld4lg_int8_linear(const float* x, int64_t x_stride, const uint
                                row_sums.get()};
   LD4LG_CALL(int8_linear, args);
 }
+LD4LG_EXPORT_CALL(int8_linear)
 
 // Whether int8_linear runs on instructions for products of bytes.
 LD4LG_EXPORT bool ld4lg_multiplies_bytes() {

@@ -1,9 +1,11 @@
 // The C interface of the decoding rules.
 #include "logits_process.h"
 
+#include "call.h"
+
 // logits_dtype: 0 float32, 1 bfloat16. length is one number, forced has one for every length. scores may be null.
 // tokens are the best where count, at most vocabulary, is above 0; they are drawn where uniforms is not null.
-LD4LG_EXPORT void ld4lg_logits_process(
+static void logits_process(
     const void* logits, int64_t logits_stride, int32_t logits_dtype, const int64_t* ids, int64_t ids_stride,
     const int64_t* length, const int64_t* eos, int64_t num_eos, const int64_t* forced, int64_t min_length,
     float repetition_penalty, int64_t ngram_size, int32_t normalize, float temperature, int64_t top_k,
@@ -33,3 +35,4 @@ LD4LG_EXPORT void ld4lg_logits_process(
     ld4lg::useful_threads(threads, rows * vocabulary)};
   LD4LG_CALL(logits_process, args);
 }
+LD4LG_EXPORT_CALL(logits_process)

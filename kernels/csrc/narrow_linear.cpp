@@ -5,6 +5,8 @@
 #include <cstring>
 #include <memory>
 
+#include "call.h"
+
 // Outputs of a weight go into panels in this order: as they are, or for GEGLU 16 values, then their 16 gates.
 static int64_t output_at(int64_t column, int64_t outputs, bool geglu) {
   if (!geglu) return column;
@@ -15,8 +17,8 @@ static int64_t output_at(int64_t column, int64_t outputs, bool geglu) {
 }
 
 // `weight` has outputs x inputs numbers of bfloat16 (kind 0) or bytes (kind 1); `packed` has room for whole panels.
-LD4LG_EXPORT void ld4lg_pack_narrow(int32_t kind, const void* weight, int64_t inputs, int64_t outputs, int32_t geglu,
-                                    uint32_t* packed) {
+static void pack_narrow(int32_t kind, const void* weight, int64_t inputs, int64_t outputs, int32_t geglu,
+                        uint32_t* packed) {
   const int64_t words = ld4lg::narrow_words(ld4lg::Narrow{kind}, inputs);
   const int64_t panels = (outputs + ld4lg::kNarrowPanel - 1) / ld4lg::kNarrowPanel;
   const int64_t size = ld4lg::Narrow{kind} == ld4lg::Narrow::kInt8 ? 1 : 2;
@@ -33,21 +35,23 @@ LD4LG_EXPORT void ld4lg_pack_narrow(int32_t kind, const void* weight, int64_t in
       }
     }
 }
+LD4LG_EXPORT_CALL(pack_narrow)
 
 // Where each column of the panels comes from; -1 beyond the last output.
-LD4LG_EXPORT void ld4lg_narrow_order(int64_t outputs, int32_t geglu, int64_t* order) {
+static void narrow_order(int64_t outputs, int32_t geglu, int64_t* order) {
   const int64_t columns = (outputs + ld4lg::kNarrowPanel - 1) / ld4lg::kNarrowPanel * ld4lg::kNarrowPanel;
   for (int64_t column = 0; column < columns; ++column) {
     const int64_t output = output_at(column, outputs, geglu != 0);
     order[column] = output < outputs ? output : -1;
   }
 }
+LD4LG_EXPORT_CALL(narrow_order)
 
 // dtypes: 0 float32, 1 bfloat16; strides in elements between rows. `outputs` are those of y.
-LD4LG_EXPORT void ld4lg_narrow_linear(int32_t kind, const void* x, int64_t x_stride, int32_t x_dtype,
-                                      const uint32_t* packed, const float* scales, const int32_t* sums,
-                                      const float* bias, void* y, int64_t y_stride, int32_t y_dtype, int64_t rows,
-                                      int64_t inputs, int64_t outputs, int32_t geglu, int32_t threads) {
+static void narrow_linear(int32_t kind, const void* x, int64_t x_stride, int32_t x_dtype,
+                          const uint32_t* packed, const float* scales, const int32_t* sums,
+                          const float* bias, void* y, int64_t y_stride, int32_t y_dtype, int64_t rows,
+                          int64_t inputs, int64_t outputs, int32_t geglu, int32_t threads) {
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, inputs * outputs);
   const std::unique_ptr<uint32_t[]> words(new uint32_t[rows * ld4lg::narrow_words(ld4lg::Narrow{kind}, inputs)]);
@@ -69,3 +73,4 @@ LD4LG_EXPORT void ld4lg_narrow_linear(int32_t kind, const void* x, int64_t x_str
                                  scratch.get() + rows};
   LD4LG_CALL(narrow_linear, args);
 }
+LD4LG_EXPORT_CALL(narrow_linear)

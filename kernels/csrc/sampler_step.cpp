@@ -1,11 +1,12 @@
 // The C interface of one step of a sampler.
 #include "sampler_step.h"
 
+#include "call.h"
 #include "scratch.h"
 
 // output (copies * samples x positions x width) and input (samples x positions x width or 2 * width) have the
 // given dtype: 0 float32, 1 bfloat16. x_prev, and seed with sample_ids, may be null.
-LD4LG_EXPORT void ld4lg_sampler_step(
+static void sampler_step(
     const void* output, int32_t dtype, int32_t copies, const float* z, const float* x_prev, const float* coefficients,
     const int64_t* step, const int64_t* seed, const int64_t* sample_ids, uint32_t stream, float* z_next,
     float* x_start, void* input, int64_t samples, int64_t positions, int64_t width, int32_t self_condition,
@@ -41,3 +42,4 @@ LD4LG_EXPORT void ld4lg_sampler_step(
     scratch.get()};
   LD4LG_CALL(sampler_step, args);
 }
+LD4LG_EXPORT_CALL(sampler_step)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "call.h"
 #include "scratch.h"
 
 namespace {
@@ -11,8 +12,9 @@ namespace {
 ld4lg::ShortAttention inputs(
     const void* q, int64_t q_batch_stride, int64_t q_stride, const void* k, int64_t k_batch_stride, int64_t k_stride,
     const void* v, int64_t v_batch_stride, int64_t v_stride, int32_t dtype, const void* bias,
-    const int64_t* bias_strides, int32_t bias_dtype, const float* q_gain, const float* k_gain, int64_t batch,
-    int64_t queries, int64_t keys, int64_t heads, int32_t threads) {
+    int64_t bias_batch_stride, int64_t bias_head_stride, int64_t bias_query_stride, int64_t bias_key_stride,
+    int32_t bias_dtype, const float* q_gain, const float* k_gain, int64_t batch, int64_t queries, int64_t keys,
+    int64_t heads, int32_t threads) {
   using ld4lg::DType;
   ld4lg::ShortAttention args{};
   args.q = {q, q_stride, DType{dtype}};
@@ -30,39 +32,43 @@ ld4lg::ShortAttention inputs(
   args.keys = keys;
   args.heads = heads;
   args.threads = ld4lg::useful_threads(threads, batch * heads * queries * keys);
-  if (bias != nullptr) std::copy_n(bias_strides, 4, args.bias_strides);
+  const int64_t strides[] = {bias_batch_stride, bias_head_stride, bias_query_stride, bias_key_stride};
+  std::copy_n(strides, 4, args.bias_strides);
   return args;
 }
 
 }  // namespace
 
 // q, k, v and out have one dtype: 0 float32, 1 bfloat16; strides in elements. bias, q_gain and k_gain may be null.
-LD4LG_EXPORT void ld4lg_short_attention(
+static void short_attention(
     const void* q, int64_t q_batch_stride, int64_t q_stride, const void* k, int64_t k_batch_stride, int64_t k_stride,
     const void* v, int64_t v_batch_stride, int64_t v_stride, int32_t dtype, const void* bias,
-    const int64_t* bias_strides, int32_t bias_dtype, const float* q_gain, const float* k_gain, int64_t batch,
-    int64_t queries, int64_t keys, int64_t heads, int32_t threads, void* out) {
+    int64_t bias_batch_stride, int64_t bias_head_stride, int64_t bias_query_stride, int64_t bias_key_stride,
+    int32_t bias_dtype, const float* q_gain, const float* k_gain, int64_t batch, int64_t queries, int64_t keys,
+    int64_t heads, int32_t threads, void* out) {
   ld4lg::ShortAttention args =
       inputs(q, q_batch_stride, q_stride, k, k_batch_stride, k_stride, v, v_batch_stride, v_stride, dtype, bias,
-             bias_strides, bias_dtype, q_gain, k_gain, batch, queries, keys, heads, threads);
+             bias_batch_stride, bias_head_stride, bias_query_stride, bias_key_stride, bias_dtype, q_gain, k_gain, batch, queries, keys, heads, threads);
   args.scratch_size = ld4lg::short_attention_scratch(keys);
   const ld4lg::Scratch scratch(args.threads * args.scratch_size);
   args.scratch = scratch.get();
   args.out = {out, heads * ld4lg::kHeadWidth, args.q.dtype};
   LD4LG_CALL(short_attention, args);
 }
+LD4LG_EXPORT_CALL(short_attention)
 
 // grad and the contiguous grad_q, grad_k, grad_v have q's dtype. grad_bias comes with bias, the sums with the gains.
-LD4LG_EXPORT void ld4lg_short_attention_backward(
+static void short_attention_backward(
     const void* q, int64_t q_batch_stride, int64_t q_stride, const void* k, int64_t k_batch_stride, int64_t k_stride,
     const void* v, int64_t v_batch_stride, int64_t v_stride, int32_t dtype, const void* bias,
-    const int64_t* bias_strides, int32_t bias_dtype, const float* q_gain, const float* k_gain, int64_t batch,
-    int64_t queries, int64_t keys, int64_t heads, int32_t threads, const void* grad, int64_t grad_batch_stride,
+    int64_t bias_batch_stride, int64_t bias_head_stride, int64_t bias_query_stride, int64_t bias_key_stride,
+    int32_t bias_dtype, const float* q_gain, const float* k_gain, int64_t batch, int64_t queries, int64_t keys,
+    int64_t heads, int32_t threads, const void* grad, int64_t grad_batch_stride,
     int64_t grad_stride, void* grad_q, void* grad_k, void* grad_v, float* grad_bias, float* q_sums, float* k_sums) {
   ld4lg::ShortAttentionBackward args{};
   args.inputs =
       inputs(q, q_batch_stride, q_stride, k, k_batch_stride, k_stride, v, v_batch_stride, v_stride, dtype, bias,
-             bias_strides, bias_dtype, q_gain, k_gain, batch, queries, keys, heads, threads);
+             bias_batch_stride, bias_head_stride, bias_query_stride, bias_key_stride, bias_dtype, q_gain, k_gain, batch, queries, keys, heads, threads);
   args.inputs.scratch_size = ld4lg::short_attention_backward_scratch(queries, keys);
   const ld4lg::Scratch scratch(args.inputs.threads * args.inputs.scratch_size);
   args.inputs.scratch = scratch.get();
@@ -78,3 +84,4 @@ LD4LG_EXPORT void ld4lg_short_attention_backward(
   args.k_sums = k_sums;
   LD4LG_CALL(short_attention_backward, args);
 }
+LD4LG_EXPORT_CALL(short_attention_backward)

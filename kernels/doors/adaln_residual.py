@@ -46,22 +46,23 @@ def adaln_residual(
         ValueError: shapes that do not fit; the message names them.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    if residual.shape != h.shape:
-        raise ValueError(f"residual has shape {tuple(residual.shape)}; it needs h's, {tuple(h.shape)}")
+    shape = h.shape
+    if residual.shape != shape:
+        raise ValueError(f"residual has shape {tuple(residual.shape)}; it needs h's, {tuple(shape)}")
     if (next_weight is None) != (next_bias is None):
         raise ValueError("next_weight and next_bias come together; give both or neither")
-    width = h.shape[-1:]
+    width = shape[-1:]
     if not width or width[0] == 0:
-        raise ValueError(f"h has shape {tuple(h.shape)}; its last axis needs at least one element")
-    vectors = {"weight": weight, "bias": bias, "next_weight": next_weight, "next_bias": next_bias}
-    for name, vector in vectors.items():
-        if vector is not None and vector.shape != width:
+        raise ValueError(f"h has shape {tuple(shape)}; its last axis needs at least one element")
+    vectors = (weight, bias) if next_weight is None else (weight, bias, next_weight, next_bias)
+    for name, vector in zip(("weight", "bias", "next_weight", "next_bias"), vectors, strict=False):
+        if vector.shape != width:
             raise ValueError(
                 f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis"
             )
-    scale, shift = grouped_modulation(scale, shift, h.shape)
-    tensors = [t for t in (h, residual, scale, shift, *vectors.values()) if t is not None]
-    chosen = backend.choose("adaln_residual", h.device.type, tuple(t.dtype for t in tensors))
+    scale, shift = grouped_modulation(scale, shift, shape)
+    dtypes = {tensor.dtype for tensor in (h, residual, scale, shift, *vectors)}
+    chosen = backend.choose("adaln_residual", h.device.type, tuple(dtypes))
     if chosen == "reference":
         return plain.adaln_residual(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
     if next_weight is None:
