@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ld4lg_fast import TextDiffusionPipeline
+from tests.conftest import make_model
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -107,6 +110,18 @@ def test_decode_throughput(tmp_path):
         assert rows["ours, int8", strategy]["sentences_per_s"] > 0
     assert rows["ours, bf16", "nucleus"]["speedup_vs_generate"] > 0
     assert target.with_suffix(".png").stat().st_size > 1000
+
+
+def test_decode_throughput_of_a_run(tmp_path, autoencoder):
+    TextDiffusionPipeline(autoencoder, make_model()).save_pretrained(tmp_path / "own-run")
+    target = tmp_path / "decode.json"
+    sizes = ("--batch-sizes", "3", "--max-length", "8", "--rounds", "1", "--dtypes", "fp32")
+    options = ("--run", str(tmp_path / "own-run"), "--strategies", "greedy", "--device", "cpu")
+    run("decode_throughput.py", *options, *sizes, "--json", str(target))
+    result = json.loads(target.read_text())
+    assert result["model"] == "own-run"
+    rows = {row["name"]: row for row in result["rows"]}
+    assert rows["ours, fp32"]["token_agreement"] == 1.0 and rows["ours, fp32"]["batch"] == 3
 
 
 def test_recipe_ablation(tmp_path):
