@@ -48,10 +48,11 @@ def operator(name: str, placed: int = 0) -> Callable:
 
     def call(*arguments):
         tensor = arguments[placed]
-        direct = None if is_traced(tensor) else _direct.get((name, tensor.device.type))
+        device = "cpu" if tensor.is_cpu else tensor.device.type
+        direct = None if is_traced(tensor) else _direct.get((name, device))
         if direct is None:
             return registered(*arguments)
-        if not torch.is_grad_enabled() or not any(map(_needs_gradient, arguments)):
+        if not torch.is_grad_enabled() or not _need_gradients(arguments):
             return direct(*arguments)
         return _differentiable[name].apply(*arguments) if name in _differentiable else registered(*arguments)
 
@@ -71,8 +72,8 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     _differentiable[name] = type(name, (torch.autograd.Function,), methods)
 
 
-def _needs_gradient(argument: object) -> bool:
-    return isinstance(argument, Tensor) and argument.requires_grad
+def _need_gradients(arguments: tuple) -> bool:
+    return any(argument.requires_grad for argument in arguments if isinstance(argument, Tensor))
 
 
 def is_traced(tensor: Tensor) -> bool:
