@@ -56,10 +56,9 @@ def adaln_residual(
         raise ValueError(f"h has shape {tuple(shape)}; its last axis needs at least one element")
     vectors = (weight, bias) if next_weight is None else (weight, bias, next_weight, next_bias)
     if any(vector.shape != width for vector in vectors):
-        shapes = ", ".join(str(tuple(vector.shape)) for vector in vectors)
-        raise ValueError(
-            f"weight, bias and those of the next norm have shapes {shapes}; they need {tuple(width)}"
-        )
+        names = ("weight", "bias", "next_weight", "next_bias")
+        name, vector = next(pair for pair in zip(names, vectors, strict=False) if pair[1].shape != width)
+        raise ValueError(f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis")
     scale, shift = grouped_modulation(scale, shift, shape)
     dtypes = {tensor.dtype for tensor in (h, residual, scale, shift, *vectors)}
     chosen = backend.choose("adaln_residual", h.device.type, tuple(dtypes))
