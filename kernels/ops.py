@@ -6,7 +6,7 @@ from ld4lg_fast.kernels.doors.cached_attention import cached_attention
 from ld4lg_fast.kernels.doors.geglu import geglu
 from ld4lg_fast.kernels.doors.geglu_linear import geglu_linear
 from ld4lg_fast.kernels.doors.linear_cross_entropy import linear_cross_entropy
-from ld4lg_fast.kernels.doors.logits_process import logits_best, logits_draw, logits_process
+from ld4lg_fast.kernels.doors.logits_process import draw, logits_best, logits_draw, logits_process
 from ld4lg_fast.kernels.doors.narrow_linear import NarrowLinear
 from ld4lg_fast.kernels.doors.packed_linear import PackedInt8Linear, PackedLinear
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
@@ -20,6 +20,7 @@ __all__ = [
     "adaln_residual",
     "add_layer_norm",
     "cached_attention",
+    "draw",
     "geglu",
     "geglu_linear",
     "linear_cross_entropy",

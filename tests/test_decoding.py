@@ -21,7 +21,6 @@ from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score, model_sc
 from ld4lg_fast.decoding.search import BeamSearch
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend, ops
-from ld4lg_fast.kernels.plain.logits_process import draw
 from ld4lg_fast.linear import CpuBFloat16Linear, CpuLinear, Int8Linear, OneDnnLinear, PlainLinear
 from tests.decoding_models import FAMILIES, MAX_LEN, VOCABULARY, WIDTH, make_lm, make_states
 
@@ -196,7 +195,7 @@ def test_nucleus_is_that_of_transformers(seed, temperature, top_k, top_p):
     if top_k:
         limited = TopKLogitsWarper(top_k)(None, limited)
     limited = TopPLogitsWarper(top_p)(None, limited)
-    want = draw(limited, uniforms)
+    want = ops.draw(limited, uniforms)
     ids, nothing = torch.zeros(4, 3, dtype=torch.int64), torch.full((3,), -1)
     rules = {"length": torch.tensor([1]), "eos": torch.tensor([1]), "forced": nothing, "uniforms": uniforms}
     limits = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -207,7 +206,7 @@ def test_nucleus_is_that_of_transformers(seed, temperature, top_k, top_p):
 
 def test_drawn_tokens_follow_the_probabilities():
     scores = torch.tensor([0.1, 0.2, 0.0, 0.7]).log().expand(4000, 4)
-    tokens = draw(scores, torch.linspace(0.5 / 4000, 1 - 0.5 / 4000, 4000, dtype=torch.float64))
+    tokens = ops.draw(scores, torch.linspace(0.5 / 4000, 1 - 0.5 / 4000, 4000, dtype=torch.float64))
     assert torch.bincount(tokens, minlength=4).tolist() == [400, 800, 0, 2800]
 
 

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from ld4lg_fast.kernels import backend, native, ops
 from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.kernels.case_table import CASES
-from ld4lg_fast.kernels.plain.logits_process import draw
 
 needs_library = pytest.mark.skipif(
     backend.unavailable_reason("native") is not None, reason="needs the C++ library"
@@ -107,7 +106,7 @@ def test_drawn_tokens_are_those_of_the_processed_scores(variant, case, dtype):
         del arguments["normalize"]
         for _ in range(5):
             uniforms = torch.rand(len(scores), generator=generator, dtype=torch.float64)
-            assert torch.equal(ops.logits_draw(**arguments, uniforms=uniforms), draw(scores, uniforms))
+            assert torch.equal(ops.logits_draw(**arguments, uniforms=uniforms), ops.draw(scores, uniforms))
 
 
 @pytest.mark.parametrize(

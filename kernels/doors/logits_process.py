@@ -9,6 +9,7 @@ from ld4lg_fast.kernels.plain import logits_process as plain
 from ld4lg_fast.kernels.registration import logits_process as _registered  # noqa: F401
 
 _logits_process = operator("logits_process")
+draw = plain.draw
 
 
 def logits_process(
@@ -126,7 +127,7 @@ def logits_draw(
         )
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, False, temperature, top_k, top_p)
     if backend.choose("logits_draw", logits.device.type, (logits.dtype,)) != "native":
-        return plain.draw(logits_process(logits, ids, length, eos, forced, *rules), uniforms)
+        return draw(logits_process(logits, ids, length, eos, forced, *rules), uniforms)
     _check(logits, ids, length, eos, forced, repetition_penalty, no_repeat_ngram_size)
     _check_limits(temperature, top_k, top_p)
     from ld4lg_fast.kernels.cpu.logits_process import logits_draw as native

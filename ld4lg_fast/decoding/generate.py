@@ -27,7 +27,6 @@ from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.kernels.plain.logits_process import draw
 from ld4lg_fast.linear import choose_linear
 from ld4lg_fast.prepared import prepared_once
 
@@ -144,7 +143,7 @@ class _InverseTransform(LogitsProcessor):
         self.uniforms = uniforms
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        token = draw(scores, self.uniforms[:, input_ids.shape[1] - 1])
+        token = ops.draw(scores, self.uniforms[:, input_ids.shape[1] - 1])
         return torch.full_like(scores, float("-inf")).scatter(1, token[:, None], 0.0)
 
 

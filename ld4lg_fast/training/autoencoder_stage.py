@@ -18,7 +18,7 @@ from ld4lg_fast.data import (
     train_bpe_tokenizer,
 )
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.smoothing import Smoothing
+from ld4lg_fast.smoothing import NO_SMOOTHING, Smoothing
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.conditioned_latents import to_device
@@ -140,13 +140,13 @@ class AutoencoderStage:
         tokens: TokenizedTexts,
         validation: Sequence[list[int]],
         session: Session,
-        smoothing: Smoothing,
+        smoothing: Smoothing = NO_SMOOTHING,
     ) -> None:
-        self.session, self.options = session, session.options.autoencoder
+        self.session, self.options = session, getattr(session.options, self.name)
         self.module = autoencoder.to(session.device)
         self.trained: nn.Module = autoencoder.perceiver if autoencoder.freeze_lm else autoencoder
         self.tokens, self.validation, self.smoothing = tokens, validation, smoothing
-        check_batch(NAME, self.options, len(tokens), session.world_size)
+        check_batch(self.name, self.options, len(tokens), session.world_size)
         lengths = tokens.lengths
         self.batches = StepBatches(
             lambda epoch: LengthBucketedBatches(
@@ -161,8 +161,13 @@ class AutoencoderStage:
         # The mean over the tokens of all parts, though each has texts of other lengths.
         lengths = self.tokens.lengths
         weight = float(part.count * lengths[mine].sum() / lengths[whole].sum())
-        generator = step_generator(self.session.seed, NAME, step)
-        return weight, (ids, mask, self.smoothing, generator, part.index, part.count)
+        generator = step_generator(self.session.seed, self.name, step)
+        smoothing = self.smoothing_of(mine, training=True)
+        return weight, (ids, mask, smoothing, generator, part.index, part.count)
+
+    def smoothing_of(self, rows: Sequence[int], training: bool) -> Smoothing:
+        """What the latents of those texts go through, in a step of training or of validation."""
+        return self.smoothing if training else NO_SMOOTHING
 
     def loss(self, model: nn.Module, batch: tuple) -> Tensor:
         weight, inputs = batch
@@ -178,16 +183,18 @@ class AutoencoderStage:
         total, count = 0.0, 0
         mine = self.session.mine(range(len(self.validation)))
         for start in range(0, len(mine), BATCH):
-            ids, mask = self._collate([self.validation[i] for i in mine[start : start + BATCH]])
+            rows = mine[start : start + BATCH]
+            ids, mask = self._collate([self.validation[i] for i in rows])
             tokens = int(mask.sum())
+            unseen = self.smoothing_of(rows, training=False), step_generator(0, self.name, rows[0])
             with self.session.accelerator.autocast():
-                total += tokens * self.module.loss(ids, mask).item()
+                total += tokens * self.module.loss(ids, mask, *unseen).item()
             count += tokens
         total, count = self.session.summed(total, count)
         loss = total / count
         seconds = round(self.session.clock.seconds(), 2)
-        self.session.journal.write(NAME, step, validation_loss=loss, seconds=seconds)
-        console.print(f"autoencoder, step {step}: validation loss {loss:.4f}", highlight=False)
+        self.session.journal.write(self.name, step, validation_loss=loss, seconds=seconds)
+        console.print(f"{self.name}, step {step}: validation loss {loss:.4f}", highlight=False)
 
 
 def train_autoencoder(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
@@ -209,7 +216,17 @@ def train_autoencoder(config: Mapping, dataset: TextDataset, session: Session, c
         shares = {field.name: config["autoencoder"].get(field.name, 0.0) for field in fields(Smoothing)}
         stage = AutoencoderStage(autoencoder, tokens, validation, session, Smoothing(**shares))
         step = TrainingLoop(stage, session, clock).run().step
+    finish_autoencoder(autoencoder, validation, session, clock, step)
 
+
+def finish_autoencoder(
+    autoencoder: LanguageAutoencoder,
+    validation: TokenizedTexts,
+    session: Session,
+    clock: StageClock,
+    step: int,
+) -> None:
+    """Measures how well texts are given back, prints it, and saves the autoencoder."""
     result = measure_reconstruction(autoencoder, validation, session, clock.is_over)
 
     def finish() -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ld4lg_fast.console import console
 
-STAGES = ("autoencoder", "diffusion")
-
 
 def draw_curves(log: Path, picture: Path) -> None:
     """Loss, validation loss and gradient norm of ``train.jsonl`` as a PNG; a sentence without matplotlib."""
@@ -17,8 +15,9 @@ def draw_curves(log: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in log.read_text().splitlines()]
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    for row, stage in zip(figure.subplots(2, 2), STAGES, strict=True):
+    stages = list(dict.fromkeys(record["stage"] for record in records))
+    figure = Figure(figsize=(10, 3.5 * len(stages)), layout="constrained")
+    for row, stage in zip(figure.subplots(len(stages), 2, squeeze=False), stages, strict=True):
         mine = [record for record in records if record["stage"] == stage]
         for axes, names in zip(row, (("loss", "validation_loss"), ("grad_norm",)), strict=True):
             for name in names:

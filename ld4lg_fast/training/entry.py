@@ -60,7 +60,10 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
     run, resume = planned.run, planned.config.resume
     config = OmegaConf.to_container(planned.config, resolve=True)
     options = read_options(config["train"])
-    states = {stage: _last_state(run, stage) if resume else None for stage in ("autoencoder", "diffusion")}
+    states = {
+        stage: _last_state(run, stage) if resume else None
+        for stage in ("autoencoder", "diffusion", "decoder")
+    }
     earlier = max((state.run_seconds for state in states.values() if state), default=0.0)
     clock = RunClock(options.max_minutes and 60 * options.max_minutes, earlier)
 
@@ -71,6 +74,7 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
     from ld4lg_fast.training.autoencoder_stage import train_autoencoder
     from ld4lg_fast.training.captured_backward import check_capture
     from ld4lg_fast.training.conditions import number_of_classes, source_limit
+    from ld4lg_fast.training.decoder_stage import train_decoder
     from ld4lg_fast.training.diffusion_stage import train_denoiser
 
     transformers.utils.logging.disable_progress_bar()
@@ -97,7 +101,7 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
         markup=False,
         highlight=False,
     )
-    for stage, work in _stages(options, train_autoencoder, train_denoiser):
+    for stage, work in _stages(options, train_autoencoder, train_denoiser, train_decoder):
         whole = options.stage != "all" or stage == "diffusion"
         state = states[stage]
         start = state.stage_start if state else clock.seconds()
@@ -116,7 +120,11 @@ def _last_state(run: RunDirectory, stage: str) -> TrainingState | None:
     return CheckpointStore(run.checkpoints(stage)).read_state()
 
 
-def _stages(options: TrainOptions, first: Callable, second: Callable) -> list[tuple[str, Callable]]:
+def _stages(
+    options: TrainOptions, first: Callable, second: Callable, third: Callable
+) -> list[tuple[str, Callable]]:
+    if options.stage == "decoder":
+        return [("decoder", third)]
     stages = [("autoencoder", first), ("diffusion", second)]
     return [stage for stage in stages if options.stage in ("all", stage[0])]
 
@@ -130,6 +138,8 @@ def _is_finished(
     """
     if stage == "autoencoder":
         saved, steps, settled = run.has_autoencoder, options.autoencoder.steps, run.has_diffusion_stage
+    elif stage == "decoder":
+        saved, steps, settled = run.has_autoencoder, options.decoder.steps, False
     else:
         saved, steps, settled = run.has_denoiser, options.diffusion.steps, False
     if not saved:

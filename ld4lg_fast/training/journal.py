@@ -18,7 +18,7 @@ class Journal:
 
     def __init__(self, path: Path, accelerator: Accelerator, autoencoder_steps: int) -> None:
         self.path, self.accelerator = path, accelerator
-        self._first_step = {"autoencoder": 0, "diffusion": autoencoder_steps}
+        self._first_step = {"autoencoder": 0, "diffusion": autoencoder_steps, "decoder": 0}
         if accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
 

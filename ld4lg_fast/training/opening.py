@@ -18,12 +18,14 @@ from ld4lg_fast.training.run_directory import RunDirectory
 
 
 class Opening(Enum):
-    """NEW: an empty directory. STUDENT: one that gets a teacher's first stage. GO_ON: resume, or a second stage on a
+    """NEW: an empty directory. STUDENT: one that gets a teacher's first stage. ADAPTED: one that gets another run's
+    denoiser. GO_ON: resume, or a second stage on a
     finished first one. The others begin anew after moving what is there: all of it, or all but the results of the first
     stage."""
 
     NEW = "new"
     STUDENT = "student"
+    ADAPTED = "adapted"
     GO_ON = "go on"
     MOVE_ALL = "move all"
     MOVE_SECOND_STAGE = "move second stage"
@@ -56,20 +58,27 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
     """
     run.check_ours()
     stage, resume = config.train.stage, config.resume
-    if config.train.distill_from is not None and not resume:
-        teacher = RunDirectory(config.train.distill_from)
-        if not teacher.has_denoiser:
+    given = {name: config.train[name] for name in ("distill_from", "adapt_from") if config.train[name]}
+    if len(given) > 1:
+        raise ConfigError(
+            "train.distill_from and train.adapt_from cannot be combined; give one after the other."
+        )
+    if given and not resume:
+        [(option, path)] = given.items()
+        other = RunDirectory(path)
+        if not other.has_denoiser:
             raise ConfigError(
-                f"train.distill_from={teacher.path} is no finished run; name one that has a denoiser."
+                f"train.{option}={other.path} is no finished run; name one that has a denoiser."
             )
         if not run.is_empty():
             raise ConfigError(
-                f"{run.path} is not empty; a student needs a run directory of its own, give a new one with "
+                f"{run.path} is not empty; train.{option} needs a run directory of its own, give a new one with "
                 "hydra.run.dir=..., or go on with resume=true."
             )
-        config, groups = stored_config.load_with_overrides(teacher.config, overrides)
-        config.train.stage = "diffusion"
-        opening = Opening.STUDENT
+        config, groups = stored_config.load_with_overrides(other.config, overrides)
+        distils = option == "distill_from"
+        config.train.stage = "diffusion" if distils else "decoder"
+        opening = Opening.STUDENT if distils else Opening.ADAPTED
     elif run.is_empty():
         if resume:
             raise ConfigError(f"There is no run in {run.path} to resume; leave resume=true out to start one.")
@@ -114,6 +123,8 @@ def carry_out(plan: Plan) -> None:
         )
     elif plan.opening is Opening.STUDENT:
         run.copy_stage_one(Path(plan.config.train.distill_from))
+    elif plan.opening is Opening.ADAPTED:
+        run.copy(Path(plan.config.train.adapt_from), ("denoiser",))
     stored = plan.config.copy()
     stored.resume = False
     stored_config.store(run.config, stored, plan.groups)

@@ -9,7 +9,7 @@ import torch
 
 from ld4lg_fast.errors import ConfigError
 
-STAGES = ("all", "autoencoder", "diffusion")
+STAGES = ("all", "autoencoder", "diffusion", "decoder")
 PRECISIONS = ("auto", "no", "bf16")
 COMPILE = ("auto", True, False)
 
@@ -61,6 +61,12 @@ class StageOptions:
         return self
 
 
+# Runs of earlier versions know no such stage.
+DECODER = StageOptions(
+    steps=1000, batch_size=64, learning_rate=1e-3, warmup_steps=50, weight_decay=0.01, clip_norm=1.0
+)
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """The ``train`` section; meanings as in ``configs/train.yaml``.
@@ -90,11 +96,17 @@ class TrainOptions:
     distill_from: str | None = None
     distill_steps: int = 4
     distill_teacher_steps: int = 32
+    adapt_from: str | None = None
+    decoder: StageOptions = DECODER
 
     def __post_init__(self) -> None:
         _check_choice("train.stage", self.stage, STAGES)
         _check_choice("train.mixed_precision", self.mixed_precision, PRECISIONS)
         _check_choice("train.compile", self.compile, COMPILE)
+        if (self.stage == "decoder") != (self.adapt_from is not None):
+            raise ConfigError(
+                "The decoder stage needs a finished run: give train.adapt_from=RUN_DIR, which chooses the stage itself."
+            )
         if self.max_minutes is not None:
             _check_number("train.max_minutes", self.max_minutes, 0)
         _check_number("train.autoencoder_share", self.autoencoder_share, 0.01, 0.99)
@@ -166,4 +178,6 @@ def read_options(section: Mapping) -> TrainOptions:
         stage: build(StageOptions, f"train.{stage}", section.get(stage)).check(stage)
         for stage in ("autoencoder", "diffusion")
     }
+    own = {"decoder": {**vars(DECODER), **(section.get("decoder") or {})}}
+    stages["decoder"] = build(StageOptions, "train.decoder", own["decoder"]).check("decoder")
     return build(TrainOptions, "train", dict(section) | stages)

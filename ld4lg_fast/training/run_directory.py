@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from ld4lg_fast.errors import ConfigError
@@ -80,8 +81,12 @@ class RunDirectory:
 
     def copy_stage_one(self, other: Path) -> None:
         """Copies what the second stage needs from another run directory into this one."""
+        self.copy(other, STAGE_ONE_RESULTS)
+
+    def copy(self, other: Path, names: Sequence[str]) -> None:
+        """Copies files and folders of those names from another run directory, as far as they are there."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in STAGE_ONE_RESULTS:
+        for name in names:
             source = other / name
             if source.is_dir():
                 shutil.copytree(source, self.path / name)

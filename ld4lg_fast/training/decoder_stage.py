@@ -1,0 +1,122 @@
+"""After both stages: the decoder learns to read what the denoiser writes.
+
+The denoiser's latents are never quite those of a text, and a decoder that has seen nothing but encoded texts follows
+their slips word by word. Here it gives texts back from latents that were noised and denoised again by the trained
+denoiser. The encoder stays as it is, and with it the latents that the denoiser knows.
+Letters: B texts, N latents, d latent width.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.console import console
+from ld4lg_fast.data import TextDataset, TokenizedTexts
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.smoothing import Draws
+from ld4lg_fast.training.autoencoder_stage import (
+    AutoencoderStage,
+    finish_autoencoder,
+    tokenize,
+    write_statistics,
+)
+from ld4lg_fast.training.clock import StageClock
+from ld4lg_fast.training.loop import TrainingLoop
+from ld4lg_fast.training.run_directory import RunDirectory
+from ld4lg_fast.training.session import Session
+
+NAME = "decoder"
+STRENGTHS = 0.2, 0.6  # times that latents are noised up to, one a batch
+STEPS = 5  # of the way back
+AS_THEY_ARE = 0.25  # chance of a text's own latents
+
+
+class RoundTrip:
+    """Noises latents and denoises them again, where `Smoothing` would blur them.
+
+    Args:
+        conditions: of the texts, as options of `TextDiffusionPipeline.sample`.
+    """
+
+    def __init__(self, pipe: TextDiffusionPipeline, conditions: Mapping) -> None:
+        self.pipe, self.conditions = pipe, conditions
+
+    def perturbed(self, ids: Tensor, *_: object) -> Tensor:
+        """Token ids (B, T) as they are."""
+        return ids
+
+    def blurred(self, latents: Tensor, draws: Draws) -> Tensor:
+        """Latents (B, N, d) as the decoder sees them."""
+        low, high = STRENGTHS
+        strength = low + (high - low) * torch.rand((), generator=draws.generator).item()
+        seed = int(torch.randint(2**31, (), generator=draws.generator))
+        kept = draws(torch.rand, latents, 1, 1) < AS_THEY_ARE
+        back = self.pipe.sample(
+            len(latents),
+            start=latents.float(),
+            strength=strength,
+            num_inference_steps=STEPS,
+            sampler="unipc",
+            guidance_scale=1.0,
+            seed=seed,
+            sample_ids=[draws.rank + draws.world_size * row for row in range(len(latents))],
+            **self.conditions,
+        ).latents
+        return torch.where(kept, latents, back.to(latents))
+
+
+class DecoderStage(AutoencoderStage):
+    """Reconstruction from latents that come back from a `RoundTrip`; see `loop.Stage`."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        autoencoder: LanguageAutoencoder,
+        model: LatentDiffusion,
+        tokens: TokenizedTexts,
+        validation: Sequence[list[int]],
+        session: Session,
+        dataset: TextDataset,
+    ) -> None:
+        super().__init__(autoencoder, tokens, validation, session)
+        autoencoder.requires_grad_(False)
+        autoencoder.perceiver.decoder.requires_grad_(True)
+        if not autoencoder.freeze_lm:
+            autoencoder.lm.get_decoder().requires_grad_(True)
+            autoencoder.lm.get_input_embeddings().requires_grad_(False)  # they are the encoder's, too
+        self.pipe = TextDiffusionPipeline(autoencoder, model.to(session.device).requires_grad_(False))
+        self.dataset = dataset
+
+    def smoothing_of(self, rows: Sequence[int], training: bool) -> RoundTrip:
+        known, conditions = self.dataset.train if training else self.dataset.validation, {}
+        if self.pipe.model.denoiser.config.num_classes:
+            conditions["class_id"] = [known.labels[row] for row in rows]
+        if self.pipe.model.is_seq2seq:
+            conditions["source"] = [known.sources[row] for row in rows]
+        return RoundTrip(self.pipe, conditions)
+
+
+def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
+    """Runs the stage on the run ``train.adapt_from``; afterwards the run directory has ``autoencoder/``.
+
+    Raises:
+        ConfigError: a model of recipe v1, which has no Perceiver to adapt.
+    """
+    given = RunDirectory(session.options.adapt_from)
+    autoencoder, model = LanguageAutoencoder.load(given.autoencoder), LatentDiffusion.load(given.denoiser)
+    if autoencoder.perceiver is None:
+        raise ConfigError(
+            f"train.adapt_from={given.path} is of recipe v1, which has no Perceiver whose decoder could be adapted; "
+            "name a run of recipe v2 or v3."
+        )
+    tokens, validation = tokenize(autoencoder, dataset, session)
+    write_statistics(tokens, dataset, session)
+    stage = DecoderStage(autoencoder, model, tokens, validation, session, dataset)
+    step = TrainingLoop(stage, session, clock).run().step
+    console.print("Of the texts' own latents, without a denoiser between:", highlight=False)
+    finish_autoencoder(autoencoder, validation, session, clock, step)
