@@ -131,7 +131,7 @@ class AutoencoderStage:
 
     name = NAME
     ema = None
-    skips_parameters = False
+    skipped: Sequence[str] = ()
     has_fixed_shapes = False
 
     def __init__(
