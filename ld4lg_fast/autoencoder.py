@@ -30,7 +30,7 @@ from ld4lg_fast.kernels import ops
 from ld4lg_fast.layers import DIM_HEAD, compute_dtype
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.smoothing import NO_SMOOTHING, Draws, Smoothing
-from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
+from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json, writing
 
 
 def _hub_answers(name_or_path: str) -> bool:
@@ -283,11 +283,15 @@ class LanguageAutoencoder(nn.Module):
         return [text.strip() for text in texts]
 
     def save(self, directory: Path | str) -> None:
-        """Writes a self-contained folder: language model, tokenizer, Perceiver."""
+        """Writes a self-contained folder: language model, tokenizer, Perceiver.
+
+        Raises:
+            CheckpointError: the disk is full or the folder cannot be written to.
+        """
         directory = Path(directory)
-        with _without_progress_bars():
+        with _without_progress_bars(), writing(directory):
             self.lm.save_pretrained(directory / "language_model")
-        self.tokenizer.save_pretrained(directory / "tokenizer")
+            self.tokenizer.save_pretrained(directory / "tokenizer")
         if self.perceiver is not None:
             save_weights(self.perceiver, directory / "perceiver.safetensors")
         write_json(
