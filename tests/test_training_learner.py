@@ -24,7 +24,6 @@ from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.learner import Learner, Part
 from ld4lg_fast.training.options import StageOptions
-from ld4lg_fast.training.profiling import COUNTED, Profile
 from ld4lg_fast.training.regions import regions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
@@ -203,22 +202,3 @@ def test_the_passes_of_recipe_v1_are_counted():
             model(latents, replace(draws, self_condition=coin)).loss.backward()
         flops.append(counter.get_total_flops())
     assert 0 < flops[0] < flops[1] < 2 * flops[0], "a pass forwards more"
-
-
-def test_a_profile_accounts_for_the_whole_step(tmp_path):
-    session = make_session()
-    learner = Learner(make_stage(session), session)
-    learner.profile = profile = Profile("diffusion", 8, torch.device("cpu"), torch.float32)
-    for step in range(Profile.STEPS):
-        assert not profile.is_over
-        with profile.step():
-            learner.step(step, RATE)
-    assert profile.is_over
-    parts = sum(profile.seconds[name] for name in ("data", "forward", "backward", "optimiser"))
-    assert 0.8 * profile.seconds["step"] < parts <= profile.seconds["step"]
-    # Products alone, forward and backward, without the self-conditioning pass.
-    weights = sum(p.numel() for n, p in learner.trained.named_parameters() if n.endswith("qkv.weight"))
-    assert profile.flops / COUNTED > 6 * weights * 8 * 6
-    page = profile.write(tmp_path).read_text()
-    assert all(f"| {name} |" in page for name in ("samples/s", "MFU", "data", "backward", "peak memory"))
-    assert (tmp_path / "profile_diffusion.json.gz").stat().st_size > 1000
