@@ -176,6 +176,7 @@ def main() -> None:
     if options.config == "paper-v1" and "autoencoder" in stages:
         if options.stage == "autoencoder":
             parser.error("recipe v1 trains no autoencoder; use --stage diffusion")
+        print("recipe v1 trains no autoencoder: diffusion alone is measured")
         stages = ("diffusion",)
     has_bf16 = device == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16")
     precisions = options.precisions or ["fp32", *["bf16"] * bool(has_bf16)]

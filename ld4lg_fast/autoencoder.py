@@ -27,10 +27,10 @@ from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.layers import DIM_HEAD
+from ld4lg_fast.layers import DIM_HEAD, compute_dtype
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.smoothing import NO_SMOOTHING, Draws, Smoothing
-from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
+from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json, writing
 
 
 def _hub_answers(name_or_path: str) -> bool:
@@ -56,6 +56,11 @@ def _without_progress_bars() -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
+
+
+def _for_each_query(mask: Tensor) -> Tensor:
+    """(B, T) -> (B, T, T) bool."""
+    return mask.bool()[:, None].expand(-1, mask.shape[1], -1)
 
 
 class LanguageAutoencoder(nn.Module):
@@ -187,7 +192,8 @@ class LanguageAutoencoder(nn.Module):
                 f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it."
             )
         encoder = self.lm.get_encoder()
-        states = encoder(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        bias = self._attention_bias(_for_each_query(attention_mask))
+        states = encoder(input_ids=input_ids, attention_mask=bias).last_hidden_state
         return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
 
     def decode_states(self, latents: Tensor) -> Tensor:
@@ -215,17 +221,28 @@ class LanguageAutoencoder(nn.Module):
         read = smoothing.perturbed(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
         latents = smoothing.blurred(self.encode(read, attention_mask), draws)
         labels = input_ids.masked_fill(~attention_mask.bool(), -100)
-        cross_mask = attention_mask.long() if self.perceiver is None else None
-        return self._language_model_loss(self.decode_states(latents), cross_mask, labels)
+        cross = None if self.perceiver is not None else self._attention_bias(_for_each_query(attention_mask))
+        return self._language_model_loss(self.decode_states(latents), cross, labels)
 
     forward = loss
 
-    def _language_model_loss(self, states: Tensor, cross_mask: Tensor | None, labels: Tensor) -> Tensor:
+    def _attention_bias(self, keep: Tensor) -> Tensor:
+        """What is added to the scores so that ``keep`` (B, N, M) alone is seen, (B, 1, N, M).
+
+        From a mask of tokens transformers makes the same, but has the host wait for whether it hides anything.
+        """
+        dtype = compute_dtype(self.lm.get_input_embeddings().weight)
+        seen = torch.zeros(keep.shape, dtype=dtype, device=keep.device)
+        return seen.masked_fill(~keep, torch.finfo(dtype).min)[:, None]
+
+    def _language_model_loss(self, states: Tensor, cross: Tensor | None, labels: Tensor) -> Tensor:
         """The language model's own loss, without the logits of all positions in memory at once."""
+        earlier = torch.ones(1, *2 * labels.shape[1:], dtype=torch.bool, device=labels.device).tril()
         hidden = self.lm.get_decoder()(
             input_ids=self.lm.prepare_decoder_input_ids_from_labels(labels),
+            attention_mask=self._attention_bias(earlier),
             encoder_hidden_states=states,
-            encoder_attention_mask=cross_mask,
+            encoder_attention_mask=cross,
             use_cache=False,
         ).last_hidden_state
         if getattr(self.lm.config, "scale_decoder_outputs", False):  # T5 and mT5 with tied embeddings
@@ -266,11 +283,15 @@ class LanguageAutoencoder(nn.Module):
         return [text.strip() for text in texts]
 
     def save(self, directory: Path | str) -> None:
-        """Writes a self-contained folder: language model, tokenizer, Perceiver."""
+        """Writes a self-contained folder: language model, tokenizer, Perceiver.
+
+        Raises:
+            CheckpointError: the disk is full or the folder cannot be written to.
+        """
         directory = Path(directory)
-        with _without_progress_bars():
+        with _without_progress_bars(), writing(directory):
             self.lm.save_pretrained(directory / "language_model")
-        self.tokenizer.save_pretrained(directory / "tokenizer")
+            self.tokenizer.save_pretrained(directory / "tokenizer")
         if self.perceiver is not None:
             save_weights(self.perceiver, directory / "perceiver.safetensors")
         write_json(

@@ -127,6 +127,8 @@ class Conditions:
 class DiffusionTransformer(nn.Module):
     """Predicts noise, x_start or v from a noised latent (recipe v2)."""
 
+    OPTIONAL = ("init_self_cond", "context_proj", "null_context")  # used with or without a condition alone
+
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config

@@ -118,6 +118,7 @@ class DiffusionTransformerV1(nn.Module):
     """Predicts x_start or noise from noised encoder states (recipe v1)."""
 
     NUM_BUCKETS = 32
+    OPTIONAL = ("null_self_cond", "self_cond_proj")  # used with or without a self-condition alone
 
     def __init__(self, config: DenoiserConfigV1) -> None:
         super().__init__()

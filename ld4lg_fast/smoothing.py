@@ -29,7 +29,10 @@ class Draws:
         """``draw`` (`torch.rand` or `torch.randn`) of ``shape`` for each row of ``like``, on its device."""
         device = self.generator.device if self.generator else like.device
         whole = draw(like.shape[0] * self.world_size, *shape, generator=self.generator, device=device)
-        return whole[self.rank :: self.world_size].to(like.device)
+        mine = whole[self.rank :: self.world_size]
+        if mine.device == like.device:
+            return mine
+        return mine.pin_memory().to(like.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ class Smoothing:
         # Drawn for ``max_len`` positions: the parts of a batch may be padded to other lengths.
         hit = (draws(torch.rand, ids, max_len) < share)[:, : ids.shape[1]] & mask.bool()
         other = (draws(torch.rand, ids, max_len) * len(tokenizer)).long()[:, : ids.shape[1]]
-        special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
-        return torch.where(hit & ~torch.isin(ids, special), other, ids)
+        for special in tokenizer.all_special_ids:
+            hit = hit & (ids != special)
+        return torch.where(hit, other, ids)
 
     def blurred(self, latents: Tensor, draws: Draws) -> Tensor:
         """Latents (B, N, d) as the decoder sees them."""

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -31,6 +32,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror}); free some space there or choose another directory."
+        ) from error
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Around what transformers writes, whose errors are of many kinds.
+
+    Raises:
+        CheckpointError: for any of them; the disk is full or the folder cannot be written to.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"{directory} cannot be written ({error}); free some space there or choose another directory."
         ) from error
 
 

@@ -94,40 +94,56 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
     assert result.stderr.count("\n") == 1
 
 
+def launch(config: str) -> tuple[str, ...]:
+    """Starts two processes, which on a machine without a GPU talk by gloo."""
+    path = Path(ld4lg_fast.__file__).parent / "configs" / "accelerate" / f"{config}.yaml"
+    return ("-m", "accelerate.commands.launch", "--config_file", str(path), "--num_processes", "2")
+
+
+def interrupted(run_dir: Path, number: int, stage: str, *launcher: str) -> tuple[int, str, list[str]]:
+    """A run that gets a signal in ``stage``: its exit code, what it printed, and how it says to go on."""
+    command = [sys.executable, *launcher, str(SCRIPT), *SMALLEST, f"train.{stage}.steps=1000000"]
+    place = {"cwd": run_dir.parents[1], "env": ENVIRONMENT}
+    with open(run_dir.parents[1] / "output.txt", "w+") as output:
+        process = subprocess.Popen(command, **place, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + GRACE
+            while not ((run_dir / "logs" / "train.jsonl").exists() and len(losses(run_dir, stage)) >= 5):
+                assert process.poll() is None and time.monotonic() < deadline, Path(output.name).read_text()
+                time.sleep(0.05)
+            process.send_signal(number)
+            code = process.wait(GRACE)
+        finally:
+            process.kill()
+    printed = Path(output.name).read_text()
+    return code, printed, shlex.split(printed.partition("Go on with:\n")[2].partition("\n")[0])
+
+
 @pytest.mark.parametrize(
     ("number", "code", "stage"), [(signal.SIGINT, 130, "autoencoder"), (signal.SIGTERM, 0, "diffusion")]
 )
 def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number, code, stage):
-    log = tmp_path / "outputs" / "demo" / "logs" / "train.jsonl"
-    endless = f"train.{stage}.steps=1000000"
-    with open(tmp_path / "output.txt", "w+") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *SMALLEST, endless],
-            cwd=tmp_path,
-            env=ENVIRONMENT,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            deadline = time.monotonic() + GRACE
-            while not (log.exists() and len(losses(log.parents[1], stage)) >= 5):
-                assert process.poll() is None and time.monotonic() < deadline, Path(output.name).read_text()
-                time.sleep(0.05)
-            process.send_signal(number)
-            assert process.wait(GRACE) == code
-        finally:
-            process.kill()
-    printed = (tmp_path / "output.txt").read_text().splitlines()
-    assert "Traceback" not in "".join(printed)
-    command = shlex.split(printed[-1])
+    run_dir = tmp_path / "outputs" / "demo"
+    got, printed, command = interrupted(run_dir, number, stage)
+    assert got == code and "Traceback" not in printed
     assert command[:2] == ["python", str(SCRIPT)] and "resume=true" in command
 
-    done = max(losses(log.parents[1], stage))
+    done = max(losses(run_dir, stage))
     result = train(tmp_path, *command[2:], f"train.{stage}.steps={done + 2}")
     assert result.returncode == 0, result.stderr
     assert f"The {stage} stage goes on after step {done}." in result.stdout
-    assert list(losses(log.parents[1], stage)) == list(range(1, done + 3))
-    assert (tmp_path / "outputs" / "demo" / "denoiser" / "config.json").exists()
+    assert list(losses(run_dir, stage)) == list(range(1, done + 3))
+    assert (run_dir / "denoiser" / "config.json").exists()
+
+
+def test_a_signal_to_the_launcher_of_two_processes_saves(tmp_path):
+    run_dir = tmp_path / "outputs" / "demo"
+    _, printed, command = interrupted(run_dir, signal.SIGTERM, "autoencoder", *launch("fsdp2"))
+    done = max(losses(run_dir, "autoencoder"))
+    assert f"Stopped after step {done} of the autoencoder stage, saved in" in printed
+    assert (run_dir / "checkpoints" / "autoencoder" / f"step_{done}" / "state.json").exists()
+    assert command[:2] == ["accelerate", "launch"] and command[3].endswith("configs/accelerate/fsdp2.yaml")
+    assert command[4:7] == ["--num_processes", "2", str(SCRIPT)] and "resume=true" in command
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +157,10 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("config", ["ddp", "fsdp2"])
 def test_two_processes_train_as_one(tmp_path, alone, config):
-    # On a machine without a GPU these configs start processes that talk by gloo.
-    path = Path(ld4lg_fast.__file__).parent / "configs" / "accelerate" / f"{config}.yaml"
-    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(path), "--num_processes", "2")
     run_dir = tmp_path / "two"
     options = ("hydra.run.dir=two", "autoencoder.decoder_noise=0.3", "train.checkpoint_every=2")
-    both = train(tmp_path, *SMALLEST, *options, launcher=launcher)
-    assert both.returncode == 0, both.stderr
+    both = train(tmp_path, *SMALLEST, *options, launcher=launch(config))
+    assert both.returncode == 0 and "Warning" not in both.stderr, both.stderr
     assert both.stdout.count("Finished in") == 1, "only the main process speaks"
     if config == "fsdp2":
         # One process goes on from the checkpoint that two of them wrote.

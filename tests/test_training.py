@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from safetensors.torch import load_file
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.console import console
@@ -164,6 +165,12 @@ def test_a_resumed_stage_has_bit_identical_losses(finished, tmp_path, stage):
     assert steps == list(range(1, STEPS + 1)), "lost steps are not logged twice"
     weights = "denoiser/model.safetensors"
     assert (run_dir / weights).read_bytes() == (finished[0] / weights).read_bytes()
+    saved = list((run_dir / "checkpoints" / stage / "step_6").glob("*.safetensors"))
+    assert len(saved) == (2 if stage == "autoencoder" else 3)
+    for path in saved:
+        mine, theirs = (load_file(folder / path.relative_to(run_dir)) for folder in (run_dir, finished[0]))
+        assert mine.keys() == theirs.keys()
+        assert all(mine[name].equal(theirs[name]) for name in mine), f"weights, average, moments: {path.name}"
 
 
 def test_a_finished_run_has_nothing_to_resume_until_it_gets_more_steps(finished, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -14,9 +15,11 @@ from ld4lg_fast.data import tokenize_texts
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.training import latent_cache
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
+from ld4lg_fast.training.curves import draw_curves
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
 from ld4lg_fast.training.journal import Journal
+from ld4lg_fast.training.latent_cache import fingerprint
 from ld4lg_fast.training.run_directory import RunDirectory
 from ld4lg_fast.training.session import Session, together
 from ld4lg_fast.training.shards import open_rows, shard_path
@@ -133,6 +136,53 @@ def test_an_interrupted_cache_goes_on_where_it_stopped(encoded, session):
     session.interrupts.received = None
     rows, count = encoded()
     assert (len(rows), count) == (12, 7)
+
+
+def test_processes_share_the_cache_out(encoded, session, monkeypatch):
+    wanted = encoded()[0].take(range(12))
+    shutil.rmtree(session.run.cache)
+    monkeypatch.setattr("ld4lg_fast.training.session.gather_object", lambda mine: mine)
+    monkeypatch.setattr("ld4lg_fast.training.session.broadcast_object_list", lambda box: None)
+    counts = []
+    for rank in (1, 0):  # the main process cleans up when all are ready
+        session.accelerator = SimpleNamespace(
+            process_index=rank, num_processes=2, is_main_process=rank == 0, device=torch.device("cpu")
+        )
+        rows, count = encoded()
+        counts.append(count)
+    assert counts == [5, 7], "the second shard of three, then the others"
+    assert rows.take(range(12)).equal(wanted)
+
+
+def test_the_cache_depends_on_every_file_of_the_autoencoder(autoencoder, tmp_path):
+    autoencoder.save(tmp_path)
+    tokens = tokenize_texts(TEXTS, autoencoder.tokenizer, autoencoder.max_len)
+    found = {fingerprint(tmp_path, tokens)}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for path in files:
+        path.write_bytes(path.read_bytes() + b" ")
+        found.add(fingerprint(tmp_path, tokens))
+    assert {"model.safetensors", "perceiver.safetensors", "tokenizer.json"} <= {path.name for path in files}
+    assert len(found) == 1 + len(files)
+
+
+def test_a_full_disk_is_told_by_the_autoencoder(autoencoder, tmp_path):
+    with (
+        disk_that_takes(1000),
+        pytest.raises(CheckpointError, match="cannot be written .*free some space"),
+    ):
+        autoencoder.save(tmp_path / "autoencoder")
+    assert not (tmp_path / "autoencoder" / "autoencoder.json").exists()
+
+
+def test_a_full_disk_leaves_the_old_curves(tmp_path):
+    log, picture = tmp_path / "train.jsonl", tmp_path / "curves.png"
+    log.write_text('{"stage": "diffusion", "step": 1, "loss": 1.0}\n')
+    draw_curves(log, picture)
+    before = picture.read_bytes()
+    with disk_that_takes(1000), pytest.raises(CheckpointError, match="curves.png cannot be written"):
+        draw_curves(log, picture)
+    assert picture.read_bytes() == before
 
 
 def test_a_full_disk_stops_the_cache_with_one_sentence(encoded):

@@ -8,19 +8,22 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import RECIPE, make_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training_models import OneProcess
 from ld4lg_fast import captured
+from ld4lg_fast.data import generate_demo_texts, tokenize_texts
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.smoothing import Smoothing
+from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.captured_backward import CapturedBackward, _Captured, check_capture
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.learner import Learner, Part
 from ld4lg_fast.training.options import StageOptions
-from ld4lg_fast.training.profiling import COUNTED, Profile
 from ld4lg_fast.training.regions import regions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
@@ -122,13 +125,55 @@ def test_replayed_gradients_are_those_of_the_graph():
 
 
 @pytest.mark.parametrize(
-    ("device", "processes", "micro_batches", "said"),
-    [("cpu", 1, 1, "needs a GPU, not cpu"), ("cuda", 2, 1, "not 2 and 1"), ("cuda", 1, 4, "not 1 and 4")],
+    ("device", "processes", "micro_batches", "adaptive", "teacher", "said"),
+    [
+        ("cpu", 1, 1, False, None, "needs a GPU, not cpu"),
+        ("cuda", 2, 1, False, None, "not 2 and 1"),
+        ("cuda", 1, 4, False, None, "not 1 and 4"),
+        ("cuda", 1, 1, True, None, "with recipe.adaptive_schedule=true"),
+        ("cuda", 1, 1, False, "outputs/foo", "with train.distill_from=outputs/foo"),
+    ],
 )
-def test_a_cuda_graph_is_refused_where_there_can_be_none(device, processes, micro_batches, said):
+def test_a_cuda_graph_is_refused_where_there_can_be_none(
+    device, processes, micro_batches, adaptive, teacher, said
+):
     known = SimpleNamespace(device=torch.device(device), num_processes=processes)
+    options = SimpleNamespace(diffusion=SimpleNamespace(micro_batches=micro_batches), distill_from=teacher)
     with pytest.raises(ConfigError, match=said):
-        check_capture(known, SimpleNamespace(micro_batches=micro_batches))
+        check_capture(known, options, adaptive)
+
+
+class HostWaits(TorchDispatchMode):
+    """Notes the operations for whose result the host would wait if the tensors were on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.seen.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_the_host_never_waits_within_a_step(stage, autoencoder):
+    session = make_session()
+    if stage == "diffusion":
+        learner = Learner(make_stage(session), session)
+    else:
+        session.options.autoencoder = session.options.diffusion
+        tokens = tokenize_texts(generate_demo_texts(32), autoencoder.tokenizer, autoencoder.max_len)
+        smoothing = Smoothing(decoder_noise=0.1, position_dropout=0.1, token_masking=0.1)
+        learner = Learner(AutoencoderStage(autoencoder.train(), tokens, [], session, smoothing), session)
+    batches = [learner.stage.batch(step, Part()) for step in range(STEPS)]  # made on the host
+    learner.stage.batch = lambda step, part: batches[step]
+    with use_backend("reference"), HostWaits() as waits:
+        for step in range(STEPS):
+            learner.step(step, RATE)
+        assert waits.seen == []
+        torch.ones(()).item()
+    assert len(waits.seen) == 1, "reading a number is noticed"
 
 
 @pytest.mark.gpu
@@ -157,22 +202,3 @@ def test_the_passes_of_recipe_v1_are_counted():
             model(latents, replace(draws, self_condition=coin)).loss.backward()
         flops.append(counter.get_total_flops())
     assert 0 < flops[0] < flops[1] < 2 * flops[0], "a pass forwards more"
-
-
-def test_a_profile_accounts_for_the_whole_step(tmp_path):
-    session = make_session()
-    learner = Learner(make_stage(session), session)
-    learner.profile = profile = Profile("diffusion", 8, torch.device("cpu"), torch.float32)
-    for step in range(Profile.STEPS):
-        assert not profile.is_over
-        with profile.step():
-            learner.step(step, RATE)
-    assert profile.is_over
-    parts = sum(profile.seconds[name] for name in ("data", "forward", "backward", "optimiser"))
-    assert 0.8 * profile.seconds["step"] < parts <= profile.seconds["step"]
-    # Products alone, forward and backward, without the self-conditioning pass.
-    weights = sum(p.numel() for n, p in learner.trained.named_parameters() if n.endswith("qkv.weight"))
-    assert profile.flops / COUNTED > 6 * weights * 8 * 6
-    page = profile.write(tmp_path).read_text()
-    assert all(f"| {name} |" in page for name in ("samples/s", "MFU", "data", "backward", "peak memory"))
-    assert (tmp_path / "profile_diffusion.json.gz").stat().st_size > 1000

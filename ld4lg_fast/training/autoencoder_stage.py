@@ -1,5 +1,6 @@
 """Stage one: the language autoencoder learns to give texts back."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -29,7 +30,7 @@ from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.randomness import StepBatches, step_generator, step_seed
 from ld4lg_fast.training.reconstruction import BATCH, measure_reconstruction
 from ld4lg_fast.training.session import Session, on_main
-from ld4lg_fast.weights import write_json
+from ld4lg_fast.weights import write_json, writing
 
 NAME = "autoencoder"
 
@@ -74,8 +75,15 @@ def build_autoencoder(config: Mapping, dataset: TextDataset, session: Session) -
     folder = session.run.cache / "tokenizer"
 
     def make_tokenizer() -> None:
-        if not (folder / "tokenizer.json").exists():
-            train_bpe_tokenizer(learned_texts(config, dataset), vocab_size).save_pretrained(folder)
+        if folder.exists():
+            return
+        tokenizer, unfinished = (
+            train_bpe_tokenizer(learned_texts(config, dataset), vocab_size),
+            f"{folder}.unfinished",
+        )
+        with writing(folder):
+            tokenizer.save_pretrained(unfinished)
+            os.replace(unfinished, folder)
 
     on_main(session.accelerator, make_tokenizer)
     tokenizer, longest = AutoTokenizer.from_pretrained(folder), max(max_len, longest_source)
@@ -131,7 +139,7 @@ class AutoencoderStage:
 
     name = NAME
     ema = None
-    skips_parameters = False
+    skipped: Sequence[str] = ()
     has_fixed_shapes = False
 
     def __init__(

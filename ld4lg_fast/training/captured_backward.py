@@ -1,4 +1,5 @@
-"""The forward and backward pass of a step as CUDA graphs: captured once, then replayed without Python or launches."""
+"""The forward and backward pass of a denoiser's step as CUDA graphs: captured once, then replayed without Python or
+launches. What follows is launched as ever: clipping, AdamW and the average, each over all parameters at once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,25 +12,32 @@ from torch.utils import _pytree as pytree
 from ld4lg_fast import captured
 from ld4lg_fast.diffusion import TrainingDraws
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.options import TrainOptions
 
 pytree.register_dataclass(TrainingDraws)  # its tensors then count as the batch's
 
 
-def check_capture(processes: Accelerator, options: StageOptions) -> None:
-    """Refuses ``train.cuda_graph=true`` where the steps of ``options`` cannot be captured.
+def check_capture(processes: Accelerator, options: TrainOptions, adaptive_schedule: bool) -> None:
+    """Refuses ``train.cuda_graph=true`` where the denoiser's steps cannot be captured.
 
     Raises:
-        ConfigError: no GPU, several processes, or several micro-batches.
+        ConfigError: no GPU, several processes or micro-batches, times that follow the error, or a teacher.
     """
     name, device = "train.cuda_graph=true", processes.device.type
     if device != "cuda":
         raise ConfigError(f"{name} needs a GPU, not {device}; leave it out.")
-    if processes.num_processes > 1 or options.micro_batches > 1:
+    parts = options.diffusion.micro_batches
+    if processes.num_processes > 1 or parts > 1:
         raise ConfigError(
-            f"{name} needs one process and one micro-batch, not {processes.num_processes} and {options.micro_batches}; "
-            "leave it out."
+            f"{name} needs one process and one micro-batch, not {processes.num_processes} and {parts}; leave it out."
         )
+    if adaptive_schedule or options.distill_from is not None:
+        other = (
+            "recipe.adaptive_schedule=true"
+            if adaptive_schedule
+            else f"train.distill_from={options.distill_from}"
+        )
+        raise ConfigError(f"{name} does not go together with {other}; leave it out.")
 
 
 @dataclass

@@ -2,9 +2,11 @@
 
 import json
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 from ld4lg_fast.console import console
+from ld4lg_fast.weights import write_atomically
 
 
 def draw_curves(log: Path, picture: Path) -> None:
@@ -26,4 +28,6 @@ def draw_curves(log: Path, picture: Path) -> None:
                     axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1)
                     axes.legend()
             axes.set(title=stage, xlabel="step", yscale="log")
-    figure.savefig(picture, dpi=120)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=120)
+    write_atomically(picture, drawn.getvalue())

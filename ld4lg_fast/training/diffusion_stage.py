@@ -71,7 +71,6 @@ class DiffusionStage:
     """
 
     name = NAME
-    skips_parameters = True  # the learned start of the self-condition, whenever there is a self-condition
     has_fixed_shapes = True
 
     def __init__(
@@ -83,6 +82,8 @@ class DiffusionStage:
     ) -> None:
         self.session, self.options = session, session.options.diffusion
         self.module = self.trained = model.to(session.device)
+        optional = tuple(f"denoiser.{name}" for name in model.denoiser.OPTIONAL)
+        self.skipped = [name for name, _ in model.named_parameters() if name.startswith(optional)]
         if not model.diffusion.l2_normalized:
             rows = np.arange(len(training))
             if training.lengths is not None and len(training) > STATISTICS_TEXTS:

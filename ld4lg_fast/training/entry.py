@@ -90,7 +90,7 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
     number_of_classes(config, dataset)
     source_limit(config, dataset)
     if options.cuda_graph:
-        check_capture(accelerator, options.diffusion)
+        check_capture(accelerator, options, config["recipe"].get("adaptive_schedule", False))
     on_main(accelerator, lambda: carry_out(planned))
     journal = Journal(run.log, accelerator, options.autoencoder.steps)
     session = Session(accelerator, run, options, config["seed"], clock, interrupts, journal)

@@ -53,11 +53,13 @@ class Learner:
         self.optimizer = make_optimizer(self.trained, stage.options)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.model: nn.Module = plain
+        self.skipped: list[nn.Parameter] = []
         if session.world_size > 1 and not self.is_sharded:
+            # To find them DDP would walk the graph and wait for the device at every step, and warn where it finds none.
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(plain, list(stage.skipped))
+            self.skipped = [plain.get_parameter(name) for name in stage.skipped]
             self.model = DistributedDataParallel(
-                plain,
-                device_ids=[session.device.index] if session.device.type == "cuda" else None,
-                find_unused_parameters=stage.skips_parameters,
+                plain, device_ids=[session.device.index] if session.device.type == "cuda" else None
             )
         self.captured: CapturedBackward | None = None
         if session.options.cuda_graph and stage.has_fixed_shapes:
@@ -82,6 +84,9 @@ class Learner:
                 # The phases of a profile cannot be told apart within a graph.
                 replays = self.captured is not None and self.profile is None
                 loss += self.captured(batch) if replays else self._backward(batch)
+        for parameter in self.skipped:
+            if parameter.grad is not None:
+                parameter.grad = self.session.accelerator.reduce(parameter.grad, "mean")
         with self._phase("optimiser"):
             norm = whole(nn.utils.clip_grad_norm_(self.parameters, options.clip_norm, foreach=True))
             self.optimizer.step()

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
@@ -35,7 +36,8 @@ class Stage(Protocol):
     """What a stage tells the loop.
 
     ``module`` is called for the loss, ``trained`` is the part of it that learns and that checkpoints hold;
-    ``ema`` follows ``trained``, or is None. ``skips_parameters``: some steps leave parameters without gradient.
+    ``ema`` follows ``trained``, or is None. ``skipped``: the parameters of ``module`` that some steps leave without
+    gradient, the same in all processes.
     ``has_fixed_shapes``: there are few kinds of batches, of nothing but tensors and coins, as CUDA graphs need.
     """
 
@@ -44,7 +46,7 @@ class Stage(Protocol):
     module: nn.Module
     trained: nn.Module
     ema: Ema | None
-    skips_parameters: bool
+    skipped: Sequence[str]
     has_fixed_shapes: bool
     batches: StepBatches
 

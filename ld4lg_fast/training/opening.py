@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from importlib import resources
 from pathlib import Path
 
+from accelerate.utils import parse_flag_from_env
 from omegaconf import DictConfig, OmegaConf
 
 from ld4lg_fast.console import console
@@ -42,11 +44,14 @@ class Plan:
 
 
 def resume_command(run: RunDirectory) -> str:
-    """What to type to go on with an interrupted run, with as many processes as now."""
+    """What to type to go on with an interrupted run, with as many processes as now and the model as sharded."""
     script = sys.argv[0]
     program = [script] if script.endswith("train.py") else ["-m", "ld4lg_fast.training"]
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        fsdp2 = str(resources.files("ld4lg_fast.configs") / "accelerate" / "fsdp2.yaml")
+        launcher = ["accelerate", "launch", "--config_file", fsdp2, "--num_processes", processes]
     return shlex.join([*launcher, *program, "resume=true", f"hydra.run.dir={run.path}"])
 
 
