@@ -49,9 +49,7 @@ def download(name: str, revision: str | None = None) -> Path:
         )
     except Exception as error:  # likewise
         why = "cannot be downloaded" if reachable else "is no folder, and the hub does not answer"
-        raise CheckpointError(
-            f"{name} {why}; train a run with scripts/train.py, or give its folder."
-        ) from error
+        raise CheckpointError(f"{name} {why}; train a run with ld4lg train, or give its folder.") from error
     return Path(folder)
 
 

@@ -15,7 +15,9 @@ from ld4lg_fast import TextDiffusionPipeline, cli, shipped
 from ld4lg_fast.console import console
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.evaluation import entry as evaluation
 from tests.conftest import make_model
+from tests.test_evaluation_command import FAST
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 12 * 10**6  # bytes of all weights of a model that ships
@@ -58,6 +60,19 @@ def test_names_and_folders(tiny, tmp_path, monkeypatch):
     assert shipped.run_directory("e2e-small") == Path("e2e-small")
     with pytest.raises(CheckpointError, match="does not exist"):
         TextDiffusionPipeline.from_pretrained("e2e-large")
+
+
+def test_a_model_that_ships_is_evaluated_again_and_again(tiny, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tiny / "config.yaml").write_text("dataset: {name: demo, limit: 30}\n")
+    few = [*FAST, "generation.num_samples=2"]
+    for seed in (0, 1):
+        monkeypatch.setattr(
+            sys, "argv", ["test.py", "infer.output_dir=e2e-small", f"evaluation.seeds=[{seed}]", *few]
+        )
+        assert evaluation.main().parent == Path("e2e-small/evaluation")
+    assert not (tiny / "evaluation").exists()
 
 
 def test_where_no_model_ships(tmp_path, monkeypatch, capsys):
