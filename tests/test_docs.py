@@ -2,12 +2,19 @@
 
 import json
 import re
+import shlex
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
+from typer.main import get_command
 
 from ld4lg_fast import samplers
+from ld4lg_fast.cli import app
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.statistics import RunStatistics
 from tests.conftest import make_model
@@ -55,6 +62,8 @@ def published(folder, tokenizer):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_examples_run(document, folder, published, monkeypatch):
+    if document.name == "README.md":  # what it uses it has made before
+        shutil.rmtree("outputs")
     code = {}
     parts = re.findall(r"```(bash|python)\n(.*?)```", document.read_text(encoding="utf-8"), re.S)
     for language, block in parts:
@@ -85,6 +94,38 @@ def test_links_and_files_exist(document):
     named = re.findall(r"`((?:ld4lg_fast|kernels|export|benchmarks|tests|scripts|docs)/[\w/.*-]*)`", text)
     for name in named:
         assert (ROOT / name).exists(), name
+
+
+def test_commands_and_options_named_in_sentences_exist():
+    spans = [span for path in DOCUMENTS for span in re.findall(r"`([^`\n]+)`", path.read_text("utf-8"))]
+    with hydra.initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
+        groups = ["dataset=custom", "autoencoder=bart", "recipe=v3"]
+        configs = [
+            hydra.compose("train"),
+            hydra.compose("train", groups),
+            *map(hydra.compose, ("infer", "test")),
+        ]
+        keys = {key for config in configs for key in all_keys(OmegaConf.to_container(config))}
+        lines = [shlex.split(span)[1:] for span in spans if span.startswith("ld4lg ")]
+        for name, *arguments in lines:
+            command = get_command(app).commands[name]
+            if name in ("train", "evaluate"):
+                overrides = [argument for argument in arguments if "=" in argument]
+                hydra.compose(
+                    "train" if name == "train" else "test", [o for o in overrides if "hydra." not in o]
+                )
+            elif arguments:
+                command.make_context(name, arguments)
+    named = {found[1] for span in spans if (found := re.match(r"'?(\w+(?:\.\w+)+)=", span))}
+    assert len(lines) > 8 and len(named) > 20
+    assert {name for name in named if not name.startswith("hydra.")} <= keys
+
+
+def all_keys(config: dict, before: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield f"{before}{key}"
+        if isinstance(value, dict):
+            yield from all_keys(value, f"{before}{key}.")
 
 
 def test_commands_are_found_where_they_stand():
