@@ -14,9 +14,12 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from ld4lg_fast import bench, cli
+from ld4lg_fast.console import progress_bar
 from ld4lg_fast.doctor import OPTIONAL, examine, report
+from ld4lg_fast.evaluation.report import Row, print_report
 from ld4lg_fast.export.runtime.command import _parser
 from ld4lg_fast.hydra_help import hydra_value, options_of
+from ld4lg_fast.inference import print_texts
 from tests.doc_commands import PYPROJECT
 
 COMMANDS = {
@@ -162,6 +165,23 @@ def test_a_wrong_command_exits_with_2_and_an_interrupt_with_130(monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 130
+
+
+def test_what_is_shown_is_drawn_on_a_terminal_and_plain_in_a_pipe(monkeypatch, capsys):
+    row = Row("beam", {}, [{"num_texts": 2, "empty_texts": 0, "metrics": {"diversity": 0.5}, "skipped": {}}])
+
+    def shown():
+        print_texts(["A pub."], 1.0)
+        print_report([row], "2 samples")
+        with progress_bar() as bar:
+            bar.add_task("denoising", total=1)
+        return capsys.readouterr().out
+
+    plain = shown()
+    assert "A pub." in plain and "0.500" in plain and "denoising" not in plain and "\x1b" not in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    drawn = shown()
+    assert "A pub." in drawn and "0.500" in drawn and "denoising" in drawn and "\x1b" in drawn
 
 
 def test_the_shell_completes_commands():
