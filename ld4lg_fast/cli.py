@@ -206,13 +206,13 @@ def sample(
     from ld4lg_fast.console import console
     from ld4lg_fast.inference import choose_device, print_texts, sample_with_bar
     from ld4lg_fast.pipeline import TextDiffusionPipeline
-    from ld4lg_fast.shipped import DEFAULT
+    from ld4lg_fast.shipped import DEFAULT, FOLDER, run_directory
     from ld4lg_fast.weights import write_json
 
     to_stdout = str(json) == "-"
     console.quiet = to_stdout
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
-    quality = quality or ("balanced" if run_dir is None else "paper")
+    quality = quality or ("balanced" if run_directory(run_dir).parent == FOLDER else "paper")
     decoding = replace(pipe.decoding, strategy=strategy or pipe.decoding.strategy, precision=precision)
     settings: dict[str, Any] = {
         "quality": quality,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -101,6 +102,14 @@ def test_sample_without_a_run_directory(tiny, tmp_path, monkeypatch, capsys):
     assert command(monkeypatch, *options) == 0
     best = TextDiffusionPipeline.from_pretrained().best(3, tries=3, seed=1, quality="draft").texts
     assert json.loads(out.read_text())["texts"] == best != content["texts"]
+
+
+def test_a_model_that_ships_is_sampled_in_few_steps_and_ones_own_as_published(tiny, tmp_path, monkeypatch):
+    out, own = tmp_path / "texts.json", tmp_path / "outputs" / "own"
+    shutil.copytree(tiny, own)
+    for run, quality in (((), "balanced"), (("e2e-small",), "balanced"), ((own,), "paper")):
+        assert command(monkeypatch, *run, "--num-samples", 1, "--json", out) == 0
+        assert json.loads(out.read_text())["settings"]["quality"] == quality
 
 
 def test_json_on_standard_output_stands_alone(tiny, monkeypatch, capsys):
