@@ -17,6 +17,7 @@ from ld4lg_fast.console import console
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.evaluation import entry as evaluation
+from ld4lg_fast.inference import learn_and_keep_times
 from tests.conftest import make_model
 from tests.test_evaluation_command import FAST
 
@@ -110,6 +111,14 @@ def test_a_model_that_ships_is_sampled_in_few_steps_and_ones_own_as_published(ti
     for run, quality in (((), "balanced"), (("e2e-small",), "balanced"), ((own,), "paper")):
         assert command(monkeypatch, *run, "--num-samples", 1, "--json", out) == 0
         assert json.loads(out.read_text())["settings"]["quality"] == quality
+
+
+def test_times_are_not_learned_for_a_model_that_cannot_keep_them(tiny, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CheckpointError, match="e2e-small is no folder that the times could be kept in"):
+        learn_and_keep_times(Path("e2e-small"), torch.device("cpu"), 0)
+    assert not list(Path().iterdir())
 
 
 def test_json_on_standard_output_stands_alone(tiny, monkeypatch, capsys):
