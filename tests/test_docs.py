@@ -145,3 +145,37 @@ def test_ladders_are_those_of_the_benchmarks(file, columns):
     }
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     assert {name: cells for name, *cells in rows} == measured
+
+
+def speedups(file: str, what: str) -> list[str]:
+    """The fp32, bf16 and int8 of ``what``, which says how many latents and which search where texts are decoded."""
+    content = json.loads((ROOT / "benchmarks" / "results" / file).read_text())
+    if "rungs" in content:
+        chosen = {
+            rung["name"]: rung["speedup_vs_published"] for rung in content["rungs"] if rung["batch"] == 8
+        }
+    else:
+        case = ("beam" if "beam" in what else "greedy", int(re.search(r"\d+", what)[0]))
+        rows = [row for row in content["rows"] if (row["strategy"], row["batch"]) == case]
+        chosen = {row["name"]: row["speedup_vs_generate"] for row in rows}
+    own = {
+        name.split(", ")[-1]: factor for name, factor in chosen.items() if name.startswith(("engine", "ours"))
+    }
+    return [f"{own[dtype]:.1f} ×" if dtype in own else "" for dtype in ("fp32", "bf16", "int8")]
+
+
+def test_the_readmes_speeds_and_those_of_decoding_are_those_of_the_benchmarks():
+    def cells(text: str) -> list[list[str]]:
+        lines = [line for line in text.splitlines() if "×" in line]
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("file in `benchmarks/results/`")[1]
+    rows = cells(table.split("\n\n")[0])
+    assert len(rows) >= 6
+    for what, _, *factors, file in rows:
+        assert factors == speedups(file.strip("`"), what), what
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    rows = cells(text.split("| latents, search |")[1].split("\n\n")[0])
+    assert len(rows) == 6
+    for what, *factors in rows:
+        assert factors == speedups("decode_bart_base_cpu_avx512.json", what), what
