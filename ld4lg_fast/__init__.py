@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from ld4lg_fast.decoding import DecodingConfig
     from ld4lg_fast.denoiser import DenoiserConfig, DiffusionTransformer
     from ld4lg_fast.diffusion import GaussianDiffusion
-    from ld4lg_fast.errors import LD4LGError
+    from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
     from ld4lg_fast.latent_diffusion import LatentDiffusion
     from ld4lg_fast.pipeline import TextDiffusionPipeline
     from ld4lg_fast.samples import SampledLatents, TextDiffusionOutput
 
 _LAZY = {
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "DataError": "errors",
     "DecodingConfig": "decoding",
     "DenoiserConfig": "denoiser",
     "DiffusionTransformer": "denoiser",
@@ -32,6 +35,9 @@ _LAZY = {
 }
 
 __all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
     "DecodingConfig",
     "DenoiserConfig",
     "DiffusionTransformer",

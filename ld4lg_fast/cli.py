@@ -44,7 +44,12 @@ def demo(
     num_samples: NumSamples = 12,
     seed: Seed = 1,
 ) -> None:
-    """Trains a tiny model on a generated corpus in front of you, then samples from it; a few minutes on a CPU."""
+    """Trains a tiny model on a generated corpus in front of you, then samples from it; a few minutes on a CPU.
+
+    \b
+    ld4lg demo
+    ld4lg demo --output-dir outputs/first --num-samples 4
+    """
     from ld4lg_fast.training import main as train_main
 
     options = ["dataset=demo", "model=tiny", "train.max_minutes=4"]
@@ -91,6 +96,9 @@ the run goes:
 def evaluate(
     context: typer.Context,
     report: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="JSON file to write; - prints it and nothing else.")
+    ] = None,
 ) -> None:
     """Samples from a run and measures the texts: a table, a JSON file and, with --report, a page to look at."""
     if "--help" in context.args:
@@ -101,16 +109,24 @@ def evaluate(
         arguments = [f"infer.output_dir={hydra_value(arguments[0])}", *arguments[1:]]
     if report is not None:
         arguments = [*arguments, f"evaluation.report={hydra_value(report)}"]
+    to_stdout = str(json) == "-"
+    if json is not None and not to_stdout:
+        arguments = [*arguments, f"infer.output_file={hydra_value(json)}"]
+    from ld4lg_fast.console import console
     from ld4lg_fast.evaluation.entry import main as evaluate_main
 
+    console.quiet = to_stdout
     sys.argv = ["ld4lg evaluate", *arguments]
-    evaluate_main()
+    path = evaluate_main()
+    if to_stdout and path is not None:
+        print(path.read_text(encoding="utf-8"), end="")
 
 
-EVALUATE_HELP = """Usage: ld4lg evaluate RUN_DIR [--report PAGE.html] [OPTION=VALUE ...]
+EVALUATE_HELP = """Usage: ld4lg evaluate RUN_DIR [--report PAGE.html] [--json FILE] [OPTION=VALUE ...]
 
-Samples from a run and measures the texts beside real ones: a table, a JSON file in the run directory and, with
---report, one self-contained page of figures, plots and samples. A metric whose model is not at hand is skipped.
+Samples from a run and measures the texts beside real ones: a table, a JSON file in the run directory (or FILE; with
+--json - it is printed, and nothing else) and, with --report, one self-contained page of figures, plots and samples. A
+metric whose model is not at hand is skipped.
 
 Examples:
   ld4lg evaluate outputs/e2e --report page.html
@@ -190,13 +206,13 @@ def sample(
     from ld4lg_fast.console import console
     from ld4lg_fast.inference import choose_device, print_texts, sample_with_bar
     from ld4lg_fast.pipeline import TextDiffusionPipeline
-    from ld4lg_fast.shipped import DEFAULT
+    from ld4lg_fast.shipped import DEFAULT, FOLDER, run_directory
     from ld4lg_fast.weights import write_json
 
     to_stdout = str(json) == "-"
     console.quiet = to_stdout
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
-    quality = quality or ("balanced" if run_dir is None else "paper")
+    quality = quality or ("balanced" if run_directory(run_dir).parent == FOLDER else "paper")
     decoding = replace(pipe.decoding, strategy=strategy or pipe.decoding.strategy, precision=precision)
     settings: dict[str, Any] = {
         "quality": quality,
@@ -306,14 +322,15 @@ def run_onnx(
     context: typer.Context,
     out_dir: Annotated[Path, typer.Argument(help="Folder that `ld4lg export` wrote.")],
 ) -> None:
-    """Samples from an exported folder without PyTorch, e.g. `ld4lg run-onnx exported --num-samples 8 --seed 1`."""
+    """Samples from an exported folder without PyTorch."""
     from ld4lg_fast.export import require_packages
 
     require_packages("onnxruntime")
     from ld4lg_fast.export.runtime.command import main as generate
 
     asks = "--help" in (str(out_dir), *context.args)
-    generate(Path("OUT_DIR") if asks else out_dir, ["--help"] if asks else context.args)
+    folder = Path("OUT_DIR") if asks else out_dir
+    generate(folder, ["--help"] if asks else context.args, f"ld4lg run-onnx {folder}")
 
 
 @app.command("bench", context_settings=PASSES_ON)
@@ -337,7 +354,12 @@ def bench_command(
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
-    """Says what is installed, which backends and precisions work on this machine, and why others do not."""
+    """Says what is installed, which backends and precisions work on this machine, and why others do not.
+
+    \b
+    ld4lg doctor
+    ld4lg doctor --json
+    """
     from ld4lg_fast.doctor import examine, report
 
     if json:

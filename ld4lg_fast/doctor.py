@@ -19,10 +19,13 @@ OPTIONAL = {
     "triton": "gpu",
     "liger-kernel": "liger",
     "onnx": "onnx",
+    "onnxscript": "onnx",
     "onnxruntime": "onnx",
     "mauve-text": "eval",
+    "scikit-learn": "eval",
     "spacy": "eval",
     "rouge-score": "eval",
+    "gguf": "eval",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
 }

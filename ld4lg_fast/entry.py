@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import TypeVar
 
 import hydra
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -13,6 +14,7 @@ from ld4lg_fast.errors import LD4LGError
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"
 UNKNOWN_OPTION = (ConfigAttributeError, ConfigKeyError)
+T = TypeVar("T")
 
 
 def fail(message: str) -> None:
@@ -22,10 +24,12 @@ def fail(message: str) -> None:
     raise SystemExit(2)
 
 
-def hydra_entry(task: Callable[[DictConfig], object], config_name: str) -> None:
-    """Runs ``task`` with the config that the command line composes.
+def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
+    """Runs ``task`` with the config that the command line composes, and returns what it returns.
 
-    Exit codes: 0 done, 2 bad input (one sentence on stderr), 130 interrupted, else what ``task`` returns.
+    None: the command line asked Hydra for something else, as ``--cfg job``.
+
+    Exit codes: 0 done, 2 bad input (one sentence on stderr), 130 interrupted, else the number that ``task`` returns.
     """
     # Hydra would print a traceback and exit with 1; this makes it raise instead.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -53,6 +57,7 @@ def hydra_entry(task: Callable[[DictConfig], object], config_name: str) -> None:
         raise result
     if isinstance(result, int):
         raise SystemExit(result)
+    return result
 
 
 def _in_one_sentence(error: Exception) -> str:

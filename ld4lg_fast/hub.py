@@ -11,6 +11,9 @@ from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.weights import read_json
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+    from torch import nn
+
     from ld4lg_fast.pipeline import TextDiffusionPipeline
 
 FILES = ("autoencoder/**", "denoiser/**", "statistics.json", "decoding.json", "config.yaml")
@@ -49,9 +52,7 @@ def download(name: str, revision: str | None = None) -> Path:
         )
     except Exception as error:  # likewise
         why = "cannot be downloaded" if reachable else "is no folder, and the hub does not answer"
-        raise CheckpointError(
-            f"{name} {why}; train a run with scripts/train.py, or give its folder."
-        ) from error
+        raise CheckpointError(f"{name} {why}; train a run with ld4lg train, or give its folder.") from error
     return Path(folder)
 
 
@@ -87,7 +88,7 @@ def model_card(
     *,
     license: str | None = None,
     evaluation: Path | str | None = None,
-):
+) -> "ModelCard":
     """A `huggingface_hub.ModelCard` that says what the model is, what it was trained on, and how to use it.
 
     Args:
@@ -139,7 +140,7 @@ def _usage(pipe: "TextDiffusionPipeline", repo_id: str) -> str:
 
 
 def _facts(pipe: "TextDiffusionPipeline") -> dict[str, str]:
-    def millions(module) -> str:
+    def millions(module: "nn.Module") -> str:
         return f"{sum(weight.numel() for weight in module.parameters()) / 1e6:.1f} M parameters"
 
     autoencoder, recipe, config = pipe.autoencoder, pipe.model.recipe, pipe.model.denoiser.config

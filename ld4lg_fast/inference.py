@@ -17,7 +17,7 @@ from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_positive
 from ld4lg_fast.entry import hydra_entry
-from ld4lg_fast.errors import ConfigError, DataError, LD4LGError
+from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
 from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
 from ld4lg_fast.quality import sampling_plan
 from ld4lg_fast.sharing import gathered, share
@@ -83,8 +83,17 @@ def sample_with_bar(
 
 
 def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None:
-    """Runs `learn_times` under a progress bar and writes what it found into the run's denoiser."""
+    """Runs `learn_times` under a progress bar and writes what it found into the run's denoiser.
+
+    Raises:
+        CheckpointError: no finished run, or none that can be written to, as a model that ships or lies on the hub.
+    """
     model = TextDiffusionPipeline.from_pretrained(run_dir).to(device).model
+    if not (run_dir / "denoiser").is_dir():
+        raise CheckpointError(
+            f"{run_dir} is no folder that the times could be kept in; copy the model with save_pretrained and name "
+            "the copy."
+        )
     with progress_bar() as bar:
         task = bar.add_task("trying curves")
         found = learn_times(model, seed, lambda done, total: bar.update(task, completed=done, total=total))

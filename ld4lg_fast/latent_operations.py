@@ -241,7 +241,7 @@ class LatentOperations(ABC):
             scores.append(model_scores(lm, states, padded.to(self.device), kept))
         return torch.cat(scores)
 
-    def best(self, num_samples: int, *, tries: int = 4, **options) -> TextDiffusionOutput:
+    def best(self, num_samples: int, *, tries: int = 4, **options: Any) -> TextDiffusionOutput:
         """The ``num_samples`` samples of ``tries`` times as many of whose text the decoder is surest.
 
         Latents between two texts are told as neither; the decoder is then unsure (`confidences`). What is gained in

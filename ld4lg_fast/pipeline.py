@@ -78,7 +78,7 @@ class TextDiffusionPipeline(LatentOperations):
         The weights become float32.
 
         Args:
-            path_or_hub: None is the model that ships, if one does (see `shipped.shipped_models`). A folder of one's
+            path_or_hub: None is the model that ships, if one does (see `shipped.shipped_models`). A run of one's
                 own comes first, then a model that ships, then the hub.
             revision: branch, tag or commit of the repository.
 
@@ -90,18 +90,16 @@ class TextDiffusionPipeline(LatentOperations):
         if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
             run_dir = hub.download(str(path_or_hub), revision)
         if not run_dir.is_dir():
-            raise CheckpointError(
-                f"The run directory {run_dir} does not exist; train one with scripts/train.py."
-            )
+            raise CheckpointError(f"The run directory {run_dir} does not exist; train one with ld4lg train.")
         if not (run_dir / "autoencoder" / "autoencoder.json").exists():
             raise CheckpointError(
                 f"{run_dir} is not a finished run: it has no autoencoder; train it with "
-                f"python scripts/train.py hydra.run.dir={run_dir}."
+                f"ld4lg train hydra.run.dir={run_dir}."
             )
         if not (run_dir / "denoiser" / "config.json").exists():
             raise CheckpointError(
                 f"{run_dir} has an autoencoder but no denoiser yet; train it with "
-                f"python scripts/train.py hydra.run.dir={run_dir} train.stage=diffusion."
+                f"ld4lg train hydra.run.dir={run_dir} train.stage=diffusion."
             )
         autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
         decoding = None

@@ -16,7 +16,7 @@ def shipped_models() -> list[str]:
 def run_directory(name: Path | str | None) -> Path:
     """The run directory that ``name`` means: the model that ships (None), one of `shipped_models`, or a folder.
 
-    A folder of the user's own comes before a model of the same name.
+    A run of the user's own comes before a model of the same name; a folder that only holds evaluations does not.
 
     Raises:
         CheckpointError: None, and no model came with this package.
@@ -29,4 +29,5 @@ def run_directory(name: Path | str | None) -> Path:
             )
         return FOLDER / DEFAULT
     folder = Path(name)
-    return FOLDER / name if not folder.exists() and str(name) in shipped_models() else folder
+    is_own_run = (folder / "autoencoder").exists()
+    return FOLDER / name if not is_own_run and str(name) in shipped_models() else folder

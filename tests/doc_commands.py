@@ -33,6 +33,7 @@ SMALL_TRAINING = [
     ),
     *("model.perceiver.num_latents=4", "model.perceiver.dim_latent=8", "model.denoiser.dim=64"),
     "model.denoiser.depth=2",
+    "dataset.limit=400",
 ]
 SMALL_SAMPLING = ["generation.sampling_steps=2", "generation.max_length=10"]
 SMALL_EVALUATION = [

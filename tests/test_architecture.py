@@ -138,7 +138,7 @@ def test_files_stay_short():
     assert not long, f"longer than {MAX_LINES} lines: {long}"
 
 
-def test_importing_the_package_does_not_import_torch():
-    code = f"import sys, {PACKAGE}; print('torch' in sys.modules or 'transformers' in sys.modules)"
+def test_importing_the_package_and_its_command_does_not_import_torch():
+    code = f"import sys, {PACKAGE}.cli; print('torch' in sys.modules or 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -9,11 +10,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from ld4lg_fast import bench, cli
-from ld4lg_fast.doctor import examine, report
+from ld4lg_fast.console import progress_bar
+from ld4lg_fast.doctor import OPTIONAL, examine, report
+from ld4lg_fast.evaluation.report import Row, print_report
+from ld4lg_fast.export.runtime.command import _parser
 from ld4lg_fast.hydra_help import hydra_value, options_of
+from ld4lg_fast.inference import print_texts
+from tests.doc_commands import PYPROJECT
 
 COMMANDS = {
     *("train", "sample", "evaluate", "export", "run-onnx", "bench", "import-checkpoint", "demo", "doctor"),
@@ -26,14 +33,31 @@ def ld4lg(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def examples(text: str) -> list[str]:
+    """The command lines in a help text, without what is said beside them."""
+    return [re.split(r"\s{3}", line.strip())[0] for line in text.splitlines() if line.startswith("  ld4lg ")]
+
+
 def test_all_commands_are_there_and_explain_themselves():
     code, text = ld4lg("--help")
     assert code == 0 and "Exit codes: 0 done, 2 bad input" in " ".join(text.split())
+    assert {line.split()[1] for line in examples(text)} <= COMMANDS
     for name in COMMANDS:
         code, text = ld4lg(name, "--help")
         assert code == 0 and text.lower().startswith("usage:") and "\x1b" not in text and "╭" not in text, (
             name
         )
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS - {"train", "evaluate"}))
+def test_help_teaches_with_examples_that_parse(name):
+    command = get_command(cli.app).commands[name]
+    own = [line for line in examples(ld4lg(name, "--help")[1]) if line.split()[1] == name]
+    assert own
+    for line in own:
+        context = command.make_context(name, shlex.split(line)[2:])
+        if name == "run-onnx":
+            _parser(context.params["out_dir"], "ld4lg").parse_args(context.args)
 
 
 @pytest.mark.parametrize(("command", "config"), [("train", "train"), ("evaluate", "test")])
@@ -48,24 +72,24 @@ def test_help_of_hydra_commands_tells_every_option_and_its_examples_compose(comm
         assert set(shown) == set(composed) - {"model", "recipe", "autoencoder"} - (
             {"dataset"} if command == "train" else set()
         )
-        examples = [line for line in text.splitlines() if line.startswith(f"  ld4lg {command} ")]
-        assert len(examples) >= 3
-        for line in examples:
-            overrides = [word for word in shlex.split(line.partition("   (")[0]) if "=" in word]
+        lines = [line for line in examples(text) if line.startswith(f"ld4lg {command} ")]
+        assert len(lines) >= 3
+        for line in lines:
+            overrides = [word for word in shlex.split(line) if "=" in word]
             hydra.compose(config, [word for word in overrides if not word.startswith("hydra.")])
 
 
-def test_evaluate_takes_a_folder_and_a_page(monkeypatch):
+def test_evaluate_takes_a_folder_and_files_to_write(monkeypatch):
     from ld4lg_fast.evaluation import entry
 
     seen = []
     monkeypatch.setattr(entry, "main", lambda: seen.append(sys.argv[1:]))
     monkeypatch.setattr(sys, "argv", ["ld4lg"])
     assert ld4lg("evaluate", "a run", "--report", "page.html", "generation.num_samples=5")[0] == 0
-    assert ld4lg("evaluate", "infer.output_dir=b")[0] == 0
+    assert ld4lg("evaluate", "infer.output_dir=b", "--json", "b.json")[0] == 0
     assert seen == [
         ["infer.output_dir='a run'", "generation.num_samples=5", "evaluation.report='page.html'"],
-        ["infer.output_dir=b"],
+        ["infer.output_dir=b", "infer.output_file='b.json'"],
     ]
 
 
@@ -86,6 +110,16 @@ def test_doctor_says_what_works_and_why_not():
     assert not set(found["missing"]) & set(found["versions"])
     code, text = ld4lg("doctor", "--json")
     assert code == 0 and json.loads(text)["kernels"].keys() == found["kernels"].keys()
+
+
+def test_doctor_knows_every_optional_package():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    brought = {
+        (re.match(r"[\w-]+", package)[0], extra)
+        for extra in extras.keys() - {"test"}
+        for package in extras[extra]
+    }
+    assert set(OPTIONAL.items()) == brought
 
 
 def test_doctor_names_the_remedy_for_what_is_missing():
@@ -131,6 +165,23 @@ def test_a_wrong_command_exits_with_2_and_an_interrupt_with_130(monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 130
+
+
+def test_what_is_shown_is_drawn_on_a_terminal_and_plain_in_a_pipe(monkeypatch, capsys):
+    row = Row("beam", {}, [{"num_texts": 2, "empty_texts": 0, "metrics": {"diversity": 0.5}, "skipped": {}}])
+
+    def shown():
+        print_texts(["A pub."], 1.0)
+        print_report([row], "2 samples")
+        with progress_bar() as bar:
+            bar.add_task("denoising", total=1)
+        return capsys.readouterr().out
+
+    plain = shown()
+    assert "A pub." in plain and "0.500" in plain and "denoising" not in plain and "\x1b" not in plain
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    drawn = shown()
+    assert "A pub." in drawn and "0.500" in drawn and "denoising" in drawn and "\x1b" in drawn
 
 
 def test_the_shell_completes_commands():

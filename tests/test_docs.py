@@ -2,12 +2,19 @@
 
 import json
 import re
+import shlex
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
+from typer.main import get_command
 
 from ld4lg_fast import samplers
+from ld4lg_fast.cli import app
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.statistics import RunStatistics
 from tests.conftest import make_model
@@ -55,6 +62,8 @@ def published(folder, tokenizer):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_examples_run(document, folder, published, monkeypatch):
+    if document.name == "README.md":  # what it uses it has made before
+        shutil.rmtree("outputs")
     code = {}
     parts = re.findall(r"```(bash|python)\n(.*?)```", document.read_text(encoding="utf-8"), re.S)
     for language, block in parts:
@@ -87,6 +96,38 @@ def test_links_and_files_exist(document):
         assert (ROOT / name).exists(), name
 
 
+def test_commands_and_options_named_in_sentences_exist():
+    spans = [span for path in DOCUMENTS for span in re.findall(r"`([^`\n]+)`", path.read_text("utf-8"))]
+    with hydra.initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
+        groups = ["dataset=custom", "autoencoder=bart", "recipe=v3"]
+        configs = [
+            hydra.compose("train"),
+            hydra.compose("train", groups),
+            *map(hydra.compose, ("infer", "test")),
+        ]
+        keys = {key for config in configs for key in all_keys(OmegaConf.to_container(config))}
+        lines = [shlex.split(span)[1:] for span in spans if span.startswith("ld4lg ")]
+        for name, *arguments in lines:
+            command = get_command(app).commands[name]
+            if name in ("train", "evaluate"):
+                overrides = [argument for argument in arguments if "=" in argument]
+                hydra.compose(
+                    "train" if name == "train" else "test", [o for o in overrides if "hydra." not in o]
+                )
+            elif arguments:
+                command.make_context(name, arguments)
+    named = {found[1] for span in spans if (found := re.match(r"'?(\w+(?:\.\w+)+)=", span))}
+    assert len(lines) > 8 and len(named) > 20
+    assert {name for name in named if not name.startswith("hydra.")} <= keys
+
+
+def all_keys(config: dict, before: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield f"{before}{key}"
+        if isinstance(value, dict):
+            yield from all_keys(value, f"{before}{key}.")
+
+
 def test_commands_are_found_where_they_stand():
     assert any(line.startswith("ld4lg train dataset=custom") for path in DOCUMENTS for line in commands(path))
     assert len(blocks(ROOT / "docs" / "adding-a-sampler.md", "python")) == 1
@@ -104,3 +145,37 @@ def test_ladders_are_those_of_the_benchmarks(file, columns):
     }
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     assert {name: cells for name, *cells in rows} == measured
+
+
+def speedups(file: str, what: str) -> list[str]:
+    """The fp32, bf16 and int8 of ``what``, which says how many latents and which search where texts are decoded."""
+    content = json.loads((ROOT / "benchmarks" / "results" / file).read_text())
+    if "rungs" in content:
+        chosen = {
+            rung["name"]: rung["speedup_vs_published"] for rung in content["rungs"] if rung["batch"] == 8
+        }
+    else:
+        case = ("beam" if "beam" in what else "greedy", int(re.search(r"\d+", what)[0]))
+        rows = [row for row in content["rows"] if (row["strategy"], row["batch"]) == case]
+        chosen = {row["name"]: row["speedup_vs_generate"] for row in rows}
+    own = {
+        name.split(", ")[-1]: factor for name, factor in chosen.items() if name.startswith(("engine", "ours"))
+    }
+    return [f"{own[dtype]:.1f} ×" if dtype in own else "" for dtype in ("fp32", "bf16", "int8")]
+
+
+def test_the_readmes_speeds_and_those_of_decoding_are_those_of_the_benchmarks():
+    def cells(text: str) -> list[list[str]]:
+        lines = [line for line in text.splitlines() if "×" in line]
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("file in `benchmarks/results/`")[1]
+    rows = cells(table.split("\n\n")[0])
+    assert len(rows) >= 6
+    for what, _, *factors, file in rows:
+        assert factors == speedups(file.strip("`"), what), what
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    rows = cells(text.split("| latents, search |")[1].split("\n\n")[0])
+    assert len(rows) == 6
+    for what, *factors in rows:
+        assert factors == speedups("decode_bart_base_cpu_avx512.json", what), what

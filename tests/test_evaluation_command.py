@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ld4lg_fast import cli
+from ld4lg_fast.console import console
 from ld4lg_fast.evaluation import EvaluationSettings, entry, evaluate_texts, run
 from ld4lg_fast.latent_operations import slerp
 from ld4lg_fast.pipeline import TextDiffusionPipeline
@@ -124,6 +126,15 @@ def test_the_default_file_lies_in_the_run_directory(run_dir, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["test.py", f"infer.output_dir={run_dir}", *FAST])
     entry.main()
     assert [path.name for path in (run_dir / "evaluation").iterdir()] == ["ddpm_2_greedy_6_texts_seed_0.json"]
+
+
+def test_json_on_standard_output_stands_alone(run_dir, monkeypatch, capsys):
+    monkeypatch.setattr(console, "quiet", False)  # which is put back afterwards
+    monkeypatch.setattr(sys, "argv", ["ld4lg", "evaluate", str(run_dir), "--json", "-", *FAST])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    (written,) = (run_dir / "evaluation").iterdir()
+    assert stopped.value.code == 0 and capsys.readouterr().out == written.read_text()
 
 
 def test_a_checkpoints_averaged_weights_are_evaluated(run_dir, monkeypatch):

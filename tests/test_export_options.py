@@ -81,6 +81,11 @@ def test_the_command_passes_on_what_it_is_told(called, tmp_path):
     assert stored["texts"] == ["a text"] * 3 and stored["settings"]["guidance_interval"] == [0.2, 0.8]
 
 
+def test_json_on_standard_output_stands_alone(called, tmp_path, capsys):
+    command.main(tmp_path, ["--num-samples", "2", "--json", "-"])
+    assert json.loads(capsys.readouterr().out)["texts"] == ["a text"] * 2
+
+
 def test_the_command_takes_sources_from_the_line_or_a_file(called, tmp_path, capsys):
     command.main(tmp_path, ["--source", "One."])
     (tmp_path / "sources.txt").write_text("One.\nTwo.\n")

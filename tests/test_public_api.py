@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import get_type_hints
 
@@ -36,6 +37,14 @@ def test_public_names_load_and_are_typed():
         assert getattr(ld4lg_fast, name).__module__.startswith(module)
     with pytest.raises(AttributeError, match="no attribute 'Pipeline'"):
         ld4lg_fast.Pipeline  # noqa: B018
+
+
+def test_errors_that_the_pipeline_names_are_public():
+    docs = [inspect.getdoc(method) or "" for _, method in inspect.getmembers(TextDiffusionPipeline, callable)]
+    named = {
+        name for doc in docs for name in re.findall(r"^ {4}(\w+Error):", doc.partition("Raises:")[2], re.M)
+    }
+    assert named and named <= set(ld4lg_fast.__all__)
 
 
 def test_the_options_of_a_call_are_those_of_sampling_and_decoding():

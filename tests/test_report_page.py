@@ -24,6 +24,24 @@ from tests.test_evaluation_command import FAST, NAMES, write_corpus, write_run
 
 VOID = {"meta", "input"}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+USE = """
+const box = document.querySelector("#samples input"), slider = document.querySelector("#film input");
+box.value = %s;
+box.dispatchEvent(new Event("input"));
+slider.value = slider.max;
+slider.dispatchEvent(new Event("input"));
+parent.postMessage({
+  found: document.querySelector("#samples .hint").textContent,
+  marked: document.querySelectorAll("#samples mark").length,
+  step: document.querySelector("#film output").textContent,
+  width: innerWidth,
+  beyond: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+}, "*");
+"""
+"""What a person does with the page; the page around it is told what it then shows."""
+FRAME = """<body><script>onmessage = event => Object.assign(document.body.dataset, event.data);</script>
+<iframe src="%s" style="width: %dpx; height: 844px; border: 0"></iframe></body>"""
+"""A browser's own window is no narrower than 500 pixels."""
 REAL = ["The Mill is a pub.", "Clover serves food near the river.", "Juniper is cheap.", "Saffron is a cafe."]
 
 
@@ -203,14 +221,39 @@ def test_dots_carry_their_labels_escaped():
     assert 'data-label="a &quot;b&quot; &lt;c&gt;"' in chart and "dot s1 hollow" in chart
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_browser_runs_the_page(class_run, monkeypatch, tmp_path):
-    page, content = evaluate(monkeypatch, class_run)
+def browsed(page, folder):
+    """The page's elements after its scripts have run."""
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=390,844", "--dump-dom"]
+    command += [f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900"]
+    command += ["--virtual-time-budget=5000", "--dump-dom"]
     done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    shown = re.search(r'<section id="samples">(.*?)</section>', done.stdout, re.S)[1]
+    return done.stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_runs_the_page(class_run, monkeypatch, tmp_path):
+    page, _ = evaluate(monkeypatch, class_run)
+    text = browsed(page, tmp_path)
+    shown = re.search(r'<section id="samples">(.*?)</section>', text, re.S)[1]
     assert shown.count("<li>") == 6 and "6 of 6 texts" in shown
-    assert "step 1 of 2" in done.stdout and re.search(r'<canvas[^>]*width="8" height="6"', done.stdout)
+    assert "step 1 of 2" in text and re.search(r'<canvas[^>]*width="8" height="6"', text)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_a_browser_fits_the_page_into_a_phone_finds_texts_and_plays_the_film(
+    class_run, monkeypatch, tmp_path
+):
+    page, content = evaluate(monkeypatch, class_run)
+    texts = content["texts"]["seed 0"]["greedy"]
+    word = texts[0].split()[0].lower()
+    page.write_text(page.read_text().replace("</body>", f"<script>{USE % json.dumps(word)}</script></body>"))
+    for width in (390, 1280):
+        frame = tmp_path / "frame.html"
+        frame.write_text(FRAME % (page.as_uri(), width))
+        text = browsed(frame, tmp_path)
+        found = sum(word in sample.lower() for sample in texts)
+        assert f'data-found="{found} of 6 texts"' in text and f'data-marked="{found}"' in text
+        assert f'data-width="{width}"' in text and 'data-beyond="0"' in text
+        assert 'data-step="step 2 of 2"' in text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,10 @@ from ld4lg_fast import TextDiffusionPipeline, cli, shipped
 from ld4lg_fast.console import console
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.evaluation import entry as evaluation
+from ld4lg_fast.inference import learn_and_keep_times
 from tests.conftest import make_model
+from tests.test_evaluation_command import FAST
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 12 * 10**6  # bytes of all weights of a model that ships
@@ -60,6 +64,19 @@ def test_names_and_folders(tiny, tmp_path, monkeypatch):
         TextDiffusionPipeline.from_pretrained("e2e-large")
 
 
+def test_a_model_that_ships_is_evaluated_again_and_again(tiny, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tiny / "config.yaml").write_text("dataset: {name: demo, limit: 30}\n")
+    few = [*FAST, "generation.num_samples=2"]
+    for seed in (0, 1):
+        monkeypatch.setattr(
+            sys, "argv", ["test.py", "infer.output_dir=e2e-small", f"evaluation.seeds=[{seed}]", *few]
+        )
+        assert evaluation.main().parent == Path("e2e-small/evaluation")
+    assert not (tiny / "evaluation").exists()
+
+
 def test_where_no_model_ships(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "none")
     assert shipped.shipped_models() == []
@@ -86,6 +103,22 @@ def test_sample_without_a_run_directory(tiny, tmp_path, monkeypatch, capsys):
     assert command(monkeypatch, *options) == 0
     best = TextDiffusionPipeline.from_pretrained().best(3, tries=3, seed=1, quality="draft").texts
     assert json.loads(out.read_text())["texts"] == best != content["texts"]
+
+
+def test_a_model_that_ships_is_sampled_in_few_steps_and_ones_own_as_published(tiny, tmp_path, monkeypatch):
+    out, own = tmp_path / "texts.json", tmp_path / "outputs" / "own"
+    shutil.copytree(tiny, own)
+    for run, quality in (((), "balanced"), (("e2e-small",), "balanced"), ((own,), "paper")):
+        assert command(monkeypatch, *run, "--num-samples", 1, "--json", out) == 0
+        assert json.loads(out.read_text())["settings"]["quality"] == quality
+
+
+def test_times_are_not_learned_for_a_model_that_cannot_keep_them(tiny, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CheckpointError, match="e2e-small is no folder that the times could be kept in"):
+        learn_and_keep_times(Path("e2e-small"), torch.device("cpu"), 0)
+    assert not list(Path().iterdir())
 
 
 def test_json_on_standard_output_stands_alone(tiny, monkeypatch, capsys):

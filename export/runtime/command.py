@@ -30,10 +30,18 @@ DECODING: dict[str, dict] = {
     "min_length": {"type": int, "help": "the same"},
 }
 
+EXAMPLES = """examples:
+  %(prog)s --num-samples 8 --seed 1
+  %(prog)s --quality draft --strategy nucleus --top-k 50
+  %(prog)s --quality balanced --json -"""
 
-def main(folder: Path, arguments: Sequence[str] | None = None) -> None:
-    """Samples as the arguments say, prints the texts; exit code 2 and one sentence on bad input."""
-    options = _parser(folder).parse_args(arguments)
+
+def main(folder: Path, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Samples as the arguments say, prints the texts; exit code 2 and one sentence on bad input.
+
+    ``prog`` is how the command is typed; None: as its script is called.
+    """
+    options = _parser(folder, prog).parse_args(arguments)
     try:
         start = time.perf_counter()
         providers = [options.provider] if options.provider else None
@@ -56,23 +64,32 @@ def main(folder: Path, arguments: Sequence[str] | None = None) -> None:
             **decoding,
         )
         seconds = time.perf_counter() - start
+        settings = {key: value for key, value in vars(options).items() if key not in ("json", "source_file")}
+        settings["source"] = sources
+        content = json.dumps(
+            {"texts": texts, "settings": settings, "seconds": round(seconds, 3)}, indent=2, ensure_ascii=False
+        )
+        if str(options.json) == "-":
+            print(content)
+            return
         for text in texts:
             print(f"• {text}")
         print(f"{len(texts)} texts in {seconds:.1f} s, loading included.")
         if options.json is not None:
-            settings = {
-                key: value for key, value in vars(options).items() if key not in ("json", "source_file")
-            }
-            settings["source"] = sources
-            _write_json(options.json, {"texts": texts, "settings": settings, "seconds": round(seconds, 3)})
+            _write(options.json, content + "\n")
     except (RuntimeInputError, OSError) as error:
         of_file = isinstance(error, OSError) and error.filename
         print("error:", f"{error.filename}: {error.strerror}." if of_file else error, file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _parser(folder: Path) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=f"Samples texts from the exported model in {folder}.")
+def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=f"Samples texts from the exported model in {folder}.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--num-samples", type=int, help="8, or one for each source, if left out")
     add("--quality", default="paper", help="preset of the next three: paper, balanced or draft")
@@ -103,7 +120,7 @@ def _parser(folder: Path) -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=64)
     add("--provider", help="of onnxruntime, e.g. CPUExecutionProvider")
     add("--threads", type=int, help="of the CPU")
-    add("--json", type=Path, help="also write the texts to this file")
+    add("--json", type=Path, help="also write the texts to this file; - prints JSON and nothing else")
     return parser
 
 
@@ -114,8 +131,8 @@ def _read_lines(path: Path) -> list[str]:
         raise RuntimeInputError(f"{path} is not UTF-8 text ({error.reason}); convert it.") from error
 
 
-def _write_json(path: Path, content: dict) -> None:
+def _write(path: Path, content: str) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(content, encoding="utf-8")
     os.replace(temporary, path)

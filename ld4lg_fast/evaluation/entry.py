@@ -1,5 +1,7 @@
 """`scripts/test.py`: a run directory to its figures."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig, OmegaConf
 
 from ld4lg_fast.console import console
@@ -7,20 +9,20 @@ from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.training.session import on_main, start_processes
 
 
-def main() -> None:
-    """Entry point of ``scripts/test.py``."""
-    hydra_entry(test, "test")
+def main() -> Path | None:
+    """Entry point of ``scripts/test.py``; what it returns is `test`'s."""
+    return hydra_entry(test, "test")
 
 
-def test(config: DictConfig) -> None:
-    """Samples as configured, measures, prints a table and writes a JSON file into the run directory.
+def test(config: DictConfig) -> Path:
+    """Samples as configured, measures, prints a table and writes a JSON file into the run directory; its path.
 
     Raises:
         LD4LGError: anything that the user can mend.
     """
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     processes = start_processes()
-    console.quiet = not processes.is_main_process
+    console.quiet = console.quiet or not processes.is_main_process
     # Imported late: transformers takes seconds, and a mistake on the command line should show at once.
     import transformers
 
@@ -33,5 +35,6 @@ def test(config: DictConfig) -> None:
         frontier = evaluation.frontier()
         path = on_main(processes, lambda: evaluation.measure(samples, frontier))
         console.print(f"Written to {path}.", markup=False, highlight=False)
+        return path
     finally:
         processes.destroy_process_group()

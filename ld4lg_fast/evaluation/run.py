@@ -23,6 +23,7 @@ from ld4lg_fast.evaluation.rows import Samples, named, pair_rows, reference_rows
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
 from ld4lg_fast.inference import DTYPES, choose_device, resolved
 from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.shipped import run_directory
 from ld4lg_fast.weights import read_json, write_json
 
 
@@ -74,7 +75,7 @@ class Evaluation:
                 "out."
             )
         self.class_id = choose_class(self.pipe, generation["class_id"], generation["class_name"])
-        dataset = load_dataset(self.run_dir, config["dataset"])
+        dataset = load_dataset(run_directory(infer["output_dir"]), config["dataset"])
         self.dataset = shuffled(dataset, config["evaluation"]["reference_seed"])
         self.references = choose_references(
             self.dataset,
