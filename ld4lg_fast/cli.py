@@ -12,7 +12,8 @@ from ld4lg_fast.hydra_help import choices_of, hydra_value, options_of
 HELP = """Fast latent diffusion for language generation: train, sample, evaluate, deploy.
 
 \b
-ld4lg demo                                          see it work, a few minutes on a CPU
+ld4lg sample                                        texts from the small model that comes along
+ld4lg demo                                          see one trained, a few minutes on a CPU
 ld4lg train dataset=custom dataset.root=texts.txt   train on your own texts
 ld4lg sample outputs/custom --num-samples 16        texts from a finished run
 ld4lg evaluate outputs/custom --report page.html    how good they are, as a page
@@ -143,14 +144,14 @@ def sample(
     run_dir: Annotated[
         Path | None,
         typer.Argument(
-            help="Run directory of a finished training; without it the model that ships, if one does."
+            help="Run directory of a finished training; without it the model that ships."
         ),
     ] = None,
     num_samples: NumSamples = 8,
     quality: Annotated[
         str | None,
         typer.Option(
-            help="Sampler and steps: paper, balanced or draft; paper of your own runs, balanced of a model that ships."
+            help="Sampler and steps: paper, balanced or draft; paper of your own runs, draft of a model that ships."
         ),
     ] = None,
     steps: Annotated[
@@ -168,12 +169,12 @@ def sample(
         typer.Option(help="How latents become text, if not the model's own: greedy, beam or nucleus."),
     ] = None,
     tries: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Sample this many times as many texts, and keep those of which the decoder is surest, or those "
-            "nearest in length."
+            "nearest in length; 1 of your own runs, 3 of a model that ships."
         ),
-    ] = 1,
+    ] = None,
     class_name: Annotated[
         str | None, typer.Option(help="Class of all texts, for a model that was trained with classes.")
     ] = None,
@@ -196,6 +197,7 @@ def sample(
     """Samples texts from a run directory and prints them.
 
     \b
+    ld4lg sample --num-samples 50 --seed 1
     ld4lg sample outputs/e2e --num-samples 16 --quality balanced
     ld4lg sample outputs/e2e --sampler dpmpp_2m --steps 20 --strategy nucleus --json texts.json
     ld4lg sample outputs/ag_news --class-name Sports --guidance-scale 4
@@ -212,7 +214,9 @@ def sample(
     to_stdout = str(json) == "-"
     console.quiet = to_stdout
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
-    quality = quality or ("balanced" if run_directory(run_dir).parent == FOLDER else "paper")
+    ships = run_directory(run_dir).parent == FOLDER
+    quality = quality or ("draft" if ships else "paper")
+    tries = tries or (3 if ships else 1)
     decoding = replace(pipe.decoding, strategy=strategy or pipe.decoding.strategy, precision=precision)
     settings: dict[str, Any] = {
         "quality": quality,

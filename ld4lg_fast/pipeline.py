@@ -78,7 +78,7 @@ class TextDiffusionPipeline(LatentOperations):
         The weights become float32.
 
         Args:
-            path_or_hub: None is the model that ships, if one does (see `shipped.shipped_models`). A run of one's
+            path_or_hub: None is the model that ships (see `shipped.shipped_models`). A run of one's
                 own comes first, then a model that ships, then the hub.
             revision: branch, tag or commit of the repository.
 
