@@ -143,9 +143,7 @@ Options and their values, as in generation.num_samples=200:
 def sample(
     run_dir: Annotated[
         Path | None,
-        typer.Argument(
-            help="Run directory of a finished training; without it the model that ships."
-        ),
+        typer.Argument(help="Run directory of a finished training; without it the model that ships."),
     ] = None,
     num_samples: NumSamples = 8,
     quality: Annotated[

@@ -94,23 +94,25 @@ def test_a_model_keeps_how_it_is_decoded(tiny):
 
 def test_sample_without_a_run_directory(tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "texts.json"
-    assert command(monkeypatch, "--num-samples", 3, "--seed", 1, "--quality", "draft", "--json", out) == 0
+    assert command(monkeypatch, "--num-samples", 3, "--seed", 1, "--tries", 1, "--json", out) == 0
     content = json.loads(out.read_text())
     assert content["texts"] == TextDiffusionPipeline.from_pretrained()(3, seed=1, quality="draft").texts
     assert content["run"] == "e2e-small" and content["decoding"]["strategy"] == "greedy"
     assert "3 texts in" in capsys.readouterr().out
-    options = ("--num-samples", 3, "--seed", 1, "--quality", "draft", "--tries", 3, "--json", out)
-    assert command(monkeypatch, *options) == 0
+    assert command(monkeypatch, "--num-samples", 3, "--seed", 1, "--json", out) == 0
     best = TextDiffusionPipeline.from_pretrained().best(3, tries=3, seed=1, quality="draft").texts
     assert json.loads(out.read_text())["texts"] == best != content["texts"]
 
 
-def test_a_model_that_ships_is_sampled_in_few_steps_and_ones_own_as_published(tiny, tmp_path, monkeypatch):
+def test_a_model_that_ships_is_chosen_from_few_steps_and_ones_own_sampled_as_published(
+    tiny, tmp_path, monkeypatch
+):
     out, own = tmp_path / "texts.json", tmp_path / "outputs" / "own"
     shutil.copytree(tiny, own)
-    for run, quality in (((), "balanced"), (("e2e-small",), "balanced"), ((own,), "paper")):
+    for run, chosen in (((), ("draft", 3)), (("e2e-small",), ("draft", 3)), ((own,), ("paper", 1))):
         assert command(monkeypatch, *run, "--num-samples", 1, "--json", out) == 0
-        assert json.loads(out.read_text())["settings"]["quality"] == quality
+        settings = json.loads(out.read_text())["settings"]
+        assert (settings["quality"], settings["tries"]) == chosen
 
 
 def test_times_are_not_learned_for_a_model_that_cannot_keep_them(tiny, tmp_path, monkeypatch):
@@ -123,7 +125,7 @@ def test_times_are_not_learned_for_a_model_that_cannot_keep_them(tiny, tmp_path,
 
 def test_json_on_standard_output_stands_alone(tiny, monkeypatch, capsys):
     monkeypatch.setattr(console, "quiet", False)  # which is put back afterwards
-    assert command(monkeypatch, "--num-samples", 2, "--quality", "draft", "--json", "-") == 0
+    assert command(monkeypatch, "--num-samples", 2, "--tries", 1, "--json", "-") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["texts"] == TextDiffusionPipeline.from_pretrained()(2, quality="draft").texts
     assert not Path("-").exists()
