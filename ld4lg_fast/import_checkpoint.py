@@ -64,6 +64,7 @@ def import_checkpoint(
     whole = out.resolve()
     unfinished = RunDirectory(whole.with_name(f".{whole.name}.{os.getpid()}.tmp"))
     try:
+        unfinished.path.mkdir(parents=True)
         pipeline.save_pretrained(unfinished.path)
         write_json(unfinished.path / "import.json", provenance(published))
         stored_config.store(unfinished.config, config, groups)
