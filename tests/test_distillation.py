@@ -69,7 +69,9 @@ def test_distilling_a_run(tmp_path, monkeypatch, capsys):
     assert (run_dir / "denoiser" / "model.safetensors").read_bytes() == before
     told = json.loads((student_dir / "samples" / "validation_step_6.json").read_text())
     assert (told["sampler"], told["sampling_steps"]) == ("ddim", 2)
-    assert "is not empty; train.distill_from needs a run directory of its own" in refused(capsys, student_dir, *asked)
+    assert "is not empty; train.distill_from needs a run directory of its own" in refused(
+        capsys, student_dir, *asked
+    )
     nowhere = refused(capsys, tmp_path / "other", f"train.distill_from={tmp_path / 'nowhere'}")
     assert "is no finished run" in nowhere
     uneven = refused(capsys, tmp_path / "other", asked[0], "train.distill_teacher_steps=6")
