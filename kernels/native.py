@@ -86,7 +86,7 @@ def address(tensor: Tensor | None) -> int:
 
 
 def as_vector(tensor: Tensor) -> Tensor:
-    """Adjacent elements in float32."""
+    """The tensor in float32, its elements adjacent; itself where it is so."""
     return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
 
 

@@ -42,6 +42,9 @@ def test_adapting_a_run(tmp_path, capsys):
     both = (*asked, f"train.distill_from={run_dir}")
     assert "cannot be combined" in refused(capsys, tmp_path / "other", *both)
     assert "give train.adapt_from=RUN_DIR" in refused(capsys, tmp_path / "other", "train.stage=decoder")
+    assert "train.decoder=3 must be a group of options" in refused(
+        capsys, tmp_path / "other", "train.decoder=3"
+    )
 
 
 def test_more_steps_go_on_with_classes_and_sources_of_their_own(tmp_path, monkeypatch):

@@ -109,6 +109,19 @@ def test_drawn_tokens_are_those_of_the_processed_scores(variant, case, dtype):
             assert torch.equal(ops.logits_draw(**arguments, uniforms=uniforms), ops.draw(scores, uniforms))
 
 
+@needs_library
+@pytest.mark.parametrize("limits", [{"top_k": 3}, {"top_p": 0.9}, {"top_k": 60, "top_p": 0.9}])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_scores_that_are_no_numbers_still_give_tokens(limits, share):
+    arguments = next(case for case in RULES if case.name == "top-k-of-many").arguments(torch.float32)
+    lost = torch.rand(arguments["logits"].shape, generator=torch.Generator().manual_seed(4)) < share
+    arguments["logits"] = arguments["logits"].masked_fill(lost, float("nan"))
+    arguments |= {"uniforms": torch.full((3,), 0.5, dtype=torch.float64), "top_k": 0} | limits
+    del arguments["normalize"]
+    tokens = ops.logits_draw(**arguments)
+    assert ((tokens >= 0) & (tokens < 4099)).all()
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [

@@ -3,7 +3,19 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, U32, U64, as_matrix, describe, function
+from ld4lg_fast.kernels.native import (
+    FLOAT,
+    I32,
+    I64,
+    POINTER,
+    ROWS,
+    U32,
+    U64,
+    as_matrix,
+    as_vector,
+    describe,
+    function,
+)
 from ld4lg_fast.kernels.plain.geglu import dropout_threshold
 from ld4lg_fast.kernels.registration.geglu import ROWS_PER_PART, parts_of
 
@@ -20,7 +32,7 @@ def forward(projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float
     out = projected.new_empty((*projected.shape[:-1], width))
     rows = out.numel() // width
     if rows:
-        projected, bias = as_matrix(projected, 2 * width), bias.float().contiguous()
+        projected, bias = as_matrix(projected, 2 * width), as_vector(bias)
         _forward(
             *describe(projected, 2 * width),
             bias.data_ptr(),
@@ -43,7 +55,7 @@ def backward(
     sums = torch.empty((parts_of(rows), 2 * width), dtype=torch.float32)
     if rows:
         grad, projected = as_matrix(grad, width), as_matrix(projected, 2 * width)
-        bias = bias.float().contiguous()
+        bias = as_vector(bias)
         _backward(
             *describe(grad, width),
             *describe(projected, 2 * width),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, address, function
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, address, as_vector, function
 
 _sampler_step = function(
     "ld4lg_sampler_step",
@@ -25,13 +25,13 @@ def sampler_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) float32, the next input (B, N, d or 2d) in output's dtype."""
     batch, positions, width = z.shape
-    z = z.float().contiguous()
+    z = as_vector(z)
     z_next, x_start = torch.empty(z.shape), torch.empty(z.shape)
     network_input = torch.empty((batch, positions, width * (2 if self_condition else 1)), dtype=output.dtype)
     if not z.numel():
         return z_next, x_start, network_input
-    output, coefficients = output.contiguous(), coefficients.float().contiguous()
-    x_prev = None if x_prev is None else x_prev.float().contiguous()
+    output, coefficients = output.contiguous(), as_vector(coefficients)
+    x_prev = None if x_prev is None else as_vector(x_prev)
     sample_ids = None if sample_ids is None else sample_ids.contiguous()
     _sampler_step(
         output.data_ptr(),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, address, function
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, address, as_vector, function
 from ld4lg_fast.kernels.plain.short_attention import DIM_HEAD
 
 _SEQUENCE = [POINTER, I64, I64]
@@ -64,7 +64,7 @@ class _Inputs:
             bias = bias if bias.stride(3) in (0, 1) else bias.contiguous()
             strides, bias_dtype = bias.stride(), DTYPE_CODES[bias.dtype]
         if q_gain is not None:
-            q_gain, k_gain = q_gain.float().contiguous(), k_gain.float().contiguous()
+            q_gain, k_gain = as_vector(q_gain), as_vector(k_gain)
         self.alive = q, k, v, bias, q_gain, k_gain
         self.described = (
             *(value for x in (q, k, v) for value in _sequence(x)),

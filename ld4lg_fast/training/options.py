@@ -105,7 +105,8 @@ class TrainOptions:
         _check_choice("train.compile", self.compile, COMPILE)
         if (self.stage == "decoder") != (self.adapt_from is not None):
             raise ConfigError(
-                "The decoder stage needs a finished run: give train.adapt_from=RUN_DIR, which chooses the stage itself."
+                f"train.stage={self.stage} does not go with train.adapt_from={self.adapt_from}: give "
+                "train.adapt_from=RUN_DIR alone, which chooses the decoder stage, or leave it out for the others."
             )
         if self.max_minutes is not None:
             _check_number("train.max_minutes", self.max_minutes, 0)
@@ -178,6 +179,8 @@ def read_options(section: Mapping) -> TrainOptions:
         stage: build(StageOptions, f"train.{stage}", section.get(stage)).check(stage)
         for stage in ("autoencoder", "diffusion")
     }
-    own = {"decoder": {**vars(DECODER), **(section.get("decoder") or {})}}
-    stages["decoder"] = build(StageOptions, "train.decoder", own["decoder"]).check("decoder")
+    decoder = section.get("decoder", {})
+    if isinstance(decoder, Mapping):
+        decoder = vars(DECODER) | dict(decoder)
+    stages["decoder"] = build(StageOptions, "train.decoder", decoder).check("decoder")
     return build(TrainOptions, "train", dict(section) | stages)

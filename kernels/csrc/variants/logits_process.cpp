@@ -88,8 +88,10 @@ struct Candidate {
 
 float median(float a, float b, float c) { return std::max(std::min(a, b), std::min(std::max(a, b), c)); }
 
-// The lowest score above which less than `limit` weighs: quickselect by weight.
+// The lowest score above which less than `limit` weighs: quickselect by weight. There is no candidate where a model
+// has diverged: NaN is not at least anything.
 float lowest_kept(std::vector<Candidate>& candidates, double limit) {
+  if (candidates.empty()) return kRuledOut;
   auto first = candidates.begin(), last = candidates.end();
   const auto weight = [](auto from, auto to) {
     double sum = 0.0;
@@ -118,7 +120,7 @@ float lowest_choice(const LogitsProcess& args, const float* scores, std::vector<
     // As many blocks have a score of at least the top_k-th highest of their maxima.
     std::vector<float> peaks;
     for (int64_t start = 0; start < args.vocabulary; start += kBlock)
-      peaks.push_back(maximum(scores + start, std::min(kBlock, args.vocabulary - start)));
+      peaks.push_back(std::max(kRuledOut, maximum(scores + start, std::min(kBlock, args.vocabulary - start))));
     const auto last = peaks.begin() + (args.top_k - 1);
     if (args.top_k <= static_cast<int64_t>(peaks.size())) {
       std::nth_element(peaks.begin(), last, peaks.end(), std::greater<float>());
