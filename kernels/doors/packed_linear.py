@@ -7,7 +7,7 @@ from torch import Tensor
 from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
 from ld4lg_fast.kernels.native import instruction_set
 
-FEW_ROWS = {"avx512_bf16": 64, "avx512": 64, "avx2": 8, "baseline": 8}
+FEW_ROWS = {"avx512_bf16": 64, "avx512": 64, "avx2": 128, "baseline": 8}
 
 
 def _module(name: str) -> ModuleType:
