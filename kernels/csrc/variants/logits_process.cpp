@@ -35,7 +35,7 @@ double sum_of_exp(const float* values, int64_t width, float highest, float lowes
     const int64_t end = std::min(start + kSummed, width);
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = start; i < end; ++i)  // chosen before exp, for no compiler vectorises a branch around it
+    for (int64_t i = start; i < end; ++i)  // chosen before exp: a branch around it is not vectorised
       sum += exp_of_negative(values[i] < lowest ? kRuledOut : values[i] - highest);
     total += sum;
   }
