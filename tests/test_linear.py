@@ -12,7 +12,7 @@ needs_library = pytest.mark.skipif(
 
 @needs_library
 @pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
-@pytest.mark.parametrize("rows", [1, 2, 5, 7, 13, 40])
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 13, 40, 128])
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 96), (37, 50), (5, 1), (768, 33)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_few_rows(variant, rows, inputs, outputs, dtype):
