@@ -1,12 +1,13 @@
 """Exported graphs in ONNX Runtime beside PyTorch: denoising, decoding, cold start, size, memory, differences.
 
-python benchmarks/onnx_throughput.py [--config small|bart-base] [--batch N] [--rounds N] [--folders DIR] [--json FILE]
+python benchmarks/onnx_throughput.py [--config small|bart-base] [--run RUN_DIR] [--batch N] [--rounds N] [--folders DIR]
+    [--json FILE]
 
-Random weights. All ways to do a thing run in turns on the same latents, with as many threads as PyTorch has.
-Decoding has a fixed length, so that all do the same steps; ``transformers`` is its ``generate``, ``pytorch`` this
-library's own path. ``latent_difference`` is the largest from that path in float32, ``latent_error`` from plain PyTorch
-in float64; ``eager`` is plain PyTorch in float32. With --folders the exports are kept in DIR, and taken from there the
-next time. With --json a plot is written beside the file.
+Random weights, or with --run those of a trained run, which amplify no rounding. All ways to do a thing run in turns on
+the same latents, with as many threads as PyTorch has. Decoding has a fixed length, so that all do the same steps;
+``transformers`` is its ``generate``, ``pytorch`` this library's own path. ``latent_difference`` is the largest from
+that path in float32, ``latent_error`` from plain PyTorch in float64; ``eager`` is plain PyTorch in float32. With
+--folders the exports are kept in DIR, and taken from there the next time; with --json a plot is written, too.
 """
 
 import argparse
@@ -152,23 +153,23 @@ def plain_latents(pipe: TextDiffusionPipeline, batch: int, dtype: torch.dtype) -
         return pipe.sample(batch, num_inference_steps=STEPS, **SAMPLING).latents.numpy()
 
 
-def export_all(config: str, place: Path) -> tuple[TextDiffusionPipeline, dict[str, Path]]:
-    """The pipeline of ``place / "run"``, made where it is not there, and the exported folder of each precision, with
+def export_all(config: str, run: Path | None, place: Path) -> tuple[TextDiffusionPipeline, dict[str, Path]]:
+    """The pipeline of ``run``, or a random one in ``place / "run"``, and the exported folder of each precision, with
     what its validation told beside it."""
-    if not (place / "run").exists():
-        make_pipeline(config).save_pretrained(place / "run")
+    if run is None and not (run := place / "run").exists():
+        make_pipeline(config).save_pretrained(run)
     folders = {name: place / name for name in PRECISIONS}
     for name, folder in folders.items():
         if not folder.exists():
             told: list[str] = []
-            export_run(place / "run", folder, name, say=told.append)
+            export_run(run, folder, name, say=told.append)
             (place / f"{name}.told.json").write_text(json.dumps(told))
-    return TextDiffusionPipeline.from_pretrained(place / "run"), folders
+    return TextDiffusionPipeline.from_pretrained(run), folders
 
 
-def measure(config: str, place: Path, batch: int, rounds: int) -> dict:
-    """All figures of a config, exported to ``place``."""
-    pipe, folders = export_all(config, place)
+def measure(config: str, run: Path | None, place: Path, batch: int, rounds: int) -> dict:
+    """All figures of a run or of a config's random one, exported to ``place``."""
+    pipe, folders = export_all(config, run, place)
     threads = torch.get_num_threads()
     told = {name: json.loads((place / f"{name}.told.json").read_text()) for name in folders}
     result: dict = {"validation": told, "folders": {}, "seconds": {}}
@@ -221,18 +222,21 @@ def plot(result: dict, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", choices=SIZES, default="small")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--config", choices=SIZES, default="small")
+    model.add_argument("--run", type=Path, help="a trained run directory instead of random weights")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     parser.add_argument("--folders", type=Path, help="where exported folders are kept and found")
     parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
     options = parser.parse_args()
-    result = {"config": options.config, "batch": options.batch, "tokens": LENGTH, "rounds": options.rounds}
+    config = options.run.name if options.run else options.config
+    result = {"config": config, "batch": options.batch, "tokens": LENGTH, "rounds": options.rounds}
     result |= {"device": describe_device("cpu"), "versions": versions()}
     with tempfile.TemporaryDirectory() as temporary:
         place = options.folders or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
-        result |= measure(options.config, place, options.batch, options.rounds)
+        result |= measure(options.config, options.run, place, options.batch, options.rounds)
     for task, ways in result["seconds"].items():
         for name, timing in ways.items():
             gain = ways[BASE]["median"] / timing["median"]

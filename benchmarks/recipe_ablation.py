@@ -47,6 +47,7 @@ V2 = (
 )
 INGREDIENTS = {
     "decoder noise 0.3": ("autoencoder.decoder_noise=0.3",),
+    "decoder noise 0.7": ("autoencoder.decoder_noise=0.7",),
     "position dropout 0.2": ("autoencoder.position_dropout=0.2",),
     "token masking 0.2": ("autoencoder.token_masking=0.2",),
     "plain latents": ("model.perceiver.l2_normalize=false",),

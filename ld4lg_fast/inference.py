@@ -21,6 +21,7 @@ from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGErro
 from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
 from ld4lg_fast.quality import sampling_plan
 from ld4lg_fast.sharing import gathered, share
+from ld4lg_fast.shipped import results_folder
 from ld4lg_fast.source import read_sources
 from ld4lg_fast.time_grid import FEW_STEPS, learn_times
 from ld4lg_fast.training.session import start_processes
@@ -195,7 +196,7 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
         content |= {"sources": sources, "references": references}
         content["candidates"] = groups if num_candidates > 1 else None
         told = [f"{source} → " for source in sources]
-    path = Path(config.infer.output_file or run_dir / "samples" / default_name(settings))
+    path = Path(config.infer.output_file or results_folder(run_dir) / "samples" / default_name(settings))
     facts = {
         "run": str(run_dir),
         "settings": settings,

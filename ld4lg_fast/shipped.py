@@ -16,7 +16,7 @@ def shipped_models() -> list[str]:
 def run_directory(name: Path | str | None) -> Path:
     """The run directory that ``name`` means: the model that ships (None), one of `shipped_models`, or a folder.
 
-    A run of the user's own comes before a model of the same name; a folder that only holds evaluations does not.
+    A run of the user's own comes before a model of the same name; another folder of that name does not.
 
     Raises:
         CheckpointError: None, and no model came with this package.
@@ -31,3 +31,9 @@ def run_directory(name: Path | str | None) -> Path:
     folder = Path(name)
     is_own_run = (folder / "autoencoder").exists()
     return FOLDER / name if not is_own_run and str(name) in shipped_models() else folder
+
+
+def results_folder(name: Path | str) -> Path:
+    """Where what is made from a model is kept: in its folder, or in ``outputs`` if it ships or is one of the hub's."""
+    folder = Path(name)
+    return folder if folder.is_dir() else Path("outputs") / str(name).replace("/", "--")

@@ -73,8 +73,15 @@ def test_a_model_that_ships_is_evaluated_again_and_again(tiny, tmp_path, monkeyp
         monkeypatch.setattr(
             sys, "argv", ["test.py", "infer.output_dir=e2e-small", f"evaluation.seeds=[{seed}]", *few]
         )
-        assert evaluation.main().parent == Path("e2e-small/evaluation")
-    assert not (tiny / "evaluation").exists()
+        assert evaluation.main().parent == Path("outputs/e2e-small/evaluation")
+    assert not (tiny / "evaluation").exists() and not Path("e2e-small").exists()
+
+
+def test_results_of_a_hub_model_do_not_hide_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    assert shipped.results_folder("owner/name") == Path("outputs/owner--name")
+    assert shipped.results_folder(Path("runs/mine")) == Path("runs/mine")
 
 
 def test_where_no_model_ships(tmp_path, monkeypatch, capsys):

@@ -23,7 +23,7 @@ from ld4lg_fast.evaluation.rows import Samples, named, pair_rows, reference_rows
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
 from ld4lg_fast.inference import DTYPES, choose_device, resolved
 from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.shipped import run_directory
+from ld4lg_fast.shipped import results_folder, run_directory
 from ld4lg_fast.weights import read_json, write_json
 
 
@@ -143,7 +143,7 @@ class Evaluation:
             count = self.options.num_candidates
             scores = {seed: own.scores for seed, own in sampled.items()} if count > 1 else None
             return pair_rows(samples, self.references, count, partial(evaluate_pairs, **shared), scores)
-        measure = partial(evaluate_texts, cache=ArrayCache(self.run_dir / "cache"), **shared)
+        measure = partial(evaluate_texts, cache=ArrayCache(results_folder(self.run_dir) / "cache"), **shared)
         training, names = self.dataset.train.texts, self.pipe.statistics.class_names or ()
         together = replace(self.references, labels=None)
         if alone:
@@ -218,7 +218,7 @@ class Evaluation:
             None if self.class_id is None else f"class_{self.class_id}",
             "seed_" + "-".join(map(str, self.options.seeds)),
         ]
-        return self.run_dir / "evaluation" / f"{'_'.join(part for part in parts if part)}.json"
+        return results_folder(self.run_dir) / "evaluation" / f"{'_'.join(part for part in parts if part)}.json"
 
 
 def _setting_name(steps: int, guidance_scale: float) -> str:
