@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import ROOT, describe_device, versions
+from transformers import GPT2LMHeadModel
 
 from benchmarks.corpus_model import sample_corpus_model, train_corpus_model
 from ld4lg_fast import TextDiffusionPipeline
@@ -37,6 +38,7 @@ from ld4lg_fast.evaluation.report import versions as metric_versions
 from ld4lg_fast.evaluation.settings import EvaluationSettings
 
 JUDGE_SEED = 1_000_003
+SECONDS = "training_seconds.json"
 FIGURES = ("mauve", "perplexity", "unlikely", "diversity", "memorization", "unique_words")
 
 V2 = (
@@ -97,14 +99,16 @@ class Ablation:
             model.save_pretrained(folder)
         return str(folder)
 
-    def _train(self, run: Path, stage: str, switches: Sequence[str], seed: int, budget: str) -> None:
-        options = self.options
+    def _train(self, run: Path, stage: str, switches: Sequence[str], seed: int) -> None:
+        options, start = self.options, time.perf_counter()
+        earlier = _training_seconds(run)
         command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"hydra.run.dir={run}"]
-        command += ["recipe=v3", f"train.stage={stage}", budget, *switches, *options.overrides]
+        command += ["recipe=v3", f"train.stage={stage}", self._budget(stage), *switches, *options.overrides]
         if stage == "autoencoder":
             command += [f"dataset={options.dataset}", f"model={options.model}", f"seed={seed}"]
             command += [f"dataset.root={options.root}"] if options.root else []
         subprocess.run(command, check=True, cwd=ROOT)
+        (run / SECONDS).write_text(json.dumps(earlier + time.perf_counter() - start))
 
     def run_of(self, name: str, seed: int) -> Path:
         """The run directory of a variant, trained if it is not there yet."""
@@ -114,12 +118,11 @@ class Ablation:
             return run
         key = "_".join(sorted(switch.split(".")[-1].replace("=", "_") for switch in first)) or "recipe"
         base = self.out / "autoencoders" / f"{key}_seed{seed}"
-        budgets = [self._budget(stage) for stage in ("autoencoder", "diffusion")]
         if not (base / "autoencoder" / "autoencoder.json").exists():
-            self._train(base, "autoencoder", first, seed, budgets[0])
+            self._train(base, "autoencoder", first, seed)
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(base, run)
-        self._train(run, "diffusion", second, seed, budgets[1])
+        self._train(run, "diffusion", second, seed)
         return run
 
     def _budget(self, stage: str) -> str:
@@ -127,6 +130,20 @@ class Ablation:
         if options.minutes:
             return f"train.max_minutes={options.minutes[place]}"
         return f"train.{stage}.steps={options.steps[place]}"
+
+    def _autoregressive(self, seed: int, seconds: float) -> GPT2LMHeadModel | None:
+        """The kept model of a seed, or one trained for so long; none where there is neither model nor time."""
+        folder = self.out / f"autoregressive_seed{seed}"
+        if (folder / "config.json").exists():
+            return GPT2LMHeadModel.from_pretrained(folder).eval()
+        if not seconds:
+            return None
+        tokenizer = self.models.language_model(self.judge).tokenizer
+        model = train_corpus_model(
+            self.dataset.train.texts, tokenizer, steps=10**9, seed=seed, max_seconds=seconds
+        )
+        model.save_pretrained(folder)
+        return model
 
     def measure(self, texts: Sequence[str]) -> dict[str, float]:
         """All `FIGURES` of texts, as far as their packages are installed."""
@@ -140,8 +157,7 @@ class Ablation:
 
     def rows(self) -> dict[str, dict]:
         """Figures of every row by its name: a summary over the seeds each, and the first seed's first texts."""
-        options, found, texts = self.options, {}, {}
-        seconds = 0.0
+        options, found, texts, seconds = self.options, {}, {}, 0.0
 
         def keep(row: str, sampled: list[str]) -> None:
             found.setdefault(row, []).append(self.measure(sampled))
@@ -149,23 +165,15 @@ class Ablation:
 
         for seed in options.seeds:
             for name in options.variants:
-                start = time.perf_counter()
-                pipe = TextDiffusionPipeline.from_pretrained(self.run_of(name, seed))
-                seconds = max(seconds, time.perf_counter() - start)
+                run = self.run_of(name, seed)
+                pipe, seconds = TextDiffusionPipeline.from_pretrained(run), max(seconds, _training_seconds(run))
                 for steps in options.sampling_steps:
                     keep(
                         f"{name}, {steps} steps",
                         pipe(options.samples, sampler="unipc", num_inference_steps=steps, seed=seed).texts,
                     )
-            if options.autoregressive_seconds or seconds:
+            if model := self._autoregressive(seed, options.autoregressive_seconds or seconds):
                 tokenizer = self.models.language_model(self.judge).tokenizer
-                model = train_corpus_model(
-                    self.dataset.train.texts,
-                    tokenizer,
-                    steps=10**9,
-                    seed=seed,
-                    max_seconds=options.autoregressive_seconds or seconds,
-                )
                 keep("autoregressive", sample_corpus_model(model, tokenizer, options.samples, seed))
         keep("real validation texts", self.dataset.validation.texts[: options.samples])
         return {
@@ -177,6 +185,11 @@ class Ablation:
             }
             for row, results in found.items()
         }
+
+
+def _training_seconds(run: Path) -> float:
+    """How long a run directory of an ablation has been trained."""
+    return json.loads((run / SECONDS).read_text()) if (run / SECONDS).exists() else 0.0
 
 
 def draw(rows: dict[str, dict], path: Path) -> None:
