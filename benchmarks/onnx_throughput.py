@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,7 @@ PYTORCH = {"pytorch float32": None, "pytorch int8": "int8"}
 BASE = "pytorch float32"
 LENGTH = 32
 STEPS = 4
+PAUSE = 1.0  # seconds before each timing: threads of onnxruntime wait actively for a while after their work
 SAMPLING = {"sampler": "dpmpp_2m", "seed": 0}
 
 
@@ -188,7 +190,7 @@ def measure(config: str, run: Path | None, place: Path, batch: int, rounds: int)
     tasks = {f"{STEPS} sampling steps": sampling}
     tasks |= {name: decoders(pipe, models, start, name) for name in ("greedy", "beam")}
     for task, ways in tasks.items():
-        timings = interleaved(ways, rounds=rounds, round_seconds=0)
+        timings = interleaved(ways, rounds=rounds, round_seconds=0, before=lambda _: time.sleep(PAUSE))
         result["seconds"][task] = {
             name: {"median": timing.median, "p20": timing.p20, "p80": timing.p80}
             for name, timing in timings.items()

@@ -166,7 +166,10 @@ class Ablation:
         for seed in options.seeds:
             for name in options.variants:
                 run = self.run_of(name, seed)
-                pipe, seconds = TextDiffusionPipeline.from_pretrained(run), max(seconds, _training_seconds(run))
+                pipe, seconds = (
+                    TextDiffusionPipeline.from_pretrained(run),
+                    max(seconds, _training_seconds(run)),
+                )
                 for steps in options.sampling_steps:
                     keep(
                         f"{name}, {steps} steps",
