@@ -4,8 +4,8 @@ python benchmarks/recipe_ablation.py --out outputs/ablation --steps 2000 3000 --
 
 Every variant is recipe v2 with some switches set otherwise. For each seed it trains the autoencoder and the denoiser
 (variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many, and measures
-the texts as scripts/test.py does. Beside them stand real held-out texts, and an autoregressive model trained on the
-same texts for as long as the longest variant.
+the texts as scripts/test.py does, against real validation texts. Beside them stand others of these, and an
+autoregressive model trained on the same texts for as long as the longest variant.
 
 No model of the hub is needed: the judge of MAUVE and perplexity is a small language model of the same corpus with a
 seed of its own, so these two figures compare rows of one table and nothing else. ``unlikely`` is the share of texts
@@ -83,11 +83,26 @@ class Ablation:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, options.out
         self.dataset: TextDataset = load_text_dataset(options.dataset, root=options.root)
-        self.references = self.dataset.test.texts[: options.samples]
+        self.references, self.held_out = self._real_texts()
         self.models, self.cache = ScoringModels(), ArrayCache(self.out / "cache")
         self.judge = self._judge()
         real = text_perplexities(self.dataset.validation.texts[:2000], self.models.language_model(self.judge))
         self.limit, self.judge_perplexity = float(np.quantile(real, 0.99)), float(real.mean())
+
+    def _real_texts(self) -> tuple[list[str], list[str]]:
+        """What texts are compared with, and a row of the table: two draws from the validation set without overlap.
+
+        Corpora are sorted, and E2E's test set is of another kind than the rest, so that the first texts of a split
+        are no fair sample of it.
+        """
+        texts, samples = self.dataset.validation.texts, self.options.samples
+        if len(texts) < 2 * samples:
+            raise SystemExit(
+                f"--samples {samples} needs {2 * samples} validation texts, there are {len(texts)}."
+            )
+        order = np.random.default_rng(JUDGE_SEED).permutation(len(texts))[: 2 * samples]
+        drawn = [texts[index] for index in order]
+        return drawn[:samples], drawn[samples:]
 
     def _judge(self) -> str:
         folder = self.out / "judge"
@@ -116,7 +131,7 @@ class Ablation:
         run = self.out / f"{name.replace(' ', '_')}_seed{seed}"
         if (run / "denoiser" / "config.json").exists():
             return run
-        key = "_".join(sorted(switch.split(".")[-1].replace("=", "_") for switch in first)) or "recipe"
+        key = "_".join(sorted(s.replace("=", "_").removeprefix("autoencoder.") for s in first)) or "recipe"
         base = self.out / "autoencoders" / f"{key}_seed{seed}"
         if not (base / "autoencoder" / "autoencoder.json").exists():
             self._train(base, "autoencoder", first, seed)
@@ -178,7 +193,7 @@ class Ablation:
             if model := self._autoregressive(seed, options.autoregressive_seconds or seconds):
                 tokenizer = self.models.language_model(self.judge).tokenizer
                 keep("autoregressive", sample_corpus_model(model, tokenizer, options.samples, seed))
-        keep("real validation texts", self.dataset.validation.texts[: options.samples])
+        keep("real validation texts", self.held_out)
         return {
             row: {
                 "figures": {
