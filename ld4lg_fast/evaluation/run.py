@@ -218,7 +218,9 @@ class Evaluation:
             None if self.class_id is None else f"class_{self.class_id}",
             "seed_" + "-".join(map(str, self.options.seeds)),
         ]
-        return results_folder(self.run_dir) / "evaluation" / f"{'_'.join(part for part in parts if part)}.json"
+        return (
+            results_folder(self.run_dir) / "evaluation" / f"{'_'.join(part for part in parts if part)}.json"
+        )
 
 
 def _setting_name(steps: int, guidance_scale: float) -> str:
