@@ -57,7 +57,8 @@ class Journal:
             for key, value in values.items()
             if isinstance(value, int | float | str | bool)
         }
-        self.accelerator.init_trackers(project, config=flat)
+        places = {"wandb": {"dir": str(self.path.parent)}}  # TensorBoard's is the accelerator's own
+        self.accelerator.init_trackers(project, config=flat, init_kwargs=places)
 
 
 def _is_kept(line: str, stage: str, step: int) -> bool:
