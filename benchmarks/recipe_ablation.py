@@ -146,19 +146,17 @@ class Ablation:
             return f"train.max_minutes={options.minutes[place]}"
         return f"train.{stage}.steps={options.steps[place]}"
 
-    def _autoregressive(self, seed: int, seconds: float) -> GPT2LMHeadModel | None:
-        """The kept model of a seed, or one trained for so long; none where there is neither model nor time."""
+    def _autoregressive_texts(self, seed: int, seconds: float) -> list[str]:
+        """Texts of a seed's autoregressive model, trained for so long if it is not there yet."""
         folder = self.out / f"autoregressive_seed{seed}"
-        if (folder / "config.json").exists():
-            return GPT2LMHeadModel.from_pretrained(folder).eval()
-        if not seconds:
-            return None
         tokenizer = self.models.language_model(self.judge).tokenizer
-        model = train_corpus_model(
-            self.dataset.train.texts, tokenizer, steps=10**9, seed=seed, max_seconds=seconds
-        )
-        model.save_pretrained(folder)
-        return model
+        if (folder / "config.json").exists():
+            model = GPT2LMHeadModel.from_pretrained(folder).eval()
+        else:
+            texts = self.dataset.train.texts
+            model = train_corpus_model(texts, tokenizer, steps=10**9, seed=seed, max_seconds=seconds)
+            model.save_pretrained(folder)
+        return sample_corpus_model(model, tokenizer, self.options.samples, seed)
 
     def measure(self, texts: Sequence[str]) -> dict[str, float]:
         """All `FIGURES` of texts, as far as their packages are installed."""
@@ -181,18 +179,16 @@ class Ablation:
         for seed in options.seeds:
             for name in options.variants:
                 run = self.run_of(name, seed)
-                pipe, seconds = (
-                    TextDiffusionPipeline.from_pretrained(run),
-                    max(seconds, _training_seconds(run)),
-                )
+                pipe = TextDiffusionPipeline.from_pretrained(run)
+                seconds = max(seconds, _training_seconds(run))
                 for steps in options.sampling_steps:
                     keep(
                         f"{name}, {steps} steps",
                         pipe(options.samples, sampler="unipc", num_inference_steps=steps, seed=seed).texts,
                     )
-            if model := self._autoregressive(seed, options.autoregressive_seconds or seconds):
-                tokenizer = self.models.language_model(self.judge).tokenizer
-                keep("autoregressive", sample_corpus_model(model, tokenizer, options.samples, seed))
+            keep(
+                "autoregressive", self._autoregressive_texts(seed, options.autoregressive_seconds or seconds)
+            )
         keep("real validation texts", self.held_out)
         return {
             row: {

@@ -41,6 +41,7 @@ class Evaluation:
         self.config, self.processes = config, processes
         infer, generation = config["infer"], dict(config["generation"])
         self.run_dir = Path(infer["output_dir"])
+        self.results = results_folder(self.run_dir)
         if infer["dtype"] not in DTYPES:
             raise ConfigError(f"Unknown dtype {infer['dtype']!r}; choose one of {', '.join(DTYPES)}.")
         alone = processes.num_processes == 1
@@ -143,7 +144,7 @@ class Evaluation:
             count = self.options.num_candidates
             scores = {seed: own.scores for seed, own in sampled.items()} if count > 1 else None
             return pair_rows(samples, self.references, count, partial(evaluate_pairs, **shared), scores)
-        measure = partial(evaluate_texts, cache=ArrayCache(results_folder(self.run_dir) / "cache"), **shared)
+        measure = partial(evaluate_texts, cache=ArrayCache(self.results / "cache"), **shared)
         training, names = self.dataset.train.texts, self.pipe.statistics.class_names or ()
         together = replace(self.references, labels=None)
         if alone:
@@ -218,9 +219,7 @@ class Evaluation:
             None if self.class_id is None else f"class_{self.class_id}",
             "seed_" + "-".join(map(str, self.options.seeds)),
         ]
-        return (
-            results_folder(self.run_dir) / "evaluation" / f"{'_'.join(part for part in parts if part)}.json"
-        )
+        return self.results / "evaluation" / f"{'_'.join(part for part in parts if part)}.json"
 
 
 def _setting_name(steps: int, guidance_scale: float) -> str:
