@@ -41,7 +41,7 @@ from ld4lg_fast.kernels.testing import OpCase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = {"cpu": "native", "cuda": "triton"}
-SLOW = {"denoiser", "geglu_linear", "linear_cross_entropy"}  # which a few rounds tell as much of
+SLOW = {"denoiser", "linear_cross_entropy"}  # which a few rounds tell as much of
 EAGER, COMPILED, AUTO = "reference eager", "reference compiled", "auto (reference)"
 
 

@@ -4,8 +4,8 @@ python benchmarks/recipe_ablation.py --out outputs/ablation --steps 2000 3000 --
 
 Every variant is recipe v2 with some switches set otherwise. For each seed it trains the autoencoder and the denoiser
 (variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many, and measures
-the texts as scripts/test.py does, against real validation texts. Beside them stand others of these, and an
-autoregressive model trained on the same texts for as long as the longest variant.
+the texts as scripts/test.py does, against real validation texts. Beside them stand others of these, training texts
+(all that a model of these can reach), and an autoregressive model trained on them for as long as the longest variant.
 
 No model of the hub is needed: the judge of MAUVE and perplexity is a small language model of the same corpus with a
 seed of its own, so these two figures compare rows of one table and nothing else. ``unlikely`` is the share of texts
@@ -190,6 +190,8 @@ class Ablation:
                 "autoregressive", self._autoregressive_texts(seed, options.autoregressive_seconds or seconds)
             )
         keep("real validation texts", self.held_out)
+        order = np.random.default_rng(JUDGE_SEED).permutation(len(self.dataset.train.texts))
+        keep("real training texts", [self.dataset.train.texts[index] for index in order[: options.samples]])
         return {
             row: {
                 "figures": {

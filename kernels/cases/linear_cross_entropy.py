@@ -34,6 +34,7 @@ CASES = (
     _loss("small", 2, 5, width=4, vocabulary=7),
     _loss("without-bias", 33, width=16, vocabulary=50, bias=False),
     _loss("nothing-ignored", 3, 4, width=8, vocabulary=11, ignored=0.0),
+    _loss("long-rows", 6, width=4, vocabulary=2500),
 )
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of a product by chunks of rows, in plain PyTorch on any device.
+"""Cross-entropy of a product by chunks of rows: torch's products on any device; on a CPU the softmax in C++.
 
 The gradients of a mean are known as soon as a chunk's logits are, so the forward pass computes them at once and the
 logits are dropped, chunk by chunk (Hsu et al. 2024, "Liger Kernel").
@@ -11,7 +11,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_LOGITS_PER_CHUNK = 2**24  # 64 MiB of float32
+from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.library import is_traced
+from ld4lg_fast.kernels.native import DTYPE_CODES
+
+_LOGITS_PER_CHUNK = 2**25  # 128 MiB of float32
 
 
 def linear_cross_entropy(
@@ -49,37 +53,53 @@ def _run(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """The loss, and its gradients of x, weight and bias where they are wanted."""
     keep = targets != ignore_index
-    classes = targets.masked_fill(~keep, 0)[:, None]
+    classes = targets.masked_fill(~keep, 0)
     share = keep / keep.sum()  # of a row in the mean
     loss = share.new_zeros(())
     of_x = torch.empty_like(x) if wanted[0] else None
-    of_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
-    of_bias = torch.zeros_like(bias, dtype=torch.float32) if wanted[2] else None
+    of_weight = of_bias = None
     chunks = -(-x.shape[0] * weight.shape[0] // _LOGITS_PER_CHUNK)
     size = max(1, -(-x.shape[0] // max(1, chunks)))
-    for start in range(0, x.shape[0], size):
+    for start in range(0, max(1, x.shape[0]), size):
         rows = slice(start, start + size)
-        log_probs = F.linear(x[rows], weight, bias).float().log_softmax(-1)
-        loss = loss - torch.where(keep[rows], log_probs.gather(1, classes[rows])[:, 0], 0.0) @ share[rows]
-        if not any(wanted):
-            continue
-        # softmax - target, without the rows' shares: these go to the narrow factors of the products.
-        grad = log_probs.exp_()
-        grad.scatter_add_(1, classes[rows], grad.new_full((1, 1), -1.0).expand(grad.shape[0], 1))
-        if of_bias is not None:
-            of_bias += share[rows] @ grad
-        grad = grad.to(x.dtype)
+        losses, grad = _losses(F.linear(x[rows], weight, bias), classes[rows], any(wanted))
+        loss = loss + torch.where(keep[rows], losses, 0.0) @ share[rows]
+        # grad is without the rows' shares: these go to the narrow factors of the products.
         if of_x is not None:
             torch.mm(grad, weight, out=of_x[rows]).mul_(share[rows, None])
-        if of_weight is not None:
-            shared = (share[rows, None] * x[rows]).to(x.dtype)
-            if of_weight.dtype == shared.dtype:
-                of_weight.addmm_(grad.t(), shared)
-            else:
-                of_weight += grad.t() @ shared
+        if wanted[1]:
+            of_weight = _add_product(of_weight, grad.t(), (share[rows, None] * x[rows]).to(x.dtype))
+        if wanted[2]:
+            of_bias = _add_product(of_bias, grad.t(), share[rows, None].to(x.dtype))
     return (
         loss,
         of_x,
         None if of_weight is None else of_weight.to(weight.dtype),
-        None if of_bias is None else of_bias.to(bias.dtype),
+        None if of_bias is None else of_bias[:, 0].to(bias.dtype),
     )
+
+
+def _losses(logits: Tensor, classes: Tensor, with_gradients: bool) -> tuple[Tensor, Tensor]:
+    """-log softmax(logits)[class] of each row in float32, and softmax - class in the logits' dtype if it is wanted.
+
+    The logits are lost.
+    """
+    if logits.is_cpu and logits.dtype in DTYPE_CODES and backend.has_native() and not is_traced(logits):
+        from ld4lg_fast.kernels.cpu.softmax_cross_entropy import softmax_cross_entropy_
+
+        return softmax_cross_entropy_(logits, classes, with_gradients), logits
+    log_probs = logits.float().log_softmax(-1)
+    losses = -log_probs.gather(1, classes[:, None])[:, 0]
+    if not with_gradients:
+        return losses, logits
+    grad = log_probs.exp_()
+    grad.scatter_add_(1, classes[:, None], grad.new_full((1, 1), -1.0).expand(grad.shape[0], 1))
+    return losses, grad.to(logits.dtype)
+
+
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a·b, the sum in float32."""
+    if total is None:
+        return a @ b
+    total = total.float()
+    return total.addmm_(a, b) if a.dtype == total.dtype else total.add_(a @ b)

@@ -64,10 +64,10 @@ def forward_norm(
 def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
     width = h.shape[-1]
     rows = h.numel() // width
-    x = torch.empty_like(residual, memory_format=torch.contiguous_format)
+    x = residual.new_empty(residual.shape)
     y = None
     if next_weight is not None:
-        y = torch.empty_like(x, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
+        y = x.new_empty(x.shape, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
         next_weight, next_bias = as_vector(next_weight), as_vector(next_bias)
     stats = weight.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
     if rows == 0:

@@ -19,7 +19,8 @@ def linear_cross_entropy(
 
     The mean of ``-log softmax(x·weightᵀ + bias)[target]`` over the rows whose target is not ``ignore_index``, as
     `torch.nn.functional.cross_entropy` gives it (NaN where there is none). On a GPU with the package liger-kernel
-    its kernels run; elsewhere torch's products, chunk by chunk. The derivatives of x, weight and bias are defined.
+    its kernels run; elsewhere torch's products, chunk by chunk, on a CPU with the softmax in C++. The derivatives
+    of x, weight and bias are defined.
 
     Args:
         x: (…, D). weight: (V, D). targets: x's leading axes, int64 in [0, V) or ``ignore_index``. bias: (V,) or None.

@@ -13,30 +13,33 @@ namespace {
 template <int R>
 void run_rows(const AdalnResidual& args, int64_t row, const float* gain, const float* offset, float* scratch) {
   const int64_t width = args.width;
-  const float *h[R], *residual[R], *stored[R];
+  const float *h[R], *residual[R];
   float* x[R];
-  float sums[R];
   for (int r = 0; r < R; ++r, scratch += 3 * width) {
     h[r] = read_row(args.h, row + r, width, scratch);
     residual[r] = read_row(args.residual, row + r, width, scratch + width);
-    stored[r] = x[r] = open_row(args.x, row + r, scratch + 2 * width);
+    x[r] = open_row(args.x, row + r, scratch + 2 * width);
     if (row + R + r < args.rows) {
       prefetch_row(args.h, row + R + r, width);
       prefetch_row(args.residual, row + R + r, width);
     }
   }
-  add_up(width, sums, [&](int64_t i, auto& found) {
-    for (int r = 0; r < R; ++r) found[r] += load(h[r] + i, found[r]);
-  });
   Moments of_h[R], of_x[R];
-  moments(h, width, args.eps, sums, of_h);
+  moments(h, width, args.eps, of_h);
+  const auto write_x = [&](int r, int64_t i, auto kind) {
+    const auto normed = of_h[r].normalized(load(h[r] + i, kind));
+    const auto sum = load(gain + i, kind) * normed + load(residual[r] + i, kind) + load(offset + i, kind);
+    store(x[r] + i, sum);
+    return sum;
+  };
+  // The statistics of x in the pass that computes it, once its first elements are there.
+  float centers[R], sums[2 * R];
+  each(std::min(width, kCentering), [&](int64_t i, auto kind) {
+    for (int r = 0; r < R; ++r) write_x(r, i, kind);
+  });
+  find_centers(x, width, centers);
   add_up(width, sums, [&](int64_t i, auto& found) {
-    const auto times = load(gain + i, found[0]), plus = load(offset + i, found[0]);
-    for (int r = 0; r < R; ++r) {
-      const auto sum = times * of_h[r].normalized(load(h[r] + i, found[r])) + load(residual[r] + i, found[r]) + plus;
-      store(x[r] + i, sum);
-      found[r] += sum;
-    }
+    for (int r = 0; r < R; ++r) add_moments(r, write_x(r, i, found[r]), centers[r], found);
   });
   for (int r = 0; r < R; ++r) {
     finish_row(args.x, row + r, width, x[r]);
@@ -45,11 +48,10 @@ void run_rows(const AdalnResidual& args, int64_t row, const float* gain, const f
   }
   if (args.next_weight == nullptr) return;
 
-  if (args.x.dtype != DType::kFloat32)  // what was stored has another sum than what was computed
-    add_up(width, sums, [&](int64_t i, auto& found) {
-      for (int r = 0; r < R; ++r) found[r] += load(x[r] + i, found[r]);
-    });
-  moments(stored, width, args.eps, sums, of_x);
+  if (args.x.dtype == DType::kFloat32)
+    close_moments(sums, centers, width, args.eps, of_x);
+  else  // what was stored has other moments than what was computed
+    moments(x, width, args.eps, of_x);
   float* y[R];
   for (int r = 0; r < R; ++r, scratch += width) y[r] = open_row(args.y, row + r, scratch);
   each(width, [&](int64_t i, auto kind) {

@@ -108,26 +108,46 @@ struct Moments {
   Values normalized(Values values) const { return (values - center) * rstd + rest; }
 };
 
-// Of R rows with these sums, the variance as the mean of squared differences, both sums corrected by what the
-// differences add up to (Chan, Golub & LeVeque 1983).
-template <int R>
-inline void moments(const float* const (&rows)[R], int64_t width, float eps, const float (&sums)[R],
-                    Moments (&of)[R]) {
-  const float count = static_cast<float>(width);
-  float centers[R], totals[2 * R];
-  for (int r = 0; r < R; ++r) centers[r] = sums[r] / count;
-  add_up(width, totals, [&](int64_t i, auto& found) {
-    for (int r = 0; r < R; ++r) {
-      const auto difference = load(rows[r] + i, found[r]) - centers[r];
-      found[2 * r] += difference;
-      found[2 * r + 1] += difference * difference;
-    }
+// Of R rows, the mean of the first elements. The mean of m of n numbers is within sqrt(n / m) standard deviations of
+// the mean of all (Samuelson 1968): near enough that differences from it add up without cancellation, in one pass.
+constexpr int64_t kCentering = 4 * kVector;
+
+template <int R, typename Row>
+inline void find_centers(Row* const (&rows)[R], int64_t width, float (&centers)[R]) {
+  const int64_t some = width < kCentering ? width : kCentering;
+  add_up(some, centers, [&](int64_t i, auto& found) {
+    for (int r = 0; r < R; ++r) found[r] += load(rows[r] + i, found[r]);
   });
+  for (float& center : centers) center /= static_cast<float>(some);
+}
+
+// Adds element values of row r to its two of the sums that `close_moments` takes.
+template <typename Values, typename Sums>
+inline void add_moments(int r, Values values, float center, Sums& sums) {
+  const auto difference = values - center;
+  sums[2 * r] += difference;
+  sums[2 * r + 1] += difference * difference;
+}
+
+template <int R>
+inline void close_moments(const float (&sums)[2 * R], const float (&centers)[R], int64_t width, float eps,
+                          Moments (&of)[R]) {
+  const float count = static_cast<float>(width);
   for (int r = 0; r < R; ++r) {
-    const float first = totals[2 * r] / count;
-    const float rstd = 1.0f / std::sqrt(totals[2 * r + 1] / count - first * first + eps);
+    const float first = sums[2 * r] / count;
+    const float rstd = 1.0f / std::sqrt(sums[2 * r + 1] / count - first * first + eps);
     of[r] = {centers[r], -first * rstd, rstd};
   }
+}
+
+template <int R, typename Row>
+inline void moments(Row* const (&rows)[R], int64_t width, float eps, Moments (&of)[R]) {
+  float centers[R], sums[2 * R];
+  find_centers(rows, width, centers);
+  add_up(width, sums, [&](int64_t i, auto& found) {
+    for (int r = 0; r < R; ++r) add_moments(r, load(rows[r] + i, found[r]), centers[r], found);
+  });
+  close_moments(sums, centers, width, eps, of);
 }
 
 }  // namespace

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "instruction_set.h"
+#include "matrix.h"
+
+namespace ld4lg {
+
+struct SoftmaxCrossEntropy {
+  ConstRows logits;        // rows x width
+  Rows gradients;          // the same memory; softmax - target of each row is written where `with_gradients`
+  const int64_t* targets;  // rows, each in [0, width)
+  float* losses;           // rows
+  int64_t rows, width;
+  bool with_gradients;
+  int32_t threads;
+  float* scratch;  // threads x width
+};
+
+LD4LG_IN_EVERY_VARIANT(void softmax_cross_entropy(const SoftmaxCrossEntropy& args);)
+
+}  // namespace ld4lg
