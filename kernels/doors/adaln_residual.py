@@ -54,13 +54,15 @@ def adaln_residual(
     width = shape[-1:]
     if not width or width[0] == 0:
         raise ValueError(f"h has shape {tuple(shape)}; its last axis needs at least one element")
-    vectors = (weight, bias) if next_weight is None else (weight, bias, next_weight, next_bias)
-    if any(vector.shape != width for vector in vectors):
-        names = ("weight", "bias", "next_weight", "next_bias")
-        name, vector = next(pair for pair in zip(names, vectors, strict=False) if pair[1].shape != width)
-        raise ValueError(f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis")
+    vectors = {"weight": weight, "bias": bias, "next_weight": next_weight, "next_bias": next_bias}
+    dtypes = {h.dtype, residual.dtype, scale.dtype, shift.dtype}
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        if vector.shape != width:
+            raise ValueError(f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis")
+        dtypes.add(vector.dtype)
     scale, shift = grouped_modulation(scale, shift, shape)
-    dtypes = {tensor.dtype for tensor in (h, residual, scale, shift, *vectors)}
     chosen = backend.choose("adaln_residual", h.device.type, tuple(dtypes))
     if chosen == "reference":
         return plain.adaln_residual(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
