@@ -38,6 +38,7 @@ from benchmarks.paper_models import make_setup
 from ld4lg_fast.kernels import backend, ops, reference
 from ld4lg_fast.kernels.case_table import benchmark_cases
 from ld4lg_fast.kernels.testing import OpCase
+from ld4lg_fast.training.memory import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = {"cpu": "native", "cuda": "triton"}
@@ -234,6 +235,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
     options = parser.parse_args()
     device = chosen_device(parser, options)
+    keep_freed_memory()  # of all backends alike: else the time is that of mapping pages, and as chance has it
     batch_sizes = options.batch_sizes or {"cpu": [8, 64], "cuda": [8, 256]}[device]
     dtypes = [DTYPES[name] for name in options.dtypes or {"cpu": ["float32"], "cuda": ["bfloat16"]}[device]]
     cases = [case for batch in batch_sizes for case in benchmark_cases(batch)]

@@ -19,10 +19,6 @@ void run_rows(const AdalnResidual& args, int64_t row, const float* gain, const f
     h[r] = read_row(args.h, row + r, width, scratch);
     residual[r] = read_row(args.residual, row + r, width, scratch + width);
     x[r] = open_row(args.x, row + r, scratch + 2 * width);
-    if (row + R + r < args.rows) {
-      prefetch_row(args.h, row + R + r, width);
-      prefetch_row(args.residual, row + R + r, width);
-    }
   }
   Moments of_h[R], of_x[R];
   moments(h, width, args.eps, of_h);

@@ -46,14 +46,6 @@ void run(const AdalnResidualBackward& args, int64_t part, float* scratch) {
   for (int64_t i = 0; i < width; ++i) gain[i] = (1.0f + scale[i]) * args.weight[i];
 
   for (int64_t row = group * args.rows_per_group + first; row < group * args.rows_per_group + last; ++row) {
-    if (row + 1 < args.rows) {
-      prefetch_row(args.grad_x, row + 1, width);
-      prefetch_row(args.h, row + 1, width);
-      if (has_next) {
-        prefetch_row(args.grad_y, row + 1, width);
-        prefetch_row(args.x, row + 1, width);
-      }
-    }
     const float* grad = read_row(args.grad_x, row, width, buffers[2]);
     if (has_next) {
       const float* const grad_y = read_row(args.grad_y, row, width, buffers[3]);

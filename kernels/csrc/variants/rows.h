@@ -43,13 +43,6 @@ inline void narrow_to(const float* values, int64_t width, uint16_t* target) {
   for (int64_t j = i; j < width; ++j) target[j] = narrow(values[j]);
 }
 
-// Asks for a row that is read next: the processor's own prefetching ends with the page.
-inline void prefetch_row(const ConstRows& rows, int64_t row, int64_t width) {
-  const int64_t element = rows.dtype == DType::kFloat32 ? 4 : 2;
-  const char* const data = static_cast<const char*>(rows.data) + row * rows.stride * element;
-  for (int64_t byte = 0; byte < width * element; byte += 64) __builtin_prefetch(data + byte);
-}
-
 // The row as float32: in place where it already is, else widened into `buffer`.
 inline const float* read_row(const ConstRows& rows, int64_t row, int64_t width, float* buffer) {
   if (rows.dtype == DType::kFloat32) return static_cast<const float*>(rows.data) + row * rows.stride;
