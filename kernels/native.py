@@ -12,7 +12,7 @@ from torch import Tensor
 import ld4lg_fast.kernels
 from ld4lg_fast.kernels.layout import as_rows
 
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "baseline")
+INSTRUCTION_SETS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "baseline")
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 
 POINTER = I64 = I32 = U32 = "q"  # every argument takes 8 bytes

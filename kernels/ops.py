@@ -8,14 +8,13 @@ from ld4lg_fast.kernels.doors.geglu_linear import geglu_linear
 from ld4lg_fast.kernels.doors.linear_cross_entropy import linear_cross_entropy
 from ld4lg_fast.kernels.doors.logits_process import draw, logits_best, logits_draw, logits_process
 from ld4lg_fast.kernels.doors.narrow_linear import NarrowLinear
-from ld4lg_fast.kernels.doors.packed_linear import PackedInt8Linear, PackedLinear
+from ld4lg_fast.kernels.doors.packed_linear import PackedLinear
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
 from ld4lg_fast.kernels.doors.sampler_step import sampler_step
 from ld4lg_fast.kernels.doors.short_attention import short_attention
 
 __all__ = [
     "NarrowLinear",
-    "PackedInt8Linear",
     "PackedLinear",
     "adaln_residual",
     "add_layer_norm",

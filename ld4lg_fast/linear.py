@@ -200,8 +200,6 @@ def choose_linear(
     if reason is not None:
         raise ConfigError(f"precision={precision} cannot be had here: {reason}.")
     dtype = weights if precision is None else _DTYPES[precision]
-    if precision == "int8" and few_rows and ops.PackedInt8Linear.is_fast():
-        return dtype, ops.PackedInt8Linear
     if precision in _SPECIAL:
         return dtype, _SPECIAL[precision]
     if device.type == "cpu" and torch.backends.mkldnn.is_available():

@@ -216,7 +216,6 @@ def test_drawn_tokens_follow_the_probabilities():
         *((kind, 1e-6) for kind in (PlainLinear, OneDnnLinear, CpuLinear)),
         pytest.param(CpuBFloat16Linear, 0.01, marks=needs_library),
         (Int8Linear, 0.02),
-        pytest.param(ops.PackedInt8Linear, 0.01, marks=needs_library),
     ],
 )
 @pytest.mark.parametrize("rows", [1, 7, 9, 70])

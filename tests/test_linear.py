@@ -51,34 +51,6 @@ def test_no_rows():
     assert linear(torch.empty(0, 8)).shape == (0, 4)
 
 
-@needs_library
-@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
-@pytest.mark.parametrize("rows", [1, 5, 13, 40])
-@pytest.mark.parametrize(("inputs", "outputs"), [(64, 96), (37, 50), (5, 1), (1024, 33)])
-def test_products_of_bytes(variant, rows, inputs, outputs):
-    """Exactly the sums of the bytes that weight and rows are rounded to, whatever the other rows."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, 2 * inputs, generator=generator)[:, :inputs] * torch.logspace(-3, 3, rows)[:, None]
-    x[0] = 0.0
-    weight, bias = (
-        torch.randn(outputs, inputs, generator=generator),
-        torch.randn(outputs, generator=generator),
-    )
-    residual = torch.randn(rows, outputs, generator=generator)
-
-    def rounded(matrix):
-        scale = matrix.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-        return (matrix / scale).round().double(), scale.double()
-
-    (levels, scale), (row_levels, row_scale) = rounded(weight), rounded(x)
-    want = (row_levels @ levels.t()) * row_scale * scale.t() + bias + residual
-    with native.use_instruction_set(variant) as there:
-        if not there:
-            pytest.skip(f"this processor has no {variant}")
-        got = ops.PackedInt8Linear(weight, bias)(x, residual)
-    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-
-
 # Of a product's root mean square, what rounding both of its factors adds: to 8 bits, to bytes, to half of the bytes.
 ROUNDING = {torch.bfloat16: 2**-8, torch.int8: 0.02}
 

@@ -17,15 +17,15 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 
 // Best first.
 const Variant kVariants[] = {
 #ifdef LD4LG_X86
     {"avx512_bf16", InstructionSet::kAvx512Bf16,
-     [] {
-       return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
-     }},
+     [] { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }},
+    {"avx512_vnni", InstructionSet::kAvx512Vnni, has_vnni},
     {"avx512", InstructionSet::kAvx512, has_avx512},
     {"avx2", InstructionSet::kAvx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif

@@ -10,6 +10,7 @@
   namespace baseline { __VA_ARGS__ } \
   namespace avx2 { __VA_ARGS__ }     \
   namespace avx512 { __VA_ARGS__ }   \
+  namespace avx512_vnni { __VA_ARGS__ } \
   namespace avx512_bf16 { __VA_ARGS__ }
 
 // Calls the chosen build of such a function.
@@ -17,6 +18,8 @@
 #define LD4LG_CALL(function, ...)                                       \
   (ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx512Bf16       \
        ? ld4lg::avx512_bf16::function(__VA_ARGS__)                      \
+   : ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx512Vnni     \
+       ? ld4lg::avx512_vnni::function(__VA_ARGS__)                      \
    : ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx512         \
        ? ld4lg::avx512::function(__VA_ARGS__)                           \
        : ld4lg::instruction_set() == ld4lg::InstructionSet::kAvx2       \
@@ -28,7 +31,7 @@
 
 namespace ld4lg {
 
-enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
+enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16 };
 
 InstructionSet instruction_set();
 

@@ -8,8 +8,7 @@ namespace ld4lg {
 
 // Outputs side by side in the packed weight, with zeros beyond the last one. Of float32, panel p holds
 // W[16 p + j][i] at [p][i][j]. Of bfloat16 it holds W[32 p + 16 h + j][i] at [p][i][j][h]: a word of 32 bits holds
-// two outputs, and what widens them is a shift and a mask. Of bytes it holds 128 + W[16 p + j][4 i + k] at
-// [p][i][j][k], with 128 beyond the last input.
+// two outputs, and what widens them is a shift and a mask.
 constexpr int kPanel = 16;
 
 // Strides in elements between rows; bias and residual may be null.
@@ -32,21 +31,6 @@ struct Linear {
   int32_t threads;
 };
 
-// Weights are bytes times a scale for each output. The inputs are quantised here, a row at a time.
-struct Int8Linear {
-  const float* x;
-  int64_t x_stride;
-  const uint8_t* packed;
-  const float* scales;
-  int64_t rows, inputs;
-  LinearOutput out;
-  int32_t threads;
-  int8_t* bytes;  // rows x bytes_stride, a multiple of 4 that is at least `inputs`
-  int64_t bytes_stride;
-  float* row_scales;
-  int32_t* row_sums;  // of a row's bytes
-};
-
-LD4LG_IN_EVERY_VARIANT(void linear(const Linear& args); void int8_linear(const Int8Linear& args);)
+LD4LG_IN_EVERY_VARIANT(void linear(const Linear& args);)
 
 }  // namespace ld4lg

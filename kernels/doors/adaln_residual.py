@@ -60,7 +60,9 @@ def adaln_residual(
         if vector is None:
             continue
         if vector.shape != width:
-            raise ValueError(f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis")
+            raise ValueError(
+                f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis"
+            )
         dtypes.add(vector.dtype)
     scale, shift = grouped_modulation(scale, shift, shape)
     chosen = backend.choose("adaln_residual", h.device.type, tuple(dtypes))

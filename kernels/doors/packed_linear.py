@@ -1,23 +1,11 @@
 """Products with few rows on a CPU, their weights packed once. Letters: R rows, I inputs, O outputs."""
 
-from types import ModuleType
-
 from torch import Tensor
 
 from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
 from ld4lg_fast.kernels.native import instruction_set
 
-FEW_ROWS = {"avx512_bf16": 64, "avx512": 64, "avx2": 128, "baseline": 8}
-
-
-def _module(name: str) -> ModuleType:
-    """The functions of the C++ library, for the class of that name."""
-    reason = unavailable_reason("native")
-    if reason is not None:
-        raise BackendUnavailableError(f"{name} needs the backend 'native': {reason}")
-    from ld4lg_fast.kernels.cpu import linear
-
-    return linear
+FEW_ROWS = {"avx512_bf16": 64, "avx512_vnni": 64, "avx512": 64, "avx2": 128, "baseline": 8}
 
 
 class PackedLinear:
@@ -33,9 +21,13 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
-        module = _module("PackedLinear")
-        self.linear, self.outputs, self.gelu = module.linear, len(weight), gelu
-        self.packed = module.pack(weight.detach())
+        reason = unavailable_reason("native")
+        if reason is not None:
+            raise BackendUnavailableError(f"PackedLinear needs the backend 'native': {reason}")
+        from ld4lg_fast.kernels.cpu import linear
+
+        self.linear, self.outputs, self.gelu = linear.linear, len(weight), gelu
+        self.packed = linear.pack(weight.detach())
         self.bias = None if bias is None else bias.detach().contiguous()
 
     @staticmethod
@@ -46,25 +38,3 @@ class PackedLinear:
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(R, O) float32 of x (R, I) and residual (R, O), both float32."""
         return self.linear(x, self.packed, self.outputs, self.bias, residual, self.gelu)
-
-
-class PackedInt8Linear:
-    """The same in products of bytes with sums in int32: a scale for each row of the weight, and of the input.
-
-    A row's result does not depend on its neighbours. Arguments and errors are those of `PackedLinear`.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
-        module = _module("PackedInt8Linear")
-        self.linear, self.gelu = module.int8_linear, gelu
-        self.packed, self.scales = module.pack_int8(weight.detach())
-        self.bias = None if bias is None else bias.detach().contiguous()
-
-    @staticmethod
-    def is_fast() -> bool:
-        """Whether this processor has instructions for it, as the C++ library uses them."""
-        return unavailable_reason("native") is None and _module("PackedInt8Linear").multiplies_bytes()
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(R, O) float32 of x (R, I) and residual (R, O), both float32."""
-        return self.linear(x, self.packed, self.scales, self.bias, residual, self.gelu)
