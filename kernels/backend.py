@@ -71,6 +71,16 @@ def has_native() -> bool:
     return unavailable_reason("native") is None
 
 
+def require_native(what: str) -> None:
+    """Refuses ``what``, which only the C++ library can do, where it cannot run.
+
+    Raises:
+        BackendUnavailableError: it was not built, or does not load.
+    """
+    if (reason := unavailable_reason("native")) is not None:
+        raise BackendUnavailableError(f"{what} needs the backend 'native': {reason}")
+
+
 def has_fast_bf16() -> bool:
     """Whether the C++ library's products of bfloat16 are the fastest here: the processor has them, and no tiles."""
     return (

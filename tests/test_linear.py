@@ -88,6 +88,29 @@ def test_narrow_products(variant, dtype, geglu, rows, inputs, outputs):
 
 
 @needs_library
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("rows", [1, 5, 13, 40])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 96), (37, 50), (5, 1), (1024, 33)])
+def test_products_of_bytes(variant, rows, inputs, outputs):
+    """Exact where weight and rows hold what bytes can, each row times a power of two of its own."""
+    generator = torch.Generator().manual_seed(0)
+    reach = 63 if variant in ("avx512", "avx2") else 127  # of x: these sets add two products in 16 bits
+
+    def levels(rows, columns, reach):
+        matrix = torch.randint(-reach, reach + 1, (rows, columns), generator=generator).float()
+        matrix[:, 0] = reach  # of a row of full range
+        return matrix * 2.0 ** torch.randint(-8, 9, (rows, 1), generator=generator)
+
+    x, weight = levels(rows, 2 * inputs, reach)[:, :inputs], levels(outputs, inputs, 127)
+    x[0] = 0.0
+    want = (x.double() @ weight.double().t()).float()
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        assert torch.equal(ops.NarrowLinear(weight, None, torch.int8)(x), want)
+
+
+@needs_library
 def test_a_large_row_leaves_the_others_their_bytes():
     x, weight = torch.randn(3, 64), torch.randn(32, 64)
     x[1] *= 1e6

@@ -70,12 +70,12 @@ def _run(
         if wanted[1]:
             of_weight = _add_product(of_weight, grad.t(), (share[rows, None] * x[rows]).to(x.dtype))
         if wanted[2]:
-            of_bias = _add_product(of_bias, grad.t(), share[rows, None].to(x.dtype))
+            of_bias = _add_product(of_bias, grad.t(), keep[rows, None].to(x.dtype))
     return (
         loss,
         of_x,
         None if of_weight is None else of_weight.to(weight.dtype),
-        None if of_bias is None else of_bias[:, 0].to(bias.dtype),
+        None if of_bias is None else (of_bias[:, 0] / keep.sum()).to(bias.dtype),
     )
 
 

@@ -11,9 +11,15 @@ static void linear(const float* x, int64_t x_stride, const void* packed, int32_t
                            x_stride,
                            packed,
                            ld4lg::DType{dtype},
+                           bias,
+                           residual,
+                           residual_stride,
+                           y,
+                           y_stride,
                            rows,
                            inputs,
-                           {bias, residual, residual_stride, y, y_stride, outputs, gelu != 0},
+                           outputs,
+                           gelu != 0,
                            ld4lg::useful_threads(threads, inputs * outputs)};
   LD4LG_CALL(linear, args);
 }

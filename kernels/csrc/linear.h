@@ -12,22 +12,17 @@ namespace ld4lg {
 constexpr int kPanel = 16;
 
 // Strides in elements between rows; bias and residual may be null.
-struct LinearOutput {
-  const float* bias;
-  const float* residual;
-  int64_t residual_stride;
-  float* y;
-  int64_t y_stride, outputs;
-  bool gelu;
-};
-
 struct Linear {
   const float* x;
   int64_t x_stride;
   const void* packed;
   DType dtype;  // of the weight
-  int64_t rows, inputs;
-  LinearOutput out;
+  const float* bias;
+  const float* residual;
+  int64_t residual_stride;
+  float* y;
+  int64_t y_stride, rows, inputs, outputs;
+  bool gelu;
   int32_t threads;
 };
 

@@ -9,7 +9,6 @@ static void softmax_cross_entropy(void* logits, int64_t stride, int32_t dtype, c
   threads = ld4lg::useful_threads(threads, rows * width);
   const ld4lg::Scratch scratch(threads * width);
   const ld4lg::SoftmaxCrossEntropy args{{logits, stride, ld4lg::DType{dtype}},
-                                        {logits, stride, ld4lg::DType{dtype}},
                                         targets,
                                         losses,
                                         rows,

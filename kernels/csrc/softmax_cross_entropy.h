@@ -6,8 +6,7 @@
 namespace ld4lg {
 
 struct SoftmaxCrossEntropy {
-  ConstRows logits;        // rows x width
-  Rows gradients;          // the same memory; softmax - target of each row is written where `with_gradients`
+  Rows logits;             // rows x width; `with_gradients`, softmax - target of each row is left in their place
   const int64_t* targets;  // rows, each in [0, width)
   float* losses;           // rows
   int64_t rows, width;

@@ -5,7 +5,7 @@ Letters: S sentences, W beams, H heads, K head width, T positions that the cache
 
 from torch import Tensor
 
-from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
+from ld4lg_fast.kernels.backend import require_native
 
 
 def cached_attention(
@@ -34,9 +34,7 @@ def cached_attention(
         BackendUnavailableError: the C++ library is not here.
         ValueError: shapes that do not fit; the message names them.
     """
-    reason = unavailable_reason("native")
-    if reason is not None:
-        raise BackendUnavailableError(f"cached_attention needs the backend 'native': {reason}")
+    require_native("cached_attention")
     sentences, heads, capacity, slots, width = keys.shape
     if values.shape != keys.shape or query.shape[1] != heads * width or not 0 < span <= capacity:
         raise ValueError(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
+from ld4lg_fast.kernels.backend import require_native
 
 
 class NarrowLinear:
@@ -22,9 +22,7 @@ class NarrowLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, geglu: bool = False) -> None:
-        reason = unavailable_reason("native")
-        if reason is not None:
-            raise BackendUnavailableError(f"NarrowLinear needs the backend 'native': {reason}")
+        require_native("NarrowLinear")
         from ld4lg_fast.kernels.cpu import narrow_linear
 
         self.linear, self.dtype, self.geglu = narrow_linear.linear, dtype, geglu

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ld4lg_fast.kernels.backend import BackendUnavailableError, unavailable_reason
+from ld4lg_fast.kernels.backend import has_native, require_native
 from ld4lg_fast.kernels.native import instruction_set
 
 FEW_ROWS = {"avx512_bf16": 64, "avx512_vnni": 64, "avx512": 64, "avx2": 128, "baseline": 8}
@@ -21,9 +21,7 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
-        reason = unavailable_reason("native")
-        if reason is not None:
-            raise BackendUnavailableError(f"PackedLinear needs the backend 'native': {reason}")
+        require_native("PackedLinear")
         from ld4lg_fast.kernels.cpu import linear
 
         self.linear, self.outputs, self.gelu = linear.linear, len(weight), gelu
@@ -33,7 +31,7 @@ class PackedLinear:
     @staticmethod
     def few_rows() -> int:
         """Up to how many rows it is not slower than oneDNN's product on this processor; 0 without the C++ library."""
-        return 0 if unavailable_reason("native") is not None else FEW_ROWS[instruction_set()]
+        return FEW_ROWS[instruction_set()] if has_native() else 0
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(R, O) float32 of x (R, I) and residual (R, O), both float32."""

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "linear_output.h"
+#include "gelu.h"
 #include "vector.h"
 
 namespace ld4lg {
@@ -23,7 +23,7 @@ struct Float32Weight {
 
   Float32Weight(const Linear& args, int64_t group) {
     constexpr int64_t kPanels = kOutputs / kPanel;
-    const int64_t last = (args.out.outputs - 1) / kPanel;
+    const int64_t last = (args.outputs - 1) / kPanel;
     for (int64_t p = 0; p < kPanels; ++p)  // beyond the last panel it is read again, and not stored
       panels[p] = static_cast<const float*>(args.packed) + std::min(group * kPanels + p, last) * args.inputs * kPanel;
   }
@@ -53,6 +53,24 @@ struct BFloat16Weight {
   }
 };
 
+// Bias, GELU, residual: stores outputs `first` to `first + COUNT` of a row, as far as there are so many; `line` holds their sums.
+template <int COUNT>
+inline void write_outputs(const Linear& args, int64_t row, int64_t first, float* line) {
+  const int64_t width = std::min<int64_t>(COUNT, args.outputs - first);
+  if (args.bias != nullptr)
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j) line[j] += args.bias[first + j];
+  if (args.gelu)
+#pragma omp simd
+    for (int j = 0; j < COUNT; ++j) line[j] *= normal_cdf(line[j]);
+  if (args.residual != nullptr) {
+    const float* const residual = args.residual + row * args.residual_stride + first;
+#pragma omp simd
+    for (int64_t j = 0; j < width; ++j) line[j] += residual[j];
+  }
+  std::copy(line, line + width, args.y + row * args.y_stride + first);
+}
+
 // ROWS rows from `row` on by a group of outputs.
 template <class Weight, int ROWS>
 void multiply(const Linear& args, const Weight& weight, int64_t group, int64_t row) {
@@ -70,7 +88,7 @@ void multiply(const Linear& args, const Weight& weight, int64_t group, int64_t r
   for (int r = 0; r < ROWS; ++r) {
     float line[Weight::kOutputs];
     for (int v = 0; v < kVectors; ++v) store(line + v * kVector, sums[r][v]);
-    write_outputs<Weight::kOutputs>(args.out, row + r, group * Weight::kOutputs, line);
+    write_outputs<Weight::kOutputs>(args, row + r, group * Weight::kOutputs, line);
   }
 }
 
@@ -82,7 +100,7 @@ void multiply_some(const Linear& args, const Weight& weight, int64_t group, int6
 
 template <class Weight>
 void run(const Linear& args) {
-  const int64_t groups = (args.out.outputs + Weight::kOutputs - 1) / Weight::kOutputs;
+  const int64_t groups = (args.outputs + Weight::kOutputs - 1) / Weight::kOutputs;
   const int64_t blocks = (args.rows + Weight::kMaxRows - 1) / Weight::kMaxRows;
 #pragma omp parallel for num_threads(args.threads) schedule(static) if (args.threads > 1)
   for (int64_t group = 0; group < groups; ++group)

@@ -15,9 +15,10 @@ constexpr int64_t kBlock = 1024;  // sums of blocks are added up in double, so t
 
 void run(const SoftmaxCrossEntropy& args, int64_t begin, int64_t end, float* scratch) {
   const int64_t width = args.width;
+  const ConstRows source = {args.logits.data, args.logits.stride, args.logits.dtype};
   for (int64_t row = begin; row < end; ++row) {
-    const float* const logits = read_row(args.logits, row, width, scratch);
-    float* const powers = open_row(args.gradients, row, scratch);
+    const float* const logits = read_row(source, row, width, scratch);
+    float* const powers = open_row(args.logits, row, scratch);
     const int64_t target = args.targets[row];
     float highest = logits[0];
 #pragma omp simd reduction(max : highest)
@@ -39,7 +40,7 @@ void run(const SoftmaxCrossEntropy& args, int64_t begin, int64_t end, float* scr
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) powers[i] *= factor;
     powers[target] -= 1.0f;
-    write_row(args.gradients, row, width, powers);
+    if (powers == scratch) write_row(args.logits, row, width, powers);  // else they are in place
   }
 }
 
