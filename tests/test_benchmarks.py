@@ -174,6 +174,7 @@ def test_onnx_throughput(tmp_path):
     for task, timings in result["seconds"].items():
         assert ways == timings.keys() - {"transformers"}, task
     assert result["latent_difference"]["onnx float32"] < 1e-4
+    assert result["latent_difference_from_eager"]["onnx float32"] < 1e-4
     errors = result["latent_error"]
     assert 0 < errors["onnx float32"] < 2 * errors["eager float32"] < 1e-4 < errors["onnx int8"]
     folders = result["folders"]
