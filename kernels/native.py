@@ -18,6 +18,7 @@ DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
 POINTER = I64 = I32 = U32 = "q"  # every argument takes 8 bytes
 U64, FLOAT = "Q", "d"
 ROWS = [POINTER, I64, I32]  # what `describe` gives
+VECTOR = [POINTER, I32]  # what `describe_vector` gives
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
@@ -99,3 +100,8 @@ def describe(matrix: Tensor, width: int) -> tuple[int, int, int]:
     """Pointer, stride and dtype code of what `as_matrix` gave, as the library takes a matrix."""
     stride = width if matrix.is_contiguous() else matrix.stride(0)
     return matrix.data_ptr(), stride, DTYPE_CODES[matrix.dtype]
+
+
+def describe_vector(vector: Tensor) -> tuple[int, int]:
+    """Pointer and dtype code of a vector whose elements are adjacent, as the library takes it."""
+    return vector.data_ptr(), DTYPE_CODES[vector.dtype]

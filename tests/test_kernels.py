@@ -76,6 +76,25 @@ def test_every_instruction_set_obeys_the_rule(instruction_set):
                     check(case, "native", dtype)
 
 
+@pytest.mark.skipif(not backend.has_native(), reason="no native library in this process")
+@pytest.mark.parametrize("instruction_set", native.INSTRUCTION_SETS)
+def test_rows_that_pass_by_the_caches_are_the_same(instruction_set):
+    """Of a large batch they do, of its parts they do not."""
+    made = adaln_arguments(44, 32, width=768)(torch.Generator().manual_seed(0))
+    arguments = {name: value.float() for name, value in made.items()}
+    parts = [
+        {name: value[part : part + 11] if value.ndim == 3 else value for name, value in arguments.items()}
+        for part in range(0, 44, 11)
+    ]
+    with native.use_instruction_set(instruction_set) as runs, poisoned_memory(), torch.inference_mode():
+        if not runs:
+            pytest.skip(f"this processor has no {instruction_set}")
+        got = ops.adaln_residual(**arguments)
+        want = [ops.adaln_residual(**part) for part in parts]
+    for whole, *pieces in zip(got, *want, strict=True):
+        torch.testing.assert_close(whole, torch.cat(pieces), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("case", [c for c in SMALL if c.differentiable], ids=lambda case: case.id)
 def test_reference_gradients_agree_with_finite_differences(case):
     arguments = case.arguments(torch.float64)

@@ -14,27 +14,28 @@ from ld4lg_fast.kernels.native import (
     I64,
     POINTER,
     ROWS,
+    VECTOR,
     address,
     as_matrix,
-    as_vector,
     describe,
+    describe_vector,
     function,
 )
 
 _forward = function(
     "ld4lg_adaln_residual",
-    [*ROWS, *ROWS, POINTER, POINTER, *ROWS, *ROWS, POINTER, POINTER]
+    [*ROWS, *ROWS, *VECTOR, *VECTOR, *ROWS, *ROWS, *VECTOR, *VECTOR]
     + [POINTER, POINTER, I32, POINTER, I64, I64, I64, FLOAT, I32],
 )
 _backward = function(
     "ld4lg_adaln_residual_backward",
-    [*ROWS, *ROWS, *ROWS, POINTER, POINTER, POINTER, *ROWS]
+    [*ROWS, *ROWS, *ROWS, POINTER, *VECTOR, *VECTOR, *ROWS]
     + [POINTER, POINTER, POINTER, POINTER, I64, I64, I64, I64, I64, I32],
 )
 
 _vectors = function(
     "ld4lg_adaln_residual_vectors",
-    [POINTER, I64, I64, I64, I64, POINTER, POINTER, *ROWS, POINTER, POINTER, POINTER, I32],
+    [POINTER, I64, I64, I64, I64, *VECTOR, *VECTOR, *ROWS, POINTER, POINTER, POINTER, I32],
 )
 
 
@@ -64,25 +65,25 @@ def forward_norm(
 def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
     width = h.shape[-1]
     rows = h.numel() // width
-    x = residual.new_empty(residual.shape)
-    y = None
+    x = torch.empty_like(residual, memory_format=torch.contiguous_format)
+    y, of_next = None, (0, 0, 0, 0)
     if next_weight is not None:
-        y = x.new_empty(x.shape, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
-        next_weight, next_bias = as_vector(next_weight), as_vector(next_bias)
-    stats = weight.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
+        y = torch.empty_like(x, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
+        next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
+        of_next = *describe_vector(next_weight), *describe_vector(next_bias)
+    stats = torch.empty(2 if y is None else 4, rows)
     if rows == 0:
         return x, y, stats
     h, residual, scale, shift = (as_matrix(tensor, width) for tensor in (h, residual, scale, shift))
-    weight, bias = as_vector(weight), as_vector(bias)
+    weight, bias = weight.contiguous(), bias.contiguous()
     _forward(
         *describe(h, width),
         *describe(residual, width),
-        weight.data_ptr(),
-        bias.data_ptr(),
+        *describe_vector(weight),
+        *describe_vector(bias),
         *describe(scale, width),
         *describe(shift, width),
-        address(next_weight),
-        address(next_bias),
+        *of_next,
         x.data_ptr(),
         address(y),
         0 if y is None else DTYPE_CODES[y.dtype],
@@ -119,16 +120,16 @@ def backward(
     results = [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
     if rows == 0:
         return results
-    grad_x, h, weight = as_matrix(grad_x, width), as_matrix(h, width), as_vector(weight)
+    grad_x, h, weight = as_matrix(grad_x, width), as_matrix(h, width), weight.contiguous()
     if grad_y is not None:
-        grad_y, next_weight = as_matrix(grad_y, width), as_vector(next_weight)
+        grad_y, next_weight = as_matrix(grad_y, width), next_weight.contiguous()
     _backward(
         *describe(grad_x, width),
         *((0, 0, 0) if grad_y is None else describe(grad_y, width)),
         *describe(h, width),
         0 if grad_y is None else x.data_ptr(),
-        weight.data_ptr(),
-        0 if grad_y is None else next_weight.data_ptr(),
+        *describe_vector(weight),
+        *((0, 0) if grad_y is None else describe_vector(next_weight)),
         *describe(scale, width),
         stats.data_ptr(),
         grad_h.data_ptr(),
@@ -152,15 +153,15 @@ def vector_gradients(
     rows = as_matrix(scale, width)
     of_scale, of_shift = torch.empty(scale.shape), torch.empty(scale.shape)
     of_vectors = torch.empty((kinds, width))
-    plain = as_vector(weight), as_vector(bias)
+    weight, bias = weight.contiguous(), bias.contiguous()
     _vectors(
         sums.data_ptr(),
         groups,
         parts,
         kinds,
         width,
-        plain[0].data_ptr(),
-        plain[1].data_ptr(),
+        *describe_vector(weight),
+        *describe_vector(bias),
         *describe(rows, width),
         of_scale.data_ptr(),
         of_shift.data_ptr(),

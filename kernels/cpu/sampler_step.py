@@ -26,8 +26,8 @@ def sampler_step(
     """z_next and x_start (B, N, d) float32, the next input (B, N, d or 2d) in output's dtype."""
     batch, positions, width = z.shape
     z = as_vector(z)
-    z_next, x_start = torch.empty(z.shape), torch.empty(z.shape)
-    network_input = torch.empty((batch, positions, width * (2 if self_condition else 1)), dtype=output.dtype)
+    z_next, x_start = torch.empty(batch, positions, width), torch.empty(batch, positions, width)
+    network_input = torch.empty(batch, positions, width * (2 if self_condition else 1), dtype=output.dtype)
     if not z.numel():
         return z_next, x_start, network_input
     output, coefficients = output.contiguous(), as_vector(coefficients)

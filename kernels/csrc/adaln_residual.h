@@ -9,9 +9,9 @@ constexpr int64_t kScratchRows = 10;
 
 struct AdalnResidual {
   ConstRows h, residual;              // rows x width
-  const float *weight, *bias;         // width
+  ConstRows weight, bias;             // one row
   ConstRows scale, shift;             // groups x width; row r belongs to group r / rows_per_group
-  const float *next_weight, *next_bias;  // width, or null: then y is not written
+  ConstRows next_weight, next_bias;   // one row, or null: then y is not written
   Rows x, y;                          // rows x width
   float* stats;                       // (2 or 4) x rows: mean and 1/std of h, then of x
   int64_t rows, width, rows_per_group;
@@ -21,8 +21,8 @@ struct AdalnResidual {
 };
 
 struct AdalnResidualBackward {
-  ConstRows grad_x, grad_y, h, x;  // rows x width; grad_y and x only with next_weight
-  const float *weight, *next_weight;  // width
+  ConstRows grad_x, grad_y, h, x;     // rows x width; grad_y and x only with next_weight
+  ConstRows weight, next_weight;      // one row
   ConstRows scale;                    // groups x width
   const float* stats;                 // (2 or 4) x rows
   Rows grad_h, grad_residual;         // rows x width; grad_residual only with next_weight
@@ -36,7 +36,7 @@ struct AdalnResidualBackward {
 struct AdalnResidualVectors {
   const float* sums;                // groups x parts x kinds x width; kinds is 2, or 4 with a next norm
   int64_t groups, parts, kinds, width;
-  const float *weight, *bias;       // width
+  ConstRows weight, bias;           // one row
   ConstRows scale;                  // groups x width
   float *grad_scale, *grad_shift;   // groups x width
   float* grads;                     // kinds x width: of weight, bias, next_weight, next_bias

@@ -14,10 +14,12 @@ struct ConstRows {
   DType dtype;
 };
 
+// `streamed`, which only float32 rows from the start of a cache line on can be: written past the caches.
 struct Rows {
   void* data;
   int64_t stride;
   DType dtype;
+  bool streamed = false;
 };
 
 }  // namespace ld4lg

@@ -9,22 +9,28 @@ namespace ld4lg {
 namespace LD4LG_ISA {
 namespace {
 
-// R rows of a group from `row` on; `scratch` holds 4 * R rows of float32.
+// What the rows share: their group's gain and offset, the next norm's weight and bias.
+struct Shared {
+  const float *gain, *offset, *next_weight, *next_bias;
+};
+
+// R rows of a group from `row` on; `scratch` holds 3 * R rows of float32.
 template <int R>
-void run_rows(const AdalnResidual& args, int64_t row, const float* gain, const float* offset, float* scratch) {
+void run_rows(const AdalnResidual& args, int64_t row, const Shared& shared, float* scratch) {
   const int64_t width = args.width;
   const float *h[R], *residual[R];
-  float* x[R];
+  float *x[R], *y[R];
   for (int r = 0; r < R; ++r, scratch += 3 * width) {
     h[r] = read_row(args.h, row + r, width, scratch);
     residual[r] = read_row(args.residual, row + r, width, scratch + width);
     x[r] = open_row(args.x, row + r, scratch + 2 * width);
+    y[r] = open_row(args.y, row + r, scratch);  // h is done with by then
   }
   Moments of_h[R], of_x[R];
   moments(h, width, args.eps, of_h);
   const auto write_x = [&](int r, int64_t i, auto kind) {
     const auto normed = of_h[r].normalized(load(h[r] + i, kind));
-    const auto sum = load(gain + i, kind) * normed + load(residual[r] + i, kind) + load(offset + i, kind);
+    const auto sum = load(shared.gain + i, kind) * normed + load(residual[r] + i, kind) + load(shared.offset + i, kind);
     store(x[r] + i, sum);
     return sum;
   };
@@ -42,16 +48,14 @@ void run_rows(const AdalnResidual& args, int64_t row, const float* gain, const f
     args.stats[row + r] = of_h[r].mean();
     args.stats[args.rows + row + r] = of_h[r].rstd;
   }
-  if (args.next_weight == nullptr) return;
+  if (shared.next_weight == nullptr) return;
 
   if (args.x.dtype == DType::kFloat32)
     close_moments(sums, centers, width, args.eps, of_x);
   else  // what was stored has other moments than what was computed
     moments(x, width, args.eps, of_x);
-  float* y[R];
-  for (int r = 0; r < R; ++r, scratch += width) y[r] = open_row(args.y, row + r, scratch);
   each(width, [&](int64_t i, auto kind) {
-    const auto times = load(args.next_weight + i, kind), plus = load(args.next_bias + i, kind);
+    const auto times = load(shared.next_weight + i, kind), plus = load(shared.next_bias + i, kind);
     for (int r = 0; r < R; ++r) store(y[r] + i, of_x[r].normalized(load(x[r] + i, kind)) * times + plus);
   });
   for (int r = 0; r < R; ++r) {
@@ -67,21 +71,29 @@ void run(const AdalnResidual& args, int64_t begin, int64_t end, float* scratch) 
   const int64_t width = args.width;
   float* const gain = scratch;
   float* const offset = gain + width;
-  float* const buffers = offset + width;
+  float* const buffers = offset + 3 * width;
+  Shared shared = {gain, offset, nullptr, nullptr};
+  if (args.next_weight.data != nullptr) {
+    shared.next_weight = read_row(args.next_weight, 0, width, offset + width);
+    shared.next_bias = read_row(args.next_bias, 0, width, offset + 2 * width);
+  }
   for (int64_t row = begin; row < end;) {
     // (1 + scale) * (weight * n + bias) + shift = gain * n + offset, the same for all rows of a group.
     const int64_t group = row / args.rows_per_group;
     const int64_t stop = std::min(end, (group + 1) * args.rows_per_group);
     const float* const scale = read_row(args.scale, group, width, buffers);
     const float* const shift = read_row(args.shift, group, width, buffers + width);
+    const float* const weight = read_row(args.weight, 0, width, buffers + 2 * width);
+    const float* const bias = read_row(args.bias, 0, width, buffers + 3 * width);
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
-      gain[i] = (1.0f + scale[i]) * args.weight[i];
-      offset[i] = (1.0f + scale[i]) * args.bias[i] + shift[i];
+      gain[i] = (1.0f + scale[i]) * weight[i];
+      offset[i] = (1.0f + scale[i]) * bias[i] + shift[i];
     }
-    for (; row + 1 < stop; row += 2) run_rows<2>(args, row, gain, offset, buffers);
-    if (row < stop) run_rows<1>(args, row++, gain, offset, buffers);
+    for (; row + 1 < stop; row += 2) run_rows<2>(args, row, shared, buffers);
+    if (row < stop) run_rows<1>(args, row++, shared, buffers);
   }
+  finish_streams();
 }
 
 }  // namespace

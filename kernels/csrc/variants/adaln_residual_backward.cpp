@@ -30,9 +30,9 @@ inline Sums reduce(const float* grad, const float* gain, const float* values, Mo
 
 void run(const AdalnResidualBackward& args, int64_t part, float* scratch) {
   const int64_t width = args.width;
-  float* buffers[8];
-  for (int i = 0; i < 8; ++i) buffers[i] = scratch + i * width;
-  const bool has_next = args.next_weight != nullptr;
+  float* buffers[9];
+  for (int i = 0; i < 9; ++i) buffers[i] = scratch + i * width;
+  const bool has_next = args.next_weight.data != nullptr;
   const int64_t group = part / args.parts;
   const int64_t first = part % args.parts * args.rows_per_part;
   const int64_t last = first + args.rows_per_part < args.rows_per_group ? first + args.rows_per_part
@@ -41,9 +41,11 @@ void run(const AdalnResidualBackward& args, int64_t part, float* scratch) {
   for (int64_t i = 0; i < (has_next ? 4 : 2) * width; ++i) sums[i] = 0.0f;
 
   const float* const scale = read_row(args.scale, group, width, buffers[0]);
+  const float* const weight = read_row(args.weight, 0, width, buffers[2]);
   float* const gain = buffers[1];
 #pragma omp simd
-  for (int64_t i = 0; i < width; ++i) gain[i] = (1.0f + scale[i]) * args.weight[i];
+  for (int64_t i = 0; i < width; ++i) gain[i] = (1.0f + scale[i]) * weight[i];
+  const float* const next_weight = has_next ? read_row(args.next_weight, 0, width, buffers[8]) : nullptr;
 
   for (int64_t row = group * args.rows_per_group + first; row < group * args.rows_per_group + last; ++row) {
     const float* grad = read_row(args.grad_x, row, width, buffers[2]);
@@ -51,12 +53,12 @@ void run(const AdalnResidualBackward& args, int64_t part, float* scratch) {
       const float* const grad_y = read_row(args.grad_y, row, width, buffers[3]);
       const float* const x = read_row(args.x, row, width, buffers[4]);
       const Moments of_x = {args.stats[2 * args.rows + row], 0.0f, args.stats[3 * args.rows + row]};
-      const Sums mean = reduce(grad_y, args.next_weight, x, of_x, width, sums + 2 * width, sums + 3 * width);
+      const Sums mean = reduce(grad_y, next_weight, x, of_x, width, sums + 2 * width, sums + 3 * width);
       float* const total = buffers[5];
 #pragma omp simd
       for (int64_t i = 0; i < width; ++i) {
         const float normed = of_x.normalized(x[i]);
-        total[i] = grad[i] + of_x.rstd * (grad_y[i] * args.next_weight[i] - mean.plain - normed * mean.along);
+        total[i] = grad[i] + of_x.rstd * (grad_y[i] * next_weight[i] - mean.plain - normed * mean.along);
       }
       write_row(args.grad_residual, row, width, total);
       grad = total;

@@ -11,11 +11,16 @@ namespace {
 
 constexpr int64_t kBlock = 128;  // columns whose totals stay in the first cache
 
+ConstRows from_column(const ConstRows& rows, int64_t column) {
+  const int64_t element = rows.dtype == DType::kFloat32 ? 4 : 2;
+  return {static_cast<const char*>(rows.data) + column * element, rows.stride, rows.dtype};
+}
+
 void run(const AdalnResidualVectors& args, int64_t begin, int64_t width) {
-  float totals[4][kBlock] = {}, wide[kBlock];
-  const int64_t element = args.scale.dtype == DType::kFloat32 ? 4 : 2;
-  const ConstRows scales = {static_cast<const char*>(args.scale.data) + begin * element, args.scale.stride,
-                            args.scale.dtype};
+  float totals[4][kBlock] = {}, wide[3][kBlock];
+  const ConstRows scales = from_column(args.scale, begin);
+  const float* const weight = read_row(from_column(args.weight, begin), 0, width, wide[0]);
+  const float* const bias = read_row(from_column(args.bias, begin), 0, width, wide[1]);
   for (int64_t group = 0; group < args.groups; ++group) {
     float of_group[4][kBlock] = {};
     for (int64_t part = 0; part < args.parts; ++part)
@@ -24,13 +29,13 @@ void run(const AdalnResidualVectors& args, int64_t begin, int64_t width) {
 #pragma omp simd
         for (int64_t i = 0; i < width; ++i) of_group[kind][i] += sums[i];
       }
-    const float* const scale = read_row(scales, group, width, wide);
+    const float* const scale = read_row(scales, group, width, wide[2]);
     float* const grad_scale = args.grad_scale + group * args.width + begin;
     float* const grad_shift = args.grad_shift + group * args.width + begin;
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
       const float along = of_group[0][i], plain = of_group[1][i];
-      grad_scale[i] = args.weight[begin + i] * along + args.bias[begin + i] * plain;
+      grad_scale[i] = weight[i] * along + bias[i] * plain;
       grad_shift[i] = plain;
       totals[0][i] += (1.0f + scale[i]) * along;
       totals[1][i] += (1.0f + scale[i]) * plain;

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -52,13 +52,34 @@ inline const float* read_row(const ConstRows& rows, int64_t row, int64_t width, 
   return buffer;
 }
 
-// Where to compute a row that will be written: in place for float32, else in `buffer` (then call finish_row).
-inline float* open_row(const Rows& rows, int64_t row, float* buffer) {
-  return rows.dtype == DType::kFloat32 ? static_cast<float*>(rows.data) + row * rows.stride : buffer;
+// Copies a row past the caches: memory is not read first, and nothing that is still wanted is driven out.
+inline void stream_to(const float* values, int64_t width, float* target) {
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < width; i += kVector) _mm512_stream_ps(target + i, _mm512_loadu_ps(values + i));
+#elif defined(__AVX2__)
+  for (int64_t i = 0; i < width; i += kVector) _mm256_stream_ps(target + i, _mm256_loadu_ps(values + i));
+#else
+  std::memcpy(target, values, width * sizeof(float));
+#endif
 }
 
-// Rounds a bfloat16 row into place, and `values` with it: what is computed from it next sees what was stored.
+// What was streamed is there for other threads.
+inline void finish_streams() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+// Where to compute a row that will be written: in place for float32, else in `buffer` (then call finish_row).
+inline float* open_row(const Rows& rows, int64_t row, float* buffer) {
+  const bool in_place = rows.dtype == DType::kFloat32 && !rows.streamed;
+  return in_place ? static_cast<float*>(rows.data) + row * rows.stride : buffer;
+}
+
+// Brings a row from its buffer into place, and rounds `values`, too, to bfloat16: what is computed from it next sees
+// what was stored.
 inline void finish_row(const Rows& rows, int64_t row, int64_t width, float* values) {
+  if (rows.streamed) stream_to(values, width, static_cast<float*>(rows.data) + row * rows.stride);
   if (rows.dtype == DType::kFloat32) return;
   uint16_t* target = static_cast<uint16_t*>(rows.data) + row * rows.stride;
   narrow_to(values, width, target);
