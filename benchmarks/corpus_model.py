@@ -74,12 +74,13 @@ def sample_corpus_model(
     num_texts: int,
     seed: int = 0,
     batch_size: int = 256,
+    top_p: float = 1.0,
 ) -> list[str]:
-    """Texts drawn token by token from the model's own probabilities."""
+    """Texts drawn token by token from the model's own probabilities, or the most probable ``top_p`` of them."""
     torch.manual_seed(seed)
     texts: list[str] = []
     while len(texts) < num_texts:
         start = torch.full((min(batch_size, num_texts - len(texts)), 1), tokenizer.bos_token_id)
-        ids = model.generate(start, do_sample=True, top_k=0, max_length=model.config.n_positions)
+        ids = model.generate(start, do_sample=True, top_k=0, top_p=top_p, max_length=model.config.n_positions)
         texts += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     return texts

@@ -4,6 +4,7 @@ python benchmarks/ops.py [--device cpu|cuda] [--op NAME ...] [--batch-sizes 8 64
 
 Backends: the plain reference eager and compiled, and the kernels (native C++ on a CPU, Triton on a GPU). Where
 the library itself goes to the reference, because the kernel is slower there, a row "auto (reference)" says so.
+The denoiser runs with its weights as training has them, and "prepared", as the sampling engine has them.
 ``share_of_ceiling`` compares with the time that the operation's FLOPs or its bytes (every input read once, every
 output written once) would take at the rates of a large copy and a large product, measured in the same run; what
 fits into the caches can exceed 1. With --json a plot is drawn beside the file; what the file holds already of
@@ -38,6 +39,7 @@ from benchmarks.paper_models import make_setup
 from ld4lg_fast.kernels import backend, ops, reference
 from ld4lg_fast.kernels.case_table import benchmark_cases
 from ld4lg_fast.kernels.testing import OpCase
+from ld4lg_fast.prepared import prepared_denoiser
 from ld4lg_fast.training.memory import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -134,6 +136,8 @@ class DenoiserBenchmark:
         calls = {EAGER: partial(published, network), COMPILED: partial(published, compiled)}
         if backend.unavailable_reason(kernels) is None:
             calls[kernels] = partial(ours, z, self.time, x_self_cond=z)
+            prepared = prepared_denoiser(ours, None)
+            calls[f"{kernels}, prepared"] = partial(prepared, z, self.time, x_self_cond=z)
         return calls
 
     def floor(self, bandwidth: float, rate: float) -> float:

@@ -3,9 +3,10 @@
 python benchmarks/recipe_ablation.py --out outputs/ablation --steps 2000 3000 --seeds 0 1 2 --json RESULT.json
 
 Every variant is recipe v2 with some switches set otherwise. For each seed it trains the autoencoder and the denoiser
-(variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many, and measures
-the texts as scripts/test.py does, against real validation texts. Beside them stand others of these, training texts
-(all that a model of these can reach), and an autoregressive model trained on them for as long as the longest variant.
+(variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many, turns each
+latent into text in every way of `DECODINGS`, and measures the texts as scripts/test.py does, against real validation
+texts. Beside them stand others of these, training texts (all that a model of these can reach), and an autoregressive
+model trained on them for as long as the longest variant.
 
 No model of the hub is needed: the judge of MAUVE and perplexity is a small language model of the same corpus with a
 seed of its own, so these two figures compare rows of one table and nothing else. ``unlikely`` is the share of texts
@@ -29,6 +30,7 @@ from transformers import GPT2LMHeadModel
 from benchmarks.corpus_model import sample_corpus_model, train_corpus_model
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.data import TextDataset, load_text_dataset, train_bpe_tokenizer
+from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.confidence import summary
 from ld4lg_fast.evaluation.metrics import evaluate_texts
@@ -63,6 +65,13 @@ INGREDIENTS = {
     "flow matching": ("recipe.objective=pred_flow", "recipe.schedule=straight"),
     "U-ViT skips": ("model.denoiser.unet_skips=true", "model.denoiser.num_dense_connections=2"),
     "QK-norm": ("model.denoiser.qk_norm=true",),
+}
+DECODINGS = {
+    "beam": DecodingConfig(),  # the paper's
+    "nucleus": DecodingConfig("nucleus"),
+    "ancestral": DecodingConfig(
+        "nucleus", top_p=1.0, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0
+    ),
 }
 VARIANTS = {"v2": V2} | {f"v2 + {name}": (*V2, *more) for name, more in INGREDIENTS.items()} | {"v3": ()}
 
@@ -146,8 +155,8 @@ class Ablation:
             return f"train.max_minutes={options.minutes[place]}"
         return f"train.{stage}.steps={options.steps[place]}"
 
-    def _autoregressive_texts(self, seed: int, seconds: float) -> list[str]:
-        """Texts of a seed's autoregressive model, trained for so long if it is not there yet."""
+    def _autoregressive_texts(self, seed: int, seconds: float) -> dict[str, list[str]]:
+        """Texts of a seed's autoregressive model by the row's name, trained for so long if it is not there yet."""
         folder = self.out / f"autoregressive_seed{seed}"
         tokenizer = self.models.language_model(self.judge).tokenizer
         if (folder / "config.json").exists():
@@ -156,7 +165,11 @@ class Ablation:
             texts = self.dataset.train.texts
             model = train_corpus_model(texts, tokenizer, steps=10**9, seed=seed, max_seconds=seconds)
             model.save_pretrained(folder)
-        return sample_corpus_model(model, tokenizer, self.options.samples, seed)
+        drawn = {"autoregressive, ancestral": 1.0, "autoregressive, nucleus": DECODINGS["nucleus"].top_p}
+        return {
+            row: sample_corpus_model(model, tokenizer, self.options.samples, seed, top_p=top_p)
+            for row, top_p in drawn.items()
+        }
 
     def measure(self, texts: Sequence[str]) -> dict[str, float]:
         """All `FIGURES` of texts, as far as their packages are installed."""
@@ -182,13 +195,15 @@ class Ablation:
                 pipe = TextDiffusionPipeline.from_pretrained(run)
                 seconds = max(seconds, _training_seconds(run))
                 for steps in options.sampling_steps:
-                    keep(
-                        f"{name}, {steps} steps",
-                        pipe(options.samples, sampler="unipc", num_inference_steps=steps, seed=seed).texts,
-                    )
-            keep(
-                "autoregressive", self._autoregressive_texts(seed, options.autoregressive_seconds or seconds)
-            )
+                    latents = pipe.sample(
+                        options.samples, sampler="unipc", num_inference_steps=steps, seed=seed
+                    ).latents
+                    for decoding in options.decodings:
+                        sampled = pipe.decode(latents, DECODINGS[decoding], seed=seed)
+                        keep(f"{name}, {steps} steps, {decoding}", sampled)
+            autoregressive = self._autoregressive_texts(seed, options.autoregressive_seconds or seconds)
+            for row, sampled in autoregressive.items():
+                keep(row, sampled)
         keep("real validation texts", self.held_out)
         order = np.random.default_rng(JUDGE_SEED).permutation(len(self.dataset.train.texts))
         keep("real training texts", [self.dataset.train.texts[index] for index in order[: options.samples]])
@@ -249,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--sampling-steps", type=int, nargs="+", default=[8, 25, 100])
+    parser.add_argument("--decodings", nargs="+", choices=DECODINGS, default=list(DECODINGS))
     parser.add_argument("--judge-steps", type=int, default=1500)
     parser.add_argument(
         "--autoregressive-seconds", type=float, help="instead of the longest variant's training"
