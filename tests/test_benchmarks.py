@@ -130,7 +130,17 @@ def test_recipe_ablation(tmp_path):
         "recipe_ablation.py",
         *("--out", str(tmp_path / "runs"), "--dataset", "demo", "--model", "tiny", "--steps", "2", "2"),
         *("--variants", "v2", "v2 + tan-2", "v3", "--seeds", "0", "--samples", "4", "--sampling-steps", "2"),
-        *("--decodings", "beam", "ancestral", "--judge-steps", "3", "--autoregressive-seconds", "1", "--json", str(target)),
+        *(
+            "--decodings",
+            "beam",
+            "ancestral",
+            "--judge-steps",
+            "3",
+            "--autoregressive-seconds",
+            "1",
+            "--json",
+            str(target),
+        ),
         *("--overrides", "train.validation_texts=4", "train.validation_samples=1"),
     )
     result = json.loads(target.read_text())

@@ -19,7 +19,7 @@ from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.smoothing import Smoothing
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
-from ld4lg_fast.training.captured_backward import CapturedBackward, _Captured, check_capture
+from ld4lg_fast.training.captured_step import CapturedStep, _Captured, check_capture
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.learner import Learner, Part
@@ -95,33 +95,44 @@ def test_compiled_regions_change_nothing(plain, monkeypatch):
     assert compiled == ["SelfAttention", "GEGLUFeedForward"] * 2
 
 
-def test_captured_passes_change_nothing(plain, monkeypatch):
-    """With a capture that only remembers what to run, as a GPU's does."""
-    captures = []
+def test_captured_steps_change_nothing(monkeypatch):
+    """With a capture that only remembers what to run, as a GPU's does, and what a graph would have read by then."""
+    captures, steps = [], 8
     monkeypatch.setattr(captured, "capture", lambda run: captures.append(run) or run)
-    stage = make_stage(make_session())
-    learner = Learner(stage, stage.session)
-    learner.captured = CapturedBackward(learner._backward, learner.parameters)
-    coins = [stage.batch(step, Part())[1].self_condition for step in range(STEPS)]
-    figures = torch.stack([learner.step(step, RATE) for step in range(STEPS)])
-    assert_same((figures, list(stage.module.parameters())), plain)
+    runs = []
+    for cuda_graph in (False, True):
+        stage = make_stage(make_session(cuda_graph=cuda_graph))
+        learner = Learner(stage, stage.session)
+        rates = [2.0 ** -(7 + step % 3) for step in range(steps)]
+        figures = torch.stack([learner.step(step, rate) for step, rate in enumerate(rates)])
+        runs.append((figures, *stage.module.parameters(), *stage.ema.module.parameters()))
+    torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=0)
+    coins = [stage.batch(step, Part())[1].self_condition for step in range(steps)]
     assert len(captures) == sum(coins.count(coin) > 1 for coin in (True, False)) > 0, (
         "one a kind, after its first"
     )
 
 
-def test_replayed_gradients_are_those_of_the_graph():
-    """Replaying writes into the captured buffers alone; what reads them has to look there."""
-    weight = torch.nn.Parameter(torch.ones(2))
-    backward = CapturedBackward(
-        lambda batch: (batch["x"] @ weight).backward() or weight.sum().detach(), [weight]
-    )
-    known = _Captured({"x": torch.zeros(2)}, torch.tensor(7.0), [torch.full((2,), 5.0)])
-    backward({"x": torch.ones(2)})
-    (kind,) = backward.kinds
-    backward.kinds[kind], weight.grad = known, None
-    assert backward({"x": torch.tensor([1.0, 2.0])}) == 7 and weight.grad.tolist() == [5, 5]
-    assert known.batch["x"].tolist() == [1, 2]
+def test_a_graph_is_given_what_changes_from_step_to_step_in_tensors():
+    """What it would read from the host is what was there when it was captured."""
+    session = make_session(cuda_graph=True)
+    learner = Learner(make_stage(session), session)
+    groups = learner.optimizer.param_groups
+    given = [group["lr"] for group in groups]
+    learner.step(3, RATE)
+    for group, rate in zip(groups, given, strict=True):
+        assert group["lr"] is rate and rate == RATE and group["capturable"]
+    assert learner.share == 1 - learner.stage.ema.decay(3)
+
+
+def test_a_replay_reads_and_writes_the_buffers_of_its_graph():
+    step = CapturedStep(lambda batch: batch["x"].sum())
+    known = _Captured({"x": torch.zeros(2)}, torch.tensor(7.0))
+    step({"x": torch.ones(2)})
+    (kind,) = step.kinds
+    step.kinds[kind] = known
+    figures = step({"x": torch.tensor([1.0, 2.0])})
+    assert figures == 7 and figures is not known.figures and known.batch["x"].tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +188,7 @@ def test_the_host_never_waits_within_a_step(stage, autoencoder):
 
 
 @pytest.mark.gpu
-def test_replayed_passes_on_a_gpu():
+def test_replayed_steps_on_a_gpu():
     runs = []
     for cuda_graph in (False, True):
         session = make_session(cuda_graph=cuda_graph)

@@ -136,7 +136,7 @@ def test_average_follows_its_formula():
             model.weight.normal_()
         decay = min(0.5, 1 - (1 + step) ** -0.75)
         expected = model.weight.clone() if step == 0 else decay * expected + (1 - decay) * model.weight
-        ema.update(step)
+        ema.update(1 - ema.decay(step))
         torch.testing.assert_close(ema.module.weight, expected)
     assert not ema.module.weight.requires_grad and not ema.module.training
     assert Ema(model).decay(10**9) == 0.9999

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ld4lg_fast.training.sharding import local, sharded_like, whole
 
@@ -11,7 +11,8 @@ from ld4lg_fast.training.sharding import local, sharded_like, whole
 class Ema:
     """A second copy of ``model`` (``self.module``, in evaluation mode) that follows it.
 
-    The decay rises with the step as ``1 - (1 + step)^-3/4`` up to ``max_decay`` (as in the official release).
+    The decay rises with the step as ``1 - (1 + step)^-3/4`` up to ``max_decay`` (as in the official release); after
+    step 0 the average is the model.
     Buffers are copied once, when the average is made.
     """
 
@@ -30,10 +31,14 @@ class Ema:
         return min(self.max_decay, 1 - (1 + step) ** -0.75)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Moves the average towards the model after ``step`` (0, 1, …); after step 0 it is the model."""
+    def update(self, share: float | Tensor) -> None:
+        """Moves the average towards the model by ``share``, 1 - `decay`; a tensor () is read on its device."""
         averages, currents = list(map(local, self._average)), list(map(local, self._current))
-        torch._foreach_lerp_(averages, currents, 1 - self.decay(step))
+        if isinstance(share, Tensor):
+            for average, current in zip(averages, currents, strict=True):
+                average.lerp_(current, share)
+        else:
+            torch._foreach_lerp_(averages, currents, share)
 
     @torch.no_grad()
     def gather(self) -> None:

@@ -72,7 +72,7 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
 
     from ld4lg_fast.data import load_from_config
     from ld4lg_fast.training.autoencoder_stage import train_autoencoder
-    from ld4lg_fast.training.captured_backward import check_capture
+    from ld4lg_fast.training.captured_step import check_capture
     from ld4lg_fast.training.conditions import number_of_classes, source_limit
     from ld4lg_fast.training.decoder_stage import train_decoder
     from ld4lg_fast.training.diffusion_stage import train_denoiser

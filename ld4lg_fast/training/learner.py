@@ -7,8 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ld4lg_fast.training.captured_backward import CapturedBackward
-from ld4lg_fast.training.optimization import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from ld4lg_fast.training.captured_step import CapturedStep
+from ld4lg_fast.training.optimization import (
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+    set_learning_rate,
+)
 from ld4lg_fast.training.profiling import Profile
 from ld4lg_fast.training.randomness import step_seed
 from ld4lg_fast.training.regions import compile_regions, recompute_activations
@@ -50,7 +55,8 @@ class Learner:
         self.trained = plain.get_submodule(path)
         if stage.ema is not None:
             stage.ema.follow(self.trained)
-        self.optimizer = make_optimizer(self.trained, stage.options)
+        is_captured = session.options.cuda_graph and stage.has_fixed_shapes
+        self.optimizer = make_optimizer(self.trained, stage.options, is_captured)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.model: nn.Module = plain
         self.skipped: list[nn.Parameter] = []
@@ -61,18 +67,22 @@ class Learner:
             self.model = DistributedDataParallel(
                 plain, device_ids=[session.device.index] if session.device.type == "cuda" else None
             )
-        self.captured: CapturedBackward | None = None
-        if session.options.cuda_graph and stage.has_fixed_shapes:
-            self.captured = CapturedBackward(self._backward, self.parameters)
+        self.captured: CapturedStep | None = None
+        self.share: float | Tensor = 0.0  # of the model in the average after this step
+        if is_captured:
+            self.captured = CapturedStep(lambda batch: self._update(self._backward(batch)))
+            self.share = torch.zeros((), device=session.device)
 
     def step(self, step: int, rate: float) -> Tensor:
         """Loss and gradient norm of ``step`` (2,) float32, not yet read from the device.
 
         The loss is that of this process's part of the batch; its mean over the processes is the whole batch's.
         """
-        stage, options = self.stage, self.stage.options
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        stage = self.stage
+        set_learning_rate(self.optimizer, rate)
+        if stage.ema is not None:
+            share = 1 - stage.ema.decay(step)
+            self.share = self.share.fill_(share) if isinstance(self.share, Tensor) else share
         loss = torch.zeros((), device=self.session.device)
         for number in range(self.parts):
             part = Part(self.session.rank + self.session.world_size * number, self._num_parts)
@@ -80,20 +90,16 @@ class Learner:
             torch.manual_seed(step_seed(self.session.seed, stage.name, step) + part.index)
             with self._phase("data"):
                 batch = stage.batch(step, part)
+            if (
+                self.captured is not None and self.profile is None
+            ):  # whose phases a graph would not tell apart
+                return self.captured(batch)
             with self._synchronized(last=number + 1 == self.parts):
-                # The phases of a profile cannot be told apart within a graph.
-                replays = self.captured is not None and self.profile is None
-                loss += self.captured(batch) if replays else self._backward(batch)
+                loss += self._backward(batch)
         for parameter in self.skipped:
             if parameter.grad is not None:
                 parameter.grad = self.session.accelerator.reduce(parameter.grad, "mean")
-        with self._phase("optimiser"):
-            norm = whole(nn.utils.clip_grad_norm_(self.parameters, options.clip_norm, foreach=True))
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            if stage.ema is not None:
-                stage.ema.update(step)
-        return torch.stack([loss, norm.detach().float()])
+        return self._update(loss)
 
     def _backward(self, batch: object) -> Tensor:
         """Adds the gradients of a part of the batch, and gives its share of the loss ()."""
@@ -102,6 +108,17 @@ class Learner:
         with self._phase("backward"):
             share.backward()
         return share.detach()
+
+    def _update(self, loss: Tensor) -> Tensor:
+        """Clips, steps and averages; gives the loss () and the gradient norm (2,)."""
+        with self._phase("optimiser"):
+            clip_norm = self.stage.options.clip_norm
+            norm = whole(nn.utils.clip_grad_norm_(self.parameters, clip_norm, foreach=True))
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.stage.ema is not None:
+                self.stage.ema.update(self.share)
+        return torch.stack([loss.float(), norm.detach().float()])
 
     @property
     def _num_parts(self) -> int:

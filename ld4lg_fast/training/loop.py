@@ -204,7 +204,7 @@ class TrainingLoop:
     def _save(self):
         # Unread losses might not be finite, and such a state must not replace a good one.
         if self._window:
-            self._log(self.learner.optimizer.param_groups[0]["lr"], self._share(0.0))
+            self._log(float(self.learner.optimizer.param_groups[0]["lr"]), self._share(0.0))
         self.state.run_seconds = self.session.clock.seconds()
         stage, tensors = self.stage, self.learner.optimizer_tensors()
         self.learner.gather()

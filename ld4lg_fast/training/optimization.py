@@ -15,15 +15,32 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def make_optimizer(model: nn.Module, options: StageOptions) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable parameters, without weight decay on those of fewer than two axes."""
+def make_optimizer(model: nn.Module, options: StageOptions, captured: bool = False) -> torch.optim.AdamW:
+    """Fused AdamW over the trainable parameters, without weight decay on those of fewer than two axes.
+
+    Args:
+        captured: whether its steps will be part of a CUDA graph; its learning rates are then tensors.
+    """
     parameters = trainable(model).values()
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, fused=fused, capturable=captured)
+    if captured:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(options.learning_rate, device=group["params"][0].device)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the next step, in place where a CUDA graph reads it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -1,12 +1,11 @@
-"""The forward and backward pass of a denoiser's step as CUDA graphs: captured once, then replayed without Python or
-launches. What follows is launched as ever: clipping, AdamW and the average, each over all parameters at once."""
+"""A denoiser's whole training step as CUDA graphs: captured once, then replayed without Python or launches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ld4lg_fast import captured
@@ -42,34 +41,35 @@ def check_capture(processes: Accelerator, options: TrainOptions, adaptive_schedu
 
 @dataclass
 class _Captured:
-    """What one graph reads and writes: a batch, and that batch's loss and gradients."""
+    """What one graph reads and writes: a batch, and what its step returns."""
 
     batch: object
-    loss: Tensor | None = None
-    gradients: Sequence[Tensor | None] = ()
+    figures: Tensor | None = None
     replay: Callable[[], None] = lambda: None
 
 
-class CapturedBackward:
-    """Calls of ``backward``, one graph for each kind of batch: shapes, and everything in it that is not a tensor.
+class CapturedStep:
+    """Calls of ``advance``, one graph for each kind of batch: shapes, and everything in it that is not a tensor.
 
-    The first batch of a kind runs as it is, which compiles its kernels; the second is captured.
+    The first batch of a kind runs as it is, which compiles its kernels and makes the optimiser's state; the second is
+    captured.
 
     Args:
-        backward: takes a batch, adds its gradients to those of ``parameters`` and gives its loss ().
+        advance: takes a batch, and with it the model one step further. What else changes from step to step, it reads
+            from tensors.
     """
 
-    def __init__(self, backward: Callable[[object], Tensor], parameters: Sequence[nn.Parameter]) -> None:
-        self.backward, self.parameters = backward, parameters
+    def __init__(self, advance: Callable[[object], Tensor]) -> None:
+        self.advance = advance
         self.kinds: dict[object, _Captured | None] = {}
 
     def __call__(self, batch: object) -> Tensor:
-        """The loss, in a buffer that the next call may overwrite; no parameter may have a gradient yet."""
+        """What ``advance`` returns of the batch."""
         leaves, structure = pytree.tree_flatten(batch)
         kind = structure, *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         if kind not in self.kinds:
             self.kinds[kind] = None
-            return self.backward(batch)
+            return self.advance(batch)
         known = self.kinds[kind]
         if known is None:
             known = self.kinds[kind] = self._capture(batch)
@@ -77,16 +77,13 @@ class CapturedBackward:
             if isinstance(leaf, Tensor):
                 buffer.copy_(leaf)
         known.replay()
-        for parameter, gradient in zip(self.parameters, known.gradients, strict=True):
-            parameter.grad = gradient
-        return known.loss
+        return known.figures.clone()
 
     def _capture(self, batch: object) -> _Captured:
         known = _Captured(pytree.tree_map_only(Tensor, torch.clone, batch))
 
         def run() -> None:
-            known.loss = self.backward(known.batch)
-            known.gradients = [parameter.grad for parameter in self.parameters]
+            known.figures = self.advance(known.batch)
 
         known.replay = captured.capture(run)
         return known
