@@ -68,10 +68,8 @@ INGREDIENTS = {
 }
 DECODINGS = {
     "beam": DecodingConfig(),  # the paper's
-    "nucleus": DecodingConfig("nucleus"),
-    "ancestral": DecodingConfig(
-        "nucleus", top_p=1.0, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0
-    ),
+    "nucleus 0.6": DecodingConfig("nucleus", top_p=0.6),  # recipe v3's
+    "nucleus 0.95": DecodingConfig("nucleus", top_p=0.95),
 }
 VARIANTS = {"v2": V2} | {f"v2 + {name}": (*V2, *more) for name, more in INGREDIENTS.items()} | {"v3": ()}
 
@@ -165,10 +163,11 @@ class Ablation:
             texts = self.dataset.train.texts
             model = train_corpus_model(texts, tokenizer, steps=10**9, seed=seed, max_seconds=seconds)
             model.save_pretrained(folder)
-        drawn = {"autoregressive, ancestral": 1.0, "autoregressive, nucleus": DECODINGS["nucleus"].top_p}
         return {
-            row: sample_corpus_model(model, tokenizer, self.options.samples, seed, top_p=top_p)
-            for row, top_p in drawn.items()
+            f"autoregressive, nucleus {top_p:g}": sample_corpus_model(
+                model, tokenizer, self.options.samples, seed, top_p=top_p
+            )
+            for top_p in (0.6, 0.95, 1.0)
         }
 
     def measure(self, texts: Sequence[str]) -> dict[str, float]:

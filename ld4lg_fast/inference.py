@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +36,8 @@ PASSED_ON = (
 )
 
 CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are learned under
+
+DECODING = tuple(field.name for field in fields(DecodingConfig))  # entries of the group that make one
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -115,10 +117,14 @@ def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None
 
 
 def resolved(pipe: TextDiffusionPipeline, generation: Mapping) -> dict:
-    """What ``generation`` leaves to the preset and the model: sampler, steps, spacing and guidance, as they will be."""
+    """What ``generation`` leaves to the preset and the model: sampler, steps, spacing, guidance and how latents become
+    text, as they will be."""
     plan = sampling_plan(*(generation[name] for name in ("quality", "sampler", "sampling_steps", "spacing")))
-    scale = generation["guidance_scale"]
-    return {
+    scale, own = generation["guidance_scale"], asdict(pipe.decoding)
+    decoding = {name: own[name] for name in DECODING if name in generation and generation[name] is None}
+    if generation.get("strategies", ()) is None:
+        decoding["strategies"] = [pipe.decoding.strategy]
+    return decoding | {
         "sampler": plan.sampler or pipe.model.default_sampler,
         "sampling_steps": plan.num_steps,
         "spacing": plan.spacing,
@@ -149,8 +155,6 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
         raise ConfigError(f"Unknown dtype {config.infer.dtype!r}; choose one of {', '.join(DTYPES)}.")
     alone = processes.num_processes == 1
     device = choose_device(config.infer.device) if alone else processes.device
-    names = {field.name for field in fields(DecodingConfig)}
-    decoding = DecodingConfig(**{key: value for key, value in generation.items() if key in names})
     if generation.choose_by not in CHOICES:
         raise ConfigError(
             f"Unknown similarity generation.choose_by={generation.choose_by}; choose one of {', '.join(CHOICES)}."
@@ -162,6 +166,7 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
     )
     num_texts = (generation.num_samples or DEFAULT_SAMPLES) if sources is None else len(sources)
     settings = OmegaConf.to_container(generation) | {"num_samples": num_texts} | resolved(pipe, generation)
+    decoding = DecodingConfig(**{name: settings[name] for name in DECODING})
     ids = share(num_texts * num_candidates, processes)
     told, seconds, texts, classes, scores = None, 0.0, [], [], []
     if ids:

@@ -5,7 +5,6 @@ Letters: N latent positions, d latent width.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -35,9 +34,7 @@ from ld4lg_fast.shipped import run_directory
 from ld4lg_fast.source import encode_sources
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.regions import compile_regions
-from ld4lg_fast.weights import read_json, write_json
 
-DECODING_FILE = "decoding.json"
 SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
 
 logger = logging.getLogger("ld4lg_fast")
@@ -102,19 +99,15 @@ class TextDiffusionPipeline(LatentOperations):
                 f"ld4lg train hydra.run.dir={run_dir} train.stage=diffusion."
             )
         autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
-        decoding = None
-        if (run_dir / DECODING_FILE).exists():
-            decoding = DecodingConfig(**read_json(run_dir / DECODING_FILE, "a run directory"))
         model = LatentDiffusion.load(run_dir / "denoiser")
-        return cls(autoencoder, model, RunStatistics.load(run_dir), decoding)
+        return cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir))
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Writes a folder that `from_pretrained` reads."""
         self.autoencoder.save(Path(directory) / "autoencoder")
         self.model.save(Path(directory) / "denoiser")
         self.statistics.save(Path(directory))
-        if self.decoding != DecodingConfig():
-            write_json(Path(directory) / DECODING_FILE, asdict(self.decoding))
+        self.decoding.save(Path(directory))
 
     def push_to_hub(
         self,

@@ -130,22 +130,13 @@ def test_recipe_ablation(tmp_path):
         "recipe_ablation.py",
         *("--out", str(tmp_path / "runs"), "--dataset", "demo", "--model", "tiny", "--steps", "2", "2"),
         *("--variants", "v2", "v2 + tan-2", "v3", "--seeds", "0", "--samples", "4", "--sampling-steps", "2"),
-        *(
-            "--decodings",
-            "beam",
-            "ancestral",
-            "--judge-steps",
-            "3",
-            "--autoregressive-seconds",
-            "1",
-            "--json",
-            str(target),
-        ),
+        *("--decodings", "beam", "nucleus 0.6", "--judge-steps", "3", "--autoregressive-seconds", "1"),
+        *("--json", str(target)),
         *("--overrides", "train.validation_texts=4", "train.validation_samples=1"),
     )
     result = json.loads(target.read_text())
     rows = result["rows"]
-    assert {"v2, 2 steps, beam", "v3, 2 steps, ancestral", "autoregressive, nucleus"} < set(rows)
+    assert {"v2, 2 steps, beam", "v3, 2 steps, nucleus 0.6", "autoregressive, nucleus 1"} < set(rows)
     assert set(rows["real validation texts"]["figures"]) >= {"perplexity", "unlikely", "unique_words"}
     assert str(tmp_path) not in target.read_text() and target.with_suffix(".png").exists()
     # v2 and its variant in the denoiser alone share an autoencoder; v3's is another.

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,23 @@ def test_saving_and_loading_keeps_the_texts(run_dir, tmp_path):
     again = TextDiffusionPipeline.from_pretrained(tmp_path / "copy")
     options = {"num_inference_steps": 3, "decoding": DecodingConfig("greedy", 12)}
     assert again(3, **options).texts == pipe(3, **options).texts
+
+
+def test_what_is_left_open_is_decoded_as_the_run_says(run_dir, tmp_path, monkeypatch):
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    pipe.decoding = DecodingConfig("nucleus", max_length=12, top_p=0.6)
+    pipe.save_pretrained(tmp_path)
+    options = [f"infer.output_dir={tmp_path}", "generation.num_samples=3", "generation.sampling_steps=2"]
+    for asked, decoding in (
+        ((), pipe.decoding),
+        (("generation.top_p=0.9",), replace(pipe.decoding, top_p=0.9)),
+        (("generation.strategy=beam", "generation.num_beams=2"), DecodingConfig(max_length=12, num_beams=2)),
+    ):
+        run_infer(monkeypatch, *options, *asked, f"infer.output_file={tmp_path / 'texts.json'}")
+        content = json.loads((tmp_path / "texts.json").read_text())
+        assert content["texts"] == pipe(3, num_inference_steps=2, decoding=decoding).texts
+        wanted = asdict(decoding) | ({"top_p": 0.6} if decoding.strategy == "beam" else {})
+        assert content["settings"].items() >= wanted.items()
 
 
 def test_infer_writes_texts_and_settings(run_dir, monkeypatch, capsys):

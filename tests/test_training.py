@@ -104,6 +104,7 @@ def test_a_finished_run_is_self_contained_and_says_what_next(finished):
     names = {
         "config.yaml",
         "autoencoder",
+        "decoding.json",
         "denoiser",
         "statistics.json",
         "reconstruction.json",

@@ -1,12 +1,16 @@
 """What is decoded, and how exactly it is computed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from ld4lg_fast.candidates import CHOICES
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.linear import check_precision
+from ld4lg_fast.weights import read_json, write_json
 
 STRATEGIES = ("greedy", "beam", "nucleus")
+FILE = "decoding.json"
 
 
 @dataclass(frozen=True)
@@ -76,3 +80,34 @@ class DecodingConfig:
                 f"Unknown choose_decode {self.choose_decode!r}; choose one of {', '.join(CHOICES)}."
             )
         check_precision(self.precision)
+
+    @classmethod
+    def of(cls, given: Mapping, name: str) -> "DecodingConfig":
+        """The paper's way but for what is ``given``; ``name`` is that of the group in messages.
+
+        Raises:
+            ConfigError: an entry that does not exist, or a value out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        for key in given:
+            if key not in known:
+                raise ConfigError(f"{name}.{key} does not exist; the entries are {', '.join(known)}.")
+        return cls(**given)
+
+    @classmethod
+    def load(cls, directory: Path) -> "DecodingConfig":
+        """What a run directory says, or the paper's way.
+
+        Raises:
+            CheckpointError: the file is damaged.
+            ConfigError: it says something impossible.
+        """
+        path = directory / FILE
+        return cls.of(read_json(path, "a run directory"), str(path)) if path.exists() else cls()
+
+    def save(self, directory: Path) -> None:
+        """Keeps it in a run directory, where it is not the paper's way."""
+        if self != DecodingConfig():
+            write_json(directory / FILE, asdict(self))
+        else:
+            (directory / FILE).unlink(missing_ok=True)

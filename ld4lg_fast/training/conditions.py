@@ -1,8 +1,9 @@
-"""What the denoiser is conditioned on, as config and corpus say."""
+"""What the denoiser is conditioned on, and how its latents become text, as config and corpus say."""
 
 from collections.abc import Mapping
 
 from ld4lg_fast.data import TextDataset
+from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
 
 
@@ -43,3 +44,15 @@ def source_limit(config: Mapping, dataset: TextDataset) -> int | None:
     if not isinstance(limit, int) or limit < 1:
         raise ConfigError(f"dataset.source_max_len={limit} must be an integer of at least 1.")
     return limit
+
+
+def chosen_decoding(config: Mapping, from_sources: bool) -> DecodingConfig:
+    """What the group ``decoding`` says. ``strategy=auto`` is nucleus, and beam where a text is asked of a source.
+
+    Raises:
+        ConfigError: an entry that does not exist, or a value out of range.
+    """
+    given = dict(config.get("decoding", {}))
+    if given.get("strategy") == "auto":
+        given["strategy"] = "beam" if from_sources else "nucleus"
+    return DecodingConfig.of(given, "decoding")

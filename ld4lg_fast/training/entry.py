@@ -73,7 +73,7 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
     from ld4lg_fast.data import load_from_config
     from ld4lg_fast.training.autoencoder_stage import train_autoencoder
     from ld4lg_fast.training.captured_step import check_capture
-    from ld4lg_fast.training.conditions import number_of_classes, source_limit
+    from ld4lg_fast.training.conditions import chosen_decoding, number_of_classes, source_limit
     from ld4lg_fast.training.decoder_stage import train_decoder
     from ld4lg_fast.training.diffusion_stage import train_denoiser
 
@@ -88,10 +88,11 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
     )
     dataset = load_from_config(config["dataset"])
     number_of_classes(config, dataset)
-    source_limit(config, dataset)
+    decoding = chosen_decoding(config, from_sources=source_limit(config, dataset) is not None)
     if options.cuda_graph:
         check_capture(accelerator, options, config["recipe"].get("adaptive_schedule", False))
     on_main(accelerator, lambda: carry_out(planned))
+    on_main(accelerator, lambda: decoding.save(run.path))
     journal = Journal(run.log, accelerator, options.autoencoder.steps)
     session = Session(accelerator, run, options, config["seed"], clock, interrupts, journal)
     session.journal.start_trackers("ld4lg-fast", config)
