@@ -1,14 +1,18 @@
-"""What conditions are made of: statistics of the training texts, source files, candidates."""
+"""What conditions are made of: statistics of the training texts, source files, candidates, decoding."""
 
 import json
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from ld4lg_fast.candidates import get_similarity, in_groups, minimum_bayes_risk, oracle, rouge_l
+from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
 from ld4lg_fast.source import read_sources
 from ld4lg_fast.statistics import RunStatistics
+from ld4lg_fast.training.conditions import chosen_decoding
 
 
 def rows_file(path, rows):
@@ -66,3 +70,20 @@ def test_candidates_come_in_groups_and_unknown_similarities_are_refused():
     assert in_groups(["a", "b", "c", "d"], 2) == [["a", "b"], ["c", "d"]]
     with pytest.raises(ConfigError, match="choose one of bleu, rougeL"):
         get_similarity("taste")
+
+
+def test_a_recipe_says_how_latents_become_text(tmp_path):
+    with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
+        published, ours = (OmegaConf.to_container(compose("train", [f"recipe={v}"])) for v in ("v2", "v3"))
+    assert chosen_decoding(published, from_sources=False) == DecodingConfig()
+    assert chosen_decoding(ours, from_sources=False) == DecodingConfig("nucleus", top_p=0.6)
+    assert chosen_decoding(ours, from_sources=True) == DecodingConfig("beam", top_p=0.6)
+    assert chosen_decoding({}, from_sources=True) == DecodingConfig(), "a run of an earlier version"
+    with pytest.raises(
+        ConfigError, match="decoding.top_q does not exist; the entries are strategy, max_length"
+    ):
+        chosen_decoding({"decoding": {"top_q": 1}}, from_sources=False)
+    for decoding in (DecodingConfig("greedy"), DecodingConfig()):
+        decoding.save(tmp_path)
+        assert DecodingConfig.load(tmp_path) == decoding
+    assert not list(tmp_path.iterdir())

@@ -15,13 +15,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ld4lg_fast.data import ShuffledBatches
-from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.training import stored_config
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.clock import LONGEST_EVALUATION, RunClock, StageClock
-from ld4lg_fast.training.conditions import chosen_decoding
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
 from ld4lg_fast.training.optimization import (
@@ -56,22 +54,6 @@ def test_all_groups_compose_and_their_options_are_valid(model, autoencoder):
         assert (published.steps, published.batch_size, published.ema_decay) == (250_000, 128, 0.9999)
         assert (published.learning_rate, published.weight_decay) == (2e-4, 1e-6)
         assert (options.autoencoder.steps, options.autoencoder.batch_size) == (50_000, 256)
-
-
-def test_a_recipe_says_how_latents_become_text(tmp_path):
-    published, ours = (OmegaConf.to_container(composed(f"recipe={name}")) for name in ("v2", "v3"))
-    assert chosen_decoding(published, from_sources=False) == DecodingConfig()
-    assert chosen_decoding(ours, from_sources=False) == DecodingConfig("nucleus", top_p=0.6)
-    assert chosen_decoding(ours, from_sources=True) == DecodingConfig("beam", top_p=0.6)
-    assert chosen_decoding({}, from_sources=True) == DecodingConfig(), "a run of an earlier version"
-    with pytest.raises(
-        ConfigError, match="decoding.top_q does not exist; the entries are strategy, max_length"
-    ):
-        chosen_decoding({"decoding": {"top_q": 1}}, from_sources=False)
-    for decoding in (DecodingConfig("greedy"), DecodingConfig()):
-        decoding.save(tmp_path)
-        assert DecodingConfig.load(tmp_path) == decoding
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("model", GROUPS[0])
