@@ -52,7 +52,7 @@ def chosen_decoding(config: Mapping, from_sources: bool) -> DecodingConfig:
     Raises:
         ConfigError: an entry that does not exist, or a value out of range.
     """
-    given = dict(config.get("decoding", {}))
+    given = dict(config.get("decoding") or {})
     if given.get("strategy") == "auto":
         given["strategy"] = "beam" if from_sources else "nucleus"
     return DecodingConfig.of(given, "decoding")

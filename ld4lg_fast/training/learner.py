@@ -83,6 +83,8 @@ class Learner:
         if stage.ema is not None:
             share = 1 - stage.ema.decay(step)
             self.share = self.share.fill_(share) if isinstance(self.share, Tensor) else share
+        # The phases of a profile cannot be told apart within a graph.
+        replays = self.captured is not None and self.profile is None
         loss = torch.zeros((), device=self.session.device)
         for number in range(self.parts):
             part = Part(self.session.rank + self.session.world_size * number, self._num_parts)
@@ -90,9 +92,7 @@ class Learner:
             torch.manual_seed(step_seed(self.session.seed, stage.name, step) + part.index)
             with self._phase("data"):
                 batch = stage.batch(step, part)
-            if (
-                self.captured is not None and self.profile is None
-            ):  # whose phases a graph would not tell apart
+            if replays:
                 return self.captured(batch)
             with self._synchronized(last=number + 1 == self.parts):
                 loss += self._backward(batch)
