@@ -26,7 +26,7 @@ def geglu_linear_arguments(
 
 
 def _geglu_linear(name: str, *lead: int, **options) -> OpCase:
-    fields = {key: options.pop(key) for key in ("dtypes", "keep") if key in options}
+    fields = {key: options.pop(key) for key in ("dtypes", "keep", "differentiable") if key in options}
     return OpCase("geglu_linear", name, geglu_linear_arguments(*lead, **options), **fields)
 
 
@@ -34,7 +34,10 @@ CASES = (
     _geglu_linear("paper", 32, inner=768, width=3072, dtypes=(torch.bfloat16,)),
     _geglu_linear("small", 2, 3, inner=4, width=8, dropout=0.3),
     _geglu_linear("odd", 67, inner=37, width=41),
+    _geglu_linear("odd without gradients", 67, inner=37, width=41, differentiable=False),
+    _geglu_linear("many rows without gradients", 513, inner=5, width=16, differentiable=False),
     _geglu_linear("empty", 0, 3, inner=4, width=8),
+    _geglu_linear("empty without gradients", 0, 3, inner=4, width=8, differentiable=False),
 )
 
 

@@ -23,6 +23,14 @@ static void geglu(const void* projected, int64_t projected_stride, int32_t proje
 }
 LD4LG_EXPORT_CALL(geglu)
 
+static void geglu_of_columns(const float* projected, int64_t stride, const float* bias, float* out, int64_t rows,
+                             int64_t width, int32_t threads) {
+  threads = ld4lg::useful_threads(threads, rows * width);
+  const ld4lg::GegluOfColumns args{projected, stride, bias, out, rows, width, threads};
+  LD4LG_CALL(geglu_of_columns, args);
+}
+LD4LG_EXPORT_CALL(geglu_of_columns)
+
 static void geglu_backward(const void* grad, int64_t grad_stride, int32_t grad_dtype,
                            const void* projected, int64_t projected_stride, int32_t projected_dtype,
                            const float* bias, void* grad_projected, int64_t grad_projected_stride,

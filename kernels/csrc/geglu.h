@@ -23,6 +23,16 @@ struct Geglu {
   float* scratch;  // threads x 3 width
 };
 
+// The same of a product whose rows are columns.
+struct GegluOfColumns {
+  const float* projected;  // 2 width x rows: value above gate
+  int64_t stride;          // between the rows of projected
+  const float* bias;       // 2 width
+  float* out;              // rows x width
+  int64_t rows, width;
+  int32_t threads;
+};
+
 struct GegluBackward {
   ConstRows grad, projected;  // rows x width, rows x 2 width
   const float* bias;          // 2 width
@@ -34,6 +44,7 @@ struct GegluBackward {
   float* scratch;  // threads x 5 width
 };
 
-LD4LG_IN_EVERY_VARIANT(void geglu(const Geglu& args); void geglu_backward(const GegluBackward& args);)
+LD4LG_IN_EVERY_VARIANT(void geglu(const Geglu& args); void geglu_of_columns(const GegluOfColumns& args);
+                         void geglu_backward(const GegluBackward& args);)
 
 }  // namespace ld4lg

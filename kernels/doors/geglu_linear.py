@@ -6,10 +6,11 @@ from torch.nn import functional as F
 
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.doors.geglu import check_arguments, geglu
-from ld4lg_fast.kernels.library import operator
+from ld4lg_fast.kernels.library import is_traced, operator
 from ld4lg_fast.kernels.registration import geglu_linear as _registered  # noqa: F401
 
 _geglu_linear = operator("geglu_linear")
+FEW_ROWS = 512  # of x: up to so many the native kernel wins
 
 
 def geglu_linear(
@@ -17,9 +18,10 @@ def geglu_linear(
 ) -> Tensor:
     """The first half of a GEGLU feed-forward: product, bias, split, value·GELU(gate), dropout.
 
-    ``auto`` and ``native`` run torch's product and then `geglu`. ``triton``, asked for by name, runs one kernel:
-    value and gate columns of the product meet in one program, and the (…, 2F) product is never written, not
-    even for backward, which computes it again. Which is faster on a GPU, ``benchmarks/ops.py`` tells.
+    ``auto`` and ``native`` run torch's product and then `geglu`; on a CPU, in float32 and without gradients, up to
+    `FEW_ROWS` rows go through the product's transpose, which is faster. ``triton``, asked for by name, runs one
+    kernel: value and gate columns of the product meet in one program, and the (…, 2F) product is never written,
+    not even for backward, which computes it again. Which is faster on a GPU, ``benchmarks/ops.py`` tells.
 
     Args:
         x: (…, D). weight: (2F, D), value rows first. bias: (2F,).
@@ -36,13 +38,28 @@ def geglu_linear(
         raise ValueError(
             f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit; weight needs (2F, D)"
         )
-    if backend.current_backend() != "triton":
-        return geglu(F.linear(x, weight), bias, dropout, seed)
-    check_arguments((*x.shape[:-1], weight.shape[0]), bias, dropout, seed)
     device = x.device.type
+    if backend.current_backend() != "triton":
+        if dropout or device != "cpu" or not _runs_transposed(x, weight, bias):
+            return geglu(F.linear(x, weight), bias, dropout, seed)
+        check_arguments((*x.shape[:-1], weight.shape[0]), bias, dropout, seed)
+        return _geglu_linear(x, weight, bias, None, 0.0)
+    check_arguments((*x.shape[:-1], weight.shape[0]), bias, dropout, seed)
     if torch.is_autocast_enabled(device):
         x, weight = x.to(torch.get_autocast_dtype(device)), weight.to(torch.get_autocast_dtype(device))
     if x.dtype != weight.dtype:
         raise ValueError(f"x is {x.dtype} and weight {weight.dtype}; a product needs one dtype")
     backend.choose("geglu_linear", device, (x.dtype, bias.dtype))
     return _geglu_linear(x, weight, bias, seed if dropout else None, dropout)
+
+
+def _runs_transposed(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether the native kernel, which has no backward, may run on these CPU tensors, and wins."""
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.numel() <= FEW_ROWS * x.shape[-1]
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad))
+        and not torch.is_autocast_enabled("cpu")
+        and not is_traced(x)
+        and backend.choose("geglu_linear", "cpu", (torch.float32, bias.dtype)) == "native"
+    )

@@ -1,4 +1,4 @@
-"""Registers ``ld4lg::geglu_linear``, which Triton alone implements.
+"""Registers ``ld4lg::geglu_linear``.
 
 Backward computes the product again and goes through ``ld4lg::geglu_backward``: the (…, 2F) product is not kept.
 """

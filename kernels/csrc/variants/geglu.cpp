@@ -50,6 +50,29 @@ void run(const Geglu& args, int64_t row, float* scratch) {
   if (args.out.dtype != DType::kFloat32) write_row(args.out, row, width, out);
 }
 
+// A square of the result, as large as a vector each way where `whole`: computed along the columns, turned in the
+// nearest cache, stored along the rows.
+template <bool whole>
+void run_square(const GegluOfColumns& args, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  if constexpr (whole) rows = columns = kVector;
+  float square[kVector * kVector];
+  const float *const value_bias = args.bias, *const gate_bias = args.bias + args.width;
+  for (int64_t i = 0; i < columns; ++i) {
+    const float* const values = args.projected + (column + i) * args.stride + row;
+    const float* const gates = values + args.width * args.stride;
+#pragma omp simd
+    for (int64_t j = 0; j < rows; ++j) {
+      const float g = gates[j] + gate_bias[column + i];
+      square[i * kVector + j] = (values[j] + value_bias[column + i]) * (g * normal_cdf(g));
+    }
+  }
+  for (int64_t j = 0; j < rows; ++j) {
+    float* const out = args.out + (row + j) * args.width + column;
+#pragma omp simd
+    for (int64_t i = 0; i < columns; ++i) out[i] = square[i * kVector + j];
+  }
+}
+
 void run_backward(const GegluBackward& args, int64_t part, float* scratch) {
   const int64_t width = args.width;
   float* const value_sums = args.sums + part * 2 * width;
@@ -92,6 +115,22 @@ void geglu(const Geglu& args) {
   for (int64_t part = 0; part < threads; ++part)
     for (int64_t row = part * args.rows / threads; row < (part + 1) * args.rows / threads; ++row)
       run(args, row, args.scratch + part * 3 * args.width);
+}
+
+void geglu_of_columns(const GegluOfColumns& args) {
+  const int64_t threads = args.threads;
+  const int64_t bands = (args.width + kVector - 1) / kVector;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int64_t part = 0; part < threads; ++part)
+    for (int64_t band = part * bands / threads; band < (part + 1) * bands / threads; ++band)
+      for (int64_t row = 0; row < args.rows; row += kVector) {
+        const int64_t rows = std::min<int64_t>(kVector, args.rows - row);
+        const int64_t columns = std::min<int64_t>(kVector, args.width - band * kVector);
+        if (rows == kVector && columns == kVector)
+          run_square<true>(args, row, rows, band * kVector, columns);
+        else
+          run_square<false>(args, row, rows, band * kVector, columns);
+      }
 }
 
 void geglu_backward(const GegluBackward& args) {
