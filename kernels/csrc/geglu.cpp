@@ -10,15 +10,13 @@ static void geglu(const void* projected, int64_t projected_stride, int32_t proje
                   uint32_t threshold, float factor, int64_t rows, int64_t width, int32_t threads) {
   using ld4lg::DType;
   threads = ld4lg::useful_threads(threads, rows * width);
-  const ld4lg::Scratch scratch(threads * 3 * width);
   const ld4lg::Geglu args{{projected, projected_stride, DType{projected_dtype}},
                           bias,
                           {out, out_stride, DType{out_dtype}},
                           {seed, threshold, factor},
                           rows,
                           width,
-                          threads,
-                          scratch.get()};
+                          threads};
   LD4LG_CALL(geglu, args);
 }
 LD4LG_EXPORT_CALL(geglu)

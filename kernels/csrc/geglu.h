@@ -20,7 +20,6 @@ struct Geglu {
   Dropout dropout;
   int64_t rows, width;
   int32_t threads;
-  float* scratch;  // threads x 3 width
 };
 
 // The same of a product whose rows are columns.

@@ -43,6 +43,14 @@ inline void narrow_to(const float* values, int64_t width, uint16_t* target) {
   for (int64_t j = i; j < width; ++j) target[j] = narrow(values[j]);
 }
 
+// The same rows from a column on.
+template <typename Matrix>
+inline Matrix from_column(Matrix rows, int64_t column) {
+  const int64_t bytes = column * (rows.dtype == DType::kFloat32 ? sizeof(float) : sizeof(uint16_t));
+  rows.data = const_cast<char*>(static_cast<const char*>(rows.data)) + bytes;
+  return rows;
+}
+
 // The row as float32: in place where it already is, else widened into `buffer`.
 inline const float* read_row(const ConstRows& rows, int64_t row, int64_t width, float* buffer) {
   if (rows.dtype == DType::kFloat32) return static_cast<const float*>(rows.data) + row * rows.stride;
