@@ -52,6 +52,7 @@ V2 = (
 INGREDIENTS = {
     "decoder noise 0.3": ("autoencoder.decoder_noise=0.3",),
     "decoder noise 0.7": ("autoencoder.decoder_noise=0.7",),
+    "decoder noise 1": ("autoencoder.decoder_noise=1",),
     "position dropout 0.2": ("autoencoder.position_dropout=0.2",),
     "token masking 0.2": ("autoencoder.token_masking=0.2",),
     "plain latents": ("model.perceiver.l2_normalize=false",),
@@ -68,10 +69,16 @@ INGREDIENTS = {
 }
 DECODINGS = {
     "beam": DecodingConfig(),  # the paper's
-    "nucleus 0.6": DecodingConfig("nucleus", top_p=0.6),  # recipe v3's
+    "nucleus 0.6": DecodingConfig("nucleus", top_p=0.6),
+    "nucleus 0.8": DecodingConfig("nucleus", top_p=0.8),  # recipe v3's
+    "nucleus 0.9": DecodingConfig("nucleus", top_p=0.9),
     "nucleus 0.95": DecodingConfig("nucleus", top_p=0.95),
 }
-VARIANTS = {"v2": V2} | {f"v2 + {name}": (*V2, *more) for name, more in INGREDIENTS.items()} | {"v3": ()}
+VARIANTS = (
+    {"v2": V2}
+    | {f"v2 + {name}": (*V2, *more) for name, more in INGREDIENTS.items()}
+    | {"v3": (), "v3, decoder noise 0.7": ("autoencoder.decoder_noise=0.7",)}
+)
 
 
 def split_stages(switches: Sequence[str]) -> tuple[list[str], list[str]]:

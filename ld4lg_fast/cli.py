@@ -170,7 +170,7 @@ def sample(
         int | None,
         typer.Option(
             help="Sample this many times as many texts, and keep those of which the decoder is surest, or those "
-            "nearest in length; 1 of your own runs, 3 of a model that ships."
+            "nearest in length; 1 of your own runs, 4 of a model that ships."
         ),
     ] = None,
     class_name: Annotated[
@@ -214,7 +214,7 @@ def sample(
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
     ships = run_directory(run_dir).parent == FOLDER
     quality = quality or ("draft" if ships else "paper")
-    tries = tries or (3 if ships else 1)
+    tries = tries or (4 if ships else 1)
     decoding = replace(pipe.decoding, strategy=strategy or pipe.decoding.strategy, precision=precision)
     settings: dict[str, Any] = {
         "quality": quality,
