@@ -52,7 +52,7 @@ def operator(name: str, placed: int = 0) -> Callable:
         direct = None if is_traced(tensor) else _direct.get((name, device))
         if direct is None:
             return registered(*arguments)
-        if not torch.is_grad_enabled() or not _need_gradients(arguments):
+        if not need_gradients(arguments):
             return direct(*arguments)
         return _differentiable[name].apply(*arguments) if name in _differentiable else registered(*arguments)
 
@@ -72,8 +72,9 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     _differentiable[name] = type(name, (torch.autograd.Function,), methods)
 
 
-def _need_gradients(arguments: tuple) -> bool:
-    return any(argument.requires_grad for argument in arguments if isinstance(argument, Tensor))
+def need_gradients(arguments: tuple) -> bool:
+    """Whether a call with these arguments is to be differentiated."""
+    return torch.is_grad_enabled() and any(a.requires_grad for a in arguments if isinstance(a, Tensor))
 
 
 def is_traced(tensor: Tensor) -> bool:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.doors.geglu import check_arguments, geglu
-from ld4lg_fast.kernels.library import is_traced, operator
+from ld4lg_fast.kernels.library import is_traced, need_gradients, operator
 from ld4lg_fast.kernels.registration import geglu_linear as _registered  # noqa: F401
 
 _geglu_linear = operator("geglu_linear")
@@ -38,13 +38,10 @@ def geglu_linear(
         raise ValueError(
             f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit; weight needs (2F, D)"
         )
-    device = x.device.type
-    if backend.current_backend() != "triton":
-        if dropout or device != "cpu" or not _runs_transposed(x, weight, bias):
-            return geglu(F.linear(x, weight), bias, dropout, seed)
-        check_arguments((*x.shape[:-1], weight.shape[0]), bias, dropout, seed)
-        return _geglu_linear(x, weight, bias, None, 0.0)
+    if backend.current_backend() != "triton" and (dropout or not _runs_transposed(x, weight, bias)):
+        return geglu(F.linear(x, weight), bias, dropout, seed)
     check_arguments((*x.shape[:-1], weight.shape[0]), bias, dropout, seed)
+    device = x.device.type
     if torch.is_autocast_enabled(device):
         x, weight = x.to(torch.get_autocast_dtype(device)), weight.to(torch.get_autocast_dtype(device))
     if x.dtype != weight.dtype:
@@ -54,11 +51,12 @@ def geglu_linear(
 
 
 def _runs_transposed(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    """Whether the native kernel, which has no backward, may run on these CPU tensors, and wins."""
+    """Whether the native kernel, which has no backward, may run on these tensors, and wins."""
     return (
-        x.dtype == weight.dtype == torch.float32
+        x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
         and x.numel() <= FEW_ROWS * x.shape[-1]
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad))
+        and not need_gradients((x, weight, bias))
         and not torch.is_autocast_enabled("cpu")
         and not is_traced(x)
         and backend.choose("geglu_linear", "cpu", (torch.float32, bias.dtype)) == "native"

@@ -11,7 +11,7 @@ namespace ld4lg {
 namespace LD4LG_ISA {
 namespace {
 
-constexpr uint32_t kColumn = 0x9E3779B9u;
+constexpr uint32_t kColumnStep = 0x9E3779B9u;
 
 inline uint32_t mix(uint32_t word) {
   word = (word ^ (word >> 16)) * 0x85EBCA6Bu;
@@ -22,22 +22,22 @@ inline uint32_t mix(uint32_t word) {
 // What the columns of a row, from `begin` on, are multiplied with: the mapping is in kernels/plain/geglu.py.
 void dropout_factors(const Dropout& dropout, int64_t row, int64_t begin, int64_t width, float* factors) {
   const uint32_t low = static_cast<uint32_t>(dropout.seed), high = static_cast<uint32_t>(dropout.seed >> 32);
-  const uint32_t key = mix(mix(low ^ static_cast<uint32_t>(row)) ^ high) + static_cast<uint32_t>(begin) * kColumn;
+  const uint32_t key = mix(mix(low ^ static_cast<uint32_t>(row)) ^ high) + static_cast<uint32_t>(begin) * kColumnStep;
   const uint32_t threshold = dropout.threshold;
   const float factor = dropout.factor;
 #pragma omp simd
   for (int32_t i = 0; i < static_cast<int32_t>(width); ++i) {  // as wide as the words, so that both fill vectors
-    const uint32_t word = mix(key + static_cast<uint32_t>(i) * kColumn);
+    const uint32_t word = mix(key + static_cast<uint32_t>(i) * kColumnStep);
     factors[i] = word >= threshold ? factor : 0.0f;
   }
 }
 
 // So many columns of a row at a time that what bfloat16 widens to stays in the nearest cache.
-constexpr int64_t kColumns = 512;
+constexpr int64_t kPart = 512;
 
 void run(const Geglu& args, int64_t row, int64_t begin) {
-  float values[kColumns], gates[kColumns];
-  const int64_t width = std::min(kColumns, args.width - begin);
+  float values[kPart], gates[kPart];
+  const int64_t width = std::min(kPart, args.width - begin);
   const float* const value = read_row(from_column(args.projected, begin), row, width, values);
   const float* const gate = read_row(from_column(args.projected, args.width + begin), row, width, gates);
   const float *const value_bias = args.bias + begin, *const gate_bias = value_bias + args.width;
@@ -120,7 +120,7 @@ void geglu(const Geglu& args) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t part = 0; part < threads; ++part)
     for (int64_t row = part * args.rows / threads; row < (part + 1) * args.rows / threads; ++row)
-      for (int64_t begin = 0; begin < args.width; begin += kColumns) run(args, row, begin);
+      for (int64_t begin = 0; begin < args.width; begin += kPart) run(args, row, begin);
 }
 
 void geglu_of_columns(const GegluOfColumns& args) {
