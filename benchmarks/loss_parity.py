@@ -25,7 +25,7 @@ LM = {"dim": 192, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.0}
 
 
 def small_models(options: StageOptions) -> Parity:
-    """Models of ``model=small``'s sizes with random weights, and 1,024 texts of the demo corpus."""
+    """Models of about ``model=small``'s sizes with random weights, and 1,024 texts of the demo corpus."""
     texts = generate_demo_texts(1024)
     tokenizer = train_bpe_tokenizer(texts, vocab_size=1024)
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ Every variant is recipe v2 with some switches set otherwise. For each seed it tr
 (variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many, turns each
 latent into text in every way of `DECODINGS`, and measures the texts as scripts/test.py does, against real validation
 texts. Beside them stand others of these, training texts (all that a model of these can reach), and an autoregressive
-model trained on them for as long as the longest variant.
+model with the same tokenizer, trained on them for as long as the longest variant, start-up and all.
 
 No model of the hub is needed: the judge of MAUVE and perplexity is a small language model of the same corpus with a
 seed of its own, so these two figures compare rows of one table and nothing else. ``unlikely`` is the share of texts
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import ROOT, describe_device, versions
-from transformers import GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from benchmarks.corpus_model import sample_corpus_model, train_corpus_model
 from ld4lg_fast import TextDiffusionPipeline
@@ -40,6 +40,7 @@ from ld4lg_fast.evaluation.report import versions as metric_versions
 from ld4lg_fast.evaluation.settings import EvaluationSettings
 
 JUDGE_SEED = 1_000_003
+AUTOREGRESSIVE_BATCH = 16  # as the autoencoder's of model=small; better than 64 in five minutes, too
 SECONDS = "training_seconds.json"
 FIGURES = ("mauve", "perplexity", "unlikely", "diversity", "memorization", "unique_words")
 
@@ -73,7 +74,9 @@ DECODINGS = {
     "nucleus 0.8": DecodingConfig("nucleus", top_p=0.8),  # recipe v3's
     "nucleus 0.9": DecodingConfig("nucleus", top_p=0.9),
     "nucleus 0.95": DecodingConfig("nucleus", top_p=0.95),
+    "nucleus 1": DecodingConfig("nucleus", top_p=1.0),
 }
+AUTOREGRESSIVE_TOP_P = 0.6, 0.8, 0.95, 1.0
 VARIANTS = (
     {"v2": V2}
     | {f"v2 + {name}": (*V2, *more) for name, more in INGREDIENTS.items()}
@@ -160,21 +163,23 @@ class Ablation:
             return f"train.max_minutes={options.minutes[place]}"
         return f"train.{stage}.steps={options.steps[place]}"
 
-    def _autoregressive_texts(self, seed: int, seconds: float) -> dict[str, list[str]]:
+    def _autoregressive_texts(
+        self, seed: int, seconds: float, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, list[str]]:
         """Texts of a seed's autoregressive model by the row's name, trained for so long if it is not there yet."""
         folder = self.out / f"autoregressive_seed{seed}"
-        tokenizer = self.models.language_model(self.judge).tokenizer
         if (folder / "config.json").exists():
             model = GPT2LMHeadModel.from_pretrained(folder).eval()
         else:
             texts = self.dataset.train.texts
-            model = train_corpus_model(texts, tokenizer, steps=10**9, seed=seed, max_seconds=seconds)
+            budget = {"steps": 10**9, "max_seconds": seconds, "batch_size": AUTOREGRESSIVE_BATCH}
+            model = train_corpus_model(texts, tokenizer, seed=seed, **budget)
             model.save_pretrained(folder)
         return {
             f"autoregressive, nucleus {top_p:g}": sample_corpus_model(
                 model, tokenizer, self.options.samples, seed, top_p=top_p
             )
-            for top_p in (0.6, 0.95, 1.0)
+            for top_p in AUTOREGRESSIVE_TOP_P
         }
 
     def measure(self, texts: Sequence[str]) -> dict[str, float]:
@@ -207,7 +212,8 @@ class Ablation:
                     for decoding in options.decodings:
                         sampled = pipe.decode(latents, DECODINGS[decoding], seed=seed)
                         keep(f"{name}, {steps} steps, {decoding}", sampled)
-            autoregressive = self._autoregressive_texts(seed, options.autoregressive_seconds or seconds)
+            given = options.autoregressive_seconds or seconds
+            autoregressive = self._autoregressive_texts(seed, given, pipe.autoencoder.tokenizer)
             for row, sampled in autoregressive.items():
                 keep(row, sampled)
         keep("real validation texts", self.held_out)
