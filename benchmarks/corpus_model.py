@@ -12,6 +12,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from ld4lg_fast.data import LengthBucketedBatches, collate, tokenize_texts
+from ld4lg_fast.training.options import cpu_has_bf16
 
 
 def train_corpus_model(
@@ -48,7 +49,6 @@ def train_corpus_model(
     model = GPT2LMHeadModel(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     tokens = tokenize_texts(list(texts), tokenizer, max_len)
-    has_bf16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     start, step = time.perf_counter(), 0
     for epoch in count():
         for batch in LengthBucketedBatches(tokens.lengths, batch_size, seed=seed, epoch=epoch):
@@ -61,7 +61,7 @@ def train_corpus_model(
                 )
             ids, mask = collate([tokens[index] for index in batch], tokenizer.pad_token_id)
             labels = ids.masked_fill(~mask.bool(), -100)
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bf16()):
                 loss = model(ids, attention_mask=mask.long(), labels=labels).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
