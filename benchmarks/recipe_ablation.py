@@ -2,15 +2,19 @@
 
 python benchmarks/recipe_ablation.py --out outputs/ablation --steps 2000 3000 --seeds 0 1 2 --json RESULT.json
 
-Every variant is recipe v2 with some switches set otherwise. For each seed it trains the autoencoder and the denoiser
-(variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many, turns each
-latent into text in every way of `DECODINGS`, and measures the texts as scripts/test.py does, against real validation
-texts. Beside them stand others of these, training texts (all that a model of these can reach), and an autoregressive
-model with the same tokenizer, trained on them for as long as the longest variant, start-up and all.
+Every variant is recipe v2, v3, or v3 with one switch set otherwise. For each seed it trains the autoencoder and the
+denoiser (variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many,
+turns each latent into text in every way of `DECODINGS`, and measures the texts as scripts/test.py does, against real
+validation texts. Beside them stand others of these, training texts (all that a model of these can reach), and an
+autoregressive model with the same tokenizer, trained on them for as long as the longest variant, start-up and all.
+``--autoencoder RUN`` trains all denoisers on the latents of one finished run instead, where their differences show,
+and leaves the autoregressive model out.
 
 No model of the hub is needed: the judge of MAUVE and perplexity is a small language model of the same corpus with a
 seed of its own, so these two figures compare rows of one table and nothing else. ``unlikely`` is the share of texts
-whose perplexity is above that of 99 % of real held-out texts.
+whose perplexity is above that of 99 % of real held-out texts. ``mauve_training`` compares with training texts: where
+the validation set is of another kind, as E2E's, all models are far from it, and this is what tells them apart (a model
+that repeats its training texts excels in it, so read it beside ``memorization``).
 """
 
 import argparse
@@ -38,11 +42,12 @@ from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 from ld4lg_fast.evaluation.report import versions as metric_versions
 from ld4lg_fast.evaluation.settings import EvaluationSettings
+from ld4lg_fast.training.run_directory import STAGE_ONE_RESULTS, RunDirectory
 
 JUDGE_SEED = 1_000_003
 AUTOREGRESSIVE_BATCH = 16  # as the autoencoder's of model=small; better than 64 in five minutes, too
 SECONDS = "training_seconds.json"
-FIGURES = ("mauve", "perplexity", "unlikely", "diversity", "memorization", "unique_words")
+FIGURES = ("mauve", "mauve_training", "perplexity", "unlikely", "diversity", "memorization", "unique_words")
 
 V2 = (
     *("recipe.schedule=cosine", "recipe.adaptive_schedule=false"),
@@ -50,23 +55,22 @@ V2 = (
     *("model.denoiser.unet_skips=false", "model.denoiser.qk_norm=false"),
     *("autoencoder.decoder_noise=0.1", "autoencoder.position_dropout=0", "autoencoder.token_masking=0"),
 )
-INGREDIENTS = {
-    "decoder noise 0.3": ("autoencoder.decoder_noise=0.3",),
+SWITCHES = {
+    "decoder noise 0.1": ("autoencoder.decoder_noise=0.1",),
     "decoder noise 0.7": ("autoencoder.decoder_noise=0.7",),
-    "decoder noise 1": ("autoencoder.decoder_noise=1",),
     "position dropout 0.2": ("autoencoder.position_dropout=0.2",),
     "token masking 0.2": ("autoencoder.token_masking=0.2",),
     "plain latents": ("model.perceiver.l2_normalize=false",),
-    "tan-2": ("recipe.schedule=tan-2",),
+    "cosine": ("recipe.schedule=cosine",),
     "tan-4": ("recipe.schedule=tan-4",),
     "adaptive schedule": ("recipe.adaptive_schedule=true",),
-    "self-condition noise 0.1": ("recipe.self_condition_noise=0.1",),
+    "no self-condition noise": ("recipe.self_condition_noise=0",),
     "min-SNR": ("recipe.loss_weighting=min_snr",),
     "x_start weighting": ("recipe.loss_weighting=x_start",),
     "pred_x0": ("recipe.objective=pred_x0",),
     "flow matching": ("recipe.objective=pred_flow", "recipe.schedule=straight"),
-    "U-ViT skips": ("model.denoiser.unet_skips=true", "model.denoiser.num_dense_connections=2"),
-    "QK-norm": ("model.denoiser.qk_norm=true",),
+    "U-ViT skips": ("model.denoiser.num_dense_connections=2",),
+    "no QK-norm": ("model.denoiser.qk_norm=false",),
 }
 DECODINGS = {
     "beam": DecodingConfig(),  # the paper's
@@ -77,11 +81,7 @@ DECODINGS = {
     "nucleus 1": DecodingConfig("nucleus", top_p=1.0),
 }
 AUTOREGRESSIVE_TOP_P = 0.6, 0.8, 0.95, 1.0
-VARIANTS = (
-    {"v2": V2}
-    | {f"v2 + {name}": (*V2, *more) for name, more in INGREDIENTS.items()}
-    | {"v3": (), "v3, decoder noise 0.7": ("autoencoder.decoder_noise=0.7",)}
-)
+VARIANTS = {"v2": V2, "v3": ()} | {f"v3, {name}": switches for name, switches in SWITCHES.items()}
 
 
 def split_stages(switches: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -100,22 +100,23 @@ class Ablation:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, options.out
         self.dataset: TextDataset = load_text_dataset(options.dataset, root=options.root)
-        self.references, self.held_out = self._real_texts()
+        self.references, self.held_out = self._two_draws(self.dataset.validation.texts)
+        self.training, self.more_training = self._two_draws(self.dataset.train.texts)
         self.models, self.cache = ScoringModels(), ArrayCache(self.out / "cache")
         self.judge = self._judge()
         real = text_perplexities(self.dataset.validation.texts[:2000], self.models.language_model(self.judge))
         self.limit, self.judge_perplexity = float(np.quantile(real, 0.99)), float(real.mean())
 
-    def _real_texts(self) -> tuple[list[str], list[str]]:
-        """What texts are compared with, and a row of the table: two draws from the validation set without overlap.
+    def _two_draws(self, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+        """What texts are compared with, and a row of the table: two draws without overlap.
 
         Corpora are sorted, and E2E's test set is of another kind than the rest, so that the first texts of a split
         are no fair sample of it.
         """
-        texts, samples = self.dataset.validation.texts, self.options.samples
+        samples = self.options.samples
         if len(texts) < 2 * samples:
             raise SystemExit(
-                f"--samples {samples} needs {2 * samples} validation texts, there are {len(texts)}."
+                f"--samples {samples} needs {2 * samples} texts of each split, there are {len(texts)}."
             )
         order = np.random.default_rng(JUDGE_SEED).permutation(len(texts))[: 2 * samples]
         drawn = [texts[index] for index in order]
@@ -134,10 +135,10 @@ class Ablation:
     def _train(self, run: Path, stage: str, switches: Sequence[str], seed: int) -> None:
         options, start = self.options, time.perf_counter()
         earlier = _training_seconds(run)
-        command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"hydra.run.dir={run}"]
-        command += ["recipe=v3", f"train.stage={stage}", self._budget(stage), *switches, *options.overrides]
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"hydra.run.dir={run}", f"seed={seed}"]
+        command += [f"train.stage={stage}", self._budget(stage), *switches, *options.overrides]
         if stage == "autoencoder":
-            command += [f"dataset={options.dataset}", f"model={options.model}", f"seed={seed}"]
+            command += [f"dataset={options.dataset}", f"model={options.model}", "recipe=v3"]
             command += [f"dataset.root={options.root}"] if options.root else []
         subprocess.run(command, check=True, cwd=ROOT)
         (run / SECONDS).write_text(json.dumps(earlier + time.perf_counter() - start))
@@ -145,17 +146,22 @@ class Ablation:
     def run_of(self, name: str, seed: int) -> Path:
         """The run directory of a variant, trained if it is not there yet."""
         first, second = split_stages(VARIANTS[name])
-        run = self.out / f"{name.replace(' ', '_')}_seed{seed}"
+        run = self.out / f"{name.replace(', ', '_').replace(' ', '_')}_seed{seed}"
         if (run / "denoiser" / "config.json").exists():
             return run
-        key = "_".join(sorted(s.replace("=", "_").removeprefix("autoencoder.") for s in first)) or "recipe"
-        base = self.out / "autoencoders" / f"{key}_seed{seed}"
-        if not (base / "autoencoder" / "autoencoder.json").exists():
-            self._train(base, "autoencoder", first, seed)
+        base = self.options.autoencoder or self._trained_autoencoder(first, seed)
         shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(base, run)
+        RunDirectory(run).copy(base, ("config.yaml", *STAGE_ONE_RESULTS, SECONDS))
         self._train(run, "diffusion", second, seed)
         return run
+
+    def _trained_autoencoder(self, switches: Sequence[str], seed: int) -> Path:
+        """The run directory of an autoencoder with these switches, trained if it is not there yet."""
+        key = "_".join(sorted(s.replace("=", "_").removeprefix("autoencoder.") for s in switches)) or "recipe"
+        base = self.out / "autoencoders" / f"{key}_seed{seed}"
+        if not (base / "autoencoder" / "autoencoder.json").exists():
+            self._train(base, "autoencoder", switches, seed)
+        return base
 
     def _budget(self, stage: str) -> str:
         options, place = self.options, ("autoencoder", "diffusion").index(stage)
@@ -189,6 +195,9 @@ class Ablation:
         )
         shared = {"settings": settings, "models": self.models, "cache": self.cache}
         figures = evaluate_texts(texts, self.references, self.dataset.train.texts, **shared)["metrics"]
+        to_training = evaluate_texts(texts, self.training, **shared)["metrics"]
+        if "mauve" in to_training:
+            figures["mauve_training"] = to_training["mauve"]
         scores = text_perplexities([t for t in texts if t], self.models.language_model(self.judge))
         return figures | {"unlikely": float((scores > self.limit).mean())}
 
@@ -212,13 +221,14 @@ class Ablation:
                     for decoding in options.decodings:
                         sampled = pipe.decode(latents, DECODINGS[decoding], seed=seed)
                         keep(f"{name}, {steps} steps, {decoding}", sampled)
+            if options.autoencoder:
+                continue
             given = options.autoregressive_seconds or seconds
             autoregressive = self._autoregressive_texts(seed, given, pipe.autoencoder.tokenizer)
             for row, sampled in autoregressive.items():
                 keep(row, sampled)
         keep("real validation texts", self.held_out)
-        order = np.random.default_rng(JUDGE_SEED).permutation(len(self.dataset.train.texts))
-        keep("real training texts", [self.dataset.train.texts[index] for index in order[: options.samples]])
+        keep("real training texts", self.more_training)
         return {
             row: {
                 "figures": {
@@ -266,13 +276,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", default="e2e")
     parser.add_argument("--root", help="folder of the corpus, where it is not found by itself")
     parser.add_argument("--model", default="small")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, metavar="VARIANT", help="default: all that can be trained"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--steps", type=int, nargs=2, metavar=("AUTOENCODER", "DENOISER"))
     budget.add_argument("--minutes", type=float, nargs=2, metavar=("AUTOENCODER", "DENOISER"))
     parser.add_argument(
         "--overrides", nargs="*", default=[], help="further options of scripts/train.py, for all"
+    )
+    parser.add_argument(
+        "--autoencoder", type=Path, metavar="RUN", help="train denoisers alone, on this run's"
     )
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--sampling-steps", type=int, nargs="+", default=[8, 25, 100])
@@ -284,6 +299,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="where to write the result and, beside it, the plot")
     options = parser.parse_args(arguments)
     options.out = options.out.absolute()
+    others = [name for name in VARIANTS if options.autoencoder and split_stages(VARIANTS[name])[0]]
+    options.variants = options.variants or [name for name in VARIANTS if name not in others]
+    if refused := sorted(set(options.variants) & set(others)):
+        parser.error(
+            f"{', '.join(refused)} needs another autoencoder than that of --autoencoder; leave one out"
+        )
     ablation = Ablation(options)
     rows = ablation.rows()
     for row, result in rows.items():
@@ -294,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     if options.json:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
-        for place in ("out", "json", "root"):
+        for place in ("out", "json", "root", "autoencoder"):
             settings.pop(place)
         result = {
             "rows": rows,

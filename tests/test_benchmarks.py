@@ -129,7 +129,7 @@ def test_recipe_ablation(tmp_path):
     run(
         "recipe_ablation.py",
         *("--out", str(tmp_path / "runs"), "--dataset", "demo", "--model", "tiny", "--steps", "2", "2"),
-        *("--variants", "v2", "v2 + tan-2", "v3", "--seeds", "0", "--samples", "4", "--sampling-steps", "2"),
+        *("--variants", "v2", "v3", "v3, tan-4", "--seeds", "0", "--samples", "4", "--sampling-steps", "2"),
         *("--decodings", "beam", "nucleus 0.6", "--judge-steps", "3", "--autoregressive-seconds", "1"),
         *("--json", str(target)),
         *("--overrides", "train.validation_texts=4", "train.validation_samples=1"),
@@ -139,8 +139,27 @@ def test_recipe_ablation(tmp_path):
     assert {"v2, 2 steps, beam", "v3, 2 steps, nucleus 0.6", "autoregressive, nucleus 1"} < set(rows)
     assert set(rows["real validation texts"]["figures"]) >= {"perplexity", "unlikely", "unique_words"}
     assert str(tmp_path) not in target.read_text() and target.with_suffix(".png").exists()
-    # v2 and its variant in the denoiser alone share an autoencoder; v3's is another.
+    # v3 and its variant in the denoiser alone share an autoencoder; v2's is another.
     assert len(list((tmp_path / "runs" / "autoencoders").iterdir())) == 2
+
+
+def test_recipe_ablation_of_denoisers_alone(tmp_path):
+    target = tmp_path / "denoisers.json"
+    finished = tmp_path / "finished"
+    small = ("train.validation_texts=4", "train.validation_samples=1")
+    options = ("dataset=demo", "model=tiny", "train.autoencoder.steps=2", "train.diffusion.steps=2", *small)
+    train = [sys.executable, str(ROOT / "scripts" / "train.py"), f"hydra.run.dir={finished}", *options]
+    subprocess.run(train, check=True)
+    common = ("--out", str(tmp_path / "runs"), "--dataset", "demo", "--model", "tiny", "--steps", "2", "2")
+    common += ("--seeds", "0", "1", "--samples", "4", "--sampling-steps", "2", "--decodings", "nucleus 0.6")
+    common += ("--judge-steps", "3", "--autoencoder", str(finished), "--json", str(target))
+    run("recipe_ablation.py", *common, "--variants", "v3", "v3, cosine")
+    rows = json.loads(target.read_text())["rows"]
+    assert {"v3, 2 steps, nucleus 0.6", "v3, cosine, 2 steps, nucleus 0.6"} < set(rows)
+    assert not any(name.startswith("autoregressive") for name in rows)
+    assert len(rows["v3, 2 steps, nucleus 0.6"]["figures"]["diversity"]["values"]) == 2
+    with pytest.raises(AssertionError, match="v2 needs another autoencoder than that of --autoencoder"):
+        run("recipe_ablation.py", *common, "--variants", "v2")
 
 
 def test_every_variant_of_the_ablation_can_be_trained():
