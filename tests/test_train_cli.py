@@ -66,7 +66,7 @@ def test_a_run_goes_where_hydra_says_and_leaves_nothing_else(tmp_path):
     ("argument", "said"),
     [
         ("dataset=novels", "choose one of ag_news, custom, demo, e2e"),
-        ("model=huge", "choose one of base, small, tiny"),
+        ("model=huge", "choose one of base, small, small-seq2seq, tiny"),
         ("train.speed=3", "There is no option train.speed; train has activation_checkpointing, adapt_from, "),
         ("modle=tiny", "There is no option modle"),
         ("model.language_model.dim", "option=value"),
