@@ -12,6 +12,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from ld4lg_fast.data import LengthBucketedBatches, collate, tokenize_texts
+from ld4lg_fast.lm_attention import use_short_attention
 from ld4lg_fast.training.options import cpu_has_bf16
 
 
@@ -47,6 +48,7 @@ def train_corpus_model(
         pad_token_id=tokenizer.pad_token_id,
     )
     model = GPT2LMHeadModel(config).train()
+    use_short_attention(model, model.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     tokens = tokenize_texts(list(texts), tokenizer, max_len)
     start, step = time.perf_counter(), 0

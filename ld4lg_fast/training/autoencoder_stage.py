@@ -19,6 +19,7 @@ from ld4lg_fast.data import (
     train_bpe_tokenizer,
 )
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.lm_attention import use_short_attention
 from ld4lg_fast.smoothing import NO_SMOOTHING, Smoothing
 from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.clock import StageClock
@@ -152,6 +153,7 @@ class AutoencoderStage:
     ) -> None:
         self.session, self.options = session, getattr(session.options, self.name)
         self.module = autoencoder.to(session.device)
+        use_short_attention(autoencoder.lm, session.device)
         self.trained: nn.Module = autoencoder.perceiver if autoencoder.freeze_lm else autoencoder
         self.tokens, self.validation, self.smoothing = tokens, validation, smoothing
         check_batch(self.name, self.options, len(tokens), session.world_size)
