@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from ld4lg_fast import TextDiffusionPipeline
 from tests.conftest import make_model
@@ -184,6 +185,22 @@ def test_every_variant_of_the_ablation_can_be_trained():
     assert model.denoiser.config == plain.denoiser.config and model.diffusion == plain.diffusion
     assert ours["recipe"].items() >= {k: v for k, v in published["recipe"].items() if k != "version"}.items()
     assert split_stages([*V2, "recipe.schedule=tan-2"])[1][0] == "recipe.schedule=tan-2"
+
+
+def test_length_control(tmp_path):
+    tokenizer = TextDiffusionPipeline.from_pretrained().autoencoder.tokenizer
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": len(tokenizer)}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    target = tmp_path / "lengths.json"
+    options = ("--lengths", "12", "40", "--samples", "16", "--quality", "draft", "--json", str(target))
+    run("length_control.py", "--judge", str(tmp_path / "judge"), *options)
+    rows = json.loads(target.read_text())["rows"]
+    assert str(tmp_path) not in target.read_text()
+    for length in (12, 40):
+        miss = {row["way"]: row["miss"] for row in rows if row["length"] == length}
+        assert miss["the nearest of 4"] < miss["not controlled"]
+        assert miss["guided, pull 0.5, the nearest of 4"] < miss["not controlled"]
 
 
 def test_onnx_throughput(tmp_path):
