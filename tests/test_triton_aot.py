@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ld4lg_fast.kernels import backend, ops
-from ld4lg_fast.kernels.case_table import CASES
+from ld4lg_fast.kernels.case_table import CASES, benchmark_cases
 from ld4lg_fast.kernels.library import IMPLEMENTATIONS
 from ld4lg_fast.kernels.testing import run
 
@@ -63,12 +63,14 @@ def specialise(kernel, arguments):
     for position, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
         aligned = not parameter.do_not_specialize
-        if parameter.is_constexpr or value is None:
+        is_one = aligned and isinstance(value, int) and value == 1
+        if parameter.is_constexpr or value is None or is_one:
             signature[parameter.name] = "constexpr"
             constants[(position,)] = value
             continue
         if isinstance(value, torch.Tensor):
             signature[parameter.name] = TYPES[value.dtype]
+            aligned = aligned and value.data_ptr() % 16 == 0
         elif isinstance(value, float):
             signature[parameter.name] = "fp32"
             aligned = False
@@ -80,31 +82,59 @@ def specialise(kernel, arguments):
     return signature, constants, attributes
 
 
+@pytest.fixture
+def compile_case(launches, tmp_path, monkeypatch):
+    """(case, dtype, capability) -> the kernels that it launches, compiled, each specialisation the first time."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(backend, "_requested", "triton")  # without a GPU
+    monkeypatch.setattr(backend, "choose", lambda *_: "triton")
+    seen = set()
+
+    def kernels(case, dtype, capability):
+        launches.clear()
+        monkeypatch.setattr(device, "generation", lambda _: capability // 10)
+        with ToTriton():
+            run(getattr(ops, case.op), case.arguments(dtype))
+        for kernel, arguments, options in launches:
+            signature, constants, attributes = specialise(kernel, arguments)
+            key = (kernel.__name__, capability, *map(str, (signature, constants, attributes, options)))
+            if key not in seen:
+                seen.add(key)
+                source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
+                target = GPUTarget("cuda", capability, 32)
+                yield kernel.__name__, triton.compile(source, target=target, options=options)
+
+    return kernels
+
+
 @pytest.mark.skipif(backend.INTERPRETED, reason="Triton's interpreter does not compile")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [pytest.param(c, d, id=f"{c.id}-{str(d)[6:]}") for c in PAPER_CASES for d in c.dtypes],
 )
-def test_compiles_without_spills(case, dtype, capability, launches, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(backend, "_requested", "triton")  # without a GPU
-    monkeypatch.setattr(backend, "choose", lambda *_: "triton")
-    monkeypatch.setattr(device, "generation", lambda _: capability // 10)
-    with ToTriton():
-        run(getattr(ops, case.op), case.arguments(dtype))
-    assert launches
-    for number, (kernel, arguments, options) in enumerate(launches):
-        signature, constants, attributes = specialise(kernel, arguments)
-        source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
-        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        cubin = tmp_path / f"{number}.cubin"
+def test_compiles_without_spills(case, dtype, capability, compile_case, tmp_path):
+    kernels = list(compile_case(case, dtype, capability))
+    assert kernels
+    for name, compiled in kernels:
+        cubin = tmp_path / f"{name}.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
         used = subprocess.run(
             [CUOBJDUMP, "-res-usage", cubin], capture_output=True, text=True, check=True
         ).stdout
         usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", used)}
-        print(f"{kernel.__name__} sm_{capability}: {usage}, {compiled.metadata.shared} bytes shared")
-        assert usage["STACK"] == 0 and usage["LOCAL"] == 0, f"{kernel.__name__} spills: {used}"
+        print(f"{name} sm_{capability}: {usage}, {compiled.metadata.shared} bytes shared")
+        assert usage["STACK"] == 0 and usage["LOCAL"] == 0, f"{name} spills: {used}"
         product = "mma" in compiled.asm["ptx"]  # whose accumulators may fill the registers
-        assert product or usage["REG"] <= MAX_REGISTERS, f"{kernel.__name__} needs {usage['REG']} registers"
+        assert product or usage["REG"] <= MAX_REGISTERS, f"{name} needs {usage['REG']} registers"
+
+
+@pytest.mark.skipif(backend.INTERPRETED, reason="Triton's interpreter does not compile")
+@pytest.mark.parametrize("op", sorted({case.op for case in PAPER_CASES}))
+def test_compiles_at_other_sizes(op, compile_case):
+    """One sequence above all: the launcher makes a constant of a size of 1, which has no methods of a tensor."""
+    others = [case for case in (*benchmark_cases(1), *CASES) if case.op == op and case not in PAPER_CASES]
+    compiled = [
+        kernel for case in others for dtype in case.dtypes for kernel in compile_case(case, dtype, 90)
+    ]
+    assert compiled

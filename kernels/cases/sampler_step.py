@@ -54,6 +54,7 @@ CASES = (
     _step("small-deterministic", 2, 3, 8, noisy=False, history=True),
     _step("odd", 3, 5, 7, guided=True),
     _step("one-number", 1, 1, 1),
+    _step("one-guided", 1, 3, 8, guided=True),
     _step("no-self-condition", 2, 3, 6, self_condition=False),
     _step("strided", 2, 5, 12, strided=True),
     _step("empty-batch", 0, 32, 64, guided=True),

@@ -10,7 +10,7 @@ from ld4lg_fast.kernels.triton.philox_normal import philox_normal_block
 _BLOCK = 128  # counters of four elements
 
 
-@triton.jit(do_not_specialize=["stream"])
+@triton.jit(do_not_specialize=["stream", "samples"])
 def sampler_step_kernel(
     output_ptr,
     z_ptr,
