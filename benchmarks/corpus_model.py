@@ -27,6 +27,7 @@ def train_corpus_model(
     max_len: int = 64,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
+    dropout: float = 0.0,
     seed: int = 0,
 ) -> GPT2LMHeadModel:
     """A GPT-2 of ``layers`` layers and heads of 64, trained from scratch for ``steps`` or ``max_seconds``.
@@ -40,8 +41,8 @@ def train_corpus_model(
         n_embd=dim,
         n_layer=layers,
         n_head=dim // 64,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
         attn_pdrop=0.0,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -25,7 +25,9 @@ def draw_curves(log: Path, picture: Path) -> None:
             for name in names:
                 points = [(record["step"], record[name]) for record in mine if name in record]
                 if points:
-                    axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1)
+                    marker = "." if name == "validation_loss" else ""  # a line of one point is none
+                    label = name.replace("_", " ")
+                    axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker=marker)
                     axes.legend()
             axes.set(title=stage, xlabel="step", yscale="log")
     drawn = BytesIO()
