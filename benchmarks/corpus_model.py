@@ -33,6 +33,7 @@ def train_corpus_model(
     """A GPT-2 of ``layers`` layers and heads of 64, trained from scratch for ``steps`` or ``max_seconds``.
 
     AdamW with a cosine to zero, batches of like length, bf16 where the CPU has it; a text is ``<s> tokens </s>``.
+    ``dropout`` is that of embeddings and branches; for corpora that are read many times.
     """
     torch.manual_seed(seed)
     config = GPT2Config(

@@ -39,14 +39,16 @@ def measure(options: argparse.Namespace) -> dict:
                 options.samples, length, tries=tries, quality=options.quality, seed=options.seed, **guidance
             ).texts
             miss = (pipe.token_counts(texts) - length).abs().mean().item()
-            rows.append({
-                "length": length,
-                "way": name,
-                "miss": miss,
-                "perplexity": float(text_perplexities([text for text in texts if text], judge).mean()),
-                "different": len(set(texts)) / len(texts),
-                "texts": texts[:4],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "length": length,
+                    "way": name,
+                    "miss": miss,
+                    "perplexity": float(text_perplexities([text for text in texts if text], judge).mean()),
+                    "different": len(set(texts)) / len(texts),
+                    "texts": texts[:4],
+                }
+            )
             print(f"{length:3} tokens, {name:36} miss {miss:5.2f}  perplexity {rows[-1]['perplexity']:5.2f}")
     return {"rows": rows, "guide_error": guide.error}
 
