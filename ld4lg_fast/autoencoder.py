@@ -27,7 +27,7 @@ from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.layers import DIM_HEAD, compute_dtype
+from ld4lg_fast.layers import DIM_HEAD, check_mask, compute_dtype
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.smoothing import NO_SMOOTHING, Draws, Smoothing
 from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json, writing
@@ -174,6 +174,26 @@ class LanguageAutoencoder(nn.Module):
     @property
     def dim_latent(self) -> int:
         return self.lm.config.hidden_size if self.perceiver is None else self.perceiver.config.dim_latent
+
+    def check_latents(self, latents: Tensor, mask: Tensor | None = None) -> None:
+        """Refuses what is no latents of this model, before a matrix product does.
+
+        Raises:
+            ConfigError: latents that are no tensor (B, N, d), or a mask of another shape than (B, N).
+        """
+        sizes = f"(texts, {self.num_latents}, {self.dim_latent})"
+        if not isinstance(latents, Tensor):
+            raise ConfigError(
+                f"Latents must be one tensor of the shape {sizes}, not a {type(latents).__name__}; "
+                "`encode` gives them and their mask."
+            )
+        lengths = range(self.num_latents + 1) if self.perceiver is None else (self.num_latents,)
+        if latents.dim() != 3 or latents.shape[1] not in lengths or latents.shape[2] != self.dim_latent:
+            raise ConfigError(
+                f"Latents have the shape {tuple(latents.shape)}; this model's have {sizes}. "
+                "Take those that `encode` or `sample` gives."
+            )
+        check_mask("mask", mask, tuple(latents.shape[:2]))
 
     def train(self, mode: bool = True) -> "LanguageAutoencoder":
         super().train(mode)

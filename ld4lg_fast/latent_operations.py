@@ -227,7 +227,11 @@ class LatentOperations(ABC):
         """How sure the decoder is of each text, told its latents (B, N, d): mean log-probability a token, (B,) float32.
 
         ``mask`` (B, N) belongs to the latents in recipe v1.
+
+        Raises:
+            ConfigError: no latents of this model, or a mask of another shape than theirs.
         """
+        self.autoencoder.check_latents(latents, mask)
         lm, tokenizer = self.autoencoder.lm, self.autoencoder.tokenizer
         max_len = self.autoencoder.max_len
         tokens = tokenize_texts(list(texts), tokenizer, max_len)

@@ -363,7 +363,11 @@ class TextDiffusionPipeline(LatentOperations):
 
         ``decoding`` defaults to the pipeline's own, and may be the name of a strategy; only nucleus sampling uses
         ``seed`` and ``sample_ids``.
+
+        Raises:
+            ConfigError: no latents of this model, or a mask of another shape than theirs.
         """
+        self.autoencoder.check_latents(latents, mask)
         if isinstance(decoding, str):
             decoding = DecodingConfig(decoding)
         batch_size = fitting_batch(self.model) if batch_size is None else batch_size

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -191,6 +192,25 @@ def test_run_directories_that_are_none_or_unfinished_say_what_to_do(run_dir, tmp
     with pytest.raises(SystemExit) as stopped:
         run_infer(monkeypatch)
     assert stopped.value.code == 2 and "infer.output_dir" in capsys.readouterr().err
+
+
+def test_what_is_no_latents_of_the_model_is_not_decoded(run_dir):
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    latents, _ = pipe.encode(["The Vaults is a pub."])
+    wanted = rf"\(texts, {latents.shape[1]}, {latents.shape[2]}\)"
+    with pytest.raises(
+        ConfigError, match=rf"shape {wanted}, not a tuple; `encode` gives them and their mask"
+    ):
+        pipe.decode(pipe.encode(["The Vaults is a pub."]))
+    for wrong in (latents[0], latents[:, :-1], latents[..., :-1]):
+        with pytest.raises(
+            ConfigError, match=rf"{re.escape(str(tuple(wrong.shape)))}; this model's have {wanted}"
+        ):
+            pipe.decode(wrong)
+        with pytest.raises(ConfigError, match="this model's have"):
+            pipe.confidences(wrong, ["The Vaults is a pub."])
+    with pytest.raises(ConfigError, match=r"mask has the shape \(2, 3\); it must be"):
+        pipe.decode(latents, mask=torch.ones(2, 3))
 
 
 def test_parts_of_different_runs_are_refused(autoencoder):
