@@ -58,7 +58,7 @@ V2 = (
 SWITCHES = {
     "decoder noise 0.1": ("autoencoder.decoder_noise=0.1",),
     "decoder noise 0.7": ("autoencoder.decoder_noise=0.7",),
-    "no position dropout": ("autoencoder.position_dropout=0",),
+    "position dropout 0.2": ("autoencoder.position_dropout=0.2",),
     "token masking 0.2": ("autoencoder.token_masking=0.2",),
     "plain latents": ("model.perceiver.l2_normalize=false",),
     "cosine": ("recipe.schedule=cosine",),
@@ -72,15 +72,15 @@ SWITCHES = {
     "U-ViT skips": ("model.denoiser.num_dense_connections=2",),
     "no QK-norm": ("model.denoiser.qk_norm=false",),
 }
+AUTOREGRESSIVE_TOP_P = 0.6, 0.8, 0.95, 1.0
+NO_RULES = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}  # as of the autoregressive model's texts
 DECODINGS = {
     "beam": DecodingConfig(),  # the paper's
-    "nucleus 0.6": DecodingConfig("nucleus", top_p=0.6),
-    "nucleus 0.8": DecodingConfig("nucleus", top_p=0.8),  # recipe v3's
-    "nucleus 0.9": DecodingConfig("nucleus", top_p=0.9),
-    "nucleus 0.95": DecodingConfig("nucleus", top_p=0.95),
-    "nucleus 1": DecodingConfig("nucleus", top_p=1.0),
+    "published nucleus": DecodingConfig("nucleus", top_p=0.95),  # under the rules of its beams
+} | {
+    f"nucleus {top_p:g}": DecodingConfig("nucleus", top_p=top_p, **NO_RULES)
+    for top_p in (0.6, 0.8, 0.9, 0.95, 1.0)
 }
-AUTOREGRESSIVE_TOP_P = 0.6, 0.8, 0.95, 1.0
 VARIANTS = {"v2": V2, "v3": ()} | {f"v3, {name}": switches for name, switches in SWITCHES.items()}
 
 

@@ -375,6 +375,11 @@ def test_reconstruction_figures_are_right(autoencoder, monkeypatch):
     assert result.exact_match == pytest.approx(100 / 3, abs=0.01)
     assert result.token_accuracy == pytest.approx(100 * right / total, abs=0.01)
     assert 0 < result.bleu < 100 and result.examples[0] == (texts[0], texts[0])
+    assert result.distinct == 100 and result.warning() is None
+    given_back[:] = [inside[0]] * 3
+    result = measure_reconstruction(autoencoder, tokens, session)
+    assert result.distinct == pytest.approx(100 / 3, abs=0.01)
+    assert "latents have collapsed: only 33.3 % of the texts" in result.warning()
 
 
 def test_unknown_class_conditioning_is_refused(tmp_path, capsys):

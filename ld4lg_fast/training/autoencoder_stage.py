@@ -246,6 +246,8 @@ def finish_autoencoder(
             console.print(
                 f"  text           {original}\n  reconstruction {copy}", markup=False, highlight=False
             )
+        if (warning := result.warning()) is not None:
+            console.print(warning, highlight=False)
         autoencoder.save(session.run.autoencoder)
 
     on_main(session.accelerator, finish)

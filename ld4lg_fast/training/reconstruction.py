@@ -14,6 +14,7 @@ from ld4lg_fast.sharing import gathered, share
 from ld4lg_fast.training.session import Session
 
 BATCH = 64
+COLLAPSED = 50.0  # per cent of distinct reconstructions below which the latents tell texts apart no more
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Reconstruction:
     """Figures over ``num_texts`` texts, decoded greedily; the first four in per cent.
 
     ``exact_match``: texts that come back unchanged. ``token_accuracy``: tokens that come back in their place.
-    ``bleu``: corpus BLEU of sacrebleu. ``examples``: pairs of original and reconstruction.
+    ``bleu``: corpus BLEU of sacrebleu. ``distinct``: different reconstructions to different texts. ``examples``: pairs
+    of original and reconstruction.
     """
 
     exact_match: float
     token_accuracy: float
     bleu: float
+    distinct: float
     num_texts: int
     examples: list[tuple[str, str]]
 
@@ -35,10 +38,23 @@ class Reconstruction:
 
     def table(self) -> Table:
         table = Table(title=f"Reconstruction of {self.num_texts} validation texts")
-        for title in ("exact match", "token accuracy", "BLEU"):
+        for title in ("exact match", "token accuracy", "BLEU", "distinct"):
             table.add_column(title, justify="right")
-        table.add_row(f"{self.exact_match:.1f} %", f"{self.token_accuracy:.1f} %", f"{self.bleu:.1f}")
+        exact, tokens, distinct = (
+            f"{value:.1f} %" for value in (self.exact_match, self.token_accuracy, self.distinct)
+        )
+        table.add_row(exact, tokens, f"{self.bleu:.1f}", distinct)
         return table
+
+    def warning(self) -> str | None:
+        """What to do where the decoder writes by itself and the latents, which the denoiser learns, say nothing."""
+        if self.distinct >= COLLAPSED:
+            return None
+        return (
+            f"The latents have collapsed: only {self.distinct:.1f} % of the texts come back as one of their own, and "
+            "what the denoiser learns decides little. Train the autoencoder longer, or with less of "
+            "autoencoder.decoder_noise, autoencoder.position_dropout or autoencoder.token_masking."
+        )
 
 
 def exact_decoding(max_len: int) -> DecodingConfig:
@@ -103,6 +119,7 @@ def _compare(
         exact_match=round(100 * sum(original == copy for original, copy in texts) / len(texts), 2),
         token_accuracy=round(100 * right / max(1, total), 2),
         bleu=round(corpus_bleu(copies, [originals]).score, 2),
+        distinct=round(min(100.0, 100 * len(set(copies)) / len(set(originals))), 2),
         num_texts=len(texts),
         examples=texts[:num_examples],
     )
