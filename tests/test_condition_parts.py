@@ -1,6 +1,7 @@
 """What conditions are made of: statistics of the training texts, source files, candidates, decoding."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,11 +77,11 @@ def test_a_recipe_says_how_latents_become_text(tmp_path):
     with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
         published, ours = (OmegaConf.to_container(compose("train", [f"recipe={v}"])) for v in ("v2", "v3"))
     assert chosen_decoding(published, from_sources=False) == DecodingConfig()
-    drawn = DecodingConfig("nucleus", no_repeat_ngram_size=0, repetition_penalty=1.0)
-    assert chosen_decoding(ours, from_sources=False) == drawn
-    assert chosen_decoding(ours, from_sources=True) == DecodingConfig()
-    greedy = {"decoding": ours["decoding"] | {"strategy": "greedy", "repetition_penalty": 1.5}}
-    assert chosen_decoding(greedy, from_sources=False) == DecodingConfig("greedy", repetition_penalty=1.5)
+    drawn, searched = (chosen_decoding(ours, from_sources=asked) for asked in (False, True))
+    assert (drawn.strategy, drawn.top_p, drawn.rules) == ("nucleus", 0.95, (0, 1.0))
+    assert (searched.strategy, searched.rules) == ("beam", (3, 1.2))
+    assert replace(drawn, strategy="greedy").rules == (3, 1.2)
+    assert replace(drawn, repetition_penalty=1.5).rules == (0, 1.5)
     assert chosen_decoding({}, from_sources=True) == DecodingConfig(), "a run of an earlier version"
     with pytest.raises(
         ConfigError, match="decoding.top_q does not exist; the entries are strategy, max_length"

@@ -41,11 +41,14 @@ def test_options_that_cannot_work_are_refused(tokenizer, tmp_path, options, sent
 
 def test_a_folder_decodes_as_its_run_does_where_nobody_says_otherwise(tokenizer):
     pipe = v2_t5(tokenizer)
-    pipe.decoding = DecodingConfig("nucleus", max_length=12, top_k=7, num_decodes=3, precision="bf16")
+    pipe.decoding = DecodingConfig(
+        "nucleus", 12, no_repeat_ngram_size=None, top_k=7, num_decodes=3, precision="bf16"
+    )
     model = object.__new__(OnnxTextDiffusion)
     model.config = json.loads(json.dumps(exporter.folder_config(pipe, "float32")))
     rules = model.rules(top_k=9)
     assert (rules.strategy, rules.max_length, rules.top_k, rules.num_decodes) == ("nucleus", 12, 9, 3)
+    assert (rules.no_repeat_ngram_size, rules.repetition_penalty) == (0, 1.2)
     assert rules.eos_tokens == (tokenizer.eos_token_id,) and rules.length_penalty == 1.0
 
 

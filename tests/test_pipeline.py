@@ -45,6 +45,18 @@ def test_the_same_seed_gives_the_same_texts_at_every_batch_size(run_dir):
         assert len(set(runs[0])) > 1, "random weights should not give one text for all samples"
 
 
+def test_texts_are_drawn_without_rules_where_a_run_leaves_them_to_the_strategy(run_dir):
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
+    latents = pipe.sample(8, num_inference_steps=2, seed=1).latents
+    left = {"no_repeat_ngram_size": None, "repetition_penalty": None}
+    none = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}
+    for strategy, meant in (("nucleus", none), ("greedy", {}), ("beam", {})):
+        texts, wanted, ruled = (
+            pipe.decode(latents, DecodingConfig(strategy, 24, **rules)) for rules in (left, meant, {})
+        )
+        assert texts == wanted and (texts != ruled) == (strategy == "nucleus")
+
+
 def test_texts_come_batch_by_batch(run_dir):
     pipe = TextDiffusionPipeline.from_pretrained(run_dir)
     options = {

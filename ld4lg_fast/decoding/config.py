@@ -11,6 +11,10 @@ from ld4lg_fast.weights import read_json, write_json
 
 STRATEGIES = ("greedy", "beam", "nucleus")
 FILE = "decoding.json"
+PAPERS_RULES, NO_RULES = (
+    (3, 1.2),
+    (0, 1.0),
+)  # n-grams that do not come again, and the penalty of repeated tokens
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class DecodingConfig:
     Args:
         strategy: ``greedy``, ``beam`` or ``nucleus``. num_beams: beam only. top_p, temperature, top_k: nucleus only.
         max_length, min_length: in tokens, special tokens included; max_length None is the model's own limit.
-        no_repeat_ngram_size: 0 for none. repetition_penalty: 1 for none.
+        no_repeat_ngram_size: 0 for none. repetition_penalty: 1 for none. None of either: the paper's value, but none
+            where tokens are drawn, as it changes the probabilities that they are drawn from.
         top_k: the most probable tokens that are drawn from; 0 for all.
         length_penalty: beam scores are divided by length^length_penalty; None is the model's own.
         early_stopping: when a beam search ends: True as soon as num_beams texts are complete, False when better
@@ -38,8 +43,8 @@ class DecodingConfig:
     max_length: int | None = None
     min_length: int = 5
     num_beams: int = 4
-    no_repeat_ngram_size: int = 3
-    repetition_penalty: float = 1.2
+    no_repeat_ngram_size: int | None = PAPERS_RULES[0]
+    repetition_penalty: float | None = PAPERS_RULES[1]
     top_p: float = 0.95
     temperature: float = 1.0
     top_k: int = 0
@@ -63,7 +68,7 @@ class DecodingConfig:
                 f"num_beams {self.num_beams}, top_p {self.top_p}, temperature {self.temperature} and top_k "
                 f"{self.top_k} must be at least 1, in (0, 1], above 0, and 0 or more."
             )
-        if self.no_repeat_ngram_size < 0 or self.repetition_penalty <= 0:
+        if self.rules[0] < 0 or self.rules[1] <= 0:
             raise ConfigError(
                 f"no_repeat_ngram_size {self.no_repeat_ngram_size} must be 0 or more and repetition_penalty "
                 f"{self.repetition_penalty} above 0."
@@ -80,6 +85,15 @@ class DecodingConfig:
                 f"Unknown choose_decode {self.choose_decode!r}; choose one of {', '.join(CHOICES)}."
             )
         check_precision(self.precision)
+
+    @property
+    def rules(self) -> tuple[int, float]:
+        """The ``no_repeat_ngram_size`` and ``repetition_penalty`` that hold."""
+        size, penalty = NO_RULES if self.strategy == "nucleus" else PAPERS_RULES
+        return (
+            size if self.no_repeat_ngram_size is None else self.no_repeat_ngram_size,
+            penalty if self.repetition_penalty is None else self.repetition_penalty,
+        )
 
     @classmethod
     def of(cls, given: Mapping, name: str) -> "DecodingConfig":

@@ -49,17 +49,10 @@ def source_limit(config: Mapping, dataset: TextDataset) -> int | None:
 def chosen_decoding(config: Mapping, from_sources: bool) -> DecodingConfig:
     """What the group ``decoding`` says. ``strategy=auto`` is nucleus, and beam where a text is asked of a source.
 
-    ``no_repeat_ngram_size=auto`` and ``repetition_penalty=auto`` are the paper's, and none where tokens are drawn: the
-    rules would change the probabilities that they are drawn from.
-
     Raises:
         ConfigError: an entry that does not exist, or a value out of range.
     """
     given = dict(config.get("decoding") or {})
     if given.get("strategy") == "auto":
         given["strategy"] = "beam" if from_sources else "nucleus"
-    drawn, paper = given.get("strategy") == "nucleus", DecodingConfig()
-    for rule, none in (("no_repeat_ngram_size", 0), ("repetition_penalty", 1.0)):
-        if given.get(rule) == "auto":
-            given[rule] = none if drawn else getattr(paper, rule)
     return DecodingConfig.of(given, "decoding")
