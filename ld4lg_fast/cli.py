@@ -54,6 +54,8 @@ def demo(
     from ld4lg_fast.training import main as train_main
 
     options = ["dataset=demo", "model=tiny", "train.max_minutes=4"]
+    # After so short a training likely words without repetition read best.
+    options += ["decoding.top_p=0.8", "decoding.no_repeat_ngram_size=3", "decoding.repetition_penalty=1.2"]
     train_main([*options, f"hydra.run.dir={hydra_value(output_dir)}"])
     sample(output_dir, num_samples=num_samples, steps=50, seed=seed)
 
