@@ -34,7 +34,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 from benchmarks.corpus_model import sample_corpus_model, train_corpus_model
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.data import TextDataset, load_text_dataset, train_bpe_tokenizer
-from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.confidence import summary
 from ld4lg_fast.evaluation.metrics import evaluate_texts
@@ -73,13 +73,12 @@ SWITCHES = {
     "no QK-norm": ("model.denoiser.qk_norm=false",),
 }
 AUTOREGRESSIVE_TOP_P = 0.6, 0.8, 0.95, 1.0
-NO_RULES = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}  # as of the autoregressive model's texts
 DECODINGS = {
     "beam": DecodingConfig(),  # the paper's
     "published nucleus": DecodingConfig("nucleus", top_p=0.95),  # under the rules of its beams
 } | {
     f"nucleus {top_p:g}": DecodingConfig("nucleus", top_p=top_p, **NO_RULES)
-    for top_p in (0.6, 0.8, 0.9, 0.95, 1.0)
+    for top_p in (0.6, 0.8, 0.9, 0.95, 1.0)  # without rules, as the autoregressive model's texts
 }
 VARIANTS = {"v2": V2, "v3": ()} | {f"v3, {name}": switches for name, switches in SWITCHES.items()}
 

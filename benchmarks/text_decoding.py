@@ -9,12 +9,12 @@ from harness import interleaved
 from torch import Tensor
 
 from benchmarks.paper_models import SamplingSetup
-from ld4lg_fast.decoding import DecodingConfig, generate_ids
+from ld4lg_fast.decoding import NO_RULES, DecodingConfig, generate_ids
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 
 MAX_LENGTH, ROUNDS = 32, 3
 BEAM = DecodingConfig(max_length=MAX_LENGTH)
-GREEDY = DecodingConfig("greedy", MAX_LENGTH, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0)
+GREEDY = DecodingConfig("greedy", MAX_LENGTH, min_length=0, **NO_RULES)
 
 
 class TextDecoding:

@@ -182,9 +182,7 @@ def schedule_levels(
 
 def own_decoding(decoding: DecodingConfig) -> dict:
     """How the run's texts are decoded where nobody says otherwise; what it leaves to the language model is left out."""
-    settings = asdict(decoding) | dict(
-        zip(("no_repeat_ngram_size", "repetition_penalty"), decoding.rules, strict=True)
-    )
+    settings = asdict(decoding) | decoding.rules
     del settings["precision"]  # of PyTorch's products
     return {name: value for name, value in settings.items() if value is not None}
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from ld4lg_fast.candidates import get_similarity, in_groups, minimum_bayes_risk, oracle, rouge_l
-from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
 from ld4lg_fast.source import read_sources
 from ld4lg_fast.statistics import RunStatistics
@@ -78,10 +78,11 @@ def test_a_recipe_says_how_latents_become_text(tmp_path):
         published, ours = (OmegaConf.to_container(compose("train", [f"recipe={v}"])) for v in ("v2", "v3"))
     assert chosen_decoding(published, from_sources=False) == DecodingConfig()
     drawn, searched = (chosen_decoding(ours, from_sources=asked) for asked in (False, True))
-    assert (drawn.strategy, drawn.top_p, drawn.rules) == ("nucleus", 0.95, (0, 1.0))
-    assert (searched.strategy, searched.rules) == ("beam", (3, 1.2))
-    assert replace(drawn, strategy="greedy").rules == (3, 1.2)
-    assert replace(drawn, repetition_penalty=1.5).rules == (0, 1.5)
+    papers = {"no_repeat_ngram_size": 3, "repetition_penalty": 1.2}
+    assert (drawn.strategy, drawn.top_p, drawn.rules) == ("nucleus", 0.95, NO_RULES)
+    assert (searched.strategy, searched.rules) == ("beam", papers)
+    assert replace(drawn, strategy="greedy").rules == papers
+    assert replace(drawn, repetition_penalty=1.5).rules == NO_RULES | {"repetition_penalty": 1.5}
     assert chosen_decoding({}, from_sources=True) == DecodingConfig(), "a run of an earlier version"
     with pytest.raises(
         ConfigError, match="decoding.top_q does not exist; the entries are strategy, max_length"

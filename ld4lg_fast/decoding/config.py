@@ -11,10 +11,7 @@ from ld4lg_fast.weights import read_json, write_json
 
 STRATEGIES = ("greedy", "beam", "nucleus")
 FILE = "decoding.json"
-PAPERS_RULES, NO_RULES = (
-    (3, 1.2),
-    (0, 1.0),
-)  # n-grams that do not come again, and the penalty of repeated tokens
+NO_RULES = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class DecodingConfig:
     max_length: int | None = None
     min_length: int = 5
     num_beams: int = 4
-    no_repeat_ngram_size: int | None = PAPERS_RULES[0]
-    repetition_penalty: float | None = PAPERS_RULES[1]
+    no_repeat_ngram_size: int | None = 3
+    repetition_penalty: float | None = 1.2
     top_p: float = 0.95
     temperature: float = 1.0
     top_k: int = 0
@@ -68,7 +65,7 @@ class DecodingConfig:
                 f"num_beams {self.num_beams}, top_p {self.top_p}, temperature {self.temperature} and top_k "
                 f"{self.top_k} must be at least 1, in (0, 1], above 0, and 0 or more."
             )
-        if self.rules[0] < 0 or self.rules[1] <= 0:
+        if self.rules["no_repeat_ngram_size"] < 0 or self.rules["repetition_penalty"] <= 0:
             raise ConfigError(
                 f"no_repeat_ngram_size {self.no_repeat_ngram_size} must be 0 or more and repetition_penalty "
                 f"{self.repetition_penalty} above 0."
@@ -87,13 +84,11 @@ class DecodingConfig:
         check_precision(self.precision)
 
     @property
-    def rules(self) -> tuple[int, float]:
-        """The ``no_repeat_ngram_size`` and ``repetition_penalty`` that hold."""
-        size, penalty = NO_RULES if self.strategy == "nucleus" else PAPERS_RULES
-        return (
-            size if self.no_repeat_ngram_size is None else self.no_repeat_ngram_size,
-            penalty if self.repetition_penalty is None else self.repetition_penalty,
-        )
+    def rules(self) -> dict:
+        """The ``no_repeat_ngram_size`` and ``repetition_penalty`` that hold, by name."""
+        given = {name: getattr(self, name) for name in NO_RULES if getattr(self, name) is not None}
+        papers = {name: getattr(DecodingConfig, name) for name in NO_RULES}
+        return (NO_RULES if self.strategy == "nucleus" else papers) | given
 
     @classmethod
     def of(cls, given: Mapping, name: str) -> "DecodingConfig":

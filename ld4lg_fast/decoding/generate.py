@@ -95,7 +95,7 @@ def generate_ids(
 def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int) -> GenerationConfig:
     """The model's own options with what ``config`` says."""
     options = copy.deepcopy(lm.generation_config)
-    beam, (no_repeat_ngram_size, repetition_penalty) = config.strategy == "beam", config.rules
+    beam = config.strategy == "beam"
     options.update(
         do_sample=False,
         max_length=config.max_length or max_len,
@@ -103,8 +103,7 @@ def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int) -> Gener
         min_length=config.min_length,
         num_beams=config.num_beams if beam else 1,
         early_stopping=options.early_stopping if beam else False,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        repetition_penalty=repetition_penalty,
+        **config.rules,
         top_p=None,
         top_k=None,
         temperature=None,

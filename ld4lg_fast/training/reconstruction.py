@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate
-from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.sharing import gathered, share
 from ld4lg_fast.training.session import Session
 
@@ -59,7 +59,7 @@ class Reconstruction:
 
 def exact_decoding(max_len: int) -> DecodingConfig:
     """Greedy decoding that can give back any text of ``max_len`` tokens (the decoder's own start counts)."""
-    return DecodingConfig("greedy", max_len + 1, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0)
+    return DecodingConfig("greedy", max_len + 1, min_length=0, **NO_RULES)
 
 
 @torch.no_grad()
