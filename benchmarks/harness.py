@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ld4lg_fast.linear import PlainLinear
 from ld4lg_fast.versions import installed_versions
 
 PACKAGES = ("ld4lg-fast", "torch", "triton", "transformers", "onnxruntime", "numpy")
@@ -112,11 +113,12 @@ def copy_bandwidth(device: str) -> float:
     return 2 * CEILING_BYTES / timing.median
 
 
-def product_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product of random numbers."""
+def product_rate(device: str, dtype: torch.dtype, linear: type[PlainLinear] = PlainLinear) -> float:
+    """FLOP a second of a large matrix product of random numbers, as ``linear`` does it."""
     width = CEILING_WIDTH[device]
     a, b = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
-    timing = interleaved({"product": lambda: a @ b}, device, rounds=5)["product"]
+    product = linear(b, None)
+    timing = interleaved({"product": lambda: product(a)}, device, rounds=5)["product"]
     return 2 * width**3 / timing.median
 
 

@@ -5,8 +5,9 @@ python benchmarks/recipe_ablation.py --out outputs/ablation --steps 2000 3000 --
 Every variant is recipe v2, v3, or v3 with one switch set otherwise. For each seed it trains the autoencoder and the
 denoiser (variants with the same autoencoder share it) with scripts/train.py, samples with few steps and with many,
 turns each latent into text in every way of `DECODINGS`, and measures the texts as scripts/test.py does, against real
-validation texts. Beside them stand others of these, training texts (all that a model of these can reach), and an
-autoregressive model with the same tokenizer, trained on them for as long as the longest variant, start-up and all.
+texts of the validation or test set. Beside them stand others of these, training texts (all that a model of these can
+reach), and an autoregressive model with the same tokenizer, trained on them for as long as the longest variant,
+start-up and all.
 ``--autoencoder RUN`` trains all denoisers on the latents of one finished run instead, where their differences show,
 and leaves the autoregressive model out.
 
@@ -58,8 +59,8 @@ V2 = (
 SWITCHES = {
     "decoder noise 0.1": ("autoencoder.decoder_noise=0.1",),
     "decoder noise 0.7": ("autoencoder.decoder_noise=0.7",),
-    "position dropout 0.2": ("autoencoder.position_dropout=0.2",),
-    "token masking 0.2": ("autoencoder.token_masking=0.2",),
+    "no position dropout": ("autoencoder.position_dropout=0",),
+    "token masking 0.2 in its place": ("autoencoder.position_dropout=0", "autoencoder.token_masking=0.2"),
     "plain latents": ("model.perceiver.l2_normalize=false",),
     "cosine": ("recipe.schedule=cosine",),
     "tan-4": ("recipe.schedule=tan-4",),
@@ -72,13 +73,13 @@ SWITCHES = {
     "U-ViT skips": ("model.denoiser.num_dense_connections=2",),
     "no QK-norm": ("model.denoiser.qk_norm=false",),
 }
-AUTOREGRESSIVE_TOP_P = 0.6, 0.8, 0.95, 1.0
+AUTOREGRESSIVE_TOP_P = 0.6, 0.8, 0.95, 0.98, 1.0
 DECODINGS = {
     "beam": DecodingConfig(),  # the paper's
     "published nucleus": DecodingConfig("nucleus", top_p=0.95),  # under the rules of its beams
 } | {
     f"nucleus {top_p:g}": DecodingConfig("nucleus", top_p=top_p, **NO_RULES)
-    for top_p in (0.6, 0.8, 0.9, 0.95, 1.0)  # without rules, as the autoregressive model's texts
+    for top_p in (0.6, 0.8, 0.9, 0.95, 0.98, 1.0)  # without rules, as the autoregressive model's texts
 }
 VARIANTS = {"v2": V2, "v3": ()} | {f"v3, {name}": switches for name, switches in SWITCHES.items()}
 
@@ -99,11 +100,12 @@ class Ablation:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.out = options, options.out
         self.dataset: TextDataset = load_text_dataset(options.dataset, root=options.root)
-        self.references, self.held_out = self._two_draws(self.dataset.validation.texts)
+        unseen = getattr(self.dataset, options.split).texts
+        self.references, self.held_out = self._two_draws(unseen)
         self.training, self.more_training = self._two_draws(self.dataset.train.texts)
         self.models, self.cache = ScoringModels(), ArrayCache(self.out / "cache")
         self.judge = self._judge()
-        real = text_perplexities(self.dataset.validation.texts[:2000], self.models.language_model(self.judge))
+        real = text_perplexities(unseen[:2000], self.models.language_model(self.judge))
         self.limit, self.judge_perplexity = float(np.quantile(real, 0.99)), float(real.mean())
 
     def _two_draws(self, texts: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -226,7 +228,7 @@ class Ablation:
             autoregressive = self._autoregressive_texts(seed, given, pipe.autoencoder.tokenizer)
             for row, sampled in autoregressive.items():
                 keep(row, sampled)
-        keep("real validation texts", self.held_out)
+        keep(f"real {options.split} texts", self.held_out)
         keep("real training texts", self.more_training)
         return {
             row: {
@@ -289,6 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--autoencoder", type=Path, metavar="RUN", help="train denoisers alone, on this run's"
     )
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument(
+        "--split", choices=("validation", "test"), default="validation", help="texts to compare with"
+    )
     parser.add_argument("--sampling-steps", type=int, nargs="+", default=[8, 25, 100])
     parser.add_argument("--decodings", nargs="+", choices=DECODINGS, default=list(DECODINGS))
     parser.add_argument("--judge-steps", type=int, default=1500)

@@ -39,6 +39,7 @@ from benchmarks.text_decoding import TextDecoding
 from ld4lg_fast.engine import sample_latents
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.kernels.backend import use_backend
+from ld4lg_fast.linear import PlainLinear, Tf32Linear
 from ld4lg_fast.sampling_run import START_STREAM
 
 SEED = 0
@@ -218,7 +219,10 @@ def main() -> None:
     precisions = options.precisions or (["fp32", "bf16"] if on_gpu else ["fp32"])
     setup = make_setup(options.config, device, NUM_CLASSES if options.guidance != 1.0 else 0)
     decoding = TextDecoding(setup, options.config, device)
-    rates = {name: product_rate(device, DTYPES[name]) for name in {"fp32", *precisions}}
+    rates = {
+        name: product_rate(device, DTYPES[name], Tf32Linear if name == "tf32" else PlainLinear)
+        for name in {"fp32", *precisions}
+    }
     rungs = []
     for batch in options.batch_sizes or ([1, 256] if on_gpu else [1, 8]):
         ladder = Ladder(setup, decoding, batch, steps, options.guidance, device)
