@@ -81,6 +81,7 @@ DECODINGS = {
     f"nucleus {top_p:g}": DecodingConfig("nucleus", top_p=top_p, **NO_RULES)
     for top_p in (0.6, 0.8, 0.9, 0.95, 0.98, 1.0)  # without rules, as the autoregressive model's texts
 }
+DECODINGS["temperature 1.03"] = DecodingConfig("nucleus", top_p=1.0, temperature=1.03, **NO_RULES)
 VARIANTS = {"v2": V2, "v3": ()} | {f"v3, {name}": switches for name, switches in SWITCHES.items()}
 
 
