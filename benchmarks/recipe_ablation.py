@@ -73,15 +73,13 @@ SWITCHES = {
     "U-ViT skips": ("model.denoiser.num_dense_connections=2",),
     "no QK-norm": ("model.denoiser.qk_norm=false",),
 }
-AUTOREGRESSIVE_TOP_P = 0.6, 0.8, 0.95, 0.98, 1.0
+TOP_P = 0.6, 0.8, 0.9, 0.95, 0.98, 1.0  # of the autoregressive model, too
 DECODINGS = {
     "beam": DecodingConfig(),  # the paper's
     "published nucleus": DecodingConfig("nucleus", top_p=0.95),  # under the rules of its beams
-} | {
-    f"nucleus {top_p:g}": DecodingConfig("nucleus", top_p=top_p, **NO_RULES)
-    for top_p in (0.6, 0.8, 0.9, 0.95, 0.98, 1.0)  # without rules, as the autoregressive model's texts
+    **{f"nucleus {top_p:g}": DecodingConfig("nucleus", top_p=top_p, **NO_RULES) for top_p in TOP_P},
+    "temperature 1.03": DecodingConfig("nucleus", top_p=1.0, temperature=1.03, **NO_RULES),
 }
-DECODINGS["temperature 1.03"] = DecodingConfig("nucleus", top_p=1.0, temperature=1.03, **NO_RULES)
 VARIANTS = {"v2": V2, "v3": ()} | {f"v3, {name}": switches for name, switches in SWITCHES.items()}
 
 
@@ -187,7 +185,7 @@ class Ablation:
             f"autoregressive, nucleus {top_p:g}": sample_corpus_model(
                 model, tokenizer, self.options.samples, seed, top_p=top_p
             )
-            for top_p in AUTOREGRESSIVE_TOP_P
+            for top_p in TOP_P
         }
 
     def measure(self, texts: Sequence[str]) -> dict[str, float]:
