@@ -9,7 +9,7 @@ texts of the validation or test set. Beside them stand others of these, training
 reach), and an autoregressive model with the same tokenizer, trained on them for as long as the longest variant,
 start-up and all.
 ``--autoencoder RUN`` trains all denoisers on the latents of one finished run instead, where their differences show,
-and leaves the autoregressive model out.
+adds ``latent_distance``, that of sampled latents to training texts', and leaves the autoregressive model out.
 
 No model of the hub is needed: the judge of MAUVE and perplexity is a small language model of the same corpus with a
 seed of its own, so these two figures compare rows of one table and nothing else. ``unlikely`` is the share of texts
@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import ROOT, describe_device, versions
+from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from benchmarks.corpus_model import sample_corpus_model, train_corpus_model
@@ -48,7 +49,10 @@ from ld4lg_fast.training.run_directory import STAGE_ONE_RESULTS, RunDirectory
 JUDGE_SEED = 1_000_003
 AUTOREGRESSIVE_BATCH = 16  # as the autoencoder's of model=small; better than 64 in five minutes, too
 SECONDS = "training_seconds.json"
-FIGURES = ("mauve", "mauve_training", "perplexity", "unlikely", "diversity", "memorization", "unique_words")
+FIGURES = (
+    *("latent_distance", "mauve", "mauve_training", "perplexity", "unlikely", "diversity", "memorization"),
+    "unique_words",
+)
 
 V2 = (
     *("recipe.schedule=cosine", "recipe.adaptive_schedule=false"),
@@ -91,6 +95,20 @@ def split_stages(switches: Sequence[str]) -> tuple[list[str], list[str]]:
         [f"{k}={v}" for k, v in chosen.items() if k in first],
         [f"{k}={v}" for k, v in chosen.items() if k not in first],
     )
+
+
+def latent_distance(latents: Tensor, references: Tensor) -> float:
+    """Squared Fréchet distance of Gaussians with the means and covariances of latents (B, N, d), as a share of the
+    references' variance: 1 is that of their mean alone (Dowson and Landau 1982)."""
+    flat = [of.flatten(1).double() for of in (latents, references)]
+    means = [of.mean(dim=0) for of in flat]
+    roots = [
+        torch.linalg.qr((of - mean) / (len(of) - 1) ** 0.5, mode="r").R
+        for of, mean in zip(flat, means, strict=True)
+    ]  # R.T @ R is a covariance
+    first, second = (root.square().sum() for root in roots)
+    common = torch.linalg.matrix_norm(roots[0] @ roots[1].T, "nuc")
+    return (((means[0] - means[1]).square().sum() + first + second - 2 * common) / second).item()
 
 
 class Ablation:
@@ -205,8 +223,11 @@ class Ablation:
         """Figures of every row by its name: a summary over the seeds each, and the first seed's first texts."""
         options, found, texts, seconds = self.options, {}, {}, 0.0
 
-        def keep(row: str, sampled: list[str]) -> None:
-            found.setdefault(row, []).append(self.measure(sampled))
+        def keep(row: str, sampled: list[str], latents: Tensor | None = None) -> None:
+            figures = self.measure(sampled)
+            if latents is not None and options.autoencoder:
+                figures["latent_distance"] = latent_distance(latents, pipe.encode(self.training)[0])
+            found.setdefault(row, []).append(figures)
             texts.setdefault(row, sampled[:16])
 
         for seed in options.seeds:
@@ -220,15 +241,18 @@ class Ablation:
                     ).latents
                     for decoding in options.decodings:
                         sampled = pipe.decode(latents, DECODINGS[decoding], seed=seed)
-                        keep(f"{name}, {steps} steps, {decoding}", sampled)
+                        keep(f"{name}, {steps} steps, {decoding}", sampled, latents)
             if options.autoencoder:
                 continue
             given = options.autoregressive_seconds or seconds
             autoregressive = self._autoregressive_texts(seed, given, pipe.autoencoder.tokenizer)
             for row, sampled in autoregressive.items():
                 keep(row, sampled)
-        keep(f"real {options.split} texts", self.held_out)
-        keep("real training texts", self.more_training)
+        for row, real in (
+            (f"real {options.split} texts", self.held_out),
+            ("real training texts", self.more_training),
+        ):
+            keep(row, real, pipe.encode(real)[0])
         return {
             row: {
                 "figures": {

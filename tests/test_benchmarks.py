@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ld4lg_fast import TextDiffusionPipeline
@@ -159,8 +160,20 @@ def test_recipe_ablation_of_denoisers_alone(tmp_path):
     assert {"v3, 2 steps, nucleus 0.6", "v3, cosine, 2 steps, nucleus 0.6"} < set(rows)
     assert not any(name.startswith("autoregressive") for name in rows)
     assert len(rows["v3, 2 steps, nucleus 0.6"]["figures"]["diversity"]["values"]) == 2
+    assert all(row["figures"]["latent_distance"]["mean"] > 0 for row in rows.values())
     with pytest.raises(AssertionError, match="v2 needs another autoencoder than that of --autoencoder"):
         run("recipe_ablation.py", *common, "--variants", "v2")
+
+
+def test_distance_of_latents():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from benchmarks.recipe_ablation import latent_distance
+
+    # Independent positions: (difference of means)² and (difference of deviations)² add up (Fréchet 1957).
+    some = torch.randn(20000, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert latent_distance(some, some) == pytest.approx(0, abs=1e-9)
+    assert latent_distance(3 * some + 1, some) == pytest.approx(1 + 4, rel=0.02)
+    assert latent_distance(some.mean(dim=0).expand_as(some), some) == pytest.approx(1, rel=1e-3)
 
 
 def test_every_variant_of_the_ablation_can_be_trained():
