@@ -120,6 +120,7 @@ class Ablation:
         unseen = getattr(self.dataset, options.split).texts
         self.references, self.held_out = self._two_draws(unseen)
         self.training, self.more_training = self._two_draws(self.dataset.train.texts)
+        self.training_latents: Tensor | None = None
         self.models, self.cache = ScoringModels(), ArrayCache(self.out / "cache")
         self.judge = self._judge()
         real = text_perplexities(unseen[:2000], self.models.language_model(self.judge))
@@ -219,15 +220,21 @@ class Ablation:
         scores = text_perplexities([t for t in texts if t], self.models.language_model(self.judge))
         return figures | {"unlikely": float((scores > self.limit).mean())}
 
+    def compared_latents(self, pipe: TextDiffusionPipeline, those: Tensor | list[str]) -> dict[str, float]:
+        """``latent_distance`` of latents, or of texts', where all denoisers share the autoencoder; else nothing."""
+        if not self.options.autoencoder:
+            return {}
+        if self.training_latents is None:
+            self.training_latents = pipe.encode(self.training)[0]
+        latents = those if isinstance(those, Tensor) else pipe.encode(those)[0]
+        return {"latent_distance": latent_distance(latents, self.training_latents)}
+
     def rows(self) -> dict[str, dict]:
         """Figures of every row by its name: a summary over the seeds each, and the first seed's first texts."""
         options, found, texts, seconds = self.options, {}, {}, 0.0
 
-        def keep(row: str, sampled: list[str], latents: Tensor | None = None) -> None:
-            figures = self.measure(sampled)
-            if latents is not None and options.autoencoder:
-                figures["latent_distance"] = latent_distance(latents, pipe.encode(self.training)[0])
-            found.setdefault(row, []).append(figures)
+        def keep(row: str, sampled: list[str], **further: float) -> None:
+            found.setdefault(row, []).append(self.measure(sampled) | further)
             texts.setdefault(row, sampled[:16])
 
         for seed in options.seeds:
@@ -239,9 +246,10 @@ class Ablation:
                     latents = pipe.sample(
                         options.samples, sampler="unipc", num_inference_steps=steps, seed=seed
                     ).latents
+                    further = self.compared_latents(pipe, latents)
                     for decoding in options.decodings:
                         sampled = pipe.decode(latents, DECODINGS[decoding], seed=seed)
-                        keep(f"{name}, {steps} steps, {decoding}", sampled, latents)
+                        keep(f"{name}, {steps} steps, {decoding}", sampled, **further)
             if options.autoencoder:
                 continue
             given = options.autoregressive_seconds or seconds
@@ -252,7 +260,7 @@ class Ablation:
             (f"real {options.split} texts", self.held_out),
             ("real training texts", self.more_training),
         ):
-            keep(row, real, pipe.encode(real)[0])
+            keep(row, real, **self.compared_latents(pipe, real))
         return {
             row: {
                 "figures": {
