@@ -252,7 +252,7 @@ def main() -> None:
     rates = {dtype: product_rate(device, dtype) for dtype in dtypes}
     rows = []
     for case, dtype in product(cases, dtypes):
-        if case.op not in wanted or dtype not in case.dtypes:
+        if case.op not in wanted or dtype not in case.dtypes or not case.runs_on(device):
             continue
         for training in (False, True) if case.differentiable else (False,):
             rows += measure(OpBenchmark(case, dtype, device, training), bandwidth, rates[dtype])

@@ -8,6 +8,7 @@ from ld4lg_fast.kernels.cases import (
     linear_cross_entropy,
     logits_process,
     philox_normal,
+    quantize_rows,
     sampler_step,
     short_attention,
 )
@@ -21,6 +22,7 @@ _OPERATIONS = (
     linear_cross_entropy,
     logits_process,
     philox_normal,
+    quantize_rows,
     sampler_step,
     short_attention,
 )

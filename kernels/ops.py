@@ -10,6 +10,7 @@ from ld4lg_fast.kernels.doors.logits_process import draw, logits_best, logits_dr
 from ld4lg_fast.kernels.doors.narrow_linear import NarrowLinear
 from ld4lg_fast.kernels.doors.packed_linear import PackedLinear
 from ld4lg_fast.kernels.doors.philox_normal import philox_normal
+from ld4lg_fast.kernels.doors.quantize_rows import quantize_rows
 from ld4lg_fast.kernels.doors.sampler_step import sampler_step
 from ld4lg_fast.kernels.doors.short_attention import short_attention
 
@@ -27,6 +28,7 @@ __all__ = [
     "logits_draw",
     "logits_process",
     "philox_normal",
+    "quantize_rows",
     "sampler_step",
     "short_attention",
 ]

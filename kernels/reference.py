@@ -11,6 +11,7 @@ from ld4lg_fast.kernels.plain.geglu_linear import geglu_linear
 from ld4lg_fast.kernels.plain.linear_cross_entropy import linear_cross_entropy
 from ld4lg_fast.kernels.plain.logits_process import logits_process
 from ld4lg_fast.kernels.plain.philox_normal import philox_normal
+from ld4lg_fast.kernels.plain.quantize_rows import quantize_rows
 from ld4lg_fast.kernels.plain.sampler_step import sampler_step
 from ld4lg_fast.kernels.plain.short_attention import short_attention
 
@@ -22,6 +23,7 @@ __all__ = [
     "linear_cross_entropy",
     "logits_process",
     "philox_normal",
+    "quantize_rows",
     "sampler_step",
     "short_attention",
 ]

@@ -33,6 +33,7 @@ class OpCase:
         dtypes: the floating-point dtypes the case is run in.
         keep: arguments that stay float32 when the case runs in a smaller dtype, as under autocast.
         differentiable: whether the gradients of the floating-point arguments are compared.
+        capability: of the GPU that its Triton kernel needs at least, 80 for 8.0 (Ampere).
     """
 
     op: str
@@ -41,6 +42,14 @@ class OpCase:
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     keep: frozenset[str] = field(default_factory=frozenset)
     differentiable: bool = True
+    capability: int = 80
+
+    def runs_on(self, device: str) -> bool:
+        """Whether the device has what the case's kernel needs."""
+        if device == "cpu":
+            return True
+        major, minor = torch.cuda.get_device_capability()
+        return 10 * major + minor >= self.capability
 
     @property
     def id(self) -> str:
@@ -115,7 +124,7 @@ def check(case: OpCase, backend: str, dtype: torch.dtype, device: str = "cpu") -
         got = run(kernel, arguments).named()
     assert got.keys() == plain.keys()
     for name, value in got.items():
-        want = exact[name]
+        want = exact[name].double()
         assert (value.dtype, value.shape) == (plain[name].dtype, plain[name].shape), f"{case.id}: {name}"
         if not want.numel():
             continue

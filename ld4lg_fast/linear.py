@@ -119,27 +119,29 @@ class Int8Linear(NarrowCpuLinear):
 
 
 class Fp8Linear:
-    """Products of float8 (e4m3) with sums in float32: a scale for each row of the weight and of the input."""
+    """Products of float8 (e4m3): a scale for each row of the weight and of the input, see `ops.quantize_rows`."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        quantized, scale = ops.quantize_rows(weight.detach())
+        self.weight, self.scale = quantized.t(), scale.t()
+        self.bias = None if bias is None else bias.detach().bfloat16()
         self.gelu = gelu
-        quantized, self.scale = _to_fp8(weight.detach())
-        self.weight, self.scale = quantized.t(), self.scale.t()
-        self.bias = bias
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        quantized, scale = _to_fp8(x)
-        y = torch._scaled_mm(quantized, self.weight, scale, self.scale, out_dtype=torch.bfloat16)
-        if self.bias is not None:
-            y.add_(self.bias)
-        return _finish(y, self.gelu, residual)
+        return _finish(self.product(*ops.quantize_rows(x)), self.gelu, residual)
 
-
-def _to_fp8(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix in float8, and what a row of it is multiplied with, (R, 1) float32."""
-    limit = torch.finfo(torch.float8_e4m3fn).max
-    scale = matrix.abs().amax(dim=1, keepdim=True).float().clamp(min=1e-12) / limit
-    return (matrix / scale).to(torch.float8_e4m3fn), scale
+    def product(self, quantized: Tensor, scale: Tensor) -> Tensor:
+        """(R, O) bfloat16 of an input that has been quantised."""
+        # Fast sums are kept in fewer bits, which loses less than inputs of eight do.
+        return torch._scaled_mm(
+            quantized,
+            self.weight,
+            scale,
+            self.scale,
+            bias=self.bias,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
 
 
 def fp8_or_plain(weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Linear:

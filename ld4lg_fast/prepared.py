@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ld4lg_fast.kernels import backend, ops
 from ld4lg_fast.layers import GEGLUFeedForward
-from ld4lg_fast.linear import Int8Linear, NarrowCpuLinear, Pack, PlainLinear, choose_linear
+from ld4lg_fast.linear import Fp8Linear, Int8Linear, NarrowCpuLinear, Pack, PlainLinear, choose_linear
 
 T = TypeVar("T")
 
@@ -29,18 +29,36 @@ def prepared_once(module: nn.Module, key: object, make: Callable[[], T]) -> T:
 
 
 class PreparedLinear(nn.Module):
-    """A Linear with its product prepared, followed by value·GELU(gate) where ``geglu`` is asked for."""
+    """A Linear with its product prepared."""
 
-    def __init__(self, linear: nn.Linear, pack: Pack, geglu: bool = False) -> None:
+    def __init__(self, linear: nn.Linear, pack: Pack) -> None:
         super().__init__()
-        fused = geglu and isinstance(pack, type) and issubclass(pack, NarrowCpuLinear)
-        self.geglu_bias = linear.bias if geglu and not fused else None
-        weight, bias = linear.weight.detach(), None if self.geglu_bias is not None else linear.bias
-        self.product = pack(weight, bias, geglu=True) if fused else pack(weight, bias)
+        self.product = pack(linear.weight.detach(), linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        product = self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
-        return product if self.geglu_bias is None else ops.geglu(product, self.geglu_bias)
+        return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+class PreparedFeedForward(nn.Module):
+    """A `GEGLUFeedForward` with its products prepared; the GEGLU is part of one of them where that can be."""
+
+    def __init__(self, feed_forward: GEGLUFeedForward, pack: Pack) -> None:
+        super().__init__()
+        first, second = feed_forward.proj_in, feed_forward.proj_out
+        weight, self.bias = first.weight.detach(), first.bias
+        if isinstance(pack, type) and issubclass(pack, NarrowCpuLinear):
+            self.first, self.bias = pack(weight, first.bias, geglu=True), None
+        else:
+            self.first = pack(weight, None)
+        self.second = pack(second.weight.detach(), second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x.flatten(0, -2))
+        if isinstance(self.second, Fp8Linear):
+            out = self.second.product(*ops.quantize_rows(hidden, self.bias))
+        else:
+            out = self.second(hidden if self.bias is None else ops.geglu(hidden, self.bias))
+        return out.unflatten(0, x.shape[:-1])
 
 
 def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
@@ -86,9 +104,7 @@ def _with_products(module: nn.Module, pack: Pack) -> nn.Module:
     if isinstance(module, nn.Linear):
         return PreparedLinear(module, pack)
     if isinstance(module, GEGLUFeedForward):
-        return nn.Sequential(
-            PreparedLinear(module.proj_in, pack, geglu=True), PreparedLinear(module.proj_out, pack)
-        )
+        return PreparedFeedForward(module, pack)
     twin = _twin(module)
     for name, child in module.named_children():
         twin._modules[name] = _with_products(child, pack)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ld4lg_fast.kernels import backend, native, ops, reference
 from ld4lg_fast.kernels.case_table import CASES
 from ld4lg_fast.kernels.cases.adaln_residual import adaln_arguments
-from ld4lg_fast.kernels.testing import check, poisoned_memory, run
+from ld4lg_fast.kernels.testing import OpCase, check, poisoned_memory, run
 
 ON_CPU = "triton" if backend.INTERPRETED else "native"
 TARGETS = [
@@ -24,9 +24,11 @@ TARGETS = [
 SMALL = [case for case in CASES if case.name.startswith("small")]  # every operation has one
 
 
-def require(name: str, device: str) -> None:
+def require(name: str, device: str, *cases: OpCase) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
+    if not all(case.runs_on(device) for case in cases):
+        pytest.skip("the GPU is too old")
     if name == "native" and not backend.has_native():
         pytest.skip(native.LOAD_ERROR)
 
@@ -45,7 +47,7 @@ def small_arguments(dtype=torch.float32, device="cpu", requires_grad=False, **op
     [pytest.param(c, d, id=f"{c.id}-{str(d)[6:]}") for c in CASES for d in c.dtypes],
 )
 def test_case_table(case, dtype, name, device):
-    require(name, device)
+    require(name, device, case)
     check(case, name, dtype, device)
 
 
@@ -53,7 +55,7 @@ def test_case_table(case, dtype, name, device):
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.id)
 def test_inference_mode_changes_no_number(case, name, device):
     """There the kernels are called past torch's dispatcher."""
-    require(name, device)
+    require(name, device, case)
     arguments = case.arguments(torch.float32, device)
     with backend.use_backend(name):
         with torch.no_grad():
@@ -123,7 +125,7 @@ class RecordedCalls(TorchDispatchMode):
 @pytest.mark.parametrize(("name", "device"), TARGETS)
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.id)
 def test_operators_are_proper_torch_operators(case, name, device):
-    require(name, device)
+    require(name, device, case)
     with backend.use_backend(name), RecordedCalls() as recorded:
         run(getattr(ops, case.op), case.arguments(torch.float32, device))
     folder = {"native": "cpu", "triton": "triton"}[name]
@@ -142,7 +144,7 @@ def test_operators_are_proper_torch_operators(case, name, device):
 @pytest.mark.skipif(backend.INTERPRETED, reason="compiled code and Triton's interpreter exclude each other")
 @pytest.mark.parametrize(("name", "device"), [pytest.param("reference", "cpu", id="reference-cpu"), *TARGETS])
 def test_whole_graph_compiles(name, device, tmp_path, monkeypatch):
-    require(name, device)
+    require(name, device, *SMALL)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled for an older schema
     # One graph of all operations: compiling is the slow part.
     cases = {case.op: case for case in SMALL if not case.name.startswith("small-")}

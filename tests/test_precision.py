@@ -8,8 +8,9 @@ from ld4lg_fast import captured
 from ld4lg_fast.engine import sample_latents
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.layers import GEGLUFeedForward
 from ld4lg_fast.linear import Fp8Linear, PlainLinear, choose_linear, fp8_or_plain
-from ld4lg_fast.prepared import PreparedLinear, prepared_denoiser, prepared_once
+from ld4lg_fast.prepared import PreparedFeedForward, PreparedLinear, prepared_denoiser, prepared_once
 from ld4lg_fast.sampling_run import SamplingRun
 from tests.conftest import make_model
 from tests.test_engine import CLASSES, assert_near, make_v1
@@ -109,6 +110,14 @@ def test_fp8_products():
     got = product(x, residual.clone()).float()
     assert ((got - want).norm(dim=1) <= 0.05 * want.norm(dim=1)).all(), "every row has a scale of its own"
     assert isinstance(fp8_or_plain(weight[:30], None), PlainLinear)
+
+
+def test_a_feed_forward_of_fp8_products():
+    torch.manual_seed(0)
+    plain, x = GEGLUFeedForward(64), torch.randn(3, 5, 64)
+    want = plain(x)
+    got = PreparedFeedForward(plain.bfloat16(), fp8_or_plain)(x.bfloat16())
+    assert got.dtype == torch.bfloat16 and relative_error(got.float(), want) < 0.06
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "unipc"])
