@@ -27,16 +27,15 @@ from harness import (
     timed,
     versions,
 )
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS
 from benchmarks.remedies import REMEDIES, Lent, Remedies
 from benchmarks.training_models import STAGES, STEPS, OneProcess, TrainingSetup
-from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.training.interrupts import Interrupts
 from ld4lg_fast.training.learner import Learner
 from ld4lg_fast.training.memory import keep_freed_memory
+from ld4lg_fast.training.profiling import counted_operations
 from ld4lg_fast.training.session import Session
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -110,8 +109,8 @@ class Ladder:
             rung.run()
 
     def flops(self) -> int:
-        """Of `STEPS` of our steps, with all operations in plain PyTorch so that they are counted."""
-        with use_backend("reference"), FlopCounterMode(display=False) as counter:
+        """Of `STEPS` of our steps."""
+        with counted_operations() as counter:
             self._ours("fp32")()
         return counter.get_total_flops()
 

@@ -33,6 +33,7 @@ def register(schema: str, fake: Callable, module: str, function: str) -> None:
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device, folder in (("cpu", "triton" if INTERPRETED else "cpu"), ("cuda", "triton")):
         call = _on_first_call(f"ld4lg_fast.kernels.{folder}.{module}", function)
+        call = _on_its_gpu(call) if device == "cuda" else call
         _direct[name, device] = call
         LIBRARY.impl(name, call, device.upper())
     torch.library.register_fake(f"ld4lg::{name}", fake, lib=LIBRARY)
@@ -97,3 +98,16 @@ def _on_first_call(module: str, function: str) -> Callable:
         return loaded[0](*args)
 
     return call
+
+
+def _on_its_gpu(call: Callable) -> Callable:
+    """Triton launches on the current GPU, wherever the tensors are."""
+
+    def guarded(*args):
+        tensor = next(a for a in args if isinstance(a, Tensor))
+        if tensor.device.index == torch.cuda.current_device():
+            return call(*args)
+        with torch.cuda.device(tensor.device):
+            return call(*args)
+
+    return guarded

@@ -26,6 +26,7 @@ from ld4lg_fast.candidates import SURENESS
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.layers import DIM_HEAD, check_mask, compute_dtype
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
@@ -213,8 +214,9 @@ class LanguageAutoencoder(nn.Module):
             )
         encoder = self.lm.get_encoder()
         bias = self._attention_bias(_for_each_query(attention_mask))
-        states = encoder(input_ids=input_ids, attention_mask=bias).last_hidden_state
-        return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
+        with gpu_settings(input_ids.device):
+            states = encoder(input_ids=input_ids, attention_mask=bias).last_hidden_state
+            return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
 
     def decode_states(self, latents: Tensor) -> Tensor:
         """Latents (B, N, d) -> encoder states (B, N, W) that the language model's decoder attends to."""

@@ -1,4 +1,7 @@
-"""A sampler's steps as CUDA graphs: captured once a batch, then replayed without Python or launches between."""
+"""Work on a GPU as CUDA graphs: captured once, then replayed without Python or launches between.
+
+`Capture` captures; `CapturedSteps` are a sampler's steps.
+"""
 
 from collections.abc import Callable
 
@@ -9,12 +12,21 @@ Advance = Callable[..., tuple[Tensor, ...]]
 """(guided, step (), *state) -> the next state, tensors of the same shapes from the second step on."""
 
 
-def capture(run: Callable[[], None]) -> Callable[[], None]:
-    """Captures what ``run`` launches, and gives what launches it again."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+class Capture:
+    """Captures what a function launches, and gives what launches it again.
+
+    All graphs of one `Capture` share their memory: what one leaves there, the replay of another overwrites.
+    """
+
+    def __init__(self) -> None:
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
+        graph, pool = torch.cuda.CUDAGraph(), self.graph and self.graph.pool()
+        with torch.cuda.graph(graph, pool=pool):
+            run()
+        self.graph = graph
+        return graph.replay
 
 
 class CapturedSteps:
@@ -25,6 +37,7 @@ class CapturedSteps:
 
     def __init__(self, advance: Advance) -> None:
         self.advance = advance
+        self.capture = Capture()
         self.replays: dict[bool, Callable[[], None]] = {}
         self.state: tuple[Tensor, ...] = ()
         self.step: Tensor | None = None
@@ -44,7 +57,10 @@ class CapturedSteps:
             self._store(after)
         else:
             self.state = tuple(tensor.clone() for tensor in after)
-        self.replays[guided] = capture(lambda: self._store(self.advance(guided, self.step, *self.state)))
+            if any(old.shape != new.shape for old, new in zip(state, after, strict=True)):
+                # Kernels of these shapes have to be compiled and planned, too, before a capture.
+                self.advance(guided, self.step, *self.state)
+        self.replays[guided] = self.capture(lambda: self._store(self.advance(guided, self.step, *self.state)))
         return self.state
 
     def _store(self, after: tuple[Tensor, ...]) -> None:

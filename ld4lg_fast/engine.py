@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.prepared import prepared_denoiser
 from ld4lg_fast.sampling_run import SamplingRun
@@ -141,15 +142,16 @@ def sample_batches(
                 progress(len(rows))
 
         try:
-            latents = run(
-                ids[rows],
-                class_id=None if class_ids is None else class_ids[rows],
-                context=states,
-                context_mask=states_mask,
-                lengths=None if lengths is None else lengths[rows],
-                start=None if start is None else model.normalize(start.to(device)[rows]),
-                callback=report,
-            )
+            with gpu_settings(device):
+                latents = run(
+                    ids[rows],
+                    class_id=None if class_ids is None else class_ids[rows],
+                    context=states,
+                    context_mask=states_mask,
+                    lengths=None if lengths is None else lengths[rows],
+                    start=None if start is None else model.normalize(start.to(device)[rows]),
+                    callback=report,
+                )
         except torch.OutOfMemoryError:
             if progress is not None:
                 progress(-done)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ld4lg_fast.kernels import backend, ops
 from ld4lg_fast.layers import GEGLUFeedForward
 from ld4lg_fast.linear import Fp8Linear, Int8Linear, NarrowCpuLinear, Pack, PlainLinear, choose_linear
+from ld4lg_fast.training.regions import compile_regions, is_compiled
 
 T = TypeVar("T")
 
@@ -76,20 +77,26 @@ def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
         dtype = torch.bfloat16  # eight bits are enough for what becomes bytes
     if dtype == weight.dtype and pack is PlainLinear:
         return denoiser
+    compiles = is_compiled(denoiser)
 
     def make() -> nn.Module:
         plain = denoiser if dtype == weight.dtype else copy.deepcopy(denoiser).to(dtype)
-        if pack is PlainLinear:
-            return plain
-        twin = _twin(plain)
-        packs = {"blocks": pack, "dense_projections": pack}
-        if dtype == torch.bfloat16 and backend.has_fast_bf16():
-            packs["modulation"] = NarrowCpuLinear  # of all steps at once: few rows, and the largest weight
-        for name in packs.keys() & twin._modules.keys():
-            twin._modules[name] = _with_products(twin._modules[name], packs[name])
-        return twin
+        made = plain if pack is PlainLinear else _prepared_twin(plain, pack)
+        if compiles:
+            compile_regions(made)
+        return made
 
-    return prepared_once(denoiser, (precision, denoiser.training), make)
+    return prepared_once(denoiser, (precision, denoiser.training, compiles), make)
+
+
+def _prepared_twin(denoiser: nn.Module, pack: Pack) -> nn.Module:
+    twin = _twin(denoiser)
+    packs = {"blocks": pack, "dense_projections": pack}
+    if denoiser.input_proj.weight.dtype == torch.bfloat16 and backend.has_fast_bf16():
+        packs["modulation"] = NarrowCpuLinear  # of all steps at once: few rows, and the largest weight
+    for name in packs.keys() & twin._modules.keys():
+        twin._modules[name] = _with_products(twin._modules[name], packs[name])
+    return twin
 
 
 def _twin(module: nn.Module) -> nn.Module:

@@ -186,7 +186,7 @@ class SamplingRun:
             if callback is not None:
                 callback(k, state[2].clone() if self.cuda_graph else state[2])
         z = state[0]
-        return z if mask is None else z * mask[..., None]
+        return z if mask is None else z.masked_fill(~mask[..., None], 0.0)
 
     def _conditions(
         self,

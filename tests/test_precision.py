@@ -12,6 +12,7 @@ from ld4lg_fast.layers import GEGLUFeedForward
 from ld4lg_fast.linear import Fp8Linear, PlainLinear, choose_linear, fp8_or_plain
 from ld4lg_fast.prepared import PreparedFeedForward, PreparedLinear, prepared_denoiser, prepared_once
 from ld4lg_fast.sampling_run import SamplingRun
+from ld4lg_fast.training.regions import compile_regions, is_compiled
 from tests.conftest import make_model
 from tests.test_engine import CLASSES, assert_near, make_v1
 
@@ -123,7 +124,7 @@ def test_a_feed_forward_of_fp8_products():
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "unipc"])
 def test_captured_steps_give_the_same_samples(sampler, monkeypatch):
     """With a capture that only remembers what to run, as a GPU's does."""
-    monkeypatch.setattr(captured, "capture", lambda run: run)
+    monkeypatch.setattr(captured.Capture, "__call__", lambda _, run: run)
     monkeypatch.setattr("ld4lg_fast.sampling_run.TABLE_ELEMENTS", 3 * 4 * 2 * 64 * 2)  # three steps
     model, ids = make_model(num_classes=3), torch.arange(3)
     options = {"sampler": sampler, "num_steps": 9, "seed": 1, "classes": CLASSES["class_id"]}
@@ -138,15 +139,48 @@ def test_captured_steps_give_the_same_samples(sampler, monkeypatch):
         assert_near(replayed, plain)
 
 
+def test_what_is_captured_has_run_before_in_its_shapes(monkeypatch):
+    """Recipe v1 begins without a self-condition, in other shapes than all steps but the first have."""
+    ran = []
+
+    def advance(guided, step, x):
+        ran.append((guided, x.shape))
+        return (torch.zeros(2, 3),)
+
+    def capture(_, run):
+        earlier = list(ran)
+        run()
+        assert ran[-1] in earlier
+        return run
+
+    monkeypatch.setattr(captured.Capture, "__call__", capture)
+    steps, state = captured.CapturedSteps(advance), (torch.zeros(2, 1),)
+    for number, guided in enumerate((False, False, True, True)):
+        state = steps(guided, torch.tensor(number), *state)
+    assert ran.count((False, (2, 1))) == 1
+
+
 def test_a_cuda_graph_needs_a_gpu():
     with pytest.raises(ConfigError, match="cuda_graph=true needs a GPU, not cpu"):
         sample_latents(make_model(), 1, num_steps=1, cuda_graph=True)
 
 
+def test_a_compiled_denoiser_is_compiled_in_another_precision():
+    denoiser = make_model().denoiser
+    plain = prepared_denoiser(denoiser, "fp16")
+    compile_regions(denoiser)
+    again = prepared_denoiser(denoiser, "fp16")
+    assert (is_compiled(plain), is_compiled(again)) == (False, True)
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("recipe", ["v1", "v2"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16", "fp8"])
-def test_replayed_steps_on_a_gpu(precision):
-    model = make_model(num_classes=3).cuda()
+def test_replayed_steps_on_a_gpu(precision, recipe, compiled):
+    model = (make_v1(num_classes=3) if recipe == "v1" else make_model(num_classes=3)).cuda()
+    if compiled:
+        compile_regions(model.denoiser)
     options = {
         "sampler": "ddpm",
         "num_steps": 20,

@@ -1,6 +1,5 @@
 """One step of the optimiser: micro-batches, recomputed activations and compiled blocks change no number."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -60,11 +59,11 @@ def plain():
     return trained(make_session())
 
 
-def assert_same(one, other):
+def assert_same(one, other, steps=STEPS):
     torch.testing.assert_close(one[0], other[0], rtol=1e-4, atol=1e-5)
     # AdamW turns a gradient of rounding errors into a step of full length, so a few elements may differ by one.
     for a, b in zip(one[1], other[1], strict=True):
-        assert (a - b).abs().max() <= 2.5 * RATE * STEPS and ((a - b).abs() > 1e-3).float().mean() < 0.02
+        assert (a - b).abs().max() <= 2.5 * RATE * steps and ((a - b).abs() > 1e-3).float().mean() < 0.02
 
 
 def test_the_losses_fall_and_the_weights_move(plain):
@@ -98,7 +97,7 @@ def test_compiled_regions_change_nothing(plain, monkeypatch):
 def test_captured_steps_change_nothing(monkeypatch):
     """With a capture that only remembers what to run, as a GPU's does, and what a graph would have read by then."""
     captures, steps = [], 8
-    monkeypatch.setattr(captured, "capture", lambda run: captures.append(run) or run)
+    monkeypatch.setattr(captured.Capture, "__call__", lambda _, run: captures.append(run) or run)
     runs = []
     for cuda_graph in (False, True):
         stage = make_stage(make_session(cuda_graph=cuda_graph))
@@ -188,13 +187,16 @@ def test_the_host_never_waits_within_a_step(stage, autoencoder):
 
 
 @pytest.mark.gpu
-def test_replayed_steps_on_a_gpu():
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_replayed_steps_on_a_gpu(dtype, compiled):
     runs = []
     for cuda_graph in (False, True):
-        session = make_session(cuda_graph=cuda_graph)
-        session.accelerator = OneProcess(torch.device("cuda"), nullcontext())
+        session = make_session(cuda_graph=cuda_graph, compiled=compiled)
+        autocast = torch.autocast("cuda", dtype, enabled=dtype != torch.float32)
+        session.accelerator = OneProcess(torch.device("cuda"), autocast)
         runs.append(trained(session, steps=12))
-    assert_same(*runs)
+    assert_same(*runs, steps=12)
 
 
 def test_regions_of_a_language_autoencoder(autoencoder):

@@ -7,8 +7,9 @@ import sys
 import torch
 
 from ld4lg_fast.console import console
+from ld4lg_fast.layers import GEGLUFeedForward
 from ld4lg_fast.training.learner import Learner
-from ld4lg_fast.training.profiling import COUNTED, Profile
+from ld4lg_fast.training.profiling import COUNTED, Profile, counted_operations
 from tests.test_training import command, losses
 from tests.test_training_learner import RATE, make_session, make_stage
 
@@ -30,6 +31,22 @@ def test_a_profile_accounts_for_the_whole_step(tmp_path):
     page = profile.write(tmp_path).read_text()
     assert all(f"| {name} |" in page for name in ("samples/s", "MFU", "data", "backward", "peak memory"))
     assert (tmp_path / "profile_diffusion.json.gz").stat().st_size > 1000
+
+
+def test_what_is_counted_is_compiled_afterwards():
+    compiled = []
+
+    def compiler(graph, inputs):
+        compiled.extend(node for node in graph.graph.nodes if "linear" in str(node.target))
+        return graph.forward
+
+    region = GEGLUFeedForward(64)
+    region.compile(backend=compiler)
+    with counted_operations() as counter:
+        region(torch.randn(2, 3, 64))
+    assert counter.get_total_flops() == 2 * 6 * 64 * (512 + 256) and not compiled
+    region(torch.randn(2, 3, 64))
+    assert len(compiled) == 2, "both products"
 
 
 def test_a_profiled_run_leaves_a_trace_and_a_page_and_goes_on(tmp_path, monkeypatch):

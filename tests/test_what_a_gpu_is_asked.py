@@ -52,7 +52,7 @@ def as_on_a_gpu(monkeypatch):
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_sampling(sampler, num_classes, as_on_a_gpu, monkeypatch):
     captures = []
-    monkeypatch.setattr(captured, "capture", lambda run: captures.append(run) or run)
+    monkeypatch.setattr(captured.Capture, "__call__", lambda _, run: captures.append(run) or run)
     options = {"sampler": sampler, "num_steps": 6, "seed": 1, "project": True}
     classes = torch.arange(3) if num_classes else None
     if num_classes:

@@ -26,6 +26,7 @@ from ld4lg_fast.decoding.rules import Rules, UnsupportedError
 from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.linear import choose_linear
 from ld4lg_fast.prepared import prepared_once
@@ -81,15 +82,16 @@ def generate_ids(
             raise ConfigError(f"precision={config.precision} cannot be had here: {reason}.") from reason
         _tell(f"decoding through transformers' generate: the fast decoder does not know {reason}")
         return _generate(lm, states, mask, options, config, uniforms)
-    cache = stack.start(states, mask, rules.num_beams, rules.max_length)
+    cache, fill = stack.start(states, mask, rules.num_beams, rules.max_length), rules.pad
     if rules.num_beams > 1:
-        return run(BeamSearch(stack, cache, rules, len(states)), rules, len(states), rules.fill)
-    if uniforms is None:
+        search, fill = BeamSearch(stack, cache, rules, len(states)), rules.fill
+    elif uniforms is None:
         search = GreedySearch(stack, cache, rules, len(states))
     else:
         limits = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
         search = NucleusSearch(stack, cache, rules, uniforms, **limits)
-    return run(search, rules, len(states), rules.pad)
+    with gpu_settings(states.device):
+        return run(search, rules, len(states), fill)
 
 
 def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int) -> GenerationConfig:

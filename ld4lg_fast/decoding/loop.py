@@ -6,6 +6,7 @@ Letters: S sentences, T = max_length tokens.
 import torch
 from torch import Tensor
 
+from ld4lg_fast.captured import Capture
 from ld4lg_fast.decoding.rules import Rules
 from ld4lg_fast.decoding.search import Search
 
@@ -21,24 +22,22 @@ class CapturedSteps:
     need; the second is captured as a graph, and from then on replayed."""
 
     def __init__(self, search: Search, max_length: int) -> None:
-        self.search, self.max_length = search, max_length
+        self.search, self.max_length, self.capture = search, max_length, Capture()
         self.forget()
 
     def forget(self) -> None:
         """After the search has got new tensors."""
-        self.span, self.graph = 0, None
+        self.span, self.replay = 0, None
 
     def advance(self, length: int) -> None:
         span = min(-(-length // GRAPH_SPAN) * GRAPH_SPAN, self.max_length)
         if span != self.span:
-            self.span, self.graph = span, None
+            self.span, self.replay = span, None
             self.search.advance(span)
             return
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.search.advance(span)
-        self.graph.replay()
+        if self.replay is None:
+            self.replay = self.capture(lambda: self.search.advance(span))
+        self.replay()
 
 
 def run(search: Search, rules: Rules, sentences: int, fill: int) -> Tensor:

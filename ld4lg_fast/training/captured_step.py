@@ -61,6 +61,7 @@ class CapturedStep:
 
     def __init__(self, advance: Callable[[object], Tensor]) -> None:
         self.advance = advance
+        self.capture = captured.Capture()
         self.kinds: dict[object, _Captured | None] = {}
 
     def __call__(self, batch: object) -> Tensor:
@@ -85,5 +86,5 @@ class CapturedStep:
         def run() -> None:
             known.figures = self.advance(known.batch)
 
-        known.replay = captured.capture(run)
+        known.replay = self.capture(run)
         return known

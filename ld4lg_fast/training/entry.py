@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from ld4lg_fast.console import console
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.clock import RunClock, StageClock
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
@@ -110,9 +111,10 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
         stage_clock = StageClock(clock, start, end)
         if resume and _is_finished(run, options, stage, state, stage_clock):
             console.print(f"The {stage} stage of {run.path} is finished.", markup=False, highlight=False)
-        else:
+            continue
+        with gpu_settings(accelerator.device):
             work(config, dataset, session, stage_clock)
-            interrupts.check()
+        interrupts.check()
     accelerator.end_training()
     _say_what_next(session)
 

@@ -34,6 +34,20 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * width**3 / min(seconds)
 
 
+@contextmanager
+def counted_operations() -> Iterator[FlopCounterMode]:
+    """Counts the FLOPs of all products, with every operation in plain PyTorch, the only one that is counted.
+
+    Nothing is compiled meanwhile: a function that torch meets first under a counter it never compiles afterwards.
+    """
+    with (
+        use_backend("reference"),
+        torch.compiler.set_stance("force_eager"),
+        FlopCounterMode(display=False) as counter,
+    ):
+        yield counter
+
+
 def peak_memory_mib(device: torch.device) -> float:
     """The most memory held so far: of the device's allocator, or on a CPU of the whole process."""
     if device.type == "cuda":
@@ -73,9 +87,7 @@ class Profile:
         number = self.done
         with ExitStack() as stack:
             if number < COUNTED:
-                # Only PyTorch's own operations are counted.
-                stack.enter_context(use_backend("reference"))
-                counter = stack.enter_context(FlopCounterMode(display=False))
+                counter = stack.enter_context(counted_operations())
             if number == COUNTED + TIMED:
                 self._trace.start()
             start = time.perf_counter()

@@ -34,6 +34,11 @@ def compile_regions(model: nn.Module) -> None:
         region.compile()
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `compile_regions` has been called for it; copies of a module are never compiled."""
+    return any(region._compiled_call_impl is not None for region in regions(model))
+
+
 def recompute_activations(model: nn.Module) -> None:
     """Activation checkpointing (Chen et al. 2016): a region keeps its inputs alone and runs again backwards."""
     for region in regions(model):
