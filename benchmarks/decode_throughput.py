@@ -52,10 +52,10 @@ def trained_model(run_dir: Path, batch: int) -> tuple[PreTrainedModel, Tensor, T
         return pipe.autoencoder.lm, pipe.autoencoder.decode_states(sampled.latents), sampled.mask
 
 
-def baselines(
+def published(
     lm: PreTrainedModel, states: Tensor, mask: Tensor | None, config: DecodingConfig
-) -> dict[str, Callable[[], Tensor]]:
-    """``generate`` as users call it, with its growing and with its static cache."""
+) -> Callable[[str | None], Tensor]:
+    """``generate`` as users call it, as a function of the cache's kind: None is the growing one."""
     options = generate._options(lm, config, config.max_length)
     if config.strategy == "nucleus":
         options.update(do_sample=True, top_p=config.top_p, top_k=0, temperature=config.temperature)
@@ -68,6 +68,14 @@ def baselines(
         outputs = BaseModelOutput(last_hidden_state=states)
         return lm.generate(encoder_outputs=outputs, attention_mask=attended, generation_config=options)
 
+    return run
+
+
+def baselines(
+    lm: PreTrainedModel, states: Tensor, mask: Tensor | None, config: DecodingConfig
+) -> dict[str, Callable[[], Tensor]]:
+    """``generate`` with its growing cache, and with its static one where that runs."""
+    run = published(lm, states, mask, config)
     found = {"generate": partial(run, None)}
     try:
         run("static")

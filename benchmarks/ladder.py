@@ -23,14 +23,14 @@ class Rung:
 def speedups(rungs: Sequence[Rung], seconds: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
     """``speedup_vs_published`` (the rung of that name) and ``speedup_vs_remedies`` of each rung, by its name.
 
-    The latter is ours over the best remedy of the same precision, or None.
+    The latter is ours over the best remedy of the same precision; None where there is nothing to compare with.
     """
     found = {}
     for rung in rungs:
         own = seconds[rung.name]
         rivals = [seconds[r.name] for r in rungs if not r.ours and r.precision == rung.precision]
         found[rung.name] = {
-            "speedup_vs_published": seconds["published"] / own,
+            "speedup_vs_published": seconds["published"] / own if "published" in seconds else None,
             "speedup_vs_remedies": min(rivals) / own if rung.ours and rivals else None,
         }
     return found
@@ -70,7 +70,7 @@ def _plot(rungs: Sequence[Mapping], speed: str, path: Path) -> None:
     figure = Figure(figsize=(9, 1.2 + 0.35 * len(rungs)), layout="constrained")
     axes = figure.add_subplot()
     names = [f"{rung['name']} (batch {rung['batch']})" for rung in rungs]
-    bars = axes.barh(names, [rung[speed] for rung in rungs])
+    bars = axes.barh(names, [rung[speed] or 0.0 for rung in rungs])
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.set_xlabel(speed.replace("_", " "))

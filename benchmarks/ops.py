@@ -45,7 +45,8 @@ from ld4lg_fast.training.memory import keep_freed_memory
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = {"cpu": "native", "cuda": "triton"}
 SLOW = {"denoiser", "linear_cross_entropy"}  # which a few rounds tell as much of
-EAGER, COMPILED, AUTO = "reference eager", "reference compiled", "auto (reference)"
+EAGER, COMPILED = "reference eager", "reference compiled"
+AUTO, AUTO_IN_TWO = "auto (reference)", "auto (product, geglu)"
 
 
 class OpBenchmark:
@@ -68,14 +69,16 @@ class OpBenchmark:
         torch.compiler.reset()
         calls = {EAGER: self._call(plain), COMPILED: self._call(torch.compile(plain, dynamic=False))}
         ours, name = self._call(getattr(ops, self.case.op)), KERNELS[self.device]
+
+        def with_kernel() -> object:
+            with backend.use_backend(name):
+                return ours()
+
+        if (self.device, self.case.op) == ("cuda", "geglu_linear"):
+            return calls | {name: with_kernel, AUTO_IN_TWO: ours}
         if self._has_kernel("auto"):
             return calls | {name: ours}
         if backend.unavailable_reason(name) is None and self._has_kernel(name):
-
-            def with_kernel() -> object:
-                with backend.use_backend(name):
-                    return ours()
-
             calls[name] = with_kernel
         return calls | {AUTO: ours}
 

@@ -1,7 +1,7 @@
 """The ladder from the published sampler, as its authors run it, to this library with everything on.
 
 python benchmarks/sample_throughput.py [--config paper-v2|paper-v1|small] [--steps N] [--batch-sizes N ...]
-    [--guidance W] [--precisions fp32 bf16 ...] [--device cpu|cuda] [--json FILE]
+    [--guidance W] [--precisions fp32 bf16 ...] [--only NAME ...] [--device cpu|cuda] [--json FILE]
 
 The models have the papers' sizes and random weights, the same in every rung. All rungs of a batch size run in
 turns. ``denoise`` is sampling latents, ``decode`` writing texts of them by beam search with the paper's rules,
@@ -10,11 +10,13 @@ ran. ``drift`` is the root mean square of a rung's latents minus the published o
 over the root mean square of those, and ``tokens_changed`` the share of greedily decoded tokens that differ; random
 weights amplify both, precision_drift.py tells them of a trained model. ``time_to_first_s`` is the first call of all,
 with compilation and preparation. Under guidance a rung of each precision guides in the middle of the times alone
-(Kynkäänniemi et al. 2024): it computes something else, and its drift is that from guidance at all times.
+(Kynkäänniemi et al. 2024): it computes something else, and its drift is that from guidance at all times. On a GPU
+the engine runs with its blocks compiled, too.
 With --json a plot and a Markdown table are written beside the file.
 """
 
 import argparse
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,8 +41,10 @@ from benchmarks.text_decoding import TextDecoding
 from ld4lg_fast.engine import sample_latents
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.kernels.backend import use_backend
+from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.linear import PlainLinear, Tf32Linear
 from ld4lg_fast.sampling_run import START_STREAM
+from ld4lg_fast.training.regions import compile_regions
 
 SEED = 0
 GUIDED_TIMES = (0.25, 0.75)
@@ -74,6 +78,11 @@ class Ladder:
     ) -> None:
         self.setup, self.decoding, self.batch, self.num_steps = setup, decoding, batch, num_steps
         self.guidance, self.device = guidance, device
+        torch.compiler.reset()  # else what another batch size has compiled would be compiled for any size
+        self.compiled = None
+        if device == "cuda":
+            self.compiled = copy.deepcopy(setup.ours)
+            compile_regions(self.compiled.denoiser)
         self.lengths = setup.lengths(batch)
         self.class_id = 0 if setup.ours.denoiser.config.num_classes else None
 
@@ -86,13 +95,16 @@ class Ladder:
             found.append(Rung("engine, plain ops, fp32", "fp32", True, self._ours("fp32", "reference")))
         for precision in precisions:
             found.append(Rung(f"engine, {precision}", precision, True, self._ours(precision, "auto")))
+            if self.compiled is not None:
+                run = self._ours(precision, "auto", model=self.compiled)
+                found.append(Rung(f"engine, {precision}, compiled", precision, True, run))
             if self.guidance != 1.0:
                 low, high = GUIDED_TIMES
                 name = f"engine, {precision}, guided only at times {low:g} to {high:g}"
                 found.append(Rung(name, precision, True, self._ours(precision, "auto", GUIDED_TIMES)))
         return found
 
-    def _published(self, remedies: Remedies) -> Callable[[], Tensor]:
+    def _published(self, remedies: Remedies, num_steps: int | None = None) -> Callable[[], Tensor]:
         network = remedies.apply(self.setup.network, padded=self.lengths is not None)
 
         def run() -> Tensor:
@@ -100,7 +112,7 @@ class Ladder:
                 return self.setup.sample_published(
                     network,
                     self.batch,
-                    self.num_steps,
+                    num_steps or self.num_steps,
                     self._noise,
                     lengths=self.lengths,
                     class_id=self.class_id,
@@ -116,12 +128,16 @@ class Ladder:
         return ops.philox_normal(SEED, ids, START_STREAM + 1 + step, (config.max_len, config.dim_latent))
 
     def _ours(
-        self, precision: str, backend: str, guided_times: tuple[float, float] = (0.0, 1.0)
+        self,
+        precision: str,
+        backend: str,
+        guided_times: tuple[float, float] = (0.0, 1.0),
+        model: LatentDiffusion | None = None,
     ) -> Callable[[], Tensor]:
         def run() -> Tensor:
             with use_backend(backend):
                 return sample_latents(
-                    self.setup.ours,
+                    model or self.setup.ours,
                     self.batch,
                     sampler=self.setup.sampler,
                     num_steps=self.num_steps,
@@ -138,9 +154,10 @@ class Ladder:
 
     def flops_per_step(self) -> int:
         """Of the published network: the floor that all rungs are compared with."""
+        steps = min(4, self.num_steps)
         with FlopCounterMode(display=False) as counter:
-            self._published(Remedies())()
-        return counter.get_total_flops() // self.num_steps
+            self._published(Remedies(), steps)()
+        return counter.get_total_flops() // steps
 
     def drift(self, latents: Tensor, published: Tensor) -> float:
         """Root mean square difference over root mean square, at real positions."""
@@ -151,22 +168,25 @@ class Ladder:
         difference = (latents.float() - published.float())[real]
         return (difference.square().mean() / published.float()[real].square().mean()).sqrt().item()
 
-    def measure(self, precisions: list[str], rounds: int, rates: dict[str, float]) -> list[dict]:
-        """One row a rung."""
-        rungs = self.rungs(precisions)
+    def measure(self, rungs: list[Rung], rounds: int, rates: dict[str, float]) -> list[dict]:
+        """One row a rung; drift is that from the first one where it is the published one."""
         flops = self.flops_per_step()
         first, drifts, peaks, changed = {}, {}, {}, {}
-        published = None
+        wanted = None
         for rung in rungs:
             first[rung.name], latents = timed(rung.run, self.device)
-            published = latents if published is None else published
-            drifts[rung.name] = self.drift(latents, published)
-            changed[rung.name] = self.decoding.tokens_changed(
-                latents, published, self.lengths, rung.precision
-            )
+            wanted = latents if wanted is None else wanted
+            drifts[rung.name] = changed[rung.name] = None
+            if rungs[0].name == "published":
+                drifts[rung.name] = self.drift(latents, wanted)
+                changed[rung.name] = self.decoding.tokens_changed(
+                    latents, wanted, self.lengths, rung.precision
+                )
             peaks[rung.name] = peak_mib(rung.run, self.device)
             print(f"{rung.name}: first call {first[rung.name]:.1f} s", flush=True)
-        decode = self.decoding.seconds(published, {"fp32", *precisions})
+        decode = self.decoding.seconds(
+            wanted, {rung.precision if rung.ours else "published" for rung in rungs}
+        )
         timings = interleaved({rung.name: rung.run for rung in rungs}, self.device, rounds, round_seconds=0)
         gains = speedups(rungs, {name: timing.median for name, timing in timings.items()})
         rows = []
@@ -205,7 +225,10 @@ def main() -> None:
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="guidance scale; not 1 makes the model class-conditional"
     )
-    parser.add_argument("--precisions", nargs="+", choices=DTYPES, help="default fp32; on a GPU fp32 bf16")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=DTYPES, help="default fp32; on a GPU fp32 bf16 fp8"
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these rungs")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
     parser.add_argument(
         "--json", type=Path, help="where to write the result; a table and a plot come beside it"
@@ -216,7 +239,7 @@ def main() -> None:
         parser.error("the published recipe v1 has no guidance; leave --guidance out")
     on_gpu = device == "cuda"
     steps = options.steps or (250 if on_gpu else 4)
-    precisions = options.precisions or (["fp32", "bf16"] if on_gpu else ["fp32"])
+    precisions = options.precisions or (["fp32", "bf16", "fp8"] if on_gpu else ["fp32"])
     setup = make_setup(options.config, device, NUM_CLASSES if options.guidance != 1.0 else 0)
     decoding = TextDecoding(setup, options.config, device)
     rates = {
@@ -226,7 +249,12 @@ def main() -> None:
     rungs = []
     for batch in options.batch_sizes or ([1, 256] if on_gpu else [1, 8]):
         ladder = Ladder(setup, decoding, batch, steps, options.guidance, device)
-        rungs += ladder.measure(precisions, options.rounds, rates)
+        found = {rung.name: rung for rung in ladder.rungs(precisions)}
+        for name in options.only or ():
+            if name not in found:
+                parser.error(f"unknown rung {name!r}; choose among {', '.join(map(repr, found))}")
+        wanted = [rung for name, rung in found.items() if name in (options.only or found)]
+        rungs += ladder.measure(wanted, options.rounds, rates)
     print_ladder(rungs, COLUMNS, f"{options.config}, {steps} steps, guidance {options.guidance:g}, {device}")
     result = {
         "config": options.config,

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from decode_throughput import agreement, baselines, random_model
+from decode_throughput import agreement, published, random_model
 from harness import interleaved
 from torch import Tensor
 
@@ -32,21 +32,22 @@ class TextDecoding:
     def states(self, latents: Tensor) -> Tensor:
         return latents if self.perceiver is None else self.perceiver.decode(latents)
 
-    def seconds(self, latents: Tensor, precisions: set[str]) -> dict[str, float]:
-        """Of the batch, by beam search: through ``generate`` in fp32 ("published"), and ours in every precision."""
+    def seconds(self, latents: Tensor, ways: set[str]) -> dict[str, float]:
+        """Of the batch, by beam search: "published" is ``generate`` in fp32, a precision is ours."""
         states = self.states(latents)
-        runs = {"published": baselines(self.lm, states, None, BEAM)["generate"]}
-        for precision in precisions:
-            own = replace(BEAM, precision=precision)
-            runs[precision] = partial(generate_ids, self.lm, states, own, MAX_LENGTH)
+        runs = {}
+        for way in ways:
+            own = replace(BEAM, precision=None if way == "published" else way)
+            ours = partial(generate_ids, self.lm, states, own, MAX_LENGTH)
+            runs[way] = partial(published(self.lm, states, None, BEAM), None) if way == "published" else ours
         with torch.no_grad():
             timings = interleaved(runs, self.device, ROUNDS, round_seconds=0)
         return {name: timing.median for name, timing in timings.items()}
 
     def tokens_changed(
-        self, latents: Tensor, published: Tensor, lengths: Tensor | None, precision: str
+        self, latents: Tensor, wanted: Tensor, lengths: Tensor | None, precision: str
     ) -> float:
-        """Share of greedy tokens that differ between latents in a precision and published ones in fp32."""
+        """Share of greedy tokens that differ between latents in a precision and the wanted ones in fp32."""
         mask = None
         if lengths is not None:
             mask = torch.arange(latents.shape[1], device=self.device) < lengths.to(self.device)[:, None]
@@ -54,6 +55,6 @@ class TextDecoding:
             generate_ids(
                 self.lm, self.states(z.float()), replace(GREEDY, precision=chosen), MAX_LENGTH, mask=mask
             )
-            for z, chosen in ((latents, precision), (published, "fp32"))
+            for z, chosen in ((latents, precision), (wanted, "fp32"))
         ]
         return 1 - agreement(*found)

@@ -7,7 +7,7 @@ The models have the papers' sizes and random weights, the texts E2E's lengths. A
 ``mfu`` is the share of a large matrix product's rate; its FLOPs are those of our step (forward, backward, half a
 self-conditioning pass; no frozen encoder, little padding) whatever a rung computes beside them. ``paper_hours``
 is the time for the paper's number of texts at the measured rate. With --json a plot and a Markdown table are
-written beside the file.
+written beside the file. On a GPU the denoiser's steps run as CUDA graphs, too.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS
 from benchmarks.remedies import REMEDIES, Lent, Remedies
 from benchmarks.training_models import STAGES, STEPS, OneProcess, TrainingSetup
+from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.training.interrupts import Interrupts
 from ld4lg_fast.training.learner import Learner
 from ld4lg_fast.training.memory import keep_freed_memory
@@ -53,14 +54,14 @@ class Ladder:
     def __init__(self, config: str, stage: str, batch: int, device: str) -> None:
         self.setup = TrainingSetup(config, stage, batch, device)
         self.stage, self.batch, self.device = stage, batch, device
-        self.learner = self._learner(self.setup)
+        self.learner = self._learner()
         self.steps_done = 0
 
-    def _learner(self, setup: TrainingSetup) -> Learner:
-        device = torch.device(self.device)
+    def _learner(self, cuda_graph: bool = False) -> Learner:
+        device, options = torch.device(self.device), replace(self.setup.options, cuda_graph=cuda_graph)
         processes = OneProcess(device, Remedies().precision(self.device))
-        session = Session(processes, None, setup.options, 0, None, Interrupts(), None)
-        return Learner(setup.stage(session), session)
+        session = Session(processes, None, options, 0, None, Interrupts(), None)
+        return Learner(self.setup.stage(session), session)
 
     def rungs(self, precisions: list[str], with_compile: bool) -> list[Rung]:
         found = [Rung("published", "fp32", False, self._published(Remedies()))]
@@ -70,7 +71,10 @@ class Ladder:
                     continue
                 found.append(Rung(f"published + {name}", precision, False, self._published(remedies)))
         for precision in precisions:
-            found.append(Rung(f"ours, {precision}", precision, True, self._ours(precision)))
+            found.append(Rung(f"ours, {precision}", precision, True, self._ours(precision, self.learner)))
+            if (self.device, self.stage) == ("cuda", "diffusion"):
+                run = self._ours(precision, self._learner(cuda_graph=True))
+                found.append(Rung(f"ours, {precision}, graph", precision, True, run))
         return found
 
     def _published(self, remedies: Remedies) -> Callable[[], None]:
@@ -84,16 +88,17 @@ class Ladder:
 
         return run
 
-    def _ours(self, precision: str) -> Callable[[], None]:
+    def _ours(self, precision: str, learner: Learner) -> Callable[[], None]:
         context = Remedies(autocast=precision == "bf16").precision(self.device)
 
         def run() -> None:
-            session = self.learner.session
+            session = learner.session
             session.accelerator = replace(session.accelerator, precision=context)
             self.setup.lm.set_attn_implementation("sdpa")
-            for _ in range(STEPS):
-                self.learner.step(self.steps_done, 1e-6)
-                self.steps_done += 1
+            with gpu_settings(session.device):
+                for _ in range(STEPS):
+                    learner.step(self.steps_done, 1e-6)
+                    self.steps_done += 1
 
         return run
 
@@ -111,7 +116,7 @@ class Ladder:
     def flops(self) -> int:
         """Of `STEPS` of our steps."""
         with counted_operations() as counter:
-            self._ours("fp32")()
+            self._ours("fp32", self.learner)()
         return counter.get_total_flops()
 
     def measure(self, rungs: list[Rung], rounds: int, rates: dict[str, float]) -> list[dict]:

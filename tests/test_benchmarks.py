@@ -47,6 +47,22 @@ def test_ops(tmp_path):
     assert target.with_suffix(".png").stat().st_size > 1000
 
 
+def test_sample_throughput(tmp_path):
+    target = tmp_path / "sample.json"
+    rungs = ["published", "published + SDPA", "engine, fp32"]
+    sizes = ("--steps", "2", "--batch-sizes", "2", "--rounds", "1", "--device", "cpu")
+    run("sample_throughput.py", "--config", "small", *sizes, "--only", *rungs, "--json", str(target))
+    result = json.loads(target.read_text())
+    assert [row["name"] for row in result["rungs"]] == rungs
+    for row in result["rungs"]:
+        assert row["samples_per_s"] > 0 and row["denoise_ms_per_step"] > 0 and row["peak_mib"] >= 0
+        assert row["drift"] < 1e-3 and row["tokens_changed"] < 0.1
+        assert (row["speedup_vs_remedies"] is not None) == row["name"].startswith("engine")
+    assert result["rungs"][0]["speedup_vs_published"] == 1.0
+    assert "| engine, fp32 |" in target.with_suffix(".md").read_text()
+    assert target.with_suffix(".png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_train_throughput(tmp_path, stage):
     target = tmp_path / "train.json"

@@ -8,11 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
+from packaging.version import Version
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
 
+@pytest.mark.skipif(
+    Version(triton.__version__) < Version("3.7") and Version(numpy.__version__) >= Version("2.4"),
+    reason="the interpreter of this Triton fails with this NumPy wherever a loop ends at a tensor",
+)
 def test_case_table_in_the_interpreter():
     tests = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests / "test_kernels.py")]
