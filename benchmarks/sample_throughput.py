@@ -11,7 +11,7 @@ over the root mean square of those, and ``tokens_changed`` the share of greedily
 weights amplify both, precision_drift.py tells them of a trained model. ``time_to_first_s`` is the first call of all,
 with compilation and preparation. Under guidance a rung of each precision guides in the middle of the times alone
 (Kynkäänniemi et al. 2024): it computes something else, and its drift is that from guidance at all times. On a GPU
-the engine runs with its blocks compiled, too.
+the engine runs with Triton's kernels wherever there are any, and with its blocks compiled, too.
 With --json a plot and a Markdown table are written beside the file.
 """
 
@@ -96,6 +96,8 @@ class Ladder:
         for precision in precisions:
             found.append(Rung(f"engine, {precision}", precision, True, self._ours(precision, "auto")))
             if self.compiled is not None:
+                run = self._ours(precision, "triton")
+                found.append(Rung(f"engine, {precision}, Triton's kernels alone", precision, True, run))
                 run = self._ours(precision, "auto", model=self.compiled)
                 found.append(Rung(f"engine, {precision}, compiled", precision, True, run))
             if self.guidance != 1.0:

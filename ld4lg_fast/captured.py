@@ -4,12 +4,19 @@
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
 Advance = Callable[..., tuple[Tensor, ...]]
 """(guided, step (), *state) -> the next state, tensors of the same shapes from the second step on."""
+
+
+@cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """One for all captures of a GPU: cuBLAS keeps memory for each."""
+    return torch.cuda.Stream(device)
 
 
 class Capture:
@@ -22,9 +29,19 @@ class Capture:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
-        graph, pool = torch.cuda.CUDAGraph(), self.graph and self.graph.pool()
-        with torch.cuda.graph(graph, pool=pool):
-            run()
+        # torch.cuda.graph has one stream for all GPUs, and gives freed memory back at every capture.
+        graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
+        pool = () if self.graph is None else (self.graph.pool(),)
+        if not pool:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()  # what is kept for others a graph cannot have
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            graph.capture_begin(*pool)
+            try:
+                run()
+            finally:
+                graph.capture_end()
         self.graph = graph
         return graph.replay
 

@@ -15,6 +15,8 @@ CHECK_EVERY = 8  # steps between two questions to a GPU whether it is done
 # Sentences are dropped once this share of what is computed is finished: moving the others, and on a GPU
 # capturing their steps, costs too.
 DROP_SHARE = {"cpu": 1 / 8, "cuda": 1 / 2}
+# Beams: of fewer a step moves mostly the weights, and takes about as long for half of them.
+FEW_BEAMS = {"cpu": 1, "cuda": 512}
 
 
 class CapturedSteps:
@@ -57,7 +59,8 @@ def run(search: Search, rules: Rules, sentences: int, fill: int) -> Tensor:
         finished = int(done.sum())
         if finished == len(rows):
             break
-        if finished >= DROP_SHARE.get(device.type, 1 / 2) * len(rows):
+        many = len(rows) * rules.num_beams >= FEW_BEAMS.get(device.type, 1)
+        if many and finished >= DROP_SHARE.get(device.type, 1 / 2) * len(rows):
             ids[rows] = search.result()
             left = (~done).nonzero().squeeze(1)
             rows = rows[left]
