@@ -23,18 +23,22 @@ class Capture:
     """Captures what a function launches, and gives what launches it again.
 
     All graphs of one `Capture` share their memory: what one leaves there, the replay of another overwrites.
+
+    Args:
+        often: freed memory, which a graph cannot have, is given back before the first capture alone: that takes long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, often: bool = False) -> None:
+        self.often = often
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
-        # torch.cuda.graph has one stream for all GPUs, and gives freed memory back at every capture.
+        # As torch.cuda.graph does it, which has one stream for all GPUs, and no ``often``.
         graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
         pool = () if self.graph is None else (self.graph.pool(),)
-        if not pool:
+        if not (self.often and pool):
             torch.cuda.synchronize()
-            torch.cuda.empty_cache()  # what is kept for others a graph cannot have
+            torch.cuda.empty_cache()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             graph.capture_begin(*pool)

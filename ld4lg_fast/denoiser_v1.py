@@ -245,7 +245,8 @@ class DiffusionTransformerV1(nn.Module):
             cross_bias = conditions.first_bias
 
         for i, block in enumerate(self.blocks):
-            branch = block.attn(block.attn_norm(x), conditions.self_bias[: x.shape[0]], conditions.rows)
+            rows = None if conditions.rows is None else conditions.rows[: x.shape[0]]
+            branch = block.attn(block.attn_norm(x), conditions.self_bias[: x.shape[0]], rows)
             if conditions.guided and i == 0:
                 x, branch = twice(x), twice(branch)  # up to here the two halves are the same
             if self.config.cross_attention:

@@ -170,6 +170,21 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
         sample_latents(model, 7, num_steps=2)
 
 
+def test_guided_padded_rows_may_be_told():
+    """As they are on a GPU, here by gradients."""
+    denoiser, ids = make_v1(num_classes=3).denoiser, torch.tensor([0, 1, 3, 3])
+    inputs, mask = torch.randn(2, 6, 16), torch.arange(6) < torch.tensor([[6], [4]])
+    modulation = denoiser.modulate(torch.tensor([0.5]))
+    outputs = []
+    for told in (False, True):
+        with torch.set_grad_enabled(told):
+            conditions = denoiser.conditions((2, 6), mask, class_id=ids, guided=True)
+            assert (conditions.rows is not None) == told
+            outputs.append(denoiser.run_blocks(inputs, modulation, conditions).detach())
+    real = torch.cat([mask, mask])
+    torch.testing.assert_close(outputs[1][real], outputs[0][real])
+
+
 def test_batches_come_one_by_one_longest_first_and_unpadded(monkeypatch):
     model, widths, seen = make_v1(), [], []
     run_blocks = model.denoiser.run_blocks

@@ -24,7 +24,7 @@ class CapturedSteps:
     need; the second is captured as a graph, and from then on replayed."""
 
     def __init__(self, search: Search, max_length: int) -> None:
-        self.search, self.max_length, self.capture = search, max_length, Capture()
+        self.search, self.max_length, self.capture = search, max_length, Capture(often=True)
         self.forget()
 
     def forget(self) -> None:
