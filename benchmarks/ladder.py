@@ -54,8 +54,12 @@ def print_ladder(rungs: Sequence[Mapping], columns: Sequence[str], title: str) -
 
 
 def write_ladder(result: Mapping, columns: Sequence[str], speed: str, path: Path) -> None:
-    """Writes ``path`` (JSON), and beside it a Markdown table of the columns and a plot of the column ``speed``."""
+    """Writes ``path`` (JSON), and beside it a Markdown table of the columns and a plot of the column ``speed``.
+
+    Where nothing was compared with, the plot has samples a second.
+    """
     rungs = result["rungs"]
+    speed = "samples_per_s" if rungs[0][speed] is None else speed
     path.write_text(json.dumps(result, indent=1) + "\n")
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(cell(rung.get(column)) for column in columns) for rung in rungs]
@@ -70,7 +74,7 @@ def _plot(rungs: Sequence[Mapping], speed: str, path: Path) -> None:
     figure = Figure(figsize=(9, 1.2 + 0.35 * len(rungs)), layout="constrained")
     axes = figure.add_subplot()
     names = [f"{rung['name']} (batch {rung['batch']})" for rung in rungs]
-    bars = axes.barh(names, [rung[speed] or 0.0 for rung in rungs])
+    bars = axes.barh(names, [rung[speed] for rung in rungs])
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.set_xlabel(speed.replace("_", " "))

@@ -11,7 +11,7 @@ over the root mean square of those, and ``tokens_changed`` the share of greedily
 weights amplify both, precision_drift.py tells them of a trained model. ``time_to_first_s`` is the first call of all,
 with compilation and preparation. Under guidance a rung of each precision guides in the middle of the times alone
 (Kynkäänniemi et al. 2024): it computes something else, and its drift is that from guidance at all times. On a GPU
-the engine runs with Triton's kernels wherever there are any, and with its blocks compiled, too.
+the engine runs with Triton's kernels wherever there are any, and in fp32, bf16 and fp16 with its blocks compiled, too.
 With --json a plot and a Markdown table are written beside the file.
 """
 
@@ -43,8 +43,8 @@ from ld4lg_fast.kernels import ops
 from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.linear import PlainLinear, Tf32Linear
+from ld4lg_fast.regions import compile_regions
 from ld4lg_fast.sampling_run import START_STREAM
-from ld4lg_fast.training.regions import compile_regions
 
 SEED = 0
 GUIDED_TIMES = (0.25, 0.75)
@@ -98,6 +98,7 @@ class Ladder:
             if self.compiled is not None:
                 run = self._ours(precision, "triton")
                 found.append(Rung(f"engine, {precision}, Triton's kernels alone", precision, True, run))
+            if self.compiled is not None and precision in ("fp32", "bf16", "fp16"):
                 run = self._ours(precision, "auto", model=self.compiled)
                 found.append(Rung(f"engine, {precision}, compiled", precision, True, run))
             if self.guidance != 1.0:

@@ -7,7 +7,8 @@ The models have the papers' sizes and random weights, the texts E2E's lengths. A
 ``mfu`` is the share of a large matrix product's rate; its FLOPs are those of our step (forward, backward, half a
 self-conditioning pass; no frozen encoder, little padding) whatever a rung computes beside them. ``paper_hours``
 is the time for the paper's number of texts at the measured rate. With --json a plot and a Markdown table are
-written beside the file. On a GPU the denoiser's steps run as CUDA graphs, too.
+written beside the file. On a GPU the denoiser's steps run as CUDA graphs, too, which are
+captured in the second call.
 """
 
 import argparse

@@ -222,7 +222,8 @@ class LanguageAutoencoder(nn.Module):
         """Latents (B, N, d) -> encoder states (B, N, W) that the language model's decoder attends to."""
         if self.perceiver is None:
             return latents
-        return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
+        with gpu_settings(latents.device):
+            return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
 
     def loss(
         self,

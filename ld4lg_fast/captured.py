@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 
 import torch
@@ -44,8 +45,11 @@ class Capture:
             graph.capture_begin(*pool)
             try:
                 run()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # what went wrong is what has to be known
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         self.graph = graph
         return graph.replay
 

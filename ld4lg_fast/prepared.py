@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ld4lg_fast.kernels import backend, ops
 from ld4lg_fast.layers import GEGLUFeedForward
 from ld4lg_fast.linear import Fp8Linear, Int8Linear, NarrowCpuLinear, Pack, PlainLinear, choose_linear
-from ld4lg_fast.training.regions import compile_regions, is_compiled
+from ld4lg_fast.regions import compile_regions, is_compiled
 
 T = TypeVar("T")
 
@@ -81,10 +81,13 @@ def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
 
     def make() -> nn.Module:
         plain = denoiser if dtype == weight.dtype else copy.deepcopy(denoiser).to(dtype)
-        made = plain if pack is PlainLinear else _prepared_twin(plain, pack)
+        if pack is not PlainLinear:
+            return _prepared_twin(
+                plain, pack
+            )  # of products that a compiler does not see, or not as they are meant
         if compiles:
-            compile_regions(made)
-        return made
+            compile_regions(plain)
+        return plain
 
     return prepared_once(denoiser, (precision, denoiser.training, compiles), make)
 

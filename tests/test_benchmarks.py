@@ -61,6 +61,9 @@ def test_sample_throughput(tmp_path):
     assert result["rungs"][0]["speedup_vs_published"] == 1.0
     assert "| engine, fp32 |" in target.with_suffix(".md").read_text()
     assert target.with_suffix(".png").stat().st_size > 1000
+    run("sample_throughput.py", "--config", "small", *sizes, "--only", rungs[2], "--json", str(target))
+    (row,) = json.loads(target.read_text())["rungs"]
+    assert row["samples_per_s"] > 0 and row["speedup_vs_published"] is row["drift"] is None
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])

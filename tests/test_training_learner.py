@@ -16,6 +16,7 @@ from ld4lg_fast.data import generate_demo_texts, tokenize_texts
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels.backend import use_backend
 from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.regions import regions
 from ld4lg_fast.smoothing import Smoothing
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.captured_step import CapturedStep, _Captured, check_capture
@@ -23,7 +24,6 @@ from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.learner import Learner, Part
 from ld4lg_fast.training.options import StageOptions
-from ld4lg_fast.training.regions import regions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
 
@@ -78,7 +78,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(plain, micro_batches
 
 
 def test_recomputed_activations_change_nothing(plain, monkeypatch):
-    from ld4lg_fast.training import regions as module
+    from ld4lg_fast import regions as module
 
     calls = []
     checkpoint = module.checkpoint

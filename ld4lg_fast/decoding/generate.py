@@ -81,7 +81,8 @@ def generate_ids(
         if config.precision is not None:
             raise ConfigError(f"precision={config.precision} cannot be had here: {reason}.") from reason
         _tell(f"decoding through transformers' generate: the fast decoder does not know {reason}")
-        return _generate(lm, states, mask, options, config, uniforms)
+        with gpu_settings(states.device):
+            return _generate(lm, states, mask, options, config, uniforms)
     cache, fill = stack.start(states, mask, rules.num_beams, rules.max_length), rules.pad
     if rules.num_beams > 1:
         search, fill = BeamSearch(stack, cache, rules, len(states)), rules.fill

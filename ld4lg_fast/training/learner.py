@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ld4lg_fast.regions import compile_regions, recompute_activations
 from ld4lg_fast.training.captured_step import CapturedStep
 from ld4lg_fast.training.optimization import (
     load_optimizer_tensors,
@@ -16,7 +17,6 @@ from ld4lg_fast.training.optimization import (
 )
 from ld4lg_fast.training.profiling import Profile
 from ld4lg_fast.training.randomness import step_seed
-from ld4lg_fast.training.regions import compile_regions, recompute_activations
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.sharding import gather, sharded_twin, whole
 
