@@ -48,6 +48,7 @@ from ld4lg_fast.sampling_run import START_STREAM
 
 SEED = 0
 GUIDED_TIMES = (0.25, 0.75)
+COMPILED = ("fp32", "bf16", "fp16")  # whose products are torch's own on a GPU
 # The products that a precision's share of the ceiling is taken of; there is no plain product of int8 or fp8.
 DTYPES = {
     "fp32": torch.float32,
@@ -98,9 +99,9 @@ class Ladder:
             if self.compiled is not None:
                 run = self._ours(precision, "triton")
                 found.append(Rung(f"engine, {precision}, Triton's kernels alone", precision, True, run))
-            if self.compiled is not None and precision in ("fp32", "bf16", "fp16"):
-                run = self._ours(precision, "auto", model=self.compiled)
-                found.append(Rung(f"engine, {precision}, compiled", precision, True, run))
+                if precision in COMPILED:
+                    run = self._ours(precision, "auto", model=self.compiled)
+                    found.append(Rung(f"engine, {precision}, compiled", precision, True, run))
             if self.guidance != 1.0:
                 low, high = GUIDED_TIMES
                 name = f"engine, {precision}, guided only at times {low:g} to {high:g}"

@@ -227,7 +227,7 @@ class DiffusionTransformerV1(nn.Module):
             token = self.class_embedding(class_id)[:, None].to(dtype)
             keys_values = tuple(block.cross_attn.kv(token) for block in self.blocks)
         # A loss needs to be told of padded rows, and kernels on a GPU, where they would become 0 or NaN; see `attend`.
-        told = rows if torch.is_grad_enabled() or self.input_proj.weight.device.type == "cuda" else None
+        told = rows if torch.is_grad_enabled() or self.input_proj.weight.is_cuda else None
         return ConditionsV1(guided, self_bias, first_bias, cross_bias, keys_values, told)
 
     def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: ConditionsV1) -> Tensor:

@@ -81,10 +81,8 @@ def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
 
     def make() -> nn.Module:
         plain = denoiser if dtype == weight.dtype else copy.deepcopy(denoiser).to(dtype)
-        if pack is not PlainLinear:
-            return _prepared_twin(
-                plain, pack
-            )  # of products that a compiler does not see, or not as they are meant
+        if pack is not PlainLinear:  # products that a compiler does not see, or not as they are meant
+            return _prepared_twin(plain, pack)
         if compiles:
             compile_regions(plain)
         return plain

@@ -155,9 +155,9 @@ def adaln_residual_backward(
 
 
 def launch_options(width: int) -> dict[str, int]:
-    """Block and warps for rows of this width: about 8 elements a thread."""
+    """Block and warps for rows of this width, a program each: about 8 elements a thread."""
     if width > _MAX_WIDTH:
-        raise ValueError(f"a norm takes rows of at most {_MAX_WIDTH} elements on the GPU, got {width}")
+        raise ValueError(f"a row may have at most {_MAX_WIDTH} elements on the GPU, got {width}")
     block = triton.next_power_of_2(width)
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 256))}
 
