@@ -1,0 +1,63 @@
+"""Texts as a terminal may show them, and as JSON may carry them: whatever a text holds, it stays data.
+
+Imported by the package too: standard library only.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+CLOSED_PIPE = 141  # the exit code of a command that SIGPIPE ended: 128 + 13
+
+# What a terminal obeys instead of showing it: C0 (escape, carriage return, …), DEL and C1; line and paragraph
+# separators; embeddings, overrides and isolates of the bidirectional algorithm; and surrogates, which no encoding has.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def displayed(text: str) -> str:
+    r"""The text on one line, with ``\x1b``, ``\n`` or ``\u202e`` in place of what a terminal would obey."""
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def list_item(text: str) -> str:
+    """The text behind a bullet; its further lines are indented, so that none of them passes for another item."""
+    return "• " + "\n  ".join(map(displayed, text.split("\n")))
+
+
+def json_text(content: Any) -> str:
+    r"""Indented JSON that keeps the letters of all scripts; what a terminal would obey stands as ``\u009b``."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    return _OBEYED.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+
+
+def print_json(content: Any) -> None:
+    """Prints JSON that has the same content in every encoding of standard output."""
+    text = json_text(content)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=2)
+    print(text)
+
+
+@contextmanager
+def terminal_output() -> Iterator[None]:
+    """Around a command: what the terminal's encoding lacks is printed as ``?``, and a closed pipe ends it quietly.
+
+    Raises:
+        SystemExit: with `CLOSED_PIPE`, where the reader of the output has gone (``| head -1``).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit; there it would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(CLOSED_PIPE) from None
