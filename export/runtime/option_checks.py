@@ -1,0 +1,213 @@
+"""Checks of the options that a user gives: one sentence names the option, its value and what it may be.
+
+The package and the exported runtime check with the same rules, and raise errors of their own with the same words. The
+standard library alone.
+
+>>> complaint("temperature", float("nan"))
+'temperature is nan; it must be a finite number from 0.000001 to 1000000.'
+"""
+
+import reprlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+MOST = 2**31 - 1  # of a count that nothing else bounds
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+_repr.maxlist = _repr.maxtuple = _repr.maxdict = 6
+
+
+class Rule(Protocol):
+    """What an option may be, in words (``str``), and whether a value is that."""
+
+    def allows(self, value: Any) -> bool: ...
+
+
+@dataclass(frozen=True)
+class WholeNumber:
+    """An integer of any library from ``least`` to ``most``; neither True nor 2.0 is one."""
+
+    least: int = 1
+    most: int = MOST
+
+    def allows(self, value: Any) -> bool:
+        value = plain(value)
+        return isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"a whole number from {_bound(self.least)} to {_bound(self.most)}"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number of any library from ``least`` to ``most``; with ``above``, ``least`` itself is not allowed."""
+
+    least: float
+    most: float
+    above: bool = False
+
+    def allows(self, value: Any) -> bool:
+        value = plain(value)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+            return False
+        return (self.least < value if self.above else self.least <= value) and value <= self.most
+
+    def __str__(self) -> str:
+        low, high = _bound(self.least), _bound(self.most)
+        return f"a finite number {f'above {low} and at most' if self.above else f'from {low} to'} {high}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several names."""
+
+    names: Collection[str]
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, str) and value in self.names
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """True or False, and no number in their place."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(plain(value), bool)
+
+    def __str__(self) -> str:
+        return "true or false"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, str)
+
+    def __str__(self) -> str:
+        return "a text"
+
+
+@dataclass(frozen=True)
+class Function:
+    """Something to call."""
+
+    def allows(self, value: Any) -> bool:
+        return callable(value)
+
+    def __str__(self) -> str:
+        return "a function"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Two finite numbers, the first not above the second."""
+
+    least: float = 0.0
+    most: float = 1.0
+
+    def allows(self, value: Any) -> bool:
+        number = Number(self.least, self.most)
+        ends = elements(value)
+        return ends is not None and len(ends) == 2 and all(map(number.allows, ends)) and ends[0] <= ends[1]
+
+    def __str__(self) -> str:
+        return f"two numbers (first, second) with {self.least:g} <= first <= second <= {self.most:g}"
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """When a beam search ends."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, bool) or (isinstance(value, str) and value == "never")
+
+    def __str__(self) -> str:
+        return "true, false or never"
+
+
+SAMPLE_ID = WholeNumber(0, 2**63 - 1)
+
+OPTIONS: Mapping[str, Rule] = {
+    "num_samples": WholeNumber(),
+    "batch_size": WholeNumber(),
+    "seed": WholeNumber(0, 2**64 - 1),
+    # More steps than this fill the memory with their table long before they change a sample.
+    "num_inference_steps": (_STEPS := WholeNumber(1, 100_000)),
+    "sampling_steps": _STEPS,
+    "num_steps": _STEPS,
+    "steps": _STEPS,
+    "guidance_scale": Number(-1000, 1000),
+    "guidance_interval": Interval(),
+    "strength": Number(0, 1, above=True),
+    "max_length": WholeNumber(2),
+    "min_length": WholeNumber(0),
+    "num_beams": WholeNumber(1, 1000),
+    "no_repeat_ngram_size": WholeNumber(0),
+    "repetition_penalty": Number(1e-6, 1e6),
+    "top_p": Number(0, 1, above=True),
+    "temperature": Number(1e-6, 1e6),
+    "top_k": WholeNumber(0),
+    "length_penalty": Number(-10, 10),
+    "early_stopping": EarlyStopping(),
+    "num_decodes": WholeNumber(1, 1000),
+    "num_candidates": WholeNumber(1, 1000),
+    "threads": WholeNumber(1, 10_000),
+}
+"""What the options may be that the pipeline and the exported runtime share, by name."""
+
+
+def complaint(name: str, value: Any, rule: Rule | None = None) -> str | None:
+    """The sentence that refuses a value, or None; the rule is by default that of the name's last part."""
+    rule = OPTIONS[name.rpartition(".")[2]] if rule is None else rule
+    if rule.allows(value):
+        return None
+    if isinstance(rule, Choice):
+        return f"Unknown {name} {shown(value)}; choose {rule}."
+    return f"{name} is {shown(value)}; it must be {rule}."
+
+
+def first_complaint(values: Mapping[str, Any], may_be_none: Collection[str] = ()) -> str | None:
+    """The first `complaint` about options by name; None is allowed for those of ``may_be_none``."""
+    found = (
+        complaint(name, value)
+        for name, value in values.items()
+        if not (value is None and name in may_be_none)
+    )
+    return next(filter(None, found), None)
+
+
+def elements(values: Any) -> list | None:
+    """The elements of a list, tuple, range, array or tensor of one dimension; None for anything else, as a text."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        return None
+    try:
+        return list(values.tolist() if hasattr(values, "tolist") else values)
+    except TypeError:  # an array of no dimension
+        return None
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy or PyTorch as one of Python; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def shown(value: Any) -> str:
+    """A value in a message: in one line, and short."""
+    value = plain(value)
+    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print very long ones
+        return f"a number of {value.bit_length()} bits"
+    return " ".join(_repr.repr(value).split())
+
+
+def _bound(value: float) -> str:
+    for exponent in (63, 64):
+        if value == 2**exponent - 1:
+            return f"2**{exponent}-1"
+    return str(value) if isinstance(value, int) else f"{value:f}".rstrip("0").rstrip(".")
