@@ -23,6 +23,9 @@ from transformers import (
 from transformers.utils import logging
 
 from ld4lg_fast.candidates import SURENESS
+from ld4lg_fast.checkpoints.language_model import load_language_model, load_tokenizer
+from ld4lg_fast.checkpoints.schemas import AutoencoderFile, read
+from ld4lg_fast.checkpoints.tensors import build_and_load
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
 from ld4lg_fast.errors import CheckpointError, ConfigError
@@ -31,7 +34,7 @@ from ld4lg_fast.kernels import ops
 from ld4lg_fast.layers import DIM_HEAD, check_mask, compute_dtype
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.smoothing import NO_SMOOTHING, Draws, Smoothing
-from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json, writing
+from ld4lg_fast.weights import save_weights, write_json, writing
 
 
 def _hub_answers(name_or_path: str) -> bool:
@@ -136,7 +139,11 @@ class LanguageAutoencoder(nn.Module):
         """
         local = {"local_files_only": not _hub_answers(name_or_path)}
         try:
-            lm = AutoModelForSeq2SeqLM.from_pretrained(name_or_path, dtype=torch.float32, **local)
+            # Whose weights a hub's config names, whose kernels and whose classes, is not followed.
+            local |= {"trust_remote_code": False}
+            lm = AutoModelForSeq2SeqLM.from_pretrained(
+                name_or_path, dtype=torch.float32, attn_implementation="sdpa", **local
+            )
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, **local)
         except (OSError, ValueError) as error:
             raise CheckpointError(
@@ -335,19 +342,27 @@ class LanguageAutoencoder(nn.Module):
             CheckpointError: the folder is not an autoencoder, is damaged, or is of another format.
         """
         directory = Path(directory)
-        config = read_json(directory / "autoencoder.json", "a saved autoencoder")
-        if config.get("format") != 1:
+        path = directory / "autoencoder.json"
+        file = read(AutoencoderFile, path, "a saved autoencoder")
+        with _without_progress_bars():
+            lm = load_language_model(directory / "language_model")
+            tokenizer = load_tokenizer(directory / "tokenizer", lm)
+        limit = getattr(lm.config, "max_position_embeddings", None)
+        if limit is not None and limit < file.max_len:
             raise CheckpointError(
-                f"{directory} has the format {config.get('format')!r}; this version reads format 1."
+                f"{path} says max_len {file.max_len}, but the language model beside it handles {limit} tokens; they "
+                "belong to different runs."
             )
-        try:
-            with _without_progress_bars():
-                lm = AutoModelForSeq2SeqLM.from_pretrained(directory / "language_model", dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
-        except Exception as error:  # transformers raises many kinds; all mean that the folder is damaged
-            raise CheckpointError(f"The language model in {directory} cannot be loaded: {error}.") from error
         perceiver = None
-        if config["perceiver"] is not None:
-            perceiver = Perceiver(PerceiverConfig(**config["perceiver"]))
-            load_weights(perceiver, directory / "perceiver.safetensors")
-        return cls(lm, tokenizer, perceiver, config["max_len"], config["freeze_lm"]).eval()
+        if file.perceiver is not None:
+            if file.perceiver.dim_lm != lm.config.hidden_size:
+                raise CheckpointError(
+                    f"{path} says dim_lm {file.perceiver.dim_lm}, but the language model beside it is "
+                    f"{lm.config.hidden_size} wide; they belong to different runs."
+                )
+            perceiver = build_and_load(
+                lambda: Perceiver(PerceiverConfig(**file.perceiver.model_dump())),
+                path,
+                directory / "perceiver.safetensors",
+            )
+        return cls(lm, tokenizer, perceiver, file.max_len, file.freeze_lm).eval()

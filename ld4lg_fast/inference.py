@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ld4lg_fast._version import __version__
 from ld4lg_fast.candidates import CHOICES, SURENESS, choose, in_groups
+from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_positive
@@ -100,7 +101,8 @@ def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None
     with progress_bar() as bar:
         task = bar.add_task("trying curves")
         found = learn_times(model, seed, lambda done, total: bar.update(task, completed=done, total=total))
-    model.save(run_dir / "denoiser")
+    with fingerprint.renewed(run_dir):
+        model.save(run_dir / "denoiser")
     console.print(
         f"Error of {FEW_STEPS} steps: {found['equal']:.4f} with equal ones, {found['learned']:.4f} with t = "
         f"(1 - u^{found['a']:g})^{found['b']:g}. Kept in {run_dir / 'denoiser'} for generation.spacing=learned.",

@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ld4lg_fast.checkpoints.schemas import LatentDiffusionFile, LatentDiffusionFileV1, validated
+from ld4lg_fast.checkpoints.tensors import build_and_load
 from ld4lg_fast.denoiser import DenoiserConfig, DiffusionTransformer
 from ld4lg_fast.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
 from ld4lg_fast.diffusion import GaussianDiffusion, LossOutput, TrainingDraws
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.time_warp import TimeWarp
-from ld4lg_fast.weights import load_weights, read_json, save_weights, write_json
+from ld4lg_fast.weights import read_json, save_weights, write_json
 
 ARCHITECTURES = {
     "v1": (DiffusionTransformerV1, DenoiserConfigV1),
@@ -102,6 +104,19 @@ class LatentDiffusion(nn.Module):
         except TypeError as error:
             version = recipe["version"]
             raise ConfigError(f"The denoiser's options do not fit recipe {version}: {error}.") from error
+
+    def check_latents_of(self, num_latents: int, dim_latent: int) -> None:
+        """Refuses an autoencoder with other latents than those that the denoiser was trained on.
+
+        Raises:
+            CheckpointError: naming both sizes.
+        """
+        trained = self.denoiser.config
+        if (num_latents, dim_latent) != (trained.max_len, trained.dim_latent):
+            raise CheckpointError(
+                f"The autoencoder has {num_latents} latents {dim_latent} wide but the denoiser was trained on "
+                f"{trained.max_len}, {trained.dim_latent} wide; they belong to different runs."
+            )
 
     def set_statistics(self, latents: Tensor, mask: Tensor | None = None) -> None:
         """Mean vector and one scalar population std of latents (B, N, d), over real positions only."""
@@ -189,12 +204,12 @@ class LatentDiffusion(nn.Module):
         Raises:
             CheckpointError: the folder is not a denoiser, is damaged, or is of another format.
         """
-        directory = Path(directory)
-        config = read_json(directory / "config.json", "a saved denoiser")
-        if config.get("format") != 1:
-            raise CheckpointError(
-                f"{directory} has the format {config.get('format')!r}; this version reads format 1."
-            )
-        model = cls.create(config["recipe"], config["denoiser"])
-        load_weights(model, directory / "model.safetensors")
-        return model.eval()
+        path = Path(directory) / "config.json"
+        content = read_json(path, "a saved denoiser")
+        recipe = content.get("recipe")
+        discrete = isinstance(recipe, dict) and recipe.get("version") == "v1"
+        file = validated(LatentDiffusionFileV1 if discrete else LatentDiffusionFile, content, path)
+        recipe = file.recipe.model_dump(exclude_unset=True)
+        denoiser = file.denoiser.model_dump()
+        weights = Path(directory) / "model.safetensors"
+        return build_and_load(lambda: cls.create(recipe, denoiser), path, weights).eval()

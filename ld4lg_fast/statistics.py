@@ -3,6 +3,7 @@
 Letters: B batch.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ld4lg_fast.checkpoints.schemas import StatisticsFile, read
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.weights import read_json, write_json
+from ld4lg_fast.weights import write_json
 
 LENGTH_STREAM = (1 << 30) + 1  # random streams of a sample's length and class, apart from all others
 CLASS_STREAM = (1 << 30) + 2
@@ -102,6 +104,19 @@ class RunStatistics:
             )
         return self
 
+    def of_lengths(self, max_len: int) -> "RunStatistics":
+        """These, where no text is longer than a model reads.
+
+        Raises:
+            CheckpointError: one is.
+        """
+        if len(self.length_counts) > max_len + 1:
+            raise CheckpointError(
+                f"The statistics count texts of {len(self.length_counts) - 1} tokens but the autoencoder reads "
+                f"{max_len}; they belong to different runs."
+            )
+        return self
+
     def save(self, directory: Path) -> None:
         """Writes ``statistics.json`` into a run directory."""
         classes = None
@@ -128,24 +143,18 @@ class RunStatistics:
             CheckpointError: the file is damaged.
         """
         path = directory / FILE
-        if not path.exists():
+        if not os.path.lexists(path):
             return cls()
-        content = read_json(path, "a run directory")
-        try:
-            lengths = {int(length): int(count) for length, count in (content["token_lengths"] or {}).items()}
-            classes = content["classes"]
-            counts = (
-                None if classes is None or None in classes.values() else tuple(map(int, classes.values()))
-            )
-            return cls(
-                length_counts=tuple(lengths.get(length, 0) for length in range(max(lengths, default=-1) + 1)),
-                class_names=None if classes is None else tuple(classes),
-                class_counts=counts,
-                origin=content.get("origin"),
-                num_truncated=content.get("num_truncated"),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+        file = read(StatisticsFile, path, "a run directory")
+        lengths = {int(length): count for length, count in (file.token_lengths or {}).items()}
+        classes = file.classes
+        return cls(
+            length_counts=tuple(lengths.get(length, 0) for length in range(max(lengths, default=-1) + 1)),
+            class_names=None if classes is None else tuple(classes),
+            class_counts=None if classes is None or None in classes.values() else tuple(classes.values()),
+            origin=file.origin,
+            num_truncated=file.num_truncated,
+        )
 
 
 def describe_classes(names: Sequence[str]) -> str:

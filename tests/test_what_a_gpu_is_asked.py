@@ -69,7 +69,8 @@ def test_sampling(sampler, num_classes, as_on_a_gpu, monkeypatch):
 def test_decoding(family, strategy, as_on_a_gpu):
     lm, (states, mask), config = make_lm(family, 0), make_states(7, sentences=6), DecodingConfig(strategy)
     options = _options(lm, config, MAX_LEN)
-    rules, uniforms = Rules.read(options, states.device), _uniforms(states, options.max_length, 1, None, 0)
+    rules = Rules.read(options, lm.config.vocab_size, states.device)
+    uniforms = _uniforms(states, options.max_length, 1, None, 0)
     lm, rules, uniforms, states, mask = as_on_a_gpu((lm, rules, uniforms, states, mask))
     stack = DecoderStack(read_decoder(lm, torch.float32, PlainLinear), torch.float32)
     with torch.no_grad():

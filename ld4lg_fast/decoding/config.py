@@ -1,17 +1,22 @@
 """What is decoded, and how exactly it is computed."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ld4lg_fast.candidates import CHOICES
-from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.checks import check_choice, check_given, check_options
+from ld4lg_fast.checkpoints.schemas import DecodingFile, read
+from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.linear import check_precision
-from ld4lg_fast.weights import read_json, write_json
+from ld4lg_fast.weights import write_json
 
 STRATEGIES = ("greedy", "beam", "nucleus")
 FILE = "decoding.json"
 NO_RULES = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}
+NUMBERS = ("min_length", "num_beams", "top_p", "temperature", "top_k", "num_decodes")
+MAY_BE_NONE = ("max_length", *NO_RULES, "length_penalty", "early_stopping")
 
 
 @dataclass(frozen=True)
@@ -52,36 +57,20 @@ class DecodingConfig:
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ConfigError(
-                f"Unknown decoding strategy {self.strategy!r}; choose one of {', '.join(STRATEGIES)}."
-            )
-        if self.min_length < 0 or (self.max_length is not None and self.max_length < max(2, self.min_length)):
-            raise ConfigError(
-                f"min_length {self.min_length} and max_length {self.max_length} do not fit together."
-            )
-        if self.num_beams < 1 or not 0 < self.top_p <= 1 or self.temperature <= 0 or self.top_k < 0:
-            raise ConfigError(
-                f"num_beams {self.num_beams}, top_p {self.top_p}, temperature {self.temperature} and top_k "
-                f"{self.top_k} must be at least 1, in (0, 1], above 0, and 0 or more."
-            )
-        if self.rules["no_repeat_ngram_size"] < 0 or self.rules["repetition_penalty"] <= 0:
-            raise ConfigError(
-                f"no_repeat_ngram_size {self.no_repeat_ngram_size} must be 0 or more and repetition_penalty "
-                f"{self.repetition_penalty} above 0."
-            )
-        if self.early_stopping not in (None, True, False, "never"):
-            raise ConfigError(f"early_stopping {self.early_stopping!r} must be true, false or never.")
-        if self.num_decodes < 1 or (self.num_decodes > 1 and self.strategy != "nucleus"):
-            raise ConfigError(
-                f"num_decodes {self.num_decodes} must be at least 1, and more than 1 needs strategy=nucleus, as "
-                f"{self.strategy} gives the same text every time."
-            )
-        if self.choose_decode not in CHOICES:
-            raise ConfigError(
-                f"Unknown choose_decode {self.choose_decode!r}; choose one of {', '.join(CHOICES)}."
-            )
+        check_choice("decoding strategy", self.strategy, STRATEGIES)
+        check_options(**{name: getattr(self, name) for name in NUMBERS})
+        check_given(**{name: getattr(self, name) for name in MAY_BE_NONE})
+        check_choice("choose_decode", self.choose_decode, CHOICES)
         check_precision(self.precision)
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise ConfigError(
+                f"max_length is {self.max_length}; it must be at least min_length, which is {self.min_length}."
+            )
+        if self.num_decodes > 1 and self.strategy != "nucleus":
+            raise ConfigError(
+                f"num_decodes is {self.num_decodes}; more than 1 needs strategy=nucleus, as {self.strategy} gives the "
+                "same text every time."
+            )
 
     @property
     def rules(self) -> dict:
@@ -108,11 +97,16 @@ class DecodingConfig:
         """What a run directory says, or the paper's way.
 
         Raises:
-            CheckpointError: the file is damaged.
-            ConfigError: it says something impossible.
+            CheckpointError: the file is damaged, or says something impossible.
         """
         path = directory / FILE
-        return cls.of(read_json(path, "a run directory"), str(path)) if path.exists() else cls()
+        if not os.path.lexists(path):
+            return cls()
+        stored = read(DecodingFile, path, "a run directory").model_dump()
+        try:
+            return cls.of(stored, str(path))
+        except ConfigError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
 
     def save(self, directory: Path) -> None:
         """Keeps it in a run directory, where it is not the paper's way."""
@@ -120,3 +114,15 @@ class DecodingConfig:
             write_json(directory / FILE, asdict(self))
         else:
             (directory / FILE).unlink(missing_ok=True)
+
+
+def check_max_length(config: DecodingConfig, max_len: int) -> None:
+    """Refuses longer texts than a model of at most ``max_len`` tokens handles.
+
+    Raises:
+        ConfigError: the start token, which is none of the text, is counted in ``config.max_length``.
+    """
+    if (config.max_length or 0) > max_len + 1:
+        raise ConfigError(
+            f"max_length {config.max_length} exceeds the {max_len} tokens that this model handles."
+        )

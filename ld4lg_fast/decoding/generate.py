@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from ld4lg_fast.decoding.config import DecodingConfig
+from ld4lg_fast.decoding.config import DecodingConfig, check_max_length
 from ld4lg_fast.decoding.families import read_decoder
 from ld4lg_fast.decoding.loop import run
 from ld4lg_fast.decoding.rules import Rules, UnsupportedError
@@ -65,17 +65,13 @@ def generate_ids(
         ConfigError: ``config.max_length``, which counts the start token, above ``max_len + 1``, or a precision that
             is not to be had for this model on this device.
     """
-    # The token that generation starts from is no token of the text.
-    if (config.max_length or 0) > max_len + 1:
-        raise ConfigError(
-            f"max_length {config.max_length} exceeds the {max_len} tokens that this model handles."
-        )
+    check_max_length(config, max_len)
     options = _options(lm, config, max_len)
     uniforms = None
     if config.strategy == "nucleus":
         uniforms = _uniforms(states, options.max_length, seed, sample_ids, decode)
     try:
-        rules = Rules.read(options, states.device)
+        rules = Rules.read(options, lm.get_input_embeddings().weight.shape[0], states.device)
         stack = _stack(lm, config.precision)
     except UnsupportedError as reason:
         if config.precision is not None:

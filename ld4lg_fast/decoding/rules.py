@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 
 # Options that `Rules` follows, that `generate_ids` has already followed, or that change no token here.
@@ -61,10 +62,11 @@ class Rules:
     length_norm: Tensor
 
     @classmethod
-    def read(cls, options: GenerationConfig, device: torch.device) -> "Rules":
-        """The rules that ``generate`` would follow under ``options``.
+    def read(cls, options: GenerationConfig, vocabulary: int, device: torch.device) -> "Rules":
+        """The rules that ``generate`` would follow under ``options`` for a model of so many tokens.
 
         Raises:
+            ConfigError: a token id that the vocabulary does not have.
             UnsupportedError: an option that only ``generate`` knows.
         """
         for name, value in options.to_diff_dict().items():
@@ -77,6 +79,14 @@ class Rules:
         if not isinstance(start, int) or not eos:
             raise UnsupportedError(f"decoder_start_token_id={start!r} with eos_token_id={eos!r}")
         pad = eos[0] if options.pad_token_id is None else options.pad_token_id
+        forced = _forced(options)
+        for name, ids in (
+            ("decoder_start_token_id", [start]),
+            ("eos_token_id", eos),
+            ("pad_token_id", [pad]),
+        ) + (("forced_bos_token_id or forced_eos_token_id", forced[forced != -1].tolist()),):
+            if not all(isinstance(token, int) and 0 <= token < vocabulary for token in ids):
+                raise ConfigError(f"The option {name} has {ids}; token ids are 0 to {vocabulary - 1}.")
         length_penalty = 1.0 if options.length_penalty is None else options.length_penalty
         lengths = [max(1, count) ** length_penalty for count in range(options.max_length + 1)]
         return cls(
@@ -91,7 +101,7 @@ class Rules:
             pad=pad,
             fill=pad or eos[0],  # transformers takes a padding token of 0 for none
             eos=torch.tensor(eos, device=device),
-            forced=_forced(options).to(device),
+            forced=forced.to(device),
             length_norm=torch.tensor(lengths, dtype=torch.float32, device=device),
         )
 

@@ -1,14 +1,13 @@
 """The real texts of a run's corpus that its samples are measured against."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from ld4lg_fast.checkpoints.run_config import read_run_config, resolved
 from ld4lg_fast.data import TextDataset, TextSplit, load_from_config
 from ld4lg_fast.data.corpus import SPLITS
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
@@ -27,10 +26,7 @@ def load_dataset(run_dir: Path, overrides: Mapping) -> TextDataset:
     """
     path = run_dir / "config.yaml"
     given = {key: value for key, value in overrides.items() if value is not None}
-    try:
-        stored = OmegaConf.to_container(OmegaConf.load(path).dataset, resolve=True) if path.exists() else {}
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise CheckpointError(f"{path} cannot be read as the config of a run ({error}).") from error
+    stored = resolved(read_run_config(path), path, "dataset") if os.path.lexists(path) else {}
     if "name" in given and given["name"] != stored.get("name"):
         stored = {}
     if not (config := (stored or {}) | given).get("name"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.console import console
 from ld4lg_fast.data import (
     LengthBucketedBatches,
@@ -87,7 +88,7 @@ def build_autoencoder(config: Mapping, dataset: TextDataset, session: Session) -
             os.replace(unfinished, folder)
 
     on_main(session.accelerator, make_tokenizer)
-    tokenizer, longest = AutoTokenizer.from_pretrained(folder), max(max_len, longest_source)
+    tokenizer, longest = AutoTokenizer.from_pretrained(folder, trust_remote_code=False), max(max_len, longest_source)
     return LanguageAutoencoder.from_scratch(tokenizer, lm, perceiver, max_len, max_positions=longest)
 
 
@@ -131,7 +132,8 @@ def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Sess
         tokens.num_truncated,
     )
     if session.accelerator.is_main_process:
-        statistics.save(session.run.path)
+        with fingerprint.renewed(session.run.path):
+            statistics.save(session.run.path)
     return statistics
 
 
@@ -248,6 +250,7 @@ def finish_autoencoder(
             )
         if (warning := result.warning()) is not None:
             console.print(warning, highlight=False)
-        autoencoder.save(session.run.autoencoder)
+        with fingerprint.renewed(session.run.path):
+            autoencoder.save(session.run.autoencoder)
 
     on_main(session.accelerator, finish)

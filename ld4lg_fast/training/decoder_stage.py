@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.console import console
 from ld4lg_fast.data import TextDataset, TokenizedTexts
 from ld4lg_fast.errors import ConfigError
@@ -109,6 +110,7 @@ def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock
         ConfigError: a model of recipe v1, which has no Perceiver to adapt.
     """
     given = RunDirectory(session.options.adapt_from)
+    fingerprint.check(given.path)
     autoencoder, model = LanguageAutoencoder.load(given.autoencoder), LatentDiffusion.load(given.denoiser)
     if autoencoder.perceiver is None:
         raise ConfigError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.data import ShuffledBatches, TextDataset, TokenizedTexts
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
@@ -191,7 +192,12 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
         session,
     )
     TrainingLoop(stage, session, clock).run()
-    on_main(session.accelerator, lambda: stage.ema.module.save(session.run.denoiser))
+
+    def save() -> None:
+        with fingerprint.renewed(session.run.path):
+            stage.ema.module.save(session.run.denoiser)
+
+    on_main(session.accelerator, save)
 
 
 def _source_states(

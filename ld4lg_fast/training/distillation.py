@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.diffusion import prediction
 from ld4lg_fast.errors import ConfigError, LD4LGError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
@@ -38,7 +39,9 @@ def load_teacher(options: TrainOptions) -> LatentDiffusion:
         CheckpointError: there is none.
         ConfigError: one of discrete times, or that samples on another schedule than it was trained on.
     """
-    teacher = LatentDiffusion.load(RunDirectory(options.distill_from).denoiser)
+    given = RunDirectory(options.distill_from)
+    fingerprint.check(given.path)
+    teacher = LatentDiffusion.load(given.denoiser)
     if teacher.diffusion.discrete or teacher.diffusion.sampling_schedule is not None:
         raise ConfigError(
             f"train.distill_from={options.distill_from} needs a model of continuous times that samples on the schedule "

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.console import console
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import ConfigError
@@ -93,7 +94,12 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
     if options.cuda_graph:
         check_capture(accelerator, options, config["recipe"].get("adaptive_schedule", False))
     on_main(accelerator, lambda: carry_out(planned))
-    on_main(accelerator, lambda: decoding.save(run.path))
+
+    def save_decoding() -> None:
+        with fingerprint.renewed(run.path):
+            decoding.save(run.path)
+
+    on_main(accelerator, save_decoding)
     journal = Journal(run.log, accelerator, options.autoencoder.steps)
     session = Session(accelerator, run, options, config["seed"], clock, interrupts, journal)
     session.journal.start_trackers("ld4lg-fast", config)

@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from ld4lg_fast._version import __version__
+from ld4lg_fast.checkpoints.run_config import check_interpolations, read_run_config, resolver_keys
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.weights import write_atomically
 
@@ -21,15 +21,22 @@ GROUPS = ("dataset", "model", "autoencoder", "recipe")
 def is_run_config(path: Path) -> bool:
     """Whether ``path`` is a config that `store` wrote."""
     try:
-        config = OmegaConf.load(path)
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError):
+        config = read_run_config(path)
+    except CheckpointError:
         return False
-    return OmegaConf.is_dict(config) and "ld4lg_fast" in config and "groups" in config
+    return "ld4lg_fast" in config and "groups" in config
 
 
 def store(path: Path, config: DictConfig, groups: Mapping[str, str]) -> None:
-    """Writes the config with the version and the chosen config groups; interpolations stay as they are."""
+    """Writes the config with the version and the chosen config groups.
+
+    Interpolations of other keys stay as they are. What a resolver gives, as ``${oc.env:HOME}``, becomes the value that
+    it has now, since a stored config is read without resolvers.
+    """
     header = OmegaConf.create({"ld4lg_fast": __version__, "groups": dict(groups)})
+    config = config.copy()
+    for key in resolver_keys(config):
+        OmegaConf.update(config, key, OmegaConf.select(config, key))
     text = OmegaConf.to_yaml(header) + OmegaConf.to_yaml(config)
     write_atomically(path, text.encode())
 
@@ -50,7 +57,7 @@ def on_stored_groups(arguments: Sequence[str]) -> list[str]:
         place = [part.input_line for key, part in parsed.items() if key.startswith(("hydra.", "dataset"))]
         with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
             path = Path(compose("train", place, return_hydra_config=True).hydra.run.dir) / "config.yaml"
-        groups = OmegaConf.load(path).groups if is_run_config(path) else {}
+        groups = read_run_config(path).groups if is_run_config(path) else {}
     except (HydraException, OmegaConfBaseException):
         return list(arguments)
     packaged = resources.files("ld4lg_fast.configs")
@@ -67,24 +74,28 @@ def on_stored_groups(arguments: Sequence[str]) -> list[str]:
 def load_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """A stored config with the command line's plain values on top, and its config groups.
 
+    Only the command line's values may ask a resolver, as ``${oc.env:HOME}``.
+
     Raises:
         CheckpointError: the file cannot be read.
         ConfigError: the command line chooses a group otherwise than the run did.
     """
+    config = read_run_config(path)
+    given = {part.key_or_group for part in OverridesParser.create().parse_overrides(list(overrides))}
+    check_interpolations(config, path, but=given)
     try:
-        config = OmegaConf.load(path)
-        groups = dict(config.pop("groups"))
+        groups = {str(name): str(choice) for name, choice in config.pop("groups").items()}
         config.pop("ld4lg_fast")
-    except (OSError, YAMLError, OmegaConfBaseException, KeyError) as error:
+    except (OmegaConfBaseException, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read as the config of a run ({error}).") from error
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = override.key_or_group, override.value()
         if key.startswith("hydra."):
             continue
         if key in GROUPS:
-            if value != groups[key]:
+            if value != groups.get(key):
                 raise ConfigError(
-                    f"The run in {path.parent} has {key}={groups[key]} and cannot go on with {key}={value}; "
+                    f"The run in {path.parent} has {key}={groups.get(key)} and cannot go on with {key}={value}; "
                     f"leave {key}= out, or choose another hydra.run.dir."
                 )
         elif override.is_delete():

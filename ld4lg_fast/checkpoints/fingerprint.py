@@ -1,0 +1,81 @@
+"""What belongs together: ``fingerprint.json`` holds the SHA-256 of every file that makes a run's texts.
+
+It tells a damaged copy, a file of another run and an edit by hand from what training wrote. It is no signature: whoever
+changes a file on purpose can write a fitting fingerprint, too.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ld4lg_fast.checkpoints.files import size_of, write_json
+from ld4lg_fast.checkpoints.schemas import FingerprintFile, read
+from ld4lg_fast.errors import CheckpointError
+
+FILE = "fingerprint.json"
+FOLDERS = ("autoencoder", "denoiser")
+ALONE = ("statistics.json", "decoding.json")
+READ = (".json", ".safetensors", ".model", ".txt", ".jinja")  # what transformers may read in a folder
+
+logger = logging.getLogger("ld4lg_fast")
+
+
+def _files(run_dir: Path) -> dict[str, Path]:
+    """The files of the model by their path in the run directory; hidden ones and prose do not count."""
+    inside = (path for folder in FOLDERS for path in sorted((run_dir / folder).rglob("*")))
+    found = [path for path in inside if path.suffix in READ and not path.name.startswith(".")]
+    found += [path for name in ALONE if os.path.lexists(path := run_dir / name)]
+    return {path.relative_to(run_dir).as_posix(): path for path in found}
+
+
+def _digest(path: Path) -> str:
+    size_of(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def renewed(run_dir: Path) -> Iterator[None]:
+    """Around everything that writes a file of the model: an interruption leaves no fingerprint, not a wrong one.
+
+    It is written once the run has both of its models.
+    """
+    path = run_dir / FILE
+    path.unlink(missing_ok=True)
+    yield
+    files = _files(run_dir)
+    if {"autoencoder/autoencoder.json", "denoiser/config.json"} <= files.keys():
+        write_json(path, {"format": 1, "files": {name: _digest(file) for name, file in files.items()}})
+
+
+def check(run_dir: Path) -> None:
+    """Compares the files of a run with its fingerprint; says so in one line where it has none.
+
+    Raises:
+        CheckpointError: a file was changed, is missing, or is one too many; or the fingerprint is damaged.
+    """
+    path = run_dir / FILE
+    if not os.path.lexists(path):
+        logger.warning(
+            "%s has no %s, as runs of earlier versions: it could not be checked that its files belong together.",
+            run_dir,
+            FILE,
+        )
+        return
+    written = read(FingerprintFile, path, "a run directory").files
+    found = _files(run_dir)
+    remedy = f"restore it from where the run came from, or delete {path} if you changed it on purpose"
+    for name in sorted(written.keys() | found.keys()):
+        if name not in found:
+            raise CheckpointError(f"{run_dir / name} is missing; {remedy}.")
+        if name not in written:
+            raise CheckpointError(f"{found[name]} is no file of this run; remove it, or delete {path}.")
+        try:
+            same = _digest(found[name]) == written[name]
+        except OSError as error:
+            raise CheckpointError(f"{found[name]} cannot be read ({error.strerror}); {remedy}.") from error
+        if not same:
+            raise CheckpointError(f"{found[name]} is not the file that this run was saved with; {remedy}.")

@@ -1,0 +1,160 @@
+"""Language models and tokenizers that lie in a folder, loaded without following what the folder says about code.
+
+transformers' own ``from_pretrained`` would read file names, kernels, quantizers, adapters and classes from the folder.
+Here the config is read as data, its sizes are compared with the weights, and only then is the model built.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+from ld4lg_fast.checkpoints.files import read_json, read_text, shortened
+from ld4lg_fast.checkpoints.schemas import (
+    FAMILIES,
+    GenerationFile,
+    LanguageModelFile,
+    TokenizerFile,
+    validated,
+)
+from ld4lg_fast.checkpoints.tensors import read_weights
+from ld4lg_fast.errors import CheckpointError
+
+MAX_LABELS = 10_000  # transformers makes a dictionary of them
+NOT_FOLLOWED = ("adapter_config.json", "pytorch_model.bin", "custom_generate", "modeling.py")
+
+logger = logging.getLogger("ld4lg_fast")
+
+
+def load_language_model(folder: Path) -> PreTrainedModel:
+    """The encoder-decoder model that ``save_pretrained`` wrote into ``folder``, in float32 and evaluation mode.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another model, or asks for code, kernels or a quantizer.
+    """
+    config = _read_config(folder)
+    architecture = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
+    generation = _read_generation_config(folder)
+    paths = sorted(folder.glob("model*.safetensors")) or [folder / "model.safetensors"]
+    try:
+        with torch.device("meta"):
+            skeleton = architecture(config)
+    except Exception as error:  # transformers checks combinations of sizes by errors of many kinds
+        raise CheckpointError(f"{folder / 'config.json'} makes no model ({_first_line(error)}).") from error
+    state = read_weights(skeleton, *paths)
+    lm = architecture.from_pretrained(
+        None, config=config, state_dict=state, dtype=torch.float32, trust_remote_code=False
+    )
+    if generation is not None:
+        lm.generation_config = generation
+    check_token_ids(lm, folder)
+    return lm
+
+
+def _read_config(folder: Path) -> PreTrainedConfig:
+    path = folder / "config.json"
+    content = read_json(path, "a language model")
+    schema = FAMILIES.get(str(content.get("model_type")), LanguageModelFile)
+    wanted = validated(schema, content, path)
+    labels = content.get("num_labels")
+    if isinstance(labels, int) and labels > MAX_LABELS:
+        raise CheckpointError(f"{path} is damaged: num_labels is {labels}; at most {MAX_LABELS} are read.")
+    try:
+        config = AutoConfig.for_model(**{key: value for key, value in content.items() if key != "dtype"})
+    except Exception as error:  # likewise
+        raise CheckpointError(f"{path} is no config of a language model ({_first_line(error)}).") from error
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise CheckpointError(
+            f"{path} is of a {shortened(wanted.model_type)}, which is no encoder-decoder language model."
+        )
+    for key in type(wanted).model_fields:
+        if getattr(config, key) != getattr(wanted, key):
+            raise CheckpointError(
+                f"{path} is damaged: {key} stands there under another name with another value."
+            )
+    return config
+
+
+def _read_generation_config(folder: Path) -> GenerationConfig | None:
+    path = folder / "generation_config.json"
+    if not path.exists() and not path.is_symlink():
+        return None
+    options = validated(GenerationFile, read_json(path, "a language model"), path)
+    try:
+        return GenerationConfig(**options.model_dump(by_alias=True, exclude_unset=True))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} makes no generation options ({_first_line(error)}).") from error
+
+
+def check_token_ids(lm: PreTrainedModel, folder: Path | str) -> None:
+    """Refuses token ids outside of the vocabulary, which decoding would write to.
+
+    Raises:
+        CheckpointError: an id that is no row of the embedding; the message names the option, the id and the range.
+    """
+    vocabulary = lm.get_input_embeddings().weight.shape[0]
+    names = [
+        name for name in GenerationFile.model_fields if name.endswith(("_token_id", "_token_ids", "_tokens"))
+    ]
+    for name in names:
+        for source in (lm.generation_config, lm.config):
+            value = getattr(source, name, None)
+            for token in value if isinstance(value, list | tuple) else [value]:
+                if token is None:
+                    continue
+                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary:
+                    raise CheckpointError(
+                        f"The language model in {folder} has {name} {shortened(value)}; token ids of its vocabulary "
+                        f"are 0 to {vocabulary - 1}."
+                    )
+
+
+def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer that ``save_pretrained`` wrote into ``folder``; its tokens must be those of ``lm``.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, asks for code, or is of another model.
+    """
+    path = folder / "tokenizer_config.json"
+    content = read_json(path, "a tokenizer")
+    validated(TokenizerFile, content, path)
+    for file in sorted(folder.glob("*.json")):
+        read_json(file, "a tokenizer") if file.name != "vocab.json" else read_text(file)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        size, special = len(tokenizer), list(tokenizer.all_special_ids)
+        tokenizer.encode("a b")
+    except BaseException as error:  # of many kinds; the Rust library's panics are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}.") from error
+    vocabulary = lm.get_input_embeddings().weight.shape[0]
+    if size > vocabulary:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has {size} tokens but its language model {vocabulary}; they belong to "
+            "different runs."
+        )
+    for name in ("pad_token_id", "eos_token_id"):
+        if getattr(tokenizer, name) is None:
+            raise CheckpointError(
+                f"The tokenizer in {folder} has no {name.removesuffix('_id')}; restore its files."
+            )
+    if any(not 0 <= token < vocabulary for token in special):
+        raise CheckpointError(f"The tokenizer in {folder} has special tokens outside of the vocabulary.")
+    return tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    lines: list[str] = str(error).strip().splitlines()
+    text: Any = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"

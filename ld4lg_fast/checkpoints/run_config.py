@@ -1,0 +1,93 @@
+"""``config.yaml`` of a run, read as data: no environment variable and no resolver of OmegaConf is followed."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ld4lg_fast.checkpoints.files import MAX_DEPTH, read_text
+from ld4lg_fast.errors import CheckpointError
+
+FILE = "config.yaml"
+MAX_BYTES = 2**20
+
+
+def read_run_config(path: Path) -> DictConfig:
+    """The config that a training stored, its interpolations as they stand.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is YAML that no training writes: anchors, deep nesting.
+    """
+    try:
+        text = read_text(path, MAX_BYTES)
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+                raise CheckpointError(
+                    f"{path} has anchors, which no config of a run has; write the values out."
+                )
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise CheckpointError(
+                    f"{path} is nested more than {MAX_DEPTH} deep, which no config of a run is."
+                )
+        config = OmegaConf.create(text)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist, so {path.parent} is no run directory.") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} cannot be read as the config of a run ({reason[:200]}).") from error
+    if not isinstance(config, DictConfig):
+        raise CheckpointError(f"{path} is no mapping, so it is no config of a run.")
+    return config
+
+
+def resolved(config: DictConfig, path: Path, section: str) -> dict[str, Any]:
+    """A section of a stored config as plain values.
+
+    Raises:
+        CheckpointError: there is no such section, a value would be read from the environment or by another resolver, or
+            it refers to nothing.
+    """
+    check_interpolations(config, path)
+    try:
+        content = OmegaConf.to_container(config[section], resolve=True)
+    except (OmegaConfBaseException, KeyError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} has no readable section {section} ({reason[:200]}).") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} has no readable section {section}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def check_interpolations(config: DictConfig, path: Path, but: Collection[str] = ()) -> None:
+    """Refuses values such as ``${oc.env:HOME}``: what a foreign file reads, it could also pass on.
+
+    Args:
+        but: keys that the command line gives in their place.
+
+    Raises:
+        CheckpointError: naming the key and the value.
+    """
+    for key, value in resolver_keys(config).items():
+        if key not in but:
+            raise CheckpointError(
+                f"{path} has {key}={value}, which is not followed in a stored config; write the value out, or give "
+                f"{key}=... on the command line."
+            )
+
+
+def resolver_keys(config: DictConfig) -> dict[str, str]:
+    """Dotted keys and texts of the values that call a resolver: ``${oc.env:HOME}`` does, ``${model.dim}`` does not."""
+    found, waiting = {}, [("", OmegaConf.to_container(config, resolve=False))]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in items]
+        elif isinstance(value, str) and (start := value.find("${")) >= 0 and ":" in value[start:]:
+            found[key] = value
+    return found

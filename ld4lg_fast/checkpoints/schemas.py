@@ -1,0 +1,386 @@
+"""One schema for every file of a run directory: keys, types and ranges, so that no value is met for the first time
+where it is used.
+
+Sizes are bounded by what a machine can hold; that the tensors have them is checked by `ld4lg_fast.weights`. A file has
+all keys of its schema that have no default, and no others.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ld4lg_fast.checkpoints.files import read_json, shortened
+from ld4lg_fast.errors import CheckpointError
+
+Width = Annotated[int, Field(ge=1, le=2**16)]
+Depth = Annotated[int, Field(ge=1, le=512)]
+Heads = Annotated[int, Field(ge=1, le=1024)]
+Positions = Annotated[int, Field(ge=1, le=2**17)]
+Vocabulary = Annotated[int, Field(ge=1, le=2**22)]
+TokenId = Annotated[int, Field(ge=0, lt=2**22)]
+Classes = Annotated[int, Field(ge=0, le=10_000)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Words = Annotated[str, Field(max_length=100_000)]
+
+
+class Schema(BaseModel):
+    """Strict types (no bool for a number, no text for either), finite numbers, no unknown key."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def validated(schema: type[S], content: dict[str, Any], path: Path) -> S:
+    """``content`` as the schema's object.
+
+    Raises:
+        CheckpointError: a missing or unknown key, a wrong type or a value out of range, with file, key and value.
+    """
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is damaged or of another version: {_sentence(error)}.") from error
+
+
+def read(schema: type[S], path: Path, what: str) -> S:
+    """A JSON file as the schema's object; ``what`` says what its folder should be.
+
+    Raises:
+        CheckpointError: the file is missing, no JSON, or not of the schema.
+    """
+    return validated(schema, read_json(path, what), path)
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem that pydantic found, as a clause."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    rest = error.error_count() - 1
+    more = f" (and {rest} more)" if rest else ""
+    if first["type"] == "missing":
+        return f"the key {key} is missing{more}"
+    if first["type"] == "extra_forbidden":
+        return f"the key {shortened(key)} is unknown{more}"
+    rule = re.sub(r"^(Value error, |Input )", "", first["msg"])
+    return f"{shortened(key, 200)} is {shortened(first['input'])}; {rule[:1].lower()}{rule[1:]}{more}"
+
+
+class PerceiverFile(Schema):
+    """See `ld4lg_fast.perceiver.PerceiverConfig`."""
+
+    dim_lm: Width
+    dim_latent: Width
+    num_latents: Positions
+    depth: Depth
+    max_len: Positions
+    l2_normalize: bool
+    decoder: Literal["transformer", "perceiver"]
+    num_decoder_latents: Positions
+    ff_mult: Annotated[int, Field(ge=1, le=64)]
+
+
+class AutoencoderFile(Schema):
+    """``autoencoder/autoencoder.json``."""
+
+    format: Literal[1]
+    max_len: Positions
+    freeze_lm: bool
+    perceiver: PerceiverFile | None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.perceiver is not None and self.perceiver.max_len != self.max_len:
+            raise ValueError(f"max_len must be the Perceiver's max_len, {self.perceiver.max_len}")
+        return self
+
+
+class DenoiserFile(Schema):
+    """See `ld4lg_fast.denoiser.DenoiserConfig`."""
+
+    dim: Width
+    depth: Depth
+    dim_latent: Width
+    max_len: Positions
+    num_dense_connections: Annotated[int, Field(ge=0, le=512)]
+    unet_skips: bool
+    self_condition: bool
+    scale_shift: bool
+    num_classes: Classes
+    dim_context: Annotated[int, Field(ge=0, le=2**16)]
+    dropout: Dropout
+    heads: Heads | None
+    qk_norm: bool
+
+
+class DenoiserFileV1(Schema):
+    """See `ld4lg_fast.denoiser_v1.DenoiserConfigV1`."""
+
+    dim: Width
+    depth: Depth
+    dim_latent: Width
+    max_len: Positions
+    cross_attention: bool
+    self_condition: bool
+    num_classes: Classes
+    dropout: Dropout
+    heads: Heads | None
+
+
+def _falling(times: list[float]) -> list[float]:
+    if times[0] != 1 or times[-1] != 0 or any(a < b for a, b in zip(times, times[1:], strict=False)):
+        raise ValueError("the times must fall from 1 to 0")
+    return times
+
+
+class _Recipe(Schema):
+    objective: Name
+    loss_type: Name
+    self_condition_prob: Probability
+    class_drop_prob: Probability
+    context_drop_prob: Probability = 0.0
+    source_max_len: Positions = 64
+    learned_times: (
+        Annotated[list[Probability], Field(min_length=2, max_length=100_001), AfterValidator(_falling)] | None
+    ) = None
+    distilled_steps: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
+class RecipeV1(_Recipe):
+    """The recipe of `ld4lg_fast.latent_diffusion.make_diffusion`, version v1."""
+
+    version: Literal["v1"]
+    beta_schedule: Name
+    num_train_timesteps: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Recipe(_Recipe):
+    """The same, versions v2 and v3."""
+
+    version: Literal["v2", "v3"]
+    schedule: Name
+    schedule_scale: Annotated[float, Field(ge=1e-6, le=1e6)]
+    sampling_schedule: Name | None
+    l2_normalized: bool
+    loss_weighting: Name = "none"
+    self_condition_noise: Annotated[float, Field(ge=0, le=100)] = 0.0
+    adaptive_schedule: bool = False
+
+
+class LatentDiffusionFile(Schema):
+    """``denoiser/config.json``."""
+
+    format: Literal[1]
+    recipe: Recipe
+    denoiser: DenoiserFile
+
+
+class LatentDiffusionFileV1(Schema):
+    """``denoiser/config.json`` of recipe v1."""
+
+    format: Literal[1]
+    recipe: RecipeV1
+    denoiser: DenoiserFileV1
+
+
+class StatisticsFile(Schema):
+    """``statistics.json``."""
+
+    origin: Words | None
+    num_train_texts: Count | None
+    num_truncated: Count | None
+    token_lengths: (
+        dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,5})$")], Annotated[int, Field(ge=1, le=2**53)]]
+        | None
+    )
+    classes: Annotated[dict[Name, Count | None], Field(min_length=1, max_length=10_000)] | None
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.classes and None in self.classes.values() and any(self.classes.values()):
+            raise ValueError("either all classes have a count or none")
+        return self
+
+
+class LanguageModelFile(BaseModel):
+    """What is asked of ``language_model/config.json``, which belongs to transformers and has many more keys.
+
+    Raises:
+        ValueError: a key that would have transformers run or fetch something beside the weights.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    model_type: Name
+    vocab_size: Vocabulary
+    is_encoder_decoder: bool = True
+
+    @model_validator(mode="after")
+    def _data_alone(self) -> Self:
+        """Keys that name code, kernels or other files are refused; the attention is ours to choose."""
+        found = sorted(FOREIGN_KEYS & (self.model_extra or {}).keys())
+        if found:
+            raise ValueError(f"the key {found[0]} is not followed, as it names code or files; remove it")
+        return self
+
+
+FOREIGN_KEYS = {
+    *("auto_map", "custom_pipelines", "trust_remote_code", "quantization_config", "compression_config"),
+    *("fusion_config", "kernel_config", "distributed_config", "transformers_weights", "custom_generate"),
+    *(
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+    ),
+    *(
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "adapter_kwargs",
+        "_name_or_path_adapter",
+    ),
+}
+
+
+class BartFile(LanguageModelFile):
+    """Sizes that transformers would fill in by its own defaults where they are missing."""
+
+    d_model: Width
+    encoder_layers: Depth
+    decoder_layers: Depth
+    encoder_attention_heads: Heads
+    decoder_attention_heads: Heads
+    encoder_ffn_dim: Width
+    decoder_ffn_dim: Width
+    max_position_embeddings: Positions
+    activation_function: Name
+    scale_embedding: bool
+    pad_token_id: TokenId
+
+
+class T5File(LanguageModelFile):
+    """The same of T5 and mT5."""
+
+    d_model: Width
+    d_kv: Width
+    d_ff: Width
+    num_layers: Depth
+    num_decoder_layers: Depth
+    num_heads: Heads
+    relative_attention_num_buckets: Annotated[int, Field(ge=2, le=4096)]
+    relative_attention_max_distance: Annotated[int, Field(ge=2, le=2**17)]
+    feed_forward_proj: Name
+    layer_norm_epsilon: Annotated[float, Field(gt=0, le=1)]
+    pad_token_id: TokenId
+
+
+FAMILIES: dict[str, type[LanguageModelFile]] = {
+    "bart": BartFile,
+    "mbart": BartFile,
+    "t5": T5File,
+    "mt5": T5File,
+}
+
+Ids = TokenId | Annotated[list[TokenId], Field(min_length=1, max_length=64)] | None
+
+
+class GenerationFile(Schema):
+    """``language_model/generation_config.json``: the options of transformers' ``generate`` that make sense here.
+
+    The ids are checked against the vocabulary when the model is there.
+    """
+
+    bos_token_id: TokenId | None = None
+    pad_token_id: TokenId | None = None
+    eos_token_id: Ids = None
+    decoder_start_token_id: TokenId | None = None
+    forced_bos_token_id: Ids = None
+    forced_eos_token_id: Ids = None
+    max_length: Annotated[int, Field(ge=1, le=2**17)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=2**17)] | None = None
+    min_length: Annotated[int, Field(ge=0, le=2**17)] | None = None
+    min_new_tokens: Annotated[int, Field(ge=0, le=2**17)] | None = None
+    num_beams: Annotated[int, Field(ge=1, le=1024)] | None = None
+    num_return_sequences: Literal[1] | None = None
+    num_beam_groups: Literal[1] | None = None
+    do_sample: bool | None = None
+    temperature: Annotated[float, Field(gt=0, le=1000)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**22)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    epsilon_cutoff: Probability | None = None
+    eta_cutoff: Probability | None = None
+    diversity_penalty: Annotated[float, Field(ge=0, le=1000)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=1000)] | None = None
+    encoder_repetition_penalty: Annotated[float, Field(ge=0.01, le=1000)] | None = None
+    length_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024)] | None = None
+    encoder_no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024)] | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    bad_words_ids: (
+        Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(max_length=1000)] | None
+    ) = None
+    suppress_tokens: list[TokenId] | None = None
+    begin_suppress_tokens: list[TokenId] | None = None
+    remove_invalid_values: bool | None = None
+    renormalize_logits: bool | None = None
+    guidance_scale: Literal[1] | None = None
+    output_attentions: bool | None = None
+    output_hidden_states: bool | None = None
+    output_scores: bool | None = None
+    output_logits: bool | None = None
+    return_dict_in_generate: bool | None = None
+    use_cache: bool | None = None
+    from_model_config: bool | None = Field(default=None, alias="_from_model_config")
+    transformers_version: Name | None = None
+
+
+class TokenizerFile(BaseModel):
+    """What is asked of ``tokenizer/tokenizer_config.json``, which belongs to transformers and has many more keys."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    tokenizer_class: Name
+    split_special_tokens: bool = False
+    clean_up_tokenization_spaces: bool = False
+
+    @model_validator(mode="after")
+    def _data_alone(self) -> Self:
+        for key in self.model_extra or {}:
+            if key in FOREIGN_KEYS or key.endswith(("_file", "_files")):
+                raise ValueError(f"the key {key} is not followed, as it names code or files; remove it")
+        return self
+
+
+class DecodingFile(Schema):
+    """``decoding.json``; see `ld4lg_fast.decoding.DecodingConfig`, which knows the ranges."""
+
+    strategy: Name
+    max_length: int | None
+    min_length: int
+    num_beams: int
+    no_repeat_ngram_size: int | None
+    repetition_penalty: float | None
+    top_p: float
+    temperature: float
+    top_k: int
+    length_penalty: float | None
+    early_stopping: bool | str | None
+    num_decodes: int
+    choose_decode: Name
+    precision: Name | None
+
+
+class FingerprintFile(Schema):
+    """``fingerprint.json``: the SHA-256 of each file of the model, by its path in the run directory."""
+
+    format: Literal[1]
+    files: Annotated[
+        dict[Name, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(min_length=1, max_length=1000)
+    ]
