@@ -1,63 +1,152 @@
 """Entry points: Hydra configs in, one clear sentence and exit code 2 on bad input."""
 
 import os
+import shlex
+import shutil
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ld4lg_fast.errors import LD4LGError
+from ld4lg_fast.hydra_help import hydra_value
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"
 UNKNOWN_OPTION = (ConfigAttributeError, ConfigKeyError)
+SIGNALLED = 128  # the exit code of a process that a signal ended is this and the signal's number
 T = TypeVar("T")
 
 
-def fail(message: str) -> None:
-    """Prints one sentence on stderr and exits with code 2; only the first process of a launch speaks."""
+def complain(message: str) -> None:
+    """Prints one sentence on stderr; only the first process of a launch speaks."""
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"error: {message}", file=sys.stderr)
+
+
+def fail(message: str) -> NoReturn:
+    """`complain`, then exit code 2."""
+    complain(message)
     raise SystemExit(2)
+
+
+class NewFolders(Callback):
+    """Notes which folders Hydra is about to make, so that a command that writes nothing leaves none behind."""
+
+    missing: ClassVar[list[Path]] = []
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with suppress(OSError, OmegaConfBaseException):  # Hydra is about to complain of the same
+            path = Path(config.hydra.run.dir)
+            NewFolders.missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+
+    @classmethod
+    def remove_empty(cls) -> None:
+        for folder in cls.missing:
+            with suppress(OSError):
+                folder.rmdir()
+        cls.missing = []
+
+
+class _Ended(BaseException):
+    """Ends a sweep before its last job; no `Exception`, which Hydra would take for the job's own."""
+
+
+class _Jobs:
+    """The task as Hydra calls it: once, or under --multirun once a job. ``results`` are those that did not fail.
+
+    ``exit_code`` is that of the first job that failed. The others are still run, unless a signal or an unexpected error
+    ended one.
+    """
+
+    def __init__(self, task: Callable[[DictConfig], object]) -> None:
+        self.task = task
+        self.results: list[object] = []
+        self.exit_code = 0
+
+    def __call__(self, config: DictConfig) -> None:
+        try:
+            result = self.task(config)
+        except (LD4LGError, OmegaConfBaseException) as error:
+            # Hydra would announce it on a line of its own.
+            complain(_in_one_sentence(error) + _which_job())
+            self._failed(2)
+        except KeyboardInterrupt:
+            self._failed(SIGNALLED + 2)
+        except Exception as error:
+            raise _Ended from error
+        else:
+            if isinstance(result, int) and result:
+                self._failed(result)
+            self.results.append(result)
+
+    def _failed(self, exit_code: int) -> None:
+        self.exit_code = self.exit_code or exit_code
+        if exit_code > SIGNALLED:
+            raise _Ended
+
+
+def _which_job() -> str:
+    """The overrides of one of several jobs, as a clause."""
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return ""
+    return f" (job {HydraConfig.get().job.num}: {shlex.join(HydraConfig.get().overrides.task)})"
+
+
+@contextmanager
+def _folders_of_our_own() -> Iterator[None]:
+    """Keeps the folders and files that Hydra makes for itself out of the user's: none for a command that fails, and
+    ``multirun.yaml`` only where ``hydra.sweep.dir`` was given."""
+    arguments, target = sys.argv[1:], f"{NewFolders.__module__}.{NewFolders.__name__}"
+    sweep = Path(tempfile.gettempdir()) / f"ld4lg-sweep-{os.getpid()}"  # made in a sweep alone
+    sys.argv[1:] = [*arguments, f"+hydra.callbacks.new_folders={{_target_: {target}}}"]
+    if not any(argument.lstrip("+").startswith("hydra.sweep.dir=") for argument in arguments):
+        sys.argv.append(f"hydra.sweep.dir={hydra_value(sweep)}")
+    try:
+        yield
+    finally:
+        sys.argv[1:] = arguments
+        NewFolders.remove_empty()
+        shutil.rmtree(sweep, ignore_errors=True)
 
 
 def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     """Runs ``task`` with the config that the command line composes, and returns what it returns.
 
-    None: the command line asked Hydra for something else, as ``--cfg job``.
+    None: the command line asked Hydra for something else, as ``--cfg job``. Under ``--multirun`` the last job's.
 
-    Exit codes: 0 done, 2 bad input (one sentence on stderr), 130 interrupted, else the number that ``task`` returns.
+    Exit codes: 0 done, 2 bad input (one sentence on stderr), 128 and its number for a signal (130: Ctrl-C), else the
+    number that ``task`` returns; of several jobs that of the first one that failed.
     """
     # Hydra would print a traceback and exit with 1; this makes it raise instead.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    outcome: list[object] = []
+    jobs = _Jobs(task)
 
     def run(config: DictConfig) -> None:
-        # Hydra would announce an error of the task's own on a line of its own.
-        try:
-            outcome.append(task(config))
-        except BaseException as error:
-            outcome.append(error)
+        jobs(config)
 
     try:
-        hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
+        with _folders_of_our_own():
+            hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
+    except _Ended as ended:
+        if ended.__cause__ is not None:
+            raise ended.__cause__ from None
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(SIGNALLED + 2) from None
     except Exception as error:  # the task's own are caught above, so this is Hydra refusing the command line
         fail(_in_one_sentence(error))
-    result = outcome[-1] if outcome else None
-    if isinstance(result, LD4LGError | OmegaConfBaseException):
-        fail(_in_one_sentence(result))
-    if isinstance(result, KeyboardInterrupt):
-        raise SystemExit(130)
-    if isinstance(result, BaseException):
-        raise result
-    if isinstance(result, int):
-        raise SystemExit(result)
-    return result
+    if jobs.exit_code:
+        raise SystemExit(jobs.exit_code)
+    return jobs.results[-1] if jobs.results else None
 
 
 def _in_one_sentence(error: Exception) -> str:

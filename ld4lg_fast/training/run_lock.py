@@ -1,0 +1,163 @@
+"""The lock of a run directory: one process at a time writes into it."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ld4lg_fast.errors import CheckpointError, ConfigError
+
+NAME = ".lock"
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class RunLock:
+    """Holds ``<run directory>/.lock`` while entered, with host, process and time in it.
+
+    The operating system's lock on the file (``flock``) decides, which a process that is killed loses; network file
+    systems pass it on to other hosts. Where a file system knows no such locks, the file's content decides: the process
+    that it names holds the lock while it lives, and one of another host until somebody deletes the file.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.path = directory, directory / NAME
+        self._file: int | None = None
+        self._made: list[Path] = []
+
+    def __enter__(self) -> "RunLock":
+        """Takes the lock; makes the directory where there is none.
+
+        Raises:
+            ConfigError: another process holds it.
+            CheckpointError: the directory cannot be written to.
+        """
+        try:
+            self._made = [p for p in (self.directory, *self.directory.parents) if not p.exists()]
+            while self._file is None:
+                self._try()
+        except OSError as error:
+            self._remove_made()
+            raise CheckpointError(
+                f"{self.directory} cannot be written ({error.strerror}); choose another directory with "
+                "hydra.run.dir=..."
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives it back; no trace of it stays, nor of a directory that is still empty."""
+        if self._file is not None:
+            if self._is_in_place(self._file):
+                self.path.unlink()
+            os.close(self._file)
+            self._file = None
+        self._remove_made()
+
+    def follow(self, moved_to: Path) -> None:
+        """Locks a new directory in the place of the one that was moved, then gives that one free.
+
+        Raises:
+            ConfigError: another process was faster.
+        """
+        old, self._file = self._file, None
+        try:
+            self.__enter__()
+        finally:
+            (moved_to / NAME).unlink(missing_ok=True)
+            os.close(old)
+
+    def _try(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._lock(file)
+            if self._is_in_place(file):
+                os.ftruncate(file, 0)
+                os.pwrite(file, json.dumps(_this_process()).encode(), 0)
+                self._file = file
+        finally:
+            if self._file is None:
+                os.close(file)
+
+    def _is_in_place(self, file: int) -> bool:
+        """Whether an open file is the one that lies there: who gives a lock back deletes the file."""
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _lock(self, file: int) -> None:
+        """Raises `ConfigError` where another process holds the lock, and holds it otherwise."""
+        advice = ""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = _read(file)
+        except OSError as error:
+            holder = _read(file)
+            if error.errno not in _UNSUPPORTED:
+                raise
+            if not _may_live(holder):
+                return
+            advice = f", or delete {self.path} if that process is gone"
+        who = "another process"
+        if holder:
+            who = f"process {holder['process']} on {holder['host']} since {holder['since']}"
+        raise ConfigError(
+            f"{self.directory} is in use by {who}; wait until it ends, or choose another directory with "
+            f"hydra.run.dir=...{advice}."
+        )
+
+    def _remove_made(self) -> None:
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+        self._made = []
+
+
+def _this_process() -> dict:
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "started": _started(os.getpid()),
+    }
+
+
+def _read(file: int) -> dict:
+    """Who holds the lock, as the file says; empty where it does not say so."""
+    try:
+        content = json.loads(os.pread(file, 4096, 0))
+    except ValueError:
+        return {}
+    wanted = _this_process()
+    known = isinstance(content, dict) and content.keys() == wanted.keys()
+    return content if known and all(type(content[k]) is type(wanted[k]) for k in wanted) else {}
+
+
+def _started(process: int) -> str:
+    """When a process of this host began, as the system counts it; empty where that cannot be known."""
+    try:
+        # The name of the command, which stands in parentheses, may hold anything.
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _may_live(holder: dict) -> bool:
+    """Whether the process still runs, as far as can be known; numbers are given to later processes again."""
+    if not holder or holder["host"] != socket.gethostname():
+        return bool(holder)
+    if not 0 < holder["process"] != os.getpid():
+        return False
+    try:
+        os.kill(holder["process"], 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return holder["started"] == _started(holder["process"])
