@@ -4,7 +4,6 @@ transformers' own ``from_pretrained`` would read file names, kernels, quantizers
 Here the config is read as data, its sizes are compared with the weights, and only then is the model built.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,11 @@ from ld4lg_fast.checkpoints.tensors import read_weights
 from ld4lg_fast.errors import CheckpointError
 
 MAX_LABELS = 10_000  # transformers makes a dictionary of them
-NOT_FOLLOWED = ("adapter_config.json", "pytorch_model.bin", "custom_generate", "modeling.py")
-
-logger = logging.getLogger("ld4lg_fast")
+TOKEN_IDS = tuple(
+    name
+    for name in GenerationFile.model_fields
+    if name.endswith(("_token_id", "_tokens")) or name == "bad_words_ids"
+)
 
 
 def load_language_model(folder: Path) -> PreTrainedModel:
@@ -43,7 +44,7 @@ def load_language_model(folder: Path) -> PreTrainedModel:
         CheckpointError: a file is missing, damaged or of another model, or asks for code, kernels or a quantizer.
     """
     config = _read_config(folder)
-    architecture = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
+    architecture: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
     generation = _read_generation_config(folder)
     paths = sorted(folder.glob("model*.safetensors")) or [folder / "model.safetensors"]
     try:
@@ -57,7 +58,7 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     )
     if generation is not None:
         lm.generation_config = generation
-    check_token_ids(lm, folder)
+    check_token_ids(lm.generation_config, config.vocab_size, folder / "generation_config.json")
     return lm
 
 
@@ -82,6 +83,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             raise CheckpointError(
                 f"{path} is damaged: {key} stands there under another name with another value."
             )
+    check_token_ids(config, config.vocab_size, path)
     return config
 
 
@@ -96,27 +98,25 @@ def _read_generation_config(folder: Path) -> GenerationConfig | None:
         raise CheckpointError(f"{path} makes no generation options ({_first_line(error)}).") from error
 
 
-def check_token_ids(lm: PreTrainedModel, folder: Path | str) -> None:
+def check_token_ids(options: PreTrainedConfig | GenerationConfig, vocabulary: int, path: Path) -> None:
     """Refuses token ids outside of the vocabulary, which decoding would write to.
 
     Raises:
-        CheckpointError: an id that is no row of the embedding; the message names the option, the id and the range.
+        CheckpointError: naming the option, the id and the range.
     """
-    vocabulary = lm.get_input_embeddings().weight.shape[0]
-    names = [
-        name for name in GenerationFile.model_fields if name.endswith(("_token_id", "_token_ids", "_tokens"))
-    ]
-    for name in names:
-        for source in (lm.generation_config, lm.config):
-            value = getattr(source, name, None)
-            for token in value if isinstance(value, list | tuple) else [value]:
-                if token is None:
-                    continue
-                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary:
-                    raise CheckpointError(
-                        f"The language model in {folder} has {name} {shortened(value)}; token ids of its vocabulary "
-                        f"are 0 to {vocabulary - 1}."
-                    )
+    for name in TOKEN_IDS:
+        value = getattr(options, name, None)
+        for token in _flat(value):
+            known = isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocabulary
+            if token is not None and not known:
+                raise CheckpointError(
+                    f"{path} has {name} {shortened(value)}, but token ids of this vocabulary are 0 to {vocabulary - 1}."
+                )
+
+
+def _flat(value: object) -> list[object]:
+    """Ids of an option, which may be one, a list or a list of lists."""
+    return [token for part in value for token in _flat(part)] if isinstance(value, list | tuple) else [value]
 
 
 def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -138,7 +138,7 @@ def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}.") from error
-    vocabulary = lm.get_input_embeddings().weight.shape[0]
+    vocabulary = lm.config.vocab_size
     if size > vocabulary:
         raise CheckpointError(
             f"The tokenizer in {folder} has {size} tokens but its language model {vocabulary}; they belong to "

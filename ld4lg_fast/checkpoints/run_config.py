@@ -82,7 +82,8 @@ def check_interpolations(config: DictConfig, path: Path, but: Collection[str] = 
 
 def resolver_keys(config: DictConfig) -> dict[str, str]:
     """Dotted keys and texts of the values that call a resolver: ``${oc.env:HOME}`` does, ``${model.dim}`` does not."""
-    found, waiting = {}, [("", OmegaConf.to_container(config, resolve=False))]
+    found: dict[str, str] = {}
+    waiting: list[tuple[str, Any]] = [("", OmegaConf.to_container(config, resolve=False))]
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, dict | list):

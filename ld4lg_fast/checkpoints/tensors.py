@@ -43,7 +43,9 @@ def read_weights(module: nn.Module, *paths: Path) -> dict[str, Tensor]:
                 raise CheckpointError(f"{path} holds the tensor {name}, which another file holds too.")
             stored[name] = (dtype, shape)
     tied = tied_names(module)
-    absent = {name for name in wanted.keys() - stored.keys() if not _stored_as(name, tied, stored)}
+    absent = {
+        tied.get(name, name) for name in wanted.keys() - stored.keys() if not _stored_as(name, tied, stored)
+    }
     problems = [f"{name} is missing" for name in sorted(absent)]
     problems += [f"{name} has no place in this model" for name in sorted(stored.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & stored.keys()):
