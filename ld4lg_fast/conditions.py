@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ld4lg_fast.checks import text_list, whole_numbers
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import MOST, WholeNumber, elements, plain, shown
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.statistics import RunStatistics, describe_classes
 
@@ -27,7 +29,7 @@ def source_texts(
             "This model writes from a source text; give source=[...], or infer.source_file=FILE on the "
             "command line."
         )
-    sources = [source] * num_samples if isinstance(source, str) else list(source)
+    sources = [source] * num_samples if isinstance(source, str) else text_list("source", source)
     if len(sources) != num_samples:
         raise ConfigError(f"There are {len(sources)} sources for {num_samples} samples; give one for each.")
     blank = next((index for index, text in enumerate(sources) if not text.strip()), None)
@@ -69,24 +71,22 @@ def chosen_classes(
         if model.diffusion.discrete or model.diffusion.class_drop_prob > 0:
             return torch.full_like(sample_ids, num_classes)
         return statistics.draw_classes(seed, sample_ids)
-    try:
-        ids = torch.as_tensor(class_id, device=sample_ids.device)
-    except (TypeError, ValueError, RuntimeError):
-        ids = None
-    if ids is None or ids.is_floating_point() or ids.dtype == torch.bool:
-        raise ConfigError(f"class_id {class_id!r} must be an integer, or one for each sample.")
-    ids = ids.long()
-    wrong = ids[(ids < 0) | (ids >= num_classes)]
-    if wrong.numel():
+    given = elements(class_id)
+    for number in [class_id] if given is None else given:
+        if not WholeNumber(-MOST, MOST).allows(number):
+            raise ConfigError(f"class_id {shown(class_id)} must be an integer, or one for each sample.")
+        if not 0 <= number < num_classes:
+            raise ConfigError(
+                f"class_id {plain(number)} is out of range; this model has "
+                f"{describe_classes(statistics.class_names)}."
+            )
+    if given is not None and len(given) != len(sample_ids):
         raise ConfigError(
-            f"class_id {wrong.flatten()[0].item()} is out of range; this model has "
-            f"{describe_classes(statistics.class_names)}."
+            f"class_id has the shape ({len(given)},); give one id or {len(sample_ids)} of them."
         )
-    if ids.dim() and ids.shape != sample_ids.shape:
-        raise ConfigError(
-            f"class_id has the shape {tuple(ids.shape)}; give one id or {len(sample_ids)} of them."
-        )
-    return ids.expand(len(sample_ids))
+    return torch.tensor(plain(class_id) if given is None else given, device=sample_ids.device).expand(
+        len(sample_ids)
+    )
 
 
 def real_lengths(
@@ -102,7 +102,8 @@ def real_lengths(
     Without a wish they are drawn from (seed, sample id) as in the training texts.
 
     Raises:
-        ConfigError: lengths for a model whose texts all have the same number of latents (recipe v2).
+        ConfigError: lengths for a model whose texts all have the same number of latents (recipe v2), or lengths
+            that it does not handle.
         CheckpointError: the run does not say how long its training texts were.
     """
     if not padded:
@@ -111,6 +112,9 @@ def real_lengths(
                 "lengths were given, but this model's texts have no length of their own (recipe v2)."
             )
         return None, None
-    device = sample_ids.device
-    lengths = statistics.draw_lengths(seed, sample_ids) if lengths is None else lengths.to(device)
-    return lengths, torch.arange(model.denoiser.config.max_len, device=device) < lengths[:, None]
+    device, longest = sample_ids.device, model.denoiser.config.max_len
+    if lengths is None:
+        lengths = statistics.draw_lengths(seed, sample_ids)
+    else:
+        lengths = whole_numbers("lengths", lengths, WholeNumber(1, longest), len(sample_ids), device)
+    return lengths, torch.arange(longest, device=device) < lengths[:, None]

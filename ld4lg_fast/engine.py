@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ld4lg_fast.checks import RULES, check, check_given, check_memory, check_options, whole_numbers
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import SAMPLE_ID, shown
 from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.prepared import prepared_denoiser
@@ -17,6 +19,8 @@ from ld4lg_fast.schedules import DiscreteSchedule
 
 CPU_BATCH, CUDA_BATCH = 64, 1024  # more make a device no faster
 MEMORY_SHARE = 0.5  # of what is free: decoding needs the rest
+TEXT_BYTES = 256  # of a text as Python keeps it
+COUNT_BYTES = 64  # of a sample that is not kept: its number, its place and what they are sorted by
 
 Context = Tensor | Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -93,15 +97,22 @@ def sample_batches(
             that does not fit the memory.
     """
     config, device = model.denoiser.config, model.latent_mean.device
+    check_fits(model, num_samples, kept=False)
+    check_options(
+        num_steps=num_steps,
+        seed=seed,
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        eta=eta,
+        strength=strength,
+    )
+    check_given(
+        batch_size=batch_size, cuda_graph=cuda_graph, steer=steer, progress=progress, callback=callback
+    )
     batch_size = fitting_batch(model) if batch_size is None else batch_size
-    _check(model, num_samples, batch_size, num_steps, guidance_scale, guidance_interval, context)
-    if not 0 < strength <= 1:
-        raise ConfigError(f"strength is {strength}; it must be above 0 and at most 1.")
-    if start is not None and start.shape != (num_samples, config.max_len, config.dim_latent):
-        raise ConfigError(
-            f"start has the shape {tuple(start.shape)}; it must be "
-            f"{(num_samples, config.max_len, config.dim_latent)}."
-        )
+    _check(model, num_steps, guidance_scale, context)
+    if start is not None:
+        _check_start(start, (num_samples, config.max_len, config.dim_latent))
     class_ids = _class_ids(class_id, config.num_classes, num_samples, device)
     ids = sample_id_tensor(sample_ids, num_samples, device)
     run = SamplingRun(
@@ -152,8 +163,8 @@ def sample_batches(
                     start=None if start is None else model.normalize(start.to(device)[rows]),
                     callback=report,
                 )
-        except torch.OutOfMemoryError:
-            if progress is not None:
+        except RuntimeError as error:
+            if progress is not None and out_of_memory(error):
                 progress(-done)
             raise
         padded = latents.new_zeros((len(rows), config.max_len, config.dim_latent))
@@ -163,7 +174,7 @@ def sample_batches(
     while len(order):
         try:
             latents = sample(order[:batch_size])
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
             batch_size = halved(min(batch_size, len(order)), device, error)
             continue
         rows, order = order[:batch_size], order[batch_size:]
@@ -182,17 +193,39 @@ def fitting_batch(model: LatentDiffusion) -> int:
     return max(1, min(CUDA_BATCH, int(MEMORY_SHARE * free / sample_bytes)))
 
 
-def halved(batch_size: int, device: torch.device, error: torch.OutOfMemoryError) -> int:
-    """The batch to try after one that the memory did not hold.
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the memory did not suffice; the allocator of the CPU has no error of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def halved(batch_size: int, device: torch.device, error: RuntimeError) -> int:
+    """The batch to try after one that the memory did not hold; any other ``error`` is raised again.
 
     Raises:
         ConfigError: it was a single sample.
     """
+    if not out_of_memory(error):
+        raise error
     if batch_size == 1:
         raise ConfigError(
             f"A single sample does not fit the memory of {device}; use a smaller dtype or another device."
         ) from error
     return batch_size // 2
+
+
+def check_fits(
+    model: LatentDiffusion, num_samples: int, name: str = "num_samples", kept: bool = True
+) -> None:
+    """Refuses more samples than the memory holds: texts, and latents in batches, together and in order, if ``kept``.
+
+    Raises:
+        ConfigError: the sentence says how many there may be.
+    """
+    if name in RULES:
+        check(name, num_samples)
+    config = model.denoiser.config
+    latents_and_text = 12 * config.max_len * config.dim_latent + TEXT_BYTES
+    check_memory(name, num_samples, latents_and_text if kept else COUNT_BYTES, model.latent_mean.device)
 
 
 def sample_id_tensor(
@@ -201,14 +234,11 @@ def sample_id_tensor(
     """The samples' numbers (num_samples,) int64; None counts from 0.
 
     Raises:
-        ConfigError: another number of ids than samples.
+        ConfigError: another number of ids than samples, or ids that are no whole numbers from 0 on.
     """
     if sample_ids is None:
         return torch.arange(num_samples, device=device)
-    ids = torch.as_tensor(sample_ids, dtype=torch.int64, device=device)
-    if ids.shape != (num_samples,):
-        raise ConfigError(f"sample_ids has the shape {tuple(ids.shape)}; give {num_samples} of them.")
-    return ids
+    return whole_numbers("sample_ids", sample_ids, SAMPLE_ID, num_samples, device)
 
 
 def _class_ids(
@@ -229,28 +259,8 @@ def _class_ids(
     return ids.expand(num_samples)
 
 
-def check_positive(**values: int) -> None:
-    """Refuses numbers below 1 by their names.
-
-    Raises:
-        ConfigError: one of them is.
-    """
-    for name, value in values.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value}; it must be at least 1.")
-
-
-def _check(
-    model: LatentDiffusion,
-    num_samples: int,
-    batch_size: int,
-    num_steps: int,
-    guidance_scale: float,
-    guidance_interval: tuple[float, float],
-    context: Context | None,
-) -> None:
+def _check(model: LatentDiffusion, num_steps: int, guidance_scale: float, context: Context | None) -> None:
     config, schedule = model.denoiser.config, model.diffusion.schedule_for_sampling
-    check_positive(num_samples=num_samples, batch_size=batch_size, num_steps=num_steps)
     if isinstance(schedule, DiscreteSchedule) and num_steps > schedule.num_train_timesteps:
         raise ConfigError(
             f"{num_steps} sampling steps were asked for, but this model was trained with "
@@ -261,6 +271,14 @@ def _check(
             f"guidance_scale {guidance_scale} needs a class-conditional or sequence-to-sequence model; "
             "this one has no condition, use guidance_scale 1."
         )
-    low, high = guidance_interval
-    if not 0 <= low <= high <= 1:
-        raise ConfigError(f"guidance_interval is ({low}, {high}); it needs 0 <= first <= second <= 1.")
+
+
+def _check_start(start: Tensor, shape: tuple[int, int, int]) -> None:
+    if not isinstance(start, Tensor) or not start.is_floating_point():
+        raise ConfigError(
+            f"start is {shown(start)}; it must be latents of the shape {shape}, as encode gives them."
+        )
+    if start.shape != shape:
+        raise ConfigError(f"start has the shape {tuple(start.shape)}; it must be {shape}.")
+    if not start.isfinite().all():
+        raise ConfigError("start has values that are not finite; take latents that encode or sample gives.")

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from ld4lg_fast._version import __version__
 from ld4lg_fast.candidates import CHOICES, SURENESS, choose, in_groups
 from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.checks import check
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.engine import check_positive
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
 from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
@@ -240,9 +240,9 @@ def choose_sources(
         ConfigError: sources or candidates for a model that takes none, or too few of either.
         DataError: the file, or the run's corpus, cannot be read.
     """
-    check_positive(**{"generation.num_candidates": num_candidates})
+    check("generation.num_candidates", num_candidates)
     if num_samples is not None:
-        check_positive(**{"generation.num_samples": num_samples})
+        check("generation.num_samples", num_samples)
     if not pipe.model.is_seq2seq:
         if source_file is not None:
             raise ConfigError(

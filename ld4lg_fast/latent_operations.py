@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.checks import check_options, check_texts, numbers, text_list
 from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.decoding.rerank import model_scores
+from ld4lg_fast.decoding.texts import checked_decoding
 from ld4lg_fast.diffusion import project_to_sphere
-from ld4lg_fast.engine import check_positive
+from ld4lg_fast.engine import check_fits
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import Number, shown
 from ld4lg_fast.infilling import fill_gap, split_at_gap
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.length_guide import LengthGuide
@@ -40,6 +43,7 @@ class LatentOperations(ABC):
 
     autoencoder: LanguageAutoencoder
     model: LatentDiffusion
+    decoding: DecodingConfig
 
     @property
     @abstractmethod
@@ -50,6 +54,12 @@ class LatentOperations(ABC):
         self, latents: Tensor, decoding: DecodingConfig | str | None = None, *, mask: Tensor | None = None
     ) -> list[str]: ...
 
+    def _count(self, num_samples: int, tries: int) -> int:
+        """How many are sampled where the best are chosen, if the memory holds them."""
+        check_options(num_samples=num_samples, tries=tries)
+        check_fits(self.model, num_samples * tries, "num_samples times tries")
+        return num_samples * tries
+
     @abstractmethod
     def sample(self, *arguments: Any, **options: Any) -> SampledLatents: ...
 
@@ -57,17 +67,18 @@ class LatentOperations(ABC):
     def __call__(self, *arguments: Any, **options: Any) -> TextDiffusionOutput: ...
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 64) -> tuple[Tensor, Tensor | None]:
-        """Latents (B, N, d) float32 of texts, as `decode` takes them, and in recipe v1 their mask (B, N).
+    def encode(self, texts: str | Sequence[str], batch_size: int = 64) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, N, d) float32 of texts (or of one), as `decode` takes them, and in recipe v1 their mask (B, N).
 
         Texts are cut to what the model handles.
 
         Raises:
             ConfigError: no texts, or ``batch_size`` below 1.
         """
-        check_positive(texts=len(texts), batch_size=batch_size)
+        texts = text_list("texts", texts)
+        check_options(batch_size=batch_size)
         autoencoder, limit = self.autoencoder, self.autoencoder.max_len
-        tokens = tokenize_texts(list(texts), autoencoder.tokenizer, limit)
+        tokens = tokenize_texts(texts, autoencoder.tokenizer, limit)
         latents, masks = [], []
         for start in range(0, len(texts), batch_size):
             rows = [tokens[row] for row in range(start, min(start + batch_size, len(texts)))]
@@ -88,22 +99,29 @@ class LatentOperations(ABC):
         Raises:
             ConfigError: fewer than 2 texts.
         """
-        if num_texts < 2:
-            raise ConfigError(f"num_texts is {num_texts}; from one text to another there are at least 2.")
+        check_texts(first=first, second=second)
+        check_fits(self.model, num_texts, "num_texts")
+        decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
         shares = torch.linspace(0, 1, num_texts)
         latents, mask = self.between([first] * num_texts, [second] * num_texts, shares)
         return self.decode(latents, decoding, mask=mask)
 
     def between(
-        self, first: Sequence[str], second: Sequence[str], shares: Tensor
+        self, first: Sequence[str], second: Sequence[str], shares: Tensor | Sequence[float]
     ) -> tuple[Tensor, Tensor | None]:
         """Latents (B, N, d) on the way from texts to as many others, ``shares`` (B,) of it gone, and in v1 their mask.
 
         Every latent vector turns from the one's to the other's along the arc (`slerp`). In recipe v1 lengths change
         evenly on the way.
+
+        Raises:
+            ConfigError: no texts, another number of one than of the other, or shares that do not lie between 0 and 1.
         """
+        first, second = text_list("first", first), text_list("second", second)
+        shares, count = numbers("shares", shares, Number(0, 1), len(first), self.device), len(first)
+        if len(second) != count:
+            raise ConfigError(f"There are {count} texts in first and {len(second)} in second; give as many.")
         latents, mask = self.encode([*first, *second])
-        shares, count = shares.to(self.device), len(first)
         way = slerp(latents[:count], latents[count:], shares[:, None, None])
         if mask is None:
             return way, None
@@ -126,8 +144,11 @@ class LatentOperations(ABC):
         word for word, the better. ``amount`` scales the difference.
 
         Raises:
-            ConfigError: a model of recipe v1, whose latents have a length of their own.
+            ConfigError: a model of recipe v1, whose latents have a length of their own, or an ``amount`` that is none.
         """
+        check_texts(text=text, was=was, becomes=becomes)
+        check_options(amount=amount)
+        decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
         if self.autoencoder.perceiver is None:
             raise ConfigError(
                 "analogy needs latents of one size for all texts; use vary with this model (recipe v1)."
@@ -149,13 +170,17 @@ class LatentOperations(ABC):
         Raises:
             ConfigError: ``strength`` out of range.
         """
-        check_positive(num_samples=num_samples)
+        check_texts(text=text)
+        check_options(strength=strength)
+        check_fits(self.model, num_samples)
         latents, mask = self.encode([text])
         lengths = None if mask is None else mask.sum(dim=1).expand(num_samples)
         start = latents.expand(num_samples, -1, -1)
         return self(num_samples, start=start, strength=strength, lengths=lengths, **options)
 
-    def edit(self, texts: Sequence[str], *, strength: float = 0.5, **options: Any) -> TextDiffusionOutput:
+    def edit(
+        self, texts: str | Sequence[str], *, strength: float = 0.5, **options: Any
+    ) -> TextDiffusionOutput:
         """One text near each of ``texts`` under other conditions, as ``edit(texts, class_name="Sports")``.
 
         Args:
@@ -164,6 +189,8 @@ class LatentOperations(ABC):
         Raises:
             ConfigError: ``strength`` out of range, or no texts.
         """
+        check_options(strength=strength)
+        texts = text_list("texts", texts)
         latents, mask = self.encode(texts)
         lengths = None if mask is None else mask.sum(dim=1)
         return self(len(texts), start=latents, strength=strength, lengths=lengths, **options)
@@ -205,10 +232,11 @@ class LatentOperations(ABC):
             raise ConfigError(
                 "infill needs latents of one size for all texts; this model's have lengths (recipe v1)."
             )
-        check_positive(num_samples=num_samples, tries=tries, max_tokens=max_tokens)
+        check_texts(text=text, gap=gap)
+        check_options(strength=strength, max_tokens=max_tokens)
         before, after = split_at_gap(text, gap)
         rest = f"{before.rstrip()} {after.lstrip()}".strip()
-        count = num_samples * tries
+        count = self._count(num_samples, tries)
         sampled = self.sample(
             count, start=self.encode([rest])[0].expand(count, -1, -1), strength=strength, **options
         )
@@ -222,19 +250,27 @@ class LatentOperations(ABC):
 
     @torch.no_grad()
     def confidences(
-        self, latents: Tensor, texts: Sequence[str], mask: Tensor | None = None, batch_size: int = 64
+        self,
+        latents: Tensor,
+        texts: str | Sequence[str],
+        mask: Tensor | None = None,
+        batch_size: int = 64,
     ) -> Tensor:
         """How sure the decoder is of each text, told its latents (B, N, d): mean log-probability a token, (B,) float32.
 
         ``mask`` (B, N) belongs to the latents in recipe v1.
 
         Raises:
-            ConfigError: no latents of this model, or a mask of another shape than theirs.
+            ConfigError: no latents of this model, a mask of another shape than theirs, or another number of texts.
         """
         self.autoencoder.check_latents(latents, mask)
+        check_options(batch_size=batch_size)
+        texts = text_list("texts", texts)
+        if len(texts) != len(latents):
+            raise ConfigError(f"There are {len(texts)} texts for {len(latents)} latents; give one for each.")
         lm, tokenizer = self.autoencoder.lm, self.autoencoder.tokenizer
         max_len = self.autoencoder.max_len
-        tokens = tokenize_texts(list(texts), tokenizer, max_len)
+        tokens = tokenize_texts(texts, tokenizer, max_len)
         scores = []
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
@@ -254,18 +290,21 @@ class LatentOperations(ABC):
         Raises:
             ConfigError: fewer than one try.
         """
-        check_positive(num_samples=num_samples, tries=tries)
-        output = self(num_samples * tries, **options)
+        output = self(self._count(num_samples, tries), **options)
         if tries == 1:
             return output
         scores = self.confidences(output.latents, output.texts, output.mask)
         kept = scores.topk(num_samples).indices.sort().values.tolist()
         return chosen(output, kept, [output.texts[row] for row in kept])
 
-    def token_counts(self, texts: Sequence[str]) -> Tensor:
-        """Tokens of each text as the model counts them, special ones left out: (B,) float32."""
+    def token_counts(self, texts: str | Sequence[str]) -> Tensor:
+        """Tokens of each text as the model counts them, special ones left out: (B,) float32.
+
+        Raises:
+            ConfigError: no texts.
+        """
         tokenizer = self.autoencoder.tokenizer
-        tokens = tokenize_texts(list(texts), tokenizer, self.autoencoder.max_len)
+        tokens = tokenize_texts(text_list("texts", texts), tokenizer, self.autoencoder.max_len)
         return torch.from_numpy(tokens.lengths).float() - tokenizer.num_special_tokens_to_add()
 
     def learn_length(
@@ -283,10 +322,12 @@ class LatentOperations(ABC):
             raise ConfigError(
                 "learn_length is not needed: a model of recipe v1 is told the length, see of_length."
             )
+        check_options(num_samples=num_samples)
         if texts is None:
             output = self(num_samples, **{"quality": "draft", "decoding": "greedy"} | options)
             latents, texts = output.latents, output.texts
         else:
+            texts = text_list("texts", texts)
             latents = self.encode(texts)[0]
         return LengthGuide.fit(self.model.normalize(latents), self.token_counts(texts).to(self.device))
 
@@ -314,19 +355,20 @@ class LatentOperations(ABC):
         Raises:
             ConfigError: a length that the model does not handle, fewer than one try, or ``pull`` out of range.
         """
-        check_positive(num_samples=num_samples, length=length, tries=tries)
+        count = self._count(num_samples, tries)
+        check_options(length=length, pull=pull)
+        if guide is not None and not isinstance(guide, LengthGuide):
+            raise ConfigError(f"guide is {shown(guide)}; it must be what learn_length gives.")
         special = self.autoencoder.tokenizer.num_special_tokens_to_add()
         if length > self.autoencoder.max_len - special:
             longest = self.autoencoder.max_len - special
             raise ConfigError(f"length is {length}; this model handles at most {longest} tokens.")
-        if not 0 <= pull <= 1:
-            raise ConfigError(f"pull is {pull}; it must lie between 0 and 1.")
         if self.autoencoder.perceiver is None:
-            lengths = torch.full((num_samples * tries,), length + special)
+            lengths = torch.full((count,), length + special)
             return self.best(num_samples, tries=tries, lengths=lengths, **options)
         if guide is not None:
             options["steer"] = partial(guide.steer, length=length, pull=pull)
-        output = self(num_samples * tries, **options)
+        output = self(count, **options)
         misses = (self.token_counts(output.texts) - length).abs()
         kept = misses.argsort(stable=True)[:num_samples].sort().values.tolist()
         return chosen(output, kept, [output.texts[row] for row in kept])

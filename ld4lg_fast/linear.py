@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ld4lg_fast.checks import check_choice
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend, ops
 
@@ -181,8 +182,7 @@ def check_precision(precision: str | None) -> None:
     Raises:
         ConfigError: it is none of `PRECISIONS`.
     """
-    if precision not in (None, *PRECISIONS):
-        raise ConfigError(f"Unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    check_choice("precision", precision, PRECISIONS, or_none=True)
 
 
 def choose_linear(

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from ld4lg_fast import hub
 from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.checks import check_given, check_options
 from ld4lg_fast.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.engine import check_positive, fitting_batch, halved, sample_batches, sample_id_tensor
+from ld4lg_fast.decoding.texts import checked_decoding, decode_in_batches
+from ld4lg_fast.engine import check_fits, fitting_batch, sample_batches, sample_id_tensor
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.latent_operations import LatentOperations
@@ -57,14 +60,11 @@ class TextDiffusionPipeline(LatentOperations):
         statistics: RunStatistics | None = None,
         decoding: DecodingConfig | None = None,
     ) -> None:
-        if autoencoder.dim_latent != model.denoiser.config.dim_latent:
-            raise CheckpointError(
-                f"The autoencoder's latents are {autoencoder.dim_latent} wide but the denoiser was trained on "
-                f"{model.denoiser.config.dim_latent}; they belong to different runs."
-            )
+        model.check_latents_of(autoencoder.num_latents, autoencoder.dim_latent)
         self.autoencoder, self.model = autoencoder.eval(), model.eval()
         self.decoding = decoding or DecodingConfig()
-        self.statistics = (statistics or RunStatistics()).of_classes(model.denoiser.config.num_classes)
+        known = statistics or RunStatistics()
+        self.statistics = known.of_classes(model.denoiser.config.num_classes).of_lengths(autoencoder.max_len)
 
     @classmethod
     def from_pretrained(
@@ -98,16 +98,19 @@ class TextDiffusionPipeline(LatentOperations):
                 f"{run_dir} has an autoencoder but no denoiser yet; train it with "
                 f"ld4lg train hydra.run.dir={run_dir} train.stage=diffusion."
             )
+        fingerprint.check(run_dir)
         autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
         model = LatentDiffusion.load(run_dir / "denoiser")
         return cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir))
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Writes a folder that `from_pretrained` reads."""
-        self.autoencoder.save(Path(directory) / "autoencoder")
-        self.model.save(Path(directory) / "denoiser")
-        self.statistics.save(Path(directory))
-        self.decoding.save(Path(directory))
+        directory = Path(directory)
+        with fingerprint.renewed(directory):
+            self.autoencoder.save(directory / "autoencoder")
+            self.model.save(directory / "denoiser")
+            self.statistics.save(directory)
+            self.decoding.save(directory)
 
     def push_to_hub(
         self,
@@ -190,6 +193,7 @@ class TextDiffusionPipeline(LatentOperations):
         The same seed gives the same texts whatever the batch size. ``decoding`` may be the name of a strategy.
         ``progress`` is called as ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
         """
+        check_fits(self.model, num_samples)
         batches = list(
             self.stream(
                 num_samples,
@@ -219,7 +223,10 @@ class TextDiffusionPipeline(LatentOperations):
         **options: Unpack[SamplingOptions],
     ) -> Iterator[TextDiffusionOutput]:
         """Texts of a call with the same arguments, in batches as they are finished; ``rows`` says which they are."""
-        check_positive(num_samples=num_samples)
+        check_fits(self.model, num_samples, kept=False)
+        check_options(seed=seed)
+        check_given(batch_size=batch_size, progress=progress)
+        decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         written = 0
 
@@ -243,6 +250,7 @@ class TextDiffusionPipeline(LatentOperations):
 
     def sample(self, num_samples: int = 1, **options: Unpack[CallOptions]) -> SampledLatents:
         """Latents, which `decode` turns into text: all of `sample_batches`, whose ``options`` these are, as one."""
+        check_fits(self.model, num_samples)
         return joined(list(self.sample_batches(num_samples, **options)))
 
     @torch.no_grad()
@@ -302,7 +310,9 @@ class TextDiffusionPipeline(LatentOperations):
             ConfigError: an option out of range, or a condition that the model was not trained for or misses.
             CheckpointError: the run does not say how long its training texts were (recipe v1).
         """
-        check_positive(num_samples=num_samples)
+        check_fits(self.model, num_samples, kept=False)
+        check_options(seed=seed)
+        check_given(num_inference_steps=num_inference_steps, progress=progress)
         plan = sampling_plan(quality, sampler, num_inference_steps, spacing)
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         sources = source_texts(self.model, source, num_samples)
@@ -367,29 +377,18 @@ class TextDiffusionPipeline(LatentOperations):
         ``seed`` and ``sample_ids``.
 
         Raises:
-            ConfigError: no latents of this model, or a mask of another shape than theirs.
+            ConfigError: an option out of range, no latents of this model, or a mask of another shape than theirs.
         """
         self.autoencoder.check_latents(latents, mask)
-        if isinstance(decoding, str):
-            decoding = DecodingConfig(decoding)
-        batch_size = fitting_batch(self.model) if batch_size is None else batch_size
-        check_positive(batch_size=batch_size)
-        ids = sample_id_tensor(sample_ids, len(latents), self.device)
-        texts: list[str] = []
-        while len(texts) < len(latents):
-            rows = slice(len(texts), len(texts) + batch_size)
-            try:
-                tokens = self.autoencoder.generate(
-                    latents[rows],
-                    decoding or self.decoding,
-                    seed=seed,
-                    sample_ids=ids[rows],
-                    mask=None if mask is None else mask[rows],
-                )
-            except torch.OutOfMemoryError as error:
-                batch_size = halved(min(batch_size, len(latents) - len(texts)), self.device, error)
-                continue
-            texts += self.autoencoder.decode_text(tokens)
-            if progress is not None:
-                progress("decode", len(texts), len(latents))
-        return texts
+        check_options(seed=seed)
+        check_given(batch_size=batch_size, progress=progress)
+        return decode_in_batches(
+            self.autoencoder,
+            latents,
+            checked_decoding(decoding, self.decoding, self.autoencoder),
+            mask=mask,
+            seed=seed,
+            sample_ids=sample_id_tensor(sample_ids, len(latents), self.device),
+            batch_size=fitting_batch(self.model) if batch_size is None else batch_size,
+            progress=progress,
+        )

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.checks import check_choice, check_given
+from ld4lg_fast.samplers import SAMPLERS
+from ld4lg_fast.schedules import SPACINGS
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ def sampling_plan(
     """The preset of that name, with what is given in the place of its own.
 
     Raises:
-        ConfigError: no such preset.
+        ConfigError: no such preset, sampler or spacing, or a number of steps that cannot be.
     """
-    if quality not in QUALITIES:
-        raise ConfigError(f"Unknown quality {quality!r}; choose one of {', '.join(QUALITIES)}.")
+    check_choice("quality", quality, QUALITIES)
+    check_choice("sampler", sampler, SAMPLERS, or_none=True)
+    check_choice("spacing", spacing, SPACINGS, or_none=True)
+    check_given(num_steps=num_steps)
     preset = QUALITIES[quality]
     return SamplingPlan(
         preset.sampler if sampler is None else sampler,

@@ -302,11 +302,11 @@ def test_reranking_keeps_one_of_the_decodes(autoencoder, choose_decode):
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        ({"early_stopping": "maybe"}, "early_stopping 'maybe' must be true, false or never"),
+        ({"early_stopping": "maybe"}, "early_stopping is 'maybe'; it must be true, false or never"),
         ({"precision": "int4"}, "Unknown precision 'int4'; choose one of fp32"),
-        ({"num_decodes": 3}, "num_decodes 3 must be at least 1, and more than 1 needs strategy=nucleus"),
+        ({"num_decodes": 3}, "num_decodes is 3; more than 1 needs strategy=nucleus, as beam gives"),
         ({"choose_decode": "luck"}, "Unknown choose_decode 'luck'; choose one of score, bleu"),
-        ({"top_k": -1}, "top_k -1 must be"),
+        ({"top_k": -1}, "top_k is -1; it must be a whole number from 0 to"),
     ],
 )
 def test_options_that_cannot_work_are_named(bad, sentence):

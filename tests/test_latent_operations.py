@@ -34,7 +34,7 @@ def test_texts_are_encoded_as_in_training_whatever_the_batch(pipe):
     )
     with torch.no_grad():
         torch.testing.assert_close(latents, autoencoder.encode(ids, kept), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ConfigError, match="texts is 0"):
+    with pytest.raises(ConfigError, match="texts is empty"):
         pipe.encode([])
 
 
@@ -140,7 +140,7 @@ def test_recipe_v1_keeps_the_length_of_the_text(autoencoder):
 
 @pytest.mark.parametrize("strength", [0.0, 1.5, -1.0])
 def test_a_strength_out_of_range_is_refused(pipe, strength):
-    with pytest.raises(ConfigError, match=f"strength is {strength}; it must be above 0 and at most 1"):
+    with pytest.raises(ConfigError, match=f"strength is {strength}; it must be a finite number above 0 and at most 1"):
         pipe.vary(TEXTS[0], strength=strength)
 
 

@@ -111,7 +111,7 @@ def test_lengths_that_cannot_be_are_refused(pipe):
     for options, trouble in (
         ({"length": 0}, "length is 0"),
         ({"length": 31}, "length is 31; this model handles at most 30 tokens"),
-        ({"length": 9, "pull": 2}, "pull is 2; it must lie between 0 and 1"),
+        ({"length": 9, "pull": 2}, "pull is 2; it must be a finite number from 0 to 1"),
         ({"length": 9, "tries": 0}, "tries is 0"),
     ):
         with pytest.raises(ConfigError, match=trouble):

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ld4lg_fast.candidates import CHOICES
-from ld4lg_fast.checks import check_choice, check_given, check_options
 from ld4lg_fast.checkpoints.schemas import DecodingFile, read
+from ld4lg_fast.checks import check_choice, check_given, check_options
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.linear import check_precision
 from ld4lg_fast.weights import write_json

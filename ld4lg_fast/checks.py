@@ -1,0 +1,186 @@
+"""Options that a user gives, checked before anything else is done with them: numbers, names, texts, files to write."""
+
+import os
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import (
+    OPTIONS,
+    Choice,
+    Function,
+    Number,
+    Rule,
+    Switch,
+    Text,
+    WholeNumber,
+    complaint,
+    elements,
+    plain,
+    shown,
+)
+
+RULES: Mapping[str, Rule] = {
+    **OPTIONS,
+    "tries": WholeNumber(1, 10_000),
+    "num_texts": WholeNumber(2),
+    "max_tokens": WholeNumber(),
+    "length": WholeNumber(),
+    "pull": Number(0, 1),
+    "amount": Number(-1000, 1000),
+    "eta": Number(0, 1),
+    "cuda_graph": Switch(),
+    "steer": Function(),
+    "progress": Function(),
+    "callback": Function(),
+}
+"""What the options of the package may be, by name; names to choose from are checked where they are defined."""
+
+
+def check(name: str, value: Any, rule: Rule | None = None) -> None:
+    """Refuses a value that ``rule`` does not allow, by default that of the last part of the name in `RULES`.
+
+    Raises:
+        ConfigError: one sentence with the name, the value and what it may be.
+    """
+    said = complaint(name, value, RULES[name.rpartition(".")[2]] if rule is None else rule)
+    if said is not None:
+        raise ConfigError(said)
+
+
+def check_options(**values: Any) -> None:
+    """`check` of options by their names."""
+    for name, value in values.items():
+        check(name, value)
+
+
+def check_given(**values: Any) -> None:
+    """`check_options` of those that are not None."""
+    check_options(**{name: value for name, value in values.items() if value is not None})
+
+
+def check_choice(name: str, value: Any, names: Collection[str], or_none: bool = False) -> None:
+    """Refuses what is none of ``names``, nor None where that is allowed.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if not (value is None and or_none):
+        check(name, value, Choice(tuple(names)))
+
+
+def text_list(name: str, texts: str | Sequence[str]) -> list[str]:
+    """Texts as a list; one text alone is a list of it.
+
+    Raises:
+        ConfigError: no texts, or something that is none.
+    """
+    given = [texts] if isinstance(texts, str) else elements(texts)
+    if given is None:
+        raise ConfigError(f"{name} is {shown(texts)}; give a text or a list of them.")
+    if not given:
+        raise ConfigError(f"{name} is empty; give at least one text.")
+    for place, text in enumerate(given):
+        if not isinstance(text, str):
+            raise ConfigError(f"{name}[{place}] is {shown(text)}; it must be a text.")
+    return given
+
+
+def check_texts(**texts: Any) -> None:
+    """`check` of options that are one text each."""
+    for name, text in texts.items():
+        check(name, text, Text())
+
+
+def numbers(
+    name: str, values: Tensor | Sequence[float], rule: Number, count: int, device: torch.device | str
+) -> Tensor:
+    """``count`` numbers that ``rule`` allows, (count,) float32, from a tensor, an array or a list.
+
+    Raises:
+        ConfigError: other numbers or another number of them.
+    """
+    return torch.tensor(_checked_elements(name, values, rule, count), dtype=torch.float32, device=device)
+
+
+def whole_numbers(
+    name: str, values: Tensor | Sequence[int], rule: WholeNumber, count: int, device: torch.device | str
+) -> Tensor:
+    """The same with (count,) int64."""
+    if isinstance(values, Tensor) and values.dtype in _INTEGERS and values.shape == (count,):
+        moved = values.to(device, torch.int64)  # many of them are checked at once
+        if not ((moved < rule.least) | (moved > rule.most)).any():
+            return moved
+    return torch.tensor(_checked_elements(name, values, rule, count), dtype=torch.int64, device=device)
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _checked_elements(name: str, values: Any, rule: Number | WholeNumber, count: int) -> list:
+    given = elements(values)
+    if given is None:
+        raise ConfigError(f"{name} is {shown(values)}; give {count} of them.")
+    if len(given) != count:
+        raise ConfigError(f"{name} has the shape ({len(given)},); give {count} of them.")
+    for place, number in enumerate(given):
+        check(f"{name}[{place}]", number, rule)
+    return [plain(number) for number in given]
+
+
+def check_memory(name: str, count: int, bytes_each: int, device: torch.device) -> None:
+    """Refuses more samples than the device's memory holds.
+
+    Raises:
+        ConfigError: the sentence says how many there may be.
+    """
+    if device.type == "cuda":
+        total = torch.cuda.mem_get_info(device)[1]
+    else:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if count * bytes_each > total:
+        raise ConfigError(
+            f"{name} is {count}; so many samples need {count * bytes_each / 2**30:,.0f} GiB of memory, of which there "
+            f"are {total / 2**30:,.0f}: ask for at most {total // bytes_each} at once, and for more with other seeds."
+        )
+
+
+def output_file(name: str, path: Path | str) -> Path:
+    """The file that an option asks to write, after a check that it can be; what a link leads to is meant.
+
+    Raises:
+        ConfigError: a directory, a device, or a place that cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path = path.resolve() if path.is_symlink() else path
+        if path.is_dir():
+            raise ConfigError(f"{name}={path} is a directory; name a file in it.")
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{name}={path} is not a regular file; name another one.")
+        check_folder(name, path.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"{name}={path} cannot be written ({error.strerror}); name another file."
+        ) from error
+    return path
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Refuses a folder in which no file can be made; it need not exist yet, and is not made here.
+
+    Raises:
+        ConfigError: the reason why.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise ConfigError(
+            f"{name}: nothing can be written in {existing} ({error.strerror}); name another place."
+        ) from error
