@@ -67,7 +67,8 @@ def sample_batches(
     """Samples batch by batch: yields (rows, latents), rows (B,) of 0 … num_samples-1, latents (B, N, d).
 
     Every sample has its own random numbers, drawn from (seed, its id), so a sample does not depend on the
-    batch size or on its neighbours. A batch that the memory does not hold is halved.
+    batch size or on its neighbours. A batch that the memory does not hold is halved. What cannot work is refused by the
+    call itself, before the first batch is asked for.
 
     Args:
         batch_size: None is as many as fill the device and fit its memory, see `fitting_batch`.
@@ -171,14 +172,17 @@ def sample_batches(
         padded[:, : latents.shape[1]] = latents
         return model.unnormalize(padded)
 
-    while len(order):
-        try:
-            latents = sample(order[:batch_size])
-        except RuntimeError as error:
-            batch_size = halved(min(batch_size, len(order)), device, error)
-            continue
-        rows, order = order[:batch_size], order[batch_size:]
-        yield rows, latents
+    def batches(order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        while len(order):
+            try:
+                latents = sample(order[:batch_size])
+            except RuntimeError as error:
+                batch_size = halved(min(batch_size, len(order)), device, error)
+                continue
+            rows, order = order[:batch_size], order[batch_size:]
+            yield rows, latents
+
+    return batches(order, batch_size)
 
 
 def fitting_batch(model: LatentDiffusion) -> int:

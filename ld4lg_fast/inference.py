@@ -9,16 +9,19 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ld4lg_fast._version import __version__
 from ld4lg_fast.candidates import CHOICES, SURENESS, choose, in_groups
 from ld4lg_fast.checkpoints import fingerprint
-from ld4lg_fast.checks import check
+from ld4lg_fast.checks import check, check_folder, output_file
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.engine import check_fits
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
+from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.option_groups import INFER, checked_groups
 from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
 from ld4lg_fast.quality import sampling_plan
 from ld4lg_fast.sharing import gathered, share
@@ -40,8 +43,6 @@ CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are lear
 
 DECODING = tuple(field.name for field in fields(DecodingConfig))  # entries of the group that make one
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def choose_device(name: str | None) -> torch.device:
     """The named device, or the GPU if there is one.
@@ -52,10 +53,12 @@ def choose_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"The device {name!r} is not available here; leave it out or use cpu.") from error
-    return torch.device(name)
+        if torch.empty(1, device=name).cpu().numel():
+            return torch.device(name)
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"The device {shown(name)} is not available here; leave it out or use cpu."
+        ) from error
 
 
 def sample_with_bar(
@@ -78,6 +81,7 @@ def sample_with_bar(
 
         best = pipe.best
         if length is not None:
+            pipe.check_length(length)  # nothing is to be learned for a call that is refused
             told = pipe.autoencoder.perceiver is None
             conditions = {name: options[name] for name in CONDITIONS if options.get(name) is not None}
             guide = None if told else pipe.learn_length(**conditions)
@@ -98,6 +102,8 @@ def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None
             f"{run_dir} is no folder that the times could be kept in; copy the model with save_pretrained and name "
             "the copy."
         )
+    check_folder("RUN_DIR", run_dir / "denoiser")
+    check("seed", seed)
     with progress_bar() as bar:
         task = bar.add_task("trying curves")
         found = learn_times(model, seed, lambda done, total: bar.update(task, completed=done, total=total))
@@ -143,32 +149,34 @@ def infer(config: DictConfig) -> Path | None:
     model each text's ``classes``; of a sequence-to-sequence model ``sources``, ``references`` where they are
     known, and all ``candidates`` that the texts were chosen from.
     """
+    groups = checked_groups(config, INFER)
     processes = start_processes()
     console.quiet = not processes.is_main_process
     try:
-        return _infer(config, processes)
+        return _infer(groups, processes)
     finally:
         processes.destroy_process_group()
 
 
-def _infer(config: DictConfig, processes: PartialState) -> Path | None:
-    run_dir, generation = Path(config.infer.output_dir), config.generation
-    if config.infer.dtype not in DTYPES:
-        raise ConfigError(f"Unknown dtype {config.infer.dtype!r}; choose one of {', '.join(DTYPES)}.")
-    alone = processes.num_processes == 1
-    device = choose_device(config.infer.device) if alone else processes.device
-    if generation.choose_by not in CHOICES:
+def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
+    asked, generation = groups["infer"], groups["generation"]
+    run_dir = Path(asked["output_dir"])
+    if asked["output_file"] is not None:
+        output_file("infer.output_file", asked["output_file"])
+    device = choose_device(asked["device"]) if processes.num_processes == 1 else processes.device
+    if generation["choose_by"] not in CHOICES:
         raise ConfigError(
-            f"Unknown similarity generation.choose_by={generation.choose_by}; choose one of {', '.join(CHOICES)}."
+            f"Unknown similarity generation.choose_by={generation['choose_by']}; choose one of {', '.join(CHOICES)}."
         )
-    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, DTYPES[config.infer.dtype])
-    num_candidates = generation.num_candidates
-    sources, references = choose_sources(
-        pipe, run_dir, config.infer.source_file, generation.num_samples, num_candidates
-    )
-    num_texts = (generation.num_samples or DEFAULT_SAMPLES) if sources is None else len(sources)
-    settings = OmegaConf.to_container(generation) | {"num_samples": num_texts} | resolved(pipe, generation)
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, getattr(torch, asked["dtype"]))
+    num_samples, num_candidates = generation["num_samples"], generation["num_candidates"]
+    sources, references = choose_sources(pipe, run_dir, asked["source_file"], num_samples, num_candidates)
+    num_texts = (DEFAULT_SAMPLES if num_samples is None else num_samples) if sources is None else len(sources)
+    check_fits(pipe.model, num_texts * num_candidates // processes.num_processes, "generation.num_samples")
+    settings = generation | {"num_samples": num_texts} | resolved(pipe, generation)
     decoding = DecodingConfig(**{name: settings[name] for name in DECODING})
+    path = asked["output_file"] or results_folder(run_dir) / "samples" / default_name(settings)
+    path = output_file("infer.output_file", path)
     ids = share(num_texts * num_candidates, processes)
     told, seconds, texts, classes, scores = None, 0.0, [], [], []
     if ids:
@@ -184,7 +192,7 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
         texts = output.texts
         classes = [None] * len(texts) if output.class_ids is None else output.class_ids.tolist()
         scores = [0.0] * len(texts)
-        if num_candidates > 1 and generation.choose_by == SURENESS:
+        if num_candidates > 1 and generation["choose_by"] == SURENESS:
             scores = pipe.confidences(output.latents, texts, output.mask).tolist()
     rows = gathered(ids, list(zip(texts, classes, scores, strict=True)), processes)
     if rows is None:
@@ -196,14 +204,14 @@ def _infer(config: DictConfig, processes: PartialState) -> Path | None:
         classes = [names[index] for index in classes][::num_candidates]
         content["classes"], told = classes, [f"[{name or 'no class'}] " for name in classes]
     if sources is not None:
-        groups, sure = in_groups(texts, num_candidates), in_groups(scores, num_candidates)
+        candidates, sure = in_groups(texts, num_candidates), in_groups(scores, num_candidates)
         content["texts"] = [
-            group[choose(group, own, generation.choose_by)] for group, own in zip(groups, sure, strict=True)
+            group[choose(group, own, generation["choose_by"])]
+            for group, own in zip(candidates, sure, strict=True)
         ]
         content |= {"sources": sources, "references": references}
-        content["candidates"] = groups if num_candidates > 1 else None
+        content["candidates"] = candidates if num_candidates > 1 else None
         told = [f"{source} → " for source in sources]
-    path = Path(config.infer.output_file or results_folder(run_dir) / "samples" / default_name(settings))
     facts = {
         "run": str(run_dir),
         "settings": settings,
@@ -240,9 +248,6 @@ def choose_sources(
         ConfigError: sources or candidates for a model that takes none, or too few of either.
         DataError: the file, or the run's corpus, cannot be read.
     """
-    check("generation.num_candidates", num_candidates)
-    if num_samples is not None:
-        check("generation.num_samples", num_samples)
     if not pipe.model.is_seq2seq:
         if source_file is not None:
             raise ConfigError(
@@ -271,7 +276,7 @@ def choose_sources(
             "This model writes from a source text; give some with infer.source_file=FILE, as the test set of "
             f"its corpus cannot be read ({error})."
         ) from error
-    count = min(num_samples or DEFAULT_SAMPLES, len(dataset.test))
+    count = min(DEFAULT_SAMPLES if num_samples is None else num_samples, len(dataset.test))
     return dataset.test.sources[:count], dataset.test.texts[:count]
 
 

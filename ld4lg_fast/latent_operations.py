@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
-from ld4lg_fast.checks import check_options, check_texts, numbers, text_list
+from ld4lg_fast.checks import check, check_options, check_texts, numbers, text_list
 from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.decoding.rerank import model_scores
@@ -20,7 +20,7 @@ from ld4lg_fast.decoding.texts import checked_decoding
 from ld4lg_fast.diffusion import project_to_sphere
 from ld4lg_fast.engine import check_fits
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import Number, shown
+from ld4lg_fast.export.runtime.option_checks import Number, WholeNumber, shown
 from ld4lg_fast.infilling import fill_gap, split_at_gap
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.length_guide import LengthGuide
@@ -331,6 +331,12 @@ class LatentOperations(ABC):
             latents = self.encode(texts)[0]
         return LengthGuide.fit(self.model.normalize(latents), self.token_counts(texts).to(self.device))
 
+    def check_length(self, length: int) -> int:
+        """Refuses a length in tokens that the model does not handle; returns how many special ones come to it."""
+        special = self.autoencoder.tokenizer.num_special_tokens_to_add()
+        check("length", length, WholeNumber(1, self.autoencoder.max_len - special))
+        return special
+
     def of_length(
         self,
         num_samples: int,
@@ -356,13 +362,10 @@ class LatentOperations(ABC):
             ConfigError: a length that the model does not handle, fewer than one try, or ``pull`` out of range.
         """
         count = self._count(num_samples, tries)
-        check_options(length=length, pull=pull)
+        check_options(pull=pull)
         if guide is not None and not isinstance(guide, LengthGuide):
             raise ConfigError(f"guide is {shown(guide)}; it must be what learn_length gives.")
-        special = self.autoencoder.tokenizer.num_special_tokens_to_add()
-        if length > self.autoencoder.max_len - special:
-            longest = self.autoencoder.max_len - special
-            raise ConfigError(f"length is {length}; this model handles at most {longest} tokens.")
+        special = self.check_length(length)
         if self.autoencoder.perceiver is None:
             lengths = torch.full((count,), length + special)
             return self.best(num_samples, tries=tries, lengths=lengths, **options)

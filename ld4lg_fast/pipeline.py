@@ -234,19 +234,19 @@ class TextDiffusionPipeline(LatentOperations):
             if progress is not None:
                 progress(phase, written + done, num_samples)
 
-        for batch in self.sample_batches(
+        batches = self.sample_batches(
             num_samples, batch_size=batch_size, sample_ids=ids, seed=seed, progress=progress, **options
-        ):
-            texts = self.decode(
-                batch.latents,
-                decoding,
-                mask=batch.mask,
-                seed=seed,
-                sample_ids=ids[batch.rows],
-                progress=decoded,
-            )
-            written += len(texts)
-            yield TextDiffusionOutput(**vars(batch), texts=texts)
+        )
+
+        def outputs() -> Iterator[TextDiffusionOutput]:
+            nonlocal written
+            for batch in batches:
+                places = {"mask": batch.mask, "sample_ids": ids[batch.rows]}
+                texts = self.decode(batch.latents, decoding, seed=seed, progress=decoded, **places)
+                written += len(texts)
+                yield TextDiffusionOutput(**vars(batch), texts=texts)
+
+        return outputs()
 
     def sample(self, num_samples: int = 1, **options: Unpack[CallOptions]) -> SampledLatents:
         """Latents, which `decode` turns into text: all of `sample_batches`, whose ``options`` these are, as one."""
@@ -279,7 +279,7 @@ class TextDiffusionPipeline(LatentOperations):
         progress: Progress | None = None,
         callback: Callback | None = None,
     ) -> Iterator[SampledLatents]:
-        """Samples latents, and yields them batch by batch.
+        """Samples latents, and yields them batch by batch; what cannot work is refused before the first.
 
         Args:
             quality: ``paper`` (as published, 250 steps), ``balanced`` or ``draft``, see `quality.QUALITIES`.
@@ -328,7 +328,7 @@ class TextDiffusionPipeline(LatentOperations):
             if progress is not None:
                 progress("denoise", done, total)
 
-        for rows, latents in sample_batches(
+        batches = sample_batches(
             self.model,
             num_samples,
             sampler=plan.sampler or self.model.default_sampler,
@@ -351,9 +351,15 @@ class TextDiffusionPipeline(LatentOperations):
             sample_ids=ids,
             progress=advance,
             callback=callback,
-        ):
-            mask_rows, class_rows = (None if t is None else t[rows] for t in (mask, class_ids))
-            yield SampledLatents(latents, mask_rows, class_rows, rows)
+        )
+
+        @torch.no_grad()
+        def sampled() -> Iterator[SampledLatents]:
+            for rows, latents in batches:
+                mask_rows, class_rows = (None if t is None else t[rows] for t in (mask, class_ids))
+                yield SampledLatents(latents, mask_rows, class_rows, rows)
+
+        return sampled()
 
     def _encode_sources(self, sources: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
         texts = [sources[row] for row in rows.tolist()]

@@ -205,8 +205,14 @@ def test_a_frontier_over_steps_and_guidance_and_what_lies_between_texts(class_ru
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["evaluation.frontier_steps=[0]"], "evaluation.frontier_steps=[0] must be whole numbers from 1 on"),
-        (["evaluation.frontier_guidance=[a]"], "evaluation.frontier_guidance=['a'] must be numbers"),
+        (
+            ["evaluation.frontier_steps=[0]"],
+            "evaluation.frontier_steps is [0]; it must be a list, as in [1,2], each entry a whole number from 1",
+        ),
+        (
+            ["evaluation.frontier_guidance=[a]"],
+            "evaluation.frontier_guidance is ['a']; it must be a list, as in [1,2], each entry a finite number",
+        ),
         (["evaluation.frontier_guidance=[1,2]"], "needs a class-conditional or sequence-to-sequence model"),
     ],
 )
@@ -247,7 +253,10 @@ def test_sequence_to_sequence_with_candidates(autoencoder, tmp_path, monkeypatch
             ["generation.num_samples=19"],
             "has 18 test texts, too few to measure 19 samples against; ask for at most",
         ),
-        (["generation.num_samples=0"], "generation.num_samples is 0; it must be at least 1."),
+        (
+            ["generation.num_samples=0"],
+            "generation.num_samples is 0; it must be a whole number from 1 to 2147483647.",
+        ),
         (["generation.num_candidates=2"], "needs a sequence-to-sequence model"),
         (["generation.class_id=3"], "class_id 3 was given, but this model was trained without classes"),
         (
@@ -258,7 +267,10 @@ def test_sequence_to_sequence_with_candidates(autoencoder, tmp_path, monkeypatch
         (["generation.strategies=[beams]"], "Unknown decoding strategy 'beams'"),
         (["generation.sampler=euler"], "Unknown sampler 'euler'"),
         (["evaluation.seeds=[1,1]"], "evaluation.seeds=[1, 1] must be different numbers"),
-        (["evaluation.reference_seed=-1"], "evaluation.reference_seed is -1; it must be 0 or more"),
+        (
+            ["evaluation.reference_seed=-1"],
+            "evaluation.reference_seed is -1; it must be a whole number from 0 to",
+        ),
         (["evaluation.split=train"], "evaluation.split=train is unknown; choose one of test, validation."),
         (["evaluation.batch_size=0"], "evaluation.batch_size is 0"),
         (["evaluation.seed=1"], "There is no option evaluation.seed"),

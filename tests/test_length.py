@@ -110,7 +110,7 @@ def test_recipe_v1_is_told_the_length(autoencoder):
 def test_lengths_that_cannot_be_are_refused(pipe):
     for options, trouble in (
         ({"length": 0}, "length is 0"),
-        ({"length": 31}, "length is 31; this model handles at most 30 tokens"),
+        ({"length": 31}, "length is 31; it must be a whole number from 1 to 30"),
         ({"length": 9, "pull": 2}, "pull is 2; it must be a finite number from 0 to 1"),
         ({"length": 9, "tries": 0}, "tries is 0"),
     ):

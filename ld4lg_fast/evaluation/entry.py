@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ld4lg_fast.console import console
 from ld4lg_fast.entry import hydra_entry
@@ -20,10 +20,13 @@ def test(config: DictConfig) -> Path:
     Raises:
         LD4LGError: anything that the user can mend.
     """
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    # Imported late: transformers takes seconds, and a mistake on the command line should show at once.
+    from ld4lg_fast.evaluation.options import GROUPS
+    from ld4lg_fast.option_groups import checked_groups
+
+    settings = checked_groups(config, GROUPS)
     processes = start_processes()
     console.quiet = console.quiet or not processes.is_main_process
-    # Imported late: transformers takes seconds, and a mistake on the command line should show at once.
     import transformers
 
     from ld4lg_fast.evaluation.run import Evaluation

@@ -3,9 +3,34 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from ld4lg_fast.checks import RULES
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.evaluation.settings import EvaluationSettings
+from ld4lg_fast.evaluation.settings import MAY_BE_NONE, SETTINGS, EvaluationSettings
+from ld4lg_fast.export.runtime.option_checks import Switch, Text, WholeNumber
+from ld4lg_fast.option_groups import RUN, SAMPLING, Groups, ListOf, Name, OrNull, Path
+
+GROUPS: Groups = {
+    "infer": RUN | {"ckpt_path": OrNull(Path())},
+    "generation": SAMPLING | {"num_samples": RULES["num_samples"], "strategies": OrNull(ListOf(Text()))},
+    "evaluation": {
+        **{name: OrNull(rule) if name in MAY_BE_NONE else rule for name, rule in SETTINGS.items()},
+        "report": OrNull(Path()),
+        "seeds": ListOf(RULES["seed"]),
+        "split": Text(),
+        "frontier_steps": ListOf(RULES["sampling_steps"]),
+        "frontier_guidance": ListOf(RULES["guidance_scale"]),
+        "interpolation": Switch(),
+        "reference_seed": OrNull(RULES["seed"]),
+    },
+    "dataset": {
+        "name": OrNull(Name()),
+        "root": OrNull(Path()),
+        "hub": OrNull(Text()),
+        "limit": OrNull(WholeNumber()),
+    },
+}
+"""What the entries of ``configs/test.yaml`` may be."""
 
 SENTENCE_MODEL_V1 = "sentence-transformers/all-mpnet-base-v2"
 
@@ -34,9 +59,6 @@ class Options:
         Raises:
             ConfigError: a value that cannot work.
         """
-        for name in ("num_samples", "num_candidates"):
-            if generation[name] < 1:
-                raise ConfigError(f"generation.{name} is {generation[name]}; it must be at least 1.")
         known = {field.name for field in fields(EvaluationSettings)}
         chosen = {key: value for key, value in evaluation.items() if key in known}
         if chosen["sentence_model"] == "auto":
@@ -54,20 +76,15 @@ class Options:
 
 
 def _seeds(given: int | list[int] | None) -> list[int]:
-    seeds = [given] if isinstance(given, int) else list(given or ())
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    seeds = [given] if isinstance(given, int) else list(given)
+    if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"evaluation.seeds={seeds} must be different numbers from 0 on, as in [0,1,2].")
     return seeds
 
 
 def _frontier(generation: Mapping, evaluation: Mapping) -> list[tuple[int, float]]:
-    steps, scales = (list(evaluation[f"frontier_{name}"] or ()) for name in ("steps", "guidance"))
-    if not all(isinstance(count, int) and count >= 1 for count in steps):
-        raise ConfigError(
-            f"evaluation.frontier_steps={steps} must be whole numbers from 1 on, as in [4,8,25]."
-        )
-    if not all(isinstance(scale, int | float) for scale in scales):
-        raise ConfigError(f"evaluation.frontier_guidance={scales} must be numbers, as in [1,2,4].")
+    given = (evaluation["frontier_steps"], evaluation["frontier_guidance"])
+    steps, scales = (list(entry) if isinstance(entry, list) else [entry] for entry in given)
     if not steps and not scales:
         return []
     steps, scales = steps or [generation["sampling_steps"]], scales or [generation["guidance_scale"]]
@@ -76,7 +93,7 @@ def _frontier(generation: Mapping, evaluation: Mapping) -> list[tuple[int, float
 
 def _decodings(generation: Mapping) -> dict[str, DecodingConfig]:
     given = generation["strategies"]
-    strategies = [given] if isinstance(given, str) else list(given or ())
+    strategies = [given] if isinstance(given, str) else list(given)
     if not strategies:
         raise ConfigError(
             "generation.strategies is empty; give one or more, as in generation.strategies=[beam]."

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from ld4lg_fast.checks import output_file
 from ld4lg_fast.console import console
+from ld4lg_fast.decoding.texts import checked_decoding
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.checkpoints import load_checkpoint
@@ -21,7 +23,7 @@ from ld4lg_fast.evaluation.report_latents import film, latent_map
 from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
 from ld4lg_fast.evaluation.rows import Samples, named, pair_rows, reference_rows, text_rows
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
-from ld4lg_fast.inference import DTYPES, choose_device, resolved
+from ld4lg_fast.inference import choose_device, resolved
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.shipped import results_folder, run_directory
 from ld4lg_fast.weights import read_json, write_json
@@ -42,13 +44,15 @@ class Evaluation:
         infer, generation = config["infer"], dict(config["generation"])
         self.run_dir = Path(infer["output_dir"])
         self.results = results_folder(self.run_dir)
-        if infer["dtype"] not in DTYPES:
-            raise ConfigError(f"Unknown dtype {infer['dtype']!r}; choose one of {', '.join(DTYPES)}.")
+        page, given = config["evaluation"]["report"], infer["output_file"]
+        self.page = None if page is None else output_file("evaluation.report", page)
+        if given is not None and output_file("infer.output_file", given) == self.page:
+            raise ConfigError(f"evaluation.report and infer.output_file are both {given}; name two files.")
         alone = processes.num_processes == 1
         self.device = choose_device(infer["device"]) if alone else processes.device
         self.pipe = TextDiffusionPipeline.from_pretrained(self.run_dir)
-        given = infer["ckpt_path"]
-        self.checkpoint = None if given is None else load_checkpoint(self.pipe, self.run_dir, given)
+        checkpoint = infer["ckpt_path"]
+        self.checkpoint = None if checkpoint is None else load_checkpoint(self.pipe, self.run_dir, checkpoint)
         # The file is to say what it was, not that it was left open.
         generation |= resolved(self.pipe, generation)
         self.generation = generation
@@ -86,7 +90,12 @@ class Evaluation:
             network.num_classes,
             self.from_sources,
         )
-        self.pipe.to(self.device, DTYPES[infer["dtype"]])
+        self.pipe.to(self.device, getattr(torch, infer["dtype"]))
+        self.path = output_file("infer.output_file", given or self._default_path())
+        for decoding in self.options.decodings.values():
+            checked_decoding(decoding, decoding, self.pipe.autoencoder)
+        for setting in (None, *self.options.frontier):
+            self.pipe.sample_batches(1, **self._options_of_first(setting))
 
     @property
     def conditions(self) -> Conditions:
@@ -102,15 +111,16 @@ class Evaluation:
     def sample(self, seed: int, setting: tuple[int, float] | None = None) -> Sampled | None:
         """The samples of a seed, of a ``setting`` of `Options.frontier` in the place of the table's; None but in the
         main process."""
-        options = self._sampling_options()
-        if setting is not None:
-            options["num_inference_steps"], options["guidance_scale"] = setting
+        options = self._sampling_options(setting)
         return sample_texts(self.pipe, self.conditions, self.options.decodings, options, seed, self.processes)
 
-    def _sampling_options(self) -> dict:
+    def _sampling_options(self, setting: tuple[int, float] | None = None) -> dict:
         names = ("sampler", "spacing", "guidance_scale", "guidance_interval", "precision", "batch_size")
         options = {name: self.generation[name] for name in names}
-        return options | {"num_inference_steps": self.generation["sampling_steps"]}
+        options["num_inference_steps"] = self.generation["sampling_steps"]
+        if setting is not None:
+            options["num_inference_steps"], options["guidance_scale"] = setting
+        return options
 
     def frontier(self) -> dict[tuple[int, float], Sampled | None]:
         """The first seed's samples of every setting of the frontier."""
@@ -132,8 +142,8 @@ class Evaluation:
             rows += named(more, _setting_name(steps, scale), facts)
         print_report(rows, f"{self.options.num_samples} samples of {self.checkpoint or self.run_dir}")
         path = self._write(samples, rows, models, swept)
-        if page := self.config["evaluation"]["report"]:
-            self._write_page(Path(page), path)
+        if self.page is not None:
+            self._write_page(self.page, path)
         return path
 
     def _rows(self, sampled: Mapping[int, Sampled], models: ScoringModels, alone: bool = False) -> list[Row]:
@@ -178,9 +188,9 @@ class Evaluation:
         )
         console.print(f"Report written to {page}.", markup=False, highlight=False)
 
-    def _options_of_first(self) -> dict:
+    def _options_of_first(self, setting: tuple[int, float] | None = None) -> dict:
         """What the first sample of the first seed was sampled with."""
-        options = self._sampling_options() | {"seed": self.options.seeds[0]}
+        options = self._sampling_options(setting) | {"seed": self.options.seeds[0]}
         if self.references.labels is not None:
             options["class_id"] = self.references.labels[0]
         if self.references.sources is not None:
@@ -188,7 +198,6 @@ class Evaluation:
         return options
 
     def _write(self, samples: Samples, rows: Sequence[Row], models: ScoringModels, swept: Mapping) -> Path:
-        path = self._path()
         content = {
             "run": str(self.run_dir),
             "checkpoint": self.checkpoint and str(self.checkpoint),
@@ -203,12 +212,10 @@ class Evaluation:
             "frontier_texts": swept,
             "references": vars(self.references),
         }
-        write_json(path, content)
-        return path
+        write_json(self.path, content)
+        return self.path
 
-    def _path(self) -> Path:
-        if given := self.config["infer"]["output_file"]:
-            return Path(given)
+    def _default_path(self) -> Path:
         generation = self.generation
         parts = [
             self.checkpoint.name if self.checkpoint else None,

@@ -2,7 +2,21 @@
 
 from dataclasses import dataclass
 
-from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.checks import check
+from ld4lg_fast.export.runtime.option_checks import Number, Text, WholeNumber
+
+SETTINGS = {
+    "mauve_model": Text(),
+    "mauve_scaling_factor": (scale := Number(0, 1000, above=True)),
+    "sentence_model": Text(),
+    "sentence_scaling_factor": scale,
+    "perplexity_model": Text(),
+    "bertscore_model": Text(),
+    "bertscore_layer": WholeNumber(0, 1000),
+    "max_length": WholeNumber(),
+    "batch_size": WholeNumber(),
+}
+MAY_BE_NONE = ("mauve_model", "sentence_model", "perplexity_model", "bertscore_model", "bertscore_layer")
 
 
 @dataclass(frozen=True)
@@ -34,8 +48,7 @@ class EvaluationSettings:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "batch_size", "mauve_scaling_factor", "sentence_scaling_factor"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"evaluation.{name} is {getattr(self, name)}; it must be above 0.")
-        if self.bertscore_layer is not None and self.bertscore_layer < 0:
-            raise ConfigError(f"evaluation.bertscore_layer is {self.bertscore_layer}; it must be 0 or more.")
+        for name, rule in SETTINGS.items():
+            value = getattr(self, name)
+            if value is not None or name not in MAY_BE_NONE:
+                check(f"evaluation.{name}", value, rule)
