@@ -3,6 +3,7 @@
 Letters: B batch, M context length, W language model width.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from torch import Tensor
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate, tokenize_texts
-from ld4lg_fast.data.formats import read_rows
-from ld4lg_fast.errors import DataError
+from ld4lg_fast.data.formats import as_data_errors
+from ld4lg_fast.export.runtime import text_files
 
-SOURCE_COLUMNS = ("source", "src", "text", "document")
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -41,26 +42,15 @@ def encode_sources(
 
 
 def read_sources(path: Path) -> list[str]:
-    """The source texts of a .txt (one a line), .jsonl, .json, .csv or .tsv file, blank ones left out.
+    """The source texts of a .txt (one a line), .jsonl, .json, .csv or .tsv file, blank ones left out with a word.
 
     A table's column is ``source``, ``src``, ``text`` or ``document``, or its only one.
 
     Raises:
         DataError: the file cannot be read, or has no such column or no text.
     """
-    if not path.exists():
-        raise DataError(f"infer.source_file={path} does not exist; correct the path.")
-    rows = read_rows(path)
-    columns = list(rows[0]) if rows else []
-    column = next(
-        (name for name in SOURCE_COLUMNS if name in columns), columns[0] if len(columns) == 1 else None
-    )
-    if columns and column is None:
-        raise DataError(
-            f"{path} has the columns {', '.join(columns)}; "
-            f"call the one with the sources {' or '.join(SOURCE_COLUMNS)}."
-        )
-    texts = [str(row.get(column) or "").strip() for row in rows]
-    if not any(texts):
-        raise DataError(f"{path} has no source text; write one a line.")
-    return [text for text in texts if text]
+    with as_data_errors():
+        texts, account = text_files.read_sources(path)
+    if account:
+        logger.warning("Sources are read from %s", account)
+    return texts

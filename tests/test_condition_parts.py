@@ -24,7 +24,7 @@ def rows_file(path, rows):
 def test_source_files_are_read_by_their_column(tmp_path):
     rows = [{"src": "one", "trg": "x"}, {"src": " ", "trg": "y"}, {"src": "two", "trg": "z"}]
     assert read_sources(rows_file(tmp_path / "a.jsonl", rows)) == ["one", "two"]
-    with pytest.raises(DataError, match="columns a, b"):
+    with pytest.raises(DataError, match="its columns are a, b"):
         read_sources(rows_file(tmp_path / "b.jsonl", [{"a": "1", "b": "2"}]))
     (tmp_path / "c.txt").write_text("\n\n")
     with pytest.raises(DataError, match="no source text"):

@@ -50,10 +50,10 @@ BAD_FILES = {
         b"id,body\n1,a\n",
         r"has no column text, its columns are id, body: .* dataset.text_column=",
     ),
-    "null.jsonl": (b'{"text": "a"}\n{"text": null}\n', "row 2 of .* has no text in column text"),
-    "holes.jsonl": (b'{"text": "a"}\n{"id": 1}\n', "row 2 of .* has no text in column text"),
-    "number.jsonl": (b'{"text": 7}\n', "row 1 of .* has 7 in column text where a text should be"),
-    "half.jsonl": (b'{"text": "a\\ud83d"}\n', "row 1 of .* holds half a surrogate pair"),
+    "null.jsonl": (b'{"text": "a"}\n{"text": null}\n', "line 2 of .* has no text in column text"),
+    "holes.jsonl": (b'{"text": "a"}\n{"id": 1}\n', "line 2 of .* has no text in column text"),
+    "number.jsonl": (b'{"text": 7}\n', "line 1 of .* has 7 in column text where a text should be"),
+    "half.jsonl": (b'{"text": "a\\ud83d"}\n', "line 1 of .* holds half a surrogate pair"),
 }
 
 
@@ -68,8 +68,8 @@ def test_bad_files(tmp_path, name):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("0.5", "row 2 of .* the label 0.5, which is neither a name nor an integer"),
-        ("null", "row 2 of .* has no label in column label"),
+        ("0.5", "line 2 of .* the label 0.5, which is neither a name nor an integer"),
+        ("null", "line 2 of .* has no label in column label"),
         ('" "', "the label ' ', which is blank"),
         ("[1]", r"the label \[1\], which is neither name nor number"),
         ("NaN", "the label nan, which is neither a name nor an integer"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from ld4lg_fast.errors import DataError
 
@@ -51,10 +52,25 @@ class TextSplit:
 
         return TextSplit(pick(self.texts), pick(self.labels), pick(self.sources))
 
+    def filled(self) -> list[int]:
+        """The indices of the examples whose text, and source where there are sources, is not blank."""
+        sources = self.texts if self.sources is None else self.sources
+        return [i for i, text in enumerate(self.texts) if text and sources[i]]
+
+
+def joined(parts: Iterable[TextSplit]) -> TextSplit:
+    """The examples of several splits that have the same columns, one after another."""
+    columns = zip(*((part.texts, part.labels, part.sources) for part in parts), strict=True)
+    return TextSplit(*(None if None in column else list(chain.from_iterable(column)) for column in columns))
+
 
 @dataclass(frozen=True)
 class TextDataset:
-    """A corpus ready for training; ``origin`` says in words where and how it was read."""
+    """A corpus ready for training.
+
+    ``origin`` says in words where and how it was read: of each file the number of texts, the rows left out and what was
+    guessed about it; and how sets were split off.
+    """
 
     name: str
     train: TextSplit

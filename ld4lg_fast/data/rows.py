@@ -1,22 +1,19 @@
 """From rows to splits: which column is the text, the label, the source text, and what its values mean."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ld4lg_fast.data.catalogue import DatasetSpec
-from ld4lg_fast.data.corpus import TextSplit, clean_up_spaces
-from ld4lg_fast.data.formats import Row
+from ld4lg_fast.data.corpus import TextSplit, clean_up_spaces, joined
+from ld4lg_fast.data.formats import as_data_errors
 from ld4lg_fast.errors import DataError
+from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.export.runtime.text_files import MISSING, Table, choose_column, lookup, texts_of, values_of
 
-_MISSING = object()
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
-
-@dataclass(frozen=True)
-class FoundRows:
-    """Rows of one split, and in words where they were found."""
-
-    rows: Sequence[Row]
-    where: str
+Tables = Mapping[str, Sequence[Table]]
 
 
 @dataclass(frozen=True)
@@ -29,129 +26,104 @@ class Columns:
 
 
 def splits_from_rows(
-    spec: DatasetSpec, found: Mapping[str, FoundRows], asked: Columns, first_label: int = 0
-) -> tuple[dict[str, TextSplit], tuple[str, ...] | None]:
-    """The splits in file order, and the names of the classes where there are labels.
+    spec: DatasetSpec, found: Tables, asked: Columns, first_label: int = 0
+) -> tuple[dict[str, TextSplit], tuple[str, ...] | None, list[str]]:
+    """The splits in file order, the names of the classes where there are labels, and what was read of each table.
 
-    Labels are read where the first split has their column; asking for them by name makes them required.
-    ``first_label`` is the smallest class label of a corpus that counts from there.
+    Every table has its own columns. Labels are read where a row of the first split has one; asking for them by name
+    makes them required. ``first_label`` is the smallest class label of a corpus that counts from there.
     Raises ``DataError`` for an empty file, a missing column, and a value that is no text or no label.
     """
-    for part in found.values():
-        if not part.rows:
-            raise DataError(f"{part.where} is empty: give a file with at least one text")
-    first = next(iter(found.values()))
-    label_column = asked.label
-    if label_column is None and spec.label and _lookup(first.rows[0], spec.label) is not _MISSING:
-        label_column = spec.label
-    with_sources = bool(asked.source or spec.source)
-
-    splits, labels = {}, {}
-    for split, part in found.items():
-        texts = _texts(part, _text_candidates(spec, asked, part), "text", spec.clean)
-        sources = None
-        if with_sources:
-            candidates = (asked.source,) if asked.source else spec.source
-            sources = _texts(part, candidates, "source", spec.clean)
-        splits[split] = TextSplit(texts, None, sources)
-        if label_column:
-            labels[split] = _labels(part, label_column)
-    if not label_column:
-        return splits, None
+    for tables in found.values():
+        if not any(table.rows for table in tables):
+            names = ", ".join(table.name for table in tables)
+            raise DataError(f"{names} is empty: give a file with at least one text")
+    label_column = _label_column(spec, found, asked)
+    splits: dict[str, TextSplit] = {}
+    labels: dict[str, list[object]] = {}
+    accounts: list[str] = []
+    with as_data_errors():
+        for split, tables in found.items():
+            parts = []
+            for table in tables:
+                part, note = _texts_and_sources(table, spec, asked)
+                parts.append(part)
+                accounts.append(table.account(len(part.filled()), note))
+            splits[split] = joined(parts)
+            if label_column is not None:
+                labels[split] = [label for table in tables for label in _labels(table, label_column)]
+    if label_column is None:
+        return splits, None, accounts
     index, class_names = _classes(spec, found, labels, first_label)
-    return {
-        split: TextSplit(part.texts, [index(value) for value in labels[split]], part.sources)
-        for split, part in splits.items()
-    }, class_names
+    for split, part in splits.items():
+        splits[split] = replace(part, labels=[index(value) for value in labels[split]])
+    return splits, class_names, accounts
 
 
-def _lookup(row: Row, column: str) -> object:
-    """The value under ``column``; a dot descends into nested objects."""
-    if column in row:
-        return row[column]
-    head, dot, rest = column.partition(".")
-    inner = row.get(head)
-    return _lookup(inner, rest) if dot and isinstance(inner, dict) else _MISSING
+def _label_column(spec: DatasetSpec, found: Tables, asked: Columns) -> str | None:
+    if asked.label is not None or spec.label is None:
+        return asked.label
+    first = next(iter(found.values()))
+    has_labels = any(lookup(row, spec.label) is not MISSING for table in first for row in table.rows)
+    return spec.label if has_labels else None
 
 
-def _choose(part: FoundRows, candidates: Sequence[str], kind: str) -> str:
-    for column in candidates:
-        if _lookup(part.rows[0], column) is not _MISSING:
-            return column
-    raise DataError(
-        f"{part.where} has no column {' or '.join(candidates)}, its columns are {', '.join(part.rows[0])}: "
-        f"name the right one with dataset.{kind}_column=..."
-    )
+def _texts_and_sources(table: Table, spec: DatasetSpec, asked: Columns) -> tuple[TextSplit, str]:
+    """One table's texts and, where they are asked for or the corpus has them, sources; and how the text was found."""
+    candidates = spec.text if asked.text is None else (asked.text,)
+    texts, note = _texts(table, candidates, "text", spec.clean, asked.text is None)
+    candidates = spec.source if asked.source is None else (asked.source,)
+    sources = _texts(table, candidates, "source", spec.clean, False)[0] if candidates else None
+    return TextSplit(texts, None, sources), note
 
 
-def _text_candidates(spec: DatasetSpec, asked: Columns, part: FoundRows) -> Sequence[str]:
-    if asked.text:
-        return (asked.text,)
-    only = tuple(part.rows[0]) if len(part.rows[0]) == 1 else ()
-    return spec.text + only
+def _texts(
+    table: Table, candidates: Sequence[str], kind: str, clean: bool, lone: bool
+) -> tuple[list[str], str]:
+    if not table.rows:
+        return [], ""
+    column, note = choose_column(table, candidates, _remedy(kind), lone)
+    texts = texts_of(table, column, kind, _remedy(kind))
+    return list(map(clean_up_spaces, texts)) if clean else texts, note
 
 
-def _values(part: FoundRows, column: str, kind: str):
-    for number, row in enumerate(part.rows, 1):
-        value = _lookup(row, column)
-        if value is _MISSING or value is None:
-            raise DataError(
-                f"row {number} of {part.where} has no {kind} in column {column}: complete or remove the row"
-            )
-        yield number, value
+def _labels(table: Table, column: str) -> Iterator[object]:
+    if table.rows:
+        column, _ = choose_column(table, (column,), _remedy("label"), lone=False)
+        yield from values_of(table, column, "label")
 
 
-def _texts(part: FoundRows, candidates: Sequence[str], kind: str, clean: bool) -> list[str]:
-    column = _choose(part, candidates, kind)
-    texts = []
-    for number, value in _values(part, column, kind):
-        if not isinstance(value, str):
-            raise DataError(
-                f"row {number} of {part.where} has {value!r} in column {column} where a {kind} should be: "
-                f"name the right column with dataset.{kind}_column=..."
-            )
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"row {number} of {part.where} holds half a surrogate pair, which is no character: "
-                "repair or remove the row"
-            ) from error
-        value = value.strip()
-        texts.append(clean_up_spaces(value) if clean else value)
-    return texts
-
-
-def _labels(part: FoundRows, column: str) -> list[object]:
-    column = _choose(part, (column,), "label")
-    return [value for _, value in _values(part, column, "label")]
+def _remedy(kind: str) -> str:
+    return f"name the right one with dataset.{kind}_column=..."
 
 
 def _classes(
-    spec: DatasetSpec, found: Mapping[str, FoundRows], labels: Mapping[str, list], first_label: int
+    spec: DatasetSpec, found: Tables, labels: Mapping[str, list], first_label: int
 ) -> tuple[Callable[[object], int], tuple[str, ...]]:
     """A function that gives each value in ``labels`` its class index, and the class names."""
     values: set[str | float] = set()
     for split, column in labels.items():
-        for number, value in enumerate(column, 1):
+        places = ((table, index) for table in found[split] for index in range(len(table.rows)))
+        for (table, index), value in zip(places, column, strict=True):
             known = isinstance(value, str | int | float)
             if known and value in values:
                 continue
             problem = _problem(spec, value, first_label) if known else "which is neither name nor number"
             if problem:
                 raise DataError(
-                    f"row {number} of {found[split].where} has the label {value!r}, {problem}: "
+                    f"{table.where(index)} has the label {shown(value)}, {problem}: "
                     "correct it, or name another column with dataset.label_column=..."
                 )
             values.add(value)
     if spec.label_threshold is not None:
         return lambda value: int(float(value) >= spec.label_threshold), spec.class_names
     if spec.class_names is not None:
-        return lambda value: int(value) - first_label, spec.class_names
+        return lambda value: int(float(value)) - first_label, spec.class_names
     names = {value: _class_name(value) for value in values}
     distinct = set(names.values())
-    numeric = all(name.lstrip("-").isdigit() for name in distinct)
-    ordered = sorted(distinct, key=int if numeric else None)
+    numeric = all(map(_WHOLE_NUMBER.fullmatch, distinct))
+    # By the name, too: 1 and 01 are two classes.
+    ordered = sorted(distinct, key=lambda name: (int(name) if numeric else 0, name))
     index = {name: i for i, name in enumerate(ordered)}
     return lambda value: index[names[value]], tuple(ordered)
 
@@ -177,6 +149,6 @@ def _problem(spec: DatasetSpec, value: object, first_label: int) -> str | None:
 def _number(value: object) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if abs(number) < 2**53 else None

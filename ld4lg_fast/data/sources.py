@@ -2,22 +2,22 @@
 
 import difflib
 import inspect
-import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ld4lg_fast.data.catalogue import DATASETS, DatasetSpec, HubSource, split_alias
-from ld4lg_fast.data.corpus import SPLITS, TextDataset, TextSplit
+from ld4lg_fast.data.corpus import SPLITS, TextDataset
 from ld4lg_fast.data.demo import demo_dataset
-from ld4lg_fast.data.formats import EXTENSIONS, Row, read_rows
+from ld4lg_fast.data.formats import read_table
 from ld4lg_fast.data.hub import read_hub
-from ld4lg_fast.data.rows import Columns, FoundRows, splits_from_rows
+from ld4lg_fast.data.rows import Columns, splits_from_rows
 from ld4lg_fast.data.splits import PUBLISHED_SEED, complete_custom, complete_published
 from ld4lg_fast.errors import ConfigError, DataError
-
-logger = logging.getLogger(__name__)
+from ld4lg_fast.export.runtime.option_checks import WholeNumber, complaint
+from ld4lg_fast.export.runtime.text_files import EXTENSIONS, Table
 
 ROOT_VARIABLE = "LD4LG_DATASETS"
 SEARCHED = ("data", "datasets", "../shared/datasets")
@@ -58,8 +58,12 @@ def load_text_dataset(
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ConfigError(f"there is no dataset={name}{hint}: choose one of {', '.join(DATASETS)}")
     for option, value in (("limit", limit), ("num_examples", num_examples)):
-        if value is not None and value < 1:
-            raise ConfigError(f"dataset.{option}={value} leaves no texts: use 1 or more, or null")
+        if value is not None and (said := complaint(f"dataset.{option}", value, WholeNumber())):
+            if isinstance(value, int) and value < 1:
+                said = f"dataset.{option}={value} leaves no texts: use 1 or more, or null"
+            raise ConfigError(said)
+    if said := complaint("dataset.seed", seed):
+        raise ConfigError(said)
     if num_examples is not None and name != "demo":
         raise ConfigError(f"dataset.num_examples={num_examples} is for dataset=demo: use dataset.limit")
     if train_fallback not in (None, "validation", "test"):
@@ -73,17 +77,17 @@ def load_text_dataset(
         spec = DATASETS[name]
         found = _find(name, spec, root, files, hub)
         asked = Columns(text_column, label_column, source_column)
-        splits, class_names = splits_from_rows(spec, found.parts, asked, found.first_label)
+        splits, class_names, accounts = splits_from_rows(spec, found.tables, asked, found.first_label)
         if name == "custom":
-            splits = {split: _without_blanks(name, split, part) for split, part in splits.items()}
+            splits = {split: part.select(part.filled()) for split, part in splits.items()}
             splits, notes = complete_custom(splits, seed, found.origin)
         else:
             # Blank texts are dropped later: published permutations count them.
             splits, notes = complete_published(name, spec, splits, seed, train_fallback, found.origin)
-        origin = "; ".join([found.origin, *notes])
+        origin = "; ".join([", ".join(accounts), *found.notes, *notes])
     finished = {}
     for split in SPLITS:
-        part = _without_blanks(name, split, splits[split])
+        part = splits[split].select(splits[split].filled())
         if not len(part):
             raise DataError(f"dataset={name} has only blank {split} texts ({origin}): give at least one text")
         finished[split] = part.select(range(min(len(part), limit or len(part))))
@@ -111,9 +115,10 @@ def load_from_config(config: Mapping) -> TextDataset:
 
 
 class _Found(NamedTuple):
-    parts: dict[str, FoundRows]
+    tables: dict[str, list[Table]]
     origin: str
     first_label: int = 0
+    notes: Sequence[str] = ()
 
 
 def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
@@ -124,7 +129,7 @@ def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
     if by_split:
         return _read_files(spec, by_split)
     if root is not None:
-        return _read_files(spec, _root_files(name, spec, Path(root).expanduser()))
+        return _in_root(name, spec, Path(root).expanduser())
     if hub is not None:
         return _from_hub(_hub_source(hub))
     if name == "custom":
@@ -155,16 +160,17 @@ def _hub_source(hub: str | Mapping[str, str]) -> HubSource:
         return HubSource(hub) if isinstance(hub, str) else HubSource(**hub)
     except TypeError as error:
         raise ConfigError(
-            f"dataset.hub={dict(hub)} must be owner/name, or have path and perhaps config, revision, data_dir"
+            f"dataset.hub={hub} must be owner/name, or have path and perhaps config, revision, data_dir"
         ) from error
 
 
 def _from_hub(source: HubSource) -> _Found:
-    parts = {
-        split: FoundRows(rows, f"{source.path} ({split}) on the hub")
-        for split, rows in read_hub(source).items()
+    splits, notes = read_hub(source)
+    tables = {
+        split: [Table(f"{source.path} ({split}) on the hub", rows, range(1, len(rows) + 1), "row")]
+        for split, rows in splits.items()
     }
-    return _Found(parts, f"{source.path} on the hub", source.first_label)
+    return _Found(tables, f"{source.path} on the hub", source.first_label, notes)
 
 
 def _files_in(folder: Path, spec: DatasetSpec) -> dict[str, list[Path]]:
@@ -178,72 +184,67 @@ def _files_in(folder: Path, spec: DatasetSpec) -> dict[str, list[Path]]:
     return by_split
 
 
-def _root_files(name: str, spec: DatasetSpec, root: Path) -> dict[str, list[Path]]:
+def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Found:
+    """The corpus in a folder, or a custom one in a file."""
     if not root.exists():
         raise DataError(f"dataset.root={root} does not exist: correct the path")
-    if root.is_file():
+    if not root.is_dir():
         if name != "custom":
             raise DataError(
                 f"dataset.root={root} is a file: give the folder of dataset={name}, or use dataset=custom"
             )
-        return {"train": [root]}
+        return _read_files(spec, {"train": [root]})
     by_split = _files_in(root, spec) or _files_in(root / name, spec)
-    if name == "custom" and "train" not in by_split:
+    if name != "custom":
+        others = []
+    else:
         others = [path for path in sorted(root.iterdir()) if path.suffix.lower() in EXTENSIONS]
         others = [path for path in others if [path] not in by_split.values()]
-        if len(others) == 1:
-            by_split["train"] = others
+        if "train" not in by_split and len(others) == 1:
+            by_split["train"], others = others, []
     if not by_split:
         stems = "; ".join(f"{split}: {', '.join(spec.stems_of(split))}" for split in SPLITS)
         raise DataError(
             f"dataset.root={root} has no file that dataset={name} knows: looked for {stems}, "
             f"ending in {', '.join(EXTENSIONS)}; rename yours, or use dataset=custom"
         )
-    return by_split
+    found = _read_files(spec, by_split)
+    return found._replace(notes=[f"{path} is not read" for path in others])
 
 
 def _named_files(files: str | Sequence[str] | Mapping[str, object], base: Path) -> dict[str, list[Path]]:
     if not isinstance(files, Mapping):
         files = {"train": files}
-    by_split = {}
+    by_split: dict[str, list[Path]] = {}
     for split, paths in files.items():
         known = split_alias(split)
         if known is None:
             raise ConfigError(f"dataset.files.{split} is no split: use train, validation and test")
         if paths is not None:
             paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-            by_split[known] = [base / Path(path).expanduser() for path in paths]
+            by_split.setdefault(known, []).extend(base / Path(path).expanduser() for path in paths)
     return by_split
 
 
 def _read_files(spec: DatasetSpec, by_split: Mapping[str, Sequence[Path]]) -> _Found:
-    parts = {}
-    for split in sorted(by_split, key=SPLITS.index):
-        paths = by_split[split]
-        rows = [row for path in paths for row in _rows_of(spec, path)]
-        parts[split] = FoundRows(rows, ", ".join(map(str, paths)))
-    return _Found(parts, ", ".join(part.where for part in parts.values()))
+    tables = {
+        split: [_table_of(spec, path) for path in by_split[split]]
+        for split in sorted(by_split, key=SPLITS.index)
+    }
+    return _Found(tables, ", ".join(table.name for parts in tables.values() for table in parts))
 
 
-def _rows_of(spec: DatasetSpec, path: Path) -> Iterable[Row]:
-    rows = read_rows(path)
+def _table_of(spec: DatasetSpec, path: Path) -> Table:
+    table = read_table(path)
     if spec.separator is None or path.suffix.lower() != ".txt":
-        return rows
+        return table
     texts = []
-    for number, row in enumerate(rows, 1):
+    for index, row in enumerate(table.rows):
         _, separator, text = str(row["text"]).partition(spec.separator)
-        if not separator and row["text"]:
+        if not separator and str(row["text"]).strip():
             raise DataError(
-                f"line {number} of {path} has no {spec.separator}: write each line as "
+                f"{table.where(index)} has no {spec.separator}: write each line as "
                 f"meta{spec.separator}text, or read plain lines with dataset=custom"
             )
         texts.append({"text": text})
-    return texts
-
-
-def _without_blanks(name: str, split: str, part: TextSplit) -> TextSplit:
-    sources = part.sources or part.texts
-    kept = [i for i, text in enumerate(part.texts) if text and sources[i]]
-    if len(kept) < len(part):
-        logger.info("dataset=%s: %d blank %s texts dropped", name, len(part) - len(kept), split)
-    return part.select(kept)
+    return replace(table, rows=texts)

@@ -1,0 +1,198 @@
+"""Tables in text files: which separator, which quotes, which rows. The standard library alone.
+
+By convention a ``.csv`` file has commas and quotes a field that holds one, a line break or a quote (then doubled), and
+a ``.tsv`` file has tabs and no quoting. Programs write others, too: semicolons where the comma is decimal, quotes in a
+``.tsv``. A reading fits where every row has as many fields as the header; the conventional one is taken where it fits,
+else another that does. Where none does, one sentence says on which line.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from .errors import RuntimeInputError
+
+SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+
+_SEP_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
+_PROPERLY_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+Records = list[tuple[int, list[str]]]  # fields, with the line on which the row starts
+_Spans = Iterator[tuple[int, int, list[str]]]  # the same, with the line on which it ends
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """A table's header and its rows, each of as many fields, with the line on which it starts."""
+
+    header: list[str]
+    records: Records
+    num_blank: int
+    notes: tuple[str, ...] = ()
+
+
+class _Misfit(Exception):
+    """A reading that does not fit: on which line, and why, as the rest of a sentence."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+def read_delimited(lines: Sequence[str], name: str, usual: str) -> Delimited:
+    """Reads lines with their ends; ``usual`` is the separator that the file's name promises.
+
+    Raises:
+        RuntimeInputError: rows of different width, quotes that are not closed, or two columns of one name.
+    """
+    lines, usual, head, num_declared = _opening(lines, usual)
+    others = [separator for separator in SEPARATORS if separator != usual and separator in head]
+    tables: dict[str, Delimited] = {}
+    misfits: dict[str, _Misfit] = {}
+    for separator in (usual, *others):
+        try:
+            tables[separator] = _read(lines, separator)
+        except _Misfit as misfit:
+            misfits[separator] = misfit
+        else:
+            if len(tables[separator].header) > 1:
+                break
+    wide = [separator for separator, table in tables.items() if len(table.header) > 1]
+    # Where nothing fits, the first line tells which separator was meant.
+    meant = wide or ([usual] if usual in head else []) or list(misfits) or [usual]
+    chosen = next((separator for separator in meant if separator != usual), usual)
+    unusual = "" if chosen == usual else f"its separator is {SEPARATORS[chosen]}"
+    if chosen in misfits:
+        misfit = misfits[chosen]
+        raise RuntimeInputError(
+            f"line {misfit.line} of {name} {misfit}{unusual and f', as {unusual}'}: quote fields that contain "
+            "separators or line breaks, and double the quotes in them"
+        )
+    table = tables[chosen]
+    repeated = next((column for column in table.header if column and table.header.count(column) > 1), None)
+    if repeated is not None:
+        raise RuntimeInputError(f"{name} has two columns called {repeated}: rename one")
+    notes = (unusual, *table.notes) if unusual else table.notes
+    return replace(table, num_blank=table.num_blank - num_declared, notes=notes)
+
+
+def _opening(lines: Sequence[str], usual: str) -> tuple[Sequence[str], str, str, int]:
+    """The separator that Excel's line ``sep=;`` declares, with that line blanked, else the usual one; and the header.
+
+    Returns the lines, the separator, the header's line and the number of lines that are blanked.
+    """
+    filled = list(islice((number for number, line in enumerate(lines) if line.strip()), 2))
+    declared = _SEP_LINE.fullmatch(lines[filled[0]]) if filled else None
+    if declared is not None:
+        lines = ["\n" if number == filled[0] else line for number, line in enumerate(lines)]
+        usual, filled = declared[1], filled[1:]
+    return lines, usual, lines[filled[0]] if filled else "", int(declared is not None)
+
+
+def _read(lines: Sequence[str], separator: str) -> Delimited:
+    """The table under one separator, with whatever quoting fits.
+
+    Raises:
+        _Misfit: none does.
+    """
+    if not any('"' in line for line in lines):
+        return _fitted(_split(lines, separator))
+    return _read_tabs(lines) if separator == "\t" else _read_quoted(lines, separator)
+
+
+def _read_quoted(lines: Sequence[str], separator: str) -> Delimited:
+    first = None
+    for lenient in (True, False):  # a blank before a quote, as in `1, "Yes, he said"`
+        try:
+            return _fitted(_parsed(lines, separator, lenient))
+        except _Misfit as misfit:
+            first = first or misfit
+    try:
+        plain = _fitted(_split(lines, separator))
+    except _Misfit:
+        raise first from None
+    if any(field[0] == field[-1] == '"' for _, fields in plain.records for field in fields if field):
+        raise first
+    return replace(plain, notes=("its quotes are characters of the texts",))
+
+
+def _read_tabs(lines: Sequence[str]) -> Delimited:
+    try:
+        plain, problem = _fitted(_split(lines, "\t")), None
+    except _Misfit as misfit:
+        plain, problem = None, misfit
+    # A single column fits however the lines are cut.
+    if plain is None or len(plain.header) == 1:
+        try:
+            quoted = _fitted(_parsed(lines, "\t", lenient=False))
+        except _Misfit:
+            if plain is None:
+                raise problem from None
+        else:
+            if plain is None or len(quoted.records) < len(plain.records):
+                return quoted
+    if _is_quoted(plain, lines):
+        return _fitted(_parsed(lines, "\t", lenient=False))
+    return replace(plain, notes=("its quotes are characters of the texts",))
+
+
+def _is_quoted(plain: Delimited, lines: Sequence[str]) -> bool:
+    """Whether fields that begin and end with quotes were quoted by a program, instead of being somebody's words.
+
+    A program quotes the header, too, or doubles quotes in a field, or quotes the fields with commas and no others
+    (Excel); and it leaves no other quote in the file.
+    """
+    fields = [field for line in lines for field in line.rstrip("\r\n").split("\t")]
+    quoted = [field for field in fields if '"' in field]
+    if not all(map(_PROPERLY_QUOTED.fullmatch, quoted)):
+        return False
+    header = any('"' in name for name in plain.header)
+    doubled = any('""' in field[1:-1] for field in quoted)
+    return header or doubled or all(("," in field) == ('"' in field) for field in fields)
+
+
+def _split(lines: Sequence[str], separator: str) -> _Spans:
+    for number, line in enumerate(lines, 1):
+        yield number, number, line.rstrip("\r\n").split(separator)
+
+
+def _parsed(lines: Sequence[str], separator: str, lenient: bool) -> _Spans:
+    # For the whole process; it is only ever raised.
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=lenient)
+    while True:
+        start = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise _Misfit(start, "has a quote that is not closed, or not doubled in its field") from error
+        yield start, reader.line_num, fields
+
+
+def _fitted(spans: _Spans) -> Delimited:
+    """Header and rows; fields beyond the header's are cut where they are blank.
+
+    Raises:
+        _Misfit: a row of another width.
+    """
+    header: list[str] = []
+    kept: Records = []
+    num_blank = num_long = 0
+    for start, end, fields in spans:
+        if not any(map(str.strip, fields)):
+            num_blank += 1
+        elif not header:
+            header = [name.strip() for name in fields]
+            while not header[-1]:
+                header.pop()
+        elif len(fields) < len(header) or any(map(str.strip, fields[len(header) :])):
+            raise _Misfit(start, f"does not have as many columns as the first line ({len(header)})")
+        else:
+            kept.append((start, fields[: len(header)]))
+            num_long += end > start
+    rows = "1 row spans" if num_long == 1 else f"{num_long} rows span"
+    return Delimited(header, kept, num_blank, (f"{rows} several lines",) if num_long else ())

@@ -1,0 +1,271 @@
+"""Files of texts: what a line, a row and a column is, for the package and the exported runtime alike.
+
+A file is UTF-8, with or without a byte order mark. A line ends with LF, CRLF or CR; other separators that
+``str.splitlines`` knows may stand inside a text. ``.txt`` has a text a line, ``.jsonl`` and ``.json`` have rows of JSON
+(`json_rows`), ``.csv`` and ``.tsv`` a table under a header (`delimited`). The standard library alone.
+"""
+
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BufferedReader
+from pathlib import Path
+
+from .delimited import read_delimited
+from .errors import RuntimeInputError
+from .json_rows import rows_of_documents, rows_of_lines
+
+Row = Mapping[str, object]
+
+EXTENSIONS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
+SOURCE_COLUMNS = ("source", "src", "text", "document")
+MISSING = object()
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+# Of a first line that is no name of a column: a sentence, more than three words, or long.
+_NO_NAME = re.compile(r".*[.!?…。！？]|\S+(?:\s+\S+){3,}|.{41,}", re.DOTALL)
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows in file order, and on which line each starts.
+
+    ``num_blank`` further lines hold no row. ``notes`` say how the file was read where that had to be guessed, each a
+    clause. ``has_header``: the first line names the columns.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    places: Sequence[int]
+    unit: str = "line"
+    num_blank: int = 0
+    notes: tuple[str, ...] = ()
+    has_header: bool = False
+
+    def where(self, index: int) -> str:
+        """Where a row stands, as an editor counts lines: ``line 7 of reviews.csv``."""
+        return f"{self.unit} {self.places[index]} of {self.name}"
+
+    def columns(self) -> list[str]:
+        """The names of all columns, of whatever rows."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def account(self, num_texts: int, *notes: str) -> str:
+        """What was read, and what was not: ``reviews.csv (12 texts; 2 blank rows left out)``."""
+        num_blank = self.num_blank + len(self.rows) - num_texts
+        left_out = (f"{counted(num_blank, 'blank row')} left out",) if num_blank else ()
+        facts = (counted(num_texts, "text"), *left_out, *self.notes, *notes)
+        return f"{self.name} ({'; '.join(filter(None, facts))})"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 row`` or ``2 rows``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def read_table(path: Path) -> Table:
+    """The rows of one file; a row that is a bare string, or a list of one, becomes its ``text``.
+
+    A pipe is read as ``.txt``. Each line of a ``.txt`` is a row, even a blank one; elsewhere blank lines are none.
+
+    Raises:
+        RuntimeInputError: a file that is missing, of another kind, not UTF-8, or not what its name promises.
+    """
+    try:
+        ending = ".txt" if path.is_fifo() else path.suffix.lower()
+        if ending not in EXTENSIONS:
+            raise RuntimeInputError(
+                f"{path} cannot be read as texts: its name must end in {', '.join(EXTENSIONS)}"
+            )
+        with open(path, "rb") as file:
+            lines = _Lines(file, path)
+            table = _READERS[ending](lines, str(path))
+    except FileNotFoundError as error:
+        raise RuntimeInputError(f"the file {path} does not exist: correct its path") from error
+    except OSError as error:
+        raise RuntimeInputError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    return replace(table, notes=(*lines.notes(), *table.notes))
+
+
+class _Lines:
+    """The lines of an open file, with their ends."""
+
+    def __init__(self, file: BufferedReader, path: Path) -> None:
+        self._file, self._path = file, path
+        self._feeds = self._returns = 0
+
+    def __iter__(self) -> Iterator[str]:
+        _refuse_utf_16(self._file.peek(4096)[:4096], self._path)
+        number, start = 0, 0
+        # A byte of a line feed is never part of another character of UTF-8.
+        for raw in self._file:
+            try:
+                text = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                ends = raw[: error.start].replace(b"\r\n", b"\n").count(b"\r")
+                raise RuntimeInputError(
+                    f"{self._path} is not UTF-8 text (byte {start + error.start}) in line {number + ends + 1}: "
+                    "convert it, e.g. with iconv -t utf-8"
+                ) from error
+            start += len(raw)
+            for line in _LINE.findall(text) if "\r" in text else (text,):
+                number += 1
+                self._feeds += line.endswith("\n")
+                self._returns += line.endswith("\r")
+                # Files that were joined have byte order marks inside.
+                yield line.lstrip("\ufeff")
+
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of line ends that differ."""
+        if not (self._feeds and self._returns):
+            return ()
+        return (f"a carriage return alone ends {counted(self._returns, 'line')}",)
+
+
+def _refuse_utf_16(head: bytes, path: Path) -> None:
+    """Knows it by the byte order mark, or by zeros in every second byte."""
+    zeros = max(head[0::2].count(0), head[1::2].count(0))
+    marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff"))
+    if marked or (zeros >= 8 and 4 * zeros > len(head)):
+        raise RuntimeInputError(
+            f"{path} is UTF-16 text, or no text at all: save it as UTF-8, e.g. with iconv -f utf-16 -t utf-8"
+        )
+
+
+def _read_txt(lines: Iterable[str], name: str) -> Table:
+    texts = [line.rstrip("\r\n") for line in lines] or [""]  # an empty file has one blank line
+    return Table(name, [{"text": text} for text in texts], range(1, len(texts) + 1))
+
+
+def _read_csv(lines: Iterable[str], name: str, usual: str = ",") -> Table:
+    found = read_delimited(list(lines), name, usual)
+    rows = [dict(zip(found.header, fields, strict=True)) for _, fields in found.records]
+    places = [line for line, _ in found.records]
+    return Table(name, rows, places, num_blank=found.num_blank, notes=found.notes, has_header=True)
+
+
+def _read_tsv(lines: Iterable[str], name: str) -> Table:
+    return _read_csv(lines, name, "\t")
+
+
+def _read_jsonl(lines: Iterable[str], name: str) -> Table:
+    rows, num_blank = rows_of_lines(lines, name)
+    return Table(name, [row for _, row in rows], [line for line, _ in rows], num_blank=num_blank)
+
+
+def _read_json(lines: Iterable[str], name: str) -> Table:
+    rows, key = rows_of_documents("".join(line.rstrip("\r\n") + "\n" for line in lines), name)
+    table = Table(name, [row for _, row in rows], [line for line, _ in rows])
+    if key is None:
+        return table
+    return replace(table, name=f"{key!r} of {name}", unit="row")
+
+
+_READERS: Mapping[str, Callable[[Iterable[str], str], Table]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".json": _read_json,
+    ".jsonl": _read_jsonl,
+}
+
+
+def lookup(row: Row, column: str) -> object:
+    """The value under ``column``, or ``MISSING``; a dot descends into nested objects."""
+    if column in row:
+        return row[column]
+    head, dot, rest = column.partition(".")
+    inner = row.get(head)
+    return lookup(inner, rest) if dot and isinstance(inner, Mapping) else MISSING
+
+
+def choose_column(table: Table, candidates: Sequence[str], remedy: str, lone: bool = True) -> tuple[str, str]:
+    """The first of ``candidates`` that all rows have, else that most have, else the only column if ``lone``.
+
+    Names are the same in capitals and with blanks around. Returns the name and, where nobody had named it, a note.
+
+    Raises:
+        RuntimeInputError: there is no such column; or the only one is named by a first line that looks like a text.
+    """
+    having = {name: sum(lookup(row, name) is not MISSING for row in table.rows) for name in candidates}
+    most = max(having.values(), default=0)
+    if most:
+        return next(name for name, count in having.items() if count in (len(table.rows), most)), ""
+    columns = table.columns()
+    for candidate in candidates:
+        alike = [name for name in columns if name.strip().casefold() == candidate.strip().casefold()]
+        if len(alike) == 1:
+            return alike[0], ""
+    if not (lone and len(columns) == 1):
+        shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
+        raise RuntimeInputError(
+            f"{table.name} has no column {' or '.join(candidates)}, its columns are {shown}: {remedy}"
+        )
+    [column] = columns
+    if table.has_header and _NO_NAME.fullmatch(column):
+        raise RuntimeInputError(
+            f"the first line of {table.name}, {_repr.repr(column)}, should name its column: write the line "
+            f"{candidates[0]} above it if it is a text, or {remedy}"
+        )
+    header = f"; write the line {candidates[0]} above it if that is a text" if table.has_header else ""
+    return column, f"its only column, {column}, is taken for the {candidates[0]}{header}"
+
+
+def values_of(table: Table, column: str, kind: str) -> Iterator[object]:
+    """The values of a column, one a row.
+
+    Raises:
+        RuntimeInputError: a row has none.
+    """
+    for index, row in enumerate(table.rows):
+        value = lookup(row, column)
+        if value is MISSING or value is None:
+            raise RuntimeInputError(
+                f"{table.where(index)} has no {kind} in column {column}: complete or remove the row"
+            )
+        yield value
+
+
+def texts_of(table: Table, column: str, kind: str, remedy: str) -> list[str]:
+    """The texts of a column without white space around, blank ones too.
+
+    Raises:
+        RuntimeInputError: a row has none, or something else.
+    """
+    texts = []
+    for index, value in enumerate(values_of(table, column, kind)):
+        if not isinstance(value, str):
+            raise RuntimeInputError(
+                f"{table.where(index)} has {_repr.repr(value)} in column {column} where a {kind} should be: {remedy}"
+            )
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise RuntimeInputError(
+                f"{table.where(index)} holds half a surrogate pair, which is no character: repair or remove the row"
+            ) from error
+        texts.append(value.strip())
+    return texts
+
+
+def read_sources(path: Path) -> tuple[list[str], str]:
+    """The source texts of a file without the blank ones, and what was left out or guessed, or an empty string.
+
+    Their column is ``source``, ``src``, ``text`` or ``document``, or the only one.
+
+    Raises:
+        RuntimeInputError: the file cannot be read, has no such column, or no text.
+    """
+    table = read_table(path)
+    if table.rows:
+        remedy = f"call the column of the sources {' or '.join(SOURCE_COLUMNS)}"
+        column, note = choose_column(table, SOURCE_COLUMNS, remedy)
+        texts = [text for text in texts_of(table, column, "source", remedy) if text]
+        if texts:
+            plain = len(texts) == len(table.rows) and not (table.num_blank or table.notes or note)
+            return texts, "" if plain else table.account(len(texts), note)
+    raise RuntimeInputError(f"{path} has no source text: write one a line")
