@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.text_display import displayed
 
 
 def find_suites() -> dict[str, Path]:
@@ -41,7 +42,7 @@ def run_suite(name: str | None, arguments: Sequence[str]) -> int:
         )
     if name is None:
         for known, path in suites.items():
-            print(f"{known:<16} {describe(path)}")
+            print(displayed(f"{known:<16} {describe(path)}"))
         return 0
     if name not in suites:
         raise ConfigError(f"There is no benchmark {name!r}; choose one of {', '.join(suites)}.")

@@ -1,16 +1,54 @@
-"""What people see: one rich console and one kind of progress bar, both plain when piped."""
+"""What people see: one rich console and one kind of progress bar, both plain when piped.
+
+Whatever is printed is data: nothing in it is markup, and nothing in it is obeyed by a terminal (see
+`ld4lg_fast.export.runtime.text_display`).
+"""
+
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TextColumn,
+    ProgressColumn,
+    Task,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
-console = Console(soft_wrap=True)
+from ld4lg_fast.export.runtime.text_display import displayed
+
+
+class TextConsole(Console):
+    """A console that shows texts as they are: classes, sources and samples may hold anything."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(soft_wrap=True, markup=False, highlight=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints texts, each on one line (``sep="\\n"`` sets them below each other), or tables."""
+        super().print(*(displayed(part) if isinstance(part, str) else part for part in objects), **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A cell of a table, which may have several lines."""
+        return super().render_str("\n".join(map(displayed, text.split("\n"))), **options)
+
+
+class ShownColumn(ProgressColumn):
+    """A column of a progress bar: a template such as ``{task.description}``."""
+
+    def __init__(self, template: str) -> None:
+        super().__init__(Column(no_wrap=True))
+        self.template = template
+
+    def render(self, task: Task) -> Text:
+        return Text(displayed(self.template.format(task=task)))
+
+
+console = TextConsole()
 
 
 def progress_bar(*extra: str) -> Progress:
@@ -19,10 +57,10 @@ def progress_bar(*extra: str) -> Progress:
     Where output is not a terminal nothing is drawn, so that logs stay readable.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        ShownColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        *[TextColumn(template) for template in extra],
+        *map(ShownColumn, extra),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,

@@ -21,6 +21,7 @@ from ld4lg_fast.engine import check_fits
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
 from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.option_groups import INFER, checked_groups
 from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
 from ld4lg_fast.quality import sampling_plan
@@ -120,7 +121,7 @@ def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None
 def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None = None) -> None:
     """Prints the texts, each after what it was ``told`` (its class or source), and the time they took."""
     for index, text in enumerate(texts):
-        console.print(f"• {told[index] if told else ''}{text}", markup=False, highlight=False)
+        console.print(*list_item(f"{told[index] if told else ''}{text}").split("\n"), sep="\n")
     console.print(f"{len(texts)} texts in {seconds:.1f} s.", highlight=False)
 
 

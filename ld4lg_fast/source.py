@@ -3,7 +3,6 @@
 Letters: B batch, M context length, W language model width.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.data.formats import as_data_errors
 from ld4lg_fast.export.runtime import text_files
+from ld4lg_fast.export.runtime.text_display import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ Imported by the package too: standard library only.
 """
 
 import json
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,22 @@ _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff
 def displayed(text: str) -> str:
     r"""The text on one line, with ``\x1b``, ``\n`` or ``\u202e`` in place of what a terminal would obey."""
     return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+class _Shown(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = displayed(record.getMessage()), ()
+        return True
+
+
+_SHOWN = _Shown()
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of that name, which passes messages on as a terminal may show them: they name files and classes."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_SHOWN)
+    return logger
 
 
 def list_item(text: str) -> str:
@@ -49,15 +66,34 @@ def terminal_output() -> Iterator[None]:
     """Around a command: what the terminal's encoding lacks is printed as ``?``, and a closed pipe ends it quietly.
 
     Raises:
-        SystemExit: with `CLOSED_PIPE`, where the reader of the output has gone (``| head -1``).
+        SystemExit: with `CLOSED_PIPE`, where the reader of the output has gone (``| head -1``); with 2, where what was
+            printed cannot be written, as to a full disk.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         yield
-        sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more at exit; there it would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         raise SystemExit(CLOSED_PIPE) from None
+    finally:
+        _flush_output()
+
+
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _discard_output()
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(CLOSED_PIPE) from None
+        print(f"error: standard output cannot be written ({error.strerror}).", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _discard_output() -> None:
+    """Python flushes once more at exit, and would complain there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,6 @@ changes a file on purpose can write a fitting fingerprint, too.
 """
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,14 @@ from pathlib import Path
 from ld4lg_fast.checkpoints.files import size_of, write_json
 from ld4lg_fast.checkpoints.schemas import FingerprintFile, read
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.text_display import get_logger
 
 FILE = "fingerprint.json"
 FOLDERS = ("autoencoder", "denoiser")
 ALONE = ("statistics.json", "decoding.json")
 READ = (".json", ".safetensors", ".model", ".txt", ".jinja")  # what transformers may read in a folder
 
-logger = logging.getLogger("ld4lg_fast")
+logger = get_logger("ld4lg_fast")
 
 
 def _files(run_dir: Path) -> dict[str, Path]:

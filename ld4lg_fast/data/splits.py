@@ -4,15 +4,15 @@ Both published systems split with the ``datasets`` library, whose shuffle with a
 from NumPy's default generator; the same rows land in the same split here.
 """
 
-import logging
 
 import numpy as np
 
 from ld4lg_fast.data.catalogue import DatasetSpec
 from ld4lg_fast.data.corpus import SPLITS, TextSplit
 from ld4lg_fast.errors import DataError
+from ld4lg_fast.export.runtime.text_display import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 PUBLISHED_SEED = 42
 _HELD_OUT_SHARE = 20

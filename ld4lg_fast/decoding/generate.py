@@ -4,7 +4,6 @@ Letters: B batch, N latents, W language model width, V vocabulary.
 """
 
 import copy
-import logging
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from ld4lg_fast.decoding.rules import Rules, UnsupportedError
 from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.linear import choose_linear
@@ -33,7 +33,7 @@ from ld4lg_fast.prepared import prepared_once
 
 TOKEN_STREAM = 1 << 30  # random stream of token draws, apart from the samplers' steps
 
-logger = logging.getLogger("ld4lg_fast.decoding")
+logger = get_logger("ld4lg_fast.decoding")
 
 _told: set[str] = set()
 

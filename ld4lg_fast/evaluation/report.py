@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from ld4lg_fast.console import console
+from ld4lg_fast.console import TextConsole, console
 from ld4lg_fast.evaluation.confidence import summary
 from ld4lg_fast.evaluation.metrics import METRICS
 from ld4lg_fast.versions import installed_versions
@@ -74,25 +72,23 @@ def print_report(rows: Sequence[Row], title: str) -> None:
     names = [name for name in METRICS if any(name in figure for figure in figures)]
     several = any(len(row.results) > 1 for row in rows)
     note = "±: half the 95 % interval of the mean over the seeds" if several else None
-    table = Table(title=escape(title), caption=note)
+    table = Table(title=title, caption=note)
     table.add_column("texts")
     table.add_column("number", justify="right")
     for name in names:
         table.add_column(name.replace("_", "\n"), justify="right")
     for row, figure in zip(rows, figures, strict=True):
         cells = [_cell(figure.get(name), DECIMALS.get(name, 3)) for name in names]
-        table.add_row(escape(row.name), str(row.results[0]["num_texts"]), *cells)
+        table.add_row(row.name, str(row.results[0]["num_texts"]), *cells)
     # A log file is no narrow terminal.
     wide = {"file": console.file, "width": WIDTH_WHERE_PIPED, "quiet": console.quiet}
-    (console if console.is_terminal else Console(**wide)).print(table)
+    (console if console.is_terminal else TextConsole(**wide)).print(table)
     for why, missing in _reasons(rows).items():
-        console.print(f"{', '.join(missing)} skipped: {why}.", markup=False, highlight=False)
+        console.print(f"{', '.join(missing)} skipped: {why}.")
     for row in rows:
         if empty := sum(result["empty_texts"] for result in row.results):
             total = sum(result["num_texts"] for result in row.results)
-            console.print(
-                f"{row.name}: {empty} of {total} texts are empty and left out.", markup=False, highlight=False
-            )
+            console.print(f"{row.name}: {empty} of {total} texts are empty and left out.")
 
 
 def _reasons(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -2,9 +2,9 @@
 
 import time
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
-from ld4lg_fast.console import console
+from ld4lg_fast.console import ShownColumn, console
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -24,9 +24,9 @@ class StageProgress:
         self._start = self._last_line = time.monotonic()
         self._first: float | None = None
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            ShownColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[status]}"),
+            ShownColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -52,4 +52,4 @@ class StageProgress:
         self._bar.update(self._task, completed=share, status=status)
         if not console.is_terminal and (now - self._last_line >= SECONDS_BETWEEN_LINES or share >= 1):
             self._last_line = now
-            console.print(f"{self.title}: {status}", markup=False, highlight=False)
+            console.print(f"{self.title}: {status}")
