@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ld4lg_fast.errors import LD4LGError
+from ld4lg_fast.export.runtime.text_display import displayed
 from ld4lg_fast.hydra_help import hydra_value
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"
@@ -30,7 +31,7 @@ T = TypeVar("T")
 def complain(message: str) -> None:
     """Prints one sentence on stderr; only the first process of a launch speaks."""
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"error: {message}", file=sys.stderr)
+        print("error:", displayed(message), file=sys.stderr)
 
 
 def fail(message: str) -> NoReturn:
@@ -162,4 +163,6 @@ def _in_one_sentence(error: Exception) -> str:
         section = unknown.full_key.rpartition(".")[0]
         known = ", ".join(sorted(str(key) for key in unknown.parent_node if key != "hydra"))
         return f"There is no option {unknown.full_key}; {section or 'the command'} has {known}."
+    if isinstance(error, LD4LGError):
+        return str(error)
     return " ".join(str(error).split()) or type(error).__name__

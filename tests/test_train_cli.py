@@ -72,7 +72,7 @@ def test_a_run_goes_where_hydra_says_and_leaves_nothing_else(tmp_path):
         ("model.language_model.dim", "option=value"),
         ("dataset=[demo,e2e]", "exactly one"),
         ("train.stage=third", "all, autoencoder, diffusion"),
-        ("train.autoencoder.steps=many", "must be an integer"),
+        ("train.autoencoder.steps=many", "must be a whole number"),
         ("seed=${no.such}", "no.such"),
     ],
 )
@@ -120,7 +120,7 @@ def interrupted(run_dir: Path, number: int, stage: str, *launcher: str) -> tuple
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "stage"), [(signal.SIGINT, 130, "autoencoder"), (signal.SIGTERM, 0, "diffusion")]
+    ("number", "code", "stage"), [(signal.SIGINT, 130, "autoencoder"), (signal.SIGTERM, 143, "diffusion")]
 )
 def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number, code, stage):
     run_dir = tmp_path / "outputs" / "demo"

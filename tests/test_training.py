@@ -106,6 +106,7 @@ def test_a_finished_run_is_self_contained_and_says_what_next(finished):
         "autoencoder",
         "decoding.json",
         "denoiser",
+        "fingerprint.json",
         "statistics.json",
         "reconstruction.json",
         "logs",

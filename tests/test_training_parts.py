@@ -21,7 +21,7 @@ from ld4lg_fast.training import stored_config
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.clock import LONGEST_EVALUATION, RunClock, StageClock
 from ld4lg_fast.training.ema import Ema
-from ld4lg_fast.training.interrupts import Interrupted, Interrupts
+from ld4lg_fast.training.interrupts import SIGNALS, Interrupted, Interrupts
 from ld4lg_fast.training.optimization import (
     learning_rate,
     load_optimizer_tensors,
@@ -31,7 +31,8 @@ from ld4lg_fast.training.optimization import (
 from ld4lg_fast.training.options import StageOptions, read_options
 from ld4lg_fast.training.progress import duration
 from ld4lg_fast.training.randomness import StepBatches, step_generator, step_seed
-from ld4lg_fast.training.run_directory import RunDirectory
+from ld4lg_fast.training.run_directory import STAGE_ONE_RESULTS, RunDirectory
+from ld4lg_fast.training.run_lock import RunLock
 
 OPTIONS = StageOptions(100, 8, 1e-3, 10, 0.1, 1.0, 0.999)
 GROUPS = ("tiny", "small", "base"), ("scratch", "bart", "t5", "mt5")
@@ -72,16 +73,16 @@ def test_denoiser_sizes_fit_the_recipe(model, recipe):
     ("override", "said"),
     [
         ("train.stage=first", "all, autoencoder, diffusion"),
-        ("train.max_minutes=soon", "must be a number"),
-        ("train.autoencoder_share=1.5", "between 0.01 and 0.99"),
-        ("train.diffusion.steps=0", "at least 1"),
-        ("train.diffusion.steps=1.5", "an integer"),
-        ("train.log_every=true", "an integer"),
+        ("train.max_minutes=soon", "must be a finite number above 0 and at most 10000000, or null"),
+        ("train.autoencoder_share=1.5", "from 0.01 to 0.99"),
+        ("train.diffusion.steps=0", "a whole number from 1 to"),
+        ("train.diffusion.steps=1.5", "a whole number"),
+        ("train.log_every=true", "a whole number"),
         ("train.mixed_precision=fp16", "auto, no, bf16"),
         ("train.diffusion=3", "group of options"),
-        ("train.compile=yes", "auto, True, False"),
-        ("train.profile=3", "True, False"),
-        ("train.diffusion.micro_batches=0", "at least 1"),
+        ("train.compile=yes", "auto, true or false"),
+        ("train.profile=3", "true or false"),
+        ("train.diffusion.micro_batches=0", "a whole number from 1 to"),
         ("+train.speed=3", "train.speed does not exist"),
     ],
 )
@@ -299,7 +300,7 @@ def test_the_first_signal_waits_and_the_second_ctrl_c_does_not():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-    assert Interrupted(signal.SIGTERM).exit_code == 0
+    assert [Interrupted(number).exit_code for number in SIGNALS] == [130, 143, 129]
 
 
 def test_stored_config_takes_plain_overrides_and_refuses_other_groups(tmp_path):
@@ -359,10 +360,15 @@ def test_moving_aside_finds_a_free_name_and_may_keep_the_first_stage(tmp_path):
     (run.autoencoder / "autoencoder.json").write_text("{}")
     run.reconstruction.write_text("{}")
     run.denoiser.mkdir()
-    assert run.move_aside(keep_stage_one=True) == tmp_path / "run.2"
+    lock = RunLock(run.path)
+    lock.acquire()
+    assert run.move_aside(lock, STAGE_ONE_RESULTS) == tmp_path / "run.2"
     assert run.has_autoencoder and run.reconstruction.exists() and not run.denoiser.exists()
     assert (tmp_path / "run.2" / "denoiser").is_dir()
-    assert run.move_aside() == tmp_path / "run.3" and run.is_empty()
+    assert run.move_aside(lock) == tmp_path / "run.3" and run.is_empty()
+    assert [path.name for path in run.path.iterdir()] == [".lock"], "the lock is on the new directory"
+    assert not list(tmp_path.glob("run.*/.lock"))
+    lock.release()
 
 
 def test_a_run_directory_that_is_something_else_is_refused(tmp_path):

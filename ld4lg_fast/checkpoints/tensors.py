@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from ld4lg_fast.checkpoints.files import size_of, write_atomically
 from ld4lg_fast.errors import CheckpointError, ConfigError
 
+
+class OtherModelError(CheckpointError):
+    """The tensors of a whole file have other names, shapes or dtypes than the model."""
+
+
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -27,18 +32,16 @@ def tied_names(module: nn.Module) -> dict[str, str]:
     return tied
 
 
-def read_weights(module: nn.Module, *paths: Path) -> dict[str, Tensor]:
-    """The tensors of safetensors files for every name of ``module``'s state dict, tied ones under each of their names.
-
-    ``module`` may lie on the meta device: nothing is allocated before names, shapes and dtypes are those that it has.
+def check_weights(module: nn.Module, *paths: Path) -> None:
+    """Refuses safetensors files whose tensors are not those of ``module``, which may lie on the meta device.
 
     Raises:
-        CheckpointError: a missing or damaged file; a tensor that is missing, superfluous, of another shape or kind of
-            dtype, or has an element that is not finite. The message names the tensor.
+        OtherModelError: a tensor is missing, superfluous, or of another shape or kind of dtype; the message names it.
+        CheckpointError: a missing or damaged file.
     """
     wanted, stored = module.state_dict(), {}
     for path in paths:
-        for name, (dtype, shape) in _header(path).items():
+        for name, (dtype, shape) in read_header(path).items():
             if name in stored:
                 raise CheckpointError(f"{path} holds the tensor {name}, which another file holds too.")
             stored[name] = (dtype, shape)
@@ -59,7 +62,20 @@ def read_weights(module: nn.Module, *paths: Path) -> dict[str, Tensor]:
     where = ", ".join(str(path) for path in paths)
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{where} belongs to another model: {'; '.join(problems[:3])}{more}.")
+        raise OtherModelError(f"{where} belongs to another model: {'; '.join(problems[:3])}{more}.")
+
+
+def read_weights(module: nn.Module, *paths: Path) -> dict[str, Tensor]:
+    """The tensors of safetensors files for every name of ``module``'s state dict, tied ones under each of their names.
+
+    ``module`` may lie on the meta device: nothing is allocated before names, shapes and dtypes are those that it has.
+
+    Raises:
+        CheckpointError: a missing or damaged file; a tensor that is missing, superfluous, of another shape or kind of
+            dtype, or has an element that is not finite. The message names the tensor.
+    """
+    check_weights(module, *paths)
+    tied, where = tied_names(module), ", ".join(str(path) for path in paths)
     tensors: dict[str, Tensor] = {}
     for path in paths:
         tensors |= _load(path)
@@ -68,7 +84,9 @@ def read_weights(module: nn.Module, *paths: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{where} is damaged: {name} has elements that are not finite; restore the file, or train again."
             )
-    return tensors | {name: tensors[kept] for name in wanted if (kept := _stored_as(name, tied, tensors))}
+    return tensors | {
+        name: tensors[kept] for name in module.state_dict() if (kept := _stored_as(name, tied, tensors))
+    }
 
 
 def _stored_as(name: str, tied: Mapping[str, str], stored: Mapping[str, object]) -> str | None:
@@ -88,8 +106,12 @@ def _converts(stored: str, wanted: torch.dtype) -> bool:
     )
 
 
-def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and shape of every tensor."""
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every tensor of a file, without reading the tensors.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
     try:
         size_of(path)
         with safe_open(path, framework="pt") as file:
@@ -114,7 +136,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing or damaged.
     """
-    _header(path)
+    read_header(path)
     return _load(path)
 
 

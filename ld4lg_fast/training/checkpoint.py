@@ -2,24 +2,27 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ld4lg_fast.checkpoints.tensors import OtherModelError, check_weights, load_tensors, read_header
+from ld4lg_fast.console import console
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.weights import load_weights, read_json, save_weights, write_atomically, write_json
 
 KEPT = 2
-_UNFINISHED = ".unfinished-"
+_UNFINISHED, _DAMAGED = ".unfinished-", "damaged-"
+MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 
 
 @dataclass
 class TrainingState:
-    """Where a stage is: ``step`` steps done; the run's seconds then, and when the stage began."""
+    """Where a stage is: ``step`` steps done; the run's seconds then, and when the stage's steps began."""
 
     step: int = 0
     run_seconds: float = 0.0
@@ -37,10 +40,14 @@ def _sync(path: Path) -> None:
 class CheckpointStore:
     """The checkpoints ``step_<n>`` of one stage: ``model.safetensors``, ``ema.safetensors`` where the stage
     averages, ``optimizer.safetensors`` and ``state.json``; all tensors whole, however many processes there
-    are. The last two are kept."""
+    are. The last two are kept.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Args:
+        averages: whether the stage has an average.
+    """
+
+    def __init__(self, directory: Path, averages: bool = False) -> None:
+        self.directory, self.averages = directory, averages
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -71,10 +78,10 @@ class CheckpointStore:
         self.sweep()
         try:
             temporary.mkdir(parents=True)
-            save_weights(model, temporary / "model.safetensors")
+            save_weights(model, temporary / MODEL)
             if ema is not None:
-                save_weights(ema.module, temporary / "ema.safetensors")
-            write_atomically(temporary / "optimizer.safetensors", safetensors.torch.save(optimizer))
+                save_weights(ema.module, temporary / AVERAGE)
+            write_atomically(temporary / OPTIMIZER, safetensors.torch.save(optimizer))
             write_json(temporary / "state.json", asdict(state))
         except (CheckpointError, OSError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -91,26 +98,67 @@ class CheckpointStore:
         return final
 
     def read_state(self) -> TrainingState | None:
-        """The state of the last complete checkpoint, or None where there is none.
+        """The state of the last whole checkpoint, or None where there is none at all.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: all that there are are damaged.
         """
-        steps = self.steps()
-        if not steps:
+        faults = {}
+        for step in reversed(self.steps()):
+            if (fault := self._fault(step)) is None:
+                return self._state(step)
+            faults[step] = fault
+        if not faults:
             return None
-        path = self.path(steps[-1])
+        raise CheckpointError(
+            f"{next(iter(faults.values()))} There is no whole checkpoint before it: delete {self.directory} to begin "
+            "the stage anew."
+        )
+
+    def set_damaged_aside(self) -> None:
+        """Renames damaged checkpoints after the last whole one, and says so; call in the main process."""
+        state = self.read_state()
+        for step in self.steps():
+            if state is not None and step > state.step:
+                aside = self.directory / f"{_DAMAGED}step_{step}"
+                fault = self._fault(step)
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(self.path(step), aside)
+                console.print(
+                    f"{fault} It is now {aside}, and training goes on from the checkpoint of step {state.step}.",
+                    markup=False,
+                    highlight=False,
+                )
+
+    def _files(self) -> Sequence[str]:
+        return (MODEL, AVERAGE, OPTIMIZER) if self.averages else (MODEL, OPTIMIZER)
+
+    def _fault(self, step: int) -> str | None:
+        """What is damaged in a checkpoint as far as can be seen without reading all of it, as a sentence."""
         try:
-            return TrainingState(**read_json(path / "state.json", "a checkpoint"))
+            self._state(step)
+            for name in self._files():
+                read_header(self.path(step) / name)
+        except CheckpointError as error:
+            return str(error)
+        return None
+
+    def _state(self, step: int) -> TrainingState:
+        path = self.path(step) / "state.json"
+        content = read_json(path, "a checkpoint")
+        try:
+            state = TrainingState(**content)
         except TypeError as error:
-            raise CheckpointError(
-                f"{path}/state.json is not of this version; delete {path} to go on."
-            ) from error
+            raise CheckpointError(f"{path} is damaged or of another version.") from error
+        whole = type(state.step) is int and state.step == step
+        if not whole or not all(isinstance(s, int | float) for s in (state.run_seconds, state.stage_start)):
+            raise CheckpointError(f"{path} is damaged: it is not the state of step {step}.")
+        return state
 
     def restore(
         self, model: nn.Module, ema: Ema | None
     ) -> tuple[TrainingState | None, dict[str, Tensor] | None]:
-        """Loads the last complete checkpoint into the two; its state and the optimiser's tensors.
+        """Loads the last whole checkpoint into the two; its state and the optimiser's tensors.
 
         Nones where there is none.
 
@@ -121,13 +169,24 @@ class CheckpointStore:
         if state is None:
             return None, None
         path = self.path(state.step)
-        load_weights(model, path / "model.safetensors")
-        if ema is not None:
-            load_weights(ema.module, path / "ema.safetensors")
-        tensors = path / "optimizer.safetensors"
         try:
-            return state, safetensors.torch.load_file(tensors)
-        except (SafetensorError, OSError) as error:
+            load_weights(model, path / MODEL)
+            if ema is not None:
+                load_weights(ema.module, path / AVERAGE)
+            return state, load_tensors(path / OPTIMIZER)
+        except OtherModelError:
+            raise
+        except CheckpointError as error:
             raise CheckpointError(
-                f"{tensors} cannot be loaded ({error}); delete {path} to go on from the checkpoint before it."
+                f"{error} Delete {path} to go on from the checkpoint before it, where there is one."
             ) from error
+
+    def check_fits(self, skeleton: nn.Module) -> None:
+        """Refuses a model that the last checkpoint is not of; it may lie on the meta device.
+
+        Raises:
+            CheckpointError: tensors of other names or shapes, or no whole checkpoint.
+        """
+        state = self.read_state()
+        if state is not None:
+            check_weights(skeleton, self.path(state.step) / MODEL)

@@ -27,7 +27,8 @@ class RunClock:
 
 
 class StageClock:
-    """The part of a run that one stage has: from ``start`` to ``end`` (None: no limit), in run seconds."""
+    """The part of a run that one stage has: from ``start``, where its steps begin, to ``end`` (None: no limit), in run
+    seconds."""
 
     def __init__(self, run: RunClock, start: float, end: float | None) -> None:
         self.run, self.start, self.end = run, start, end
@@ -43,6 +44,11 @@ class StageClock:
         kept = min(EVALUATION_SHARE * self.run.limit, LONGEST_EVALUATION)
         available = self.end - kept - self.start
         return 1.0 if available <= 0 else min(1.0, (seconds - self.start) / available)
+
+    def make_room(self, seconds: float) -> None:
+        """Gives up this stage's share of what something else between the stages will take."""
+        if self.end is not None:
+            self.end -= self.end / self.run.limit * seconds
 
     def is_over(self) -> bool:
         """Whether not even the evaluation has time left."""

@@ -1,11 +1,11 @@
 """Learning curves of a run as a picture."""
 
-import json
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 from ld4lg_fast.console import console
+from ld4lg_fast.training.journal import read_log
 from ld4lg_fast.weights import write_atomically
 
 
@@ -16,7 +16,7 @@ def draw_curves(log: Path, picture: Path) -> None:
         return
     from matplotlib.figure import Figure
 
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    records = read_log(log)
     stages = list(dict.fromkeys(record["stage"] for record in records))
     figure = Figure(figsize=(10, 3.5 * len(stages)), layout="constrained")
     for row, stage in zip(figure.subplots(len(stages), 2, squeeze=False), stages, strict=True):

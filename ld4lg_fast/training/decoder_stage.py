@@ -19,14 +19,11 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.smoothing import Draws
-from ld4lg_fast.training.autoencoder_stage import (
-    AutoencoderStage,
-    finish_autoencoder,
-    tokenize,
-    write_statistics,
-)
+from ld4lg_fast.training.autoencoder_model import tokenize
+from ld4lg_fast.training.autoencoder_stage import AutoencoderStage, finish_autoencoder, write_statistics
 from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.loop import TrainingLoop
+from ld4lg_fast.training.options import TrainOptions
 from ld4lg_fast.training.run_directory import RunDirectory
 from ld4lg_fast.training.session import Session
 
@@ -103,13 +100,14 @@ class DecoderStage(AutoencoderStage):
         return RoundTrip(self.pipe, conditions)
 
 
-def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
-    """Runs the stage on the run ``train.adapt_from``; afterwards the run directory has ``autoencoder/``.
+def load_given(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentDiffusion]:
+    """Autoencoder and denoiser of the run ``train.adapt_from``.
 
     Raises:
+        CheckpointError: there are none, or they do not belong together.
         ConfigError: a model of recipe v1, which has no Perceiver to adapt.
     """
-    given = RunDirectory(session.options.adapt_from)
+    given = RunDirectory(options.adapt_from)
     fingerprint.check(given.path)
     autoencoder, model = LanguageAutoencoder.load(given.autoencoder), LatentDiffusion.load(given.denoiser)
     if autoencoder.perceiver is None:
@@ -117,6 +115,12 @@ def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock
             f"train.adapt_from={given.path} is of recipe v1, which has no Perceiver whose decoder could be adapted; "
             "name a run of recipe v2 or v3."
         )
+    return autoencoder, model
+
+
+def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
+    """Runs the stage on the run ``train.adapt_from``; afterwards the run directory has ``autoencoder/``."""
+    autoencoder, model = load_given(session.options)
     tokens, validation = tokenize(autoencoder, dataset, session)
     write_statistics(tokens, dataset, session)
     stage = DecoderStage(autoencoder, model, tokens, validation, session, dataset)

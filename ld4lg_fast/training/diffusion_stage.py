@@ -17,7 +17,8 @@ from ld4lg_fast.data import ShuffledBatches, TextDataset, TokenizedTexts
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.time_warp import EVERY
-from ld4lg_fast.training.autoencoder_stage import check_batch, tokenize, tokenize_sources, write_statistics
+from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
+from ld4lg_fast.training.autoencoder_stage import write_statistics
 from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates, to_device
 from ld4lg_fast.training.conditions import number_of_classes, source_limit
@@ -40,10 +41,10 @@ STATISTICS_TEXTS = 4096  # of whose hidden states recipe v1 takes mean and scale
 
 
 def build_denoiser(
-    config: Mapping, dataset: TextDataset, autoencoder: LanguageAutoencoder, session: Session
+    config: Mapping, dataset: TextDataset, autoencoder: LanguageAutoencoder
 ) -> LatentDiffusion:
     """A new denoiser for the autoencoder's latents, as configured."""
-    torch.manual_seed(step_seed(session.seed, NAME, "weights"))
+    torch.manual_seed(step_seed(config["seed"], NAME, "weights"))
     recipe = {key: value for key, value in config["recipe"].items() if key != "class_conditional"}
     sizes = dict(config["model"]["denoiser"]) | {
         "dim_latent": autoencoder.dim_latent,
@@ -99,7 +100,6 @@ class DiffusionStage:
             self.ema.module.time_warp = self.warp  # nothing to average
         self.training, self.validation = training, validation
         self.context_drop_prob = model.recipe.get("context_drop_prob", 0.0)
-        check_batch(NAME, self.options, len(training), session.world_size)
         self.batches = StepBatches(
             lambda epoch: ShuffledBatches(
                 len(training), self.options.batch_size, seed=session.seed, epoch=epoch
@@ -169,11 +169,11 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
     statistics = write_statistics(tokens, dataset, session)
     latents = cached_latents(autoencoder, tokens, session)
     every = range(len(validation_tokens))
-    validation = Rows([encode_latents(autoencoder, validation_tokens, session, every)])
+    validation = session.alone(lambda: Rows([encode_latents(autoencoder, validation_tokens, session, every)]))
     sources, validation_sources = _source_states(config, dataset, autoencoder, session)
     kind: Callable[..., DiffusionStage] = DiffusionStage
     if session.options.distill_from is None:
-        model = build_denoiser(config, dataset, autoencoder, session)
+        model = build_denoiser(config, dataset, autoencoder)
     else:
         from ld4lg_fast.training.distillation import DistillationStage, load_teacher, student_of
 
@@ -210,5 +210,7 @@ def _source_states(
     tokens, validation_tokens = tokenize_sources(autoencoder, dataset, limit, session)
     states = cached_sources(autoencoder, tokens, limit, session)
     every = range(len(validation_tokens))
-    validation = Rows([encode_sources(autoencoder, validation_tokens, limit, session, every)])
+    validation = session.alone(
+        lambda: Rows([encode_sources(autoencoder, validation_tokens, limit, session, every)])
+    )
     return SourceStates(states, tokens.offsets), SourceStates(validation, validation_tokens.offsets)

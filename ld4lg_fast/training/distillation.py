@@ -115,21 +115,25 @@ class DistillationStage(DiffusionStage):
         return (z - ratio * z_t) / (alpha - ratio * before[0])
 
     def validate(self, step: int) -> None:
+        alarm = on_main(self.session.accelerator, lambda: self._alarm(step))
         super().validate(step)
-        on_main(self.session.accelerator, lambda: self._check_spread(step))
+        if alarm is not None:
+            raise CollapsedError(alarm)
 
-    def _check_spread(self, step: int) -> None:
-        """Raises `CollapsedError` where the student's samples vary far less than the teacher's."""
-        if self._teachers_spread is None:
-            self._teachers_spread = spread(self._texts(self.teacher, self.num_steps * self.teacher_steps))
-        own = spread(self._texts(self.ema.module, self.num_steps))
+    def _alarm(self, step: int) -> str | None:
+        """A sentence where the student's samples vary far less than the teacher's; a signal ends the sampling."""
+        with self.session.interrupts.at_once():
+            if self._teachers_spread is None:
+                self._teachers_spread = spread(self._texts(self.teacher, self.num_steps * self.teacher_steps))
+            own = spread(self._texts(self.ema.module, self.num_steps))
         for kind, mine, wanted in zip(("texts", "words"), own, self._teachers_spread, strict=True):
             if mine < ALARM_SHARE * wanted:
-                raise CollapsedError(
+                return (
                     f"The student has collapsed: after step {step} {mine:.0%} of the {kind} in {ALARM_TEXTS} of its "
                     f"samples are distinct, and {wanted:.0%} in the teacher's; try a lower "
                     "train.diffusion.learning_rate, more train.distill_steps, or fewer train.diffusion.steps."
                 )
+        return None
 
     def _texts(self, model: LatentDiffusion, num_steps: int) -> list[str]:
         known = self.validation

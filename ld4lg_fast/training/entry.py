@@ -1,14 +1,19 @@
 """The training command: config and run directory, then the stages, then what to type next."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, GradientState
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.console import console
+from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.gpu import gpu_settings
@@ -17,12 +22,18 @@ from ld4lg_fast.training.clock import RunClock, StageClock
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
 from ld4lg_fast.training.journal import Journal
 from ld4lg_fast.training.memory import keep_freed_memory
-from ld4lg_fast.training.opening import Plan, carry_out, plan, resume_command
+from ld4lg_fast.training.opening import Plan, carry_out, next_command, plan, resume_command
 from ld4lg_fast.training.options import TrainOptions, read_options
 from ld4lg_fast.training.progress import duration
 from ld4lg_fast.training.run_directory import RunDirectory
+from ld4lg_fast.training.run_lock import RunLock
 from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes
 from ld4lg_fast.training.stored_config import GROUPS, on_stored_groups
+
+if TYPE_CHECKING:
+    from ld4lg_fast.autoencoder import LanguageAutoencoder
+
+STAGES = ("autoencoder", "diffusion", "decoder")
 
 
 def main(overrides: Sequence[str] | None = None) -> None:
@@ -34,50 +45,65 @@ def main(overrides: Sequence[str] | None = None) -> None:
 def train(config: DictConfig) -> int | None:
     """Trains as a composed config and its command line say; returns an exit code where it was interrupted.
 
+    A command that fails before the first step leaves the disk as it was.
+
     Raises:
         LD4LGError: anything that the user can mend.
     """
     processes = start_processes()
     console.quiet = not processes.is_main_process
     command = HydraConfig.get()
-    run = RunDirectory(command.run.dir)
+    run = RunDirectory(_place(command))
     groups = {name: command.runtime.choices.get(name) for name in GROUPS}
     for name, choice in groups.items():
         if not isinstance(choice, str):
             raise ConfigError(f"{name} takes exactly one name, as in {name}=...; several cannot be combined.")
-    overrides = list(command.overrides.task)
-    planned = on_main(processes, lambda: plan(run, config, groups, overrides))
+    overrides, lock = list(command.overrides.task), RunLock(run.path)
+
+    def opened() -> Plan:
+        run.check_ours()
+        lock.acquire()
+        return plan(run, config, groups, overrides)
+
     with Interrupts() as interrupts:
         try:
-            _train(planned, interrupts)
+            _train(on_main(processes, opened), lock, interrupts)
         except Interrupted as stopped:
-            console.print(f"Go on with:\n  {resume_command(run)}", markup=False, highlight=False)
+            said = ["Stopped before anything was changed."]
+            if run.config.exists():
+                said = ["Go on with:", f"  {resume_command(run)}"]
+            console.print(*said, sep="\n")
             return stopped.exit_code
         finally:
-            processes.destroy_process_group()
+            lock.release()
+            _end_processes(processes)
     return None
 
 
-def _train(planned: Plan, interrupts: Interrupts) -> None:
-    run, resume = planned.run, planned.config.resume
-    config = OmegaConf.to_container(planned.config, resolve=True)
+def _place(command: DictConfig) -> str:
+    """Where the run goes: ``hydra.run.dir``; in a sweep with a folder of its own, the job's part of that."""
+    given = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in command.overrides.hydra)
+    return command.runtime.output_dir if given and command.mode is RunMode.MULTIRUN else command.run.dir
+
+
+def _end_processes(processes: PartialState) -> None:
+    """Parts from the other processes, and forgets what the next job of a sweep may want otherwise."""
+    processes.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def _train(planned: Plan, lock: RunLock, interrupts: Interrupts) -> None:
+    run, config = planned.run, planned.values
     options = read_options(config["train"])
-    states = {
-        stage: _last_state(run, stage) if resume else None
-        for stage in ("autoencoder", "diffusion", "decoder")
-    }
+    states = {stage: _last_state(run, stage) if config["resume"] else None for stage in STAGES}
     earlier = max((state.run_seconds for state in states.values() if state), default=0.0)
     clock = RunClock(options.max_minutes and 60 * options.max_minutes, earlier)
 
     # Imported late: transformers takes seconds, and a mistake on the command line should show at once.
     import transformers
 
-    from ld4lg_fast.data import load_from_config
-    from ld4lg_fast.training.autoencoder_stage import train_autoencoder
-    from ld4lg_fast.training.captured_step import check_capture
-    from ld4lg_fast.training.conditions import chosen_decoding, number_of_classes, source_limit
-    from ld4lg_fast.training.decoder_stage import train_decoder
-    from ld4lg_fast.training.diffusion_stage import train_denoiser
+    from ld4lg_fast.training.preparation import prepare
 
     transformers.utils.logging.disable_progress_bar()
     if on_cpu():
@@ -88,54 +114,74 @@ def _train(planned: Plan, interrupts: Interrupts) -> None:
         log_with=options.trackers or None,
         project_dir=run.path / "logs" if options.trackers else None,
     )
-    dataset = load_from_config(config["dataset"])
-    number_of_classes(config, dataset)
-    decoding = chosen_decoding(config, from_sources=source_limit(config, dataset) is not None)
-    if options.cuda_graph:
-        check_capture(accelerator, options, config["recipe"].get("adaptive_schedule", False))
-    on_main(accelerator, lambda: carry_out(planned))
-
-    def save_decoding() -> None:
-        with fingerprint.renewed(run.path):
-            decoding.save(run.path)
-
-    on_main(accelerator, save_decoding)
     journal = Journal(run.log, accelerator, options.autoencoder.steps)
     session = Session(accelerator, run, options, config["seed"], clock, interrupts, journal)
+    stages = {stage: _stage_clock(stage, options, states[stage], clock) for stage in _stages(options)}
+    finished = [
+        stage
+        for stage, its_clock in stages.items()
+        if config["resume"] and _is_finished(run, options, stage, states[stage], its_clock)
+    ]
+    prepared = session.alone(
+        lambda: prepare(config, session, [stage for stage in stages if stage not in finished])
+    )
+    interrupts.check()
+    on_main(accelerator, lambda: _begin(planned, lock, prepared.decoding))
     session.journal.start_trackers("ld4lg-fast", config)
+    dataset = prepared.dataset
     console.print(
         f"dataset={dataset.name}: {len(dataset.train)} training and {len(dataset.validation)} validation texts from "
         f"{dataset.origin}; run directory {run.path}",
         markup=False,
         highlight=False,
     )
-    for stage, work in _stages(options, train_autoencoder, train_denoiser, train_decoder):
-        whole = options.stage != "all" or stage == "diffusion"
-        state = states[stage]
-        start = state.stage_start if state else clock.seconds()
-        end = clock.end_of(1.0 if whole else options.autoencoder_share)
-        stage_clock = StageClock(clock, start, end)
-        if resume and _is_finished(run, options, stage, state, stage_clock):
+    work = _work(prepared.pretrained)
+    for stage, its_clock in stages.items():
+        if stage in finished:
             console.print(f"The {stage} stage of {run.path} is finished.", markup=False, highlight=False)
             continue
         with gpu_settings(accelerator.device):
-            work(config, dataset, session, stage_clock)
+            work[stage](config, dataset, session, its_clock)
         interrupts.check()
     accelerator.end_training()
     _say_what_next(session)
 
 
+def _begin(planned: Plan, lock: RunLock, decoding: DecodingConfig) -> None:
+    """The first changes on disk."""
+    carry_out(planned, lock)
+    with fingerprint.renewed(planned.run.path):
+        decoding.save(planned.run.path)
+
+
+def _work(pretrained: "LanguageAutoencoder | None") -> Mapping[str, Callable]:
+    """What each stage does."""
+    from ld4lg_fast.training.autoencoder_stage import train_autoencoder
+    from ld4lg_fast.training.decoder_stage import train_decoder
+    from ld4lg_fast.training.diffusion_stage import train_denoiser
+
+    return {
+        "autoencoder": partial(train_autoencoder, pretrained),
+        "diffusion": train_denoiser,
+        "decoder": train_decoder,
+    }
+
+
 def _last_state(run: RunDirectory, stage: str) -> TrainingState | None:
-    return CheckpointStore(run.checkpoints(stage)).read_state()
+    return CheckpointStore(run.checkpoints(stage), averages=stage == "diffusion").read_state()
 
 
-def _stages(
-    options: TrainOptions, first: Callable, second: Callable, third: Callable
-) -> list[tuple[str, Callable]]:
-    if options.stage == "decoder":
-        return [("decoder", third)]
-    stages = [("autoencoder", first), ("diffusion", second)]
-    return [stage for stage in stages if options.stage in ("all", stage[0])]
+def _stages(options: TrainOptions) -> tuple[str, ...]:
+    return ("autoencoder", "diffusion") if options.stage == "all" else (options.stage,)
+
+
+def _stage_clock(
+    stage: str, options: TrainOptions, state: TrainingState | None, clock: RunClock
+) -> StageClock:
+    """Until when a stage may train; where its steps begin, it notes itself."""
+    first_of_two = options.stage == "all" and stage == "autoencoder"
+    end = clock.end_of(options.autoencoder_share if first_of_two else 1.0)
+    return StageClock(clock, state.stage_start if state else clock.seconds(), end)
 
 
 def _is_finished(
@@ -157,8 +203,9 @@ def _is_finished(
 
 
 def _say_what_next(session: Session) -> None:
-    run = session.run
-    lines = [f"Finished in {duration(session.clock.seconds())}. In {run.path}:"]
+    run, warnings = session.run, session.journal.warnings()
+    but = ", but not every stage made enough steps: see the last lines" if warnings else ""
+    lines = [f"Finished in {duration(session.clock.seconds())}{but}. In {run.path}:"]
     parts = (
         ("autoencoder/", "the language autoencoder", run.has_autoencoder),
         ("reconstruction.json", "how well it gives texts back", run.reconstruction.exists()),
@@ -167,12 +214,7 @@ def _say_what_next(session: Session) -> None:
         ("logs/train.jsonl", "losses", run.log.exists()),
     )
     lines += [f"  {name:<20} {what}" for name, what, exists in parts if exists]
-    checkout = sys.argv[0].endswith("train.py")  # without one there are no scripts
-    if run.has_denoiser:
-        sample = "python scripts/infer.py infer.output_dir=" if checkout else "ld4lg sample "
-        lines += ["Sample texts with:", f"  {sample}{run.path}"]
-    else:
-        lines += ["Train the denoiser with:"]
-        train = "python scripts/train.py" if checkout else "ld4lg train"
-        lines += [f"  {train} train.stage=diffusion hydra.run.dir={run.path}"]
-    console.print("\n".join(lines), markup=False, highlight=False)
+    lines.append("Sample texts with:" if run.has_denoiser else "Train the denoiser with:")
+    lines.append(f"  {next_command(run)}")
+    lines += [f"Warning: {warning}" for warning in warnings]
+    console.print(*lines, sep="\n")

@@ -1,43 +1,102 @@
-"""Ctrl-C and SIGTERM as a wish that is granted between two steps, so that nothing is lost."""
+"""Ctrl-C, SIGTERM and SIGHUP: granted between two steps, or at once where nothing could be lost."""
 
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from ld4lg_fast.entry import SIGNALLED
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# A terminal that closes, or a service manager, sends a second signal along with the first one.
+ONE_WISH = 1.0  # seconds
+
+T = TypeVar("T")
 
 
-class Interrupted(Exception):
-    """Training stopped on request, with everything saved. ``exit_code``: 130 for Ctrl-C, 0 for SIGTERM."""
+class Interrupted(KeyboardInterrupt):
+    """Training stopped on request, with everything saved; no `Exception`, so that nothing takes it for an error."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 130 if number == signal.SIGINT else 0
+        super().__init__(number)
+        self.number, self.exit_code = number, SIGNALLED + number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM only set ``received``; a second Ctrl-C stops at once."""
+    """While entered, the first signal only sets ``received``, for `check` to find; a second one stops at once.
+
+    A signal that the process was started to ignore, as SIGHUP under ``nohup``, stays ignored. Under a launcher, which
+    passes on what the terminal sends to all, and ends its processes itself, only the first one counts.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._time = 0.0
+        self._raises = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._previous.clear()
 
     def _note(self, number: int, frame: object) -> None:
-        # A launcher passes the terminal's Ctrl-C on, so its processes get it twice.
-        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
-        if alone and number == signal.SIGINT == self.received:
-            raise KeyboardInterrupt
-        self.received = self.received or number
+        now, alone = time.monotonic(), int(os.environ.get("WORLD_SIZE", 1)) == 1
+        again = self.received == number == signal.SIGINT or now - self._time > ONE_WISH
+        insists = alone and self.received is not None and again
+        if self.received is None:
+            self.received, self._time = number, now
+        if self._raises or insists:
+            self._raises = False
+            raise Interrupted(number if insists else self.received)
 
     def check(self) -> None:
-        """Raises `Interrupted` if somebody wished to stop; for the long parts outside of the loop."""
+        """Raises `Interrupted` if somebody wished to stop."""
         if self.received:
             raise Interrupted(self.received)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Around long work of this process alone that loses nothing: a signal ends it where it is."""
+        self._raises, before = True, self._raises
+        try:
+            self.check()
+            yield
+        finally:
+            self._raises = before
+
+    def aside(self, work: Callable[[], T]) -> T:
+        """Does long work that does not return to Python in a thread, so that a signal need not wait for it.
+
+        After a signal the thread is left behind, which the end of the process then ends.
+        """
+        outcome: list = []
+
+        def run() -> None:
+            try:
+                outcome.append((work(), None))
+            except BaseException as error:
+                outcome.append((None, error))
+
+        thread = threading.Thread(target=run, daemon=True)
+        with self.at_once():
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.2)
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result

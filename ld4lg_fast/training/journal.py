@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -19,19 +20,28 @@ class Journal:
     def __init__(self, path: Path, accelerator: Accelerator, autoencoder_steps: int) -> None:
         self.path, self.accelerator = path, accelerator
         self._first_step = {"autoencoder": 0, "diffusion": autoencoder_steps, "decoder": 0}
-        if accelerator.is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
 
     def forget_after(self, stage: str, step: int) -> None:
-        """Drops the lines of steps that an interruption lost and that are now done again."""
+        """Drops the lines of steps that an interruption lost and that are now done again, and that the stage ended."""
         if not self.accelerator.is_main_process or not self.path.exists():
             return
-        lines = self.path.read_text().splitlines()
-        kept = [line for line in lines if _is_kept(line, stage, step)]
-        if kept != lines:
-            write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
+        lines = read_log(self.path)
+        kept = [r for r in lines if r["stage"] != stage or (r["step"] <= step and "finished" not in r)]
+        content = "".join(f"{json.dumps(record)}\n" for record in kept).encode()
+        if content != self.path.read_bytes():
+            write_atomically(self.path, content)
 
-    def write(self, stage: str, step: int, **values: float) -> None:
+    def has(self, stage: str, step: int, name: str) -> bool:
+        """Whether ``name`` was written down for that step."""
+        lines = read_log(self.path)
+        return any((line["stage"], line["step"]) == (stage, step) and name in line for line in lines)
+
+    def warnings(self) -> list[str]:
+        """What the stages that ended have to say against their own results."""
+        ends = {line["stage"]: line for line in read_log(self.path) if "finished" in line}
+        return [line["warning"] for line in ends.values() if line.get("warning")]
+
+    def write(self, stage: str, step: int, **values: float | str | bool | None) -> None:
         """One line: ``stage``, ``step`` and the values.
 
         Raises:
@@ -39,13 +49,14 @@ class Journal:
         """
         if self.accelerator.is_main_process:
             try:
-                with open(self.path, "a") as file:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.path, "a", encoding="utf-8") as file:
                     file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
             except OSError as error:
                 raise CheckpointError(
                     f"{self.path} cannot be written ({error.strerror}); free some space and go on with resume=true."
                 ) from error
-        tracked = {f"{stage}/{name}": value for name, value in values.items()}
+        tracked = {f"{stage}/{name}": v for name, v in values.items() if isinstance(v, int | float)}
         self.accelerator.log(tracked, step=self._first_step[stage] + step)
 
     def start_trackers(self, project: str, config: Mapping) -> None:
@@ -61,9 +72,12 @@ class Journal:
         self.accelerator.init_trackers(project, config=flat, init_kwargs=places)
 
 
-def _is_kept(line: str, stage: str, step: int) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:  # the last line of a process that was killed
-        return False
-    return record.get("stage") != stage or record.get("step", 0) <= step
+def read_log(path: Path) -> list[dict]:
+    """The lines of ``train.jsonl`` that are whole: a process that is killed, or a full disk, may leave half of one."""
+    found: list[dict] = []
+    if path.exists():
+        for line in path.read_bytes().split(b"\n"):
+            with suppress(ValueError):
+                found.append(json.loads(line))
+    kinds = {"stage": str, "step": int}
+    return [r for r in found if isinstance(r, dict) and all(type(r.get(k)) is kinds[k] for k in kinds)]

@@ -7,6 +7,7 @@ Letters: B texts, N latents, d latent width, T tokens of all sources, W language
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.data import TokenizedTexts
 from ld4lg_fast.source import source_states
 from ld4lg_fast.training.reconstruction import encode_texts
-from ld4lg_fast.training.session import Session, on_main, together
+from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.shards import Rows, open_rows, remove_others, shard_fault, shard_path, write_shard
 
 BATCH = 256
@@ -74,6 +75,18 @@ def _batches_by_length(tokens: TokenizedTexts, texts: Sequence[int], session: Se
     for start in range(0, len(order), BATCH):
         session.interrupts.check()
         yield order[start : start + BATCH].tolist()
+
+
+def encoding_seconds(
+    encode: Callable[[Sequence[int]], Tensor], tokens: TokenizedTexts, session: Session
+) -> float:
+    """How long ``encode`` is going to take for all texts, judged by one batch of them of middling length."""
+    order = np.argsort(tokens.lengths, kind="stable")
+    middle = order[max(0, (len(order) - BATCH) // 2) :][:BATCH].tolist()
+    encode(middle)  # the first time is slower
+    start = time.perf_counter()
+    encode(middle)
+    return (time.perf_counter() - start) * len(tokens) / len(middle) / session.world_size
 
 
 def cached_latents(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session) -> Rows:
@@ -141,6 +154,6 @@ def _cached(
                 write_shard(path, encode(texts).to(dtype), wanted)
                 bar.advance(task)
 
-    together(session.accelerator, fill)
+    session.alone(fill)
     on_main(session.accelerator, lambda: remove_others(directory, len(shards)))
     return open_rows(directory)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,7 +19,7 @@ from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted
 from ld4lg_fast.training.learner import Learner, Part
 from ld4lg_fast.training.optimization import learning_rate
-from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.options import StageOptions, too_few_steps
 from ld4lg_fast.training.profiling import Profile
 from ld4lg_fast.training.progress import StageProgress
 from ld4lg_fast.training.randomness import StepBatches
@@ -70,8 +71,8 @@ class TrainingLoop:
     def __init__(self, stage: Stage, session: Session, clock: StageClock) -> None:
         self.stage, self.session, self.clock = stage, session, clock
         self.options = stage.options
-        self.store = CheckpointStore(session.run.checkpoints(stage.name))
-        self.state = TrainingState(stage_start=clock.start)
+        self.store = CheckpointStore(session.run.checkpoints(stage.name), averages=stage.ema is not None)
+        self.state = TrainingState()
         self._window: list[Tensor] = []
         self._window_start = 0.0
         self._drawn = time.perf_counter()
@@ -81,19 +82,20 @@ class TrainingLoop:
 
         Raises:
             DivergedError: a loss or gradient that is not finite; the last good checkpoint stays.
-            Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
+            Interrupted: a signal, after a checkpoint was written.
             CheckpointError: the checkpoint to go on from is damaged or of another shape.
         """
         stage, session = self.stage, self.session
-        if session.accelerator.is_main_process:
-            self.store.sweep()
+        on_main(session.accelerator, self._tidy)
         restored, tensors = self.store.restore(stage.trained, stage.ema)
         self.learner = Learner(stage, session)
         if restored is not None:
             self.learner.load_optimizer_tensors(tensors)
             self.state = restored
-            self.clock.start = restored.stage_start
             console.print(f"The {stage.name} stage goes on after step {restored.step}.", highlight=False)
+        else:
+            self.state.stage_start = session.clock.seconds()
+        self.clock.start = self.state.stage_start
         session.journal.forget_after(stage.name, self.state.step)
         if session.options.profile:
             dtype = torch.bfloat16 if session.options.precision == "bf16" else torch.float32
@@ -103,27 +105,40 @@ class TrainingLoop:
         self.learner.model.train()
         time_progress, stop = self._agree()
         with StageProgress(stage.name, self.options.steps) as self._progress:
+            if restored is not None and not stop and self._share(time_progress) < 1:
+                stop = self._validate_in_time()  # if the session before had no time for it
             self._window_start = time.perf_counter()
             while not stop and (self.state.step == 0 or self._share(time_progress) < 1):
                 rate = self._step(self._share(time_progress))
-                if session.world_size == 1 or self.state.step % session.options.log_every == 0:
+                is_logged = self.state.step % session.options.log_every == 0
+                if session.world_size == 1 or is_logged:
                     time_progress, stop = self._agree()
                 ended = self._share(time_progress) >= 1
-                if self.state.step % session.options.log_every == 0 or ended or stop:
+                if is_logged or ended:
                     self._log(rate, self._share(time_progress))
                 if not ended and not stop:
-                    self._save_and_validate_in_time()
+                    stop = self._save_and_validate_in_time()
         if self.learner.profile is not None:
             self.learner.profile.abandon()
             console.print(
                 f"The {stage.name} stage was too short for a profile, which takes {Profile.STEPS} steps."
             )
-        path = self._save()
+        path = self._save(is_logged=not stop)
         if stop:
-            console.print(f"Stopped after step {self.state.step} of the {stage.name} stage, saved in {path}.")
+            console.print(
+                f"Stopped after step {self.state.step} of the {stage.name} stage, saved in {path}.",
+                markup=False,
+                highlight=False,
+            )
             raise Interrupted(session.interrupts.received or stop)
         self._validate(is_last=True)
+        warning = too_few_steps(stage.name, self.state.step, self.options, session.options.max_minutes)
+        session.journal.write(stage.name, self.state.step, finished=warning is None, warning=warning)
         return self.state
+
+    def _tidy(self) -> None:
+        self.store.set_damaged_aside()
+        self.store.sweep()
 
     def _share(self, time_progress: float) -> float:
         """How much of the stage is done, in steps or in time, whichever is further."""
@@ -151,29 +166,32 @@ class TrainingLoop:
         return rate
 
     def _log(self, rate: float, share: float) -> None:
-        """Reads the losses since the last call, which waits for the device, and checks that they are finite."""
         if not self._window:
             return
-        stage, session, count = self.stage, self.session, len(self._window)
-        values = torch.stack(self._window)
-        values = session.accelerator.reduce(values, "mean").tolist()
-        self._window.clear()
-        for index, pair in enumerate(values):
-            if not all(map(math.isfinite, pair)):
-                self._diverged(self.state.step - count + index + 1, pair[0])
-        loss, norm = values[-1]
+        stage, count = self.stage, len(self._window)
+        loss, norm = self._read()
         speed = count * self.options.batch_size / (time.perf_counter() - self._window_start)
-        session.journal.write(
+        self.session.journal.write(
             stage.name,
             self.state.step,
             loss=loss,
             lr=rate,
             grad_norm=norm,
             samples_per_second=round(speed, 1),
-            seconds=round(session.clock.seconds(), 2),
+            seconds=round(self.session.clock.seconds(), 2),
         )
         self._progress.update(share, self.state.step, loss, speed)
         self._window_start = time.perf_counter()
+
+    def _read(self) -> tuple[float, float]:
+        """Loss and gradient norm of the last step; waits for the device, and checks those of all steps since then."""
+        count, values = len(self._window), torch.stack(self._window)
+        values = self.session.accelerator.reduce(values, "mean").tolist()
+        self._window.clear()
+        for index, pair in enumerate(values):
+            if not all(map(math.isfinite, pair)):
+                self._diverged(self.state.step - count + index + 1, pair[0])
+        return values[-1]
 
     def _diverged(self, step: int, loss: float) -> None:
         saved = self.store.steps()
@@ -192,19 +210,30 @@ class TrainingLoop:
             f"{self.options.learning_rate:g}."
         )
 
-    def _save_and_validate_in_time(self) -> None:
-        step, options = self.state.step, self.session.options
-        if step % options.checkpoint_every == 0:
-            self._save()
+    def _save_and_validate_in_time(self) -> int:
+        """What is due after this step; returns the signal that ended it, or 0."""
+        if self.state.step % self.session.options.checkpoint_every == 0:
+            self._save(is_logged=True)
             self._window_start = time.perf_counter()
-        if step % options.validate_every == 0:
-            self._validate()
-            self._window_start = time.perf_counter()
+        return self._validate_in_time()
 
-    def _save(self):
-        # Unread losses might not be finite, and such a state must not replace a good one.
-        if self._window:
+    def _validate_in_time(self) -> int:
+        if self.state.step % self.session.options.validate_every:
+            return 0
+        try:
+            self._validate()
+        except Interrupted as stopped:  # the next session makes it up
+            return stopped.number
+        finally:
+            self._window_start = time.perf_counter()
+        return 0
+
+    def _save(self, is_logged: bool) -> Path:
+        """Writes a checkpoint; unread losses, which might not be finite, are read before, and perhaps logged."""
+        if self._window and is_logged:
             self._log(float(self.learner.optimizer.param_groups[0]["lr"]), self._share(0.0))
+        elif self._window:
+            self._read()
         self.state.run_seconds = self.session.clock.seconds()
         stage, tensors = self.stage, self.learner.optimizer_tensors()
         self.learner.gather()
@@ -214,10 +243,13 @@ class TrainingLoop:
         return self.store.path(self.state.step)
 
     def _validate(self, is_last: bool = False) -> None:
-        self.learner.gather()
-        self.stage.validate(self.state.step)
+        """Validates, unless a session before did so at this very step."""
+        session, stage, step = self.session, self.stage, self.state.step
+        if not on_main(session.accelerator, lambda: session.journal.has(stage.name, step, "validation_loss")):
+            self.learner.gather()
+            stage.validate(step)
         is_due = is_last or time.perf_counter() - self._drawn > BETWEEN_CURVES
-        if is_due and self.session.accelerator.is_main_process:
-            draw_curves(self.session.run.log, self.session.run.curves)
+        if is_due and session.accelerator.is_main_process:
+            draw_curves(session.run.log, session.run.curves)
             self._drawn = time.perf_counter()
-        self.stage.module.train()
+        stage.module.train()

@@ -1,22 +1,27 @@
 """Opening a run directory: what is to be done with what lies there, first decided, then done."""
 
 import os
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import parse_flag_from_env
 from omegaconf import DictConfig, OmegaConf
 
+from ld4lg_fast.checks import check
 from ld4lg_fast.console import console
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import Switch
+from ld4lg_fast.hydra_help import override, shell_command
 from ld4lg_fast.training import stored_config
-from ld4lg_fast.training.options import read_options
-from ld4lg_fast.training.run_directory import RunDirectory
+from ld4lg_fast.training.model_options import check_model_options, check_sections
+from ld4lg_fast.training.options import RULES, read_options
+from ld4lg_fast.training.run_directory import STAGE_ONE_RESULTS, RunDirectory
+from ld4lg_fast.training.run_lock import RunLock
 
 
 class Opening(Enum):
@@ -33,6 +38,11 @@ class Opening(Enum):
     MOVE_SECOND_STAGE = "move second stage"
 
 
+# What a finished first stage has decided, and what a whole run has.
+FIRST_STAGE = ("model.language_model", "model.perceiver", "autoencoder", "dataset.max_len")
+BOTH_STAGES = ("model", "autoencoder", "recipe", "dataset.max_len", "dataset.source_max_len")
+
+
 @dataclass(frozen=True)
 class Plan:
     """The config to train with and how the directory is opened."""
@@ -41,6 +51,11 @@ class Plan:
     config: DictConfig
     groups: dict[str, str]
     opening: Opening
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The config as plain values."""
+        return _values(self.config)
 
 
 def resume_command(run: RunDirectory) -> str:
@@ -52,16 +67,32 @@ def resume_command(run: RunDirectory) -> str:
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         fsdp2 = str(resources.files("ld4lg_fast.configs") / "accelerate" / "fsdp2.yaml")
         launcher = ["accelerate", "launch", "--config_file", fsdp2, "--num_processes", processes]
-    return shlex.join([*launcher, *program, "resume=true", f"hydra.run.dir={run.path}"])
+    return shell_command(*launcher, *program, "resume=true", override("hydra.run.dir", run.path))
+
+
+def next_command(run: RunDirectory) -> str:
+    """What to type after a training: sample, or train the denoiser where there is none."""
+    checkout = sys.argv[0].endswith("train.py")  # without one there are no scripts
+    if not run.has_denoiser:
+        program = ("python", "scripts/train.py") if checkout else ("ld4lg", "train")
+        return shell_command(*program, "train.stage=diffusion", override("hydra.run.dir", run.path))
+    if checkout:
+        return shell_command("python", "scripts/infer.py", override("infer.output_dir", run.path))
+    return shell_command("ld4lg", "sample", run.path)
 
 
 def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], overrides: Sequence[str]) -> Plan:
     """Decides, and changes nothing.
 
     Raises:
-        ConfigError: a directory of something else, nothing to go on with, or options that contradict the run.
+        ConfigError: a directory of something else, nothing to go on with, options that contradict the run, and values
+            that cannot be.
     """
-    run.check_ours()
+    composed = _values(config)
+    check_sections(composed)
+    check("resume", composed.get("resume"), Switch())
+    for name in ("stage", "distill_from", "adapt_from"):
+        check(f"train.{name}", composed["train"].get(name), RULES[name])
     stage, resume = config.train.stage, config.resume
     given = {name: config.train[name] for name in ("distill_from", "adapt_from") if config.train[name]}
     if len(given) > 1:
@@ -81,6 +112,7 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
                 "hydra.run.dir=..., or go on with resume=true."
             )
         config, groups = stored_config.load_with_overrides(other.config, overrides)
+        _check_kept(other, config, BOTH_STAGES)
         distils = option == "distill_from"
         config.train.stage = "diffusion" if distils else "decoder"
         opening = Opening.STUDENT if distils else Opening.ADAPTED
@@ -99,27 +131,74 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
             raise ConfigError(
                 f"The autoencoder in {run.path} is not finished; go on with train.stage=autoencoder resume=true first."
             )
+        if config.train.stage == "diffusion" or run.has_diffusion_stage:
+            _check_kept(run, config, FIRST_STAGE)
         second = not resume and run.has_diffusion_stage
         opening = Opening.MOVE_SECOND_STAGE if second else Opening.GO_ON
     else:
         opening = Opening.MOVE_ALL
-    read_options(OmegaConf.to_container(config.train, resolve=True))
+    check_config(_values(config))
     return Plan(run, config, groups, opening)
 
 
-def carry_out(plan: Plan) -> None:
-    """Moves what has to be moved, says so, and writes ``config.yaml``."""
+def _values(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuses values of the wrong kind or out of range, wherever they stand.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    check_sections(config)
+    read_options(config["train"])
+    check_model_options(config)
+
+
+def _check_kept(run: RunDirectory, config: DictConfig, sections: Sequence[str]) -> None:
+    """Refuses another value for what the models of a finished run have decided already.
+
+    Raises:
+        ConfigError: naming the option and the value that the run has.
+    """
+    stored, _ = stored_config.load_with_overrides(run.config, ())
+    for section in sections:
+        old, new = (OmegaConf.select(OmegaConf.create(_values(c)), section) for c in (stored, config))
+        both = [OmegaConf.to_container(x) if OmegaConf.is_config(x) else {"": x} for x in (old, new)]
+        before, after = (_flat(section, values) for values in both)
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                raise ConfigError(
+                    f"{name}={after.get(name)} cannot be changed: the models in {run.path} were trained with "
+                    f"{before.get(name)}; leave it out, or train a new run."
+                )
+
+
+def _flat(name: str, values: object) -> dict[str, object]:
+    """Nested options by their whole names."""
+    if not isinstance(values, Mapping):
+        return {name.rstrip("."): values}
+    parts = (_flat(f"{name}.{key}", value) for key, value in values.items())
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def carry_out(plan: Plan, lock: RunLock) -> None:
+    """Moves what has to be moved, says so, and writes ``config.yaml``.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written to; what was there is there still.
+    """
     run = plan.run
     if plan.opening is Opening.MOVE_ALL:
-        aside = run.move_aside()
+        aside = run.move_aside(lock)
         console.print(
-            f"{run.path} already held a run, which is now {aside}. To go on with that one instead:\n"
+            f"{run.path} already held a run, which is now {aside}. To go on with that one instead:",
             f"  {resume_command(RunDirectory(aside))}",
-            markup=False,
-            highlight=False,
+            sep="\n",
         )
     elif plan.opening is Opening.MOVE_SECOND_STAGE:
-        aside = run.move_aside(keep_stage_one=True)
+        aside = run.move_aside(lock, STAGE_ONE_RESULTS)
         console.print(
             f"{run.path} already had a diffusion stage: that run is now {aside}, and a new diffusion stage starts "
             f"from a copy of its autoencoder.",
@@ -127,7 +206,7 @@ def carry_out(plan: Plan) -> None:
             highlight=False,
         )
     elif plan.opening is Opening.STUDENT:
-        run.copy_stage_one(Path(plan.config.train.distill_from))
+        run.copy(Path(plan.config.train.distill_from), STAGE_ONE_RESULTS)
     elif plan.opening is Opening.ADAPTED:
         run.copy(Path(plan.config.train.adapt_from), ("denoiser",))
     stored = plan.config.copy()

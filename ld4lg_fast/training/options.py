@@ -1,41 +1,49 @@
 """The ``train`` section of the config, checked."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 
 import torch
 
+from ld4lg_fast.checks import check
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import Choice, Number, Rule, Switch, WholeNumber
+from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NULL, TEXT_OR_NULL, OneOf
 
 STAGES = ("all", "autoencoder", "diffusion", "decoder")
 PRECISIONS = ("auto", "no", "bf16")
-COMPILE = ("auto", True, False)
 
-
-def _check_number(
-    name: str, value: object, low: float, high: float = math.inf, integer: bool = False
-) -> None:
-    kinds = int if integer else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        kind = "an integer" if integer else "a number"
-        limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ConfigError(f"{name}={value} must be {kind} of {limit}.")
-
-
-def _check_choice(name: str, value: object, choices: tuple) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}={value} is unknown; choose one of {', '.join(map(str, choices))}.")
+STAGE_RULES: Mapping[str, Rule] = {
+    "steps": WholeNumber(),
+    "batch_size": WholeNumber(),
+    "learning_rate": Number(0, 100, above=True),
+    "warmup_steps": WholeNumber(0),
+    "weight_decay": Number(0, 100),
+    "clip_norm": Number(0, 1e9, above=True),
+    "ema_decay": Number(0, 1),
+    "micro_batches": WholeNumber(),
+}
+RULES: Mapping[str, Rule] = {
+    "stage": Choice(STAGES),
+    "max_minutes": OneOf(Number(0, 1e7, above=True), NULL),
+    "autoencoder_share": Number(0.01, 0.99),
+    "mixed_precision": Choice(PRECISIONS),
+    "compile": AUTO_OR_SWITCH,
+    **dict.fromkeys(("activation_checkpointing", "cuda_graph", "profile", "wandb", "tensorboard"), Switch()),
+    **dict.fromkeys(("log_every", "checkpoint_every", "validate_every", "validation_texts"), WholeNumber()),
+    "validation_samples": WholeNumber(1, 100_000),
+    "validation_sampling_steps": WholeNumber(2, 100_000),
+    "distill_steps": WholeNumber(1, 100_000),
+    "distill_teacher_steps": WholeNumber(1, 100_000),
+    "distill_from": TEXT_OR_NULL,
+    "adapt_from": TEXT_OR_NULL,
+}
 
 
 @dataclass(frozen=True)
 class StageOptions:
-    """How one stage trains; ``batch_size`` counts the texts of all processes together.
-
-    Raises:
-        ConfigError: a value out of range.
-    """
+    """How one stage trains; ``batch_size`` counts the texts of all processes together."""
 
     steps: int
     batch_size: int
@@ -46,19 +54,25 @@ class StageOptions:
     ema_decay: float = 0.0
     micro_batches: int = 1
 
-    def check(self, stage: str) -> "StageOptions":
-        for name, low, high, integer in (
-            ("steps", 1, math.inf, True),
-            ("batch_size", 1, math.inf, True),
-            ("learning_rate", 0, math.inf, False),
-            ("warmup_steps", 0, math.inf, True),
-            ("weight_decay", 0, math.inf, False),
-            ("clip_norm", 0, math.inf, False),
-            ("ema_decay", 0, 1, False),
-            ("micro_batches", 1, math.inf, True),
-        ):
-            _check_number(f"train.{stage}.{name}", getattr(self, name), low, high, integer)
-        return self
+
+FEWEST_STEPS = 100
+
+
+def too_few_steps(stage: str, steps: int, options: StageOptions, max_minutes: float | None) -> str | None:
+    """What to do where a stage made too few steps for what it trained to mean anything, or None.
+
+    These are twice its warm-up, and never below `FEWEST_STEPS`: a denoiser of ``model=tiny`` has then predicted a sixth
+    of what there is to predict, and after its warm-up a twelfth.
+    """
+    fewest = max(2 * options.warmup_steps, FEWEST_STEPS)
+    if steps >= fewest:
+        return None
+    said = f"The {stage} stage made only {steps} of the {fewest} steps below which it has hardly learned anything"
+    if stage == "diffusion":
+        said += "; samples may read well all the same, as the decoder writes sentences by itself"
+    if steps >= options.steps or max_minutes is None:
+        return f"{said}. Give it more train.{stage}.steps than {options.steps}."
+    return f"{said}. Give the run more train.max_minutes than {max_minutes:g}."
 
 
 # Runs of earlier versions know no such stage.
@@ -100,27 +114,13 @@ class TrainOptions:
     decoder: StageOptions = DECODER
 
     def __post_init__(self) -> None:
-        _check_choice("train.stage", self.stage, STAGES)
-        _check_choice("train.mixed_precision", self.mixed_precision, PRECISIONS)
-        _check_choice("train.compile", self.compile, COMPILE)
+        for name, rule in RULES.items():
+            check(f"train.{name}", getattr(self, name), rule)
         if (self.stage == "decoder") != (self.adapt_from is not None):
             raise ConfigError(
                 f"train.stage={self.stage} does not go with train.adapt_from={self.adapt_from}: give "
                 "train.adapt_from=RUN_DIR alone, which chooses the decoder stage, or leave it out for the others."
             )
-        if self.max_minutes is not None:
-            _check_number("train.max_minutes", self.max_minutes, 0)
-        _check_number("train.autoencoder_share", self.autoencoder_share, 0.01, 0.99)
-        for name in (
-            "log_every",
-            "checkpoint_every",
-            "validate_every",
-            "validation_texts",
-            "validation_samples",
-        ):
-            _check_number(f"train.{name}", getattr(self, name), 1, integer=True)
-        for name in ("distill_steps", "distill_teacher_steps"):
-            _check_number(f"train.{name}", getattr(self, name), 1, integer=True)
         if (
             self.distill_teacher_steps % self.distill_steps
             or self.distill_teacher_steps == self.distill_steps
@@ -129,11 +129,8 @@ class TrainOptions:
                 f"train.distill_teacher_steps={self.distill_teacher_steps} must be a multiple of "
                 f"train.distill_steps={self.distill_steps}, twice it or more."
             )
-        _check_number("train.validation_sampling_steps", self.validation_sampling_steps, 2, integer=True)
-        for name in ("activation_checkpointing", "cuda_graph", "profile", "wandb", "tensorboard"):
-            _check_choice(f"train.{name}", getattr(self, name), (True, False))
         for name in ("wandb", "tensorboard"):
-            if getattr(self, name) and find_spec(name) is None:
+            if getattr(self, name) and not _is_installed(name):
                 raise ConfigError(
                     f"train.{name}=true needs the package {name}: pip install {name}, or set train.{name}=false."
                 )
@@ -154,6 +151,12 @@ class TrainOptions:
     @property
     def trackers(self) -> list[str]:
         return [name for name in ("wandb", "tensorboard") if getattr(self, name)]
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package can be imported; a folder of its name, as W&B makes one, is none."""
+    found = find_spec(package)
+    return found is not None and found.loader is not None
 
 
 def cpu_has_bf16() -> bool:
@@ -180,12 +183,15 @@ def read_options(section: Mapping) -> TrainOptions:
         except TypeError as error:
             raise ConfigError(f"The section {name} is incomplete: {error}.") from error
 
-    stages = {
-        stage: build(StageOptions, f"train.{stage}", section.get(stage)).check(stage)
-        for stage in ("autoencoder", "diffusion")
-    }
+    def build_stage(stage: str, values: object) -> StageOptions:
+        built = build(StageOptions, f"train.{stage}", values)
+        for name, rule in STAGE_RULES.items():
+            check(f"train.{stage}.{name}", getattr(built, name), rule)
+        return built
+
+    stages = {stage: build_stage(stage, section.get(stage)) for stage in ("autoencoder", "diffusion")}
     decoder = section.get("decoder", {})
     if isinstance(decoder, Mapping):
         decoder = vars(DECODER) | dict(decoder)
-    stages["decoder"] = build(StageOptions, "train.decoder", decoder).check("decoder")
+    stages["decoder"] = build_stage("decoder", decoder)
     return build(TrainOptions, "train", dict(section) | stages)

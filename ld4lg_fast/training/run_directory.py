@@ -3,9 +3,12 @@
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.training.run_lock import NAME as LOCK
+from ld4lg_fast.training.run_lock import RunLock
 from ld4lg_fast.training.stored_config import is_run_config
 
 STAGE_ONE_RESULTS = ("autoencoder", "statistics.json", "reconstruction.json", "logs", "cache")
@@ -25,6 +28,7 @@ class RunDirectory:
         self.curves = self.path / "curves.png"
         self.samples = self.path / "samples"
         self.cache = self.path / "cache"
+        self.tokenizer = self.cache / "tokenizer"
 
     def checkpoints(self, stage: str) -> Path:
         return self.path / "checkpoints" / stage
@@ -43,14 +47,14 @@ class RunDirectory:
         return self.has_denoiser or any(self.checkpoints("diffusion").glob("step_*"))
 
     def is_empty(self) -> bool:
-        """Whether there is nothing at all; a missing directory is empty.
+        """Whether there is nothing at all but a lock; a missing directory is empty.
 
         Raises:
             ConfigError: the path is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"hydra.run.dir={self.path} is a file; choose a directory.")
-        return not self.path.exists() or not any(self.path.iterdir())
+        return not self.path.exists() or all(path.name == LOCK for path in self.path.iterdir())
 
     def check_ours(self) -> None:
         """Refuses a directory that holds something else than a run.
@@ -64,31 +68,52 @@ class RunDirectory:
                 "choose another directory with hydra.run.dir=..."
             )
 
-    def move_aside(self, keep_stage_one: bool = False) -> Path:
-        """Renames the directory to the next free ``<path>.<n>`` and makes a new one in its place.
+    def move_aside(self, lock: RunLock, kept: Sequence[str] = ()) -> Path:
+        """Renames the directory to the next free ``<path>.<n>`` and makes a new one in its place, with the lock on it.
 
-        ``keep_stage_one`` copies what the second stage needs into the new one.
+        ``kept``: what is copied into the new one.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written to; then everything is where it was.
+            ConfigError: another process took the place.
         """
         path = self.path.resolve()
         number = 1
-        while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        while os.path.lexists(aside := path.with_name(f"{path.name}.{number}")):
             number += 1
-        os.rename(path, aside)
-        path.mkdir()
-        if keep_stage_one:
-            self.copy_stage_one(aside)
+        try:
+            os.rename(path, aside)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be renamed {aside} ({error.strerror}); choose another directory with "
+                "hydra.run.dir=..."
+            ) from error
+        try:
+            lock.follow(aside)
+            self.copy(aside, kept)
+        except CheckpointError:
+            shutil.rmtree(path, ignore_errors=True)
+            os.rename(aside, path)
+            raise
         return self.path.with_name(aside.name)
 
-    def copy_stage_one(self, other: Path) -> None:
-        """Copies what the second stage needs from another run directory into this one."""
-        self.copy(other, STAGE_ONE_RESULTS)
-
     def copy(self, other: Path, names: Sequence[str]) -> None:
-        """Copies files and folders of those names from another run directory, as far as they are there."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            source = other / name
-            if source.is_dir():
-                shutil.copytree(source, self.path / name)
-            elif source.exists():
-                shutil.copy2(source, self.path / name)
+        """Copies files and folders of those names from another run directory, as far as they are there.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written to; then nothing of them is left here.
+        """
+        try:
+            for name in names:
+                if (other / name).is_dir():
+                    shutil.copytree(other / name, self.path / name)
+                elif (other / name).exists():
+                    shutil.copy2(other / name, self.path / name)
+        except (OSError, shutil.Error) as error:
+            for name in names:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                with suppress(OSError):
+                    (self.path / name).unlink()
+            raise CheckpointError(
+                f"{other} cannot be copied to {self.path} ({error}); free some space there or choose another directory."
+            ) from error

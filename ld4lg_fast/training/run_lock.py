@@ -16,7 +16,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
-    """Holds ``<run directory>/.lock`` while entered, with host, process and time in it.
+    """``<run directory>/.lock``, with host, process and time of its holder in it; a context manager.
 
     The operating system's lock on the file (``flock``) decides, which a process that is killed loses; network file
     systems pass it on to other hosts. Where a file system knows no such locks, the file's content decides: the process
@@ -29,6 +29,13 @@ class RunLock:
         self._made: list[Path] = []
 
     def __enter__(self) -> "RunLock":
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
         """Takes the lock; makes the directory where there is none.
 
         Raises:
@@ -45,9 +52,8 @@ class RunLock:
                 f"{self.directory} cannot be written ({error.strerror}); choose another directory with "
                 "hydra.run.dir=..."
             ) from error
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
         """Gives it back; no trace of it stays, nor of a directory that is still empty."""
         if self._file is not None:
             if self._is_in_place(self._file):
@@ -64,7 +70,7 @@ class RunLock:
         """
         old, self._file = self._file, None
         try:
-            self.__enter__()
+            self.acquire()
         finally:
             (moved_to / NAME).unlink(missing_ok=True)
             os.close(old)

@@ -33,12 +33,12 @@ def start_processes() -> PartialState:
 
 
 def on_main(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
-    """Runs ``work`` in the main process alone; all processes get its result, or its `LD4LGError`."""
+    """Runs ``work`` in the main process alone; all get its result, or are raised its `LD4LGError` or `Interrupted`."""
     box: list = [None, None]
     if processes.is_main_process:
         try:
             box[0] = work()
-        except LD4LGError as error:
+        except (LD4LGError, Interrupted) as error:
             box[1] = error
     if processes.num_processes > 1:
         broadcast_object_list(box)
@@ -47,16 +47,17 @@ def on_main(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
     return box[0]
 
 
-def together(processes: Accelerator | PartialState, work: Callable[[], object]) -> None:
+def together(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
     """Runs ``work`` in every process; where it fails or is interrupted in one, all raise that one's error."""
-    error = None
+    result, error = None, None
     try:
-        work()
+        result = work()
     except (LD4LGError, Interrupted) as raised:
         error = raised
     errors = gather_object([error]) if processes.num_processes > 1 else [error]
     for error in filter(None, errors):
         raise error
+    return result
 
 
 @dataclass
@@ -91,6 +92,26 @@ class Session:
     def mine(self, items):
         """This process's part of what all processes together work on."""
         return items[self.rank :: self.world_size]
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """`alone`, first in the main process, then in the others, which find what that one left in a cache."""
+        found: list[T] = []
+
+        def run() -> T:
+            with self.interrupts.at_once():
+                return work()
+
+        on_main(self.accelerator, lambda: found.append(run()))
+        return found[0] if found else run()
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """Runs long work in every process, without exchange between them; a signal ends it where it is, in all."""
+
+        def run() -> T:
+            with self.interrupts.at_once():
+                return work()
+
+        return together(self.accelerator, run)
 
     def summed(self, *values: float) -> list[float]:
         """Each value's sum over the processes; call in all of them."""

@@ -15,7 +15,7 @@ from ld4lg_fast.statistics import RunStatistics
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.randomness import step_generator
 from ld4lg_fast.training.reconstruction import exact_decoding
-from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.weights import write_json
 
 BATCH = 128
@@ -37,13 +37,17 @@ def validation_loss(model: LatentDiffusion, texts: ConditionedLatents, session: 
 
     The processes share the batches out; call in all of them.
     """
-    total = 0.0
-    for start in session.mine(range(0, len(texts), BATCH)):
-        rows = list(range(start, min(start + BATCH, len(texts))))
-        latents, conditions = texts.batch(rows, model.latent_mean.device)
-        draws = model.draw(latents, step_generator(session.seed, "validation", start))
-        total += model.loss(latents, draws, **conditions).loss.item() * len(rows)
-    return session.summed(total)[0] / len(texts)
+
+    def of_mine() -> float:
+        total = 0.0
+        for start in session.mine(range(0, len(texts), BATCH)):
+            rows = list(range(start, min(start + BATCH, len(texts))))
+            latents, conditions = texts.batch(rows, model.latent_mean.device)
+            draws = model.draw(latents, step_generator(session.seed, "validation", start))
+            total += model.loss(latents, draws, **conditions).loss.item() * len(rows)
+        return total
+
+    return session.summed(session.alone(of_mine))[0] / len(texts)
 
 
 def validation_classes(num_samples: int, num_classes: int) -> Tensor | None:
@@ -68,9 +72,12 @@ def print_and_keep_samples(
     distilled = pipe.model.recipe.get("distilled_steps")
     sampler = "ddim" if pipe.model.diffusion.discrete or distilled else "dpmpp_2m"
     num_steps = distilled or options.validation_sampling_steps
-    ids, mine = share(count, session.accelerator), []
-    if ids:
-        mine = pipe(
+    ids = share(count, session.accelerator)
+
+    def of_mine() -> list[str]:
+        if not ids:
+            return []
+        return pipe(
             len(ids),
             sample_ids=ids,
             num_inference_steps=num_steps,
@@ -80,26 +87,25 @@ def print_and_keep_samples(
             decoding=exact_decoding(pipe.autoencoder.max_len),
             seed=session.seed,
         ).texts
-    texts = gathered(ids, mine, session.accelerator)
+
+    texts = gathered(ids, session.alone(of_mine), session.accelerator)
+    content = {
+        "step": step,
+        "validation_loss": loss,
+        "sampler": sampler,
+        "sampling_steps": num_steps,
+        "seed": session.seed,
+        "class_id": None if class_id is None else class_id.tolist(),
+        "sources": sources,
+        "texts": texts,
+    }
+    path = session.run.samples / f"validation_step_{step}.json"
+    on_main(session.accelerator, lambda: write_json(path, content))
+    # The line in the log comes last: it says that nothing of this validation has to be made up.
     seconds = round(session.clock.seconds(), 2)
     session.journal.write("diffusion", step, validation_loss=loss, seconds=seconds)
-    if texts is None:
-        return
-    write_json(
-        session.run.samples / f"validation_step_{step}.json",
-        {
-            "step": step,
-            "validation_loss": loss,
-            "sampler": sampler,
-            "sampling_steps": num_steps,
-            "seed": session.seed,
-            "class_id": None if class_id is None else class_id.tolist(),
-            "sources": sources,
-            "texts": texts,
-        },
-    )
     console.print(f"diffusion, step {step}: validation loss {loss:.4f}; samples:", highlight=False)
-    for index, text in enumerate(texts):
+    for index, text in enumerate(texts or ()):
         told = "" if class_id is None else f"[{pipe.statistics.class_names[class_id[index]]}] "
         told += "" if sources is None else f"{sources[index]} → "
         console.print(f"  • {told}{text}", markup=False, highlight=False)

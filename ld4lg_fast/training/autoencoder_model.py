@@ -1,0 +1,144 @@
+"""The language autoencoder that the first stage trains, its tokenizer, and the texts as that one's token ids."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.console import console
+from ld4lg_fast.data import TextDataset, TokenizedTexts, tokenize_texts, train_bpe_tokenizer
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.training.conditions import source_limit
+from ld4lg_fast.training.randomness import step_seed
+from ld4lg_fast.training.session import Session, on_main
+from ld4lg_fast.weights import writing
+
+NAME = "autoencoder"
+
+
+def perceiver_sizes(config: Mapping) -> Mapping | None:
+    """The Perceiver's options; None for recipe v1, which has none."""
+    return None if config["recipe"]["version"] == "v1" else config["model"]["perceiver"]
+
+
+def load_pretrained(config: Mapping, dataset: TextDataset) -> LanguageAutoencoder | None:
+    """A new autoencoder around a pretrained language model; None where it is to be trained from scratch.
+
+    Raises:
+        CheckpointError: there is no such language model.
+        ConfigError: it reads fewer tokens than the corpus's texts or sources may have.
+    """
+    name, longest_source = config["autoencoder"]["name_or_path"], source_limit(config, dataset) or 0
+    if name is None:
+        return None
+    torch.manual_seed(step_seed(config["seed"], NAME, "weights"))
+    autoencoder = LanguageAutoencoder.from_pretrained_lm(
+        name,
+        perceiver_sizes(config),
+        config["dataset"]["max_len"],
+        freeze_lm=config["autoencoder"]["freeze_lm"],
+    )
+    limit = getattr(autoencoder.lm.config, "max_position_embeddings", None)
+    if limit is not None and limit < longest_source:
+        raise ConfigError(
+            f"{name} handles at most {limit} tokens; lower dataset.source_max_len={longest_source}."
+        )
+    return autoencoder
+
+
+def build_from_scratch(
+    config: Mapping, dataset: TextDataset, tokenizer: PreTrainedTokenizerBase
+) -> LanguageAutoencoder:
+    """A new autoencoder with a small language model for a tokenizer."""
+    lm = {name: size for name, size in config["model"]["language_model"].items() if name != "vocab_size"}
+    max_len = config["dataset"]["max_len"]
+    longest = max(max_len, source_limit(config, dataset) or 0)
+    torch.manual_seed(step_seed(config["seed"], NAME, "weights"))
+    return LanguageAutoencoder.from_scratch(
+        tokenizer, lm, perceiver_sizes(config), max_len, max_positions=longest
+    )
+
+
+def make_tokenizer(config: Mapping, dataset: TextDataset, session: Session) -> PreTrainedTokenizerBase:
+    """The run's own tokenizer, trained on its texts; the one that a resumed run began with."""
+    folder = session.run.tokenizer
+
+    def train() -> None:
+        if load_tokenizer(folder) is not None:
+            return
+        if folder.exists():
+            console.print(f"{folder} is damaged and is made again.", markup=False, highlight=False)
+        texts, size = learned_texts(config, dataset), config["model"]["language_model"]["vocab_size"]
+        # The trainer is deaf to signals as long as it runs.
+        tokenizer = session.interrupts.aside(lambda: train_bpe_tokenizer(texts, size))
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        with writing(folder):
+            for old in (folder, unfinished):
+                shutil.rmtree(old, ignore_errors=True)
+            tokenizer.save_pretrained(unfinished)
+            os.replace(unfinished, folder)
+
+    on_main(session.accelerator, train)
+    return load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """A tokenizer that ``save_pretrained`` wrote; None where there is none, or a damaged one."""
+    if not folder.is_dir():
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer("a b")
+    except BaseException as error:  # of many kinds; the Rust library's panics are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        return None
+    return tokenizer
+
+
+def learned_texts(config: Mapping, dataset: TextDataset) -> list[str]:
+    """What the autoencoder learns: the training texts, and from scratch also the sources."""
+    from_scratch = config["autoencoder"]["name_or_path"] is None
+    if from_scratch and source_limit(config, dataset) is not None:
+        return dataset.train.texts + dataset.train.sources
+    return dataset.train.texts
+
+
+def tokenize(
+    autoencoder: LanguageAutoencoder, dataset: TextDataset, session: Session
+) -> tuple[TokenizedTexts, TokenizedTexts]:
+    """Training and validation texts as token ids, the latter only as many as are validated on."""
+    validation = dataset.validation.texts[: session.options.validation_texts]
+    return tuple(
+        tokenized(texts, autoencoder, autoencoder.max_len, session)
+        for texts in (dataset.train.texts, validation)
+    )
+
+
+def tokenize_sources(
+    autoencoder: LanguageAutoencoder, dataset: TextDataset, max_len: int, session: Session
+) -> tuple[TokenizedTexts, TokenizedTexts]:
+    """`tokenize` for the source texts of both sets, cut to ``max_len`` tokens."""
+    validation = dataset.validation.sources[: session.options.validation_texts]
+    return tuple(
+        tokenized(texts, autoencoder, max_len, session) for texts in (dataset.train.sources, validation)
+    )
+
+
+def tokenized(
+    texts: Sequence[str], autoencoder: LanguageAutoencoder, max_len: int, session: Session
+) -> TokenizedTexts:
+    """Texts as token ids, kept in the run's cache."""
+    return session.main_first(
+        lambda: tokenize_texts(texts, autoencoder.tokenizer, max_len, session.run.cache)
+    )
+
+
+def learns_nothing(config: Mapping) -> bool:
+    """Whether the latents are a frozen language model's hidden states."""
+    pretrained = config["autoencoder"]["name_or_path"] is not None
+    return pretrained and config["autoencoder"]["freeze_lm"] and perceiver_sizes(config) is None

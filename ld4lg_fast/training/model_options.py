@@ -1,0 +1,143 @@
+"""The config beside the ``train`` section, checked: seed, recipe and the sizes of the models."""
+
+from collections.abc import Mapping
+
+from ld4lg_fast.checks import check
+from ld4lg_fast.diffusion import LOSSES, OBJECTIVES, WEIGHTINGS
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import OPTIONS, Choice, Number, Rule, Switch, Text, WholeNumber
+from ld4lg_fast.latent_diffusion import ARCHITECTURES
+from ld4lg_fast.layers import DIM_HEAD
+from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NULL, TEXT_OR_NULL, MultipleOf, OneOf, Schedule
+
+SECTIONS = ("train", "dataset", "model", "autoencoder", "recipe", "decoding")
+
+
+# The bounds of sizes are those of the files that the models are saved in (`ld4lg_fast.checkpoints.schemas`).
+WIDTH, WIDTH_IN_HEADS = WholeNumber(1, 2**16), MultipleOf(DIM_HEAD, 2**16)
+DEPTH, POSITIONS = WholeNumber(1, 512), WholeNumber(1, 2**17)
+SHARE, DROPOUT, SWITCH = Number(0, 1), Number(0, 0.999), Switch()
+
+RULES: Mapping[str, Mapping[str, Rule]] = {
+    "": {"seed": OPTIONS["seed"], "resume": SWITCH},
+    "dataset": {"name": Text(), "max_len": WholeNumber(3, 2**17), "seq2seq": SWITCH},
+    "model.language_model": {
+        "dim": WIDTH_IN_HEADS,
+        "encoder_layers": DEPTH,
+        "decoder_layers": DEPTH,
+        "dropout": DROPOUT,
+        "vocab_size": WholeNumber(260, 2**22),  # the bytes and the special tokens
+    },
+    "model.perceiver": {
+        "num_latents": POSITIONS,
+        "dim_latent": WIDTH,
+        "depth": DEPTH,
+        "l2_normalize": SWITCH,
+        "decoder": Text(),
+        "num_decoder_latents": POSITIONS,
+        "ff_mult": WholeNumber(1, 64),
+    },
+    "model.denoiser": {
+        "dim": MultipleOf(4, 2**16),
+        "depth": DEPTH,
+        "dropout": DROPOUT,
+        "num_dense_connections": WholeNumber(0, 512),
+        "unet_skips": SWITCH,
+        "qk_norm": SWITCH,
+        "scale_shift": SWITCH,
+        "cross_attention": SWITCH,
+        "heads": OneOf(WholeNumber(1, 1024), NULL),
+    },
+    "autoencoder": {
+        "name_or_path": TEXT_OR_NULL,
+        "freeze_lm": SWITCH,
+        "decoder_noise": SHARE,
+        "position_dropout": SHARE,
+        "token_masking": SHARE,
+    },
+    "recipe": {
+        "version": Choice(tuple(ARCHITECTURES)),
+        "class_conditional": AUTO_OR_SWITCH,
+        "objective": Choice(OBJECTIVES),
+        "loss_type": Choice(tuple(LOSSES)),
+        "loss_weighting": Choice(WEIGHTINGS),
+        "self_condition_prob": SHARE,
+        "self_condition_noise": SHARE,
+        "class_drop_prob": SHARE,
+        "context_drop_prob": SHARE,
+        "schedule": Schedule(),
+        "schedule_scale": Number(1e-3, 1e3),
+        "sampling_schedule": OneOf(Schedule(), NULL),
+        "adaptive_schedule": SWITCH,
+        "l2_normalized": SWITCH,
+        "beta_schedule": Choice(("linear", "cosine", "sqrt")),
+        "num_train_timesteps": WholeNumber(1, 100_000),
+    },
+}
+
+NEEDED = (
+    *("seed", "dataset.name", "dataset.max_len", "autoencoder.name_or_path", "autoencoder.freeze_lm"),
+    *("model.denoiser.dim", "model.denoiser.depth", "recipe.version", "recipe.class_conditional"),
+    *("recipe.self_condition_prob", "model.perceiver.num_latents", "model.perceiver.dim_latent"),
+    *("model.perceiver.depth", "model.perceiver.l2_normalize"),
+)
+NEEDED_FROM_SCRATCH = tuple(f"model.language_model.{name}" for name in RULES["model.language_model"])
+
+
+def check_sections(config: Mapping) -> None:
+    """Refuses a config whose sections are no groups of options.
+
+    Raises:
+        ConfigError: the first one that is none.
+    """
+    for name in SECTIONS:
+        # The way of decoding is new: runs of earlier versions have no such section.
+        if not isinstance(config.get(name, {} if name == "decoding" else None), Mapping):
+            raise ConfigError(
+                f"{name}={config.get(name)} must be a group of options, as in {name}.NAME=VALUE."
+            )
+
+
+def check_model_options(config: Mapping) -> None:
+    """Refuses values of the wrong kind or out of range, options that do not exist, and missing ones.
+
+    Raises:
+        ConfigError: the first of them; the sentence names the option and what it may be.
+    """
+    given: dict[str, object] = {}
+    for section, rules in RULES.items():
+        values: object = config
+        for part in section.split(".") if section else ():
+            values = values.get(part)
+            if not isinstance(values, Mapping):
+                raise ConfigError(f"{section}={values} must be a group of options: {', '.join(rules)}.")
+        for name, value in values.items():
+            whole = f"{section}.{name}".lstrip(".")
+            given[whole] = value
+            if name in rules:
+                check(whole, value, rules[name])
+            elif section not in ("", "dataset"):  # the corpus's own are checked where it is read
+                raise ConfigError(f"There is no option {whole}; {section} has {', '.join(rules)}.")
+    from_scratch = given.get("autoencoder.name_or_path") is None
+    for name in (*NEEDED, *(NEEDED_FROM_SCRATCH if from_scratch else ())):
+        if name not in given:
+            raise ConfigError(f"The option {name} is missing; give it, or leave out what deletes it.")
+    _check_denoiser(config["model"]["denoiser"], config["recipe"])
+
+
+def _check_denoiser(sizes: Mapping, recipe: Mapping) -> None:
+    """Sizes and parts of the recipe that do not go together."""
+    name, depth = "model.denoiser", sizes["depth"]
+    if sizes.get("heads") is None:
+        check(f"{name}.dim", sizes["dim"], WIDTH_IN_HEADS)
+    skips = sizes.get("num_dense_connections", 0)
+    most = depth // 2 if sizes.get("unet_skips") else depth - 1
+    if recipe["version"] != "v1" and skips > most:
+        raise ConfigError(
+            f"{name}.num_dense_connections={skips} is too many for {name}.depth={depth}; give at most {most}."
+        )
+    if recipe.get("loss_weighting", "none") != "none" and recipe.get("loss_type") != "l2":
+        raise ConfigError(
+            f"recipe.loss_weighting={recipe['loss_weighting']} weights squared errors; it needs recipe.loss_type=l2, "
+            f"not {recipe.get('loss_type')}."
+        )

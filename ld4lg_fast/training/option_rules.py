@@ -1,0 +1,68 @@
+"""Rules of options that only training has; see `ld4lg_fast.export.runtime.option_checks`."""
+
+from typing import Any
+
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import Rule, Text, WholeNumber
+from ld4lg_fast.schedules import ContinuousSchedule
+
+
+class Exactly:
+    """One of several values, of their types."""
+
+    def __init__(self, *values: object) -> None:
+        self.values = values
+
+    def allows(self, value: Any) -> bool:
+        return any(type(value) is type(known) and value == known for known in self.values)
+
+    def __str__(self) -> str:
+        *first, last = ("null" if value is None else str(value).lower() for value in self.values)
+        return f"{', '.join(first)} or {last}" if first else last
+
+
+class OneOf:
+    """What one of several rules allows."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.rules = rules
+
+    def allows(self, value: Any) -> bool:
+        return any(rule.allows(value) for rule in self.rules)
+
+    def __str__(self) -> str:
+        return ", or ".join(map(str, self.rules))
+
+
+class MultipleOf:
+    """A whole number that ``divisor`` divides."""
+
+    def __init__(self, divisor: int, most: int) -> None:
+        self.divisor, self.size = divisor, WholeNumber(divisor, most)
+
+    def allows(self, value: Any) -> bool:
+        return self.size.allows(value) and value % self.divisor == 0
+
+    def __str__(self) -> str:
+        return f"a multiple of {self.divisor} up to {self.size.most}"
+
+
+class Schedule:
+    """The name of a `ContinuousSchedule`."""
+
+    def allows(self, value: Any) -> bool:
+        try:
+            return isinstance(value, str) and bool(ContinuousSchedule(value))
+        except ConfigError:
+            return False
+
+    def __str__(self) -> str:
+        return (
+            "cosine, simple_linear, beta_linear, sigmoid, straight, tan-D (as in tan-9) or shifted_cosine-R (as in "
+            "shifted_cosine-0.5)"
+        )
+
+
+NULL = Exactly(None)
+AUTO_OR_SWITCH = Exactly("auto", True, False)
+TEXT_OR_NULL = OneOf(Text(), NULL)

@@ -1,0 +1,207 @@
+"""What a run needs, read, built and checked before anything on disk is changed.
+
+Models are built on the meta device, which holds no numbers: that both stages can be trained is known before the first
+one begins.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints.schemas import LatentDiffusionFile, LatentDiffusionFileV1, validated
+from ld4lg_fast.data import TextDataset, load_from_config, train_bpe_tokenizer
+from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.latent_diffusion import LatentDiffusion, make_diffusion
+from ld4lg_fast.schedules import sampling_grid
+from ld4lg_fast.training.autoencoder_model import (
+    build_from_scratch,
+    learned_texts,
+    learns_nothing,
+    load_pretrained,
+    load_tokenizer,
+)
+from ld4lg_fast.training.captured_step import check_capture
+from ld4lg_fast.training.checkpoint import CheckpointStore
+from ld4lg_fast.training.conditions import chosen_decoding, number_of_classes, source_limit
+from ld4lg_fast.training.decoder_stage import load_given
+from ld4lg_fast.training.diffusion_stage import build_denoiser
+from ld4lg_fast.training.distillation import load_teacher, student_of
+from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.run_directory import RunDirectory
+from ld4lg_fast.training.session import Session
+
+TRAINED_BYTES, FROZEN_BYTES = 16, 4  # a parameter with its gradient and both moments of AdamW, or alone
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """``pretrained``: what `load_pretrained` gave, where the first stage is still to be trained."""
+
+    dataset: TextDataset
+    decoding: DecodingConfig
+    pretrained: LanguageAutoencoder | None
+
+
+def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepared:
+    """Reads the corpus and makes sure that each of ``stages`` can be trained; changes nothing on disk.
+
+    Raises:
+        LD4LGError: what is wrong, with the option that mends it.
+    """
+    options = session.options
+    dataset = load_from_config(config["dataset"])
+    classes, limit = number_of_classes(config, dataset), source_limit(config, dataset)
+    decoding = chosen_decoding(config, from_sources=limit is not None)
+    if options.cuda_graph:
+        check_capture(session.accelerator, options, config["recipe"].get("adaptive_schedule", False))
+    pretrained = autoencoder = None
+    if "autoencoder" in stages:
+        pretrained = load_pretrained(config, dataset)
+        autoencoder = pretrained or _first_stage_skeleton(config, dataset, session)
+        if not learns_nothing(config):
+            check_batch(
+                "autoencoder", options.autoencoder, len(learned_texts(config, dataset)), session.world_size
+            )
+            _check_memory("model.language_model and model.perceiver", autoencoder, session)
+    if "diffusion" in stages:
+        check_batch("diffusion", options.diffusion, len(dataset.train), session.world_size)
+        _check_second_stage(config, dataset, autoencoder, session)
+    if "decoder" in stages:
+        check_batch("decoder", options.decoder, len(dataset.train), session.world_size)
+        _check_conditions("train.adapt_from", load_given(options)[1], classes, limit)
+    return Prepared(dataset, decoding, pretrained)
+
+
+def check_batch(stage: str, options: StageOptions, num_texts: int, world_size: int) -> None:
+    """Refuses a batch that cannot be made.
+
+    Raises:
+        ConfigError: more texts a batch than there are, or not a multiple of processes and micro-batches.
+    """
+    batch_size, parts = options.batch_size, world_size * options.micro_batches
+    option = f"train.{stage}.batch_size={batch_size}"
+    if batch_size > num_texts:
+        raise ConfigError(f"{option} is more than the {num_texts} training texts; choose at most that many.")
+    if batch_size % parts:
+        raise ConfigError(
+            f"{option} cannot be dealt to {world_size} processes in {options.micro_batches} micro-batches each; "
+            f"choose a multiple of {parts}."
+        )
+
+
+def _on_meta(options: str, build: Callable[[], M]) -> M:
+    """The module that ``build`` makes, without its numbers; ``options`` names those that decide its sizes."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (ConfigError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise ConfigError(f"{options}: {error}") from error
+
+
+def _first_stage_skeleton(config: Mapping, dataset: TextDataset, session: Session) -> LanguageAutoencoder:
+    """The autoencoder that is trained from scratch; of a run that goes on it must fit the checkpoint."""
+    known = load_tokenizer(session.run.tokenizer) if config["resume"] else None
+    tokenizer = known or train_bpe_tokenizer(["a"], 260)  # which has tokens of its own is not known yet
+    autoencoder = _on_meta(
+        "model.language_model and model.perceiver", lambda: build_from_scratch(config, dataset, tokenizer)
+    )
+    if known is not None:
+        _store("autoencoder", session).check_fits(autoencoder)
+    return autoencoder
+
+
+def _store(stage: str, session: Session) -> CheckpointStore:
+    return CheckpointStore(session.run.checkpoints(stage), averages=stage == "diffusion")
+
+
+def _check_second_stage(
+    config: Mapping, dataset: TextDataset, autoencoder: LanguageAutoencoder | None, session: Session
+) -> None:
+    """Builds what the second stage trains; ``autoencoder`` is that of the first one, None where it is finished."""
+    options = session.options
+    if autoencoder is None:
+        is_student = options.distill_from is not None and not config["resume"]
+        autoencoder = _load_autoencoder(RunDirectory(options.distill_from) if is_student else session.run)
+    name = "model.denoiser and recipe"
+    if options.distill_from is None:
+        model = _on_meta(name, lambda: build_denoiser(config, dataset, autoencoder))
+        _check_saved(model)
+    else:
+        name = "train.distill_from"
+        model = student_of(load_teacher(options), options.distill_steps)
+        _check_conditions(name, model, number_of_classes(config, dataset), source_limit(config, dataset))
+    model.check_latents_of(autoencoder.num_latents, autoencoder.dim_latent)
+    _check_memory(name, model, session)
+    if config["resume"]:
+        _store("diffusion", session).check_fits(model)
+    if options.distill_from is None:
+        steps = options.validation_sampling_steps
+        try:
+            sampling_grid(make_diffusion(model.recipe).schedule_for_sampling, steps)
+        except ConfigError as error:
+            raise ConfigError(f"train.validation_sampling_steps={steps}: {error}") from error
+
+
+def _load_autoencoder(run: RunDirectory) -> LanguageAutoencoder:
+    """A run's finished autoencoder.
+
+    Raises:
+        CheckpointError: it is damaged; the sentence says how to have it made again.
+    """
+    try:
+        return LanguageAutoencoder.load(run.autoencoder)
+    except CheckpointError as error:
+        if not CheckpointStore(run.checkpoints("autoencoder")).steps():
+            raise
+        raise CheckpointError(
+            f"{error} Delete {run.autoencoder} to have it made again from the last checkpoint of its stage, with "
+            "resume=true."
+        ) from error
+
+
+def _check_conditions(option: str, model: LatentDiffusion, classes: int, limit: int | None) -> None:
+    """Refuses a corpus that has not what a trained denoiser is conditioned on."""
+    known = model.denoiser.config.num_classes
+    if known != classes:
+        raise ConfigError(
+            f"{option}: its model has {known or 'no'} classes, and the corpus {classes or 'none'}; train on the "
+            "corpus that it was trained on."
+        )
+    if model.is_seq2seq != (limit is not None):
+        raise ConfigError(
+            f"{option}: its model writes {'from source texts' if model.is_seq2seq else 'without source texts'}; train "
+            "on the corpus that it was trained on."
+        )
+
+
+def _check_saved(model: LatentDiffusion) -> None:
+    """Refuses a recipe or sizes that could not be read again once they are saved."""
+    content = {"format": 1, "recipe": model.recipe, "denoiser": asdict(model.denoiser.config)}
+    schema = LatentDiffusionFileV1 if model.diffusion.discrete else LatentDiffusionFile
+    try:
+        validated(schema, content, RunDirectory("").denoiser / "config.json")
+    except CheckpointError as error:
+        raise ConfigError(f"The denoiser could not be loaded again: {error}") from error
+
+
+def _check_memory(options: str, model: nn.Module, session: Session) -> None:
+    """Refuses a model whose parameters alone are more than the machine can hold."""
+    needed = sum(p.numel() * (TRAINED_BYTES if p.requires_grad else FROZEN_BYTES) for p in model.parameters())
+    needed //= session.world_size if session.shards_models else 1
+    if session.device.type == "cuda":
+        total = torch.cuda.mem_get_info(session.device)[1]
+    else:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > total:
+        raise ConfigError(
+            f"{options}: training so large a model needs {needed / 2**30:,.0f} GiB of memory for its parameters alone, "
+            f"of which there are {total / 2**30:,.0f}; choose smaller sizes."
+        )
