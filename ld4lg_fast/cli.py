@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ld4lg_fast.errors import LD4LGError
-from ld4lg_fast.hydra_help import choices_of, hydra_value, options_of
+from ld4lg_fast.export.runtime.text_display import displayed, print_json, terminal_output
+from ld4lg_fast.hydra_help import evaluate_help, hydra_value, is_override, train_help
 
 HELP = """Fast latent diffusion for language generation: train, sample, evaluate, deploy.
 
@@ -21,15 +23,25 @@ ld4lg export outputs/custom exported                a folder that needs no PyTor
 ld4lg doctor                                        what works on this machine
 
 Each command explains itself: ld4lg COMMAND --help. Exit codes: 0 done, 2 bad input (one sentence says what to
-change), 130 interrupted.
+change), 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 by a closed pipe (as with | head -1).
 """
+
+
+class Commands(TyperGroup):
+    """The commands, each within `terminal_output`: typer would end a closed pipe with an exit code of its own."""
+
+    def invoke(self, context: Any) -> Any:
+        with terminal_output():
+            return super().invoke(context)
+
 
 app = typer.Typer(
     name="ld4lg",
+    cls=Commands,
     help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    rich_markup_mode="rich" if sys.stdout is not None and sys.stdout.isatty() else None,
 )
 
 # Of the commands whose further arguments go to somebody else.
@@ -51,8 +63,10 @@ def demo(
     ld4lg demo
     ld4lg demo --output-dir outputs/first --num-samples 4
     """
+    from ld4lg_fast.checks import check_options
     from ld4lg_fast.training import main as train_main
 
+    check_options(num_samples=num_samples, seed=seed)
     options = ["dataset=demo", "model=tiny", "train.max_minutes=4"]
     # After so short a training likely words without repetition read best.
     options += ["decoding.top_p=0.8", "decoding.no_repeat_ngram_size=3", "decoding.repetition_penalty=1.2"]
@@ -64,35 +78,11 @@ def demo(
 def train(context: typer.Context) -> None:
     """Trains the language autoencoder, then the denoiser of its latents, and keeps all of it in one folder."""
     if "--help" in context.args:
-        print(TRAIN_HELP.format(groups=choices_of(*GROUPS), options=options_of("train")))
+        print(train_help())
         return
     from ld4lg_fast.training import main as train_main
 
     train_main(context.args)
-
-
-GROUPS = ("dataset", "model", "autoencoder", "recipe")
-
-TRAIN_HELP = """Usage: ld4lg train [OPTION=VALUE ...]
-
-Trains the language autoencoder, then the denoiser of its latents. A run directory (by default
-outputs/<dataset>) holds everything; Ctrl-C saves, and resume=true goes on.
-
-Examples:
-  ld4lg train dataset=demo model=tiny train.max_minutes=4
-  ld4lg train dataset=custom dataset.root=my_texts.txt model=small train.max_minutes=30
-  ld4lg train resume=true hydra.run.dir=outputs/custom
-  ld4lg train dataset=e2e model=base autoencoder=bart --cfg job   (prints all options, trains nothing)
-
-Several processes or GPUs: accelerate launch -m ld4lg_fast.training [OPTION=VALUE ...]
-
-Choices:
-{groups}
-
-Options and their values, as in train.max_minutes=30; model= and recipe= replace some, hydra.run.dir= says where
-the run goes:
-
-{options}"""
 
 
 @app.command(context_settings=PASSES_ON, add_help_option=False)
@@ -105,10 +95,10 @@ def evaluate(
 ) -> None:
     """Samples from a run and measures the texts: a table, a JSON file and, with --report, a page to look at."""
     if "--help" in context.args:
-        print(EVALUATE_HELP.format(options=options_of("test")))
+        print(evaluate_help())
         return
     arguments = context.args
-    if arguments and "=" not in arguments[0] and not arguments[0].startswith("-"):
+    if arguments and not arguments[0].startswith("-") and not is_override(arguments[0], "test"):
         arguments = [f"infer.output_dir={hydra_value(arguments[0])}", *arguments[1:]]
     if report is not None:
         arguments = [*arguments, f"evaluation.report={hydra_value(report)}"]
@@ -122,23 +112,9 @@ def evaluate(
     sys.argv = ["ld4lg evaluate", *arguments]
     path = evaluate_main()
     if to_stdout and path is not None:
-        print(path.read_text(encoding="utf-8"), end="")
+        from json import loads
 
-
-EVALUATE_HELP = """Usage: ld4lg evaluate RUN_DIR [--report PAGE.html] [--json FILE] [OPTION=VALUE ...]
-
-Samples from a run and measures the texts beside real ones: a table, a JSON file in the run directory (or FILE; with
---json - it is printed, and nothing else) and, with --report, one self-contained page of figures, plots and samples. A
-metric whose model is not at hand is skipped.
-
-Examples:
-  ld4lg evaluate outputs/e2e --report page.html
-  ld4lg evaluate outputs/e2e generation.num_samples=200 generation.quality=balanced 'evaluation.seeds=[0,1]'
-  ld4lg evaluate outputs/e2e evaluation.mauve_model=FOLDER evaluation.perplexity_model=FOLDER
-
-Options and their values, as in generation.num_samples=200:
-
-{options}"""
+        print_json(loads(path.read_text(encoding="utf-8")))
 
 
 @app.command()
@@ -203,21 +179,27 @@ def sample(
     ld4lg sample outputs/ag_news --class-name Sports --guidance-scale 4
     """
     from dataclasses import asdict, replace
-    from json import dumps
 
+    from ld4lg_fast.checks import check_given, output_file
     from ld4lg_fast.console import console
     from ld4lg_fast.inference import choose_device, print_texts, sample_with_bar
     from ld4lg_fast.pipeline import TextDiffusionPipeline
+    from ld4lg_fast.quality import sampling_plan
     from ld4lg_fast.shipped import DEFAULT, FOLDER, run_directory
     from ld4lg_fast.weights import write_json
 
     to_stdout = str(json) == "-"
     console.quiet = to_stdout
-    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
+    file = None if json is None or to_stdout else output_file("--json", json)
     ships = run_directory(run_dir).parent == FOLDER
-    quality = quality or ("draft" if ships else "paper")
-    tries = tries or (4 if ships else 1)
-    decoding = replace(pipe.decoding, strategy=strategy or pipe.decoding.strategy, precision=precision)
+    quality = ("draft" if ships else "paper") if quality is None else quality
+    tries = (4 if ships else 1) if tries is None else tries
+    # What is wrong is said before the model is loaded.
+    check_given(num_samples=num_samples, steps=steps, tries=tries, guidance_scale=guidance_scale, seed=seed)
+    sampling_plan(quality, sampler, steps)
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
+    own = pipe.decoding
+    decoding = replace(own, strategy=own.strategy if strategy is None else strategy, precision=precision)
     settings: dict[str, Any] = {
         "quality": quality,
         "sampler": sampler,
@@ -237,15 +219,15 @@ def sample(
         return
     content = {
         "texts": output.texts,
-        "run": str(run_dir or DEFAULT),
+        "run": str(DEFAULT if run_dir is None else run_dir),
         "settings": settings | {"steps": steps},
         "decoding": asdict(decoding),
         "seconds": round(seconds, 3),
     }
-    if to_stdout:
-        print(dumps(content, indent=2, ensure_ascii=False))
+    if file is None:
+        print_json(content)
     else:
-        write_json(json, content)
+        write_json(file, content)
 
 
 @app.command("learn-times")
@@ -367,18 +349,21 @@ def doctor(
     from ld4lg_fast.doctor import examine, report
 
     if json:
-        from json import dumps
-
-        print(dumps(examine(), indent=2))
+        print_json(examine())
     else:
-        print("\n".join(report()))
+        print("\n".join(map(displayed, report())))
 
 
 def main() -> None:
     """Runs the command; exit code 2 and one sentence on bad input."""
-    from ld4lg_fast.entry import fail
+    with terminal_output():
+        try:
+            app()
+        except (LD4LGError, OSError) as error:
+            from ld4lg_fast.entry import fail
 
-    try:
-        app()
-    except LD4LGError as error:
-        fail(str(error))
+            if isinstance(error, LD4LGError):
+                fail(str(error))
+            if error.filename is None:
+                raise
+            fail(f"{error.filename}: {error.strerror}.")

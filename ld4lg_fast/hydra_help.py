@@ -1,15 +1,72 @@
-"""Help for the commands whose options are Hydra's: the config files describe themselves."""
+"""The commands whose options are Hydra's: their help, which is in the config files, and how values are written."""
 
+import re
+import shlex
 from importlib import resources
+from pathlib import Path
 
+_PLAIN = re.compile(r"(?:[A-Za-z_]|\.{0,2}/)[A-Za-z0-9_./-]*")
+_WORDS = ("null", "true", "false", "nan", "inf")  # which Hydra takes for something else than text
 _NOT_OPTIONS = ("defaults:", "hydra:")
+
+GROUPS = ("dataset", "model", "autoencoder", "recipe")
+
+TRAIN_HELP = """Usage: ld4lg train [OPTION=VALUE ...]
+
+Trains the language autoencoder, then the denoiser of its latents. A run directory (by default
+outputs/<dataset>) holds everything. Ctrl-C, SIGTERM and SIGHUP save and end with 130, 143 and 129; resume=true goes
+on.
+
+Examples:
+  ld4lg train dataset=demo model=tiny train.max_minutes=4
+  ld4lg train dataset=custom dataset.root=my_texts.txt model=small train.max_minutes=30
+  ld4lg train resume=true hydra.run.dir=outputs/custom
+  ld4lg train dataset=e2e model=base autoencoder=bart --cfg job   (prints all options, trains nothing)
+
+Several processes or GPUs: accelerate launch -m ld4lg_fast.training [OPTION=VALUE ...]
+
+Choices:
+{groups}
+
+Options and their values, as in train.max_minutes=30; model= and recipe= replace some, hydra.run.dir= says where
+the run goes:
+
+{options}"""
+
+EVALUATE_HELP = """Usage: ld4lg evaluate RUN_DIR [--report PAGE.html] [--json FILE] [OPTION=VALUE ...]
+
+Samples from a run and measures the texts beside real ones: a table, a JSON file in the run directory (or FILE; with
+--json - it is printed, and nothing else) and, with --report, one self-contained page of figures, plots and samples. A
+metric whose model is not at hand is skipped.
+
+Examples:
+  ld4lg evaluate outputs/e2e --report page.html
+  ld4lg evaluate outputs/e2e generation.num_samples=200 generation.quality=balanced 'evaluation.seeds=[0,1]'
+  ld4lg evaluate outputs/e2e evaluation.mauve_model=FOLDER evaluation.perplexity_model=FOLDER
+
+Options and their values, as in generation.num_samples=200:
+
+{options}"""
+
+
+def train_help() -> str:
+    """What ``ld4lg train --help`` prints."""
+    return TRAIN_HELP.format(groups=choices_of(*GROUPS), options=options_of("train"))
+
+
+def evaluate_help() -> str:
+    """What ``ld4lg evaluate --help`` prints."""
+    return EVALUATE_HELP.format(options=options_of("test"))
 
 
 def options_of(config_name: str) -> str:
     """The sections of a packaged config file that a command line can change, with their comments."""
-    text = (resources.files("ld4lg_fast.configs") / f"{config_name}.yaml").read_text(encoding="utf-8")
-    sections = text.strip().split("\n\n")
+    sections = _config_text(config_name).strip().split("\n\n")
     return "\n\n".join(part for part in sections if not any(name in part for name in _NOT_OPTIONS))
+
+
+def _config_text(config_name: str) -> str:
+    return (resources.files("ld4lg_fast.configs") / f"{config_name}.yaml").read_text(encoding="utf-8")
 
 
 def choices_of(*groups: str) -> str:
@@ -22,7 +79,35 @@ def choices_of(*groups: str) -> str:
     return "\n".join(lines)
 
 
+def is_override(word: str, config_name: str) -> bool:
+    """Whether an argument changes an option of a packaged config, as ``generation.seed=1``, and is no path."""
+    key, equals, _ = word.partition("=")
+    section = re.split(r"[.@]", key.lstrip("+~"))[0]
+    sections = re.findall(r"^(\w+):", _config_text(config_name), re.M)
+    return section in sections and (bool(equals) or word.startswith("~"))
+
+
 def hydra_value(value: object) -> str:
-    """A value as Hydra's command line takes it literally."""
-    escaped = str(value).replace("'", "\\'")
-    return f"'{escaped}'"
+    """A value in quotes, which Hydra's command line and OmegaConf read back as the same text."""
+    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", str(value))  # for OmegaConf
+    text = re.sub(r"(\\*)'", lambda found: 2 * found[1] + r"\'", text)  # for Hydra, as the next
+    text = re.sub(r"(\\+)\Z", lambda found: 2 * found[1], text)
+    return f"'{text}'"
+
+
+def override(key: str, value: object) -> str:
+    """``key=value`` for Hydra's command line, in quotes only where the value needs them."""
+    is_plain = _PLAIN.fullmatch(str(value)) and str(value).lower() not in _WORDS
+    return f"{key}={value if is_plain else hydra_value(value)}"
+
+
+def shell_command(*words: object) -> str:
+    """A command as it can be pasted into a shell; words are made with `override` where Hydra reads them.
+
+    A path in its place among the arguments is taken for no option.
+    """
+    return shlex.join(f"./{word}" if _is_dashed(word) else str(word) for word in words)
+
+
+def _is_dashed(word: object) -> bool:
+    return isinstance(word, Path) and str(word).startswith("-")

@@ -13,6 +13,7 @@ from ld4lg_fast._version import __version__
 from ld4lg_fast.console import console
 from ld4lg_fast.data import DATASETS, load_from_config, tokenize_texts
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.hydra_help import shell_command
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.published import (
@@ -217,5 +218,5 @@ def _say_what_was_done(published: PublishedModel, statistics: RunStatistics, out
             "import it again with --dataset-root FOLDER to count them."
         )
     else:
-        lines += ["Sample texts with:", f"  python scripts/infer.py infer.output_dir={out}"]
-    console.print("\n".join(lines), markup=False, highlight=False)
+        lines += ["Sample texts with:", f"  {shell_command('ld4lg', 'sample', out)}"]
+    console.print(*lines, sep="\n")

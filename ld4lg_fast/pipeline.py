@@ -3,11 +3,10 @@
 Letters: N latent positions, d latent width.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -21,6 +20,8 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.decoding.texts import checked_decoding, decode_in_batches
 from ld4lg_fast.engine import check_fits, fitting_batch, sample_batches, sample_id_tensor
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.text_display import get_logger
+from ld4lg_fast.hydra_help import override, shell_command
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.latent_operations import LatentOperations
 from ld4lg_fast.quality import sampling_plan
@@ -40,7 +41,7 @@ from ld4lg_fast.statistics import RunStatistics
 
 SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
 
-logger = logging.getLogger("ld4lg_fast")
+logger = get_logger("ld4lg_fast")
 
 
 class TextDiffusionPipeline(LatentOperations):
@@ -90,13 +91,13 @@ class TextDiffusionPipeline(LatentOperations):
             raise CheckpointError(f"The run directory {run_dir} does not exist; train one with ld4lg train.")
         if not (run_dir / "autoencoder" / "autoencoder.json").exists():
             raise CheckpointError(
-                f"{run_dir} is not a finished run: it has no autoencoder; train it with "
-                f"ld4lg train hydra.run.dir={run_dir}."
+                f"{run_dir} is not a finished run: it has no autoencoder; train it with: "
+                + shell_command("ld4lg", "train", override("hydra.run.dir", run_dir))
             )
         if not (run_dir / "denoiser" / "config.json").exists():
             raise CheckpointError(
-                f"{run_dir} has an autoencoder but no denoiser yet; train it with "
-                f"ld4lg train hydra.run.dir={run_dir} train.stage=diffusion."
+                f"{run_dir} has an autoencoder but no denoiser yet; train it with: "
+                + shell_command("ld4lg", "train", "train.stage=diffusion", override("hydra.run.dir", run_dir))
             )
         fingerprint.check(run_dir)
         autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
@@ -194,17 +195,8 @@ class TextDiffusionPipeline(LatentOperations):
         ``progress`` is called as ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
         """
         check_fits(self.model, num_samples)
-        batches = list(
-            self.stream(
-                num_samples,
-                decoding=decoding,
-                seed=seed,
-                batch_size=batch_size,
-                sample_ids=sample_ids,
-                progress=progress,
-                **options,
-            )
-        )
+        given: dict[str, Any] = {"batch_size": batch_size, "sample_ids": sample_ids, "progress": progress}
+        batches = list(self.stream(num_samples, decoding=decoding, seed=seed, **given, **options))
         texts = {
             row: text for batch in batches for row, text in zip(batch.rows.tolist(), batch.texts, strict=True)
         }
