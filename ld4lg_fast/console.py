@@ -36,6 +36,10 @@ class TextConsole(Console):
         """A cell of a table, which may have several lines."""
         return super().render_str("\n".join(map(displayed, text.split("\n"))), **options)
 
+    def on_broken_pipe(self) -> None:
+        """Leaves a closed pipe to `terminal_output`, as every other print does."""
+        raise
+
 
 class ShownColumn(ProgressColumn):
     """A column of a progress bar: a template such as ``{task.description}``."""

@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.text_display import displayed
+from ld4lg_fast.export.runtime.text_display import terminal_output
 from ld4lg_fast.hydra_help import hydra_value
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"
@@ -120,6 +121,7 @@ def _folders_of_our_own() -> Iterator[None]:
         shutil.rmtree(sweep, ignore_errors=True)
 
 
+@terminal_output()
 def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     """Runs ``task`` with the config that the command line composes, and returns what it returns.
 
@@ -143,6 +145,8 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
             raise ended.__cause__ from None
     except KeyboardInterrupt:
         raise SystemExit(SIGNALLED + 2) from None
+    except BrokenPipeError:
+        raise
     except Exception as error:  # the task's own are caught above, so this is Hydra refusing the command line
         fail(_in_one_sentence(error))
     if jobs.exit_code:
