@@ -1,10 +1,10 @@
 """`export_run`: a trained run to a folder of ONNX graphs that samples without PyTorch."""
 
 import copy
+import os
 import shutil
-import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
@@ -12,12 +12,25 @@ import torch
 from transformers import PreTrainedModel
 
 from ld4lg_fast._version import __version__
+from ld4lg_fast.checks import check_folder
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export import runtime
 from ld4lg_fast.export.graphs import make_graphs
 from ld4lg_fast.export.onnx_files import OPSET, quantize, to_onnx, write
-from ld4lg_fast.export.runtime.folder import FORMAT
+from ld4lg_fast.export.runtime.errors import RuntimeInputError
+from ld4lg_fast.export.runtime.folder import CONFIG, read_config, sha256_of
+from ld4lg_fast.export.runtime.folder_schema import (
+    FORMAT,
+    RUNTIME,
+    TOKENIZER,
+    FolderConfig,
+    digest_of,
+    parse_config,
+)
+from ld4lg_fast.export.runtime.pipeline import OnnxTextDiffusion
+from ld4lg_fast.export.runtime.records import as_json
+from ld4lg_fast.export.staging import staging_folder
 from ld4lg_fast.export.validation import validate_folder
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.pipeline import TextDiffusionPipeline
@@ -31,7 +44,6 @@ PRECISIONS = {
     "bfloat16": torch.bfloat16,
     "int8": torch.float32,  # quantised after the export
 }
-RUNTIME = "ld4lg_runtime"
 
 # Generation settings that the runtime does not have, and the value at which they do nothing.
 _FOREIGN_SETTINGS = {
@@ -69,37 +81,56 @@ def export_run(
         CheckpointError: ``run_dir`` is no finished run.
         ValidationError: a graph computes something else than the model.
     """
-    out_dir = Path(out_dir)
+    out_dir = Path(os.path.abspath(out_dir))
     if precision not in PRECISIONS:
         raise ConfigError(f"Unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise ConfigError(f"{out_dir} exists and is not empty; choose another folder or remove it.")
+    check_folder("out_dir", out_dir.parent)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir)
-    config = folder_config(pipe, precision)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as temporary:
-        folder = Path(temporary) / "folder"
-        folder.mkdir()
-        checked = "float16" if precision == "float16" else "float32"
-        _write_graphs(pipe, checked, folder)
-        if validate:
-            validate_folder(folder, pipe, checked, say)
-        if precision == "bfloat16":
-            _write_graphs(pipe, precision, folder)
-            say("The graphs were checked as float32 alone: onnxruntime computes in bfloat16 on GPUs only.")
-        if precision == "int8":
-            write({path.stem: quantize(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}, folder)
-            if validate:
-                validate_folder(folder, pipe, precision, say)
-        pipe.autoencoder.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-        _write_runtime(folder)
-        files = sorted(path.name for path in folder.iterdir() if path.is_file())
-        config["files"] = {name: (folder / name).stat().st_size for name in files}
-        write_json(folder / "config.json", config)
-        if out_dir.exists():
-            out_dir.rmdir()
-        folder.rename(out_dir)
+    try:
+        config = folder_config(pipe, precision)
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        with staging_folder(out_dir) as temporary:
+            folder = temporary / "folder"
+            folder.mkdir()
+            _write_folder(folder, pipe, config, validate, say)
+            if out_dir.exists():
+                out_dir.rmdir()
+            folder.rename(out_dir)
+    except OSError as error:
+        raise ConfigError(
+            f"{out_dir} cannot be written ({error.strerror}); free some space there or choose another folder."
+        ) from error
+    except RuntimeInputError as error:  # what the runtime would refuse
+        raise ConfigError(f"{run_dir} cannot be exported: {error}") from error
     return out_dir
+
+
+def _write_folder(
+    folder: Path,
+    pipe: TextDiffusionPipeline,
+    config: FolderConfig,
+    validate: bool,
+    say: Callable[[str], None],
+) -> None:
+    precision = config.precision
+    checked = "float16" if precision == "float16" else "float32"
+    _write_graphs(pipe, checked, folder)
+    if validate:
+        validate_folder(folder, pipe, checked, say)
+    if precision == "bfloat16":
+        _write_graphs(pipe, precision, folder)
+        say("The graphs were checked as float32 alone: onnxruntime computes in bfloat16 on GPUs only.")
+    if precision == "int8":
+        write({path.stem: quantize(onnx.load(path)) for path in sorted(folder.glob("*.onnx"))}, folder)
+        if validate:
+            validate_folder(folder, pipe, precision, say)
+    pipe.autoencoder.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    _write_runtime(folder)
+    _write_config(folder, config)
+    if precision != "bfloat16":
+        OnnxTextDiffusion(folder, ["CPUExecutionProvider"])  # what is written can be read
 
 
 def _write_graphs(pipe: TextDiffusionPipeline, precision: str, folder: Path) -> None:
@@ -120,12 +151,24 @@ def _write_runtime(folder: Path) -> None:
     (folder / RUNTIME / "folder").rmdir()
 
 
-def folder_config(pipe: TextDiffusionPipeline, precision: str) -> dict:
-    """All that the runtime has to know beside the graphs, for ``config.json``.
+def _write_config(folder: Path, config: FolderConfig) -> None:
+    """``config.json``, with sizes and checksums of all files that are there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    sizes = {name: path.stat().st_size for name, path in zip(names, files, strict=True)}
+    sha256 = {name: sha256_of(path) for name, path in zip(names, files, strict=True)}
+    content = as_json(replace(config, files=sizes, sha256=sha256))
+    write_json(folder / CONFIG, content | {"digest": digest_of(content)})
+    read_config(folder)
+
+
+def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
+    """All that the runtime has to know beside the graphs, for ``config.json``; the files are not there yet.
 
     Raises:
         ConfigError: a setting of the language model that the runtime does not follow.
         CheckpointError: recipe v1 without the lengths of its training texts.
+        RuntimeInputError: a value that the runtime would refuse.
     """
     model, autoencoder, statistics = pipe.model, pipe.autoencoder, pipe.statistics
     diffusion, denoiser, tokenizer = model.diffusion, model.denoiser.config, autoencoder.tokenizer
@@ -135,7 +178,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> dict:
         )
     # Without a class: the null class where it was trained (recipe v1: always), else drawn.
     null_by_default = diffusion.discrete or diffusion.class_drop_prob > 0
-    return {
+    content = {
         "format": FORMAT,
         "written_by": f"ld4lg-fast {__version__}",
         "precision": precision,
@@ -167,7 +210,10 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> dict:
         "statistics": {
             name: asdict(statistics)[name] for name in ("length_counts", "class_names", "class_counts")
         },
+        "files": {},
+        "vocab_size": autoencoder.lm.config.vocab_size,
     }
+    return parse_config(content)
 
 
 def schedule_levels(
@@ -201,11 +247,12 @@ def generation_settings(lm: PreTrainedModel) -> dict:
                 f"The language model's generation setting {name}={value!r} has no counterpart in the exported "
                 "runtime; remove it from the model's generation_config.json."
             )
-    eos = settings.eos_token_id
+    start, pad, eos = settings.decoder_start_token_id, settings.pad_token_id, settings.eos_token_id
+    eos = eos if isinstance(eos, list) else [eos]
     return {
-        "start_token": settings.decoder_start_token_id,
-        "pad_token": settings.pad_token_id,
-        "eos_tokens": list(eos) if isinstance(eos, list) else [eos],
+        "start_token": settings.bos_token_id if start is None else start,
+        "pad_token": eos[0] if pad is None else pad,
+        "eos_tokens": eos,
         "forced_bos_token": settings.forced_bos_token_id,
         "forced_eos_token": settings.forced_eos_token_id,
         "early_stopping": settings.early_stopping or False,

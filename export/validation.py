@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.errors import LD4LGError
-from ld4lg_fast.export.runtime.folder import Session
 from ld4lg_fast.export.runtime.language_model import LanguageModel
+from ld4lg_fast.export.runtime.session import Session
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 

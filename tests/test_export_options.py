@@ -7,6 +7,8 @@ import pytest
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.export import exporter
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError, command
+from ld4lg_fast.export.runtime.folder_schema import parse_config
+from ld4lg_fast.export.runtime.records import as_json
 from tests.test_export import v2_t5
 
 
@@ -27,14 +29,16 @@ from tests.test_export import v2_t5
         ({"source": "a", "num_decodes": 2}, "num_decodes 2 needs strategy nucleus"),
         ({"source": "a", "strategy": "nucleus", "choose_decode": "best"}, "Unknown choose_decode 'best'"),
         ({"source": "a", "max_length": 40}, "max_length 40 exceeds the 16 tokens"),
-        ({"source": "a", "top_p": 0.0}, "top_p 0.0 must be in"),
+        ({"source": "a", "top_p": 0.0}, r"top_p is 0.0; it must be a finite number above 0 and at most 1\."),
+        ({"source": "a", "num_beams": 401}, "num_beams is 401; this model has 400 tokens"),
+        ({"source": "a", "forced_bos_token": 400}, "forced_bos_token is 400; this model has the tokens 0 to 399"),
+        ({"source": "a", "eos_tokens": (2, -1)}, r"eos_tokens\[1\] is -1; it must be a whole number from 0"),
     ],
 )
 def test_options_that_cannot_work_are_refused(tokenizer, tmp_path, options, sentence):
     pipe = v2_t5(tokenizer)
     model = object.__new__(OnnxTextDiffusion)  # its sessions are not reached
-    model.config = exporter.folder_config(pipe, "float32")
-    model._source = True
+    model.config, model._vocabulary = exporter.folder_config(pipe, "float32"), len(tokenizer)
     with pytest.raises(RuntimeInputError, match=sentence):
         model(2, **options)
 
@@ -45,7 +49,8 @@ def test_a_folder_decodes_as_its_run_does_where_nobody_says_otherwise(tokenizer)
         "nucleus", 12, no_repeat_ngram_size=None, top_k=7, num_decodes=3, precision="bf16"
     )
     model = object.__new__(OnnxTextDiffusion)
-    model.config = json.loads(json.dumps(exporter.folder_config(pipe, "float32")))
+    stored = json.loads(json.dumps(as_json(exporter.folder_config(pipe, "float32"))))
+    model.config, model._vocabulary = parse_config(stored), len(tokenizer)
     rules = model.rules(top_k=9)
     assert (rules.strategy, rules.max_length, rules.top_k, rules.num_decodes) == ("nucleus", 12, 9, 3)
     assert (rules.no_repeat_ngram_size, rules.repetition_penalty) == (0, 1.2)
@@ -61,8 +66,10 @@ def called(monkeypatch) -> list:
         def __init__(self, *_):
             pass
 
-        def __call__(self, count, **options):
+        def __call__(self, count, on_texts, **options):
             calls.append((count, options))
+            if on_texts is not None:
+                on_texts(["a text"] * count)
             return ["a text"] * count
 
     monkeypatch.setattr(command, "OnnxTextDiffusion", Model)
@@ -95,7 +102,7 @@ def test_the_command_takes_sources_from_the_line_or_a_file(called, tmp_path, cap
     command.main(tmp_path, ["--source-file", str(tmp_path / "sources.txt")])
     assert [(count, options["source"]) for count, options in called] == [(1, "One."), (2, ["One.", "Two."])]
     (tmp_path / "latin.txt").write_bytes("Café".encode("latin-1"))
-    for name, sentence in (("latin.txt", "is not UTF-8"), ("none.txt", "none.txt: No such file")):
+    for name, sentence in (("latin.txt", "is not UTF-8"), ("none.txt", "none.txt does not exist")):
         with pytest.raises(SystemExit) as stopped:
             command.main(tmp_path, ["--source-file", str(tmp_path / name)])
         assert stopped.value.code == 2 and sentence in capsys.readouterr().err

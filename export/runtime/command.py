@@ -1,18 +1,23 @@
 """The command ``generate.py`` of an exported folder, and ``ld4lg run-onnx``."""
 
 import argparse
-import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from .decoding import CHOICES, STRATEGIES
 from .errors import RuntimeInputError
 from .pipeline import OnnxTextDiffusion
 from .sampling import SAMPLERS
 from .schedules import SPACINGS
+from .text_display import displayed, json_text, list_item, print_json, terminal_output
+from .text_files import read_sources
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 
 # Fields of `DecodingRules` as options; those left out are the model's own.
 DECODING: dict[str, dict] = {
@@ -41,52 +46,77 @@ def main(folder: Path, arguments: Sequence[str] | None = None, prog: str | None 
 
     ``prog`` is how the command is typed; None: as its script is called.
     """
-    options = _parser(folder, prog).parse_args(arguments)
-    try:
-        start = time.perf_counter()
-        providers = [options.provider] if options.provider else None
-        model = OnnxTextDiffusion(folder, providers, options.threads)
-        sources = _read_lines(options.source_file) if options.source_file else options.source
-        decoding = {name: value for name in DECODING if (value := getattr(options, name)) is not None}
-        texts = model(
-            (len(sources) if sources else 8) if options.num_samples is None else options.num_samples,
-            class_id=options.class_id,
-            class_name=options.class_name,
-            source=sources[0] if sources and len(sources) == 1 else sources,
-            quality=options.quality,
-            steps=options.steps,
-            sampler=options.sampler,
-            spacing=options.spacing,
-            guidance_scale=options.guidance_scale,
-            guidance_interval=tuple(options.guidance_interval),
-            seed=options.seed,
-            batch_size=options.batch_size,
-            **decoding,
-        )
-        seconds = time.perf_counter() - start
-        settings = {key: value for key, value in vars(options).items() if key not in ("json", "source_file")}
-        settings["source"] = sources
-        content = json.dumps(
-            {"texts": texts, "settings": settings, "seconds": round(seconds, 3)}, indent=2, ensure_ascii=False
-        )
-        if str(options.json) == "-":
-            print(content)
-            return
-        for text in texts:
-            print(f"• {text}")
-        print(f"{len(texts)} texts in {seconds:.1f} s, loading included.")
-        if options.json is not None:
-            _write(options.json, content + "\n")
-    except (RuntimeInputError, OSError) as error:
-        of_file = isinstance(error, OSError) and error.filename
-        print("error:", f"{error.filename}: {error.strerror}." if of_file else error, file=sys.stderr)
-        raise SystemExit(2) from None
+    with terminal_output():
+        options = _parser(folder, prog).parse_args(arguments)
+        try:
+            _sample(folder, options)
+        except BrokenPipeError:
+            raise
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+        except (RuntimeInputError, OSError, MemoryError) as error:
+            said = (
+                str(error) or "The memory does not suffice; ask for fewer samples, beams or decodes at once."
+            )
+            if isinstance(error, OSError) and error.filename:
+                said = f"{error.filename}: {error.strerror}."
+            print("error:", displayed(said), file=sys.stderr)
+            raise SystemExit(BAD_INPUT) from None
+
+
+def _sample(folder: Path, options: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    alone = str(options.json) == "-"
+    output = None if options.json is None or alone else _output_file(options.json)
+    sources = options.source if options.source_file is None else _sources_in(options.source_file)
+    model = OnnxTextDiffusion(
+        folder, None if options.provider is None else [options.provider], options.threads
+    )
+    decoding = {name: value for name in DECODING if (value := getattr(options, name)) is not None}
+    texts = model(
+        (len(sources) if sources else 8) if options.num_samples is None else options.num_samples,
+        class_id=options.class_id,
+        class_name=options.class_name,
+        source=sources[0] if sources and len(sources) == 1 else sources,
+        quality=options.quality,
+        steps=options.steps,
+        sampler=options.sampler,
+        spacing=options.spacing,
+        guidance_scale=options.guidance_scale,
+        guidance_interval=tuple(options.guidance_interval),
+        seed=options.seed,
+        batch_size=options.batch_size,
+        on_texts=None if alone else _show,
+        **decoding,
+    )
+    seconds = time.perf_counter() - start
+    settings = {key: value for key, value in vars(options).items() if key not in ("json", "source_file")}
+    settings["source"] = sources
+    content = {"texts": texts, "settings": settings, "seconds": round(seconds, 3)}
+    if alone:
+        print_json(content)
+        return
+    print(f"{len(texts)} texts in {seconds:.1f} s, loading included.")
+    if output is not None:
+        _write(output, json_text(content) + "\n")
+
+
+def _show(texts: list[str]) -> None:
+    print(*map(list_item, texts), sep="\n", flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one sentence, as everything else here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {displayed(message)}; --help lists the options.\n")
 
 
 def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=f"Samples texts from the exported model in {folder}.",
+    place = displayed(str(folder)).replace("%", "%%")
+    parser = _Parser(
+        prog=prog and displayed(prog),
+        description=f"%(prog)s samples texts from the exported model in {place}.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -105,7 +135,9 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
         nargs="+",
         help="what a sequence-to-sequence model writes from: a text, or one for each sample",
     )
-    source.add_argument("--source-file", type=Path, help="the same, one a line")
+    source.add_argument(
+        "--source-file", type=Path, help="the same in a .txt (one a line), .jsonl, .json, .csv or .tsv"
+    )
     add("--guidance-scale", type=float, help="2 with a source and 1 without, if left out")
     add(
         "--guidance-interval",
@@ -124,15 +156,36 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _read_lines(path: Path) -> list[str]:
+def _sources_in(path: Path) -> list[str]:
+    texts, account = read_sources(path)
+    if account:
+        print(displayed(f"Sources are read from {account}"), file=sys.stderr)
+    return texts
+
+
+def _output_file(path: Path) -> Path:
+    """The file that is to be written, after a check that it can be; what a link leads to is meant.
+
+    Raises:
+        RuntimeInputError: a directory, a device, or a place where nothing can be written.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise RuntimeInputError(f"--json {path} is not a regular file; name another one.")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise RuntimeInputError(f"{path} is not UTF-8 text ({error.reason}); convert it.") from error
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise RuntimeInputError(
+            f"--json {path} cannot be written ({error.strerror}); name another file."
+        ) from error
+    return path
 
 
 def _write(path: Path, content: str) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -3,15 +3,19 @@
 Letters: R rows (sentences times beams), T tokens so far, V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from .choice import SIMILARITIES
 from .errors import RuntimeInputError
+from .option_checks import OPTIONS, Choice, WholeNumber
+from .records import ListOf, Maybe, key, parse
 
 STRATEGIES = ("greedy", "beam", "nucleus")
 CHOICES = ("score", *SIMILARITIES)
+MOST_TOKENS = 2**16  # of a text
+TOKEN = WholeNumber(0, 2**24)
 
 
 @dataclass(frozen=True)
@@ -30,51 +34,55 @@ class DecodingRules:
         RuntimeInputError: an unknown strategy or a value out of range.
     """
 
-    strategy: str = "beam"
-    max_length: int = 64
-    min_length: int = 5
-    num_beams: int = 4
-    no_repeat_ngram_size: int = 3
-    repetition_penalty: float = 1.2
-    top_p: float = 0.95
-    temperature: float = 1.0
-    top_k: int = 0
-    num_decodes: int = 1
-    choose_decode: str = "bleu"
-    start_token: int = 0
-    pad_token: int = 0
-    eos_tokens: tuple[int, ...] = ()
-    forced_bos_token: int | None = None
-    forced_eos_token: int | None = None
-    early_stopping: bool | str = False
-    length_penalty: float = 1.0
+    strategy: str = key(Choice(STRATEGIES), default="beam")
+    max_length: int = key(OPTIONS["max_length"], default=64)
+    min_length: int = key(OPTIONS["min_length"], default=5)
+    num_beams: int = key(OPTIONS["num_beams"], default=4)
+    no_repeat_ngram_size: int = key(OPTIONS["no_repeat_ngram_size"], default=3)
+    repetition_penalty: float = key(OPTIONS["repetition_penalty"], default=1.2)
+    top_p: float = key(OPTIONS["top_p"], default=0.95)
+    temperature: float = key(OPTIONS["temperature"], default=1.0)
+    top_k: int = key(OPTIONS["top_k"], default=0)
+    num_decodes: int = key(OPTIONS["num_decodes"], default=1)
+    choose_decode: str = key(Choice(CHOICES), default="bleu")
+    start_token: int = key(TOKEN, default=0)
+    pad_token: int = key(TOKEN, default=0)
+    eos_tokens: tuple[int, ...] = key(ListOf(TOKEN, 100), default=())
+    forced_bos_token: int | None = key(Maybe(TOKEN), default=None)
+    forced_eos_token: int | None = key(Maybe(TOKEN), default=None)
+    early_stopping: bool | str = key(OPTIONS["early_stopping"], default=False)
+    length_penalty: float = key(OPTIONS["length_penalty"], default=1.0)
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
+        for entry in fields(self):
+            name = "decoding strategy" if entry.name == "strategy" else entry.name
+            parse(entry.metadata["shape"], getattr(self, entry.name), name)
+        if self.max_length < self.min_length:
             raise RuntimeInputError(
-                f"Unknown decoding strategy {self.strategy!r}; choose one of {', '.join(STRATEGIES)}."
-            )
-        if self.choose_decode not in CHOICES:
-            raise RuntimeInputError(
-                f"Unknown choose_decode {self.choose_decode!r}; choose one of {', '.join(CHOICES)}."
+                f"max_length is {self.max_length}; it must be at least min_length, {self.min_length}."
             )
         if self.num_decodes > 1 and self.strategy != "nucleus":
             raise RuntimeInputError(
                 f"num_decodes {self.num_decodes} needs strategy nucleus; {self.strategy} draws nothing."
             )
-        for name, good, rule in (
-            ("max_length", self.max_length >= max(2, self.min_length), "at least 2 and min_length"),
-            ("min_length", self.min_length >= 0, "0 or more"),
-            ("num_beams", self.num_beams >= 1, "at least 1"),
-            ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 or more"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
-            ("temperature", self.temperature > 0, "above 0"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("num_decodes", self.num_decodes >= 1, "at least 1"),
+
+    def check_vocabulary(self, size: int) -> None:
+        """Refuses tokens that a vocabulary of that size does not have, and more beams than it has tokens.
+
+        Raises:
+            RuntimeInputError: it names the field.
+        """
+        for name in ("start_token", "pad_token", "forced_bos_token", "forced_eos_token", "eos_tokens"):
+            value = getattr(self, name)
+            for token in value if isinstance(value, tuple) else (value,):
+                if token is not None and token >= size:
+                    raise RuntimeInputError(f"{name} is {token}; this model has the tokens 0 to {size - 1}.")
+        for name, count in (
+            ("num_beams", self.num_beams),
+            ("the number of eos_tokens", len(self.eos_tokens)),
         ):
-            if not good:
-                raise RuntimeInputError(f"{name} {getattr(self, name)} must be {rule}.")
+            if count > size:
+                raise RuntimeInputError(f"{name} is {count}; this model has {size} tokens: ask for fewer.")
 
     def apply(self, tokens: np.ndarray, scores: np.ndarray) -> None:
         """Changes scores (R, V) of the token after tokens (R, T) in place, in transformers' order."""

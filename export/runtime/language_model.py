@@ -6,7 +6,8 @@ Letters: S sentences, W beams, T cached tokens, N latent positions, H heads, K h
 import numpy as np
 import onnxruntime as ort
 
-from .folder import Session
+from .errors import RuntimeInputError
+from .session import Session
 
 SPAN = 16  # tokens that the caches grow by; until then they are written in place
 
@@ -47,7 +48,11 @@ class LanguageModel:
         self._own = np.pad(self._own[sentences], ((0, 0), (0, 0), (0, SPAN), (0, 0)), constant_values=-np.inf)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
-        """Logits (S, W, V) of what follows the ``tokens`` (S, W)."""
+        """Logits (S, W, V) of what follows the ``tokens`` (S, W).
+
+        Raises:
+            RuntimeInputError: they are no numbers, since the weights are none.
+        """
         beams = np.arange(tokens.shape[1])
         self._own[:, beams, self._position, beams] = 0.0
         feeds = {
@@ -60,7 +65,13 @@ class LanguageModel:
         }
         outputs = self._step.run(feeds | self._past | self._kept, host=("logits",), into=in_place)
         self._position += 1
-        return outputs["logits"].numpy()
+        logits = outputs["logits"].numpy()
+        if not np.isfinite(logits.max()):  # the largest of numbers and a NaN is NaN
+            raise RuntimeInputError(
+                f"{self._step.path} gives logits that are not finite: its weights are damaged, or exceed their "
+                "precision; export it again, in float32."
+            )
+        return logits
 
     def choose(self, parents: np.ndarray) -> None:
         """Beam w of each sentence goes on from beam ``parents[:, w]`` (S, W)."""

@@ -1,0 +1,94 @@
+"""Where the graphs of a folder have their weights: in its own files only, whatever this onnxruntime would follow.
+
+onnxruntime 1.22 reads weights from any path that a graph names. Graphs are protocol buffers, of which the few
+messages that lead to a tensor are walked here: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .errors import RuntimeInputError
+from .json_files import REMEDY
+
+# By message: the fields that lead on, and to which message.
+_FIELDS = {
+    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
+    "TrainingInfo": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {
+        **{5: "Tensor", 10: "Tensor", 6: "Graph", 11: "Graph"},
+        **{22: "SparseTensor", 23: "SparseTensor"},
+    },
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "ExternalData"},
+}
+
+
+def check_external_data(path: Path, files: Mapping[str, int]) -> None:
+    """Refuses a graph whose weights lie outside ``files``, the sizes by name, or beyond their ends.
+
+    Raises:
+        RuntimeInputError: such a graph, or a file that is none.
+    """
+    try:
+        for place in _external_data(path.read_bytes()):
+            location = place.get("location", "")
+            if location not in files:
+                raise ValueError(f"it has weights in {location!r}, which is no file of this folder")
+            first, length = int(place.get("offset", "0")), int(place.get("length", "0"))
+            if first < 0 or length < 0 or first + length > files[location]:
+                raise ValueError(f"it has weights beyond the end of {location}")
+    except OSError as error:
+        raise RuntimeInputError(f"{path} cannot be read ({error.strerror}); {REMEDY}.") from error
+    except ValueError as error:
+        raise RuntimeInputError(f"{path} cannot be used: {error}; {REMEDY}.") from error
+
+
+def _external_data(content: bytes) -> Iterator[dict[str, str]]:
+    """``location``, ``offset`` and ``length`` of each tensor that lies in another file."""
+    waiting = [("Model", memoryview(content))]
+    while waiting:
+        message, view = waiting.pop()
+        leads_to, place = _FIELDS[message], {}
+        for number, value in _fields(view):
+            if leads_to.get(number) == "ExternalData":
+                entry = {name: bytes(text).decode() for name, text in _fields(value)}
+                if entry.get(1, "") in place:
+                    raise ValueError("it names the place of a weight twice")
+                place[entry.get(1, "")] = entry.get(2, "")
+            elif number in leads_to:
+                waiting.append((leads_to[number], value))
+        if place:
+            yield place
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a message that are messages or strings; numbers are passed over."""
+    at = 0
+    while at < len(view):
+        tag, at = _number(view, at)
+        kind = tag & 7
+        if kind == 0:
+            _, at = _number(view, at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        elif kind == 2:
+            length, at = _number(view, at)
+            if at + length > len(view):
+                raise ValueError("it is no ONNX graph")
+            yield tag >> 3, view[at : at + length]
+            at += length
+        else:
+            raise ValueError("it is no ONNX graph")
+
+
+def _number(view: memoryview, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and where it ends."""
+    value = 0
+    for place, byte in enumerate(view[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return value, at + place + 1
+    raise ValueError("it is no ONNX graph")

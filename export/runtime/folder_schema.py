@@ -1,0 +1,240 @@
+"""`FolderConfig`: every key of an exported folder's ``config.json``, what it may hold, and how keys belong together.
+
+The exporter writes the file through the same classes, so what is written can be read.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .decoding import MOST_TOKENS, TOKEN, DecodingRules
+from .errors import RuntimeInputError
+from .option_checks import OPTIONS, Choice, Number, Switch, Text, WholeNumber
+from .records import ListOf, Maybe, TableOf, key, parse
+from .sampling import OBJECTIVES, SAMPLERS
+from .schedules import SPACINGS, is_schedule_name
+
+FORMAT = 2
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+GRAPHS = ("denoiser", "latents", "decoder", "cache")
+TOKENIZER, RUNTIME = "tokenizer.json", "ld4lg_runtime"
+DISCRETE_SCHEDULES = ("linear", "cosine", "sqrt")
+PROOFS = ("vocab_size", "sha256", "digest")  # keys that folders of version 0.1.0 lack, all of them
+
+MOST_NUMBERS = 2**22  # of one sample's latents
+COUNT = WholeNumber(0, 2**53)
+SIZE = WholeNumber(1, 2**16)
+CLASSES = 100_000
+
+
+class FileName:
+    """A file of the folder, or of the runtime in it; no way leads out."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, str) and bool(
+            re.fullmatch(rf"({RUNTIME}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}", value)
+        )
+
+    def __str__(self) -> str:
+        return "the plain name of a file in the folder"
+
+
+class Sha256:
+    """A checksum in hexadecimal digits."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
+
+    def __str__(self) -> str:
+        return "the 64 hexadecimal digits of a SHA-256"
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Ids that are left out of texts, and whether special tokens in a source text are read as such."""
+
+    special_ids: tuple[int, ...] = key(ListOf(TOKEN, 10_000))
+    encode_special_tokens: bool = key(Switch())
+
+
+@dataclass(frozen=True)
+class Source:
+    """Of sequence-to-sequence models: the most tokens of a source text."""
+
+    max_len: int = key(WholeNumber(1, MOST_TOKENS))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A preset; ``sampler`` None is the recipe's."""
+
+    sampler: str | None = key(Maybe(Choice(SAMPLERS)))
+    num_steps: int = key(OPTIONS["num_steps"])
+    spacing: str = key(Choice(SPACINGS))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels: of continuous times by ``scale``, of recipe v1 by the table ``alphas_cumprod``."""
+
+    name: str = key(Text())
+    learned_times: tuple[float, ...] | None = key(Maybe(ListOf(Number(0, 1), 10_001, least=2)))
+    scale: float | None = key(Number(1e-6, 1e6), optional=True, default=None)
+    alphas_cumprod: tuple[float, ...] | None = key(
+        ListOf(Number(0, 1, above=True), 100_000, least=1), optional=True, default=None
+    )
+
+    def levels(self) -> dict[str, Any]:
+        """As `schedules.sampling_grid` takes them."""
+        unused = "scale" if self.scale is None else "alphas_cumprod"
+        return {name: value for name, value in asdict(self).items() if name != unused}
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The denoiser, the process that it was trained for, and the scale of its latents."""
+
+    objective: str = key(Choice(OBJECTIVES))
+    schedule: Schedule = key(Schedule)
+    sampler: str = key(Choice(SAMPLERS))
+    guidance_scale: float = key(OPTIONS["guidance_scale"])
+    num_latents: int = key(SIZE)
+    dim_latent: int = key(SIZE)
+    has_mask: bool = key(Switch())
+    self_condition: bool = key(Switch())
+    num_classes: int = key(WholeNumber(0, CLASSES))
+    class_modulates: bool = key(Switch())
+    default_class: int | None = key(Maybe(WholeNumber(0, CLASSES)))
+    project: bool = key(Switch())
+    divisor: float = key(Number(0, 1e9, above=True))
+    mean: tuple[float, ...] = key(ListOf(Number(-1e9, 1e9), SIZE.most))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Lengths and classes of the training texts."""
+
+    length_counts: tuple[int, ...] = key(ListOf(COUNT, MOST_TOKENS + 1))
+    class_names: tuple[str, ...] | None = key(Maybe(ListOf(Text(), CLASSES)))
+    class_counts: tuple[int, ...] | None = key(Maybe(ListOf(COUNT, CLASSES)))
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """All that the runtime has to know beside the graphs.
+
+    Args:
+        vocab_size: of the language model. files, sha256: sizes and checksums of the other files. digest: the
+            checksum of everything else in ``config.json``, see `digest_of`.
+
+    Raises:
+        RuntimeInputError: keys that contradict each other.
+    """
+
+    format: int = key(WholeNumber(FORMAT, FORMAT))
+    written_by: str = key(Text())
+    precision: str = key(Choice(PRECISIONS))
+    opset: int = key(WholeNumber(1, 1000))
+    max_len: int = key(WholeNumber(2, MOST_TOKENS))
+    generation: DecodingRules = key(DecodingRules)
+    tokenizer: TokenizerSettings = key(TokenizerSettings)
+    source: Source | None = key(Maybe(Source))
+    qualities: Mapping[str, Quality] = key(TableOf(Quality, 100))
+    diffusion: Diffusion = key(Diffusion)
+    statistics: Statistics = key(Statistics)
+    files: Mapping[str, int] = key(TableOf(WholeNumber(0, 2**50), 1000, FileName()))
+    vocab_size: int | None = key(WholeNumber(1, 2**24), optional=True, default=None)
+    sha256: Mapping[str, str] | None = key(TableOf(Sha256(), 1000, FileName()), optional=True, default=None)
+    digest: str | None = key(Sha256(), optional=True, default=None)
+
+    def __post_init__(self) -> None:
+        for holds, sentence in _relations(self):
+            if not holds:
+                raise RuntimeInputError(sentence)
+
+
+def _relations(config: FolderConfig) -> Iterator[tuple[bool, str]]:
+    """What holds between keys, and what to say where it does not."""
+    diffusion, statistics, schedule = config.diffusion, config.statistics, config.diffusion.schedule
+    classes, latents = diffusion.num_classes, diffusion.num_latents
+    numbers = latents * diffusion.dim_latent
+    yield (
+        numbers <= MOST_NUMBERS,
+        f"diffusion.num_latents times diffusion.dim_latent is {numbers}; it must be at most {MOST_NUMBERS}.",
+    )
+    yield (
+        len(diffusion.mean) == diffusion.dim_latent,
+        f"diffusion.mean has {len(diffusion.mean)} entries; it must have diffusion.dim_latent, {diffusion.dim_latent}.",
+    )
+    yield (
+        (schedule.scale is None) != (schedule.alphas_cumprod is None),
+        "diffusion.schedule must have either scale or alphas_cumprod.",
+    )
+    discrete = schedule.alphas_cumprod is not None
+    yield (
+        diffusion.has_mask == discrete,
+        "diffusion.has_mask must be true with alphas_cumprod, and false without.",
+    )
+    yield (
+        bool(classes) or not diffusion.class_modulates,
+        "diffusion.class_modulates is true, but there are no classes.",
+    )
+    yield (
+        schedule.name in DISCRETE_SCHEDULES if discrete else is_schedule_name(schedule.name),
+        f"diffusion.schedule.name is {schedule.name[:60]!r}; it must be the name of a noise schedule.",
+    )
+    yield (
+        not discrete or _falls(schedule.alphas_cumprod, strictly=True) and schedule.alphas_cumprod[0] < 1,
+        "diffusion.schedule.alphas_cumprod must fall strictly, below 1.",
+    )
+    yield _falls(schedule.learned_times or ()), "diffusion.schedule.learned_times must fall."
+    yield (
+        diffusion.default_class in (None, classes or None),
+        f"diffusion.default_class is {diffusion.default_class}; it must be diffusion.num_classes, {classes}, or null.",
+    )
+    for name in ("class_names", "class_counts"):
+        entries = getattr(statistics, name)
+        yield (
+            len(entries or ()) == classes or (name == "class_counts" and entries is None),
+            f"statistics.{name} has {len(entries or ())} entries; it must have diffusion.num_classes, {classes}.",
+        )
+    yield (
+        not statistics.class_counts or any(statistics.class_counts),
+        "statistics.class_counts must not be 0 alone.",
+    )
+    if diffusion.has_mask:
+        yield (
+            any(statistics.length_counts[1:]) and len(statistics.length_counts) <= latents + 1,
+            f"statistics.length_counts must count texts of 1 to diffusion.num_latents, {latents}, tokens.",
+        )
+    longest = config.generation.max_length
+    yield (
+        longest <= config.max_len + 1,
+        f"generation.max_length is {longest}; it must be at most max_len, {config.max_len}, plus 1.",
+    )
+
+
+def _falls(numbers: tuple[float, ...], strictly: bool = False) -> bool:
+    pairs = zip(numbers, numbers[1:], strict=False)
+    return all(first > second or (first == second and not strictly) for first, second in pairs)
+
+
+def parse_config(content: Any) -> FolderConfig:
+    """The content of ``config.json``.
+
+    Raises:
+        RuntimeInputError: a key that is missing, unknown or of a wrong value, or keys that contradict each other.
+    """
+    generation = content.get("generation") if isinstance(content, Mapping) else None
+    if isinstance(generation, Mapping):  # version 0.1.0 leaves out a limit that is the model's own
+        content = {**content, "generation": {"max_length": content.get("max_len"), **generation}}
+    return parse(FolderConfig, content, "")
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """The checksum of the content of ``config.json`` but for its ``digest``, whatever the order and the spaces."""
+    rest = {name: value for name, value in content.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,66 @@
+"""The folder's tokenizer: ids of source texts, texts of ids; whatever its library raises is one sentence."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from .errors import RuntimeInputError
+from .folder_schema import TOKENIZER, TokenizerSettings
+from .json_files import REMEDY
+
+
+class TextTokenizer:
+    """Encodes and decodes with ``tokenizer.json``.
+
+    Args:
+        vocabulary: how many tokens the language model has.
+        limit: the most tokens of a text that is encoded.
+
+    Raises:
+        RuntimeInputError: a file that cannot be read, or that belongs to another model.
+    """
+
+    def __init__(
+        self, folder: Path, settings: TokenizerSettings, vocabulary: int, limit: int | None = None
+    ) -> None:
+        self._path, self._special = folder / TOKENIZER, frozenset(settings.special_ids)
+        with self._one_sentence("cannot be read"):
+            self._tokenizer = Tokenizer.from_file(str(self._path))
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            if limit is not None:
+                self._tokenizer.enable_truncation(limit)
+            self._tokenizer.encode_special_tokens = settings.encode_special_tokens
+            highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+            unknown = [token for token in self._special if self._tokenizer.id_to_token(token) is None]
+        if highest >= vocabulary:
+            raise RuntimeInputError(
+                f"{self._path} has the token {highest}, but the model has {vocabulary} tokens; {REMEDY}."
+            )
+        if unknown:
+            raise RuntimeInputError(
+                f"{self._path} has no token {min(unknown)}, which is among tokenizer.special_ids; {REMEDY}."
+            )
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, special ones included, cut to the limit."""
+        with self._one_sentence("cannot encode these texts"):
+            return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of token ids, without special tokens and space around them."""
+        kept = [[token for token in row if token not in self._special] for row in rows]
+        with self._one_sentence("cannot decode its own tokens"):
+            return [text.strip() for text in self._tokenizer.decode_batch(kept, skip_special_tokens=True)]
+
+    @contextmanager
+    def _one_sentence(self, what: str) -> Iterator[None]:
+        """The library raises bare Exceptions, and panics that are not even Exceptions."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+                raise
+            raise RuntimeInputError(f"{self._path} {what} ({error}); {REMEDY}.") from error
