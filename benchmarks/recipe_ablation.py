@@ -194,7 +194,7 @@ class Ablation:
         """Texts of a seed's autoregressive model by the row's name, trained for so long if it is not there yet."""
         folder = self.out / f"autoregressive_seed{seed}"
         if (folder / "config.json").exists():
-            model = GPT2LMHeadModel.from_pretrained(folder).eval()
+            model = GPT2LMHeadModel.from_pretrained(folder, trust_remote_code=False).eval()
         else:
             texts = self.dataset.train.texts
             budget = {"steps": 10**9, "max_seconds": seconds, "batch_size": AUTOREGRESSIVE_BATCH}

@@ -139,12 +139,15 @@ class LanguageAutoencoder(nn.Module):
         """
         local = {"local_files_only": not _hub_answers(name_or_path)}
         try:
-            # Whose weights a hub's config names, whose kernels and whose classes, is not followed.
-            local |= {"trust_remote_code": False}
+            # Whose kernels and whose classes a config names is not followed.
             lm = AutoModelForSeq2SeqLM.from_pretrained(
-                name_or_path, dtype=torch.float32, attn_implementation="sdpa", **local
+                name_or_path,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                trust_remote_code=False,
+                **local,
             )
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **local)
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **local)
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"The language model {name_or_path!r} is neither a local folder with an encoder-decoder model nor "

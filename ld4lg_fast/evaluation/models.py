@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,6 +16,7 @@ from transformers.utils import cached_file
 
 from ld4lg_fast.autoencoder import _hub_answers, _without_progress_bars
 from ld4lg_fast.evaluation.unavailable import Unavailable
+from ld4lg_fast.interop import some
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ class ScoringModel:
 
     @property
     def max_positions(self) -> int:
-        """Tokens that fit into the model; a large number where it says nothing."""
-        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 20
+        """Tokens that fit into the model; a large number where it says nothing of use."""
+        said = getattr(self.model.config, "max_position_embeddings", None)
+        return said if isinstance(said, int) and said > 0 else 1 << 20
 
 
 class ScoringModels:
@@ -80,15 +83,44 @@ class ScoringModels:
         if (name, kind) not in self._loaded:
             place, options = self._source(name).arguments
             try:
-                with _without_progress_bars():
-                    model = kind.from_pretrained(place, dtype=torch.float32, **options)
-                    tokenizer = AutoTokenizer.from_pretrained(place, **options)
-                self._loaded[name, kind] = ScoringModel(model.eval().to(self.device), tokenizer)
-            # transformers raises many kinds; all mean that this model cannot be used.
-            except Exception as error:
+                self._loaded[name, kind] = _loaded(kind, place, options, self.device)
+            # transformers raises many kinds, its tokenizers even what is no Exception; all mean that this model
+            # cannot be used.
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
                 self._loaded[name, kind] = Unavailable(f"the model {name} cannot be loaded ({reason})")
         return _or_raise(self._loaded[name, kind])
+
+
+def _loaded(kind: type, place: str, options: dict, device: torch.device) -> ScoringModel:
+    """The model with all its weights and a tokenizer that fits.
+
+    Raises:
+        ValueError: weights are missing, which transformers would make up, or not finite; or the tokenizer is another
+            model's.
+    """
+    with _without_progress_bars():
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+        config._attn_implementation = None  # whose kernels a file names is not followed
+        model, found = kind.from_pretrained(
+            place,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+    # No score is read off the pooler, which some encoders are stored without.
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise ValueError(f"it has no weights {some(missing)}")
+    if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+        raise ValueError(f"its weights {some(broken)} are not finite")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise ValueError("its tokenizer is that of another model")
+    return ScoringModel(model.eval().to(device), tokenizer)
 
 
 def _or_raise(found):
@@ -100,7 +132,10 @@ def _or_raise(found):
 def _find(name: str) -> Source:
     path = Path(name).expanduser()
     if path.is_dir():
-        return Source((str(path), {"local_files_only": True}), _state_of(sorted(path.rglob("*"))))
+        options = {"local_files_only": True}
+        if any(path.glob("*.safetensors")):
+            options["use_safetensors"] = True  # and no pickle beside them
+        return Source((str(path), options), _state_of(sorted(path.rglob("*"))))
     if path.is_file() and path.suffix == ".gguf":
         options = {"gguf_file": path.name, "local_files_only": True}
         return Source((str(path.parent), options), _state_of([path]))

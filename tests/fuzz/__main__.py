@@ -1,0 +1,47 @@
+"""Fuzzes outside of pytest: python -m tests.fuzz run --count 300, or one case again by its name.
+
+python -m tests.fuzz exported --name 'config.json:max_len=10**9' --show
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tests.fuzz.harness import counts, summary
+from tests.fuzz.targets import TARGETS, fuzz
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("what", choices=TARGETS)
+    parser.add_argument("--count", type=int, help="how many cases, drawn by the seed; all if left out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", action="append", default=[], help="only cases whose name contains this")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--python", default=sys.executable, help="an interpreter with another ld4lg_fast")
+    parser.add_argument("--seal", choices=["yes", "no"], help="only cases that are sealed again, or are not")
+    parser.add_argument("--show", action="store_true", help="print all cases, not only the bad ones")
+    parser.add_argument("--json", type=Path, help="write outcomes to this file")
+    options = parser.parse_args()
+    results = fuzz(
+        options.what,
+        options.count,
+        options.seed,
+        options.name,
+        options.workers,
+        options.python,
+        None if options.seal is None else options.seal == "yes",
+    )
+    for result in results:
+        if options.show or result.is_bad:
+            print(f"{result.outcome:16} {result.case.name}\n{'':16} {ascii(result.said)}")
+    print(summary(options.what, results))
+    if options.json is not None:
+        content = [[result.case.name, result.outcome, result.said, result.peak] for result in results]
+        options.json.write_text(json.dumps({"counts": counts(results), "results": content}, indent=0))
+    raise SystemExit(any(result.is_bad for result in results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""A case of a fuzzer: a name, and what it does to a folder."""
+
+import os
+import random
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# What a case does, as far as another text may legitimately come of it once the folder is sealed again: ``value`` puts
+# another value of the same type, ``content`` other weights or another run's file. All else is damage.
+DAMAGE, VALUE, CONTENT = "damage", "value", "content"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One change of a folder.
+
+    ``apply(folder)`` makes it; ``kind`` is one of `DAMAGE`, `VALUE` and `CONTENT`.
+    """
+
+    name: str
+    apply: Callable[[Path], None]
+    kind: str = DAMAGE
+
+
+def copy_of(folder: Path, target: Path) -> Path:
+    """The folder with hard links to its files, of which a case replaces those that it changes."""
+    shutil.copytree(folder, target, copy_function=os.link, symlinks=True)
+    return target
+
+
+def removed(path: Path) -> Path:
+    """The path after whatever was there is gone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """Writes a file anew, so that the one that it is a link to stays as it was."""
+    removed(path).write_bytes(content)
+
+
+def files_in(folder: Path) -> list[str]:
+    """Paths of all files in a folder, seen from there."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def generator(*names: object) -> random.Random:
+    """Random numbers that depend on the names alone."""
+    return random.Random(zlib.crc32("/".join(map(str, names)).encode()))
+
+
+def sampled(cases: Iterable[Case], count: int | None, seed: int) -> list[Case]:
+    """So many of the cases, in the order of their names; all where ``count`` is None.
+
+    Each has its own random number, so that a case that is added or goes takes few others along.
+    """
+    ordered = sorted(cases, key=lambda case: case.name)
+    if count is None or count >= len(ordered):
+        return ordered
+    chosen = sorted(ordered, key=lambda case: generator(seed, case.name).random())[:count]
+    return sorted(chosen, key=lambda case: case.name)
+
+
+def without_repetition(cases: Iterable[Case]) -> Iterator[Case]:
+    """The cases after a check that no two have the same name."""
+    seen: set[str] = set()
+    for case in cases:
+        if case.name in seen:
+            raise ValueError(f"two cases are called {case.name}")
+        seen.add(case.name)
+        yield case

@@ -1,0 +1,228 @@
+"""Runs commands on changed folders, each in a process with a memory and a time limit, and says how they end."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+
+from tests.fuzz.cases import DAMAGE, Case, copy_of, removed
+from tests.fuzz.foreign_cases import RAN_CODE
+
+HERE = Path(__file__).parent
+MEMORY = 3 << 29  # bytes of address space that a command may take beyond what the libraries take
+SECONDS = 60.0
+CLEAR, SAME, CHANGED, NOISY = "clear error", "no effect", "changed texts", "unclear error"
+TRACEBACK, DEAD, HUNG, CODE = "traceback", "dead", "hung", "foreign code ran"
+OUTCOMES = (CLEAR, SAME, CHANGED, NOISY, TRACEBACK, DEAD, HUNG, CODE)
+BAD = (NOISY, TRACEBACK, DEAD, HUNG, CODE)
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "MALLOC_PERTURB_": "165",  # memory that is freed or not yet written to holds nothing of use
+    "PYTHONFAULTHANDLER": "1",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line with FOLDER in the place of the folder, and what of its output must stay the same."""
+
+    arguments: tuple[str, ...]
+    texts: Callable[[str], object] = lambda output: json.loads(output)["texts"]
+    warm: bool = True  # whether a forked process can use the libraries that its parent has imported
+
+    def on(self, folder: Path) -> list[str]:
+        return [str(folder) if part == "FOLDER" else part for part in self.arguments]
+
+
+SAMPLE = Command(
+    ("sample", "FOLDER", "--num-samples", "2", "--seed", "1", "--quality", "draft", "--json", "-")
+)
+# onnxruntime has threads, which a fork does not take along.
+RUN_ONNX = Command(
+    (
+        "run-onnx",
+        "FOLDER",
+        "--num-samples",
+        "2",
+        "--seed",
+        "1",
+        "--quality",
+        "draft",
+        "--threads",
+        "1",
+        "--json",
+        "-",
+    ),
+    warm=False,
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a case ended; ``said`` is the last line on stderr, ``seconds`` and ``peak`` (bytes) what it took."""
+
+    case: Case
+    outcome: str
+    said: str = ""
+    peak: int = 0
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it must not end so: texts may only change where another model was meant."""
+        return self.outcome in BAD or (self.outcome == CHANGED and self.case.kind == DAMAGE)
+
+
+class Server:
+    """A worker process (see `worker.py`) with a scratch folder."""
+
+    def __init__(self, python: str, scratch: Path) -> None:
+        self.scratch = scratch
+        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        self._log = (scratch / "worker.log").open("w")
+        self._process = subprocess.Popen(
+            [python, "-P", str(HERE / "worker.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment | ENVIRONMENT,
+            cwd=scratch,
+        )
+
+    def ask(self, **request: object) -> dict:
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the worker died: {(self.scratch / 'worker.log').read_text()[-2000:]}")
+        return json.loads(answer)
+
+    def run(self, arguments: list[str], **more: object) -> tuple[dict, str, str]:
+        """Runs a command line; returns how it ended, its stdout and its stderr."""
+        stdout, stderr = self.scratch / "stdout", self.scratch / "stderr"
+        answer = self.ask(
+            argv=arguments,
+            directory=str(self.scratch),
+            stdout=str(stdout),
+            stderr=str(stderr),
+            memory=MEMORY,
+            seconds=SECONDS,
+            **more,
+        )
+        return answer, *(path.read_text(encoding="utf-8", errors="replace") for path in (stdout, stderr))
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._log.close()
+
+
+@dataclass
+class Fuzzer:
+    """A good folder, a command that reads it, and the changes to make.
+
+    ``seal`` is applied after a change, as somebody would who meant it.
+    """
+
+    command: Command
+    folder: Path
+    seal: Callable[[Path], None] | None = None
+    python: str = sys.executable
+    results: list[Result] = field(default_factory=list)
+
+    def run(self, cases: Sequence[Case], workers: int = 1) -> list[Result]:
+        """All cases, in their order."""
+        with (
+            tempfile.TemporaryDirectory(dir=self.folder.parent) as scratch,
+            self._servers(Path(scratch), workers) as idle,
+        ):
+            server = idle.get()
+            good, _ = self._good(server)
+            idle.put(server)
+
+            def run(case: Case) -> Result:
+                server = idle.get()
+                try:
+                    return self._run(server, case, good)
+                finally:
+                    idle.put(server)
+
+            with ThreadPoolExecutor(workers) as pool:
+                return list(pool.map(run, cases))
+
+    @contextmanager
+    def _servers(self, scratch: Path, workers: int) -> Iterator["SimpleQueue[Server]"]:
+        idle: SimpleQueue[Server] = SimpleQueue()
+        servers = []
+        try:
+            for number in range(workers):
+                (scratch / str(number)).mkdir()
+                servers.append(Server(self.python, scratch / str(number)))
+                if self.command.warm:
+                    modules = scratch / "modules.json"
+                    self._good(servers[-1], modules=str(modules))
+                    servers[-1].ask(imports=json.loads(modules.read_text()))
+                idle.put(servers[-1])
+            yield idle
+        finally:
+            for server in servers:
+                server.close()
+
+    def _good(self, server: Server, **more: object) -> tuple[object, str]:
+        answer, stdout, stderr = server.run(self.command.on(self.folder), **more)
+        if answer["status"] != 0:
+            raise RuntimeError(f"the good folder fails ({answer}): {stderr[-2000:]}")
+        return self.command.texts(stdout), stderr
+
+    def _run(self, server: Server, case: Case, good: object) -> Result:
+        changed = copy_of(self.folder, server.scratch / "folder")
+        ran_code = server.scratch / RAN_CODE
+        try:
+            case.apply(changed)
+            if self.seal is not None:
+                self.seal(changed)
+            answer, stdout, stderr = server.run(self.command.on(changed))
+            outcome = CODE if ran_code.exists() else self._outcome(answer, stdout, stderr, good)
+        finally:
+            removed(changed)
+            removed(ran_code)
+        lines = stderr.strip().splitlines()
+        return Result(case, outcome, (lines[-1] if lines else "")[:400], answer["peak"])
+
+    def _outcome(self, answer: dict, stdout: str, stderr: str, good: object) -> str:
+        if answer["timed_out"]:
+            return HUNG
+        if answer["status"] < 0:
+            return DEAD
+        if answer["status"] == 0:
+            try:
+                texts = self.command.texts(stdout)
+            except (ValueError, KeyError):
+                return NOISY
+            return SAME if texts == good else CHANGED
+        if "Traceback (most recent call last)" in stderr:
+            return TRACEBACK
+        errors = [line for line in stderr.splitlines() if line.strip()]
+        one_sentence = len(errors) == 1 and errors[0].startswith("error: ") and not stdout.strip()
+        return CLEAR if answer["status"] == 2 and one_sentence else NOISY
+
+
+def counts(results: Iterable[Result]) -> dict[str, int]:
+    found = Counter(result.outcome for result in results)
+    return {outcome: found[outcome] for outcome in OUTCOMES}
+
+
+def summary(title: str, results: Sequence[Result]) -> str:
+    """``run directory: 200 cases: 150 clear error, 50 no effect``."""
+    told = ", ".join(f"{number} {outcome}" for outcome, number in counts(results).items() if number)
+    return f"{title}: {len(results)} cases: {told or 'none'}"
