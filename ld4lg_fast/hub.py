@@ -1,5 +1,6 @@
 """Runs on the Hugging Face hub: fetched, and published with a model card that is filled in from the run."""
 
+import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ld4lg_fast._version import __version__
+from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.text_display import displayed
 from ld4lg_fast.weights import read_json
 
 if TYPE_CHECKING:
@@ -16,7 +19,13 @@ if TYPE_CHECKING:
 
     from ld4lg_fast.pipeline import TextDiffusionPipeline
 
-FILES = ("autoencoder/**", "denoiser/**", "statistics.json", "decoding.json", "config.yaml")
+# What loading reads, and no code, pickle or picture beside it; the patterns' stars stand for folders, too.
+FILES = (
+    *(f"{folder}/*{suffix}" for folder in fingerprint.FOLDERS for suffix in fingerprint.READ),
+    *fingerprint.ALONE,
+    fingerprint.FILE,
+    "config.yaml",
+)
 PAPER = "https://arxiv.org/abs/2212.09462"
 
 
@@ -122,14 +131,20 @@ def model_card(
     ]
     if evaluation is not None:
         found = read_json(Path(evaluation), "an evaluation")
-        parts[-2:-2] = ["## Evaluation", _evaluation(found)]
+        try:
+            parts[-2:-2] = ["## Evaluation", _evaluation(found)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{evaluation} is not what ld4lg evaluate writes; make it again."
+            ) from error
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
 def _usage(pipe: "TextDiffusionPipeline", repo_id: str) -> str:
     condition = ""
     if pipe.statistics.class_names:
-        condition = f', class_name="{pipe.statistics.class_names[0]}", guidance_scale=2.0'
+        name = displayed(json.dumps(pipe.statistics.class_names[0], ensure_ascii=False))
+        condition = f", class_name={name}, guidance_scale=2.0"
     elif pipe.model.is_seq2seq:
         condition = ', source="…"'
     return (
@@ -189,9 +204,15 @@ def _evaluation(found: Mapping) -> str:
     how = found["settings"]["generation"]
     return (
         f"Sampled with `{how['sampler']}`, {how['sampling_steps']} steps, measured by `ld4lg evaluate`.\n\n"
-        + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        + "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
     )
 
 
 def _table(facts: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts.items())])
+    rows = (f"| {name} | {_cell(value)} |" for name, value in facts.items())
+    return "\n".join(["| | |", "| --- | --- |", *rows])
+
+
+def _cell(text: str) -> str:
+    """A text in a table of Markdown, where it is no markup: the names of classes may be anything."""
+    return displayed(re.sub(r"([\\`*\[\]|])", r"\\\1", text)).replace("<", "&lt;")

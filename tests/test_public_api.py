@@ -153,6 +153,40 @@ def test_a_card_of_a_run_that_nothing_is_known_of(autoencoder):
     assert card.data.license is None
 
 
+def test_a_card_shows_names_of_classes_and_nothing_more(autoencoder):
+    names = ('a"|<img src=x>', "b\n# c", "\x1b[1m")
+    model, statistics = make_model(num_classes=3), RunStatistics(class_names=names, class_counts=(1, 2, 3))
+    text = hub.model_card(TextDiffusionPipeline(autoencoder, model, statistics), "me/x").text
+    code, table = text.split("## Model")
+    assert "<img" not in table and "\n# c" not in text and "\x1b" not in text
+    assert '| classes | a"\\|&lt;img src=x> (1), b\\n# c (2), ' in text
+    assert r'class_name="a\"|<img src=x>"' in code
+
+
+def test_a_card_needs_what_evaluate_writes(pipe, tmp_path):
+    (tmp_path / "x.json").write_text('{"rows": [{"metrics": 3}]}')
+    with pytest.raises(CheckpointError, match=r"x\.json is not what ld4lg evaluate writes"):
+        hub.model_card(pipe, "me/x", evaluation=tmp_path / "x.json")
+
+
+def test_only_what_loading_reads_is_downloaded(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    wanted = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    code = (
+        "setup.py",
+        "autoencoder/tokenizer/code.py",
+        "autoencoder/language_model/custom_generate/generate.py",
+    )
+    others = (
+        "autoencoder/language_model/pytorch_model.bin",
+        "denoiser/model.pt",
+        "README.md",
+        "logs/train.jsonl",
+    )
+    taken = huggingface_hub.utils.filter_repo_objects([*wanted, *code, *others], allow_patterns=hub.FILES)
+    assert set(taken) == wanted
+
+
 def test_a_name_on_the_hub_is_fetched(pipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pipe.save_pretrained(tmp_path / "cache")
