@@ -28,7 +28,11 @@ change), 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 by a closed pip
 
 
 class Commands(TyperGroup):
-    """The commands, each within `terminal_output`: typer would end a closed pipe with an exit code of its own."""
+    """The commands and their help within `terminal_output`, as typer has an exit code of its own for a closed pipe."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with terminal_output():
+            return super().make_context(*arguments, **options)
 
     def invoke(self, context: Any) -> Any:
         with terminal_output():

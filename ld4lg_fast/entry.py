@@ -19,8 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ld4lg_fast.errors import LD4LGError
-from ld4lg_fast.export.runtime.text_display import displayed
-from ld4lg_fast.export.runtime.text_display import terminal_output
+from ld4lg_fast.export.runtime.text_display import displayed, terminal_output
 from ld4lg_fast.hydra_help import hydra_value
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"

@@ -3,6 +3,7 @@
 Imported by the package too: standard library only.
 """
 
+import errno
 import json
 import logging
 import os
@@ -76,24 +77,22 @@ def terminal_output() -> Iterator[None]:
             stream.reconfigure(errors="replace")
     try:
         yield
-    except BrokenPipeError:
-        _discard_output()
-        raise SystemExit(CLOSED_PIPE) from None
-    finally:
-        _flush_output()
-
-
-def _flush_output() -> None:
-    try:
-        sys.stdout.flush()
     except OSError as error:
-        _discard_output()
-        if isinstance(error, BrokenPipeError):
-            raise SystemExit(CLOSED_PIPE) from None
-        print(f"error: standard output cannot be written ({error.strerror}).", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(error)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            _end(error)
 
 
-def _discard_output() -> None:
-    """Python flushes once more at exit, and would complain there."""
+def _end(error: OSError) -> None:
+    """Ends the command where its output has no place to go; any other error is raised again."""
+    if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
+        raise error
+    # Python flushes once more at exit, and would complain there.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        raise SystemExit(CLOSED_PIPE) from None
+    print(f"error: {error.strerror}; free some, or send what is printed elsewhere.", file=sys.stderr)
+    raise SystemExit(2) from None
