@@ -143,7 +143,7 @@ def earlier_rows(path: Path, facts: dict) -> list[dict]:
     Raises:
         ValueError: they were others.
     """
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     for name, value in facts.items():
         if found[name] != value:
             raise ValueError(

@@ -60,7 +60,7 @@ def write_ladder(result: Mapping, columns: Sequence[str], speed: str, path: Path
     """
     rungs = result["rungs"]
     speed = "samples_per_s" if rungs[0][speed] is None else speed
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(cell(rung.get(column)) for column in columns) for rung in rungs]
     path.with_suffix(".md").write_text("".join(f"| {line} |\n" for line in lines))

@@ -138,7 +138,7 @@ def cold_start(folder: Path) -> dict:
     )
     runs = [
         subprocess.run(
-            [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, str(folder)], capture_output=True, encoding="utf-8", check=True
         ).stdout.split()[-2:]
         for _ in range(3)
     ]

@@ -222,7 +222,7 @@ def kept_rows(path: Path, machine: dict, rows: list[dict]) -> list[dict]:
     """Rows of an earlier run on the same machine that ``rows`` do not replace."""
     if not path.exists():
         return []
-    earlier = json.loads(path.read_text())
+    earlier = json.loads(path.read_text(encoding="utf-8"))
     if {key: earlier[key] for key in machine} != machine:
         return []
 

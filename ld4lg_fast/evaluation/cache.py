@@ -14,7 +14,7 @@ def fingerprint(parts: Iterable[str]) -> str:
     """A short hash of strings; their borders count."""
     digest = hashlib.sha256()
     for part in parts:
-        content = part.encode()
+        content = part.encode(errors="surrogatepass")
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()[:24]
 

@@ -43,7 +43,7 @@ def diversity(tokens: Sequence[Sequence[str]]) -> float:
 
 def ngram_hashes(tokens: Sequence[Sequence[str]], order: int = MEMORIZATION_ORDER) -> np.ndarray:
     """64-bit hashes of all n-grams of the texts, in order, repetitions included."""
-    grams = ("\x1f".join(gram).encode() for row in tokens for gram in ngrams(row, order))
+    grams = ("\x1f".join(gram).encode(errors="surrogatepass") for row in tokens for gram in ngrams(row, order))
     hashes = b"".join(hashlib.blake2b(gram, digest_size=8).digest() for gram in grams)
     return np.frombuffer(hashes, dtype=np.uint64)
 

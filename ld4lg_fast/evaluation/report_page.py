@@ -71,7 +71,7 @@ def write_page(
     }
     template = (resources.files("ld4lg_fast.evaluation") / "report.html").read_text(encoding="utf-8")
     page = re.sub(r"<!--(\w+)-->", lambda found: parts[found[1]], template)
-    write_atomically(path, page.encode())
+    write_atomically(path, page.encode(errors="backslashreplace"))
 
 
 def earlier_evaluations(path: Path) -> dict[str, Mapping]:

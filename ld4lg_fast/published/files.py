@@ -130,7 +130,11 @@ class Settings:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            content = json.loads(path.read_text()) if path.suffix == ".json" else OmegaConf.load(path)
+            content = (
+                json.loads(path.read_text(encoding="utf-8"))
+                if path.suffix == ".json"
+                else OmegaConf.load(path)
+            )
             if not isinstance(content, Mapping):
                 raise ValueError("it is no mapping")
             self._content = OmegaConf.create(content)

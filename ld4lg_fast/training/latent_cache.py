@@ -7,6 +7,7 @@ Letters: B texts, N latents, d latent width, T tokens of all sources, W language
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def fingerprint(autoencoder_directory: Path, tokens: TokenizedTexts) -> str:
     digest = hashlib.sha256()
     for path in sorted(autoencoder_directory.rglob("*")):
         if path.is_file():
-            digest.update(str(path.relative_to(autoencoder_directory)).encode())
+            digest.update(os.fsencode(path.relative_to(autoencoder_directory)))
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     digest.update(tokens.flat.tobytes())

@@ -149,7 +149,7 @@ def _started(process: int) -> str:
     """When a process of this host began, as the system counts it; empty where that cannot be known."""
     try:
         # The name of the command, which stands in parentheses, may hold anything.
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
         return ""
 
