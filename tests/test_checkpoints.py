@@ -60,6 +60,13 @@ def test_token_ids_of_the_config_are_checked_where_no_generation_config_replaces
     refused(run, name, "0 to 2047")
 
 
+def test_a_model_without_a_first_token_is_refused(run):
+    for text in ("{}", '{"eos_token_id": 2}'):
+        (run / LM / "generation_config.json").unlink()
+        (run / LM / "generation_config.json").write_text(text)
+        refused(run, "decoder_start_token_id")
+
+
 VALUES = (None, "text", [1], {"a": 1}, True, 10**30, -1, 1.5, [])
 FILES = {
     "autoencoder/autoencoder.json": ("max_len", "format", "perceiver"),

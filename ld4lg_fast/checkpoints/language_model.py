@@ -58,7 +58,10 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     )
     if generation is not None:
         lm.generation_config = generation
-    check_token_ids(lm.generation_config, config.vocab_size, folder / "generation_config.json")
+    options, path = lm.generation_config, folder / "generation_config.json"
+    check_token_ids(options, config.vocab_size, path)
+    if options.decoder_start_token_id is None and options.bos_token_id is None:
+        raise CheckpointError(f"{path} has neither decoder_start_token_id nor bos_token_id, so no text can begin.")
     return lm
 
 
