@@ -4,9 +4,11 @@ The standard library alone.
 """
 
 import json
+import math
 import os
-import re
 import stat
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,6 @@ from .option_checks import shown
 MOST_BYTES = 16 * 2**20
 MOST_DEPTH = 32
 REMEDY = "copy the folder again, or write it anew with ld4lg export"
-
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"')
-_BRACKET = re.compile(r"[\[\]{}]")
 
 
 def size_of(path: Path) -> int:
@@ -49,33 +48,46 @@ def read_json(path: Path) -> Any:
             f"{path} has {size} bytes, more than the {MOST_BYTES} that are read; {REMEDY}."
         )
     try:
-        text = path.read_text(encoding="utf-8")
-        if _depth(text) > MOST_DEPTH:
-            raise ValueError(f"it nests more than {MOST_DEPTH} deep")
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_every_key_once)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # the latter of Unicode, of JSON, of endless numbers, and the above
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise RuntimeInputError(f"{path} cannot be read as JSON ({error}); {REMEDY}.") from error
 
 
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for bracket in _BRACKET.finditer(_STRING.sub("", text)):
-        depth += 1 if bracket[0] in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+def parse(text: str) -> Any:
+    """JSON in which every number is finite, no key stands twice, and nothing is nested deeper than `MOST_DEPTH`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        content = json.loads(
+            text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_every_key_once
+        )
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MOST_DEPTH} deep") from None
+    waiting = [content]
+    for _ in range(MOST_DEPTH + 1):
+        waiting = [inner for value in waiting for inner in _inside(value)]
+    if waiting:
+        raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
+    return content
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no number")
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"it holds {shown(digits)}, which is no finite number")
+    return number
 
 
 def _every_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in content:
-            raise ValueError(f"it holds the key {shown(name)} twice")
-        content[name] = value
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"it holds the key {shown(twice)} twice")
     return content

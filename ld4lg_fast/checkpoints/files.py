@@ -1,19 +1,17 @@
 """Files of a run: written atomically; read with bounds on kind, size and depth, as somebody else may have made them."""
 
 import json
-import math
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.json_files import parse
 
 MAX_JSON_BYTES = 64 * 2**20  # mT5's tokenizer.json has 16 MB
-MAX_DEPTH = 32
 
 
 def size_of(path: Path) -> int:
@@ -47,53 +45,15 @@ def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """JSON in which every number is finite, no key stands twice, and nothing is nested deeper than `MAX_DEPTH`.
+    """JSON of finite numbers and bounded depth; see `ld4lg_fast.export.runtime.json_files.parse`.
 
     Raises:
         CheckpointError: it is something else; the message names ``path``.
     """
     try:
-        content = json.loads(
-            text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_without_duplicates
-        )
-        _check_depth(content)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise CheckpointError(f"{path} cannot be read as JSON; the file is damaged ({reason}).") from error
-    return content
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-def _finite(digits: str) -> float:
-    if not math.isfinite(number := float(digits)):
-        raise ValueError(f"{shortened(digits)} is too large a number")
-    return number
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        twice = counts.most_common(1)[0][0]
-        raise ValueError(f"the key {shortened(twice)} stands twice")
-    return content
-
-
-def _check_depth(content: Any) -> None:
-    waiting, depth = [content], 0
-    while waiting:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-        waiting = [
-            inner
-            for value in waiting
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
+        return parse(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read as JSON; the file is damaged ({error}).") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -153,9 +113,3 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object, so {path.parent} is not {what}.")
     return content
-
-
-def shortened(value: object, limit: int = 60) -> str:
-    """``repr`` of a value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-from ld4lg_fast.checkpoints.files import read_json, read_text, shortened
+from ld4lg_fast.checkpoints.files import read_json, read_text
 from ld4lg_fast.checkpoints.schemas import (
     FAMILIES,
     GenerationFile,
@@ -28,6 +28,7 @@ from ld4lg_fast.checkpoints.schemas import (
 )
 from ld4lg_fast.checkpoints.tensors import read_weights
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.option_checks import shown
 
 MAX_LABELS = 10_000  # transformers makes a dictionary of them
 TOKEN_IDS = tuple(
@@ -61,7 +62,9 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     options, path = lm.generation_config, folder / "generation_config.json"
     check_token_ids(options, config.vocab_size, path)
     if options.decoder_start_token_id is None and options.bos_token_id is None:
-        raise CheckpointError(f"{path} has neither decoder_start_token_id nor bos_token_id, so no text can begin.")
+        raise CheckpointError(
+            f"{path} has neither decoder_start_token_id nor bos_token_id, so no text can begin."
+        )
     return lm
 
 
@@ -79,7 +82,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         raise CheckpointError(f"{path} is no config of a language model ({_first_line(error)}).") from error
     if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         raise CheckpointError(
-            f"{path} is of a {shortened(wanted.model_type)}, which is no encoder-decoder language model."
+            f"{path} is of a {shown(wanted.model_type)}, which is no encoder-decoder language model."
         )
     for key in type(wanted).model_fields:
         if getattr(config, key) != getattr(wanted, key):
@@ -113,7 +116,7 @@ def check_token_ids(options: PreTrainedConfig | GenerationConfig, vocabulary: in
             known = isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocabulary
             if token is not None and not known:
                 raise CheckpointError(
-                    f"{path} has {name} {shortened(value)}, but token ids of this vocabulary are 0 to {vocabulary - 1}."
+                    f"{path} has {name} {shown(value)}, but token ids of this vocabulary are 0 to {vocabulary - 1}."
                 )
 
 

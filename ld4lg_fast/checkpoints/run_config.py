@@ -8,8 +8,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ld4lg_fast.checkpoints.files import MAX_DEPTH, read_text
+from ld4lg_fast.checkpoints.files import read_text
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.json_files import MOST_DEPTH
 
 FILE = "config.yaml"
 MAX_BYTES = 2**20
@@ -30,9 +31,9 @@ def read_run_config(path: Path) -> DictConfig:
                     f"{path} has anchors, which no config of a run has; write the values out."
                 )
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
+            if depth > MOST_DEPTH:
                 raise CheckpointError(
-                    f"{path} is nested more than {MAX_DEPTH} deep, which no config of a run is."
+                    f"{path} is nested more than {MOST_DEPTH} deep, which no config of a run is."
                 )
         config = OmegaConf.create(text)
     except FileNotFoundError as error:

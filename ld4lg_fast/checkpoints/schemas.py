@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ld4lg_fast.checkpoints.files import read_json, shortened
+from ld4lg_fast.checkpoints.files import read_json
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.option_checks import shown
 
 Width = Annotated[int, Field(ge=1, le=2**16)]
 Depth = Annotated[int, Field(ge=1, le=512)]
@@ -67,9 +68,9 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"the key {key} is missing{more}"
     if first["type"] == "extra_forbidden":
-        return f"the key {shortened(key)} is unknown{more}"
+        return f"the key {shown(key)} is unknown{more}"
     rule = re.sub(r"^(Value error, |Input )", "", first["msg"])
-    return f"{shortened(key, 200)} is {shortened(first['input'])}; {rule[:1].lower()}{rule[1:]}{more}"
+    return f"{key[:200]} is {shown(first['input'])}; {rule[:1].lower()}{rule[1:]}{more}"
 
 
 class PerceiverFile(Schema):
