@@ -53,15 +53,17 @@ def check(name: str, value: Any, rule: Rule | None = None) -> None:
         raise ConfigError(said)
 
 
-def check_options(**values: Any) -> None:
-    """`check` of options by their names."""
+def check_options(**values: Any) -> tuple:
+    """`check` of options by their names; returns the values, numbers of other libraries as those of Python."""
     for name, value in values.items():
         check(name, value)
+    return tuple(map(plain, values.values()))
 
 
-def check_given(**values: Any) -> None:
-    """`check_options` of those that are not None."""
+def check_given(**values: Any) -> tuple:
+    """The same, where None stands for a default."""
     check_options(**{name: value for name, value in values.items() if value is not None})
+    return tuple(map(plain, values.values()))
 
 
 def check_choice(name: str, value: Any, names: Collection[str], or_none: bool = False) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ld4lg_fast.checks import text_list, whole_numbers
+from ld4lg_fast.checks import check_texts, text_list, whole_numbers
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import MOST, WholeNumber, elements, plain, shown
 from ld4lg_fast.latent_diffusion import LatentDiffusion
@@ -65,6 +65,8 @@ def chosen_classes(
             f"class_id {class_id} and class_name {class_name!r} exclude each other; give one of them."
         )
     if class_name is not None:
+        if isinstance(class_name, bool) or not isinstance(class_name, str | int | float):
+            check_texts(class_name=class_name)
         class_id = statistics.class_index(class_name)
     if class_id is None:
         # Recipe v1 takes the null class whether or not it was trained (golden NOTES 59).

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ld4lg_fast.checks import RULES, check, check_given, check_memory, check_options, whole_numbers
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import SAMPLE_ID, shown
+from ld4lg_fast.export.runtime.levels import more_than_timesteps
+from ld4lg_fast.export.runtime.option_checks import SAMPLE_ID, plain, shown
 from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.prepared import prepared_denoiser
@@ -98,18 +99,13 @@ def sample_batches(
             that does not fit the memory.
     """
     config, device = model.denoiser.config, model.latent_mean.device
-    check_fits(model, num_samples, kept=False)
-    check_options(
-        num_steps=num_steps,
-        seed=seed,
-        guidance_scale=guidance_scale,
-        guidance_interval=guidance_interval,
-        eta=eta,
-        strength=strength,
+    num_samples = check_fits(model, num_samples, kept=False)
+    num_steps, seed, guidance_scale, eta, strength = check_options(
+        num_steps=num_steps, seed=seed, guidance_scale=guidance_scale, eta=eta, strength=strength
     )
-    check_given(
-        batch_size=batch_size, cuda_graph=cuda_graph, steer=steer, progress=progress, callback=callback
-    )
+    batch_size, cuda_graph = check_given(batch_size=batch_size, cuda_graph=cuda_graph)
+    check_options(guidance_interval=guidance_interval)
+    check_given(steer=steer, progress=progress, callback=callback)
     batch_size = fitting_batch(model) if batch_size is None else batch_size
     _check(model, num_steps, guidance_scale, context)
     if start is not None:
@@ -217,19 +213,20 @@ def halved(batch_size: int, device: torch.device, error: RuntimeError) -> int:
     return batch_size // 2
 
 
-def check_fits(
-    model: LatentDiffusion, num_samples: int, name: str = "num_samples", kept: bool = True
-) -> None:
+def check_fits(model: LatentDiffusion, num_samples: int, name: str = "num_samples", kept: bool = True) -> int:
     """Refuses more samples than the memory holds: texts, and latents in batches, together and in order, if ``kept``.
+
+    Returns their number, as a number of Python.
 
     Raises:
         ConfigError: the sentence says how many there may be.
     """
     if name in RULES:
         check(name, num_samples)
-    config = model.denoiser.config
+    config, num_samples = model.denoiser.config, plain(num_samples)
     latents_and_text = 12 * config.max_len * config.dim_latent + TEXT_BYTES
     check_memory(name, num_samples, latents_and_text if kept else COUNT_BYTES, model.latent_mean.device)
+    return num_samples
 
 
 def sample_id_tensor(
@@ -265,11 +262,10 @@ def _class_ids(
 
 def _check(model: LatentDiffusion, num_steps: int, guidance_scale: float, context: Context | None) -> None:
     config, schedule = model.denoiser.config, model.diffusion.schedule_for_sampling
-    if isinstance(schedule, DiscreteSchedule) and num_steps > schedule.num_train_timesteps:
-        raise ConfigError(
-            f"{num_steps} sampling steps were asked for, but this model was trained with "
-            f"{schedule.num_train_timesteps} timesteps; ask for at most that many."
-        )
+    if isinstance(schedule, DiscreteSchedule) and (
+        sentence := more_than_timesteps(num_steps, schedule.num_train_timesteps)
+    ):
+        raise ConfigError(sentence)
     if guidance_scale != 1.0 and not config.num_classes and context is None:
         raise ConfigError(
             f"guidance_scale {guidance_scale} needs a class-conditional or sequence-to-sequence model; "

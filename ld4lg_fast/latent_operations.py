@@ -54,11 +54,10 @@ class LatentOperations(ABC):
         self, latents: Tensor, decoding: DecodingConfig | str | None = None, *, mask: Tensor | None = None
     ) -> list[str]: ...
 
-    def _count(self, num_samples: int, tries: int) -> int:
-        """How many are sampled where the best are chosen, if the memory holds them."""
-        check_options(num_samples=num_samples, tries=tries)
-        check_fits(self.model, num_samples * tries, "num_samples times tries")
-        return num_samples * tries
+    def _counts(self, num_samples: int, tries: int) -> tuple[int, int]:
+        """How many are wanted and how many are sampled for that, if the memory holds them."""
+        num_samples, tries = check_options(num_samples=num_samples, tries=tries)
+        return num_samples, check_fits(self.model, num_samples * tries, "num_samples times tries")
 
     @abstractmethod
     def sample(self, *arguments: Any, **options: Any) -> SampledLatents: ...
@@ -76,7 +75,7 @@ class LatentOperations(ABC):
             ConfigError: no texts, or ``batch_size`` below 1.
         """
         texts = text_list("texts", texts)
-        check_options(batch_size=batch_size)
+        (batch_size,) = check_options(batch_size=batch_size)
         autoencoder, limit = self.autoencoder, self.autoencoder.max_len
         tokens = tokenize_texts(texts, autoencoder.tokenizer, limit)
         latents, masks = [], []
@@ -100,7 +99,7 @@ class LatentOperations(ABC):
             ConfigError: fewer than 2 texts.
         """
         check_texts(first=first, second=second)
-        check_fits(self.model, num_texts, "num_texts")
+        num_texts = check_fits(self.model, num_texts, "num_texts")
         decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
         shares = torch.linspace(0, 1, num_texts)
         latents, mask = self.between([first] * num_texts, [second] * num_texts, shares)
@@ -147,7 +146,7 @@ class LatentOperations(ABC):
             ConfigError: a model of recipe v1, whose latents have a length of their own, or an ``amount`` that is none.
         """
         check_texts(text=text, was=was, becomes=becomes)
-        check_options(amount=amount)
+        (amount,) = check_options(amount=amount)
         decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
         if self.autoencoder.perceiver is None:
             raise ConfigError(
@@ -172,7 +171,7 @@ class LatentOperations(ABC):
         """
         check_texts(text=text)
         check_options(strength=strength)
-        check_fits(self.model, num_samples)
+        num_samples = check_fits(self.model, num_samples)
         latents, mask = self.encode([text])
         lengths = None if mask is None else mask.sum(dim=1).expand(num_samples)
         start = latents.expand(num_samples, -1, -1)
@@ -233,10 +232,10 @@ class LatentOperations(ABC):
                 "infill needs latents of one size for all texts; this model's have lengths (recipe v1)."
             )
         check_texts(text=text, gap=gap)
-        check_options(strength=strength, max_tokens=max_tokens)
+        _, max_tokens = check_options(strength=strength, max_tokens=max_tokens)
         before, after = split_at_gap(text, gap)
         rest = f"{before.rstrip()} {after.lstrip()}".strip()
-        count = self._count(num_samples, tries)
+        num_samples, count = self._counts(num_samples, tries)
         sampled = self.sample(
             count, start=self.encode([rest])[0].expand(count, -1, -1), strength=strength, **options
         )
@@ -264,7 +263,7 @@ class LatentOperations(ABC):
             ConfigError: no latents of this model, a mask of another shape than theirs, or another number of texts.
         """
         self.autoencoder.check_latents(latents, mask)
-        check_options(batch_size=batch_size)
+        (batch_size,) = check_options(batch_size=batch_size)
         texts = text_list("texts", texts)
         if len(texts) != len(latents):
             raise ConfigError(f"There are {len(texts)} texts for {len(latents)} latents; give one for each.")
@@ -290,7 +289,8 @@ class LatentOperations(ABC):
         Raises:
             ConfigError: fewer than one try.
         """
-        output = self(self._count(num_samples, tries), **options)
+        num_samples, count = self._counts(num_samples, tries)
+        output = self(count, **options)
         if tries == 1:
             return output
         scores = self.confidences(output.latents, output.texts, output.mask)
@@ -361,8 +361,8 @@ class LatentOperations(ABC):
         Raises:
             ConfigError: a length that the model does not handle, fewer than one try, or ``pull`` out of range.
         """
-        count = self._count(num_samples, tries)
-        check_options(pull=pull)
+        num_samples, count = self._counts(num_samples, tries)
+        (pull,) = check_options(pull=pull)
         if guide is not None and not isinstance(guide, LengthGuide):
             raise ConfigError(f"guide is {shown(guide)}; it must be what learn_length gives.")
         special = self.check_length(length)

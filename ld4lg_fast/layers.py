@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.kernels import ops
 
 DIM_HEAD = 64
@@ -63,6 +64,8 @@ def check_mask(name: str, mask: Tensor | None, shape: tuple[int, int]) -> Tensor
     Raises:
         ConfigError: a mask of another shape than ``shape`` (batch, positions).
     """
+    if mask is not None and not isinstance(mask, Tensor):
+        raise ConfigError(f"{name} is {shown(mask)}; it must be a tensor of the shape {shape}, True = keep.")
     if mask is not None and mask.shape != shape:
         raise ConfigError(f"{name} has the shape {tuple(mask.shape)}; it must be {shape}, True = keep.")
     return None if mask is None else mask.bool()

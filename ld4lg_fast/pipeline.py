@@ -194,7 +194,7 @@ class TextDiffusionPipeline(LatentOperations):
         The same seed gives the same texts whatever the batch size. ``decoding`` may be the name of a strategy.
         ``progress`` is called as ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
         """
-        check_fits(self.model, num_samples)
+        num_samples = check_fits(self.model, num_samples)
         given: dict[str, Any] = {"batch_size": batch_size, "sample_ids": sample_ids, "progress": progress}
         batches = list(self.stream(num_samples, decoding=decoding, seed=seed, **given, **options))
         texts = {
@@ -215,8 +215,8 @@ class TextDiffusionPipeline(LatentOperations):
         **options: Unpack[SamplingOptions],
     ) -> Iterator[TextDiffusionOutput]:
         """Texts of a call with the same arguments, in batches as they are finished; ``rows`` says which they are."""
-        check_fits(self.model, num_samples, kept=False)
-        check_options(seed=seed)
+        num_samples = check_fits(self.model, num_samples, kept=False)
+        (seed,) = check_options(seed=seed)
         check_given(batch_size=batch_size, progress=progress)
         decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
@@ -302,9 +302,9 @@ class TextDiffusionPipeline(LatentOperations):
             ConfigError: an option out of range, or a condition that the model was not trained for or misses.
             CheckpointError: the run does not say how long its training texts were (recipe v1).
         """
-        check_fits(self.model, num_samples, kept=False)
-        check_options(seed=seed)
-        check_given(num_inference_steps=num_inference_steps, progress=progress)
+        num_samples = check_fits(self.model, num_samples, kept=False)
+        (seed,) = check_options(seed=seed)
+        num_inference_steps, _ = check_given(num_inference_steps=num_inference_steps, progress=progress)
         plan = sampling_plan(quality, sampler, num_inference_steps, spacing)
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         sources = source_texts(self.model, source, num_samples)
@@ -378,8 +378,8 @@ class TextDiffusionPipeline(LatentOperations):
             ConfigError: an option out of range, no latents of this model, or a mask of another shape than theirs.
         """
         self.autoencoder.check_latents(latents, mask)
-        check_options(seed=seed)
-        check_given(batch_size=batch_size, progress=progress)
+        (seed,) = check_options(seed=seed)
+        batch_size, _ = check_given(batch_size=batch_size, progress=progress)
         return decode_in_batches(
             self.autoencoder,
             latents,

@@ -35,7 +35,7 @@ def sampling_plan(
     check_choice("quality", quality, QUALITIES)
     check_choice("sampler", sampler, SAMPLERS, or_none=True)
     check_choice("spacing", spacing, SPACINGS, or_none=True)
-    check_given(num_steps=num_steps)
+    (num_steps,) = check_given(num_steps=num_steps)
     preset = QUALITIES[quality]
     return SamplingPlan(
         preset.sampler if sampler is None else sampler,

@@ -9,6 +9,7 @@ from ld4lg_fast.candidates import CHOICES
 from ld4lg_fast.checkpoints.schemas import DecodingFile, read
 from ld4lg_fast.checks import check_choice, check_given, check_options
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.export.runtime.option_checks import plain
 from ld4lg_fast.linear import check_precision
 from ld4lg_fast.weights import write_json
 
@@ -60,6 +61,8 @@ class DecodingConfig:
         check_choice("decoding strategy", self.strategy, STRATEGIES)
         check_options(**{name: getattr(self, name) for name in NUMBERS})
         check_given(**{name: getattr(self, name) for name in MAY_BE_NONE})
+        for name in (*NUMBERS, *MAY_BE_NONE):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         check_choice("choose_decode", self.choose_decode, CHOICES)
         check_precision(self.precision)
         if self.max_length is not None and self.max_length < self.min_length:
