@@ -3,6 +3,7 @@
 `Capture` captures; `CapturedSteps` are a sampler's steps.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -14,6 +15,9 @@ Advance = Callable[..., tuple[Tensor, ...]]
 """(guided, step (), *state) -> the next state, tensors of the same shapes from the second step on."""
 
 
+_capturing = threading.Lock()
+
+
 @cache
 def _stream(device: int) -> torch.cuda.Stream:
     """One for all captures of a GPU: cuBLAS keeps memory for each."""
@@ -23,7 +27,8 @@ def _stream(device: int) -> torch.cuda.Stream:
 class Capture:
     """Captures what a function launches, and gives what launches it again.
 
-    All graphs of one `Capture` share their memory: what one leaves there, the replay of another overwrites.
+    All graphs of one `Capture` share their memory: what one leaves there, the replay of another overwrites. One thread
+    captures at a time; what others do on the GPU meanwhile is no part of it.
 
     Args:
         often: freed memory, which a graph cannot have, is given back before the first capture alone: that takes long.
@@ -35,21 +40,22 @@ class Capture:
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
         # As torch.cuda.graph does it, which has one stream for all GPUs, and no ``often``.
-        graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
-        pool = () if self.graph is None else (self.graph.pool(),)
-        if not (self.often and pool):
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            graph.capture_begin(*pool)
-            try:
-                run()
-            except BaseException:
-                with suppress(RuntimeError):  # what went wrong is what has to be known
-                    graph.capture_end()
-                raise
-            graph.capture_end()
+        with _capturing:
+            graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
+            pool = () if self.graph is None else (self.graph.pool(),)
+            if not (self.often and pool):
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                graph.capture_begin(*pool, capture_error_mode="thread_local")
+                try:
+                    run()
+                except BaseException:
+                    with suppress(RuntimeError):  # what went wrong is what has to be known
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
         self.graph = graph
         return graph.replay
 

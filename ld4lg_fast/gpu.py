@@ -1,6 +1,8 @@
 """What our loops set on a GPU while they run."""
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -8,6 +10,28 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 # Without cuDNN's, which torch would prefer on Hopper: it plans for about half a second whenever it meets a new shape,
 # and texts, and what is left of a batch, have many; nor may it plan while a graph is captured.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+_lock = threading.Lock()
+_inside = 0
+_attention = ExitStack()
+
+
+@contextmanager
+def _chosen_attention() -> Iterator[None]:
+    """`ATTENTION` from the first thread that enters until the last one has left: the choice is the whole process's."""
+    global _inside
+    with _lock:
+        if not _inside:
+            _attention.enter_context(sdpa_kernel(ATTENTION))
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                _attention.close()
 
 
 def gpu_settings(device: torch.device) -> AbstractContextManager:
@@ -19,5 +43,5 @@ def gpu_settings(device: torch.device) -> AbstractContextManager:
         return nullcontext()
     with ExitStack() as stack:
         stack.enter_context(torch.cuda.device(device))
-        stack.enter_context(sdpa_kernel(ATTENTION))
+        stack.enter_context(_chosen_attention())
         return stack.pop_all()

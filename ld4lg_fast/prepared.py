@@ -1,6 +1,7 @@
 """Models prepared for the processor and the precision that they run in, once for as long as their weights stay."""
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -16,17 +17,22 @@ from ld4lg_fast.regions import compile_regions, is_compiled
 T = TypeVar("T")
 
 _prepared: WeakKeyDictionary[nn.Module, dict[object, tuple[tuple, object]]] = WeakKeyDictionary()
+_preparing = threading.RLock()
 
 
 def prepared_once(module: nn.Module, key: object, make: Callable[[], T]) -> T:
-    """What ``make()`` prepares from the module's weights; it is called again when one of them has changed."""
+    """What ``make()`` prepares from the module's weights; it is called again when one of them has changed.
+
+    Threads that need the same wait for the first of them to prepare it.
+    """
     state = tuple(
         (tensor.data_ptr(), tensor._version) for tensor in (*module.parameters(), *module.buffers())
     )
-    kept = _prepared.setdefault(module, {})
-    if key not in kept or kept[key][0] != state:
-        kept[key] = (state, make())
-    return kept[key][1]
+    with _preparing:
+        kept = _prepared.setdefault(module, {})
+        if key not in kept or kept[key][0] != state:
+            kept[key] = (state, make())
+        return kept[key][1]
 
 
 class PreparedLinear(nn.Module):

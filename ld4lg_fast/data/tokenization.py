@@ -2,33 +2,43 @@
 
 import hashlib
 import json
-import logging
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ld4lg_fast.errors import ConfigError, DataError
+from ld4lg_fast.export.runtime.text_display import get_logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 _MIN_VOCAB = 256 + len(SPECIAL_TOKENS)
-_CHUNK = 8192
 _CACHE_FORMAT = 1
+# Of what is tokenised between two looks at signals.
+_CHUNK_TEXTS, _CHUNK_CHARACTERS = 8192, 2_000_000
+# Words are some ten bytes long; the trainer takes time in proportion to their squared length.
+_LONGEST_TRAINED_WORD = 256
+# Of a longer text only the beginning is tokenised, where that has more tokens than are kept.
+_LONG_TEXT = 100_000
+
+_LIMITS = threading.Lock()
+T = TypeVar("T")
 
 
 def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE (Radford et al. 2019) with BART's special ids: bos 0, pad 1, eos 2, unk 3.
 
     A text is encoded as ``<s> text </s>`` and decodes to exactly itself, whatever it contains; a special
-    token's name in a text is ordinary text. Small corpora may end below ``vocab_size``.
+    token's name in a text is ordinary text. Small corpora may end below ``vocab_size``. Of runs without spaces of more
+    than 256 bytes, as no language has, the trainer sees pieces of that length, which bounds its time.
     Raises ``ConfigError`` where ``vocab_size`` has no room for all bytes, ``DataError`` without any text.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -43,7 +53,10 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
     if not any(texts):
         raise DataError("a tokenizer cannot be trained on an empty corpus: give it at least one text")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.FixedLength(_LONGEST_TRAINED_WORD)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -51,7 +64,8 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    _heeding_signals(lambda: tokenizer.train_from_iterator(texts, trainer, length=len(texts)))
+    tokenizer.pre_tokenizer = words
     bos, pad, eos, unk = SPECIAL_TOKENS
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A {eos}",
@@ -121,26 +135,107 @@ def tokenize_texts(
     return tokenized
 
 
+def _heeding_signals(work: Callable[[], T]) -> T:
+    """Does work that does not return to Python for long in a thread, so that Ctrl-C and SIGTERM need not wait for it.
+
+    What a signal's handler raises is raised here; the thread is then left behind.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    for error in errors:
+        raise error
+    return results[0]
+
+
 def _tokenize(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", max_len: int) -> TokenizedTexts:
     rows: list[np.ndarray] = []
     lengths: list[int] = []
     num_truncated = 0
-    for start in range(0, len(texts), _CHUNK):
-        chunk = list(texts[start : start + _CHUNK])
-        ids = tokenizer(chunk, return_attention_mask=False, verbose=False)["input_ids"]
-        too_long = [i for i, row in enumerate(ids) if len(row) > max_len]
-        if too_long:
-            cut = tokenizer([chunk[i] for i in too_long], truncation=True, max_length=max_len)["input_ids"]
-            for i, row in zip(too_long, cut, strict=True):
+    side, around = tokenizer.truncation_side, None
+    for first, chunk in _chunks(_kept_end(text, max_len, side) for text in texts):
+        ids = _token_ids(chunk, tokenizer)
+        for i, row in enumerate(ids):
+            if len(row) <= max_len and len(chunk[i]) < len(texts[first + i]):
+                row = _token_ids([texts[first + i]], tokenizer)[0]
                 ids[i] = row
-            num_truncated += len(too_long)
-            # Else the limit would be saved with the tokenizer.
-            tokenizer.backend_tokenizer.no_truncation()
+            if len(row) > max_len:
+                around = around or _special_tokens_around(chunk[i], tokenizer)
+                ids[i] = _truncated(row, max_len, side, *around)
+                num_truncated += 1
         lengths += [len(row) for row in ids]
         rows.append(np.fromiter((token for row in ids for token in row), dtype=np.int32))
     flat = np.concatenate(rows) if rows else np.empty(0, np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
     return TokenizedTexts(flat, offsets, num_truncated)
+
+
+def _kept_end(text: str, max_len: int, side: str) -> str:
+    """As much of a long text's kept end as has more tokens than are kept, up to a space."""
+    size = max(_LONG_TEXT, 64 * max_len)
+    if len(text) <= size:
+        return text
+    if side == "left":
+        spaces = [text.find(sign, len(text) - size) for sign in (" ", "\n")]
+        return text[min((space for space in spaces if space > 0), default=len(text) - size) :]
+    space = max(text.rfind(sign, 0, size) for sign in (" ", "\n"))
+    return text[: space if space > 0 else size]
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The texts in order, in parts that take a few seconds at most, each with the index of its first text."""
+    first, chunk, size = 0, [], 0
+    for text in texts:
+        if chunk and (len(chunk) == _CHUNK_TEXTS or size + len(text) > _CHUNK_CHARACTERS):
+            yield first, chunk
+            first, chunk, size = first + len(chunk), [], 0
+        chunk.append(text)
+        size += len(text)
+    if chunk:
+        yield first, chunk
+
+
+def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[list[int]]:
+    """All ids of each text.
+
+    Truncation is a state of the tokenizer, which threads share: nothing here switches it on, and one that a file has
+    brought along is switched off before the first call.
+    """
+    backend = tokenizer.backend_tokenizer
+    with _LIMITS:
+        if backend.truncation is not None or backend.padding is not None:
+            backend.no_truncation()
+            backend.no_padding()
+
+    def work() -> list[list[int]]:
+        return tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+
+    return _heeding_signals(work) if sum(map(len, texts)) > _LONG_TEXT else work()
+
+
+def _special_tokens_around(text: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
+    """How many special tokens the tokenizer puts before a text and after it."""
+    mask = tokenizer([text], return_special_tokens_mask=True, verbose=False)["special_tokens_mask"][0]
+    return mask.index(0), mask[::-1].index(0)
+
+
+def _truncated(row: list[int], max_len: int, side: str, before: int, after: int) -> list[int]:
+    """What the tokenizer's own truncation leaves of all ids of a text: as many as fit between the special tokens."""
+    if side == "left":
+        return row[:before] + row[len(row) - (max_len - before) :]
+    return row[: max_len - after] + row[len(row) - after :]
 
 
 def _fingerprint(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", max_len: int) -> str:
