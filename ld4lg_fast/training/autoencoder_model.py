@@ -73,8 +73,8 @@ def make_tokenizer(config: Mapping, dataset: TextDataset, session: Session) -> P
         if folder.exists():
             console.print(f"{folder} is damaged and is made again.", markup=False, highlight=False)
         texts, size = learned_texts(config, dataset), config["model"]["language_model"]["vocab_size"]
-        # The trainer is deaf to signals as long as it runs.
-        tokenizer = session.interrupts.aside(lambda: train_bpe_tokenizer(texts, size))
+        with session.interrupts.at_once():
+            tokenizer = train_bpe_tokenizer(texts, size)
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         with writing(folder):
             for old in (folder, unfinished):

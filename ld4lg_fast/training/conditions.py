@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping
 
+from ld4lg_fast.checks import check
 from ld4lg_fast.data import TextDataset
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import OPTIONS
 
 
 def number_of_classes(config: Mapping, dataset: TextDataset) -> int:
     """Classes that the denoiser is conditioned on, 0 for none.
 
     Raises:
-        ConfigError: an unknown value of ``recipe.class_conditional``.
-        DataError: it asks for classes, or the dataset is one that has them, but the texts have no labels.
+        DataError: ``recipe.class_conditional`` asks for classes, or the dataset is one that has them, but the texts
+            have no labels.
     """
     asked = config["recipe"]["class_conditional"]
-    if asked not in ("auto", True, False):
-        raise ConfigError(f"recipe.class_conditional={asked} is unknown; choose auto, true or false.")
     if asked is False:
         return 0
     if asked is True or config["dataset"].get("num_classes"):
@@ -55,4 +55,7 @@ def chosen_decoding(config: Mapping, from_sources: bool) -> DecodingConfig:
     given = dict(config.get("decoding") or {})
     if given.get("strategy") == "auto":
         given["strategy"] = "beam" if from_sources else "nucleus"
+    for name, value in given.items():
+        if name in OPTIONS and value is not None:
+            check(f"decoding.{name}", value)
     return DecodingConfig.of(given, "decoding")

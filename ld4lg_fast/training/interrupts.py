@@ -4,17 +4,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from ld4lg_fast.entry import SIGNALLED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A terminal that closes, or a service manager, sends a second signal along with the first one.
 ONE_WISH = 1.0  # seconds
-
-T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -77,26 +74,3 @@ class Interrupts:
             yield
         finally:
             self._raises = before
-
-    def aside(self, work: Callable[[], T]) -> T:
-        """Does long work that does not return to Python in a thread, so that a signal need not wait for it.
-
-        After a signal the thread is left behind, which the end of the process then ends.
-        """
-        outcome: list = []
-
-        def run() -> None:
-            try:
-                outcome.append((work(), None))
-            except BaseException as error:
-                outcome.append((None, error))
-
-        thread = threading.Thread(target=run, daemon=True)
-        with self.at_once():
-            thread.start()
-            while thread.is_alive():
-                thread.join(0.2)
-        result, error = outcome[0]
-        if error is not None:
-            raise error
-        return result

@@ -112,9 +112,10 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
                 "hydra.run.dir=..., or go on with resume=true."
             )
         config, groups = stored_config.load_with_overrides(other.config, overrides)
-        _check_kept(other, config, BOTH_STAGES)
         distils = option == "distill_from"
         config.train.stage = "diffusion" if distils else "decoder"
+        check_config(_values(config))
+        _check_kept(other, config, BOTH_STAGES)
         opening = Opening.STUDENT if distils else Opening.ADAPTED
     elif run.is_empty():
         if resume:
@@ -127,6 +128,7 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
         opening = Opening.NEW
     elif resume or stage == "diffusion":
         config, groups = stored_config.load_with_overrides(run.config, overrides)
+        check_config(_values(config))
         if config.train.stage == "diffusion" and not run.has_autoencoder:
             raise ConfigError(
                 f"The autoencoder in {run.path} is not finished; go on with train.stage=autoencoder resume=true first."

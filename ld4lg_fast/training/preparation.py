@@ -18,7 +18,7 @@ from ld4lg_fast.data import TextDataset, load_from_config, train_bpe_tokenizer
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.latent_diffusion import LatentDiffusion, make_diffusion
-from ld4lg_fast.schedules import sampling_grid
+from ld4lg_fast.schedules import DiscreteSchedule, sampling_grid
 from ld4lg_fast.training.autoencoder_model import (
     build_from_scratch,
     learned_texts,
@@ -143,11 +143,23 @@ def _check_second_stage(
     if config["resume"]:
         _store("diffusion", session).check_fits(model)
     if options.distill_from is None:
-        steps = options.validation_sampling_steps
-        try:
-            sampling_grid(make_diffusion(model.recipe).schedule_for_sampling, steps)
-        except ConfigError as error:
-            raise ConfigError(f"train.validation_sampling_steps={steps}: {error}") from error
+        _check_validation(model, options.validation_sampling_steps)
+
+
+def _check_validation(model: LatentDiffusion, num_steps: int) -> None:
+    """Refuses more steps of sampling than the schedule has levels."""
+    schedule, option = (
+        make_diffusion(model.recipe).schedule_for_sampling,
+        f"train.validation_sampling_steps={num_steps}",
+    )
+    if isinstance(schedule, DiscreteSchedule) and num_steps > schedule.num_train_timesteps:
+        raise ConfigError(
+            f"{option} is more than recipe.num_train_timesteps={schedule.num_train_timesteps}; give at most as many."
+        )
+    try:
+        sampling_grid(schedule, num_steps)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from error
 
 
 def _load_autoencoder(run: RunDirectory) -> LanguageAutoencoder:

@@ -1,7 +1,9 @@
 """How well an autoencoder reconstructs texts. Letters: B batch, T tokens, N latents, d latent width."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from math import log
 
 import torch
 from rich.table import Table
@@ -11,10 +13,15 @@ from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.sharing import gathered, share
+from ld4lg_fast.smoothing import NO_SMOOTHING
 from ld4lg_fast.training.session import Session
 
 BATCH = 64
-COLLAPSED = 50.0  # per cent of distinct reconstructions below which the latents tell texts apart no more
+FEW = 50.0  # per cent of distinct reconstructions, below which something is wrong
+# A decoder whose loss is above this share of the tokens' entropy still guesses words by how frequent they are.
+UNTRAINED = 0.4
+# Where another text's latents raise the loss by less than this share of it, a decoder writes without looking at them.
+COLLAPSED = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,17 +31,22 @@ class Reconstruction:
     ``exact_match``: texts that come back unchanged. ``token_accuracy``: tokens that come back in their place.
     ``bleu``: corpus BLEU of sacrebleu. ``distinct``: different reconstructions to different texts. ``examples``: pairs
     of original and reconstruction.
+    In nats a token, the decoder seeing the right tokens before: ``loss``, and ``swapped_loss`` from the latents of
+    another text. ``entropy``: of a token when nothing is known of its text.
     """
 
     exact_match: float
     token_accuracy: float
     bleu: float
     distinct: float
+    loss: float
+    swapped_loss: float
+    entropy: float
     num_texts: int
     examples: list[tuple[str, str]]
 
     def as_dict(self) -> dict:
-        return asdict(self)
+        return asdict(self) | {"warning": self.warning()}
 
     def table(self) -> Table:
         table = Table(title=f"Reconstruction of {self.num_texts} validation texts")
@@ -47,14 +59,35 @@ class Reconstruction:
         return table
 
     def warning(self) -> str | None:
-        """What to do where the decoder writes by itself and the latents, which the denoiser learns, say nothing."""
-        if self.distinct >= COLLAPSED:
+        """What to do where too few texts come back as one of their own: the latents, which the denoiser learns, then
+        say little about the text."""
+        if self.distinct >= FEW:
             return None
-        return (
-            f"The latents have collapsed: only {self.distinct:.1f} % of the texts come back as one of their own, and "
-            "what the denoiser learns decides little. Train the autoencoder longer, or with less of "
-            "autoencoder.decoder_noise, autoencoder.position_dropout or autoencoder.token_masking."
-        )
+        few = f"only {self.distinct:.1f} % of the texts come back as one of their own"
+        if self.loss > UNTRAINED * self.entropy:
+            why = f"a token costs its decoder {self.loss:.2f} nats, and {self.entropy:.2f} where nothing is known"
+        elif self.swapped_loss - self.loss < COLLAPSED * self.loss:
+            return (
+                f"The latents have collapsed: {few}, as the decoder writes nearly the same from another text's latents "
+                f"(a token costs {self.loss:.2f} and {self.swapped_loss:.2f} nats), so that what the denoiser learns "
+                "decides little. Train the autoencoder with less of autoencoder.decoder_noise, "
+                "autoencoder.position_dropout or autoencoder.token_masking, or with more latents."
+            )
+        else:
+            why = "its decoder has only begun to read the latents"
+        remedy = "Give it more train.autoencoder.steps or train.max_minutes."
+        return f"The autoencoder is undertrained: {few}; {why}. {remedy}"
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """Gives each text's decoder the latents of the text before it, in the place of `Smoothing`."""
+
+    def perturbed(self, ids: Tensor, *_: object) -> Tensor:
+        return ids
+
+    def blurred(self, latents: Tensor, _: object) -> Tensor:
+        return latents.roll(1, dims=0)
 
 
 def exact_decoding(max_len: int) -> DecodingConfig:
@@ -88,21 +121,47 @@ def measure_reconstruction(
     The processes share the texts out: call in all of them; all but the main one get None.
     """
     autoencoder.eval()
-    decoding = exact_decoding(autoencoder.max_len)
-    mine, copies = share(len(tokens), session.accelerator), []
-    while len(copies) < len(mine) and not (copies and is_over()):
-        ids = [tokens[i] for i in mine[len(copies) : len(copies) + BATCH]]
-        latents, mask = encode_texts(autoencoder, ids, session.device)
-        copies += autoencoder.generate(latents, decoding, mask=mask)
+    decoding, mine = exact_decoding(autoencoder.max_len), share(len(tokens), session.accelerator)
+
+    def of_mine() -> tuple[list[list[int]], list[float]]:
+        copies, sums = [], [0.0, 0.0, 0.0]
+        while len(copies) < len(mine) and not (copies and is_over()):
+            ids = [tokens[i] for i in mine[len(copies) : len(copies) + BATCH]]
+            latents, mask = encode_texts(autoencoder, ids, session.device)
+            copies += autoencoder.generate(latents, decoding, mask=mask)
+            sums = [a + b for a, b in zip(sums, _losses(autoencoder, ids, session.device), strict=True)]
+        return copies, sums
+
+    copies, sums = session.alone(of_mine)
     done = mine[: len(copies)]
     pairs = gathered(
         done, [(tokens[i], copy) for i, copy in zip(done, copies, strict=True)], session.accelerator
     )
-    return None if pairs is None else _compare(autoencoder, pairs, num_examples)
+    loss, swapped, count = session.summed(*sums)
+    return (
+        None if pairs is None else _compare(autoencoder, pairs, loss / count, swapped / count, num_examples)
+    )
+
+
+def _losses(
+    autoencoder: LanguageAutoencoder, ids: Sequence[list[int]], device: torch.device
+) -> tuple[float, float, float]:
+    """The loss from the texts' own latents and from each other's, summed over their tokens; how many these are."""
+    input_ids, mask = collate(ids, autoencoder.tokenizer.pad_token_id, max_len=autoencoder.max_len)
+    input_ids, mask = input_ids.to(device), mask.to(device)
+    count = int(mask.sum())
+    own, other = (
+        autoencoder.loss(input_ids, mask, smoothing).item() for smoothing in (NO_SMOOTHING, Swapped())
+    )
+    return own * count, other * count, count
 
 
 def _compare(
-    autoencoder: LanguageAutoencoder, pairs: Sequence[tuple[list[int], list[int]]], num_examples: int
+    autoencoder: LanguageAutoencoder,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    loss: float,
+    swapped_loss: float,
+    num_examples: int,
 ) -> Reconstruction:
     """Figures of pairs of token ids: a text, and what was decoded from its latents."""
     # Imported late: it costs a second and only this function needs it.
@@ -120,6 +179,14 @@ def _compare(
         token_accuracy=round(100 * right / max(1, total), 2),
         bleu=round(corpus_bleu(copies, [originals]).score, 2),
         distinct=round(min(100.0, 100 * len(set(copies)) / len(set(originals))), 2),
+        loss=round(loss, 4),
+        swapped_loss=round(swapped_loss, 4),
+        entropy=round(_entropy(Counter(token for row, _ in pairs for token in row)), 4),
         num_texts=len(texts),
         examples=texts[:num_examples],
     )
+
+
+def _entropy(counts: Counter) -> float:
+    """In nats, of what was counted."""
+    return log(counts.total()) - sum(count * log(count) for count in counts.values()) / counts.total()

@@ -16,6 +16,8 @@ from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.weights import write_atomically
 
 GROUPS = ("dataset", "model", "autoencoder", "recipe")
+GOING_ON = {"resume": True, "train.stage": "diffusion"}
+TEACHERS = ("train.distill_from", "train.adapt_from")
 
 
 def is_run_config(path: Path) -> bool:
@@ -42,21 +44,28 @@ def store(path: Path, config: DictConfig, groups: Mapping[str, str]) -> None:
 
 
 def on_stored_groups(arguments: Sequence[str]) -> list[str]:
-    """A command line with the config groups of the run that it goes on with, where it does not choose them itself:
-    so Hydra knows the options of that run and not those of its own defaults.
+    """A command line with the config groups of the run that it goes on with, or whose models it takes, where it does
+    not choose them itself: so Hydra knows the options of that run and not those of its own defaults.
 
     What cannot be read is left to Hydra, which says why.
     """
     settings = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     try:
         parsed = {part.key_or_group: part for part in OverridesParser.create().parse_overrides(settings)}
-        goes_on = [f"{key}={parsed[key].value()}" for key in ("resume", "train.stage") if key in parsed]
-        if not {"resume=True", "train.stage=diffusion"} & set(goes_on):
+        given = {key: parsed[key].value() for key in (*GOING_ON, *TEACHERS) if key in parsed}
+        if any(given.get(key) == value for key, value in GOING_ON.items()):
+            # Where the run lies may depend on the name of the data set and on nothing else.
+            place = [
+                part.input_line
+                for key, part in parsed.items()
+                if key.startswith("hydra.") or key in ("dataset", "dataset.name")
+            ]
+            with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
+                path = Path(compose("train", place, return_hydra_config=True).hydra.run.dir) / "config.yaml"
+        elif teachers := [str(given[key]) for key in TEACHERS if given.get(key)]:
+            path = Path(teachers[0]) / "config.yaml"
+        else:
             return list(arguments)
-        # Where the run lies may depend on the data set and on nothing else.
-        place = [part.input_line for key, part in parsed.items() if key.startswith(("hydra.", "dataset"))]
-        with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
-            path = Path(compose("train", place, return_hydra_config=True).hydra.run.dir) / "config.yaml"
         groups = read_run_config(path).groups if is_run_config(path) else {}
     except (HydraException, OmegaConfBaseException):
         return list(arguments)
