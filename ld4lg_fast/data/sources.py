@@ -76,7 +76,9 @@ def load_text_dataset(
     else:
         spec = DATASETS[name]
         found = _find(name, spec, root, files, hub)
-        asked = Columns(text_column, label_column, source_column)
+        # A name on the command line may look like a number.
+        columns = (None if name is None else str(name) for name in (text_column, label_column, source_column))
+        asked = Columns(*columns)
         splits, class_names, accounts = splits_from_rows(spec, found.tables, asked, found.first_label)
         if name == "custom":
             splits = {split: part.select(part.filled()) for split, part in splits.items()}
@@ -123,13 +125,13 @@ class _Found(NamedTuple):
 
 def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
     """Rows from wherever the options say, else from the searched folders, else from the hub."""
-    by_split = {} if files is None else _named_files(files, Path(root or ".").expanduser())
+    by_split = {} if files is None else _named_files(files, _path("." if root is None else root))
     if hub is not None and (root is not None or by_split):
         raise ConfigError(f"dataset.hub={hub} excludes dataset.root and dataset.files: set only one of them")
     if by_split:
         return _read_files(spec, by_split)
     if root is not None:
-        return _in_root(name, spec, Path(root).expanduser())
+        return _in_root(name, spec, _path(root))
     if hub is not None:
         return _from_hub(_hub_source(hub))
     if name == "custom":
@@ -153,6 +155,10 @@ def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
         return _from_hub(spec.hub)
     except DataError as error:
         raise DataError(f"{looked}, and {error}") from error
+
+
+def _path(given: object) -> Path:
+    return Path(os.path.expanduser(str(given)))
 
 
 def _hub_source(hub: str | Mapping[str, str]) -> HubSource:
@@ -222,7 +228,7 @@ def _named_files(files: str | Sequence[str] | Mapping[str, object], base: Path) 
             raise ConfigError(f"dataset.files.{split} is no split: use train, validation and test")
         if paths is not None:
             paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-            by_split.setdefault(known, []).extend(base / Path(path).expanduser() for path in paths)
+            by_split.setdefault(known, []).extend(base / _path(path) for path in paths)
     return by_split
 
 

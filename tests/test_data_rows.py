@@ -1,0 +1,188 @@
+"""Rows of a corpus: none decides for the others, each has its file and line, and none is lost without a word."""
+
+import datasets
+import pytest
+
+from ld4lg_fast.data import TextSplit, load_text_dataset
+from ld4lg_fast.errors import ConfigError, DataError
+
+
+def load(folder, contents, **options):
+    """A corpus whose training texts are those of some files, in order, and its other sets those of the first."""
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    first, *_ = paths = [str(folder / name) for name in contents]
+    return load_text_dataset("custom", files={"train": paths, "valid": first, "test": first}, **options)
+
+
+LABELS = {"label_column": "label"}
+PAIRS = {"source_column": "source"}
+GOOD = {"good.jsonl": '\n{"text": "a", "label": 1, "source": "s"}\n'}
+
+# Files after a good one with a blank first line; options; what is said.
+ROWS = {
+    "a first row without text": (
+        {"late.jsonl": '{"label": 1}\n{"text": "b", "label": 0}\n'},
+        LABELS,
+        "line 1 of .*late.jsonl has no text in column text",
+    ),
+    "a later row without text": (
+        {"b.jsonl": '\n\n{"text": "b"}\n\n{"id": 1}\n'},
+        {},
+        "line 5 of .*b.jsonl has no text in column text",
+    ),
+    "null": (
+        {"b.jsonl": '{"text": "b"}\n{"text": null}\n'},
+        {},
+        "line 2 of .*b.jsonl has no text in column text",
+    ),
+    "a number": (
+        {"b.jsonl": '\n\n{"text": "b"}\n{"text": 4711}\n'},
+        {},
+        "line 4 of .*b.jsonl has 4711 in column text",
+    ),
+    "zero": ({"b.jsonl": '{"text": 0}\n'}, {}, "line 1 of .*b.jsonl has 0 in column text"),
+    "a switch": (
+        {"b.json": '[\n{"text": "b"},\n{"text": true}\n]'},
+        {},
+        "line 3 of .*b.json has True in column text",
+    ),
+    "a list": ({"b.jsonl": '{"text": ["b", "c"]}\n'}, {}, r"line 1 of .* has \['b', 'c'\] in column text"),
+    "half a pair": (
+        {"b.jsonl": '{"text": "b"}\n{"text": "\\ud83d"}\n'},
+        {},
+        "line 2 of .* holds half a surrogate pair",
+    ),
+    "a first row without label": (
+        {"b.jsonl": '{"text": "b"}\n{"text": "c", "label": 1}\n'},
+        LABELS,
+        "line 1 of .*b.jsonl has no label in column label",
+    ),
+    "no labels in the second file": (
+        {"b.txt": "b\n"},
+        LABELS,
+        "b.txt has no column label, its columns are text",
+    ),
+    "a label of another kind": (
+        {"b.csv": 'text,label\n"b\nb",1\n\nc,\n'},
+        LABELS,
+        "line 5 of .*b.csv has the label '', which is blank",
+    ),
+    "a label of thousands of digits": (
+        {"b.jsonl": f'{{"text": "b", "label": {"9" * 400}}}\n'},
+        LABELS,
+        "line 1 of .*b.jsonl has the label a number of .* bits, which is neither a name nor an integer",
+    ),
+    "a later row without source": (
+        {"b.jsonl": '{"text": "b", "source": "s"}\n{"text": "c"}\n'},
+        PAIRS,
+        "line 2 of .*b.jsonl has no source in column source",
+    ),
+    "a source that is a number": (
+        {"b.jsonl": '{"text": "b", "source": 0}\n'},
+        PAIRS,
+        "line 1 of .*b.jsonl has 0 in column source where a source should be",
+    ),
+    "a file that has no such column": (
+        {"b.csv": "body,id\nb,1\n"},
+        {"text_column": "text"},
+        "b.csv has no column text, its columns are body, id: .* dataset.text_column=",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_rows_are_named_by_their_file_and_line(tmp_path, case):
+    contents, options, message = ROWS[case]
+    with pytest.raises(DataError, match=message) as raised:
+        load(tmp_path, GOOD | contents, **options)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_every_file_has_its_own_columns(tmp_path):
+    contents = {
+        "a.jsonl": '{"extra": 1, "text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n',
+        "b.csv": "Label;TEXT\ny;c\n",
+        "c.txt": "d\n",
+    }
+    assert load(tmp_path, contents).train == TextSplit(["a", "b", "c", "d"])
+    del contents["c.txt"]
+    found = load(tmp_path, contents, label_column="label")
+    assert found.train == TextSplit(["a", "b", "c"], [0, 1, 1]) and found.class_names == ("x", "y")
+
+
+def test_a_label_that_only_later_rows_have_is_missed(tmp_path):
+    rows = ['{"sentence": "a"}', '{"sentence": "b", "label": 1}']
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows))
+    with pytest.raises(DataError, match="line 1 of .*train.jsonl has no label in column label"):
+        load_text_dataset("sst", root=tmp_path)
+
+
+def test_rows_of_the_hub_are_named_by_their_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    for split, rows in (("train", '{"text": "a"}\n{"text": null}\n'), ("test", '{"text": "b"}\n')):
+        (folder / f"{split}.jsonl").write_text(rows)
+    with pytest.raises(DataError, match=r"row 2 of .*hub \(train\) on the hub has no text in column text"):
+        load_text_dataset("custom", hub=str(folder))
+
+
+def test_what_is_read_and_what_is_not_is_told(tmp_path):
+    for name, content in {
+        "train.csv": "text;id\na;1\n;2\n\nb;3\n",
+        "dev.txt": "c\n\n",
+        "test.jsonl": '\n{"text": "d"}\n{"text": " "}\n',
+        "more.txt": "e\n",
+    }.items():
+        (tmp_path / name).write_text(content)
+    assert load_text_dataset("custom", root=tmp_path).origin == (
+        f"{tmp_path}/train.csv (2 texts; 2 blank rows left out; its separator is a semicolon), "
+        f"{tmp_path}/dev.txt (1 text; 1 blank row left out), "
+        f"{tmp_path}/test.jsonl (1 text; 2 blank rows left out); {tmp_path}/more.txt is not read"
+    )
+
+
+def test_files_under_two_names_of_a_split_are_both_read(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(f"{name}\n")
+    files = {"train": "a.txt", "valid": "b.txt", "dev": ["c.txt"], "test": "a.txt"}
+    assert load_text_dataset("custom", root=tmp_path, files=files).validation.texts == ["b", "c"]
+
+
+@pytest.mark.parametrize("values", [["1", "01", "1"], ["--5", "5"], ["²", "3"], ["9" * 30, "8"]])
+def test_names_that_look_like_numbers_are_classes_in_a_fixed_order(tmp_path, values):
+    rows = "".join(f"a,{value}\n" for value in values)
+    found = load(tmp_path, {"a.csv": f"text,label\n{rows}"}, **LABELS)
+    assert [found.class_names[label] for label in found.train.labels] == values
+    assert list(found.class_names) == sorted(set(values))
+
+
+def test_a_score_that_is_written_with_a_point_is_a_class(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text("description,label\n" + "a,2.0\n" * 1001)
+    assert set(load_text_dataset("ag_news", root=tmp_path).train.labels) == {2}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": "x"}, "dataset.limit is 'x'; it must be a whole number"),
+        ({"limit": 2.5}, "dataset.limit is 2.5; it must be a whole number"),
+        ({"limit": True}, "dataset.limit is True; it must be a whole number"),
+        ({"num_examples": "many"}, "dataset.num_examples is 'many'; it must be a whole number"),
+        ({"seed": -1}, "dataset.seed is -1; it must be a whole number"),
+        ({"seed": None}, "dataset.seed is None; it must be a whole number"),
+        ({"hub": 5}, "dataset.hub=5 must be owner/name"),
+        ({"root": "/dev/null"}, "/dev/null cannot be read as texts"),
+        ({"text_column": ""}, "has no column , its columns are text"),
+        ({"text_column": 5}, "has no column 5, its columns are text"),
+    ],
+)
+def test_options_of_a_wrong_kind_are_refused(tmp_path, options, message):
+    (tmp_path / "a.txt").write_text("a\nb\nc\n")
+    place = {} if "hub" in options else {"root": tmp_path / "a.txt"}
+    name = "demo" if "num_examples" in options else "custom"
+    with pytest.raises((ConfigError, DataError), match=message):
+        load_text_dataset(name, **place | options)
