@@ -267,7 +267,10 @@ REFUSED = {
         '{"text": "a"},\n{"text": "b"}\n',
         "line 1 of .* is not JSON .*Extra data.*: write one JSON",
     ),
-    "twice.jsonl": ('{"text": "a"}\n{"text": "b", "text": "c"}\n', "line 2 of .* has the key text twice"),
+    "twice.jsonl": (
+        '{"text": "a"}\n{"text": "b", "text": "c"}\n',
+        r"line 2 of .* is not JSON \(it holds the key 'text' twice\)",
+    ),
     "long.jsonl": (
         '{"text": "a", "n": %s}\n' % ("9" * 5000),
         r"line 1 of .* is not JSON \(Exceeds the limit",

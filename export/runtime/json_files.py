@@ -61,7 +61,7 @@ def parse(text: str) -> Any:
     """
     try:
         content = json.loads(
-            text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_every_key_once
+            text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=every_key_once
         )
     except RecursionError:
         raise ValueError(f"it is nested more than {MOST_DEPTH} deep") from None
@@ -85,7 +85,12 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _every_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def every_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as ``object_pairs_hook``; Python would keep the last value of a key and drop the others.
+
+    Raises:
+        ValueError: it has a key twice.
+    """
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]

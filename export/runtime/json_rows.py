@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .errors import RuntimeInputError
+from .json_files import every_key_once
 
 Placed = list[tuple[int, Mapping[str, object]]]  # rows, each with the line on which it starts
 
@@ -80,25 +81,11 @@ def _key_of_rows(value: Mapping[str, Any], name: str) -> str | None:
     return next(iter(lists)) if len(lists) == len(value) == 1 else None
 
 
-class _RepeatedKey(ValueError):
-    """A key that an object has twice; Python would keep the last value and drop the others."""
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedKey(next(name for name in names if names.count(name) > 1))
-    return values
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats)
+_DECODER = json.JSONDecoder(object_pairs_hook=every_key_once)
 
 
 def _problem(error: Exception) -> str:
-    if isinstance(error, _RepeatedKey):
-        return f"has the key {error} twice in one object"
-    # Others: a number of thousands of digits, thousands of brackets.
+    # Others: a key that stands twice, a number of thousands of digits, thousands of brackets.
     return f"is not JSON ({error.msg if isinstance(error, json.JSONDecodeError) else error})"
 
 
