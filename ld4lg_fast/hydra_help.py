@@ -5,7 +5,7 @@ import shlex
 from importlib import resources
 from pathlib import Path
 
-_PLAIN = re.compile(r"(?:[A-Za-z_]|\.{0,2}/)[A-Za-z0-9_./-]*")
+_PLAIN = re.compile(r"(?:[A-Za-z_]|\.{0,2}/)[A-Za-z0-9_./-]*|\.{1,2}")
 _WORDS = ("null", "true", "false", "nan", "inf")  # which Hydra takes for something else than text
 _NOT_OPTIONS = ("defaults:", "hydra:")
 
@@ -87,18 +87,19 @@ def is_override(word: str, config_name: str) -> bool:
     return section in sections and (bool(equals) or word.startswith("~"))
 
 
-def hydra_value(value: object) -> str:
+def hydra_value(value: object, quote: str = "'") -> str:
     """A value in quotes, which Hydra's command line and OmegaConf read back as the same text."""
     text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", str(value))  # for OmegaConf
-    text = re.sub(r"(\\*)'", lambda found: 2 * found[1] + r"\'", text)  # for Hydra, as the next
+    text = re.sub(rf"(\\*){quote}", lambda found: f"{2 * found[1]}\\{quote}", text)  # for Hydra, as the next
     text = re.sub(r"(\\+)\Z", lambda found: 2 * found[1], text)
-    return f"'{text}'"
+    return f"{quote}{text}{quote}"
 
 
 def override(key: str, value: object) -> str:
     """``key=value`` for Hydra's command line, in quotes only where the value needs them."""
     is_plain = _PLAIN.fullmatch(str(value)) and str(value).lower() not in _WORDS
-    return f"{key}={value if is_plain else hydra_value(value)}"
+    # Double quotes, as a shell's own stand around all of it and are single ones.
+    return f"{key}=" + (str(value) if is_plain else hydra_value(value, quote='"'))
 
 
 def shell_command(*words: object) -> str:

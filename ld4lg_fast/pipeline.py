@@ -233,7 +233,7 @@ class TextDiffusionPipeline(LatentOperations):
         def outputs() -> Iterator[TextDiffusionOutput]:
             nonlocal written
             for batch in batches:
-                places = {"mask": batch.mask, "sample_ids": ids[batch.rows]}
+                places: dict[str, Any] = {"mask": batch.mask, "sample_ids": ids[batch.rows]}
                 texts = self.decode(batch.latents, decoding, seed=seed, progress=decoded, **places)
                 written += len(texts)
                 yield TextDiffusionOutput(**vars(batch), texts=texts)
