@@ -346,6 +346,7 @@ def test_commands_sample_and_refuse_in_one_sentence(small, tmp_path, monkeypatch
     for arguments, sentence in (
         (("export", run_dir, folder), "exists and is not empty"),
         (("export", run_dir, tmp_path / "new", "--precision", "int4"), "Unknown precision 'int4'"),
+        (("export", run_dir, "/dev/null/new"), "out_dir: nothing can be written in /dev/null"),
         (("export", tmp_path / "cut", tmp_path / "new"), "not a finished run"),
         (("run-onnx", tmp_path / "nothing"), "does not exist"),
         (("run-onnx", tmp_path / "foreign"), "no folder that ld4lg export wrote"),

@@ -31,7 +31,10 @@ from tests.test_export import v2_t5
         ({"source": "a", "max_length": 40}, "max_length 40 exceeds the 16 tokens"),
         ({"source": "a", "top_p": 0.0}, r"top_p is 0.0; it must be a finite number above 0 and at most 1\."),
         ({"source": "a", "num_beams": 401}, "num_beams is 401; this model has 400 tokens"),
-        ({"source": "a", "forced_bos_token": 400}, "forced_bos_token is 400; this model has the tokens 0 to 399"),
+        (
+            {"source": "a", "forced_bos_token": 400},
+            "forced_bos_token is 400; this model has the tokens 0 to 399",
+        ),
         ({"source": "a", "eos_tokens": (2, -1)}, r"eos_tokens\[1\] is -1; it must be a whole number from 0"),
     ],
 )
@@ -94,6 +97,40 @@ def test_the_command_passes_on_what_it_is_told(called, tmp_path):
 def test_json_on_standard_output_stands_alone(called, tmp_path, capsys):
     command.main(tmp_path, ["--num-samples", "2", "--json", "-"])
     assert json.loads(capsys.readouterr().out)["texts"] == ["a text"] * 2
+
+
+def test_texts_and_names_are_shown_and_not_obeyed(tmp_path, capsys, monkeypatch):
+    evil = "\x1b]0;title\x07\x9b31m\u202egnp.exe\r\n• another"
+    monkeypatch.setattr(command, "OnnxTextDiffusion", evil_model(evil))
+    command.main(tmp_path, ["--num-samples", "1", "--json", str(tmp_path / "texts.json")])
+    shown = capsys.readouterr().out
+    assert shown.startswith("• \\x1b]0;title\\x07\\x9b31m\\u202egnp.exe\\r\n  • another\n1 texts in ")
+    stored = (tmp_path / "texts.json").read_text(encoding="utf-8")
+    assert json.loads(stored)["texts"] == [evil] and stored.replace("\n", "").isprintable()
+    command.main(tmp_path, ["--num-samples", "1", "--json", "-"])
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["texts"] == [evil] and printed.replace("\n", "").isprintable()
+    with pytest.raises(SystemExit):
+        command.main(tmp_path, ["--class-name", evil])
+    refused = capsys.readouterr().err
+    assert refused.count("\n") == 1 and refused.rstrip("\n").isprintable()
+
+
+def evil_model(text: str) -> type:
+    """Writes that text, and refuses classes in a sentence with it."""
+
+    class Model:
+        def __init__(self, *_):
+            pass
+
+        def __call__(self, count, on_texts, class_name, **_):
+            if class_name is not None:
+                raise RuntimeInputError(f"There is no class {class_name}.")
+            if on_texts is not None:
+                on_texts([text] * count)
+            return [text] * count
+
+    return Model
 
 
 def test_the_command_takes_sources_from_the_line_or_a_file(called, tmp_path, capsys):

@@ -18,21 +18,36 @@ from .text_display import displayed, json_text, list_item, print_json, terminal_
 from .text_files import read_sources
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+MOST_SAID = 300  # letters of what argparse says, in which it repeats a whole argument
+
+
+def _number(text: str) -> int | float | str:
+    """A number, or the text itself, which `option_checks` refuses in its own words."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
 
 # Fields of `DecodingRules` as options; those left out are the model's own.
 DECODING: dict[str, dict] = {
     "strategy": {"choices": STRATEGIES, "help": "how latents become text"},
-    "num_beams": {"type": int, "help": "of beam search"},
-    "top_p": {"type": float, "help": "of nucleus sampling: the share of the probability that is drawn from"},
-    "top_k": {"type": int, "help": "the same: the most probable tokens that are drawn from, 0 for all"},
-    "temperature": {"type": float, "help": "the same: above 1 texts differ more"},
-    "num_decodes": {"type": int, "help": "the same: texts drawn from each latent, of which one is kept"},
+    "num_beams": {"type": _number, "help": "of beam search"},
+    "top_p": {
+        "type": _number,
+        "help": "of nucleus sampling: the share of the probability that is drawn from",
+    },
+    "top_k": {"type": _number, "help": "the same: the most probable tokens that are drawn from, 0 for all"},
+    "temperature": {"type": _number, "help": "the same: above 1 texts differ more"},
+    "num_decodes": {"type": _number, "help": "the same: texts drawn from each latent, of which one is kept"},
     "choose_decode": {
         "choices": CHOICES,
         "help": "the one that is kept: the most probable (score), or the one most like the others",
     },
-    "max_length": {"type": int, "help": "tokens of a text, special ones included"},
-    "min_length": {"type": int, "help": "the same"},
+    "max_length": {"type": _number, "help": "tokens of a text, special ones included"},
+    "min_length": {"type": _number, "help": "the same"},
 }
 
 EXAMPLES = """examples:
@@ -109,7 +124,8 @@ class _Parser(argparse.ArgumentParser):
     """Refuses in one sentence, as everything else here."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {displayed(message)}; --help lists the options.\n")
+        said = displayed(message if len(message) <= MOST_SAID else f"{message[:MOST_SAID]}…")
+        self.exit(BAD_INPUT, f"error: {said}; --help lists the options.\n")
 
 
 def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
@@ -121,13 +137,13 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--num-samples", type=int, help="8, or one for each source, if left out")
+    add("--num-samples", type=_number, help="8, or one for each source, if left out")
     add("--quality", default="paper", help="preset of the next three: paper, balanced or draft")
-    add("--steps", type=int, help="network evaluations a text, if not the preset's")
+    add("--steps", type=_number, help="network evaluations a text, if not the preset's")
     add("--sampler", choices=list(SAMPLERS), help="if not the preset's")
     add("--spacing", choices=SPACINGS, help="of the steps, if not the preset's")
-    add("--seed", type=int, default=0, help="the same seed gives the same texts")
-    add("--class-id", type=int, help="of a class-conditional model")
+    add("--seed", type=_number, default=0, help="the same seed gives the same texts")
+    add("--class-id", type=_number, help="of a class-conditional model")
     add("--class-name", help="the same by name")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -138,20 +154,20 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     source.add_argument(
         "--source-file", type=Path, help="the same in a .txt (one a line), .jsonl, .json, .csv or .tsv"
     )
-    add("--guidance-scale", type=float, help="2 with a source and 1 without, if left out")
+    add("--guidance-scale", type=_number, help="2 with a source and 1 without, if left out")
     add(
         "--guidance-interval",
         nargs=2,
-        type=float,
+        type=_number,
         default=(0.0, 1.0),
         metavar=("LOW", "HIGH"),
         help="times, 1 noise and 0 data, between which there is guidance",
     )
     for name, settings in DECODING.items():
         add(f"--{name.replace('_', '-')}", **settings)
-    add("--batch-size", type=int, default=64)
+    add("--batch-size", type=_number, default=64)
     add("--provider", help="of onnxruntime, e.g. CPUExecutionProvider")
-    add("--threads", type=int, help="of the CPU")
+    add("--threads", type=_number, help="of the CPU")
     add("--json", type=Path, help="also write the texts to this file; - prints JSON and nothing else")
     return parser
 

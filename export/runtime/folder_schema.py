@@ -109,8 +109,8 @@ class Diffusion:
     class_modulates: bool = key(Switch())
     default_class: int | None = key(Maybe(WholeNumber(0, CLASSES)))
     project: bool = key(Switch())
-    divisor: float = key(Number(0, 1e9, above=True))
-    mean: tuple[float, ...] = key(ListOf(Number(-1e9, 1e9), SIZE.most))
+    divisor: float = key(Number(0, 1e6, above=True))
+    mean: tuple[float, ...] = key(ListOf(Number(-1e6, 1e6), SIZE.most))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Letters: B batch, N latent positions, d latent width, M source length, K beams, 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from .folder_schema import GRAPHS
 from .graph_checks import check_graphs
 from .json_files import REMEDY
 from .language_model import LanguageModel
+from .levels import more_than_timesteps
 from .option_checks import Choice, WholeNumber, complaint, first_complaint
 from .sampling import SAMPLERS, Network, sample, step_table
 from .schedules import SPACINGS, SamplingGrid, sampling_grid
@@ -152,11 +153,9 @@ class OnnxTextDiffusion:
         scale = diffusion.guidance_scale if guidance_scale is None else guidance_scale
         _check(seed=seed, steps=steps, guidance_scale=scale, guidance_interval=guidance_interval)
         sample_ids = sample_numbers(sample_ids)
-        limit = len(diffusion.schedule.alphas_cumprod or ())
-        if limit and steps > limit:
-            raise RuntimeInputError(
-                f"{steps} steps were asked for, but this model was trained with {limit}; ask for at most that many."
-            )
+        timesteps = len(diffusion.schedule.alphas_cumprod or ())
+        if timesteps and (sentence := more_than_timesteps(steps, timesteps)):
+            raise RuntimeInputError(sentence)
         if scale != 1.0 and class_ids is None and sources is None:
             raise RuntimeInputError(
                 f"guidance_scale {scale} needs a class-conditional or sequence-to-sequence model; use 1."
@@ -175,7 +174,7 @@ class OnnxTextDiffusion:
             return noise.philox_normal(seed, sample_ids, stream, shape)[:, :width]
 
         grid = sampling_grid(diffusion.schedule.levels(), steps, spacing)
-        scales = [scale if low <= time <= high else 1.0 for time in grid.times[:-1]]
+        scales = [scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
         table = step_table(diffusion.sampler if sampler is None else sampler, grid, diffusion.objective)
         conditions = self._conditions(None if mask is None else mask[:, :width], class_ids, sources)
         network = self._guided(grid, scales, conditions)
@@ -239,21 +238,14 @@ class OnnxTextDiffusion:
         self, quality: str, steps: int | None, sampler: str | None, spacing: str | None
     ) -> tuple[int, str, str]:
         """Steps, sampler and spacing: the given ones, else the preset's, else the recipe's."""
-        for name, value, names in (
-            ("quality", quality, self.config.qualities),
-            ("sampler", sampler, SAMPLERS),
-            ("spacing", spacing, SPACINGS),
-        ):
-            if value is not None and (sentence := complaint(name, value, Choice(names))):
-                raise RuntimeInputError(sentence)
+        _check_choice("quality", quality, self.config.qualities)
         preset = self.config.qualities[quality]
         if sampler is None:
             sampler = self.config.diffusion.sampler if preset.sampler is None else preset.sampler
-        return (
-            preset.num_steps if steps is None else steps,
-            sampler,
-            preset.spacing if spacing is None else spacing,
-        )
+        spacing = preset.spacing if spacing is None else spacing
+        _check_choice("sampler", sampler, SAMPLERS)
+        _check_choice("spacing", spacing, SPACINGS)
+        return preset.num_steps if steps is None else steps, sampler, spacing
 
     def _conditions(
         self, mask: np.ndarray | None, class_ids: np.ndarray | None, sources: Sequence[str] | None
@@ -317,4 +309,9 @@ def _check(**options: Any) -> None:
         RuntimeInputError: one sentence about the first.
     """
     if sentence := first_complaint(options):
+        raise RuntimeInputError(sentence)
+
+
+def _check_choice(name: str, value: Any, names: Collection[str]) -> None:
+    if sentence := complaint(name, value, Choice(names)):
         raise RuntimeInputError(sentence)

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import RuntimeInputError
+from .option_checks import shown
 
 MIN_ONNXRUNTIME = (1, 22)
 
@@ -34,12 +35,12 @@ def check_providers(providers: Sequence[str] | None) -> list[str]:
         return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
     if isinstance(providers, str) or not providers:
         raise RuntimeInputError(
-            f"providers is {providers!r}; it must be a list of one or more of {', '.join(available)}."
+            f"providers is {shown(providers)}; it must be a list of one or more of {', '.join(available)}."
         )
     for name in providers:
         if name not in available:
             raise RuntimeInputError(
-                f"This onnxruntime has no provider {name!r}, only {', '.join(available)}; "
+                f"This onnxruntime has no provider {shown(name)}, only {', '.join(available)}; "
                 "CUDAExecutionProvider comes with onnxruntime-gpu."
             )
     return list(providers)
@@ -59,7 +60,10 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         with self._one_sentence("cannot load"):
-            self._session = ort.InferenceSession(self.path, options, providers=list(providers))
+            # Without the fallback of its Python part, which prints to standard output.
+            self._session = ort.InferenceSession(
+                self.path, options, providers=list(providers), enable_fallback=0
+            )
         # onnxruntime falls back silently where a provider is there but cannot start.
         if self._session.get_providers()[0] != providers[0]:
             raise RuntimeInputError(
