@@ -29,6 +29,7 @@ from ld4lg_fast.checkpoints.tensors import build_and_load
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.export.runtime.levels import not_finite
 from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.layers import DIM_HEAD, check_mask, compute_dtype
@@ -190,7 +191,7 @@ class LanguageAutoencoder(nn.Module):
         """Refuses what is no latents of this model, before a matrix product does.
 
         Raises:
-            ConfigError: latents that are no tensor (B, N, d), or a mask of another shape than (B, N).
+            ConfigError: latents that are no tensor (B, N, d) or not finite, or a mask of another shape than (B, N).
         """
         sizes = f"(texts, {self.num_latents}, {self.dim_latent})"
         if not isinstance(latents, Tensor):
@@ -204,7 +205,12 @@ class LanguageAutoencoder(nn.Module):
                 f"Latents have the shape {tuple(latents.shape)}; this model's have {sizes}. "
                 "Take those that `encode` or `sample` gives."
             )
-        check_mask("mask", mask, tuple(latents.shape[:2]))
+        mask = check_mask("mask", mask, tuple(latents.shape[:2]))
+        broken = ~latents.isfinite().all(dim=2)
+        if mask is not None:
+            broken &= mask.to(broken.device)
+        if sentence := not_finite(int(broken.any(dim=1).sum()), len(latents)):
+            raise ConfigError(sentence)
 
     def train(self, mode: bool = True) -> "LanguageAutoencoder":
         super().train(mode)
@@ -293,7 +299,12 @@ class LanguageAutoencoder(nn.Module):
         sample_ids: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> list[list[int]]:
-        """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1."""
+        """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
+
+        Raises:
+            ConfigError: see `check_latents`.
+        """
+        self.check_latents(latents, mask)
         states = self.decode_states(latents)
         options = {"mask": mask, "seed": seed, "sample_ids": sample_ids}
         decodes = [

@@ -46,8 +46,9 @@ def fill_gap(
         float32: latents that would not have said the kept words score low.
 
     Raises:
-        ConfigError: the kept words leave no room for a gap.
+        ConfigError: the kept words leave no room for a gap, or latents that are not finite.
     """
+    autoencoder.check_latents(latents)
     tokenizer, lm = autoencoder.tokenizer, autoencoder.lm
     # White space belongs to the word that follows it, as in a whole text.
     parts = [tokenizer(words, add_special_tokens=False)["input_ids"] for words in (before, after)]

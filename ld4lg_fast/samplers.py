@@ -29,6 +29,7 @@ Update = Callable[..., Tensor]
 History = Sequence[Tensor]
 
 HISTORY = 2  # steps that a sampler may look back
+SMALL_STEP = 1e-5  # of half the log-SNR: below, differences of almost equal numbers give way to their series
 
 
 def ddim(
@@ -43,8 +44,10 @@ def ddim(
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta = 0, ancestral at eta = 1."""
     if step + 1 == grid.num_steps:
         return pred.x_start
+    now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     # v1's float64 levels are for the conversions; the published update rounds them to float32.
-    now, after = (grid.alpha_sq[step + i].float().to(z.dtype) for i in (0, 1))
+    if now.float() < after.float() < 1:
+        now, after = (level.float().to(z.dtype) for level in (now, after))
     sigma = eta * ((1 - now / after) * (1 - after) / (1 - now)).sqrt()
     z = after.sqrt() * pred.x_start + (1 - after - sigma**2).sqrt() * pred.noise
     return z + sigma * noise(step) if eta > 0 else z
@@ -193,8 +196,11 @@ def _unic(step: int, x_start: Tensor, history: History, grid: SamplingGrid) -> T
     if len(history) == 1:
         return gain * change / 2
     ratio = (grid.log_snr[step - 2].double() - before) / 2 / -h
-    first = growth / h - 1
-    b = first / growth, (first / h - 0.5) * 2 / growth
+    if h.abs() < SMALL_STEP:
+        b = 1 / 2 - h / 12, 1 / 3 - h / 12
+    else:
+        first = growth / h - 1
+        b = first / growth, (first / h - 0.5) * 2 / growth
     rho = (b[0] - b[1]) / (1 - ratio)
     on_slope, on_change = ((rho - 0.5) / ratio).to(x_start.dtype), (b[0] - rho).to(x_start.dtype)
     return gain * (on_slope * (history[1] - history[0]) + on_change * change)

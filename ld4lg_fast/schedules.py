@@ -12,14 +12,18 @@ Letters: S sampling steps, T training timesteps.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime import levels
 
 LOG_SNR_LIMIT = 15.0
+# Of D, R and scale: beyond, log-SNR lies on one side of 0 at nearly all times.
+LEAST_NUMBER, MOST_NUMBER = 0.001, 1000.0
 
 
 def _cosine(t: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ def _number_after(name: str, prefix: str) -> float | None:
         number = float(name[len(prefix) :])
     except ValueError:
         return None
-    return number if number > 0 and math.isfinite(number) else None
+    return number if LEAST_NUMBER <= number <= MOST_NUMBER else None
 
 
 @dataclass(frozen=True)
@@ -77,25 +81,31 @@ class ContinuousSchedule:
     ``alpha_sq(t) = sigmoid(clip(logit(unshifted(t)), -15, 15) + 2 ln(scale))``
 
     Args:
-        name: ``cosine``, ``simple_linear``, ``beta_linear``, ``sigmoid``, ``straight``; ``tan-D`` with a number D > 0
-            (``tan-9``; D = 1 is cosine); ``shifted_cosine-R`` with a number R > 0, the cosine schedule
-            whose log-SNR is moved by ``2 ln R`` (R < 1 means more noise).
-        scale: factor on the signal-to-noise amplitude of any schedule; smaller means more noise.
+        name: ``cosine``, ``simple_linear``, ``beta_linear``, ``sigmoid``, ``straight``; ``tan-D`` with a number D
+            (``tan-9``; D = 1 is cosine); ``shifted_cosine-R`` with a number R, the cosine schedule
+            whose log-SNR is moved by ``2 ln R`` (R < 1 means more noise). Both from 0.001 to 1000.
+        scale: factor on the signal-to-noise amplitude of any schedule; smaller means more noise. ``scale`` times R is
+            in the same range.
 
     Raises:
-        ConfigError: unknown name, or a scale that is not positive.
+        ConfigError: unknown name, or a number out of range.
     """
 
     name: str = "cosine"
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ConfigError(f"Schedule scale {self.scale} must be a positive number.")
         if self.name not in _PLAIN and not self._tan_d and not self._shift:
             raise ConfigError(
                 f"Unknown noise schedule {self.name!r}; choose one of {', '.join(_PLAIN)}, "
-                "tan-D (e.g. tan-9) or shifted_cosine-R (e.g. shifted_cosine-0.5)."
+                "tan-D (e.g. tan-9) or shifted_cosine-R (e.g. shifted_cosine-0.5), with D and R from "
+                f"{LEAST_NUMBER:g} to {MOST_NUMBER:g}."
+            )
+        if not LEAST_NUMBER <= self.scale * (self._shift or 1.0) <= MOST_NUMBER:
+            times = f" times the {self._shift:g} of {self.name}" if self._shift else ""
+            raise ConfigError(
+                f"Schedule scale {self.scale}{times} must be a positive number from {LEAST_NUMBER:g} to "
+                f"{MOST_NUMBER:g}."
             )
 
     @property
@@ -138,7 +148,7 @@ class DiscreteSchedule:
     digits, and the noise prediction divides by its root.
 
     Raises:
-        ConfigError: unknown name, or fewer than one step.
+        ConfigError: unknown name, fewer than one step, or so many that float64 does not tell their levels apart.
     """
 
     MAX_BETA = 0.999
@@ -147,10 +157,12 @@ class DiscreteSchedule:
         if num_train_timesteps < 1:
             raise ConfigError(f"num_train_timesteps {num_train_timesteps} must be at least 1.")
         self.name, self.num_train_timesteps = name, num_train_timesteps
+        # Also where a model is made on the meta device.
+        linspace = partial(torch.linspace, dtype=torch.float64, device="cpu")
         if name == "linear":
-            betas = torch.linspace(1e-4, 0.02, num_train_timesteps, dtype=torch.float64)
+            betas = linspace(1e-4, 0.02, num_train_timesteps)
         elif name in ("cosine", "sqrt"):
-            grid = torch.linspace(0, 1, num_train_timesteps + 1, dtype=torch.float64)
+            grid = linspace(0, 1, num_train_timesteps + 1)
             if name == "cosine":
                 curve = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
             else:
@@ -161,6 +173,11 @@ class DiscreteSchedule:
             raise ConfigError(f"Unknown beta schedule {name!r}; choose linear, cosine or sqrt.")
         self.betas = betas
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        if not (self.alphas_cumprod > 0).all() or not (self.alphas_cumprod.diff() < 0).all():
+            raise ConfigError(
+                f"num_train_timesteps {num_train_timesteps} is too many for the beta schedule {name!r}, some of whose "
+                "noise levels are the same; choose fewer."
+            )
         self._tables = {self.alphas_cumprod.device: self.alphas_cumprod}
 
     def alpha_sq(self, t: Tensor) -> Tensor:
@@ -196,7 +213,8 @@ def sampling_times(
         learned: the model's own times from 1 to 0, see `time_grid.learn_times`.
 
     Raises:
-        ConfigError: ``num_steps`` below 1, an unknown spacing, or a model without learned times.
+        ConfigError: ``num_steps`` below 1, an unknown spacing, or a model without learned times or with ones that do
+            not fall.
     """
     if num_steps < 1:
         raise ConfigError(f"The number of sampling steps is {num_steps}; it must be at least 1.")
@@ -210,6 +228,8 @@ def sampling_times(
                 "This model has no learned times; learn them with ld4lg learn-times RUN_DIR, or choose the spacing "
                 "time or log_snr."
             )
+        if sentence := levels.check_learned(learned):
+            raise ConfigError(sentence)
         shares = np.linspace(0, 1, num_steps + 1)
         return torch.from_numpy(np.interp(shares, np.linspace(0, 1, len(learned)), learned)).float()
     times, curve = _log_snr_curve(schedule)
@@ -220,12 +240,14 @@ def sampling_times(
 
 @dataclass(frozen=True)
 class SamplingGrid:
-    """The noise levels a sampler visits: S steps, from noise to data.
+    """The noise levels a sampler visits: S steps, from noise to data. They rise strictly.
 
-    ``alpha_sq`` (S+1,) float32 (v1: float64): level before step k is ``[k]``, after it ``[k + 1]``.
+    ``alpha_sq`` (S+1,): level before step k is ``[k]``, after it ``[k + 1]``.
     ``network_time`` (S,): what the network is told in step k (``alpha_sq``, or v1's integer step).
-    ``log_snr`` (S+1,) float32, ascending: computed without the cancellation in ``1 - alpha_sq``.
+    ``log_snr`` (S+1,): computed without the cancellation in ``1 - alpha_sq``.
     ``times`` (S+1,) float32: the same levels as times, 1 noise and 0 data.
+
+    Levels are float32 (v1: ``alpha_sq`` float64), or float64 where float32 does not tell them apart.
     """
 
     alpha_sq: Tensor
@@ -236,6 +258,12 @@ class SamplingGrid:
     @property
     def num_steps(self) -> int:
         return self.network_time.shape[0]
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether no two neighbouring levels are equal or out of order, so that no step divides by zero."""
+        changes = (self.alpha_sq.diff(), self.log_snr.diff())
+        return all(bool((change > 0).all() or (change < 0).all()) for change in changes)
 
     def to(self, device: torch.device | str) -> "SamplingGrid":
         return SamplingGrid(*(tensor.to(device) for tensor in vars(self).values()))
@@ -249,26 +277,41 @@ def sampling_grid(
     first: float = 1.0,
 ) -> SamplingGrid:
     """The levels at `sampling_times`, of which all are ``first`` times as large where sampling does not start from
-    noise alone. Recipe v1 truncates equal steps from 1 on to integers, as published, and rounds others.
+    noise alone. Recipe v1 truncates equal steps from 1 on to integers, as published (more than T of them repeat some,
+    which the engine refuses), and rounds others.
+
+    Levels that coincide, at a schedule's clamped ends or rounded to float32, are moved apart (`levels.spread`); in
+    recipe v1 towards noise by whole steps, but not beyond the first.
 
     Raises:
-        ConfigError: as `sampling_times`, or more steps than a discrete schedule has between two of the times.
+        ConfigError: as `sampling_times`, or more steps than there are distinct levels.
     """
     times = first * sampling_times(schedule, num_steps, spacing, learned)
-    if not isinstance(schedule, DiscreteSchedule):
-        alpha_sq = schedule.alpha_sq(times)
-        return SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(times), times)
-    timesteps = schedule.num_train_timesteps
+    if isinstance(schedule, DiscreteSchedule):
+        return _discrete_grid(schedule, times, spacing, first)
+    alpha_sq = schedule.alpha_sq(times)
+    grid = SamplingGrid(alpha_sq, alpha_sq[:-1], schedule.log_snr(times), times)
+    if grid.is_monotone:
+        return grid
+    log_snr = torch.tensor(levels.spread(schedule.log_snr(times.double()).tolist()), dtype=torch.float64)
+    alpha_sq = log_snr.sigmoid()
+    grid = SamplingGrid(alpha_sq, alpha_sq[:-1].float(), log_snr, times)
+    if not grid.is_monotone:
+        curve_times, curve = _log_snr_curve(schedule)
+        noisy = curve_times[curve < curve.max() - levels.range_of(num_steps, curve.max())]
+        raise ConfigError(levels.no_levels(schedule.name, num_steps, first, noisy.min(initial=1.0)))
+    return grid
+
+
+def _discrete_grid(schedule: DiscreteSchedule, times: Tensor, spacing: str, first: float) -> SamplingGrid:
+    timesteps, num_steps = schedule.num_train_timesteps, len(times) - 1
     if spacing == "time" and first == 1.0:
         steps = torch.linspace(-1, timesteps - 1, num_steps + 1).int().long().flip(0)
     else:
-        # Steps that round to the same one are moved apart, towards noise.
-        lowest = torch.arange(num_steps, -1, -1) - 1
-        above = (times.double() * timesteps).round().long() - 1 - lowest
-        steps = lowest + above.flip(0).cummax(0).values.flip(0)
-        if steps[0] >= timesteps:
-            raise ConfigError(
-                f"{num_steps} steps do not fit the spacing {spacing!r}; ask for fewer, or for the spacing time."
-            )
+        wanted = (times.double() * timesteps).round().long() - 1
+        steps = torch.tensor(levels.whole_steps(wanted.tolist()))
+        if steps[0] > (timesteps - 1 if first == 1.0 else wanted[0]):
+            there = round(torch.tensor(first).double().item() * timesteps)
+            raise ConfigError(levels.too_many_steps(num_steps, spacing, first, there, timesteps))
     alpha_sq = schedule.alpha_sq(steps)
     return SamplingGrid(alpha_sq, steps[:-1], torch.logit(alpha_sq).float(), (steps + 1) / timesteps)

@@ -13,6 +13,11 @@ import numpy as np
 from .errors import RuntimeInputError
 from .schedules import SamplingGrid
 
+OBJECTIVES = ("pred_v", "pred_x0", "pred_noise", "pred_flow")
+
+
+SMALL_STEP = 1e-5  # see `ld4lg_fast.samplers`
+
 
 def _noise_from_x_start(z: np.ndarray, x_start: np.ndarray, alpha_sq: np.float64) -> np.ndarray:
     return (z - np.sqrt(alpha_sq) * x_start) / max(np.sqrt(1 - alpha_sq), 1e-8)
@@ -34,7 +39,9 @@ def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.float64, objective:
 
 def _ddim(step, z, x_start, history, grid, noise):
     """Song et al. 2021, deterministic."""
-    after = np.float64(np.float32(grid.alpha_sq[step + 1]))  # as published
+    now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
+    if np.float32(now) < np.float32(after) < 1:
+        after = np.float64(np.float32(after))  # as published
     noise = _noise_from_x_start(z, x_start, grid.alpha_sq[step])
     return np.sqrt(after) * x_start + np.sqrt(1 - after) * noise
 
@@ -86,8 +93,11 @@ def _unic(step, x_start, history, grid):
     if len(history) == 1:
         return gain * change / 2
     ratio = (grid.log_snr[step - 2] - before) / 2 / -h
-    first = growth / h - 1
-    b = first / growth, (first / h - 0.5) * 2 / growth
+    if abs(h) < SMALL_STEP:
+        b = 1 / 2 - h / 12, 1 / 3 - h / 12
+    else:
+        first = growth / h - 1
+        b = first / growth, (first / h - 0.5) * 2 / growth
     rho = (b[0] - b[1]) / (1 - ratio)
     slope = (rho - 0.5) / ratio * (history[1] - history[0])
     return gain * (slope + (b[0] - rho) * change)
@@ -138,7 +148,9 @@ def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
     if sampler not in SAMPLERS:
         raise RuntimeInputError(f"Unknown sampler {sampler!r}; choose one of {', '.join(SAMPLERS)}.")
     if sampler == "dpmpp_published" and grid.num_steps < 2:
-        raise RuntimeInputError("The sampler dpmpp_published needs at least 2 steps; ask for more.")
+        raise RuntimeInputError(
+            "The sampler dpmpp_published needs at least 2 steps; ask for more, or use dpmpp_2m."
+        )
     grid = SamplingGrid(*(level.astype(np.float64) for level in vars(grid).values()))
     z_unit, output_unit = np.eye(2)
     z, x_start, x_prev, noise, x_before = np.eye(5)

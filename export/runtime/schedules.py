@@ -5,11 +5,12 @@ Letters: S sampling steps, T training timesteps.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from . import levels
 from .errors import RuntimeInputError
 
 LOG_SNR_LIMIT = 15.0
@@ -30,9 +31,14 @@ class SamplingGrid:
     def num_steps(self) -> int:
         return len(self.network_time)
 
+    @property
+    def is_monotone(self) -> bool:
+        """Whether no two neighbouring levels are equal or out of order, so that no step divides by zero."""
+        return all((np.diff(level) > 0).all() for level in (self.alpha_sq, self.log_snr))
+
 
 def sampling_grid(schedule: Mapping, num_steps: int, spacing: str = "time") -> SamplingGrid:
-    """The levels that ``num_steps`` steps visit.
+    """The levels that ``num_steps`` steps visit. They rise strictly, see `ld4lg_fast.schedules.sampling_grid`.
 
     ``schedule`` has ``name`` and ``scale`` (continuous times), or ``alphas_cumprod`` (T,), recipe v1's table; and
     ``learned_times`` for the spacing of that name, or None. Spacings: see `ld4lg_fast.schedules.sampling_times`.
@@ -43,27 +49,36 @@ def sampling_grid(schedule: Mapping, num_steps: int, spacing: str = "time") -> S
     if spacing not in SPACINGS:
         raise RuntimeInputError(f"Unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}.")
     times = _times(schedule, num_steps, spacing)
-    if "alphas_cumprod" not in schedule:
-        log_snr = _log_snr(schedule, times)
-        alpha_sq = _sigmoid(log_snr)
-        return SamplingGrid(alpha_sq, alpha_sq[:-1], log_snr, times)
-    table = np.append(schedule["alphas_cumprod"], 1.0)  # step -1 is clean data
-    limit = len(table) - 1
+    if "alphas_cumprod" in schedule:
+        return _discrete_grid(schedule["alphas_cumprod"], times, spacing)
+    log_snr = _log_snr(schedule, times)
+    alpha_sq = _sigmoid(log_snr)
+    grid = SamplingGrid(alpha_sq, alpha_sq[:-1], log_snr, times)
+    if grid.is_monotone:
+        return grid
+    log_snr = np.array(levels.spread(_log_snr(schedule, times.astype(np.float64)).tolist()))
+    alpha_sq = _sigmoid(log_snr)
+    grid = SamplingGrid(alpha_sq, alpha_sq[:-1], log_snr, times)
+    if not grid.is_monotone:
+        raise RuntimeInputError(levels.no_levels(schedule["name"], num_steps, strength=1.0, least=0.0))
+    return grid
+
+
+def _discrete_grid(alphas_cumprod: Sequence[float], times: np.ndarray, spacing: str) -> SamplingGrid:
+    table = np.append(alphas_cumprod, 1.0)  # step -1 is clean data
+    timesteps, num_steps = len(table) - 1, len(times) - 1
     if spacing == "time":
-        steps = _linspace(-1, limit - 1, num_steps + 1).astype(np.int64)[::-1]
+        steps = _linspace(-1, timesteps - 1, num_steps + 1).astype(np.int64)[::-1]
     else:
-        # Steps that round to the same one are moved apart, towards noise.
-        lowest = np.arange(num_steps, -1, -1) - 1
-        above = np.round(times.astype(np.float64) * limit).astype(np.int64) - 1 - lowest
-        steps = lowest + np.maximum.accumulate(above[::-1])[::-1]
-        if steps[0] >= limit:
-            raise RuntimeInputError(
-                f"{num_steps} steps do not fit the spacing {spacing!r}; ask for fewer, or for the spacing time."
-            )
+        wanted = np.round(times.astype(np.float64) * timesteps).astype(np.int64) - 1
+        steps = np.array(levels.whole_steps(wanted.tolist()))
+        if steps[0] >= timesteps:
+            raise RuntimeInputError(levels.too_many_steps(num_steps, spacing, 1.0, timesteps, timesteps))
     alpha_sq = table[steps]
     with np.errstate(divide="ignore"):
         log_snr = np.log(alpha_sq / (1 - alpha_sq)).astype(np.float32)
-    return SamplingGrid(alpha_sq, steps[:-1].astype(np.float32), log_snr, (steps + 1) / limit)
+    times = ((steps + 1) / timesteps).astype(np.float32)
+    return SamplingGrid(alpha_sq, steps[:-1].astype(np.float32), log_snr, times)
 
 
 def _times(schedule: Mapping, num_steps: int, spacing: str) -> np.ndarray:
@@ -77,11 +92,13 @@ def _times(schedule: Mapping, num_steps: int, spacing: str) -> np.ndarray:
                 "This model has no learned times; export it after ld4lg learn-times, or choose the spacing time or "
                 "log_snr."
             )
+        if sentence := levels.check_learned(learned):
+            raise RuntimeInputError(sentence)
         shares = np.linspace(0, 1, num_steps + 1)
         return np.interp(shares, np.linspace(0, 1, len(learned)), learned).astype(np.float32)
     if "alphas_cumprod" in schedule:
-        levels = np.array(schedule["alphas_cumprod"][::-1])
-        times, curve = np.arange(len(levels), 0, -1) / len(levels), np.log(levels / (1 - levels))
+        table = np.array(schedule["alphas_cumprod"][::-1])
+        times, curve = np.arange(len(table), 0, -1) / len(table), np.log(table / (1 - table))
     else:
         times = np.linspace(1.0, 0.0, 10_001)
         curve = np.maximum.accumulate(_log_snr(schedule, times))
@@ -99,6 +116,17 @@ def _log_snr(schedule: Mapping, t: np.ndarray) -> np.ndarray:
         log_snr = np.clip(_rounded(np.log, curve / (1 - curve)), -LOG_SNR_LIMIT, LOG_SNR_LIMIT)
     scale = schedule["scale"] * (number if name == "shifted_cosine" else 1.0)
     return (log_snr + t.dtype.type(2 * math.log(scale))).astype(t.dtype)
+
+
+def is_schedule_name(name: str) -> bool:
+    """Whether a continuous schedule has that name; the numbers of ``tan-D`` and ``shifted_cosine-R`` are above 0."""
+    family, _, number = name.partition("-")
+    if family not in ("tan", "shifted_cosine"):
+        return name in ("cosine", "simple_linear", "straight", "beta_linear", "sigmoid")
+    try:
+        return 1e-6 <= float(number) <= 1e6
+    except ValueError:
+        return False
 
 
 def _curve(name: str, number: float, t: np.ndarray) -> np.ndarray:

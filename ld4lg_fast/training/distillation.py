@@ -51,7 +51,17 @@ def load_teacher(options: TrainOptions) -> LatentDiffusion:
 
 
 def student_of(teacher: LatentDiffusion, num_steps: int) -> LatentDiffusion:
-    """A copy to be trained, which knows its number of steps."""
+    """A copy to be trained, which knows its number of steps.
+
+    Raises:
+        ConfigError: so many steps that some would begin and end at the same level.
+    """
+    schedule = teacher.diffusion.schedule
+    if not (schedule.alpha_sq(torch.linspace(1, 0, num_steps + 1, device="cpu")).diff() > 0).all():
+        raise ConfigError(
+            f"train.distill_steps={num_steps} is too many for the schedule {schedule.name}, some of whose noise levels "
+            "are then the same; choose fewer."
+        )
     student = copy.deepcopy(teacher).requires_grad_(True)
     student.recipe["distilled_steps"] = num_steps
     return student

@@ -1,0 +1,102 @@
+"""Noise levels that a sampler's steps can divide by, and latents that a decoder can read.
+
+The package and the exported runtime compute levels in PyTorch and in NumPy; what both do where levels coincide, and
+what both say, is here. The standard library alone. Letters: S sampling steps, T training timesteps.
+"""
+
+import math
+from collections.abc import Sequence
+
+SMALLEST_SHARE = 0.1  # of the mean step of log-SNR, the smallest step that `spread` leaves
+
+
+def spread(log_snr: Sequence[float]) -> list[float]:
+    """Rising levels (S+1,), moved as little as it takes for every step to be a tenth of the mean one at least.
+
+    A schedule's clamped ends, or rounding, make neighbours equal; a sampler's formulas then divide 0 by 0. Both ends
+    stay where they are, so they coincide still where all levels do.
+    """
+    first, steps = log_snr[0], len(log_snr) - 1
+    least = SMALLEST_SHARE * (log_snr[-1] - first) / steps
+    apart, ceiling = [], math.inf
+    for step in reversed(range(steps + 1)):
+        ceiling = min(log_snr[step], ceiling - least)
+        apart.append(max(ceiling, first + step * least))
+    return apart[::-1]
+
+
+def range_of(num_steps: int, last: float) -> float:
+    """Of log-SNR what `spread` needs up to the level ``last`` for float64 to tell the squared signal levels apart."""
+    return num_steps / SMALLEST_SHARE * 2**-52 * (1 + math.exp(last))
+
+
+def whole_steps(wanted: Sequence[int]) -> list[int]:
+    """Falling timesteps (S+1,) of a table: those that coincide are moved apart, towards noise."""
+    apart: list[int] = []
+    for step in reversed(wanted):
+        apart.append(max(step, apart[-1] + 1) if apart else step)
+    return apart[::-1]
+
+
+def check_learned(times: object) -> str | None:
+    """The sentence that refuses learned times which are no falling numbers from 1 to 0; None where they are."""
+    known = isinstance(times, Sequence) and len(times) > 1
+    if not known or not all(isinstance(time, int | float) and 0 <= time <= 1 for time in times):
+        found = "are not two or more numbers from 1 to 0"
+    else:
+        places = [place for place in range(1, len(times)) if not times[place] < times[place - 1]]
+        if not places:
+            return None
+        place = places[0]
+        found = f"do not fall: {times[place - 1]:g} is followed by {times[place]:g} (entry {place + 1})"
+    return (
+        f"The learned times of this model {found}; learn them again with ld4lg learn-times RUN_DIR, or choose the "
+        "spacing time or log_snr."
+    )
+
+
+def more_than_timesteps(num_steps: int, timesteps: int) -> str | None:
+    """The sentence about more steps than a discrete schedule has; None where there are not."""
+    if num_steps <= timesteps:
+        return None
+    return (
+        f"{num_steps} sampling steps were asked for, but this model was trained with {timesteps} timesteps; ask for at "
+        "most that many."
+    )
+
+
+def too_many_steps(num_steps: int, spacing: str, strength: float, levels: int, timesteps: int) -> str:
+    """More steps than a discrete schedule has ``levels`` up to ``strength``, or too many so close together there."""
+    remedies = []
+    if num_steps <= levels:
+        remedies = ["ask for fewer", "for the spacing time"]
+    elif levels or num_steps > timesteps:
+        remedies = [f"ask for at most {levels or timesteps}"]
+    if levels < num_steps <= timesteps:
+        remedies.append(f"choose a strength of at least {num_steps / timesteps:g}")
+    begin = f" from strength {strength:g} on" if strength < 1 else ""
+    return f"{_counted(num_steps)} not fit the spacing {spacing!r}{begin}; {', or '.join(remedies)}."
+
+
+def no_levels(schedule: str, num_steps: int, strength: float, least: float) -> str:
+    """A part of a schedule with fewer distinct levels than steps; there are enough from the time ``least`` on."""
+    least *= 1.1  # log-SNR's spacing starts a little later, and two digits round
+    remedy = "ask for fewer" if strength >= least else f"choose a strength of at least {least:.2g}"
+    return (
+        f"{_counted(num_steps)} not fit between strength {strength:g} and the end of the schedule {schedule}, whose "
+        f"noise levels are the same there; {remedy}."
+    )
+
+
+def _counted(num_steps: int) -> str:
+    return "1 step does" if num_steps == 1 else f"{num_steps} steps do"
+
+
+def not_finite(count: int, total: int) -> str | None:
+    """The sentence about ``count`` of ``total`` samples with NaN or infinite latents; None where there are none."""
+    if not count:
+        return None
+    return (
+        f"The latents of {count} of {total} samples are not finite, so they are not decoded; lower guidance_scale, "
+        "choose another sampler or precision, or restore the model's weights if they are damaged."
+    )
