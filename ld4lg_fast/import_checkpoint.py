@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ld4lg_fast._version import __version__
+from ld4lg_fast.checkpoints.schemas import DenoiserFile, DenoiserFileV1, PerceiverFile, validated
 from ld4lg_fast.console import console
 from ld4lg_fast.data import DATASETS, load_from_config, tokenize_texts
 from ld4lg_fast.errors import CheckpointError, ConfigError
@@ -58,6 +60,7 @@ def import_checkpoint(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty, so nothing was imported; choose another directory.")
     published = read_published(source, autoencoder and Path(autoencoder), language_model)
+    check_sizes(published)
     config, groups = run_config(published, dataset_root)
     statistics = corpus_statistics(published, config, counted=dataset_root is not None)
     pipeline = TextDiffusionPipeline(published.autoencoder, latent_diffusion(published, config), statistics)
@@ -106,6 +109,19 @@ def read_published(source: Path, autoencoder: Path | None, language_model: str |
         f"{source} is no checkpoint that can be imported: give the folder of an official run (model.pt, "
         "args.json) or of an unofficial one (.hydra/config.yaml, checkpoints/pytorch_model_1.bin)."
     )
+
+
+def check_sizes(published: PublishedModel) -> None:
+    """Refuses what could be written and not be read again.
+
+    Raises:
+        CheckpointError: a size or a dropout out of range.
+    """
+    denoiser, perceiver = published.denoiser.config, published.autoencoder.perceiver
+    schema = DenoiserFileV1 if published.recipe["version"] == "v1" else DenoiserFile
+    validated(schema, asdict(denoiser), published.files[0])
+    if perceiver is not None:
+        validated(PerceiverFile, asdict(perceiver.config), published.files[0])
 
 
 def run_config(

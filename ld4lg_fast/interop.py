@@ -5,15 +5,16 @@ The tables serve both directions and name every key that has no place.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.denoiser import DenoiserConfig, DiffusionTransformer
 from ld4lg_fast.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
-from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.errors import CheckpointError, LD4LGError
 from ld4lg_fast.layers import DIM_HEAD
 from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
 
@@ -32,20 +33,32 @@ def _attention(published: str, ours: str) -> dict[str, str]:
 
 
 def _count(state: State, pattern: str) -> int:
-    """One more than the largest number that ``pattern``'s group takes in the keys."""
-    numbers = [int(m[1]) for key in state if (m := re.match(pattern, key))]
-    return max(numbers, default=-1) + 1
+    """How many numbers ``pattern``'s group takes in the keys: 0, 1, 2 and so on.
+
+    Raises:
+        CheckpointError: one is left out.
+    """
+    found = {m[1] for key in state if (m := re.match(pattern, key))}
+    wanted = {str(number) for number in range(len(found))}
+    if found != wanted:
+        raise CheckpointError(
+            f"The published checkpoint has tensors of {some(found - wanted)} as {pattern!r}, but not all before."
+        )
+    return len(found)
 
 
-def _shape(state: State, key: str) -> tuple[int, ...]:
+def _shape(state: State, key: str, dimensions: int = 2) -> tuple[int, ...]:
     if key not in state:
         raise CheckpointError(f"The published checkpoint has no tensor {key!r}; is it another kind of model?")
-    return tuple(state[key].shape)
+    shape = tuple(state[key].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise CheckpointError(f"{key} has the shape {shape}; is it another kind of model?")
+    return shape
 
 
 def _heads(state: State, to_q: str, dim: int) -> int | None:
     """Heads of 64 where their number is not the width's own, D/64 (a missing tensor is `rename`'s to name)."""
-    inner = state[to_q].shape[0] if to_q in state else dim
+    inner = _shape(state, to_q)[0] if to_q in state else dim
     return None if inner == dim else inner // DIM_HEAD
 
 
@@ -247,19 +260,38 @@ def to_published(state: State, names: Mapping[str, str]) -> dict[str, Tensor]:
     return rename(state, {ours: published for published, ours in names.items()})
 
 
-def _fill(model: Model, state: State, names: Mapping[str, str]) -> Model:
-    """Puts a published state into ``model``.
+def check_numbers(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Refuses what a copy would turn into other numbers, or into none.
 
     Raises:
-        CheckpointError: names or shapes that do not fit; the message has the published names.
+        CheckpointError: a tensor of another kind of dtype than the model's, or with elements that are not finite.
     """
-    renamed, own = rename(state, names), model.state_dict()
+    if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex():
+        raise CheckpointError(f"{name} is stored as {tensor.dtype}, but the model needs {like.dtype}.")
+    if not tensor.isfinite().all():
+        raise CheckpointError(f"{name} has elements that are not finite; the file is damaged.")
+
+
+def _fill(build: Callable[[], Model], state: State, names: Mapping[str, str]) -> Model:
+    """The model that ``build`` makes, with a published state in it; it is built where the state fits.
+
+    Raises:
+        CheckpointError: names, shapes or dtypes that do not fit; the message has the published names.
+    """
+    renamed = rename(state, names)
+    try:
+        with torch.device("meta"):
+            own = build().state_dict()
+    except (LD4LGError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"The checkpoint's tensors are those of no model: {error}") from error
     for published, ours in names.items():
         if state[published].shape != own[ours].shape:
             raise CheckpointError(
                 f"The checkpoint's tensors do not fit together: {published} has the shape "
                 f"{tuple(state[published].shape)}, but the others ask for {tuple(own[ours].shape)}."
             )
+        check_numbers(published, state[published], own[ours])
+    model = build()
     model.load_state_dict(renamed)
     return model.eval()
 
@@ -267,16 +299,16 @@ def _fill(model: Model, state: State, names: Mapping[str, str]) -> Model:
 def load_denoiser(state: State, dropout: float = 0.1) -> DiffusionTransformer:
     """An official denoiser's tensors as a `DiffusionTransformer` in evaluation mode."""
     config = replace(denoiser_config(state), dropout=dropout)
-    return _fill(DiffusionTransformer(config), state, denoiser_names(config))
+    return _fill(lambda: DiffusionTransformer(config), state, denoiser_names(config))
 
 
 def load_denoiser_v1(state: State, dropout: float = 0.1) -> DiffusionTransformerV1:
     """An unofficial denoiser's tensors as a `DiffusionTransformerV1` in evaluation mode."""
     config = replace(denoiser_config_v1(state), dropout=dropout)
-    return _fill(DiffusionTransformerV1(config), state, denoiser_names_v1(config))
+    return _fill(lambda: DiffusionTransformerV1(config), state, denoiser_names_v1(config))
 
 
 def load_perceiver(state: State, l2_normalize: bool) -> Perceiver:
     """An official autoencoder's tensors as a `Perceiver` in evaluation mode."""
     config = perceiver_config(state, l2_normalize)
-    return _fill(Perceiver(config), state, perceiver_names(config))
+    return _fill(lambda: Perceiver(config), state, perceiver_names(config))

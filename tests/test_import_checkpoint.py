@@ -302,7 +302,7 @@ def test_the_command(official):
     ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "Imported the official checkpoint" in result.output and "infer.output_dir=" in result.output
+    assert "Imported the official checkpoint" in result.output and "ld4lg sample " in result.output
     model = LatentDiffusion.load(official.out / "denoiser")
     assert dataclasses.asdict(model.denoiser.config)["depth"] == 2
     again = CliRunner().invoke(app, arguments)

@@ -148,7 +148,7 @@ def test_files_that_are_missing_are_named(official):
     (official.run / "args.json").write_text("{")
     official.refused("has no model.pt, the weights of an official checkpoint")
     (official.run / "model.pt").write_bytes(b"")
-    official.refused("args.json cannot be read as settings")
+    official.refused("args.json cannot be read as JSON")
     shutil.rmtree(official.run)
     official.refused("does not exist")
 
@@ -164,7 +164,7 @@ def test_the_autoencoder_may_lie_elsewhere(official):
 
 def test_parts_of_different_runs_are_refused(official):
     official.perceiver = fake.official_perceiver(64, dim_latent=16, num_latents=8)
-    official.write().refused("the denoiser was trained on 8; they belong to different runs")
+    official.write().refused("the denoiser was trained on 8, 8 wide; they belong to different runs")
     official.perceiver = fake.official_perceiver(64, dim_latent=8, num_latents=9)
     official.write().refused("8 positions but the autoencoder gives 9 latents")
     official.perceiver = fake.official_perceiver(64, dim_latent=8, num_latents=8)

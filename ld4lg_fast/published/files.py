@@ -1,26 +1,24 @@
-"""Reading the files of published checkpoints: weights without running code, settings strictly by name."""
+"""Reading the weights of published checkpoints without running code."""
 
-import json
 import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
 from torch import Tensor
-from yaml import YAMLError
 
+from ld4lg_fast.checkpoints.files import size_of
+from ld4lg_fast.checkpoints.tensors import load_tensors
 from ld4lg_fast.errors import CheckpointError, LD4LGError
 from ld4lg_fast.interop import some
 
-_ABSENT = object()
+# The one thing that torch unpickles of weights of which a few bytes make as much memory as they say.
+_SWELLS = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
 
 
 @contextmanager
@@ -38,12 +36,17 @@ def load_file(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: the file is missing or damaged, is no mapping, or holds what only pickle can make.
     """
-    if not path.is_file():
-        raise CheckpointError(f"The checkpoint {path} does not exist.")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+        size_of(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"The checkpoint {path} does not exist.") from error
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    try:
+        _check_pickles(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         if culprit is None:
@@ -53,11 +56,32 @@ def load_file(path: Path) -> Mapping[str, Any]:
             "that can run any code; if you trust the file, load it in the environment that wrote it and save "
             "its tensors alone, as .safetensors or with torch.save."
         ) from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # of whichever kind a damaged pickle happens to raise
         raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint; copy it again.") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of named weights.")
     return content
+
+
+def _check_pickles(path: Path) -> None:
+    """Refuses what torch.load would unpack into more memory than the file has bytes.
+
+    Raises:
+        CheckpointError: parts are compressed, or a number stands for as many bytes of zeros.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                raise CheckpointError(f"{path} is compressed, which no PyTorch checkpoint is; unpack it.")
+            swells = any(
+                _SWELLS.search(archive.read(part)) for part in parts if part.filename.endswith(".pkl")
+            )
+    else:
+        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            swells = _SWELLS.search(content) is not None
+    if swells:
+        raise CheckpointError(f"{path} makes byte arrays, which no weights are; save its tensors alone.")
 
 
 def find_weights(content: Mapping[str, Any], root: str) -> tuple[dict[str, Tensor], bool]:
@@ -70,7 +94,7 @@ def find_weights(content: Mapping[str, Any], root: str) -> tuple[dict[str, Tenso
         CheckpointError: nothing is named so, or what is there is no tensor.
     """
     for section, averaged in ((content.get("ema"), True), (content.get("model"), False), (content, False)):
-        if not isinstance(section, Mapping):
+        if not isinstance(section, Mapping) or not all(isinstance(key, str) for key in section):
             continue
         state = dict(section)
         for wrapper in ("ema_model.", "module."):
@@ -80,10 +104,27 @@ def find_weights(content: Mapping[str, Any], root: str) -> tuple[dict[str, Tenso
             strays = [key for key, value in state.items() if not isinstance(value, Tensor)]
             if strays:
                 raise CheckpointError(f"The state dict holds something else than tensors: {some(strays)}.")
+            for name, tensor in state.items():
+                _check_plain(name, tensor)
             return state, averaged
     raise CheckpointError(
         f"There are no weights named {root}*, but {some(content)}; is it another kind of model?"
     )
+
+
+def _check_plain(name: str, tensor: Tensor) -> None:
+    """Refuses a tensor that has no number in the file for each of its elements.
+
+    Raises:
+        CheckpointError: it is sparse, quantised, or larger than what is stored of it.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise CheckpointError(f"{name} is no plain tensor; save its numbers as they are.")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{name} has the shape {tuple(tensor.shape)}, but the file holds only "
+            f"{tensor.untyped_storage().nbytes():,} bytes of it."
+        )
 
 
 def under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -117,73 +158,7 @@ def latent_statistics(
             f"{mean} has the shape {tuple(state[mean].shape)} and {scale} {tuple(state[scale].shape)}; "
             f"they should be ({dim_latent},) and ()."
         )
-    return state[mean].float(), state[scale].float().reshape(())
-
-
-def _on_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-class Settings:
-    """A published configuration (args.json, Hydra's config.yaml); what is missing or misshapen is named."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            content = (
-                json.loads(path.read_text(encoding="utf-8"))
-                if path.suffix == ".json"
-                else OmegaConf.load(path)
-            )
-            if not isinstance(content, Mapping):
-                raise ValueError("it is no mapping")
-            self._content = OmegaConf.create(content)
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{path} does not exist; a checkpoint can only be imported with the settings that it was "
-                "trained with, so copy that file from where it was trained."
-            ) from error
-        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-            raise CheckpointError(f"{path} cannot be read as settings ({_on_one_line(error)}).") from error
-
-    def __contains__(self, name: str) -> bool:
-        return OmegaConf.select(self._content, name, default=_ABSENT) is not _ABSENT
-
-    def take(self, name: str, *kinds: type | None) -> Any:
-        """The entry at a dotted path; ``kinds`` are the types it may have, None for null.
-
-        Raises:
-            CheckpointError: no such entry, or one of another type.
-        """
-        try:
-            value = OmegaConf.select(self._content, name, default=_ABSENT, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            reason = _on_one_line(error)
-            raise CheckpointError(f"{self.path}: the entry {name} cannot be read ({reason}).") from error
-        if value is _ABSENT:
-            raise CheckpointError(
-                f"{self.path} has no entry {name}; it is of another version or of another system."
-            )
-        if value is None and None in kinds:
-            return None
-        types = tuple(kind for kind in kinds if kind is not None)
-        if float in types:
-            types += (int,)
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            wanted = " or ".join("null" if kind is None else kind.__name__ for kind in kinds)
-            raise CheckpointError(f"{self.path} has {name}={value!r}, where {wanted} is expected.")
-        return value
-
-    def agree(self, found: Mapping[str, Any], weights: Path) -> None:
-        """Compares entries with what the weights are like.
-
-        Raises:
-            CheckpointError: the first that differs.
-        """
-        for name, value in found.items():
-            said = self.take(name, type(value))
-            if said != value:
-                raise CheckpointError(
-                    f"{self.path} says {name}={said} but {weights} was made with {value}; "
-                    "the two files belong to different runs."
-                )
+    found = state[mean].float(), state[scale].float().reshape(())
+    if not (found[0].isfinite().all() and found[1].isfinite() and found[1] > 0):
+        raise CheckpointError(f"{mean} and {scale} must be finite, and {scale} above 0; the file is damaged.")
+    return found

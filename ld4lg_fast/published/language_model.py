@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.interop import some
+from ld4lg_fast.interop import check_numbers, some
 
 
 def load_by_name(name: str, max_len: int, frozen: bool = True) -> LanguageAutoencoder:
@@ -53,6 +53,7 @@ def fill(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
                 f"{name} has the shape {tuple(tensor.shape)} but the language model's has "
                 f"{tuple(own[name].shape)}; {remedy}."
             )
+        check_numbers(name, tensor, own[name])
     lm.load_state_dict(dict(state), strict=False)
 
 

@@ -6,6 +6,7 @@ Each folder holds ``args.json`` and ``model.pt``. A diffusion run's file has the
 model with ``perceiver_ae.*`` under ``model``. Letters: N latents, d latent width.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from ld4lg_fast import interop
 from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints.schemas import Recipe, validated
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.latent_diffusion import make_diffusion
 from ld4lg_fast.published import language_model
 from ld4lg_fast.published.files import (
-    Settings,
     check_known,
     find_weights,
     latent_statistics,
@@ -27,6 +28,7 @@ from ld4lg_fast.published.files import (
     under,
 )
 from ld4lg_fast.published.model import PublishedModel
+from ld4lg_fast.published.settings import Settings
 
 WEIGHTS = ("model.pt", "best_model.pt")  # the latter of sequence-to-sequence runs
 POSITIONS = "pos_emb.emb.weight"
@@ -168,7 +170,7 @@ def _find_autoencoder(folder: Path, said: str) -> Path:
     """``latent_model_path`` as it is, or seen from the run's folder or one of the folders around it."""
     resolved = folder.resolve()
     for base in (Path(), resolved, *resolved.parents):
-        if (base / said / WEIGHTS[0]).exists():
+        if os.path.exists(base / said / WEIGHTS[0]):  # a name that is none of a file's is not there either
             return base / said
     raise CheckpointError(
         f"{folder / 'args.json'} says that the autoencoder is in {said}, where no model.pt was found; "
@@ -198,6 +200,8 @@ def read_autoencoder(folder: Path, lm: str | None = None) -> OfficialAutoencoder
     name = lm or settings.take("enc_dec_model", str)
     frozen = settings.take("lm_mode", str) == "freeze"
     max_len = min(settings.take("max_seq_len", int), config.max_len)
+    if max_len < 1:
+        raise CheckpointError(f"{settings.path} has max_seq_len={max_len}; a text has at least one token.")
     base = language_model.load_by_name(name, max_len, frozen)
     if base.lm.config.hidden_size != config.dim_lm:
         raise CheckpointError(
@@ -237,6 +241,7 @@ def _recipe(settings: Settings) -> dict[str, Any]:
         "context_drop_prob": settings.take("seq2seq_unconditional_prob", float),
         "l2_normalized": False,
     }
+    validated(Recipe, recipe, settings.path)
     with naming(settings.path):
         make_diffusion(recipe)
     return recipe

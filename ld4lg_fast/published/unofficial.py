@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast import interop
+from ld4lg_fast.checkpoints.schemas import RecipeV1, validated
 from ld4lg_fast.denoiser_v1 import DenoiserConfigV1
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.latent_diffusion import make_diffusion
 from ld4lg_fast.layers import DIM_HEAD
 from ld4lg_fast.published import language_model
 from ld4lg_fast.published.files import (
-    Settings,
     check_known,
     find_weights,
     latent_statistics,
@@ -29,6 +29,7 @@ from ld4lg_fast.published.files import (
     under,
 )
 from ld4lg_fast.published.model import PublishedModel
+from ld4lg_fast.published.settings import Settings
 from ld4lg_fast.schedules import DiscreteSchedule
 
 AVERAGED = "pytorch_model_1.bin"
@@ -139,6 +140,7 @@ def _recipe(settings: Settings) -> dict[str, Any]:
         "self_condition_prob": probability if self_condition else 0.0,
         "class_drop_prob": settings.take("diffusion.class_uncondition_prob", float),
     }
+    validated(RecipeV1, recipe, settings.path)
     with naming(settings.path):
         make_diffusion(recipe)
     return recipe
