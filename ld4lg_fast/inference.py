@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from ld4lg_fast._version import __version__
 from ld4lg_fast.candidates import CHOICES, SURENESS, choose, in_groups
 from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.checks import check, check_folder, output_file
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
@@ -105,11 +106,11 @@ def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None
         )
     check_folder("RUN_DIR", run_dir / "denoiser")
     check("seed", seed)
-    with progress_bar() as bar:
+    with RunLock(run_dir), progress_bar() as bar:
         task = bar.add_task("trying curves")
         found = learn_times(model, seed, lambda done, total: bar.update(task, completed=done, total=total))
-    with fingerprint.renewed(run_dir):
-        model.save(run_dir / "denoiser")
+        with fingerprint.renewed(run_dir):
+            model.save(run_dir / "denoiser")
     console.print(
         f"Error of {FEW_STEPS} steps: {found['equal']:.4f} with equal ones, {found['learned']:.4f} with t = "
         f"(1 - u^{found['a']:g})^{found['b']:g}. Kept in {run_dir / 'denoiser'} for generation.spacing=learned.",

@@ -14,6 +14,7 @@ from torch import Tensor
 from ld4lg_fast import hub
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.checks import check_given, check_options
 from ld4lg_fast.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.decoding import DecodingConfig
@@ -105,9 +106,14 @@ class TextDiffusionPipeline(LatentOperations):
         return cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir))
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Writes a folder that `from_pretrained` reads."""
+        """Writes a folder that `from_pretrained` reads.
+
+        Raises:
+            CheckpointError: it cannot be written to.
+            ConfigError: another process is writing into it.
+        """
         directory = Path(directory)
-        with fingerprint.renewed(directory):
+        with RunLock(directory), fingerprint.renewed(directory):
             self.autoencoder.save(directory / "autoencoder")
             self.model.save(directory / "denoiser")
             self.statistics.save(directory)

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import nn
 
+from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.data import ShuffledBatches
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.latent_diffusion import LatentDiffusion
@@ -21,7 +21,6 @@ from ld4lg_fast.training import stored_config
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.clock import LONGEST_EVALUATION, RunClock, StageClock
 from ld4lg_fast.training.ema import Ema
-from ld4lg_fast.training.interrupts import SIGNALS, Interrupted, Interrupts
 from ld4lg_fast.training.optimization import (
     learning_rate,
     load_optimizer_tensors,
@@ -32,7 +31,6 @@ from ld4lg_fast.training.options import StageOptions, read_options
 from ld4lg_fast.training.progress import duration
 from ld4lg_fast.training.randomness import StepBatches, step_generator, step_seed
 from ld4lg_fast.training.run_directory import STAGE_ONE_RESULTS, RunDirectory
-from ld4lg_fast.training.run_lock import RunLock
 
 OPTIONS = StageOptions(100, 8, 1e-3, 10, 0.1, 1.0, 0.999)
 GROUPS = ("tiny", "small", "base"), ("scratch", "bart", "t5", "mt5")
@@ -287,20 +285,6 @@ def test_a_checkpoint_without_its_last_file_is_no_checkpoint(tmp_path):
     assert store.steps() == [1]
     store.sweep()
     assert not store.path(2).exists()
-
-
-def test_the_first_signal_waits_and_the_second_ctrl_c_does_not():
-    before = signal.getsignal(signal.SIGINT)
-    with Interrupts() as interrupts:
-        interrupts.check()
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Interrupted) as stopped:
-            interrupts.check()
-        assert stopped.value.exit_code == 130
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-    assert [Interrupted(number).exit_code for number in SIGNALS] == [130, 143, 129]
 
 
 def test_stored_config_takes_plain_overrides_and_refuses_other_groups(tmp_path):

@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.console import console
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.entry import hydra_entry
@@ -26,7 +27,6 @@ from ld4lg_fast.training.opening import Plan, carry_out, next_command, plan, res
 from ld4lg_fast.training.options import TrainOptions, read_options
 from ld4lg_fast.training.progress import duration
 from ld4lg_fast.training.run_directory import RunDirectory
-from ld4lg_fast.training.run_lock import RunLock
 from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes
 from ld4lg_fast.training.stored_config import GROUPS, on_stored_groups
 

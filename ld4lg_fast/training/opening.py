@@ -12,6 +12,7 @@ from typing import Any
 from accelerate.utils import parse_flag_from_env
 from omegaconf import DictConfig, OmegaConf
 
+from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.checks import check
 from ld4lg_fast.console import console
 from ld4lg_fast.errors import ConfigError
@@ -21,7 +22,6 @@ from ld4lg_fast.training import stored_config
 from ld4lg_fast.training.model_options import check_model_options, check_sections
 from ld4lg_fast.training.options import RULES, read_options
 from ld4lg_fast.training.run_directory import STAGE_ONE_RESULTS, RunDirectory
-from ld4lg_fast.training.run_lock import RunLock
 
 
 class Opening(Enum):

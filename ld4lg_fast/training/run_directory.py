@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ld4lg_fast.checkpoints.run_lock import NAME as LOCK
+from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.training.run_lock import NAME as LOCK
-from ld4lg_fast.training.run_lock import RunLock
 from ld4lg_fast.training.stored_config import is_run_config
 
 STAGE_ONE_RESULTS = ("autoencoder", "statistics.json", "reconstruction.json", "logs", "cache")

@@ -49,7 +49,7 @@ class RunLock:
         except OSError as error:
             self._remove_made()
             raise CheckpointError(
-                f"{self.directory} cannot be written ({error.strerror}); choose another directory with "
+                f"{self.directory} cannot be written ({error.strerror}); choose another directory, as with "
                 "hydra.run.dir=..."
             ) from error
 
@@ -114,7 +114,7 @@ class RunLock:
         if holder:
             who = f"process {holder['process']} on {holder['host']} since {holder['since']}"
         raise ConfigError(
-            f"{self.directory} is in use by {who}; wait until it ends, or choose another directory with "
+            f"{self.directory} is in use by {who}; wait until it ends, or choose another run directory, as with "
             f"hydra.run.dir=...{advice}."
         )
 
