@@ -121,19 +121,25 @@ def test_missing_models_skip_their_metrics_with_a_sentence(tmp_path, monkeypatch
     monkeypatch.setattr(models, "_hub_answers", lambda name: bool(asked.append(name)))
     (tmp_path / "empty").mkdir()
     for name, message in (
-        ("nobody/nothing", "the model nobody/nothing is neither a local folder nor cached"),
+        ("nobody/nothing", "name a folder with a downloaded copy, with evaluation.{}_model=..."),
         (str(tmp_path / "missing"), "does not exist: give an existing folder"),
         (str(tmp_path / "missing.gguf"), "does not exist: give an existing folder"),
-        (str(tmp_path / "empty"), "cannot be loaded"),
+        (str(tmp_path / "empty"), "): name another one, with evaluation.{}_model=..."),
     ):
         settings = EvaluationSettings(
             mauve_model=None, perplexity_model=name, bertscore_model=name, bertscore_layer=1
         )
         scorers = ScoringModels()
         result = evaluate_texts(SAMPLES, REFERENCES, settings=settings, models=scorers)
-        assert message in result["skipped"]["perplexity"] and "perplexity" not in result["metrics"]
+        assert (
+            message.format("perplexity") in result["skipped"]["perplexity"]
+            and "perplexity" not in result["metrics"]
+        )
         pairs = evaluate_pairs(SAMPLES, REFERENCES, settings=settings, models=scorers)
-        assert message in pairs["skipped"]["bertscore_f1"] and "\n" not in pairs["skipped"]["bertscore_f1"]
+        assert (
+            message.format("bertscore") in pairs["skipped"]["bertscore_f1"]
+            and "\n" not in pairs["skipped"]["bertscore_f1"]
+        )
     assert asked == ["nobody/nothing"], "the hub is to be asked once a name"
 
 

@@ -16,7 +16,7 @@ from ld4lg_fast.evaluation.mauve import check_mauve, mauve_score
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 from ld4lg_fast.evaluation.settings import EvaluationSettings
-from ld4lg_fast.evaluation.unavailable import Unavailable
+from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 
 BERTSCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
 TEXT_METRICS = ("mauve", "mauve_sentence", "perplexity", "diversity", "memorization", "unique_words")
@@ -42,12 +42,17 @@ class _Results:
     def of(cls, texts: Sequence[str]) -> "_Results":
         return cls(len(texts), sum(not text.strip() for text in texts))
 
-    def add(self, name: str, compute: Callable[[], float]) -> None:
-        self.add_all([name], lambda: {name: compute()})
+    def add(self, name: str, compute: Callable[[], float], model: str = "") -> None:
+        self.add_all([name], lambda: {name: compute()}, model)
 
-    def add_all(self, names: Sequence[str], compute: Callable[[], Mapping[str, float]]) -> None:
+    def add_all(
+        self, names: Sequence[str], compute: Callable[[], Mapping[str, float]], model: str = ""
+    ) -> None:
+        """What ``compute`` gives, or why it cannot; ``model`` is the option that names the model it needs."""
         try:
             self.metrics.update(compute())
+        except ModelUnavailable as reason:
+            self.skipped.update(dict.fromkeys(names, reason.of_option(f"evaluation.{model}")))
         except Unavailable as reason:
             self.skipped.update(dict.fromkeys(names, str(reason)))
 
@@ -145,11 +150,11 @@ def evaluate_texts(
         results.skipped["all metrics"] = f"all {len(samples)} texts are empty"
         return results.as_dict()
     if settings.mauve_model is not None:
-        results.add("mauve", lambda: scorer.mauve(texts, real))
+        results.add("mauve", lambda: scorer.mauve(texts, real), "mauve_model")
     if settings.sentence_model is not None:
-        results.add("mauve_sentence", lambda: scorer.sentence_mauve(texts, real))
+        results.add("mauve_sentence", lambda: scorer.sentence_mauve(texts, real), "sentence_model")
     if settings.perplexity_model is not None:
-        results.add("perplexity", lambda: scorer.perplexity(texts))
+        results.add("perplexity", lambda: scorer.perplexity(texts), "perplexity_model")
     results.add("diversity", lambda: ngrams.diversity(ngrams.tokens_of(texts)))
     if training is not None:
         results.add("memorization", lambda: scorer.memorization(texts, training))
@@ -179,6 +184,6 @@ def evaluate_pairs(
     results.add_all(seq2seq.ROUGE, lambda: seq2seq.rouge(predictions, references))
     results.add_all(seq2seq.STEMMED_ROUGE, lambda: seq2seq.rouge(predictions, references, stem=True))
     if settings.bertscore_model is not None:
-        results.add_all(BERTSCORES, lambda: scorer.bertscore(predictions, references))
+        results.add_all(BERTSCORES, lambda: scorer.bertscore(predictions, references), "bertscore_model")
     results.add("sacrebleu", lambda: seq2seq.sacrebleu(predictions, references))
     return results.as_dict()

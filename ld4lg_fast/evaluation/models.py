@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from ld4lg_fast.autoencoder import _hub_answers, _without_progress_bars
-from ld4lg_fast.evaluation.unavailable import Unavailable
+from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 from ld4lg_fast.interop import some
 
 
@@ -90,7 +90,9 @@ class ScoringModels:
                 if isinstance(error, KeyboardInterrupt | SystemExit):
                     raise
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-                self._loaded[name, kind] = Unavailable(f"the model {name} cannot be loaded ({reason})")
+                self._loaded[name, kind] = ModelUnavailable(
+                    f"the model {name} cannot be loaded ({reason}): name another one"
+                )
         return _or_raise(self._loaded[name, kind])
 
 
@@ -145,7 +147,7 @@ def _find(name: str) -> Source:
     try:
         config = Path(cached_file(name, "config.json", **options))
     except (OSError, ValueError) as error:
-        raise Unavailable(
+        raise ModelUnavailable(
             f"the model {name} is neither a local folder nor cached, and the hub does not give it: "
             "name a folder with a downloaded copy"
         ) from error

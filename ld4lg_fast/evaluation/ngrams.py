@@ -1,17 +1,19 @@
-"""Variety and novelty of texts, by counting. n-grams are over the tokens of spaCy's English rules."""
+"""Variety and novelty of texts, by counting.
+
+n-grams are over the tokens of spaCy's English rules, and over characters in scripts without spaces.
+"""
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
 
 from ld4lg_fast.evaluation.unavailable import Unavailable, require
+from ld4lg_fast.export.runtime.similarity import set_apart, word_pattern
 
 DIVERSITY_ORDERS = (2, 3, 4)
 MEMORIZATION_ORDER = 4
-_WORD = re.compile(r"\b\w\w+\b")
 
 
 @cache
@@ -23,7 +25,7 @@ def _tokenizer():
 def tokens_of(texts: Sequence[str]) -> list[list[str]]:
     """Tokens of each text; raises `Unavailable` without spaCy."""
     tokenizer = _tokenizer()
-    return [[token.text for token in tokenizer(text)] for text in texts]
+    return [[token.text for token in tokenizer(set_apart(text))] for text in texts]
 
 
 def ngrams(tokens: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
@@ -43,7 +45,9 @@ def diversity(tokens: Sequence[Sequence[str]]) -> float:
 
 def ngram_hashes(tokens: Sequence[Sequence[str]], order: int = MEMORIZATION_ORDER) -> np.ndarray:
     """64-bit hashes of all n-grams of the texts, in order, repetitions included."""
-    grams = ("\x1f".join(gram).encode(errors="surrogatepass") for row in tokens for gram in ngrams(row, order))
+    grams = (
+        "\x1f".join(gram).encode(errors="surrogatepass") for row in tokens for gram in ngrams(row, order)
+    )
     hashes = b"".join(hashlib.blake2b(gram, digest_size=8).digest() for gram in grams)
     return np.frombuffer(hashes, dtype=np.uint64)
 
@@ -57,5 +61,7 @@ def memorization(tokens: Sequence[Sequence[str]], training: np.ndarray) -> float
 
 
 def unique_words(texts: Sequence[str]) -> int:
-    """Distinct lower-cased words of two characters or more, as word_count of `evaluate` counts them."""
-    return len({word for text in texts for word in _WORD.findall(text.lower())})
+    """Distinct lower-cased words of two characters or more, as word_count of `evaluate` counts them; and characters in
+    scripts without spaces."""
+    pattern = word_pattern(r"\w", shortest=2)
+    return len({word for text in texts for word in pattern.findall(text.lower())})

@@ -8,6 +8,14 @@ class Unavailable(Exception):
     """A metric cannot be computed here; the message says in one sentence why, and what to do."""
 
 
+class ModelUnavailable(Unavailable):
+    """A model cannot be had; the message ends with what to give instead, and `of_option` says how."""
+
+    def of_option(self, name: str) -> str:
+        """The message with the option that names the model."""
+        return f"{self}, with {name}=..."
+
+
 def require(module: str, package: str) -> ModuleType:
     """Imports an optional module.
 
