@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.fuzz.harness import counts, summary
+from tests.fuzz.harness import Result, counts, summary
 from tests.fuzz.targets import TARGETS, fuzz
 
 
@@ -24,6 +24,11 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print all cases, not only the bad ones")
     parser.add_argument("--json", type=Path, help="write outcomes to this file")
     options = parser.parse_args()
+
+    def show(result: Result) -> None:
+        if options.show or result.is_bad:
+            print(f"{result.outcome:16} {result.case.name}\n{'':16} {ascii(result.said)}", flush=True)
+
     results = fuzz(
         options.what,
         options.count,
@@ -32,10 +37,8 @@ def main() -> None:
         options.workers,
         options.python,
         None if options.seal is None else options.seal == "yes",
+        show,
     )
-    for result in results:
-        if options.show or result.is_bad:
-            print(f"{result.outcome:16} {result.case.name}\n{'':16} {ascii(result.said)}")
     print(summary(options.what, results))
     if options.json is not None:
         content = [[result.case.name, result.outcome, result.said, result.peak] for result in results]

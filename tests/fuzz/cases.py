@@ -25,10 +25,18 @@ class Case:
     kind: str = DAMAGE
 
 
+SMALL = 100_000  # bytes; logs, which a command may go on writing, are no larger
+
+
 def copy_of(folder: Path, target: Path) -> Path:
-    """The folder with hard links to its files, of which a case replaces those that it changes."""
-    shutil.copytree(folder, target, copy_function=os.link, symlinks=True)
+    """The folder with hard links to its large files, of which a case replaces those that it changes."""
+    shutil.copytree(folder, target, copy_function=_copy_or_link, symlinks=True)
     return target
+
+
+def _copy_or_link(source: str, target: str) -> None:
+    small = os.path.getsize(source) < SMALL
+    shutil.copy2(source, target) if small else os.link(source, target)
 
 
 def removed(path: Path) -> Path:

@@ -5,6 +5,7 @@ python good_folders.py KIND TARGET, where KIND is
 * ``shipped``: a copy of the model that ships (recipe v3, a Perceiver, nucleus sampling);
 * ``shipped_other``: another run whose parts have the same sizes;
 * ``classes``: a tiny one of recipe v1 with classes and beam search, random weights;
+* ``trained``: a tiny one that was trained for two steps, with its checkpoints, caches and logs;
 * ``exported``, ``exported_other``, ``exported_classes``: these as exported folders.
 """
 
@@ -102,7 +103,33 @@ def classes(target: Path) -> None:
     TextDiffusionPipeline(autoencoder, model, statistics, decoding).save_pretrained(target)
 
 
-MAKERS = {"shipped": shipped, "shipped_other": shipped_other, "classes": classes}
+TRAINING = (
+    *("dataset=demo", "dataset.limit=200", "dataset.max_len=32", "model=tiny", "model.language_model.dim=64"),
+    *("model.language_model.vocab_size=300", "model.perceiver.num_latents=4", "model.perceiver.dim_latent=8"),
+    *(
+        "model.denoiser.dim=64",
+        "model.denoiser.depth=2",
+        "train.autoencoder.steps=2",
+        "train.diffusion.steps=2",
+    ),
+    *("train.autoencoder.batch_size=16", "train.diffusion.batch_size=16", "train.mixed_precision=no"),
+    *(
+        "train.log_every=1",
+        "train.checkpoint_every=1",
+        "train.validation_texts=4",
+        "train.validation_samples=2",
+    ),
+    "train.validation_sampling_steps=2",
+)
+
+
+def trained(target: Path) -> None:
+    from ld4lg_fast.training import main as train
+
+    train([*TRAINING, f"hydra.run.dir={target}"])
+
+
+MAKERS = {"shipped": shipped, "shipped_other": shipped_other, "classes": classes, "trained": trained}
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))

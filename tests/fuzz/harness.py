@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -42,11 +42,16 @@ class Command:
     warm: bool = True  # whether a forked process can use the libraries that its parent has imported
 
     def on(self, folder: Path) -> list[str]:
-        return [str(folder) if part == "FOLDER" else part for part in self.arguments]
+        return [part.replace("FOLDER", str(folder)) for part in self.arguments]
 
 
 SAMPLE = Command(
     ("sample", "FOLDER", "--num-samples", "2", "--seed", "1", "--quality", "draft", "--json", "-")
+)
+# Of a training only whether it goes on is compared: its numbers may depend on the machine's load.
+RESUME = Command(
+    ("train", "resume=true", "hydra.run.dir=FOLDER", "train.autoencoder.steps=2", "train.diffusion.steps=3"),
+    texts=lambda output: bool(output),
 )
 # onnxruntime has threads, which a fork does not take along.
 RUN_ONNX = Command(
@@ -110,15 +115,9 @@ class Server:
     def run(self, arguments: list[str], **more: object) -> tuple[dict, str, str]:
         """Runs a command line; returns how it ended, its stdout and its stderr."""
         stdout, stderr = self.scratch / "stdout", self.scratch / "stderr"
-        answer = self.ask(
-            argv=arguments,
-            directory=str(self.scratch),
-            stdout=str(stdout),
-            stderr=str(stderr),
-            memory=MEMORY,
-            seconds=SECONDS,
-            **more,
-        )
+        limits = {"memory": MEMORY, "seconds": SECONDS}
+        files = {"directory": str(self.scratch), "stdout": str(stdout), "stderr": str(stderr)}
+        answer = self.ask(argv=arguments, **files | limits | more)
         return answer, *(path.read_text(encoding="utf-8", errors="replace") for path in (stdout, stderr))
 
     def close(self) -> None:
@@ -131,14 +130,14 @@ class Server:
 class Fuzzer:
     """A good folder, a command that reads it, and the changes to make.
 
-    ``seal`` is applied after a change, as somebody would who meant it.
+    ``seal`` is applied after a change, as somebody would who meant it. ``told`` is called with each result.
     """
 
     command: Command
     folder: Path
     seal: Callable[[Path], None] | None = None
     python: str = sys.executable
-    results: list[Result] = field(default_factory=list)
+    told: Callable[[Result], object] = lambda result: None
 
     def run(self, cases: Sequence[Case], workers: int = 1) -> list[Result]:
         """All cases, in their order."""
@@ -153,9 +152,11 @@ class Fuzzer:
             def run(case: Case) -> Result:
                 server = idle.get()
                 try:
-                    return self._run(server, case, good)
+                    result = self._run(server, case, good)
                 finally:
                     idle.put(server)
+                self.told(result)
+                return result
 
             with ThreadPoolExecutor(workers) as pool:
                 return list(pool.map(run, cases))
@@ -192,29 +193,30 @@ class Fuzzer:
             if self.seal is not None:
                 self.seal(changed)
             answer, stdout, stderr = server.run(self.command.on(changed))
-            outcome = CODE if ran_code.exists() else self._outcome(answer, stdout, stderr, good)
+            ended = outcome(answer, stdout, stderr, lambda output: self.command.texts(output) == good)
+            ended = CODE if ran_code.exists() else ended
         finally:
             removed(changed)
             removed(ran_code)
         lines = stderr.strip().splitlines()
-        return Result(case, outcome, (lines[-1] if lines else "")[:400], answer["peak"])
+        return Result(case, ended, (lines[-1] if lines else "")[:400], answer["peak"])
 
-    def _outcome(self, answer: dict, stdout: str, stderr: str, good: object) -> str:
-        if answer["timed_out"]:
-            return HUNG
-        if answer["status"] < 0:
-            return DEAD
-        if answer["status"] == 0:
-            try:
-                texts = self.command.texts(stdout)
-            except (ValueError, KeyError):
-                return NOISY
-            return SAME if texts == good else CHANGED
-        if "Traceback (most recent call last)" in stderr:
-            return TRACEBACK
-        errors = [line for line in stderr.splitlines() if line.strip()]
-        one_sentence = len(errors) == 1 and errors[0].startswith("error: ") and not stdout.strip()
-        return CLEAR if answer["status"] == 2 and one_sentence else NOISY
+
+def outcome(answer: dict, stdout: str, stderr: str, same: Callable[[str], bool]) -> str:
+    """How a command ended; ``same`` says of its output whether the texts are those of the good folder."""
+    if answer["timed_out"]:
+        return HUNG
+    if answer["status"] < 0:
+        return DEAD
+    if answer["status"] == 0:
+        try:
+            return SAME if same(stdout) else CHANGED
+        except (ValueError, KeyError):
+            return NOISY
+    if "Traceback (most recent call last)" in stderr:
+        return TRACEBACK
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return CLEAR if answer["status"] == 2 and len(lines) == 1 and lines[0].startswith("error: ") else NOISY
 
 
 def counts(results: Iterable[Result]) -> dict[str, int]:

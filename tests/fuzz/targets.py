@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+
 from tests.fuzz.cases import Case, files_in, rewrite, sampled, without_repetition
 from tests.fuzz.file_cases import file_cases, folder_cases
 from tests.fuzz.foreign_cases import foreign_cases
-from tests.fuzz.harness import RUN_ONNX, SAMPLE, Command, Fuzzer, Result
-from tests.fuzz.json_cases import json_cases
+from tests.fuzz.harness import RESUME, RUN_ONNX, SAMPLE, Command, Fuzzer, Result
+from tests.fuzz.json_cases import json_cases, yaml_cases
 from tests.fuzz.tensor_cases import tensor_cases
 
 HERE = Path(__file__).parent
@@ -52,6 +54,22 @@ def class_cases(folder: Path, other: Path | None) -> Iterator[Case]:
     """What another recipe's files have besides: the keys of JSON files that are read in sampling."""
     for name in ("statistics.json", "decoding.json", "denoiser/config.json", "autoencoder/autoencoder.json"):
         yield from json_cases(folder, name)
+
+
+def training_cases(folder: Path, other: Path | None) -> Iterator[Case]:
+    """What only training reads of a run directory: its config, checkpoints, caches and logs."""
+    for name in files_in(folder):
+        path = Path(name)
+        if path.parts[0] not in ("checkpoints", "cache", "logs") and name != "config.yaml":
+            continue
+        if path.parent.name == "step_1":  # of which nothing is read but that it is there
+            continue
+        yield from file_cases(folder, name, other)
+        if path.suffix == ".json":
+            yield from json_cases(folder, name, LIMITS.get(path.name))
+        if path.suffix == ".safetensors":
+            yield from sampled(tensor_cases(folder, name), 60, seed=0)
+    yield from sampled(yaml_cases(folder, "config.yaml", yaml.safe_load, yaml.safe_dump), 500, seed=0)
 
 
 def exported_cases(folder: Path, other: Path | None) -> Iterator[Case]:
@@ -96,6 +114,12 @@ def seal_export(folder: Path) -> None:
             elif isinstance(told, dict):
                 size, digest = (folder / name).stat().st_size, _digest(folder / name)
                 content["files"][name] = told | {"size": size, "sha256": digest}
+        if "sha256" in content:
+            content["sha256"] = {name: _digest(folder / name) for name in content["sha256"]}
+        if "digest" in content:
+            rest = {name: value for name, value in content.items() if name != "digest"}
+            canonical = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+            content["digest"] = hashlib.sha256(canonical).hexdigest()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
     rewrite(path, json.dumps(content).encode())
@@ -115,7 +139,8 @@ EXPORTED_FOLDER = (
     Target("exported", "exported_other", RUN_ONNX, exported_cases, seal_export),
     Target("exported_classes", None, RUN_ONNX, exported_config_cases, seal_export),
 )
-TARGETS = {"run": RUN_DIRECTORY, "exported": EXPORTED_FOLDER}
+TRAINING = (Target("trained", None, RESUME, training_cases, seal_run),)
+TARGETS = {"run": RUN_DIRECTORY, "exported": EXPORTED_FOLDER, "resume": TRAINING}
 SEALED = "sealed again: "
 
 
@@ -127,12 +152,14 @@ def fuzz(
     workers: int = 1,
     python: str = sys.executable,
     sealed_again: bool | None = None,
+    told: Callable[[Result], object] = lambda result: None,
 ) -> list[Result]:
     """Runs so many cases of a name in `TARGETS`, half of them sealed again; None are all of both.
 
     Args:
         names: runs those whose names contain one of these instead.
         sealed_again: takes only those that are (not) sealed again.
+        told: is called with each result.
     """
     results = []
     targets = TARGETS[what]
@@ -152,7 +179,7 @@ def fuzz(
                 start = f"{SEALED if seal else ''}{target.kind}/"
                 cases = [case for case in chosen if case.name.startswith(start)]
                 if cases:
-                    results += Fuzzer(target.command, folder, seal, python).run(cases, workers)
+                    results += Fuzzer(target.command, folder, seal, python, told).run(cases, workers)
     return results
 
 

@@ -22,6 +22,7 @@ DTYPES = {
     "I64": np.int64,
     "BOOL": np.bool_,
 }
+STORED = DTYPES | {"I32": np.int32, "I16": np.int16, "U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
 HALF_TO_BFLOAT = 16  # bits that float32 has more than bfloat16
 
 Header = dict[str, dict[str, Any]]
@@ -41,10 +42,10 @@ class File:
 
     def array(self, name: str) -> np.ndarray:
         dtype, shape, data = self.tensors[name]
-        return np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+        return np.frombuffer(data, STORED[dtype]).reshape(shape)
 
     def put(self, name: str, array: np.ndarray, dtype: str | None = None) -> None:
-        kind = dtype or next(key for key, value in DTYPES.items() if value == array.dtype)
+        kind = dtype or next(key for key, value in STORED.items() if value == array.dtype)
         self.tensors[name] = (kind, list(array.shape), array.tobytes())
 
     def header(self) -> tuple[Header, bytes]:
@@ -72,7 +73,9 @@ def tensor_cases(folder: Path, name: str) -> Iterator[Case]:
     """All cases of the safetensors file ``name`` in the folder."""
     file = File((folder / name).read_bytes())
     names = list(file.tensors)
-    chosen = [names[0], *generator(name).sample(names[1:-1], min(TENSORS - 2, len(names) - 2)), names[-1]]
+    chosen = names
+    if len(names) > TENSORS:
+        chosen = [names[0], *generator(name).sample(names[1:-1], TENSORS - 2), names[-1]]
     for tensor in chosen:
         for what, (change, kind) in CHANGES.items():
             yield Case(
@@ -127,7 +130,7 @@ def _reshaped(file: File, tensor: str) -> None:
 
 def _turned(file: File, tensor: str) -> None:
     array = file.array(tensor)
-    file.put(tensor, array.T.copy() if array.ndim > 1 else array[::-1].copy())
+    file.put(tensor, np.flip(array).copy() if array.ndim < 2 else array.T.copy())
 
 
 def _longer(file: File, tensor: str) -> None:
@@ -163,6 +166,8 @@ def _eight_bit_float(file: File, tensor: str) -> None:
 
 def _filled(file: File, tensor: str, value: float = np.nan, whole: bool = False) -> None:
     array = file.array(tensor).copy()
+    if array.dtype.kind != "f":
+        array, value = array.astype(np.float32), np.float32(value)
     if array.size:
         array.reshape(-1)[None if whole else array.size // 2] = value
     file.put(tensor, array)
