@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import threading
 from functools import partial
 
 import pytest
@@ -122,6 +124,7 @@ def test_all_readers_find_the_same_texts(tmp_path, exported, kind, end, final, m
         ("a.jsonl", b'{"source": null}\n', "line 1 of .* has no source in column source"),
         ("a.txt", b"\n \n", "has no source text: write one a line"),
         ("gone.txt", None, "gone.txt does not exist"),
+        (".", None, "its name must end in .jsonl"),
     ],
 )
 def test_all_readers_refuse_in_the_same_words(tmp_path, exported, capsys, name, content, message):
@@ -143,6 +146,16 @@ def test_rows_without_a_source_are_left_out_with_a_word(tmp_path, exported, caps
     assert f"Sources are read from {account}" in caplog.text
     printed = capsys.readouterr()
     assert account in printed.err and account not in printed.out
+
+
+def test_a_pipe_has_a_text_a_line(tmp_path, exported):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for read in (read_sources, exported):
+        writer = threading.Thread(target=pipe.write_text, args=("one\u2028two\r\nthree",))
+        writer.start()
+        assert read(pipe) == ["one\u2028two", "three"]
+        writer.join()
 
 
 # --- dialects ---
@@ -305,7 +318,7 @@ def test_tables_that_cannot_be_read_are_refused_by_file_and_line(tmp_path, name)
 @given(
     rows=st.lists(
         st.tuples(
-            st.text(st.sampled_from('ab"";|\' ,\n'), min_size=1, max_size=8).map(lambda text: f"x{text}x"),
+            st.text(st.sampled_from('ab"";|\' ,\n\r'), min_size=1, max_size=8).map(lambda text: f"x{text}x"),
             st.integers(0, 9).map(str),
         ),
         min_size=1,

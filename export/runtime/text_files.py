@@ -87,7 +87,9 @@ def read_table(path: Path) -> Table:
     except FileNotFoundError as error:
         raise RuntimeInputError(f"the file {path} does not exist: correct its path") from error
     except OSError as error:
-        raise RuntimeInputError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+        raise RuntimeInputError(
+            f"{path} cannot be read ({error.strerror}): name a file that you may read"
+        ) from error
     return replace(table, notes=(*lines.notes(), *table.notes))
 
 
@@ -184,17 +186,19 @@ def lookup(row: Row, column: str) -> object:
 
 
 def choose_column(table: Table, candidates: Sequence[str], remedy: str, lone: bool = True) -> tuple[str, str]:
-    """The first of ``candidates`` that all rows have, else that most have, else the only column if ``lone``.
+    """The first of ``candidates`` that most rows have; where no row has one, the only column if ``lone``.
 
     Names are the same in capitals and with blanks around. Returns the name and, where nobody had named it, a note.
 
     Raises:
         RuntimeInputError: there is no such column; or the only one is named by a first line that looks like a text.
     """
-    having = {name: sum(lookup(row, name) is not MISSING for row in table.rows) for name in candidates}
-    most = max(having.values(), default=0)
-    if most:
-        return next(name for name, count in having.items() if count in (len(table.rows), most)), ""
+    present = [name for name in candidates if any(lookup(row, name) is not MISSING for row in table.rows)]
+    if len(present) > 1:
+        have = {name: sum(lookup(row, name) is not MISSING for row in table.rows) for name in present}
+        return max(present, key=have.__getitem__), ""
+    if present:
+        return present[0], ""
     columns = table.columns()
     for candidate in candidates:
         alike = [name for name in columns if name.strip().casefold() == candidate.strip().casefold()]
@@ -240,7 +244,8 @@ def texts_of(table: Table, column: str, kind: str, remedy: str) -> list[str]:
     for index, value in enumerate(values_of(table, column, kind)):
         if not isinstance(value, str):
             raise RuntimeInputError(
-                f"{table.where(index)} has {_repr.repr(value)} in column {column} where a {kind} should be: {remedy}"
+                f"{table.where(index)} has {_repr.repr(value)} in column {column} where a {kind} should be: "
+                f"write a text there, or {remedy}"
             )
         try:
             value.encode()
