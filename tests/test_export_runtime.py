@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from ld4lg_fast import candidates, samplers, schedules
+from ld4lg_fast import samplers, schedules
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.diffusion import prediction
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.exporter import generation_settings, schedule_levels
-from ld4lg_fast.export.runtime import RuntimeInputError, choice, noise, sampling
+from ld4lg_fast.export.runtime import RuntimeInputError, noise, sampling
 from ld4lg_fast.export.runtime import schedules as own_schedules
 from ld4lg_fast.export.runtime.decoding import DecodingRules
 from ld4lg_fast.export.runtime.search import decode_tokens, top_k
@@ -95,20 +95,6 @@ def test_spacings_that_cannot_be_are_refused():
         own_schedules.sampling_grid(schedule_levels(V1, None), 8, "learned")
     with pytest.raises(RuntimeInputError, match="Unknown spacing 'even'"):
         own_schedules.sampling_grid(stored(V1), 8, "even")
-
-
-TEXTS = st.text(st.sampled_from("ab AB1.,-!&;'\n é{~"), max_size=24)
-
-
-@given(TEXTS, TEXTS)
-@settings(max_examples=300, deadline=None)
-def test_similarities_are_those_of_the_pipeline(text, reference):
-    for name, similarity in candidates.SIMILARITIES.items():
-        got = choice.SIMILARITIES[name](text, reference)
-        assert got == pytest.approx(similarity(text, reference), abs=1e-9), name
-    assert choice.SIMILARITIES["bleu"](text, text + " b") == pytest.approx(
-        candidates.sentence_bleu(text, text + " b"), abs=1e-9
-    )
 
 
 @given(rows=st.integers(1, 3), size=st.integers(8, 9000), k=st.integers(1, 8), seed=st.integers(0, 99))

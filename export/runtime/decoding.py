@@ -7,13 +7,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .choice import SIMILARITIES
 from .errors import RuntimeInputError
 from .option_checks import OPTIONS, Choice, WholeNumber
 from .records import ListOf, Maybe, key, parse
+from .similarity import CHOICES
 
 STRATEGIES = ("greedy", "beam", "nucleus")
-CHOICES = ("score", *SIMILARITIES)
 MOST_TOKENS = 2**16  # of a text
 TOKEN = WholeNumber(0, 2**24)
 

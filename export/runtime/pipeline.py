@@ -14,7 +14,6 @@ import numpy as np
 
 from . import noise
 from .batch_checks import check_latents, check_memory, sample_numbers
-from .choice import SIMILARITIES, most_like_the_others
 from .conditions import chosen_classes, chosen_sources, classes_of, sources_of
 from .decoding import DecodingRules
 from .errors import RuntimeInputError
@@ -29,6 +28,7 @@ from .sampling import SAMPLERS, Network, sample, step_table
 from .schedules import SPACINGS, SamplingGrid, sampling_grid
 from .search import decode_tokens
 from .session import Feeds, Session, check_providers
+from .similarity import SIMILARITIES, SURENESS, minimum_bayes_risk
 from .text_tokenizer import TextTokenizer
 
 
@@ -215,10 +215,10 @@ class OnnxTextDiffusion:
         if decodes == 1:
             return texts
         groups = [slice(first, first + decodes) for first in range(0, len(texts), decodes)]
-        if rules.choose_decode == "score":
+        if rules.choose_decode == SURENESS:
             return [texts[group][scores[group].argmax()] for group in groups]
         similarity = SIMILARITIES[rules.choose_decode]
-        return [texts[group][most_like_the_others(texts[group], similarity)] for group in groups]
+        return [texts[group][minimum_bayes_risk(texts[group], similarity)] for group in groups]
 
     def rules(self, **decoding) -> DecodingRules:
         """This model's decoding rules, with the given fields of `DecodingRules` in place of its own."""

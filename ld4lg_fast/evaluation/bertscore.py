@@ -11,7 +11,7 @@ from transformers import GPT2Tokenizer, RobertaTokenizer
 
 from ld4lg_fast.data import collate
 from ld4lg_fast.evaluation.models import ScoringModel
-from ld4lg_fast.evaluation.unavailable import Unavailable
+from ld4lg_fast.evaluation.unavailable import Unavailable, check_known
 
 # The layers that the authors found to agree best with people.
 PUBLISHED_LAYERS = {
@@ -46,16 +46,18 @@ def bert_scores(
     Each token is matched with the most similar one of the other text; special tokens' matches do not count.
 
     Raises:
-        Unavailable: the model has no such layer.
+        Unavailable: the model has no such layer, or see `check_known`.
     """
     depth = scorer.model.config.num_hidden_layers
     if layer > depth:
         raise Unavailable(f"bertscore_layer {layer} is more than the {depth} layers of the model")
+    our_ids, their_ids = _tokenize(predictions, scorer), _tokenize(references, scorer)
+    check_known([*our_ids, *their_ids], scorer.tokenizer)
     scores = []
     for start in range(0, len(predictions), batch_size):
         rows = slice(start, start + batch_size)
-        ours, our_real, our_words = _embed(predictions[rows], scorer, layer)
-        theirs, their_real, their_words = _embed(references[rows], scorer, layer)
+        ours, our_real, our_words = _embed(our_ids[rows], scorer, layer)
+        theirs, their_real, their_words = _embed(their_ids[rows], scorer, layer)
         similarity = ours @ theirs.transpose(1, 2)
         similarity = similarity.masked_fill(~(our_real[:, :, None] & their_real[:, None, :]), 0)
         precision = _mean(similarity.amax(dim=2), our_words)
@@ -66,13 +68,17 @@ def bert_scores(
     return torch.cat(scores)
 
 
-def _embed(texts: Sequence[str], scorer: ScoringModel, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit vectors (P, S, W) of tokens, which of them are real (P, S), and which of those are words."""
+def _tokenize(texts: Sequence[str], scorer: ScoringModel) -> list[list[int]]:
     tokenizer = scorer.tokenizer
     # These tokenizers tell a word at the start of a text from one after a space.
     space = " " if isinstance(tokenizer, GPT2Tokenizer | RobertaTokenizer) else ""
     limit = min(tokenizer.model_max_length, scorer.max_positions)
-    ids = [tokenizer(space + text.strip(), truncation=True, max_length=limit)["input_ids"] for text in texts]
+    return [tokenizer(space + text.strip(), truncation=True, max_length=limit)["input_ids"] for text in texts]
+
+
+def _embed(ids: Sequence[list[int]], scorer: ScoringModel, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit vectors (P, S, W) of tokens, which of them are real (P, S), and which of those are words."""
+    tokenizer = scorer.tokenizer
     pad = tokenizer.pad_token_id or 0
     input_ids, real = (tensor.to(scorer.device) for tensor in collate(ids, pad_id=pad, multiple_of=1))
     with torch.inference_mode():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ld4lg_fast.data import collate
 from ld4lg_fast.evaluation.models import ScoringModel
+from ld4lg_fast.evaluation.unavailable import check_known
 
 
 def over_batches(
@@ -30,9 +31,15 @@ def over_batches(
 
 
 def tokenize(texts: Sequence[str], scorer: ScoringModel, max_length: int) -> list[list[int]]:
-    """Token ids with the tokenizer's own special tokens, truncated to what the model holds."""
+    """Token ids with the tokenizer's own special tokens, truncated to what the model holds.
+
+    Raises:
+        ModelUnavailable: see `check_known`.
+    """
     limit = min(max_length, scorer.max_positions)
-    return [scorer.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
+    ids = [scorer.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
+    check_known(ids, scorer.tokenizer)
+    return ids
 
 
 def language_model_features(

@@ -17,6 +17,7 @@ from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 from ld4lg_fast.evaluation.settings import EvaluationSettings
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
+from ld4lg_fast.export.runtime.similarity import set_apart
 
 BERTSCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
 TEXT_METRICS = ("mauve", "mauve_sentence", "perplexity", "diversity", "memorization", "unique_words")
@@ -102,7 +103,7 @@ class _Scorer:
         def compute() -> np.ndarray:
             return np.unique(ngrams.ngram_hashes(ngrams.tokens_of(training)))
 
-        parts = (str(ngrams.MEMORIZATION_ORDER), *training)
+        parts = (str(ngrams.MEMORIZATION_ORDER), *map(set_apart, training))
         return ngrams.memorization(tokens, self.cache.get("training_ngrams", parts, compute))
 
     def bertscore(self, predictions: Sequence[str], references: Sequence[str]) -> Mapping[str, float]:
@@ -114,8 +115,8 @@ class _Scorer:
 
 
 def evaluate_texts(
-    samples: Sequence[str],
-    references: Sequence[str],
+    samples: str | Sequence[str],
+    references: str | Sequence[str],
     training: Sequence[str] | None = None,
     *,
     settings: EvaluationSettings | None = None,
@@ -136,6 +137,7 @@ def evaluate_texts(
     Raises:
         DataError: fewer references than samples.
     """
+    samples, references = _lists(samples, references)
     if len(references) < len(samples):
         raise DataError(
             f"there are only {len(references)} reference texts for {len(samples)} samples: "
@@ -162,9 +164,14 @@ def evaluate_texts(
     return results.as_dict()
 
 
+def _lists(*texts: str | Sequence[str]) -> list[Sequence[str]]:
+    """One text alone is a list of it."""
+    return [[part] if isinstance(part, str) else part for part in texts]
+
+
 def evaluate_pairs(
-    predictions: Sequence[str],
-    references: Sequence[str],
+    predictions: str | Sequence[str],
+    references: str | Sequence[str],
     *,
     settings: EvaluationSettings | None = None,
     models: ScoringModels | None = None,
@@ -174,6 +181,7 @@ def evaluate_pairs(
     Raises:
         DataError: the two are not of the same number, or there are none.
     """
+    predictions, references = _lists(predictions, references)
     if len(predictions) != len(references) or not len(references):
         raise DataError(
             f"{len(predictions)} texts and {len(references)} references do not pair: give one for each"

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ld4lg_fast.evaluation.features import over_batches
 from ld4lg_fast.evaluation.models import ScoringModel
-from ld4lg_fast.evaluation.unavailable import Unavailable
+from ld4lg_fast.evaluation.unavailable import Unavailable, check_known
 
 
 def text_perplexities(texts: Sequence[str], scorer: ScoringModel, batch_size: int = 32) -> np.ndarray:
@@ -20,7 +20,7 @@ def text_perplexities(texts: Sequence[str], scorer: ScoringModel, batch_size: in
     texts (not the perplexity of all tokens together).
 
     Raises:
-        Unavailable: the tokenizer has no start token.
+        Unavailable: the tokenizer has no start token, or see `check_known`.
     """
     tokenizer = scorer.tokenizer
     start = tokenizer.bos_token_id
@@ -30,6 +30,7 @@ def text_perplexities(texts: Sequence[str], scorer: ScoringModel, batch_size: in
         )
     limit = scorer.max_positions - 1
     ids = [[start, *tokenizer(text, add_special_tokens=False)["input_ids"][:limit]] for text in texts]
+    check_known(ids, tokenizer)
 
     def perplexities(input_ids: Tensor, mask: Tensor) -> Tensor:
         logits = scorer.model(input_ids, attention_mask=mask.long(), use_cache=False).logits[:, :-1].float()
