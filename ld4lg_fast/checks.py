@@ -135,6 +135,36 @@ def _checked_elements(name: str, values: Any, rule: Number | WholeNumber, count:
     return [plain(number) for number in given]
 
 
+def checked_device(device: torch.device | str | int) -> torch.device:
+    """A device by its name, after something was computed on it.
+
+    Raises:
+        ConfigError: a device that this machine or this torch does not have.
+    """
+    try:
+        if torch.empty(1, device=device).cpu().numel():
+            return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"The device {shown(device)} is not available here; leave it out or use cpu."
+        ) from error
+
+
+def checked_place(
+    device: torch.device | str | int | torch.dtype | None, dtype: torch.dtype | None
+) -> tuple[torch.device | None, torch.dtype | None]:
+    """A device and a dtype of networks; the dtype may stand alone.
+
+    Raises:
+        ConfigError: a device that is not there, or what is no dtype of floating-point numbers.
+    """
+    if isinstance(device, torch.dtype):
+        device, dtype = None, device
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype is {shown(dtype)}; it must be one of torch's, as torch.bfloat16.")
+    return None if device is None else checked_device(device), dtype
+
+
 def check_memory(name: str, count: int, bytes_each: int, device: torch.device) -> None:
     """Refuses more samples than the device's memory holds.
 

@@ -15,13 +15,12 @@ from ld4lg_fast._version import __version__
 from ld4lg_fast.candidates import CHOICES, SURENESS, choose, in_groups
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.run_lock import RunLock
-from ld4lg_fast.checks import check, check_folder, output_file
+from ld4lg_fast.checks import check, check_folder, checked_device, output_file
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_fits
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
-from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.option_groups import INFER, checked_groups
 from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
@@ -46,7 +45,7 @@ CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are lear
 DECODING = tuple(field.name for field in fields(DecodingConfig))  # entries of the group that make one
 
 
-def choose_device(name: str | None) -> torch.device:
+def choose_device(name: str | int | None) -> torch.device:
     """The named device, or the GPU if there is one.
 
     Raises:
@@ -54,13 +53,7 @@ def choose_device(name: str | None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        if torch.empty(1, device=name).cpu().numel():
-            return torch.device(name)
-    except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"The device {shown(name)} is not available here; leave it out or use cpu."
-        ) from error
+    return checked_device(name)
 
 
 def sample_with_bar(

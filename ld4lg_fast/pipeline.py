@@ -15,7 +15,7 @@ from ld4lg_fast import hub
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.run_lock import RunLock
-from ld4lg_fast.checks import check_given, check_options
+from ld4lg_fast.checks import check_given, check_options, checked_place
 from ld4lg_fast.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.decoding.texts import checked_decoding, decode_in_batches
@@ -152,9 +152,11 @@ class TextDiffusionPipeline(LatentOperations):
         """Moves both models, as ``to("cuda", torch.bfloat16)`` or ``to(torch.bfloat16)``.
 
         ``dtype`` is that of the networks, latents and schedules stay float32.
+
+        Raises:
+            ConfigError: a device that is not there, or what is no dtype of floating-point numbers.
         """
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
+        device, dtype = checked_place(device, dtype)
         self.autoencoder.to(device=device, dtype=dtype)
         self.model.to(device=device)
         self.model.denoiser.to(dtype=dtype)

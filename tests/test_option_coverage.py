@@ -15,12 +15,14 @@ from ld4lg_fast import DecodingConfig, TextDiffusionPipeline, engine
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.checks import RULES
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.evaluation import EvaluationSettings, evaluate_pairs, evaluate_texts
 from ld4lg_fast.export.runtime.option_checks import WholeNumber, shown
 from ld4lg_fast.samples import SamplingOptions
 from ld4lg_fast.statistics import RunStatistics
 from tests.conftest import make_model
 from tests.test_length import make_v1
 
+COUNTING = EvaluationSettings(mauve_model=None, perplexity_model=None, bertscore_model=None)
 BAD = [
     "hot",
     "",
@@ -218,8 +220,22 @@ def test_one_text_alone_is_one_text_wherever_texts_are_taken(pipes):
     )
     for texts in (("abc", "x"), np.array(["abc", "x"])):
         assert torch.equal(pipe.encode(texts)[0], pipe.encode(["abc", "x"])[0])
+    assert evaluate_pairs("abc", "abc", settings=COUNTING) == evaluate_pairs(
+        ["abc"], ["abc"], settings=COUNTING
+    )
+    assert evaluate_texts("abc", "x", settings=COUNTING) == evaluate_texts(["abc"], ["x"], settings=COUNTING)
     sources = pipes["sources"]
     assert sources(2, source="abc", **common).texts == sources(2, source=["abc", "abc"], **common).texts
+
+
+def test_places_that_a_pipeline_cannot_be_moved_to_are_refused(pipes):
+    for place in ("cudda", "meta", "", 99, -1, 1.5, [], "cpu:x", 10**30, object()):
+        with pytest.raises(ConfigError, match="The device .* is not available here"):
+            pipes["classes"].to(place)
+    for dtype in ("float32", torch.int8, torch.complex64, 32, True):
+        with pytest.raises(ConfigError, match="dtype is .*; it must be one of torch's"):
+            pipes["classes"].to("cpu", dtype)
+    assert pipes["classes"].to(torch.device("cpu"), torch.float32).device.type == "cpu"
 
 
 def test_more_samples_than_the_memory_holds_are_refused_at_once(pipes):

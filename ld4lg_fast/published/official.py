@@ -162,7 +162,7 @@ def _read_text_side(
         raise CheckpointError(
             f"{settings.path} names no autoencoder (latent_model_path=null); leave --autoencoder out."
         )
-    name = lm or settings.take("enc_dec_model", str)
+    name = settings.take("enc_dec_model", str) if lm is None else lm
     return OfficialAutoencoder(language_model.load_by_name(name, max_len), name, frozen=True, files=())
 
 
@@ -197,7 +197,7 @@ def read_autoencoder(folder: Path, lm: str | None = None) -> OfficialAutoencoder
         "num_layers": config.depth,
     }
     settings.agree(found, weights)
-    name = lm or settings.take("enc_dec_model", str)
+    name = settings.take("enc_dec_model", str) if lm is None else lm
     frozen = settings.take("lm_mode", str) == "freeze"
     max_len = min(settings.take("max_seq_len", int), config.max_len)
     if max_len < 1:

@@ -101,7 +101,7 @@ def read_unofficial(weights: Path, config: Path, lm: str | None = None) -> Publi
         check_known(state, ("transformer.", "autoencoder."), ("x_mean", "x_std", *SCHEDULE_BUFFERS))
         denoiser = interop.load_denoiser_v1(under(state, "transformer."), dropout)
     _check_network(settings, denoiser.config, weights)
-    name = lm or settings.take("network.autoencoder.name", str)
+    name = settings.take("network.autoencoder.name", str) if lm is None else lm
     autoencoder = language_model.load_by_name(name, denoiser.config.max_len)
     with naming(weights):
         language_model.fill(autoencoder.lm, under(state, "autoencoder."))
