@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ld4lg_fast.candidates import SURENESS
-from ld4lg_fast.checkpoints.language_model import load_language_model, load_tokenizer
+from ld4lg_fast.checkpoints.language_model import BUILDING, load_language_model, load_tokenizer
 from ld4lg_fast.checkpoints.schemas import AutoencoderFile, read
 from ld4lg_fast.checkpoints.tensors import build_and_load
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
@@ -127,7 +127,9 @@ class LanguageAutoencoder(nn.Module):
             # BART's own 0.02 suits 768 and more; narrow models then take very long to use their latents.
             init_std=dim**-0.5,
         )
-        return cls._assemble(BartForConditionalGeneration(config), tokenizer, perceiver, max_len, False)
+        with BUILDING:
+            language_model = BartForConditionalGeneration(config)
+        return cls._assemble(language_model, tokenizer, perceiver, max_len, False)
 
     @classmethod
     def from_pretrained_lm(
@@ -141,13 +143,14 @@ class LanguageAutoencoder(nn.Module):
         local = {"local_files_only": not _hub_answers(name_or_path)}
         try:
             # Whose kernels and whose classes a config names is not followed.
-            lm = AutoModelForSeq2SeqLM.from_pretrained(
-                name_or_path,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                trust_remote_code=False,
-                **local,
-            )
+            with BUILDING:
+                lm = AutoModelForSeq2SeqLM.from_pretrained(
+                    name_or_path,
+                    dtype=torch.float32,
+                    attn_implementation="sdpa",
+                    trust_remote_code=False,
+                    **local,
+                )
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **local)
         except (OSError, ValueError) as error:
             raise CheckpointError(

@@ -68,6 +68,18 @@ def test_mixed_calls_give_what_they_give_one_after_another(autoencoder):
             assert plain(value) == expected[name], name
 
 
+def test_runs_are_loaded_by_many_threads(autoencoder, tmp_path):
+    """transformers switches tied weights off for the whole process while it loads."""
+    pipe = TextDiffusionPipeline(autoencoder, make_model())
+    pipe.save_pretrained(tmp_path)
+    expected = pipe(2, num_inference_steps=2, decoding=GREEDY, seed=1)
+    for _ in range(3):
+        for loaded in at_once([partial(TextDiffusionPipeline.from_pretrained, tmp_path)] * THREADS):
+            found = loaded(2, num_inference_steps=2, decoding=GREEDY, seed=1)
+            assert found.texts == expected.texts and plain(found.latents) == plain(expected.latents)
+            assert loaded.autoencoder.lm.lm_head.weight is loaded.autoencoder.lm.get_input_embeddings().weight
+
+
 @pytest.mark.parametrize("truncates", [False, True], ids=["", "truncation-in-its-file"])
 def test_texts_are_tokenised_alike_by_all_threads(tokenizer, tmp_path, truncates):
     tokenizer.save_pretrained(tmp_path)

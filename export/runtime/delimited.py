@@ -141,15 +141,15 @@ def _read_tabs(lines: Sequence[str]) -> Delimited:
 def _is_quoted(plain: Delimited, lines: Sequence[str]) -> bool:
     """Whether fields that begin and end with quotes were quoted by a program, instead of being somebody's words.
 
-    A program quotes the header, too, or doubles quotes in a field, or quotes the fields with commas and no others
-    (Excel); and it leaves no other quote in the file.
+    A program quotes the header, too, or an empty field, or doubles quotes in a field, or quotes the fields with commas
+    and no others (Excel); and it leaves no other quote in the file.
     """
     fields = [field for line in lines for field in line.rstrip("\r\n").split("\t")]
     quoted = [field for field in fields if '"' in field]
     if not all(map(_PROPERLY_QUOTED.fullmatch, quoted)):
         return False
     header = any('"' in name for name in plain.header)
-    doubled = any('""' in field[1:-1] for field in quoted)
+    doubled = any(field == '""' or '""' in field[1:-1] for field in quoted)
     return header or doubled or all(("," in field) == ('"' in field) for field in fields)
 
 

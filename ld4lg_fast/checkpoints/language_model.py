@@ -4,6 +4,7 @@ transformers' own ``from_pretrained`` would read file names, kernels, quantizers
 Here the config is read as data, its sizes are compared with the weights, and only then is the model built.
 """
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from ld4lg_fast.checkpoints.tensors import read_weights
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.option_checks import shown
 
+# Held while transformers builds or loads a model: it then takes initialisation and tied weights from all threads.
+BUILDING = threading.RLock()
 MAX_LABELS = 10_000  # transformers makes a dictionary of them
 TOKEN_IDS = tuple(
     name
@@ -49,14 +52,15 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     generation = _read_generation_config(folder)
     paths = sorted(folder.glob("model*.safetensors")) or [folder / "model.safetensors"]
     try:
-        with torch.device("meta"):
+        with BUILDING, torch.device("meta"):
             skeleton = architecture(config)
     except Exception as error:  # transformers checks combinations of sizes by errors of many kinds
         raise CheckpointError(f"{folder / 'config.json'} makes no model ({_first_line(error)}).") from error
     state = read_weights(skeleton, *paths)
-    lm = architecture.from_pretrained(
-        None, config=config, state_dict=state, dtype=torch.float32, trust_remote_code=False
-    )
+    with BUILDING:
+        lm = architecture.from_pretrained(
+            None, config=config, state_dict=state, dtype=torch.float32, trust_remote_code=False
+        )
     if generation is not None:
         lm.generation_config = generation
     options, path = lm.generation_config, folder / "generation_config.json"

@@ -15,6 +15,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from ld4lg_fast.autoencoder import _hub_answers, _without_progress_bars
+from ld4lg_fast.checkpoints.language_model import BUILDING
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 from ld4lg_fast.interop import some
 
@@ -103,7 +104,7 @@ def _loaded(kind: type, place: str, options: dict, device: torch.device) -> Scor
         ValueError: weights are missing, which transformers would make up, or not finite; or the tokenizer is another
             model's.
     """
-    with _without_progress_bars():
+    with _without_progress_bars(), BUILDING:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
         config._attn_implementation = None  # whose kernels a file names is not followed
         model, found = kind.from_pretrained(
