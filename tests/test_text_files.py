@@ -203,7 +203,7 @@ TABLES = {
     ),
     "said.csv": ('text,id\n"Yes" he said.,1\nNo.,2\n', ['"Yes" he said.', "No."], "quotes are characters"),
     "blank.csv": ('id, text\n1, "a, b"\n2, "c"\n', ["a, b", "c"], "2 texts)"),
-    "lines.csv": ('id,text\n1,"a\nb"\n2,c\n', ["a\nb", "c"], "2 texts; 1 row spans several lines)"),
+    "lines.csv": ('id,text\n1,"a\nb"\n2,c\n', ["a\nb", "c"], "2 texts; 1 row spans 2 lines)"),
     "pandas.tsv": (
         'id\ttext\n1\t"a ""b"""\n2\t"c\td"\n3\t"e\nf"\n4\tg\n',
         ['a "b"', "c\td", "e\nf", "g"],
@@ -214,6 +214,7 @@ TABLES = {
     "utterances.tsv": ('id\ttext\n1\t"Yes."\n2\tNo, no.\n', ['"Yes."', "No, no."], "quotes are characters"),
     "swallowed.tsv": ('id\ttext\n1\t"a\n2\tb\n3\tc"\n', ['"a', "b", 'c"'], "quotes are characters"),
     "nothing.tsv": ('id\ttext\n1\t""\n2\t"b"\n', ["b"], "1 text; 1 blank row left out)"),
+    "long.tsv": ('text\tid\n"a\n\nb"\t1\n"c\nd"\t2\n', ["a\n\nb", "c\nd"], "2 rows span up to 3 lines)"),
     "one.tsv": ('text\n"a\nb "c" d\n', ['"a', 'b "c" d'], "quotes are characters"),
     # Which rows and columns.
     "trailing.csv": ("text,id,\na,1,\nb,2,,\n", ["a", "b"], "2 texts)"),

@@ -17,6 +17,7 @@ from .errors import RuntimeInputError
 SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 
 _SEP_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
+_QUOTES_KEPT = "its quotes are characters of the texts"
 _PROPERLY_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 Records = list[tuple[int, list[str]]]  # fields, with the line on which the row starts
@@ -60,9 +61,12 @@ def read_delimited(lines: Sequence[str], name: str, usual: str) -> Delimited:
             if len(tables[separator].header) > 1:
                 break
     wide = [separator for separator, table in tables.items() if len(table.header) > 1]
-    # Where nothing fits, the first line tells which separator was meant.
-    meant = wide or ([usual] if usual in head else []) or list(misfits) or [usual]
-    chosen = next((separator for separator in meant if separator != usual), usual)
+    if wide:
+        chosen = wide[0]
+    elif usual in head or not misfits.keys() - {usual}:
+        chosen = usual
+    else:  # the first line speaks for another one
+        chosen = next(separator for separator in misfits if separator != usual)
     unusual = "" if chosen == usual else f"its separator is {SEPARATORS[chosen]}"
     if chosen in misfits:
         misfit = misfits[chosen]
@@ -115,7 +119,7 @@ def _read_quoted(lines: Sequence[str], separator: str) -> Delimited:
         raise first from None
     if any(field[0] == field[-1] == '"' for _, fields in plain.records for field in fields if field):
         raise first
-    return replace(plain, notes=("its quotes are characters of the texts",))
+    return replace(plain, notes=(_QUOTES_KEPT,))
 
 
 def _read_tabs(lines: Sequence[str]) -> Delimited:
@@ -135,7 +139,7 @@ def _read_tabs(lines: Sequence[str]) -> Delimited:
                 return quoted
     if _is_quoted(plain, lines):
         return _fitted(_parsed(lines, "\t", lenient=False))
-    return replace(plain, notes=("its quotes are characters of the texts",))
+    return replace(plain, notes=(_QUOTES_KEPT,))
 
 
 def _is_quoted(plain: Delimited, lines: Sequence[str]) -> bool:
@@ -159,8 +163,8 @@ def _split(lines: Sequence[str], separator: str) -> _Spans:
 
 
 def _parsed(lines: Sequence[str], separator: str, lenient: bool) -> _Spans:
-    # For the whole process; it is only ever raised.
-    csv.field_size_limit(2**31 - 1)
+    # For the whole process, which is why it is never lowered again.
+    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=lenient)
     while True:
         start = reader.line_num + 1
@@ -181,7 +185,8 @@ def _fitted(spans: _Spans) -> Delimited:
     """
     header: list[str] = []
     kept: Records = []
-    num_blank = num_long = 0
+    num_blank = 0
+    heights: list[int] = []
     for start, end, fields in spans:
         if not any(map(str.strip, fields)):
             num_blank += 1
@@ -193,6 +198,9 @@ def _fitted(spans: _Spans) -> Delimited:
             raise _Misfit(start, f"does not have as many columns as the first line ({len(header)})")
         else:
             kept.append((start, fields[: len(header)]))
-            num_long += end > start
-    rows = "1 row spans" if num_long == 1 else f"{num_long} rows span"
-    return Delimited(header, kept, num_blank, (f"{rows} several lines",) if num_long else ())
+            if end > start:
+                heights.append(end - start + 1)
+    if not heights:
+        return Delimited(header, kept, num_blank)
+    rows = "1 row spans" if len(heights) == 1 else f"{len(heights)} rows span up to"
+    return Delimited(header, kept, num_blank, (f"{rows} {max(heights)} lines",))
