@@ -5,8 +5,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ld4lg_fast.errors import LD4LGError
@@ -40,22 +40,37 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-class NewFolders(Callback):
-    """Notes which folders Hydra is about to make, so that a command that writes nothing leaves none behind."""
+class Folders(Callback):
+    """Keeps what Hydra makes for itself out of the user's folders.
+
+    A command that writes nothing leaves no folder behind, and a sweep ``multirun.yaml`` and a folder for each job only
+    where ``hydra.sweep.dir`` was given. The configs name this class, and Hydra makes an object of it.
+    """
 
     missing: ClassVar[list[Path]] = []
+    of_sweep = Path(tempfile.gettempdir()) / f"ld4lg-sweep-{os.getpid()}"
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with suppress(OSError, OmegaConfBaseException):  # Hydra is about to complain of the same
             path = Path(config.hydra.run.dir)
-            NewFolders.missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+            Folders.missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        given = config.hydra.overrides.hydra
+        if not any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in given):
+            with open_dict(config):
+                config.hydra.sweep.dir = str(self.of_sweep)
+                # Of these each job is composed anew.
+                given.append(f"hydra.sweep.dir={hydra_value(self.of_sweep)}")
 
     @classmethod
-    def remove_empty(cls) -> None:
+    def tidy(cls) -> None:
+        """Removes what is empty, and what belongs to nobody."""
         for folder in cls.missing:
             with suppress(OSError):
                 folder.rmdir()
         cls.missing = []
+        shutil.rmtree(cls.of_sweep, ignore_errors=True)
 
 
 class _Ended(BaseException):
@@ -103,23 +118,6 @@ def _which_job() -> str:
     return f" (job {HydraConfig.get().job.num}: {shlex.join(HydraConfig.get().overrides.task)})"
 
 
-@contextmanager
-def _folders_of_our_own() -> Iterator[None]:
-    """Keeps the folders and files that Hydra makes for itself out of the user's: none for a command that fails, and
-    ``multirun.yaml`` only where ``hydra.sweep.dir`` was given."""
-    arguments, target = sys.argv[1:], f"{NewFolders.__module__}.{NewFolders.__name__}"
-    sweep = Path(tempfile.gettempdir()) / f"ld4lg-sweep-{os.getpid()}"  # made in a sweep alone
-    sys.argv[1:] = [*arguments, f"+hydra.callbacks.new_folders={{_target_: {target}}}"]
-    if not any(argument.lstrip("+").startswith("hydra.sweep.dir=") for argument in arguments):
-        sys.argv.append(f"hydra.sweep.dir={hydra_value(sweep)}")
-    try:
-        yield
-    finally:
-        sys.argv[1:] = arguments
-        NewFolders.remove_empty()
-        shutil.rmtree(sweep, ignore_errors=True)
-
-
 @terminal_output()
 def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     """Runs ``task`` with the config that the command line composes, and returns what it returns.
@@ -131,14 +129,16 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     """
     # Hydra would print a traceback and exit with 1; this makes it raise instead.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # argparse takes options on one side of a flag alone.
+    flags = [argument for argument in sys.argv[1:] if argument in ("--multirun", "-m")]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in flags] + flags
     jobs = _Jobs(task)
 
     def run(config: DictConfig) -> None:
         jobs(config)
 
     try:
-        with _folders_of_our_own():
-            hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
+        hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
     except _Ended as ended:
         if ended.__cause__ is not None:
             raise ended.__cause__ from None
@@ -148,6 +148,8 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
         raise
     except Exception as error:  # the task's own are caught above, so this is Hydra refusing the command line
         fail(_in_one_sentence(error))
+    finally:
+        Folders.tidy()
     if jobs.exit_code:
         raise SystemExit(jobs.exit_code)
     return jobs.results[-1] if jobs.results else None

@@ -15,7 +15,7 @@ from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.console import console
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.entry import hydra_entry
+from ld4lg_fast.entry import Folders, hydra_entry
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
@@ -82,8 +82,8 @@ def train(config: DictConfig) -> int | None:
 
 def _place(command: DictConfig) -> str:
     """Where the run goes: ``hydra.run.dir``; in a sweep with a folder of its own, the job's part of that."""
-    given = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in command.overrides.hydra)
-    return command.runtime.output_dir if given and command.mode is RunMode.MULTIRUN else command.run.dir
+    of_sweep = command.mode is RunMode.MULTIRUN and command.sweep.dir != str(Folders.of_sweep)
+    return command.runtime.output_dir if of_sweep else command.run.dir
 
 
 def _end_processes(processes: PartialState) -> None:
