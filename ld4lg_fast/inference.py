@@ -223,7 +223,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
 def default_name(settings: Mapping) -> str:
     """``ddpm_250_beam_seed0.json``, with the class where one was asked for."""
     asked = settings["class_id"] if settings["class_name"] is None else settings["class_name"]
-    of_class = "" if asked is None else f"_class_{re.sub('[^A-Za-z0-9]+', '-', str(asked))}"
+    of_class = "" if asked is None else "_class_" + re.sub(r"[\W_]+", "-", str(asked))
     sampling = f"{settings['sampler']}_{settings['sampling_steps']}_{settings['strategy']}"
     return f"{sampling}{of_class}_seed{settings['seed']}.json"
 

@@ -2,6 +2,7 @@
 
 import time
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -13,16 +14,20 @@ from transformers import PreTrainedTokenizerFast
 from ld4lg_fast import candidates
 from ld4lg_fast.candidates import choose, oracle
 from ld4lg_fast.evaluation import ngrams, seq2seq
+from ld4lg_fast.evaluation.report_page import _words
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable, check_known
 from ld4lg_fast.export.runtime import decoding, pipeline, similarity
 from ld4lg_fast.export.runtime.similarity import SIMILARITIES, bleu, rouge_l, set_apart, words
+from ld4lg_fast.inference import default_name
+from ld4lg_fast.training.distillation import spread
+from ld4lg_fast.training.reconstruction import _compare
 
 # A text and another one of the same script; where it has spaces, words of several letters.
 SPACED = {
     "English": ("the heron waits at the edge of the pond", "nobody knows where my keys went"),
     "Amharic": ("ሰማይ ዛሬ በጣም ሰማያዊ ነው ብዬ አስባለሁ", "ነገ ወደ ገበያ እንሄዳለን"),
     "Arabic": ("تنتظر البلشون على حافة البركة كل صباح", "لا أحد يعرف أين مفاتيحي"),
-    "Arabic with vowels": ("تَنْتَظِرُ البَلَشُونُ عَلَى حَافَّةِ البِرْكَةِ", "لَا أَحَدَ يَعْرِفُ مَكَانَ المَفَاتِيحِ"),
+    "Arabic with vowels": ("تَنْتَظِرُ البَلَشُونُ عَلَى حَافَّةِ البِرْكَةِ كُلَّ صَبَاحٍ مُشْمِسٍ", "لَا أَحَدَ يَعْرِفُ مَكَانَ المَفَاتِيحِ"),
     "Armenian": ("սպիտակ ձին կանգնած է գետի ափին այսօր", "ոչ ոք չգիտի որտեղ են բանալիները"),
     "Bengali": ("বকটি প্রতিদিন সকালে পুকুরের ধারে দাঁড়িয়ে থাকে", "আমার চাবি কোথায় কেউ জানে না"),
     "Georgian": ("თეთრი ცხენი მდინარის ნაპირზე დგას დღეს", "არავინ იცის სად არის გასაღები"),
@@ -256,3 +261,42 @@ def test_models_that_do_not_know_the_script_are_left_out():
     # Of a tokenizer of bytes the unknown token ends texts.
     check_known(unknown, word_tokenizer(unk_token="[UNK]", eos_token="[UNK]"))
     check_known(unknown, word_tokenizer())
+
+
+def test_the_report_counts_words_of_every_script():
+    texts = ["It isn't rock’n’roll, 'quoted'", "हिन्दी में 'बात'", "我喜欢茶"]
+    assert _words(texts) == [
+        ["it", "isn't", "rock’n’roll", "quoted"],
+        ["हिन्दी", "में", "बात"],
+        ["我", "喜", "欢", "茶"],
+    ]
+
+
+def test_reconstructions_are_compared_in_every_script():
+    text = UNSPACED["Thai"][0]
+
+    class Letters:
+        """An autoencoder whose tokens are characters."""
+
+        tokenizer = SimpleNamespace(all_special_ids=[])
+
+        def decode_text(self, rows):
+            return ["".join(map(chr, row)) for row in rows]
+
+    pairs = [([*map(ord, text)], [*map(ord, text[:-4])])]
+    found = _compare(Letters(), pairs, loss=1.0, swapped_loss=2.0, num_examples=1)
+    assert 60 < found.bleu < 100
+
+
+def test_samples_of_classes_have_files_of_their_own():
+    settings = {"class_id": None, "sampler": "ddpm", "sampling_steps": 2, "strategy": "beam", "seed": 0}
+    names = [
+        default_name(settings | {"class_name": name})
+        for name in ("Спорт", "Новости", "科学", "Très bon", "a/b")
+    ]
+    assert len(set(names)) == 5 and names[-1] == "ddpm_2_beam_class_a-b_seed0.json"
+    assert not any("/" in name for name in names)
+
+
+def test_a_collapse_is_seen_in_every_script():
+    assert spread(["我喜欢茶", "我喜欢茶"]) == (0.5, 0.5) and spread(["हिन्दी में", "हिन्दी"]) == (1, 2 / 3)

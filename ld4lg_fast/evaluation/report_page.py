@@ -13,6 +13,7 @@ from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.evaluation.ngrams import ngrams
 from ld4lg_fast.evaluation.report_charts import Point, bars, histogram, scatter
 from ld4lg_fast.evaluation.report_latents import Film, LatentMap
+from ld4lg_fast.export.runtime.similarity import word_pattern
 from ld4lg_fast.weights import read_json, write_atomically
 
 BETTER_LOW = {"perplexity", "memorization"}
@@ -21,7 +22,7 @@ ORDER = 4
 SHARED_BY = ((2, 2), (3, 4), (5, 8), (9, 16), (17, None))
 """Numbers of texts that an n-gram occurs in, from and to."""
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_LETTER = r"(?:\w|(?<=\w)['’](?=\w))"  # of a word; an apostrophe is one inside
 
 
 def write_page(
@@ -207,7 +208,7 @@ def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, st
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:
-    return [_WORD.findall(text.lower()) for text in texts]
+    return [word_pattern(_LETTER).findall(text.lower()) for text in texts]
 
 
 def _lengths(series: Mapping[str, Sequence[str]]) -> tuple[str, str]:

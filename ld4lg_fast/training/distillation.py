@@ -5,7 +5,6 @@ Letters: B texts, N latents, d latent width, S steps of the student.
 """
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.diffusion import prediction
 from ld4lg_fast.errors import ConfigError, LD4LGError
+from ld4lg_fast.export.runtime.similarity import words
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
@@ -69,8 +69,8 @@ def student_of(teacher: LatentDiffusion, num_steps: int) -> LatentDiffusion:
 
 def spread(texts: Sequence[str]) -> tuple[float, float]:
     """Shares of distinct texts, and of distinct words among all words."""
-    words = [word for text in texts for word in re.findall(r"\w+", text.lower())]
-    return len(set(texts)) / len(texts), len(set(words)) / max(1, len(words))
+    written = [word for text in texts for word in words(text)]
+    return len(set(texts)) / len(texts), len(set(written)) / max(1, len(written))
 
 
 class DistillationStage(DiffusionStage):

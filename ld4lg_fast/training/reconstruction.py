@@ -12,6 +12,7 @@ from torch import Tensor
 from ld4lg_fast.autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
+from ld4lg_fast.export.runtime.similarity import set_apart
 from ld4lg_fast.sharing import gathered, share
 from ld4lg_fast.smoothing import NO_SMOOTHING
 from ld4lg_fast.training.session import Session
@@ -174,10 +175,11 @@ def _compare(
     total = sum(max(len(want), len(have)) for want, have in zip(wanted, got, strict=True))
     right = sum(sum(map(int.__eq__, want, have)) for want, have in zip(wanted, got, strict=True))
     texts = list(zip(originals, copies, strict=True))
+    spaced = [[set_apart(text) for text in side] for side in (originals, copies)]
     return Reconstruction(
         exact_match=round(100 * sum(original == copy for original, copy in texts) / len(texts), 2),
         token_accuracy=round(100 * right / max(1, total), 2),
-        bleu=round(corpus_bleu(copies, [originals]).score, 2),
+        bleu=round(corpus_bleu(spaced[1], [spaced[0]]).score, 2),
         distinct=round(min(100.0, 100 * len(set(copies)) / len(set(originals))), 2),
         loss=round(loss, 4),
         swapped_loss=round(swapped_loss, 4),
