@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from ld4lg_fast.errors import LD4LGError
-from ld4lg_fast.export.runtime.text_display import displayed, print_json, terminal_output
+from ld4lg_fast.export.runtime.text_display import displayed, print_json, terminal_output, typed
 from ld4lg_fast.hydra_help import evaluate_help, hydra_value, is_override, train_help
 
 HELP = """Fast latent diffusion for language generation: train, sample, evaluate, deploy.
@@ -202,6 +202,7 @@ def sample(
     check_given(num_samples=num_samples, steps=steps, tries=tries, guidance_scale=guidance_scale, seed=seed)
     sampling_plan(quality, sampler, steps)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
+    class_name, source = (None if text is None else typed(text) for text in (class_name, source))
     own = pipe.decoding
     decoding = replace(own, strategy=own.strategy if strategy is None else strategy, precision=precision)
     settings: dict[str, Any] = {

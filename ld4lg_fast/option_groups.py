@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ld4lg_fast.checks import RULES, check
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import MOST, Choice, Rule, Text, WholeNumber, elements, shown
+from ld4lg_fast.export.runtime.text_display import typed
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -126,6 +127,8 @@ def checked_groups(config: DictConfig | Mapping, rules: Groups) -> dict[str, dic
             if given[name] == "???":
                 raise ConfigError(f"{group}.{name} is needed; give it, as in {group}.{name}=outputs/demo.")
             null, rule = (None, rule.rule) if isinstance(rule, OrNull) else (..., rule)
+            if isinstance(rule, Name):
+                given[name] = typed(given[name]) if isinstance(given[name], str) else given[name]
             if given[name] is not null:
                 check(name if isinstance(rule, Choice) else f"{group}.{name}", given[name], rule)
         groups[group] = given

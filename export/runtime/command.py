@@ -14,7 +14,7 @@ from .errors import RuntimeInputError
 from .pipeline import OnnxTextDiffusion
 from .sampling import SAMPLERS
 from .schedules import SPACINGS
-from .text_display import displayed, json_text, list_item, print_json, terminal_output
+from .text_display import displayed, json_text, list_item, print_json, terminal_output, typed
 from .text_files import read_sources
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
@@ -144,10 +144,11 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     add("--spacing", choices=SPACINGS, help="of the steps, if not the preset's")
     add("--seed", type=_number, default=0, help="the same seed gives the same texts")
     add("--class-id", type=_number, help="of a class-conditional model")
-    add("--class-name", help="the same by name")
+    add("--class-name", type=typed, help="the same by name")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--source",
+        type=typed,
         nargs="+",
         help="what a sequence-to-sequence model writes from: a text, or one for each sample",
     )

@@ -62,6 +62,17 @@ def print_json(content: Any) -> None:
     print(text)
 
 
+def typed(text: str) -> str:
+    """A text of the command line, which is UTF-8 whatever the locale took its bytes for.
+
+    No path: the locale finds a file by the name that it made of the bytes.
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
+
+
 @contextmanager
 def terminal_output() -> Iterator[None]:
     """Around a command: what the terminal's encoding lacks is printed as ``?``, and a closed pipe ends it quietly.
