@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from ld4lg_fast import TextDiffusionPipeline
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.text_display import CLOSED_PIPE, typed
 from ld4lg_fast.statistics import RunStatistics
+from ld4lg_fast.training.run_directory import RunDirectory
 from tests.conftest import make_model
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +103,11 @@ def test_hydra_commands_keep_names_of_every_kind(run_dir, tmp_path):
     content = json.loads(file.read_text(encoding="utf-8"))
     assert content["classes"] == ["悪い"] * 2
     assert b"[??] " in done.stdout and b"Written to " in done.stdout
+
+
+def test_a_run_directory_that_weights_cannot_be_written_to_is_refused_before_training():
+    with pytest.raises(ConfigError, match="is not UTF-8 text, as weights need it; choose another directory"):
+        RunDirectory(os.fsdecode(b"r\xe9sum\xe9")).is_empty()
 
 
 @pytest.mark.parametrize(

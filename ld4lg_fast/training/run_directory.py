@@ -50,8 +50,15 @@ class RunDirectory:
         """Whether there is nothing at all but a lock; a missing directory is empty.
 
         Raises:
-            ConfigError: the path is a file.
+            ConfigError: the path is a file, or has a name that no weights can be written to.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"hydra.run.dir={self.path} is not UTF-8 text, as weights need it; choose another directory, or a "
+                "UTF-8 locale."
+            ) from error
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"hydra.run.dir={self.path} is a file; choose a directory.")
         return not self.path.exists() or all(path.name == LOCK for path in self.path.iterdir())
