@@ -208,7 +208,12 @@ class LatentDiffusion(nn.Module):
         content = read_json(path, "a saved denoiser")
         recipe = content.get("recipe")
         discrete = isinstance(recipe, dict) and recipe.get("version") == "v1"
-        file = validated(LatentDiffusionFileV1 if discrete else LatentDiffusionFile, content, path)
+        file: LatentDiffusionFile | LatentDiffusionFileV1
+        file = (
+            validated(LatentDiffusionFileV1, content, path)
+            if discrete
+            else validated(LatentDiffusionFile, content, path)
+        )
         recipe = file.recipe.model_dump(exclude_unset=True)
         denoiser = file.denoiser.model_dump()
         weights = Path(directory) / "model.safetensors"
