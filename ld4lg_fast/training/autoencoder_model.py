@@ -93,11 +93,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         tokenizer("a b")
+        whole = None not in (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
     except BaseException as error:  # of many kinds; the Rust library's panics are no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         return None
-    return tokenizer
+    return tokenizer if whole else None
 
 
 def learned_texts(config: Mapping, dataset: TextDataset) -> list[str]:
