@@ -88,14 +88,15 @@ def text_list(name: str, texts: str | Sequence[str]) -> list[str]:
     if not given:
         raise ConfigError(f"{name} is empty; give at least one text.")
     for place, text in enumerate(given):
-        if not isinstance(text, str):
-            raise ConfigError(f"{name}[{place}] is {shown(text)}; it must be a text.")
+        check_texts(**{name if isinstance(texts, str) else f"{name}[{place}]": text})
     return given
 
 
 def check_texts(**texts: Any) -> None:
     """`check` of options that are one text each."""
     for name, text in texts.items():
+        if isinstance(text, str) and not Text().allows(text):
+            raise ConfigError(f"{name} is {shown(text)}, which is not whole Unicode; give it as UTF-8.")
         check(name, text, Text())
 
 

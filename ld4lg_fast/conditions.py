@@ -22,19 +22,23 @@ def source_texts(
     """
     if not model.is_seq2seq:
         if source is not None:
-            raise ConfigError("A source text was given, but this model was trained without source texts.")
+            raise ConfigError(
+                "A source text was given, but this model was trained without source texts; leave source out."
+            )
         return None
     if source is None:
         raise ConfigError(
-            "This model writes from a source text; give source=[...], or infer.source_file=FILE on the "
+            "This model writes from a source text; give source=..., or infer.source_file=FILE on the "
             "command line."
         )
-    sources = [source] * num_samples if isinstance(source, str) else text_list("source", source)
+    given = text_list("source", source)
+    sources = given * num_samples if isinstance(source, str) else given
     if len(sources) != num_samples:
         raise ConfigError(f"There are {len(sources)} sources for {num_samples} samples; give one for each.")
-    blank = next((index for index, text in enumerate(sources) if not text.strip()), None)
-    if blank is not None:
-        raise ConfigError(f"Source {blank + 1} of {num_samples} is blank; leave it out.")
+    for place, text in enumerate(given):
+        if not text.strip():
+            name = "source" if isinstance(source, str) else f"source[{place}]"
+            raise ConfigError(f"{name} is blank; give a text.")
     return sources
 
 
@@ -57,12 +61,12 @@ def chosen_classes(
     num_classes = model.denoiser.config.num_classes
     if not num_classes:
         if class_id is not None or class_name is not None:
-            given = f"class_id {class_id}" if class_name is None else f"class_name {class_name!r}"
+            given = f"class_id {shown(class_id)}" if class_name is None else f"class_name {shown(class_name)}"
             raise ConfigError(f"{given} was given, but this model was trained without classes; leave it out.")
         return None
     if class_id is not None and class_name is not None:
         raise ConfigError(
-            f"class_id {class_id} and class_name {class_name!r} exclude each other; give one of them."
+            f"class_id {shown(class_id)} and class_name {shown(class_name)} exclude each other; give one of them."
         )
     if class_name is not None:
         if isinstance(class_name, bool) or not isinstance(class_name, str | int | float):
@@ -83,9 +87,7 @@ def chosen_classes(
                 f"{describe_classes(statistics.class_names)}."
             )
     if given is not None and len(given) != len(sample_ids):
-        raise ConfigError(
-            f"class_id has the shape ({len(given)},); give one id or {len(sample_ids)} of them."
-        )
+        raise ConfigError(f"class_id has {len(given)} entries; give one id or {len(sample_ids)} of them.")
     return torch.tensor(plain(class_id) if given is None else given, device=sample_ids.device).expand(
         len(sample_ids)
     )
@@ -111,7 +113,7 @@ def real_lengths(
     if not padded:
         if lengths is not None:
             raise ConfigError(
-                "lengths were given, but this model's texts have no length of their own (recipe v2)."
+                "lengths were given, but this model's texts have no length of their own (recipe v2); leave them out."
             )
         return None, None
     device, longest = sample_ids.device, model.denoiser.config.max_len

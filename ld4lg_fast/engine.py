@@ -247,7 +247,9 @@ def _class_ids(
 ) -> Tensor | None:
     if not num_classes:
         if class_id is not None:
-            raise ConfigError(f"class_id {class_id} was given, but this model was trained without classes.")
+            raise ConfigError(
+                f"class_id {shown(class_id)} was given, but this model was trained without classes; leave it out."
+            )
         return None
     ids = torch.as_tensor(num_classes if class_id is None else class_id, device=device).long()
     if ids.dim() and ids.shape != (num_samples,):

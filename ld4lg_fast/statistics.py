@@ -79,7 +79,9 @@ class RunStatistics:
             ConfigError: there is no such class.
         """
         if self.class_names is None:
-            raise ConfigError(f"class_name {name!r} was given, but this model was trained without classes.")
+            raise ConfigError(
+                f"class_name {name!r} was given, but this model was trained without classes; leave it out."
+            )
         folded = [known.casefold() for known in self.class_names]
         if str(name).casefold() not in folded:
             raise ConfigError(

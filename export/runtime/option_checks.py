@@ -85,10 +85,10 @@ class Switch:
 
 @dataclass(frozen=True)
 class Text:
-    """A string."""
+    """A string of whole characters: half a surrogate pair has no UTF-8."""
 
     def allows(self, value: Any) -> bool:
-        return isinstance(value, str)
+        return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
     def __str__(self) -> str:
         return "a text"

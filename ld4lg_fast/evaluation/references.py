@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ld4lg_fast.checkpoints.run_config import read_run_config, resolved
+from ld4lg_fast.checks import RULES, check
 from ld4lg_fast.data import TextDataset, TextSplit, load_from_config
 from ld4lg_fast.data.corpus import SPLITS
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
@@ -43,14 +44,11 @@ def shuffled(dataset: TextDataset, seed: int | None) -> TextDataset:
     Some corpora list the texts of one meaning in a row (E2E), so that their first texts are alike.
 
     Raises:
-        ConfigError: a negative seed.
+        ConfigError: a seed that is none.
     """
     if seed is None:
         return dataset
-    if seed < 0:
-        raise ConfigError(
-            f"evaluation.reference_seed is {seed}; it must be 0 or more, or null for the file's order."
-        )
+    check("evaluation.reference_seed", seed, RULES["seed"])
     orders = {
         split: np.random.default_rng(seed).permutation(len(getattr(dataset, split))) for split in SPLITS
     }
@@ -84,8 +82,7 @@ def choose_references(
     """
     if split not in HELD_OUT:
         raise ConfigError(f"evaluation.split={split} is unknown; choose one of {', '.join(HELD_OUT)}.")
-    if num_samples < 1:
-        raise ConfigError(f"generation.num_samples is {num_samples}; it must be at least 1.")
+    check("generation.num_samples", num_samples)
     if num_classes:
         dataset.require_labels()
     if sources:
@@ -124,7 +121,9 @@ def choose_class(pipe: TextDiffusionPipeline, class_id: int | None, class_name: 
         return None
     names = pipe.statistics.class_names
     if names is None:
-        raise ConfigError(f"class_id {class_id} was given, but this model was trained without classes.")
+        raise ConfigError(
+            f"class_id {class_id} was given, but this model was trained without classes; leave it out."
+        )
     if not 0 <= class_id < len(names):
         known = describe_classes(names)
         raise ConfigError(f"class_id {class_id} is out of range; this model has {known}.")
