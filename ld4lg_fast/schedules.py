@@ -20,10 +20,9 @@ from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime import levels
+from ld4lg_fast.export.runtime.levels import LEAST_NUMBER, MOST_NUMBER
 
 LOG_SNR_LIMIT = 15.0
-# Of D, R and scale: beyond, log-SNR lies on one side of 0 at nearly all times.
-LEAST_NUMBER, MOST_NUMBER = 0.001, 1000.0
 
 
 def _cosine(t: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ what both say, is here. The standard library alone. Letters: S sampling steps, T
 import math
 from collections.abc import Sequence
 
+# Of a schedule's D, R and scale: beyond, log-SNR lies on one side of 0 at nearly all times.
+LEAST_NUMBER, MOST_NUMBER = 0.001, 1000.0
 SMALLEST_SHARE = 0.1  # of the mean step of log-SNR, the smallest step that `spread` leaves
 
 

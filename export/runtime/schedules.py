@@ -119,12 +119,12 @@ def _log_snr(schedule: Mapping, t: np.ndarray) -> np.ndarray:
 
 
 def is_schedule_name(name: str) -> bool:
-    """Whether a continuous schedule has that name; the numbers of ``tan-D`` and ``shifted_cosine-R`` are above 0."""
+    """Whether a continuous schedule has that name; the numbers of ``tan-D`` and ``shifted_cosine-R`` are bounded."""
     family, _, number = name.partition("-")
     if family not in ("tan", "shifted_cosine"):
         return name in ("cosine", "simple_linear", "straight", "beta_linear", "sigmoid")
     try:
-        return 1e-6 <= float(number) <= 1e6
+        return levels.LEAST_NUMBER <= float(number) <= levels.MOST_NUMBER
     except ValueError:
         return False
 
@@ -158,8 +158,8 @@ def _rounded(function: np.ufunc, x: np.ndarray) -> np.ndarray:
 
 
 def _linspace(start: float, stop: float, count: int) -> np.ndarray:
-    """float32, counted from both ends as torch does."""
-    step = np.float32((stop - start) / (count - 1))
-    index = np.arange(count, dtype=np.float32)
-    ends = np.float32(start) + step * index, np.float32(stop) - step * (count - 1 - index)
+    """float32, counted from both ends and each rounded once, as torch's fused operation does."""
+    step = np.float64(np.float32((stop - start) / (count - 1)))
+    index = np.arange(count, dtype=np.float64)
+    ends = start + step * index, stop - step * (count - 1 - index)
     return np.where(index < count // 2, *ends).astype(np.float32)
