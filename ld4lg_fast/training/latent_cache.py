@@ -81,9 +81,10 @@ def _batches_by_length(tokens: TokenizedTexts, texts: Sequence[int], session: Se
 def encoding_seconds(
     encode: Callable[[Sequence[int]], Tensor], tokens: TokenizedTexts, session: Session
 ) -> float:
-    """How long ``encode`` is going to take for all texts, judged by one batch of them of middling length."""
+    """How long ``encode`` is going to take for all texts, judged by a few of them of middling length."""
     order = np.argsort(tokens.lengths, kind="stable")
-    middle = order[max(0, (len(order) - BATCH) // 2) :][:BATCH].tolist()
+    count = min(BATCH, -(-len(order) // 32))
+    middle = order[(len(order) - count) // 2 :][:count].tolist()
     encode(middle)  # the first time is slower
     start = time.perf_counter()
     encode(middle)
