@@ -120,7 +120,12 @@ def interrupted(run_dir: Path, number: int, stage: str, *launcher: str) -> tuple
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "stage"), [(signal.SIGINT, 130, "autoencoder"), (signal.SIGTERM, 143, "diffusion")]
+    ("number", "code", "stage"),
+    [
+        (signal.SIGINT, 130, "autoencoder"),
+        (signal.SIGTERM, 143, "diffusion"),
+        (signal.SIGHUP, 129, "autoencoder"),
+    ],
 )
 def test_an_interrupted_run_saves_and_says_how_to_go_on(tmp_path, number, code, stage):
     run_dir = tmp_path / "outputs" / "demo"
