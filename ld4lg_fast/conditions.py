@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ld4lg_fast.checks import check_texts, text_list, whole_numbers
+from ld4lg_fast.checks import check_texts, whole_numbers
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import MOST, WholeNumber, elements, plain, shown
 from ld4lg_fast.latent_diffusion import LatentDiffusion
@@ -31,13 +31,16 @@ def source_texts(
             "This model writes from a source text; give source=..., or infer.source_file=FILE on the "
             "command line."
         )
-    given = text_list("source", source)
+    given = [source] if isinstance(source, str) else elements(source)
+    if given is None:
+        raise ConfigError(f"source is {shown(source)}; give a text or a list of them.")
     sources = given * num_samples if isinstance(source, str) else given
     if len(sources) != num_samples:
         raise ConfigError(f"There are {len(sources)} sources for {num_samples} samples; give one for each.")
     for place, text in enumerate(given):
+        name = "source" if isinstance(source, str) else f"source[{place}]"
+        check_texts(**{name: text})
         if not text.strip():
-            name = "source" if isinstance(source, str) else f"source[{place}]"
             raise ConfigError(f"{name} is blank; give a text.")
     return sources
 
@@ -69,8 +72,6 @@ def chosen_classes(
             f"class_id {shown(class_id)} and class_name {shown(class_name)} exclude each other; give one of them."
         )
     if class_name is not None:
-        if isinstance(class_name, bool) or not isinstance(class_name, str | int | float):
-            check_texts(class_name=class_name)
         class_id = statistics.class_index(class_name)
     if class_id is None:
         # Recipe v1 takes the null class whether or not it was trained (golden NOTES 59).

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ld4lg_fast.checkpoints.schemas import StatisticsFile, read
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.weights import write_json
 
@@ -80,14 +81,16 @@ class RunStatistics:
         """
         if self.class_names is None:
             raise ConfigError(
-                f"class_name {name!r} was given, but this model was trained without classes; leave it out."
+                f"class_name {shown(name)} was given, but this model was trained without classes; leave it out."
             )
         folded = [known.casefold() for known in self.class_names]
-        if str(name).casefold() not in folded:
+        # Hydra reads the name of a class as a number where it can.
+        asked = str(name).casefold() if isinstance(name, str | int | float) else None
+        if asked not in folded or isinstance(name, bool):
             raise ConfigError(
-                f"There is no class {name!r}; this model has {describe_classes(self.class_names)}."
+                f"There is no class {shown(name)}; this model has {describe_classes(self.class_names)}."
             )
-        return folded.index(str(name).casefold())
+        return folded.index(asked)
 
     def of_classes(self, num_classes: int) -> "RunStatistics":
         """These with a name for each class of a model that knows so many, made up where none are stored.

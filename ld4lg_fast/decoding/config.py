@@ -67,7 +67,7 @@ class DecodingConfig:
         check_precision(self.precision)
         if self.max_length is not None and self.max_length < self.min_length:
             raise ConfigError(
-                f"max_length is {self.max_length}; it must be at least min_length, which is {self.min_length}."
+                f"max_length is {self.max_length}; it must be at least min_length, {self.min_length}."
             )
         if self.num_decodes > 1 and self.strategy != "nucleus":
             raise ConfigError(
