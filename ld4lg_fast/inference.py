@@ -1,5 +1,6 @@
 """`scripts/infer.py`: a run directory to a JSON file of texts."""
 
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -221,9 +222,9 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
 
 
 def default_name(settings: Mapping) -> str:
-    """``ddpm_250_beam_seed0.json``, with the class where one was asked for."""
+    """``ddpm_250_beam_seed0.json``, with the class where one was asked for; UTF-8 whatever the locale."""
     asked = settings["class_id"] if settings["class_name"] is None else settings["class_name"]
-    of_class = "" if asked is None else "_class_" + re.sub(r"[\W_]+", "-", str(asked))
+    of_class = "" if asked is None else "_class_" + os.fsdecode(re.sub(r"[\W_]+", "-", str(asked)).encode())
     sampling = f"{settings['sampler']}_{settings['sampling_steps']}_{settings['strategy']}"
     return f"{sampling}{of_class}_seed{settings['seed']}.json"
 

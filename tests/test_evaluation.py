@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ld4lg_fast.data import generate_demo_texts
@@ -114,6 +115,13 @@ def test_missing_packages_skip_their_metrics_with_a_sentence(language_model, mon
         assert result["skipped"][name] == remedy
     pairs = evaluate_pairs(SAMPLES, REFERENCES, settings=settings)
     assert set(pairs["metrics"]) == {"sacrebleu"} and len(pairs["skipped"]) == 6
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_so(caplog):
+    cache = ArrayCache(Path("/proc/nothing"))
+    for _ in range(2):
+        assert cache.get("numbers", ["part"], lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert "What was computed is not kept: /proc/nothing/numbers_" in caplog.text
 
 
 def test_missing_models_skip_their_metrics_with_a_sentence(tmp_path, monkeypatch):

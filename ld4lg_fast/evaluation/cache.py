@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.weights import write_atomically
+
+logger = get_logger("ld4lg_fast")
 
 
 def fingerprint(parts: Iterable[str]) -> str:
@@ -26,7 +30,7 @@ class ArrayCache:
         self.directory = directory
 
     def get(self, kind: str, parts: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array kept for ``kind`` and ``parts``, else what ``compute`` gives, which is then kept."""
+        """The array kept for ``kind`` and ``parts``, else what ``compute`` gives, which is kept where it can be."""
         if self.directory is None:
             return compute()
         path = self.directory / f"{kind}_{fingerprint(parts)}.npy"
@@ -36,5 +40,8 @@ class ArrayCache:
             array = compute()
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
-        write_atomically(path, content.getvalue())
+        try:
+            write_atomically(path, content.getvalue())
+        except CheckpointError as error:
+            logger.warning("What was computed is not kept: %s", error)
         return array
