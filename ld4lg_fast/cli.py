@@ -51,13 +51,23 @@ app = typer.Typer(
 # Of the commands whose further arguments go to somebody else.
 PASSES_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
+
+def path(text: str | Path) -> Path:
+    """A path of the command line; an empty one would be the current directory."""
+    if not str(text):
+        raise typer.BadParameter("it is empty; name a file or a folder.")
+    return Path(text)
+
+
 NumSamples = Annotated[int, typer.Option(help="How many texts to sample.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same texts.")]
 
 
 @app.command()
 def demo(
-    output_dir: Annotated[Path, typer.Option(help="Run directory.")] = Path("outputs/ld4lg-demo"),
+    output_dir: Annotated[Path, typer.Option(parser=path, help="Run directory.")] = Path(
+        "outputs/ld4lg-demo"
+    ),
     num_samples: NumSamples = 12,
     seed: Seed = 1,
 ) -> None:
@@ -92,9 +102,9 @@ def train(context: typer.Context) -> None:
 @app.command(context_settings=PASSES_ON, add_help_option=False)
 def evaluate(
     context: typer.Context,
-    report: Annotated[Path | None, typer.Option(help="HTML page to write.")] = None,
+    report: Annotated[Path | None, typer.Option(parser=path, help="HTML page to write.")] = None,
     json: Annotated[
-        Path | None, typer.Option(help="JSON file to write; - prints it and nothing else.")
+        Path | None, typer.Option(parser=path, help="JSON file to write; - prints it and nothing else.")
     ] = None,
 ) -> None:
     """Samples from a run and measures the texts: a table, a JSON file and, with --report, a page to look at."""
@@ -125,7 +135,9 @@ def evaluate(
 def sample(
     run_dir: Annotated[
         Path | None,
-        typer.Argument(help="Run directory of a finished training; without it the model that ships."),
+        typer.Argument(
+            parser=path, help="Run directory of a finished training; without it the model that ships."
+        ),
     ] = None,
     num_samples: NumSamples = 8,
     quality: Annotated[
@@ -171,7 +183,9 @@ def sample(
     seed: Seed = 0,
     json: Annotated[
         Path | None,
-        typer.Option(help="Also write the texts to this JSON file; - prints JSON and nothing else."),
+        typer.Option(
+            parser=path, help="Also write the texts to this JSON file; - prints JSON and nothing else."
+        ),
     ] = None,
 ) -> None:
     """Samples texts from a run directory and prints them.
@@ -237,7 +251,7 @@ def sample(
 
 @app.command("learn-times")
 def learn_times_command(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
+    run_dir: Annotated[Path, typer.Argument(parser=path, help="Run directory of a finished training.")],
     seed: Seed = 0,
 ) -> None:
     """Learns where few sampling steps should lie, and keeps it in the run for generation.spacing=learned.
@@ -253,16 +267,22 @@ def learn_times_command(
 
 @app.command("import-checkpoint")
 def import_checkpoint_command(
-    source: Annotated[Path, typer.Argument(help="Folder of a published run, or a weights file in it.")],
-    out_dir: Annotated[Path, typer.Argument(help="Run directory to write; it must not exist or be empty.")],
+    source: Annotated[
+        Path, typer.Argument(parser=path, help="Folder of a published run, or a weights file in it.")
+    ],
+    out_dir: Annotated[
+        Path, typer.Argument(parser=path, help="Run directory to write; it must not exist or be empty.")
+    ],
     autoencoder: Annotated[
-        Path | None, typer.Option(help="Folder of the official autoencoder, where args.json is no help.")
+        Path | None,
+        typer.Option(parser=path, help="Folder of the official autoencoder, where args.json is no help."),
     ] = None,
     language_model: Annotated[
         str | None, typer.Option(help="Name or folder of the language model, instead of the settings' one.")
     ] = None,
     dataset_root: Annotated[
-        Path | None, typer.Option(help="Corpus it was trained on, to count text lengths and classes.")
+        Path | None,
+        typer.Option(parser=path, help="Corpus it was trained on, to count text lengths and classes."),
     ] = None,
 ) -> None:
     """Turns a checkpoint of the official release or of the unofficial implementation into a run directory.
@@ -287,8 +307,10 @@ def import_checkpoint_command(
 
 @app.command("export")
 def export_command(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory of a finished training.")],
-    out_dir: Annotated[Path, typer.Argument(help="Folder to write; it must not exist or be empty.")],
+    run_dir: Annotated[Path, typer.Argument(parser=path, help="Run directory of a finished training.")],
+    out_dir: Annotated[
+        Path, typer.Argument(parser=path, help="Folder to write; it must not exist or be empty.")
+    ],
     precision: Annotated[
         str, typer.Option(help="float32, int8 (CPU), float16 or bfloat16 (GPU).")
     ] = "float32",
@@ -311,7 +333,7 @@ def export_command(
 @app.command("run-onnx", context_settings=PASSES_ON, add_help_option=False)
 def run_onnx(
     context: typer.Context,
-    out_dir: Annotated[Path, typer.Argument(help="Folder that `ld4lg export` wrote.")],
+    out_dir: Annotated[Path, typer.Argument(parser=path, help="Folder that `ld4lg export` wrote.")],
 ) -> None:
     """Samples from an exported folder without PyTorch."""
     from ld4lg_fast.export import require_packages

@@ -199,7 +199,10 @@ OPTIONS = [
 ]
 WORDS = ["hot", "", "nan", "1e30", "-1", "2.5", str(2**70), "/proc/x"]
 # Words that are good values.
-GOOD = {("demo", "output_dir"): WORDS, ("sample", "json"): ["hot", "nan", "1e30", "-1", "2.5", str(2**70)]}
+GOOD = {
+    ("demo", "output_dir"): [word for word in WORDS if word],
+    ("sample", "json"): ["hot", "nan", "1e30", "-1", "2.5", str(2**70)],
+}
 
 
 class HasBegunError(Exception):
@@ -235,3 +238,17 @@ def test_no_option_of_the_command_line_ends_in_a_traceback(
             error = capsys.readouterr().err
             assert stopped.value.code == 2 and error.lower().count("error") == 1, (word, error)
         assert tree(tmp_path) | tree(run_dir.parent) == before
+
+
+@pytest.mark.parametrize(
+    "command", ["sample", "learn-times", "export", "import-checkpoint", "run-onnx", "evaluate"]
+)
+def test_an_empty_path_is_not_the_current_directory(command, run_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(run_dir)
+    monkeypatch.setattr(
+        sys, "argv", ["ld4lg", command, "", *([""] if "NEW" in NEEDED.get(command, ()) else [])]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and ("it is empty" in said or "infer.output_dir is ''" in said)
