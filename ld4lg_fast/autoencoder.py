@@ -14,7 +14,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
     PreTrainedModel,
@@ -23,7 +22,13 @@ from transformers import (
 from transformers.utils import logging
 
 from ld4lg_fast.candidates import SURENESS
-from ld4lg_fast.checkpoints.language_model import BUILDING, load_language_model, load_tokenizer
+from ld4lg_fast.checkpoints.language_model import (
+    BUILDING,
+    first_line,
+    load_language_model,
+    load_pretrained,
+    load_tokenizer,
+)
 from ld4lg_fast.checkpoints.schemas import AutoencoderFile, read
 from ld4lg_fast.checkpoints.tensors import build_and_load
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
@@ -142,21 +147,21 @@ class LanguageAutoencoder(nn.Module):
         """
         local = {"local_files_only": not _hub_answers(name_or_path)}
         try:
-            # Whose kernels and whose classes a config names is not followed.
-            with BUILDING:
-                lm = AutoModelForSeq2SeqLM.from_pretrained(
-                    name_or_path,
-                    dtype=torch.float32,
-                    attn_implementation="sdpa",
-                    trust_remote_code=False,
-                    **local,
-                )
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **local)
-        except (OSError, ValueError) as error:
+            lm, tokenizer = load_pretrained(AutoModelForSeq2SeqLM, name_or_path, **local)
+        except OSError as error:
             raise CheckpointError(
                 f"The language model {name_or_path!r} is neither a local folder with an encoder-decoder model nor "
                 "reachable on the hub; give autoencoder.name_or_path=FOLDER with a downloaded copy, or use "
                 "autoencoder=scratch, which needs no download."
+            ) from error
+        except (
+            BaseException
+        ) as error:  # damaged files are met as errors of many kinds, panics of Rust among them
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise CheckpointError(
+                f"The language model {name_or_path!r} is damaged, or no encoder-decoder model ({first_line(error)}); "
+                "give another one with autoencoder.name_or_path=FOLDER."
             ) from error
         limit = getattr(lm.config, "max_position_embeddings", None)
         if limit is not None and limit < max_len:

@@ -27,6 +27,14 @@ def size_of(path: Path) -> int:
     return found.st_size
 
 
+def check_size(path: Path, limit: int) -> None:
+    """Refuses a file of more than ``limit`` bytes before it is read; otherwise as `size_of`."""
+    if (size := size_of(path)) > limit:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes, more than the {limit:,} that such a file may have."
+        )
+
+
 def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
     """A small UTF-8 file.
 
@@ -34,10 +42,7 @@ def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
         FileNotFoundError: there is none.
         CheckpointError: it is no regular file, is larger than ``limit`` bytes, or is not UTF-8.
     """
-    if (size := size_of(path)) > limit:
-        raise CheckpointError(
-            f"{path} has {size:,} bytes, more than the {limit:,} that such a file may have."
-        )
+    check_size(path, limit)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ld4lg_fast.checkpoints.files import size_of, write_json
+from ld4lg_fast.checkpoints.files import MAX_JSON_BYTES, check_size, write_json
 from ld4lg_fast.checkpoints.schemas import FingerprintFile, read
+from ld4lg_fast.checkpoints.tensors import read_header
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.text_display import get_logger
 
@@ -32,7 +33,15 @@ def _files(run_dir: Path) -> dict[str, Path]:
 
 
 def _digest(path: Path) -> str:
-    size_of(path)
+    """SHA-256 of a file whose size is bounded: weights have that of their header, all others are small.
+
+    Raises:
+        CheckpointError: the file is larger, or no regular file.
+    """
+    if path.suffix == ".safetensors":
+        read_header(path)
+    else:
+        check_size(path, MAX_JSON_BYTES)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

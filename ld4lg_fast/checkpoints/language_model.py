@@ -5,6 +5,7 @@ Here the config is read as data, its sizes are compared with the weights, and on
 """
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def load_language_model(folder: Path) -> PreTrainedModel:
         with BUILDING, torch.device("meta"):
             skeleton = architecture(config)
     except Exception as error:  # transformers checks combinations of sizes by errors of many kinds
-        raise CheckpointError(f"{folder / 'config.json'} makes no model ({_first_line(error)}).") from error
+        raise CheckpointError(f"{folder / 'config.json'} makes no model ({first_line(error)}).") from error
     state = read_weights(skeleton, *paths)
     with BUILDING:
         lm = architecture.from_pretrained(
@@ -64,7 +65,7 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     if generation is not None:
         lm.generation_config = generation
     options, path = lm.generation_config, folder / "generation_config.json"
-    check_token_ids(options, config.vocab_size, path)
+    check_token_ids(options.to_dict(), config.vocab_size, path)
     if options.decoder_start_token_id is None and options.bos_token_id is None:
         raise CheckpointError(
             f"{path} has neither decoder_start_token_id nor bos_token_id, so no text can begin."
@@ -72,18 +73,54 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     return lm
 
 
+def load_pretrained(
+    kind: Any, place: str, optional: tuple[str, ...] = (), **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model of the user's choice, by folder or hub name, with all its weights and a tokenizer that fits.
+
+    Args:
+        kind: an auto class of transformers. optional: beginnings of the names of weights that may be missing.
+        options: further arguments of ``from_pretrained``, such as ``local_files_only``.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: weights are missing, which transformers would make up, or not finite; or the tokenizer is another
+            model's.
+    """
+    with BUILDING:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+        config._attn_implementation = None  # whose kernels a file names is not followed
+        model, found = kind.from_pretrained(
+            place,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith(optional)):
+        raise ValueError(f"it has no weights {shown(missing)}")
+    if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+        raise ValueError(f"its weights {shown(broken)} are not finite")
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise ValueError("its tokenizer is that of another model")
+    return model.eval(), tokenizer
+
+
 def _read_config(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     content = read_json(path, "a language model")
     schema = FAMILIES.get(str(content.get("model_type")), LanguageModelFile)
     wanted = validated(schema, content, path)
+    check_token_ids(content, wanted.vocab_size, path)
     labels = content.get("num_labels")
     if isinstance(labels, int) and labels > MAX_LABELS:
         raise CheckpointError(f"{path} is damaged: num_labels is {labels}; at most {MAX_LABELS} are read.")
     try:
         config = AutoConfig.for_model(**{key: value for key, value in content.items() if key != "dtype"})
     except Exception as error:  # likewise
-        raise CheckpointError(f"{path} is no config of a language model ({_first_line(error)}).") from error
+        raise CheckpointError(f"{path} is no config of a language model ({first_line(error)}).") from error
     if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         raise CheckpointError(
             f"{path} is of a {shown(wanted.model_type)}, which is no encoder-decoder language model."
@@ -93,7 +130,6 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             raise CheckpointError(
                 f"{path} is damaged: {key} stands there under another name with another value."
             )
-    check_token_ids(config, config.vocab_size, path)
     return config
 
 
@@ -105,17 +141,17 @@ def _read_generation_config(folder: Path) -> GenerationConfig | None:
     try:
         return GenerationConfig(**options.model_dump(by_alias=True, exclude_unset=True))
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} makes no generation options ({_first_line(error)}).") from error
+        raise CheckpointError(f"{path} makes no generation options ({first_line(error)}).") from error
 
 
-def check_token_ids(options: PreTrainedConfig | GenerationConfig, vocabulary: int, path: Path) -> None:
+def check_token_ids(options: Mapping[str, Any], vocabulary: int, path: Path) -> None:
     """Refuses token ids outside of the vocabulary, which decoding would write to.
 
     Raises:
         CheckpointError: naming the option, the id and the range.
     """
     for name in TOKEN_IDS:
-        value = getattr(options, name, None)
+        value = options.get(name)
         for token in _flat(value):
             known = isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocabulary
             if token is not None and not known:
@@ -144,11 +180,16 @@ def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         size, special = len(tokenizer), list(tokenizer.all_special_ids)
         tokenizer.encode("a b")
+        tokenizer.batch_decode([[token] for token in range(size)])
     except BaseException as error:  # of many kinds; the Rust library's panics are no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
-        raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}.") from error
+        raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from error
     vocabulary = lm.config.vocab_size
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise CheckpointError(
+            f"{path} has the tokenizer_class {shown(content['tokenizer_class'])}, which is not read."
+        )
     if size > vocabulary:
         raise CheckpointError(
             f"The tokenizer in {folder} has {size} tokens but its language model {vocabulary}; they belong to "
@@ -164,7 +205,8 @@ def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, for a sentence of ours."""
     lines: list[str] = str(error).strip().splitlines()
     text: Any = lines[0] if lines else type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}…"

@@ -119,14 +119,14 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; the checkpoint is incomplete.") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged and cannot be loaded ({error}).") from error
 
 
 def _load(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged and cannot be loaded ({error}).") from error
 
 

@@ -78,8 +78,8 @@ class Rules:
         eos = [options.eos_token_id] if isinstance(options.eos_token_id, int) else options.eos_token_id
         if start is None:
             raise ConfigError(
-                "The language model's generation config has neither decoder_start_token_id nor bos_token_id, so no text "
-                "can begin; add one of them to its generation_config.json."
+                "The language model's generation config has neither decoder_start_token_id nor bos_token_id, so no "
+                "text can begin; add one of them to its generation_config.json."
             )
         if not isinstance(start, int) or not eos:
             raise UnsupportedError(f"decoder_start_token_id={start!r} with eos_token_id={eos!r}")

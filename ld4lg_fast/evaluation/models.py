@@ -5,19 +5,16 @@ from pathlib import Path
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import cached_file
 
 from ld4lg_fast.autoencoder import _hub_answers, _without_progress_bars
-from ld4lg_fast.checkpoints.language_model import BUILDING
+from ld4lg_fast.checkpoints.language_model import load_pretrained
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
-from ld4lg_fast.interop import some
 
 
 @dataclass(frozen=True)
@@ -98,32 +95,10 @@ class ScoringModels:
 
 
 def _loaded(kind: type, place: str, options: dict, device: torch.device) -> ScoringModel:
-    """The model with all its weights and a tokenizer that fits.
-
-    Raises:
-        ValueError: weights are missing, which transformers would make up, or not finite; or the tokenizer is another
-            model's.
-    """
-    with _without_progress_bars(), BUILDING:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
-        config._attn_implementation = None  # whose kernels a file names is not followed
-        model, found = kind.from_pretrained(
-            place,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
-    # No score is read off the pooler, which some encoders are stored without.
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-        raise ValueError(f"it has no weights {some(missing)}")
-    if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
-        raise ValueError(f"its weights {some(broken)} are not finite")
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise ValueError("its tokenizer is that of another model")
-    return ScoringModel(model.eval().to(device), tokenizer)
+    with _without_progress_bars():
+        # No score is read off the pooler, which some encoders are stored without.
+        model, tokenizer = load_pretrained(kind, place, optional=("pooler.",), **options)
+    return ScoringModel(model.to(device), tokenizer)
 
 
 def _or_raise(found):
