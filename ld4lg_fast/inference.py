@@ -107,9 +107,7 @@ def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None
             model.save(run_dir / "denoiser")
     console.print(
         f"Error of {FEW_STEPS} steps: {found['equal']:.4f} with equal ones, {found['learned']:.4f} with t = "
-        f"(1 - u^{found['a']:g})^{found['b']:g}. Kept in {run_dir / 'denoiser'} for generation.spacing=learned.",
-        markup=False,
-        highlight=False,
+        f"(1 - u^{found['a']:g})^{found['b']:g}. Kept in {run_dir / 'denoiser'} for generation.spacing=learned."
     )
 
 
@@ -117,7 +115,7 @@ def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None
     """Prints the texts, each after what it was ``told`` (its class or source), and the time they took."""
     for index, text in enumerate(texts):
         console.print(*list_item(f"{told[index] if told else ''}{text}").split("\n"), sep="\n")
-    console.print(f"{len(texts)} texts in {seconds:.1f} s.", highlight=False)
+    console.print(f"{len(texts)} texts in {seconds:.1f} s.")
 
 
 def resolved(pipe: TextDiffusionPipeline, generation: Mapping) -> dict:
@@ -217,7 +215,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
     }
     write_json(path, {key: value for key, value in content.items() if value is not None} | facts)
     print_texts(content["texts"], seconds, told)
-    console.print(f"Written to {path}.", markup=False, highlight=False)
+    console.print(f"Written to {path}.")
     return path
 
 

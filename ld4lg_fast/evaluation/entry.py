@@ -37,7 +37,7 @@ def test(config: DictConfig) -> Path:
         samples = {seed: evaluation.sample(seed) for seed in evaluation.options.seeds}
         frontier = evaluation.frontier()
         path = on_main(processes, lambda: evaluation.measure(samples, frontier))
-        console.print(f"Written to {path}.", markup=False, highlight=False)
+        console.print(f"Written to {path}.")
         return path
     finally:
         processes.destroy_process_group()

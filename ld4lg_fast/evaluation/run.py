@@ -186,7 +186,7 @@ class Evaluation:
             latents=latent_map(self.pipe, self.references.texts, texts[::count]),
             earlier=earlier_evaluations(path),
         )
-        console.print(f"Report written to {page}.", markup=False, highlight=False)
+        console.print(f"Report written to {page}.")
 
     def _options_of_first(self, setting: tuple[int, float] | None = None) -> dict:
         """What the first sample of the first seed was sampled with."""

@@ -71,7 +71,7 @@ def make_tokenizer(config: Mapping, dataset: TextDataset, session: Session) -> P
         if load_tokenizer(folder) is not None:
             return
         if folder.exists():
-            console.print(f"{folder} is damaged and is made again.", markup=False, highlight=False)
+            console.print(f"{folder} is damaged and is made again.")
         texts, size = learned_texts(config, dataset), config["model"]["language_model"]["vocab_size"]
         with session.interrupts.at_once():
             tokenizer = train_bpe_tokenizer(texts, size)

@@ -110,7 +110,7 @@ class AutoencoderStage:
         total, count = self.session.summed(*self.session.alone(self._validation_sums))
         seconds = round(self.session.clock.seconds(), 2)
         self.session.journal.write(self.name, step, validation_loss=total / count, seconds=seconds)
-        console.print(f"{self.name}, step {step}: validation loss {total / count:.4f}", highlight=False)
+        console.print(f"{self.name}, step {step}: validation loss {total / count:.4f}")
 
     def _validation_sums(self) -> tuple[float, int]:
         """The loss of this process's validation texts, summed over their tokens, and the number of these."""
@@ -200,7 +200,7 @@ def finish_autoencoder(
         for original, copy in result.examples[:2]:
             console.print(f"  text           {original}", f"  reconstruction {copy}", sep="\n")
         if (warning := result.warning()) is not None:
-            console.print(warning, highlight=False)
+            console.print(warning)
         with fingerprint.renewed(session.run.path):
             autoencoder.save(session.run.autoencoder)
 

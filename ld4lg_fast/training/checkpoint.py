@@ -125,9 +125,7 @@ class CheckpointStore:
                 shutil.rmtree(aside, ignore_errors=True)
                 os.replace(self.path(step), aside)
                 console.print(
-                    f"{fault} It is now {aside}, and training goes on from the checkpoint of step {state.step}.",
-                    markup=False,
-                    highlight=False,
+                    f"{fault} It is now {aside}, and training goes on from the checkpoint of step {state.step}."
                 )
 
     def _files(self) -> Sequence[str]:

@@ -125,5 +125,5 @@ def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock
     write_statistics(tokens, dataset, session)
     stage = DecoderStage(autoencoder, model, tokens, validation, session, dataset)
     step = TrainingLoop(stage, session, clock).run().step
-    console.print("Of the texts' own latents, without a denoiser between:", highlight=False)
+    console.print("Of the texts' own latents, without a denoiser between:")
     finish_autoencoder(autoencoder, validation, session, clock, step)

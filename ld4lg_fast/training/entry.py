@@ -131,14 +131,12 @@ def _train(planned: Plan, lock: RunLock, interrupts: Interrupts) -> None:
     dataset = prepared.dataset
     console.print(
         f"dataset={dataset.name}: {len(dataset.train)} training and {len(dataset.validation)} validation texts from "
-        f"{dataset.origin}; run directory {run.path}",
-        markup=False,
-        highlight=False,
+        f"{dataset.origin}; run directory {run.path}"
     )
     work = _work(prepared.pretrained)
     for stage, its_clock in stages.items():
         if stage in finished:
-            console.print(f"The {stage} stage of {run.path} is finished.", markup=False, highlight=False)
+            console.print(f"The {stage} stage of {run.path} is finished.")
             continue
         with gpu_settings(accelerator.device):
             work[stage](config, dataset, session, its_clock)

@@ -147,7 +147,7 @@ def _cached(
             path = shard_path(directory, number)
             fault = shard_fault(path, shape, dtype, wanted)
             if fault == "damaged":
-                console.print(f"{path} is damaged and is computed again.", markup=False, highlight=False)
+                console.print(f"{path} is damaged and is computed again.")
             if fault:
                 lacking.append((path, texts))
         with progress_bar() as bar:

@@ -92,7 +92,7 @@ class TrainingLoop:
         if restored is not None:
             self.learner.load_optimizer_tensors(tensors)
             self.state = restored
-            console.print(f"The {stage.name} stage goes on after step {restored.step}.", highlight=False)
+            console.print(f"The {stage.name} stage goes on after step {restored.step}.")
         else:
             self.state.stage_start = session.clock.seconds()
         self.clock.start = self.state.stage_start
@@ -125,11 +125,7 @@ class TrainingLoop:
             )
         path = self._save(is_logged=not stop)
         if stop:
-            console.print(
-                f"Stopped after step {self.state.step} of the {stage.name} stage, saved in {path}.",
-                markup=False,
-                highlight=False,
-            )
+            console.print(f"Stopped after step {self.state.step} of the {stage.name} stage, saved in {path}.")
             raise Interrupted(session.interrupts.received or stop)
         self._validate(is_last=True)
         warning = too_few_steps(stage.name, self.state.step, self.options, session.options.max_minutes)

@@ -203,9 +203,7 @@ def carry_out(plan: Plan, lock: RunLock) -> None:
         aside = run.move_aside(lock, STAGE_ONE_RESULTS)
         console.print(
             f"{run.path} already had a diffusion stage: that run is now {aside}, and a new diffusion stage starts "
-            f"from a copy of its autoencoder.",
-            markup=False,
-            highlight=False,
+            f"from a copy of its autoencoder."
         )
     elif plan.opening is Opening.STUDENT:
         run.copy(Path(plan.config.train.distill_from), STAGE_ONE_RESULTS)

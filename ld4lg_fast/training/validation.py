@@ -104,8 +104,8 @@ def print_and_keep_samples(
     # The line in the log comes last: it says that nothing of this validation has to be made up.
     seconds = round(session.clock.seconds(), 2)
     session.journal.write("diffusion", step, validation_loss=loss, seconds=seconds)
-    console.print(f"diffusion, step {step}: validation loss {loss:.4f}; samples:", highlight=False)
+    console.print(f"diffusion, step {step}: validation loss {loss:.4f}; samples:")
     for index, text in enumerate(texts or ()):
         told = "" if class_id is None else f"[{pipe.statistics.class_names[class_id[index]]}] "
         told += "" if sources is None else f"{sources[index]} → "
-        console.print(f"  • {told}{text}", markup=False, highlight=False)
+        console.print(f"  • {told}{text}")
