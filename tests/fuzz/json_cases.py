@@ -81,7 +81,9 @@ def _json_cases(folder: Path, name: str) -> Iterator[Case]:
 
 def _cases_of_key(name: str, content: Any, key: Key) -> Iterator[Case]:
     own = value_at(content, key)
-    yield _json_case(name, key, "deleted", with_value(content, key, _DELETED), DAMAGE)
+    # A list may be shorter; a key that is missing is damage.
+    kind = VALUE if isinstance(key[-1], int) else DAMAGE
+    yield _json_case(name, key, "deleted", with_value(content, key, _DELETED), kind)
     yield Case(
         f"{name}:{dotted(key)}=nested",
         partial(

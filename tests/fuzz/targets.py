@@ -8,9 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.export.runtime.folder_schema import digest_of
 from tests.fuzz.cases import Case, files_in, rewrite, sampled, without_repetition
 from tests.fuzz.file_cases import file_cases, folder_cases
 from tests.fuzz.foreign_cases import foreign_cases
@@ -19,7 +22,8 @@ from tests.fuzz.json_cases import json_cases, yaml_cases
 from tests.fuzz.tensor_cases import tensor_cases
 
 HERE = Path(__file__).parent
-FINGERPRINT = "fingerprint.json"
+FINGERPRINT = fingerprint.FILE
+LARGE = 1 << 30  # bytes
 LIMITS = {"tokenizer.json": 600, FINGERPRINT: 100}  # cases of files with many alike keys
 
 
@@ -93,42 +97,44 @@ def exported_config_cases(folder: Path, other: Path | None) -> Iterator[Case]:
 def seal_run(folder: Path) -> None:
     """Writes the fingerprint that fits the files, as somebody would who changed them on purpose."""
     path = folder / FINGERPRINT
-    try:
-        content = json.loads(path.read_text())
-        content["files"] = {name: _digest(folder / name) for name in content["files"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # there is none, or it is what the case changed
-    rewrite(path, json.dumps(content).encode())
+    if (content := _own(path)) is not None and "files" in content:
+        found = (folder / name for name in files_in(folder) if _is_of_the_model(Path(name)))
+        content["files"] = {file.relative_to(folder).as_posix(): _digest(file) for file in found}
+        rewrite(path, json.dumps(content).encode())
+
+
+def _is_of_the_model(name: Path) -> bool:
+    inside = name.parts[0] in fingerprint.FOLDERS and name.suffix in fingerprint.READ
+    return inside or str(name) in fingerprint.ALONE
 
 
 def seal_export(folder: Path) -> None:
     """Writes sizes and checksums that fit the files into the exported folder's config."""
     path = folder / "config.json"
-    try:
-        content = json.loads(path.read_text())
-        for name, told in content["files"].items():
-            if isinstance(told, int):
-                content["files"][name] = (folder / name).stat().st_size
-            elif isinstance(told, str):
-                content["files"][name] = _digest(folder / name)
-            elif isinstance(told, dict):
-                size, digest = (folder / name).stat().st_size, _digest(folder / name)
-                content["files"][name] = told | {"size": size, "sha256": digest}
-        if "sha256" in content:
-            content["sha256"] = {name: _digest(folder / name) for name in content["sha256"]}
-        if "digest" in content:
-            rest = {name: value for name, value in content.items() if name != "digest"}
-            canonical = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
-            content["digest"] = hashlib.sha256(canonical).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    if (content := _own(path)) is None or not isinstance(content.get("files"), dict):
         return
+    for name in content["files"]:
+        if isinstance(name, str) and (folder / name[:200].replace("\0", "")).is_file():
+            content["files"][name] = (folder / name).stat().st_size
+            if isinstance(content.get("sha256"), dict) and name in content["sha256"]:
+                content["sha256"][name] = _digest(folder / name)
+    if "digest" in content:
+        content["digest"] = digest_of(content)
     rewrite(path, json.dumps(content).encode())
 
 
+def _own(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file that a case may have changed; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def _digest(path: Path) -> str:
-    if not path.is_file() or path.stat().st_size > 1 << 30:
-        raise OSError("not a file that anybody could have summed")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The checksum of a file; of one that is too large for that, of nothing."""
+    return hashlib.sha256(path.read_bytes() if path.stat().st_size < LARGE else b"").hexdigest()
 
 
 RUN_DIRECTORY = (
