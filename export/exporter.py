@@ -253,8 +253,13 @@ def generation_settings(lm: PreTrainedModel) -> dict:
         "start_token": settings.bos_token_id if start is None else start,
         "pad_token": eos[0] if pad is None else pad,
         "eos_tokens": eos,
-        "forced_bos_token": settings.forced_bos_token_id,
-        "forced_eos_token": settings.forced_eos_token_id,
+        "forced_bos_token": _single(settings.forced_bos_token_id),
+        "forced_eos_token": _single(settings.forced_eos_token_id),
         "early_stopping": settings.early_stopping or False,
         "length_penalty": 1.0 if settings.length_penalty is None else settings.length_penalty,
     }
+
+
+def _single(token: int | list[int] | None) -> int | list[int] | None:
+    """transformers takes a list of one token for that token."""
+    return token[0] if isinstance(token, list) and len(token) == 1 else token

@@ -143,3 +143,21 @@ def test_the_command_takes_sources_from_the_line_or_a_file(called, tmp_path, cap
         with pytest.raises(SystemExit) as stopped:
             command.main(tmp_path, ["--source-file", str(tmp_path / name)])
         assert stopped.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_the_model_s_own_tokens_are_read_as_transformers_reads_them(tokenizer):
+    pipe = v2_t5(tokenizer)
+    settings = pipe.autoencoder.lm.generation_config
+    settings.update(decoder_start_token_id=None, bos_token_id=0, pad_token_id=None, eos_token_id=[2, 7])
+    settings.update(forced_eos_token_id=[2], forced_bos_token_id=None)
+    rules = exporter.folder_config(pipe, "float32").generation
+    assert (rules.start_token, rules.pad_token, rules.eos_tokens) == (0, 2, (2, 7))
+    assert (rules.forced_bos_token, rules.forced_eos_token) == (None, 2)
+    settings.forced_eos_token_id = [2, 7]
+    with pytest.raises(
+        RuntimeInputError, match=r"generation.forced_eos_token is \[2, 7\]; it must be a whole"
+    ):
+        exporter.folder_config(pipe, "float32")
+    settings.update(forced_eos_token_id=None, eos_token_id=None)
+    with pytest.raises(RuntimeInputError, match=r"generation.pad_token is None"):
+        exporter.folder_config(pipe, "float32")

@@ -153,6 +153,12 @@ def test_truth_values_are_no_numbers_and_numbers_no_truth_values(contents, name)
         ("v1_t5", "statistics.length_counts", [1] * 18, "must count texts of 1 to diffusion.num_latents, 16"),
         ("v1_t5", "generation.max_length", 18, "max_length is 18; it must be at most max_len, 16, plus 1"),
         ("v1_t5", "generation.min_length", 17, "max_length is 16; it must be at least min_length, 17"),
+        (
+            "v1_t5",
+            "generation.num_beams",
+            101,
+            "num_beams is 101; it must be at most 100, more only where a call",
+        ),
         ("v1_t5", "generation.num_decodes", 2, "num_decodes 2 needs strategy nucleus"),
     ],
 )

@@ -25,6 +25,9 @@ DISCRETE_SCHEDULES = ("linear", "cosine", "sqrt")
 PROOFS = ("vocab_size", "sha256", "digest")  # keys that folders of version 0.1.0 lack, all of them
 
 MOST_NUMBERS = 2**22  # of one sample's latents
+MOST_TEXTS = (
+    100  # beams, or decodes of one latent, that nobody asked for: what they cost grows with their square
+)
 COUNT = WholeNumber(0, 2**53)
 SIZE = WholeNumber(1, 2**16)
 CLASSES = 100_000
@@ -72,7 +75,7 @@ class Quality:
     """A preset; ``sampler`` None is the recipe's."""
 
     sampler: str | None = key(Maybe(Choice(SAMPLERS)))
-    num_steps: int = key(OPTIONS["num_steps"])
+    num_steps: int = key(WholeNumber(1, 10_000))
     spacing: str = key(Choice(SPACINGS))
 
 
@@ -209,6 +212,12 @@ def _relations(config: FolderConfig) -> Iterator[tuple[bool, str]]:
         yield (
             any(statistics.length_counts[1:]) and len(statistics.length_counts) <= latents + 1,
             f"statistics.length_counts must count texts of 1 to diffusion.num_latents, {latents}, tokens.",
+        )
+    for name in ("num_beams", "num_decodes"):
+        count = getattr(config.generation, name)
+        yield (
+            count <= MOST_TEXTS,
+            f"generation.{name} is {count}; it must be at most {MOST_TEXTS}, more only where a call asks for them.",
         )
     longest = config.generation.max_length
     yield (
