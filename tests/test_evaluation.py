@@ -1,6 +1,7 @@
 """All metrics together: what is skipped and why, what is kept, which models, bad input."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -115,6 +116,42 @@ def test_missing_packages_skip_their_metrics_with_a_sentence(language_model, mon
         assert result["skipped"][name] == remedy
     pairs = evaluate_pairs(SAMPLES, REFERENCES, settings=settings)
     assert set(pairs["metrics"]) == {"sacrebleu"} and len(pairs["skipped"]) == 6
+
+
+def saved(path: Path, array: np.ndarray, **options) -> None:
+    with open(path, "wb") as file:
+        np.save(file, array, **options)
+
+
+KEPT = {
+    "of other texts": lambda path: saved(path, np.arange(4.0)),
+    "no number": lambda path: saved(path, np.array(3.0)),
+    "texts": lambda path: saved(path, np.array(["a", "b", "c"])),
+    "objects": lambda path: saved(path, np.array([1, None, "x"], dtype=object), allow_pickle=True),
+    "several": lambda path: np.savez(path.open("wb"), a=np.arange(3.0)),
+    "torn": lambda path: path.write_bytes(path.read_bytes()[:-4]),
+    "larger than the file": lambda path: path.write_bytes(
+        path.read_bytes().replace(b"(3,), }" + b" " * 12, b"(3" + b"0" * 12 + b",), }")
+    ),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a device": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_what_a_cache_should_not_hold_is_computed_again(what, tmp_path):
+    cache, computed = ArrayCache(tmp_path), []
+
+    def numbers() -> list[float]:
+        return cache.get("numbers", ["a"], lambda: computed.append(1) or np.arange(3.0), rows=3).tolist()
+
+    assert numbers() == numbers() == [0, 1, 2] and len(computed) == 1
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    KEPT[what](path)
+    assert not path.is_file() or path.read_bytes() != before
+    assert numbers() == [0, 1, 2] and len(computed) == 2
 
 
 def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_so(caplog):

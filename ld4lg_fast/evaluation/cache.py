@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ld4lg_fast.checkpoints.files import size_of
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.weights import write_atomically
@@ -29,15 +30,19 @@ class ArrayCache:
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory
 
-    def get(self, kind: str, parts: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array kept for ``kind`` and ``parts``, else what ``compute`` gives, which is kept where it can be."""
+    def get(
+        self, kind: str, parts: Iterable[str], compute: Callable[[], np.ndarray], rows: int | None = None
+    ) -> np.ndarray:
+        """The array kept for ``kind`` and ``parts``, else what ``compute`` gives, which is kept where it can be.
+
+        ``rows``: how many it must have; None: any number.
+        """
         if self.directory is None:
             return compute()
         path = self.directory / f"{kind}_{fingerprint(parts)}.npy"
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # missing, or damaged
-            array = compute()
+        if (kept := _kept(path)) is not None and rows in (None, len(kept)):
+            return kept
+        array = compute()
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
         try:
@@ -45,3 +50,13 @@ class ArrayCache:
         except CheckpointError as error:
             logger.warning("What was computed is not kept: %s", error)
         return array
+
+
+def _kept(path: Path) -> np.ndarray | None:
+    """The numbers in a file; None where it is missing, damaged or something else."""
+    try:
+        size_of(path)
+        array = np.array(np.lib.format.open_memmap(path, mode="r"))  # which holds no more than the file
+    except (CheckpointError, OSError, ValueError, EOFError):
+        return None
+    return array if array.ndim and array.dtype.kind in "fiu" else None

@@ -84,7 +84,9 @@ class _Scorer:
     def _features(self, compute: Callable, name: str, load: Callable, texts: Sequence[str]) -> np.ndarray:
         limit, size = self.settings.max_length, self.settings.batch_size
         parts = (self.models.fingerprint(name), str(limit), *texts)
-        return self.cache.get(compute.__name__, parts, lambda: compute(texts, load(name), limit, size))
+        return self.cache.get(
+            compute.__name__, parts, lambda: compute(texts, load(name), limit, size), rows=len(texts)
+        )
 
     def perplexity(self, texts: Sequence[str]) -> float:
         name = self.settings.perplexity_model
@@ -92,7 +94,8 @@ class _Scorer:
         def compute() -> np.ndarray:
             return text_perplexities(texts, self.models.language_model(name), self.settings.batch_size)
 
-        values = self.cache.get("perplexities", (self.models.fingerprint(name), *texts), compute)
+        parts = (self.models.fingerprint(name), *texts)
+        values = self.cache.get("perplexities", parts, compute, rows=len(texts))
         if not np.isfinite(values).all():
             raise Unavailable(f"the model {name} gives some text no finite perplexity")
         return float(values.mean(dtype=np.float64))
