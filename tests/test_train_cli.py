@@ -151,6 +151,18 @@ def test_a_signal_to_the_launcher_of_two_processes_saves(tmp_path):
     assert command[4:7] == ["--num_processes", "2", str(SCRIPT)] and "resume=true" in command
 
 
+def test_a_signal_to_the_launcher_of_one_process_saves(tmp_path):
+    """Which passes it on to nobody, and is gone at once."""
+    run_dir = tmp_path / "outputs" / "demo"
+    interrupted(run_dir, signal.SIGTERM, "autoencoder", "-m", "accelerate.commands.launch")
+    deadline = time.monotonic() + GRACE
+    while "Go on with:" not in (tmp_path / "output.txt").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    done = max(losses(run_dir, "autoencoder"))
+    assert (run_dir / "checkpoints" / "autoencoder" / f"step_{done}" / "state.json").exists()
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The folder of a run ``one`` of a single process."""

@@ -20,7 +20,7 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.clock import RunClock, StageClock
-from ld4lg_fast.training.interrupts import Interrupted, Interrupts
+from ld4lg_fast.training.interrupts import Interrupted, Interrupts, end_with_launcher
 from ld4lg_fast.training.journal import Journal
 from ld4lg_fast.training.memory import keep_freed_memory
 from ld4lg_fast.training.opening import Plan, carry_out, next_command, plan, resume_command
@@ -50,6 +50,7 @@ def train(config: DictConfig) -> int | None:
     Raises:
         LD4LGError: anything that the user can mend.
     """
+    end_with_launcher()
     processes = start_processes()
     console.quiet = not processes.is_main_process
     command = HydraConfig.get()

@@ -1,17 +1,20 @@
 """Ctrl-C, SIGTERM and SIGHUP: granted between two steps, or at once where nothing could be lost."""
 
+import ctypes
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ld4lg_fast.entry import SIGNALLED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A terminal that closes, or a service manager, sends a second signal along with the first one.
 ONE_WISH = 1.0  # seconds
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -23,6 +26,16 @@ class Interrupted(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return signal.Signals(self.number).name
+
+
+def end_with_launcher() -> None:
+    """Has the system send SIGTERM when the launcher of this process is gone.
+
+    ``accelerate launch`` passes no signal on where it starts a single process, which would train on without it.
+    """
+    with suppress(OSError, AttributeError):  # not Linux
+        if b"accelerate" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes():
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Interrupts:

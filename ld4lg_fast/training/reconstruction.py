@@ -19,10 +19,10 @@ from ld4lg_fast.training.session import Session
 
 BATCH = 64
 FEW = 50.0  # per cent of distinct reconstructions, below which something is wrong
-# A decoder whose loss is above this share of the tokens' entropy still guesses words by how frequent they are.
-UNTRAINED = 0.4
-# Where another text's latents raise the loss by less than this share of it, a decoder writes without looking at them.
-COLLAPSED = 0.1
+# A decoder whose loss is above this share of the tokens' entropy has hardly learned more than how frequent they are.
+UNTRAINED = 0.9
+# Latents that give a decoder less than this share of what it knows beyond that say nothing.
+COLLAPSED = 0.03
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Reconstruction:
         few = f"only {self.distinct:.1f} % of the texts come back as one of their own"
         if self.loss > UNTRAINED * self.entropy:
             why = f"a token costs its decoder {self.loss:.2f} nats, and {self.entropy:.2f} where nothing is known"
-        elif self.swapped_loss - self.loss < COLLAPSED * self.loss:
+        elif self.swapped_loss - self.loss < COLLAPSED * (self.entropy - self.loss):
             return (
                 f"The latents have collapsed: {few}, as the decoder writes nearly the same from another text's latents "
-                f"(a token costs {self.loss:.2f} and {self.swapped_loss:.2f} nats), so that what the denoiser learns "
+                f"(a token costs {self.loss:.3f} and {self.swapped_loss:.3f} nats), so that what the denoiser learns "
                 "decides little. Train the autoencoder with less of autoencoder.decoder_noise, "
-                "autoencoder.position_dropout or autoencoder.token_masking, or with more latents."
+                "autoencoder.position_dropout or autoencoder.token_masking, or longer."
             )
         else:
             why = "its decoder has only begun to read the latents"
