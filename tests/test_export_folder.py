@@ -134,6 +134,18 @@ def test_links_to_the_same_files_are_followed(exported, tmp_path):
     assert OnnxTextDiffusion(tmp_path / "folder")(**OPTIONS) == OnnxTextDiffusion(exported)(**OPTIONS)
 
 
+def test_sizes_without_bound_are_refused_before_anything_is_read(exported, tmp_path):
+    for number, name in enumerate(content_of(exported)["files"]):
+        folder = copied(exported, tmp_path / str(number))
+        os.truncate(folder / name, 2**40)  # a hole, of which no byte is stored
+        refused(folder, f"{name} has {2**40} bytes instead of ")
+        content = content_of(folder)
+        content["files"][name] = 2**40
+        content["digest"] = digest_of(content)
+        (folder / "config.json").write_text(json.dumps(content))
+        refused(folder, f"{name} has {2**40} bytes, more than the ")
+
+
 def test_every_value_of_the_config_is_under_its_digest(folder):
     content = content_of(folder)
     for path, value in (
@@ -153,7 +165,7 @@ def test_every_value_of_the_config_is_under_its_digest(folder):
     read_config(folder)
 
 
-def test_a_folder_of_version_0_1_0_is_read_with_one_line(folder, exported, caplog):
+def test_a_folder_of_version_0_1_0_is_read_with_one_line(folder, exported, tmp_path, caplog):
     as_version_0_1_0(folder)
     with caplog.at_level(logging.WARNING):
         assert OnnxTextDiffusion(folder)(**OPTIONS) == OnnxTextDiffusion(exported)(**OPTIONS)
@@ -166,8 +178,9 @@ def test_a_folder_of_version_0_1_0_is_read_with_one_line(folder, exported, caplo
     )
     assert done.returncode == 0 and done.stderr == record.getMessage() + "\n"
     for name, damage in (("weights.bin", "truncated"), ("denoiser.onnx", "zeros"), ("cache.onnx", "missing")):
-        DAMAGES[damage](folder / name)
-        refused(folder, name)
+        broken = copied(folder, tmp_path / damage)
+        DAMAGES[damage](broken / name)
+        refused(broken, name)
 
 
 def weights(model: onnx.ModelProto) -> list:
@@ -294,7 +307,8 @@ def test_a_graph_in_place_of_another_is_refused(exported, tmp_path):
             folder = copied(exported, tmp_path / f"{target}-{source}")
             (folder / f"{target}.onnx").write_bytes((exported / f"{source}.onnx").read_bytes())
             seal(folder)
-            refused(folder, f"{target}.onnx has ", NO_SURPRISES)
+            said = refused(folder, NO_SURPRISES)
+            assert f"{target}.onnx has " in said or "weights.bin has 1830912 bytes, more than the " in said
 
 
 def test_ids_beyond_the_vocabulary_are_refused(folder):

@@ -26,12 +26,16 @@ _FIELDS = {
 }
 
 
-def check_external_data(path: Path, files: Mapping[str, int]) -> None:
+def check_external_data(path: Path, files: Mapping[str, int]) -> dict[str, int]:
     """Refuses a graph whose weights lie outside ``files``, the sizes by name, or beyond their ends.
+
+    Returns:
+        How many bytes of each file the graph uses, counted from its start.
 
     Raises:
         RuntimeInputError: such a graph, or a file that is none.
     """
+    used: dict[str, int] = {}
     try:
         for place in _external_data(path.read_bytes()):
             location = place.get("location", "")
@@ -40,6 +44,8 @@ def check_external_data(path: Path, files: Mapping[str, int]) -> None:
             first, length = int(place.get("offset", "0")), int(place.get("length", "0"))
             if first < 0 or length < 0 or first + length > files[location]:
                 raise ValueError(f"it has weights beyond the end of {location}")
+            used[location] = max(used.get(location, 0), first + length)
+        return used
     except OSError as error:
         raise RuntimeInputError(f"{path} cannot be read ({error.strerror}); {REMEDY}.") from error
     except ValueError as error:
@@ -69,7 +75,7 @@ def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
     while at < len(view):
         tag, at = _number(view, at)
-        kind = tag & 7
+        kind = tag & 7 if tag >> 3 else None
         if kind == 0:
             _, at = _number(view, at)
         elif kind in (1, 5):

@@ -11,6 +11,7 @@ from .option_checks import shown
 from .text_display import displayed, get_logger
 
 CONFIG = "config.json"
+MOST_FILE_BYTES = 2**26  # of a file without weights, whose size the graphs tell
 
 
 def read_config(folder: Path) -> FolderConfig:
@@ -48,20 +49,28 @@ def read_config(folder: Path) -> FolderConfig:
 
 
 def _check_files(folder: Path, config: FolderConfig) -> None:
-    graphs = (*GRAPHS, "source") if config.source else GRAPHS
-    for name in (TOKENIZER, *(f"{graph}.onnx" for graph in graphs), *(config.sha256 or ())):
+    graphs = [f"{graph}.onnx" for graph in ((*GRAPHS, "source") if config.source else GRAPHS)]
+    for name in (TOKENIZER, *graphs, *(config.sha256 or ())):
         if name not in config.files:
             raise RuntimeInputError(f"{folder / CONFIG} is damaged: files.{name} is missing; {REMEDY}.")
-    for name, size in config.files.items():
-        path = folder / name
-        if (found := size_of(path)) != size:
-            raise RuntimeInputError(f"{path} has {found} bytes instead of {size}; {REMEDY}.")
-        if config.sha256 is not None and sha256_of(path) != config.sha256.get(name):
-            raise RuntimeInputError(
-                f"{path} was changed since the export, or is that of another one; {REMEDY}."
-            )
-        if path.suffix == ".onnx":
-            check_external_data(path, config.files)
+    weights: dict[str, int] = {}
+    for name in graphs:
+        _check_file(folder, config, name, MOST_FILE_BYTES)
+        for place, used in check_external_data(folder / name, config.files).items():
+            weights[place] = max(used, weights.get(place, 0))
+    for name in config.files:
+        if name not in graphs:
+            _check_file(folder, config, name, weights.get(name, MOST_FILE_BYTES))
+
+
+def _check_file(folder: Path, config: FolderConfig, name: str, most: int) -> None:
+    path, size = folder / name, config.files[name]
+    if (found := size_of(path)) != size:
+        raise RuntimeInputError(f"{path} has {found} bytes instead of {size}; {REMEDY}.")
+    if size > most:
+        raise RuntimeInputError(f"{path} has {size} bytes, more than the {most} that are of use; {REMEDY}.")
+    if config.sha256 is not None and sha256_of(path) != config.sha256.get(name):
+        raise RuntimeInputError(f"{path} was changed since the export, or is that of another one; {REMEDY}.")
 
 
 def sha256_of(path: Path) -> str:
