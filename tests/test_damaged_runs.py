@@ -71,7 +71,9 @@ def test_the_last_checkpoint_that_is_damaged_gives_the_same_advice_for_each_file
         with pytest.raises(CheckpointError) as refused:
             use()
         assert str(store.path(1) / name) in str(refused.value)
-        assert str(refused.value).endswith(f"delete {store.directory} to begin the stage anew.")
+        assert str(refused.value).endswith(
+            f"delete {store.directory}, and the stage begins anew unless it is finished."
+        )
     assert store.path(1).is_dir()
 
 

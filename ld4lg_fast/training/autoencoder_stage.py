@@ -29,10 +29,14 @@ from ld4lg_fast.training.latent_cache import BATCH as ENCODED
 from ld4lg_fast.training.latent_cache import encode_latents, encode_sources, encoding_seconds
 from ld4lg_fast.training.learner import Part
 from ld4lg_fast.training.loop import TrainingLoop
+from ld4lg_fast.training.progress import duration
 from ld4lg_fast.training.randomness import StepBatches, step_generator
 from ld4lg_fast.training.reconstruction import BATCH, measure_reconstruction
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.weights import write_json
+
+
+LONG_ENCODING = 0.1  # of the run's time limit, above which it is announced
 
 
 def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Session) -> RunStatistics:
@@ -150,9 +154,10 @@ def train_autoencoder(
         console.print("The latents are the frozen language model's hidden states: there is nothing to train.")
     else:
         if clock.end is not None and session.options.stage == "all":
-            clock.make_room(
-                session.alone(lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session))
-            )
+            seconds = session.alone(lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session))
+            clock.make_room(seconds)
+            if seconds > LONG_ENCODING * clock.run.limit:
+                console.print(f"Encoding the corpus between the stages is going to take {duration(seconds)}.")
         learned = learned_texts(config, dataset)
         if learned is not dataset.train.texts:
             tokens = tokenized(learned, autoencoder, autoencoder.max_len, session)

@@ -111,8 +111,8 @@ class CheckpointStore:
         if not faults:
             return None
         raise CheckpointError(
-            f"{next(iter(faults.values()))} There is no whole checkpoint before it: delete {self.directory} to begin "
-            "the stage anew."
+            f"{next(iter(faults.values()))} There is no whole checkpoint before it: delete {self.directory}, and the "
+            "stage begins anew unless it is finished."
         )
 
     def set_damaged_aside(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.weights import write_atomically
 
 
@@ -60,7 +60,11 @@ class Journal:
         self.accelerator.log(tracked, step=self._first_step[stage] + step)
 
     def start_trackers(self, project: str, config: Mapping) -> None:
-        """Opens the trackers that the accelerator was made with."""
+        """Opens the trackers that the accelerator was made with.
+
+        Raises:
+            ConfigError: one of them refuses.
+        """
         flat = {
             f"{section}.{key}": value
             for section, values in config.items()
@@ -69,7 +73,13 @@ class Journal:
             if isinstance(value, int | float | str | bool)
         }
         places = {"wandb": {"dir": str(self.path.parent)}}  # TensorBoard's is the accelerator's own
-        self.accelerator.init_trackers(project, config=flat, init_kwargs=places)
+        try:
+            self.accelerator.init_trackers(project, config=flat, init_kwargs=places)
+        except Exception as error:  # whatever a tracker that is not logged in, or has no network, raises
+            raise ConfigError(
+                f"A tracker cannot be started ({error}); mend that, or set train.wandb=false and "
+                "train.tensorboard=false."
+            ) from error
 
 
 def read_log(path: Path) -> list[dict]:

@@ -22,7 +22,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "": {"seed": OPTIONS["seed"], "resume": SWITCH},
     "dataset": {"name": Text(), "max_len": WholeNumber(3, 2**17), "seq2seq": SWITCH},
     "model.language_model": {
-        "dim": WIDTH_IN_HEADS,
+        "dim": MultipleOf(DIM_HEAD, 2**14),  # its feed-forward is four times as wide
         "encoder_layers": DEPTH,
         "decoder_layers": DEPTH,
         "dropout": DROPOUT,

@@ -109,7 +109,7 @@ def _on_meta(options: str, build: Callable[[], M]) -> M:
 def _first_stage_skeleton(config: Mapping, dataset: TextDataset, session: Session) -> LanguageAutoencoder:
     """The autoencoder that is trained from scratch; of a run that goes on it must fit the checkpoint."""
     known = load_tokenizer(session.run.tokenizer) if config["resume"] else None
-    tokenizer = known or train_bpe_tokenizer(["a"], 260)  # which has tokens of its own is not known yet
+    tokenizer = known or train_bpe_tokenizer(["a"], 260)  # the corpus's own would take its time
     autoencoder = _on_meta(
         "model.language_model and model.perceiver", lambda: build_from_scratch(config, dataset, tokenizer)
     )
