@@ -47,6 +47,17 @@ class Name:
 
 
 @dataclass(frozen=True)
+class ClassNumber:
+    """The number of a class; which of them there are the model says."""
+
+    def allows(self, value: Any) -> bool:
+        return WholeNumber(-MOST, MOST).allows(value)
+
+    def __str__(self) -> str:
+        return "an integer, the number of a class"
+
+
+@dataclass(frozen=True)
 class ListOf:
     """Several of what another rule allows; one alone stands for a list of it."""
 
@@ -63,7 +74,6 @@ class ListOf:
 Entries = Mapping[str, Rule | OrNull]
 Groups = Mapping[str, Entries]
 
-CLASS_ID = WholeNumber(-MOST, MOST)  # which of them there are the model says
 
 DECODING: Entries = {
     name: OrNull(RULES[name])
@@ -82,7 +92,7 @@ SAMPLING: Entries = {
     "spacing": OrNull(Text()),
     "guidance_scale": OrNull(RULES["guidance_scale"]),
     "guidance_interval": RULES["guidance_interval"],
-    "class_id": OrNull(CLASS_ID),
+    "class_id": OrNull(ClassNumber()),
     "class_name": OrNull(Name()),
     **DECODING,
 }

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from ld4lg_fast import samplers
 from ld4lg_fast.checks import check_choice, check_given
-from ld4lg_fast.samplers import SAMPLERS
 from ld4lg_fast.schedules import SPACINGS
 
 
@@ -33,7 +33,7 @@ def sampling_plan(
         ConfigError: no such preset, sampler or spacing, or a number of steps that cannot be.
     """
     check_choice("quality", quality, QUALITIES)
-    check_choice("sampler", sampler, SAMPLERS, or_none=True)
+    check_choice("sampler", sampler, samplers.SAMPLERS, or_none=True)
     check_choice("spacing", spacing, SPACINGS, or_none=True)
     (num_steps,) = check_given(num_steps=num_steps)
     preset = QUALITIES[quality]
