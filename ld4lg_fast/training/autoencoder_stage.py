@@ -35,7 +35,6 @@ from ld4lg_fast.training.reconstruction import BATCH, measure_reconstruction
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.weights import write_json
 
-
 LONG_ENCODING = 0.1  # of the run's time limit, above which it is announced
 
 

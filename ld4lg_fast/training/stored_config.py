@@ -26,7 +26,7 @@ def is_run_config(path: Path) -> bool:
         config = read_run_config(path)
     except CheckpointError:
         return False
-    return "ld4lg_fast" in config and "groups" in config
+    return "ld4lg_fast" in config and isinstance(config.get("groups"), DictConfig)
 
 
 def store(path: Path, config: DictConfig, groups: Mapping[str, str]) -> None:
