@@ -20,13 +20,15 @@ from ld4lg_fast.kernels.backend import INTERPRETED
 LIBRARY = torch.library.Library("ld4lg", "DEF")
 _direct: dict[tuple[str, str], Callable] = {}  # the implementation by operation and device
 _differentiable: dict[str, type[torch.autograd.Function]] = {}
+_PLAIN = frozenset({Tensor, Parameter, int, float, bool, list, type(None)})
 IMPLEMENTATIONS: dict[str, tuple[str, str]] = {}  # "ld4lg::op" -> its module and function in cpu/ and triton/
 
 
-def register(schema: str, fake: Callable, module: str, function: str) -> None:
+def register(schema: str, fake: Callable, check: Callable, module: str, function: str) -> None:
     """Defines an operation that ``cpu/<module>.py`` and ``triton/<module>.py`` implement under the same name.
 
-    ``fake`` gives the outputs' shapes, dtypes and strides for tracing.
+    ``fake`` gives the outputs' shapes, dtypes and strides for tracing. ``check`` refuses arguments that do not fit:
+    whoever calls ``torch.ops.ld4lg`` passes it, the doors call their own.
     """
     name = schema.split("(")[0]
     IMPLEMENTATIONS[f"ld4lg::{name}"] = module, function
@@ -35,7 +37,7 @@ def register(schema: str, fake: Callable, module: str, function: str) -> None:
         call = _on_first_call(f"ld4lg_fast.kernels.{folder}.{module}", function)
         call = _on_its_gpu(call) if device == "cuda" else call
         _direct[name, device] = call
-        LIBRARY.impl(name, call, device.upper())
+        LIBRARY.impl(name, _checked(check, call), device.upper())
     torch.library.register_fake(f"ld4lg::{name}", fake, lib=LIBRARY)
 
 
@@ -50,7 +52,7 @@ def operator(name: str, placed: int = 0) -> Callable:
     def call(*arguments):
         tensor = arguments[placed]
         device = "cpu" if tensor.is_cpu else tensor.device.type
-        direct = None if is_traced(tensor) else _direct.get((name, device))
+        direct = None if is_traced(*arguments) else _direct.get((name, device))
         if direct is None:
             return registered(*arguments)
         if not need_gradients(arguments):
@@ -78,15 +80,23 @@ def need_gradients(arguments: tuple) -> bool:
     return torch.is_grad_enabled() and any(a.requires_grad for a in arguments if isinstance(a, Tensor))
 
 
-def is_traced(tensor: Tensor) -> bool:
+def is_traced(*arguments) -> bool:
     """Whether a compiler, an exporter, a mode or a transform of torch has to see the call, or a subclass of Tensor."""
     return (
         torch.compiler.is_compiling()
-        or type(tensor) not in (Tensor, Parameter)
+        or not _PLAIN.issuperset(map(type, arguments))
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
     )
+
+
+def _checked(check: Callable, call: Callable) -> Callable:
+    def checked(*args):
+        check(*args)
+        return call(*args)
+
+    return checked
 
 
 def _on_first_call(module: str, function: str) -> Callable:

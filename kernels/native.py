@@ -13,10 +13,19 @@ import ld4lg_fast.kernels
 from ld4lg_fast.kernels.layout import as_rows
 
 INSTRUCTION_SETS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "baseline")
-DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1}
+INTERFACE = 2  # as in csrc/call.cpp: raised there and here when a function's arguments change
+
+
+class _DtypeCodes(dict):
+    def __missing__(self, dtype: torch.dtype) -> int:
+        raise ValueError(f"the C++ library takes {', '.join(str(known) for known in self)}, and got {dtype}")
+
+
+DTYPE_CODES = _DtypeCodes({torch.float32: 0, torch.bfloat16: 1})
 
 POINTER = I64 = I32 = U32 = "q"  # every argument takes 8 bytes
 U64, FLOAT = "Q", "d"
+_OUT_OF_RANGE, _NO_MEMORY = 1, 2  # the other statuses of csrc/call.h, where 0 is all right
 ROWS = [POINTER, I64, I32]  # what `describe` gives
 VECTOR = [POINTER, I32]  # what `describe_vector` gives
 
@@ -31,36 +40,42 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
             "run `pip install --force-reinstall --no-deps .` again"
         )
     try:
-        return ctypes.CDLL(str(files[0])), None
+        library = ctypes.CDLL(str(files[0]))
     except OSError as error:
         return None, f"{files[0]} does not load ({error}); reinstall ld4lg-fast"
+    if not hasattr(library, "ld4lg_interface") or library.ld4lg_interface() != INTERFACE:
+        # Its functions would take these arguments for others.
+        return None, f"{files[0]} was built for another version; reinstall ld4lg-fast"
+    return library, None
 
 
 _library, LOAD_ERROR = _load()
 
 
-def function(name: str, arguments: list[str]) -> Callable[..., None]:
+def function(name: str, arguments: list[str]) -> Callable[..., bool]:
     """A kernel of the C++ library, which takes ``arguments`` packed into one block (``csrc/call.h``).
 
-    Raises:
-        RuntimeError: the library that is installed does not have it.
+    It gives True where an index among the tensors' elements is out of its range: none such is followed, what was
+    computed is to be dropped, and the caller says which it is.
     """
-    found, pack = query(name, None, ctypes.c_char_p), struct.Struct("=" + "".join(arguments)).pack
-    return lambda *values: found(pack(*values))
+    found, pack = query(name, ctypes.c_int32, ctypes.c_char_p), struct.Struct("=" + "".join(arguments)).pack
+
+    def call(*values) -> bool:
+        try:
+            block = pack(*values)
+        except struct.error as error:
+            raise ValueError(f"{name} cannot take {values}: {error}") from None
+        status = found(block)
+        if status == _NO_MEMORY:
+            raise MemoryError(f"{name} found no memory to work in")
+        return status == _OUT_OF_RANGE
+
+    return call
 
 
 def query(name: str, result, *arguments):
-    """A function of the C++ library that ctypes calls.
-
-    Raises:
-        RuntimeError: the library that is installed does not have it.
-    """
-    try:
-        found = getattr(_library, name)
-    except AttributeError:
-        raise RuntimeError(
-            f"the C++ library has no {name}: it is of another version; reinstall ld4lg-fast"
-        ) from None
+    """A function of the C++ library that ctypes calls."""
+    found = getattr(_library, name)
     found.argtypes, found.restype = arguments, result
     return found
 
@@ -89,6 +104,11 @@ def address(tensor: Tensor | None) -> int:
 def as_vector(tensor: Tensor) -> Tensor:
     """The tensor in float32, its elements adjacent; itself where it is so."""
     return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
+
+
+def contiguous_like(tensor: Tensor) -> Tensor:
+    """Room for a result of the tensor's shape and dtype beside it, wherever new tensors go otherwise."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def as_matrix(tensor: Tensor, width: int) -> Tensor:

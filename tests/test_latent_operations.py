@@ -140,7 +140,9 @@ def test_recipe_v1_keeps_the_length_of_the_text(autoencoder):
 
 @pytest.mark.parametrize("strength", [0.0, 1.5, -1.0])
 def test_a_strength_out_of_range_is_refused(pipe, strength):
-    with pytest.raises(ConfigError, match=f"strength is {strength}; it must be a finite number above 0 and at most 1"):
+    with pytest.raises(
+        ConfigError, match=f"strength is {strength}; it must be a finite number above 0 and at most 1"
+    ):
         pipe.vary(TEXTS[0], strength=strength)
 
 

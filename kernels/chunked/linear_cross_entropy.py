@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.arguments.linear_cross_entropy import check_targets
 from ld4lg_fast.kernels.library import is_traced
 from ld4lg_fast.kernels.native import DTYPE_CODES
 
@@ -54,7 +55,7 @@ def _run(
     """The loss, and its gradients of x, weight and bias where they are wanted."""
     keep = targets != ignore_index
     classes = targets.masked_fill(~keep, 0)
-    share = keep / keep.sum()  # of a row in the mean
+    share = keep.float() / keep.sum()  # of a row in the mean
     loss = share.new_zeros(())
     of_x = torch.empty_like(x) if wanted[0] else None
     of_weight = of_bias = None
@@ -83,11 +84,17 @@ def _losses(logits: Tensor, classes: Tensor, with_gradients: bool) -> tuple[Tens
     """-log softmax(logits)[class] of each row in float32, and softmax - class in the logits' dtype if it is wanted.
 
     The logits are lost.
+
+    Raises:
+        IndexError: a class out of its range, on a CPU.
     """
-    if logits.is_cpu and logits.dtype in DTYPE_CODES and backend.has_native() and not is_traced(logits):
+    on_cpu = logits.is_cpu and not is_traced(logits)
+    if on_cpu and logits.dtype in DTYPE_CODES and backend.has_native():
         from ld4lg_fast.kernels.cpu.softmax_cross_entropy import softmax_cross_entropy_
 
         return softmax_cross_entropy_(logits, classes, with_gradients), logits
+    if on_cpu:
+        check_targets(classes, logits.shape[1])
     log_probs = logits.float().log_softmax(-1)
     losses = -log_probs.gather(1, classes[:, None])[:, 0]
     if not with_gradients:

@@ -17,6 +17,7 @@ from ld4lg_fast.kernels.native import (
     VECTOR,
     address,
     as_matrix,
+    contiguous_like,
     describe,
     describe_vector,
     function,
@@ -65,13 +66,13 @@ def forward_norm(
 def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
     width = h.shape[-1]
     rows = h.numel() // width
-    x = torch.empty_like(residual, memory_format=torch.contiguous_format)
+    x = contiguous_like(residual)
     y, of_next = None, (0, 0, 0, 0)
     if next_weight is not None:
         y = torch.empty_like(x, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
         next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
         of_next = *describe_vector(next_weight), *describe_vector(next_bias)
-    stats = torch.empty(2 if y is None else 4, rows)
+    stats = x.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
     if rows == 0:
         return x, y, stats
     h, residual, scale, shift = (as_matrix(tensor, width) for tensor in (h, residual, scale, shift))
@@ -91,7 +92,7 @@ def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
         rows,
         width,
         rows // (scale.numel() // width),
-        eps,
+        float(eps),
         torch.get_num_threads(),
     )
     return x, y, stats
@@ -114,9 +115,9 @@ def backward(
     groups = scale.numel() // width
     rows_per_group = rows // max(1, groups)
     parts = parts_of_group(rows_per_group)
-    grad_h = torch.empty(h.shape, dtype=h.dtype)
-    grad_residual = None if grad_y is None else torch.empty(grad_x.shape, dtype=grad_x.dtype)
-    sums = torch.empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
+    grad_h = contiguous_like(h)
+    grad_residual = None if grad_y is None else contiguous_like(grad_x)
+    sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
     results = [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
     if rows == 0:
         return results
@@ -151,8 +152,8 @@ def vector_gradients(
     """See ``_vector_gradients`` in ``registration/``."""
     groups, parts, kinds, width = sums.shape
     rows = as_matrix(scale, width)
-    of_scale, of_shift = torch.empty(scale.shape), torch.empty(scale.shape)
-    of_vectors = torch.empty((kinds, width))
+    of_scale, of_shift = sums.new_empty(scale.shape), sums.new_empty(scale.shape)
+    of_vectors = sums.new_empty((kinds, width))
     weight, bias = weight.contiguous(), bias.contiguous()
     _vectors(
         sums.data_ptr(),

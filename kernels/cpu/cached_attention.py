@@ -2,6 +2,7 @@
 
 from torch import Tensor, get_num_threads
 
+from ld4lg_fast.kernels.arguments.cached_attention import check_slots
 from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, address, function
 
 _cached_attention = function(
@@ -22,12 +23,15 @@ def cached_attention(
     """See `ops.cached_attention`."""
     sentences, heads, capacity, slots, width = keys.shape
     query = query if query.stride(1) == 1 else query.contiguous()
-    out = query.new_empty((len(query), heads * width))
+    texts = query.shape[0]
+    out = query.new_empty((texts, heads * width))
+    if not out.numel():
+        return out
     strides = (0, 0)
     if bias is not None:
         bias = bias if bias.stride(2) == 1 else bias.contiguous()
         strides = (bias.stride(0) * (bias.shape[0] > 1), bias.stride(1) * (bias.shape[1] > 1))
-    _cached_attention(
+    beyond = _cached_attention(
         query.data_ptr(),
         query.stride(0),
         keys.data_ptr(),
@@ -37,13 +41,15 @@ def cached_attention(
         *strides,
         out.data_ptr(),
         sentences,
-        len(query) // max(sentences, 1),
+        texts // sentences,
         heads,
         width,
         capacity,
         slots,
         span,
-        scale,
+        float(scale),
         get_num_threads(),
     )
+    if beyond:
+        check_slots(chosen, span, slots)
     return out

@@ -13,6 +13,7 @@ from ld4lg_fast.kernels.native import (
     U64,
     as_matrix,
     as_vector,
+    contiguous_like,
     describe,
     function,
 )
@@ -51,8 +52,8 @@ def backward(
     """See ``ld4lg::geglu_backward`` in ``registration/``."""
     width = projected.shape[-1] // 2
     rows = grad.numel() // width
-    grad_projected = torch.empty(projected.shape, dtype=projected.dtype)
-    sums = torch.empty((parts_of(rows), 2 * width), dtype=torch.float32)
+    grad_projected = contiguous_like(projected)
+    sums = projected.new_empty((parts_of(rows), 2 * width), dtype=torch.float32)
     if rows:
         grad, projected = as_matrix(grad, width), as_matrix(projected, 2 * width)
         bias = as_vector(bias)

@@ -19,14 +19,15 @@ def pack(weight: Tensor, geglu: bool) -> Tensor:
     """A weight (O, I) bfloat16 or int8 in the order that `linear` reads."""
     outputs, inputs = weight.shape
     words = -(-inputs * weight.element_size() // 4)
-    packed = torch.empty(-(-outputs // PANEL) * PANEL * words, dtype=torch.int32)
-    _pack(KINDS[weight.dtype], weight.contiguous().data_ptr(), inputs, outputs, geglu, packed.data_ptr())
+    packed = weight.new_empty(-(-outputs // PANEL) * PANEL * words, dtype=torch.int32)
+    weight = weight.contiguous()  # lives until the call is over
+    _pack(KINDS[weight.dtype], weight.data_ptr(), inputs, outputs, geglu, packed.data_ptr())
     return packed
 
 
 def in_order(values: Tensor, geglu: bool) -> Tensor:
     """One number for each output (O,) -> the same in the order of the packed weight, zeros beyond the last one."""
-    order = torch.empty(-(-len(values) // PANEL) * PANEL, dtype=torch.int64)
+    order = values.new_empty(-(-len(values) // PANEL) * PANEL, dtype=torch.int64)
     _order(len(values), geglu, order.data_ptr())
     return torch.where(order < 0, 0, values[order]).contiguous()
 

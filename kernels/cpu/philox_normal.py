@@ -12,7 +12,7 @@ def philox_normal(seed: int, sample_ids: Tensor, stream: int, shape: list[int]) 
     """(B, *shape) float32."""
     sample_ids = sample_ids.contiguous()
     samples = sample_ids.shape[0]
-    out = torch.empty((samples, *shape), dtype=torch.float32)
+    out = sample_ids.new_empty((samples, *shape), dtype=torch.float32)
     if out.numel():
         size = out.numel() // samples
         threads = torch.get_num_threads()

@@ -3,7 +3,16 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, address, as_vector, function
+from ld4lg_fast.kernels.native import (
+    DTYPE_CODES,
+    I32,
+    I64,
+    POINTER,
+    address,
+    as_vector,
+    contiguous_like,
+    function,
+)
 from ld4lg_fast.kernels.plain.short_attention import DIM_HEAD
 
 _SEQUENCE = [POINTER, I64, I64]
@@ -22,7 +31,7 @@ def forward(
     k_gain: Tensor | None,
 ) -> Tensor:
     """(B, N, H·64) in q's dtype; bias (B, H, N, M)."""
-    out = torch.empty(q.shape, dtype=q.dtype)
+    out = contiguous_like(q)
     if not out.numel() or not k.shape[1]:
         return out.zero_()
     inputs = _Inputs(q, k, v, bias, q_gain, k_gain)
@@ -42,9 +51,13 @@ def backward(
     """See ``ld4lg::short_attention_backward`` in ``registration/``."""
     batch, queries, width = q.shape
     heads = width // DIM_HEAD
-    found = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
-    grad_bias = None if bias is None else torch.empty(batch, heads, queries, k.shape[1])
-    sums = [None if gain is None else torch.empty(batch, heads, DIM_HEAD) for gain in (q_gain, k_gain)]
+    found = [contiguous_like(x) for x in (q, k, v)]
+
+    def room(*shape: int) -> Tensor:
+        return q.new_empty(shape, dtype=torch.float32)
+
+    grad_bias = None if bias is None else room(batch, heads, queries, k.shape[1])
+    sums = [None if gain is None else room(batch, heads, DIM_HEAD) for gain in (q_gain, k_gain)]
     found += [x for x in (grad_bias, *sums) if x is not None]
     if not q.numel() or not k.numel():
         return [x.zero_() for x in found]

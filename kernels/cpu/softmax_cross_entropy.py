@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ld4lg_fast.kernels.arguments.linear_cross_entropy import check_targets
 from ld4lg_fast.kernels.native import I32, I64, POINTER, ROWS, describe, function
 
 _loss = function("ld4lg_softmax_cross_entropy", [*ROWS, POINTER, POINTER, I64, I64, I32, I32])
@@ -12,12 +13,15 @@ def softmax_cross_entropy_(logits: Tensor, targets: Tensor, with_gradients: bool
     """-log softmax(logits)[target] of each row, (R,) float32; the logits (R, V) are lost.
 
     With ``with_gradients``, softmax - target of each row takes their place.
+
+    Raises:
+        IndexError: a target out of its range.
     """
     rows, vocabulary = logits.shape
-    losses = torch.empty(rows)
+    losses = logits.new_empty(rows, dtype=torch.float32)
     if rows:
         targets = targets.contiguous()
-        _loss(
+        beyond = _loss(
             *describe(logits, vocabulary),
             targets.data_ptr(),
             losses.data_ptr(),
@@ -26,4 +30,6 @@ def softmax_cross_entropy_(logits: Tensor, targets: Tensor, with_gradients: bool
             with_gradients,
             torch.get_num_threads(),
         )
+        if beyond:
+            check_targets(targets, vocabulary)
     return losses

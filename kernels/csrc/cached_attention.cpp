@@ -3,7 +3,7 @@
 
 #include "call.h"
 
-static void cached_attention(const float* query, int64_t query_stride, const float* keys,
+static bool cached_attention(const float* query, int64_t query_stride, const float* keys,
                              const float* values, const int64_t* chosen, const float* bias,
                              int64_t bias_sentence_stride, int64_t bias_head_stride, float* out,
                              int64_t sentences, int64_t beams, int64_t heads, int64_t width,
@@ -13,6 +13,6 @@ static void cached_attention(const float* query, int64_t query_stride, const flo
   const ld4lg::CachedAttention args{query,     query_stride, keys,  values, chosen,   bias,  bias_sentence_stride,
                                     bias_head_stride, out, sentences, beams, heads, width, capacity, slots,
                                     span,      scale,        threads};
-  LD4LG_CALL(cached_attention, args);
+  return LD4LG_CALL(cached_attention, args);
 }
 LD4LG_EXPORT_CALL(cached_attention)

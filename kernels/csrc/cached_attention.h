@@ -19,6 +19,7 @@ struct CachedAttention {
   int32_t threads;
 };
 
-LD4LG_IN_EVERY_VARIANT(void cached_attention(const CachedAttention& args);)
+// False where a slot is none of a position's: slot 0 then stands for it.
+LD4LG_IN_EVERY_VARIANT(bool cached_attention(const CachedAttention& args);)
 
 }  // namespace ld4lg

@@ -1,9 +1,10 @@
 // How Python calls: ctypes takes longer to convert two dozen arguments than a small call computes, so they come as one
-// block of memory, 8 bytes each.
+// block of memory, 8 bytes each; and what they are told.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -24,18 +25,29 @@ Argument argument(const int64_t& place) {
   }
 }
 
-template <typename... Arguments, size_t... Places>
-void call(void (*function)(Arguments...), const int64_t* packed, std::index_sequence<Places...>) {
-  function(argument<Arguments>(packed[Places])...);
+// kDone; kOutOfRange where a function gives false: it met an index that is out of its range, and did not follow it.
+enum class Status : int32_t { kDone = 0, kOutOfRange = 1, kNoMemory = 2 };
+
+template <typename Result, typename... Arguments, size_t... Places>
+Status call(Result (*function)(Arguments...), const int64_t* packed, std::index_sequence<Places...>) {
+  try {
+    if constexpr (std::is_void_v<Result>)
+      function(argument<Arguments>(packed[Places])...);
+    else if (!function(argument<Arguments>(packed[Places])...))
+      return Status::kOutOfRange;
+  } catch (const std::bad_alloc&) {
+    return Status::kNoMemory;
+  }
+  return Status::kDone;
 }
 
-template <typename... Arguments>
-void call(void (*function)(Arguments...), const int64_t* packed) {
-  call(function, packed, std::index_sequence_for<Arguments...>());
+template <typename Result, typename... Arguments>
+Status call(Result (*function)(Arguments...), const int64_t* packed) {
+  return call(function, packed, std::index_sequence_for<Arguments...>());
 }
 
 }  // namespace ld4lg
 
 // Exports a function as ld4lg_NAME, which takes the block.
 #define LD4LG_EXPORT_CALL(name) \
-  LD4LG_EXPORT void ld4lg_##name(const int64_t* packed) { ld4lg::call(name, packed); }
+  LD4LG_EXPORT int32_t ld4lg_##name(const int64_t* packed) { return static_cast<int32_t>(ld4lg::call(name, packed)); }

@@ -9,8 +9,8 @@ struct LogitsProcess {
   ConstRows logits;             // rows x vocabulary
   const int64_t* ids;           // rows x `length` tokens
   int64_t ids_stride, length;
-  const int64_t* eos;           // num_eos tokens, ruled out while length < min_length
-  int64_t num_eos, forced;      // the only token that is allowed, or -1
+  const int64_t* eos;           // num_eos tokens of the vocabulary, ruled out while length < min_length
+  int64_t num_eos, forced;      // the only token that is allowed, of the vocabulary, or -1
   int64_t min_length;
   float repetition_penalty;
   int64_t ngram_size;           // 0: n-grams may repeat
@@ -27,6 +27,7 @@ struct LogitsProcess {
   int32_t threads;
 };
 
-LD4LG_IN_EVERY_VARIANT(void logits_process(const LogitsProcess& args);)
+// False where one of the ids is none of the vocabulary's, or a uniform number is not in (0, 1): the row is passed over.
+LD4LG_IN_EVERY_VARIANT(bool logits_process(const LogitsProcess& args);)
 
 }  // namespace ld4lg

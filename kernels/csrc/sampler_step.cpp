@@ -5,14 +5,15 @@
 #include "scratch.h"
 
 // output (copies * samples x positions x width) and input (samples x positions x width or 2 * width) have the
-// given dtype: 0 float32, 1 bfloat16. x_prev, and seed with sample_ids, may be null.
-static void sampler_step(
+// given dtype: 0 float32, 1 bfloat16; there are seven coefficients for each of the steps. x_prev, and seed with sample_ids, may be null.
+static bool sampler_step(
     const void* output, int32_t dtype, int32_t copies, const float* z, const float* x_prev, const float* coefficients,
-    const int64_t* step, const int64_t* seed, const int64_t* sample_ids, uint32_t stream, float* z_next,
+    const int64_t* step, int64_t steps, const int64_t* seed, const int64_t* sample_ids, uint32_t stream, float* z_next,
     float* x_start, void* input, int64_t samples, int64_t positions, int64_t width, int32_t self_condition,
     int32_t threads) {
   using ld4lg::DType;
   constexpr int64_t kCoefficients = 7;
+  if (*step < 0 || *step >= steps) return false;
   const int64_t size = samples * positions * width;
   threads = ld4lg::useful_threads(threads, sample_ids == nullptr ? size : 2 * size);
   const ld4lg::Scratch scratch(threads * 3 * width);
@@ -41,5 +42,6 @@ static void sampler_step(
     threads,
     scratch.get()};
   LD4LG_CALL(sampler_step, args);
+  return true;
 }
 LD4LG_EXPORT_CALL(sampler_step)

@@ -4,7 +4,7 @@
 #include "call.h"
 #include "scratch.h"
 
-static void softmax_cross_entropy(void* logits, int64_t stride, int32_t dtype, const int64_t* targets, float* losses,
+static bool softmax_cross_entropy(void* logits, int64_t stride, int32_t dtype, const int64_t* targets, float* losses,
                                   int64_t rows, int64_t width, int32_t with_gradients, int32_t threads) {
   threads = ld4lg::useful_threads(threads, rows * width);
   const ld4lg::Scratch scratch(threads * width);
@@ -16,6 +16,6 @@ static void softmax_cross_entropy(void* logits, int64_t stride, int32_t dtype, c
                                         with_gradients != 0,
                                         threads,
                                         scratch.get()};
-  LD4LG_CALL(softmax_cross_entropy, args);
+  return LD4LG_CALL(softmax_cross_entropy, args);
 }
 LD4LG_EXPORT_CALL(softmax_cross_entropy)

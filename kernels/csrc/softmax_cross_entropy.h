@@ -7,7 +7,7 @@ namespace ld4lg {
 
 struct SoftmaxCrossEntropy {
   Rows logits;             // rows x width; `with_gradients`, softmax - target of each row is left in their place
-  const int64_t* targets;  // rows, each in [0, width)
+  const int64_t* targets;  // rows
   float* losses;           // rows
   int64_t rows, width;
   bool with_gradients;
@@ -15,6 +15,7 @@ struct SoftmaxCrossEntropy {
   float* scratch;  // threads x width
 };
 
-LD4LG_IN_EVERY_VARIANT(void softmax_cross_entropy(const SoftmaxCrossEntropy& args);)
+// False where a target is not in [0, width): its row is passed over.
+LD4LG_IN_EVERY_VARIANT(bool softmax_cross_entropy(const SoftmaxCrossEntropy& args);)
 
 }  // namespace ld4lg

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.arguments.adaln_residual import check
 from ld4lg_fast.kernels.layout import grouped_modulation
 from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import adaln_residual as plain
@@ -43,28 +44,14 @@ def adaln_residual(
         x in residual's dtype, and y in the promoted dtype of x and next_weight, or None without a next norm.
 
     Raises:
-        ValueError: shapes that do not fit; the message names them.
+        ValueError: shapes or devices that do not fit; the message names them.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    shape = h.shape
-    if residual.shape != shape:
-        raise ValueError(f"residual has shape {tuple(residual.shape)}; it needs h's, {tuple(shape)}")
-    if (next_weight is None) != (next_bias is None):
-        raise ValueError("next_weight and next_bias come together; give both or neither")
-    width = shape[-1:]
-    if not width or width[0] == 0:
-        raise ValueError(f"h has shape {tuple(shape)}; its last axis needs at least one element")
-    vectors = {"weight": weight, "bias": bias, "next_weight": next_weight, "next_bias": next_bias}
-    dtypes = {h.dtype, residual.dtype, scale.dtype, shift.dtype}
-    for name, vector in vectors.items():
-        if vector is None:
-            continue
-        if vector.shape != width:
-            raise ValueError(
-                f"{name} has shape {tuple(vector.shape)}; it needs {tuple(width)}, h's last axis"
-            )
-        dtypes.add(vector.dtype)
-    scale, shift = grouped_modulation(scale, shift, shape)
+    check(h, residual, weight, bias, scale, shift, next_weight, next_bias)
+    dtypes = {h.dtype, residual.dtype, scale.dtype, shift.dtype, weight.dtype, bias.dtype}
+    if next_weight is not None:
+        dtypes |= {next_weight.dtype, next_bias.dtype}
+    scale, shift = grouped_modulation(scale, shift, h.shape)
     chosen = backend.choose("adaln_residual", h.device.type, tuple(dtypes))
     if chosen == "reference":
         return plain.adaln_residual(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.arguments.add_layer_norm import check
 from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import add_layer_norm as plain
 from ld4lg_fast.kernels.registration import add_layer_norm as _registered  # noqa: F401
@@ -29,20 +30,10 @@ def add_layer_norm(
         x in the promoted dtype of branch and residual, y in the promoted dtype of x and weight.
 
     Raises:
-        ValueError: shapes that do not fit; the message names them.
+        ValueError: shapes or devices that do not fit; the message names them.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    if residual.shape != branch.shape:
-        raise ValueError(
-            f"residual has shape {tuple(residual.shape)}; it needs branch's, {tuple(branch.shape)}"
-        )
-    width = branch.shape[-1:]
-    if not width or width[0] == 0:
-        raise ValueError(f"branch has shape {tuple(branch.shape)}; its last axis needs at least one element")
-    if weight.shape != width or bias.shape != width:
-        raise ValueError(
-            f"weight {tuple(weight.shape)} and bias {tuple(bias.shape)} need {tuple(width)}, branch's last axis"
-        )
+    check(branch, residual, weight, bias, eps)
     dtypes = (branch.dtype, residual.dtype, weight.dtype, bias.dtype)
     if backend.choose("add_layer_norm", branch.device.type, dtypes) != "triton":
         return plain.add_layer_norm(branch, residual, weight, bias, eps)

@@ -5,6 +5,7 @@ Letters: S sentences, W beams, H heads, K head width, T positions that the cache
 
 from torch import Tensor
 
+from ld4lg_fast.kernels.arguments.cached_attention import check
 from ld4lg_fast.kernels.backend import require_native
 
 
@@ -24,7 +25,8 @@ def cached_attention(
 
     Args:
         query: (S·W, H·K), rows may lie apart. keys, values: (S, H, T, C, K).
-        chosen: (S, W, T) int64, in which slot of a position the text's own key lies; None for the first everywhere.
+        chosen: (S, W, T) int64, in which slot of a position the text's own key lies, of the first ``span`` in [0, C);
+            None for the first everywhere.
         bias: (S or 1, H or 1, span or more) or None.
 
     Returns:
@@ -32,19 +34,11 @@ def cached_attention(
 
     Raises:
         BackendUnavailableError: the C++ library is not here.
-        ValueError: shapes that do not fit; the message names them.
+        ValueError: shapes, dtypes, devices or strides that do not fit; the message names them.
+        IndexError: a slot out of its range.
     """
     require_native("cached_attention")
-    sentences, heads, capacity, slots, width = keys.shape
-    if values.shape != keys.shape or query.shape[1] != heads * width or not 0 < span <= capacity:
-        raise ValueError(
-            f"query {tuple(query.shape)}, keys {tuple(keys.shape)}, values {tuple(values.shape)} and span {span} do "
-            "not fit; they need (S·W, H·K), twice (S, H, T, C, K), and 1 to T"
-        )
-    if chosen is not None and chosen.shape != (sentences, len(query) // max(sentences, 1), capacity):
-        raise ValueError(
-            f"chosen {tuple(chosen.shape)} needs the slots of (S, W, T) for keys {tuple(keys.shape)}"
-        )
+    check(query, keys, values, span, chosen, bias)
     from ld4lg_fast.kernels.cpu.cached_attention import cached_attention as native
 
     return native(query, keys, values, span, scale, chosen, bias)

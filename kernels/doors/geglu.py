@@ -1,9 +1,10 @@
 """The arguments of `geglu` checked, its backend chosen. Letters: F width of value and of gate."""
 
-import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.arguments.geglu import check
+from ld4lg_fast.kernels.arguments.rules import check_device
 from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import geglu as plain
 from ld4lg_fast.kernels.registration import geglu as _registered  # noqa: F401
@@ -32,27 +33,8 @@ def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | 
         ValueError: arguments that do not fit; the message names them.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    check_arguments(tuple(projected.shape), bias, dropout, seed)
+    check(tuple(projected.shape), bias, dropout, seed)
+    check_device("projected bias seed", projected, bias, seed)
     if backend.choose("geglu", projected.device.type, (projected.dtype, bias.dtype)) == "reference":
         return plain.geglu(projected, bias, dropout, seed)
     return _geglu(projected, bias, seed if dropout else None, dropout)
-
-
-def check_arguments(shape: tuple[int, ...], bias: Tensor, dropout: float, seed: Tensor | None) -> None:
-    """Refuses what `geglu` cannot take; ``shape`` is the product's.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    if not shape or shape[-1] == 0 or shape[-1] % 2:
-        raise ValueError(
-            f"projected has shape {shape}; its last axis needs an even, positive number of elements"
-        )
-    if bias.shape != shape[-1:]:
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; it needs {shape[-1:]}, projected's last axis")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; it needs 0 <= dropout < 1")
-    if dropout and (seed is None or seed.dtype != torch.int64 or seed.numel() != 1):
-        raise ValueError(
-            "dropout needs a seed: a tensor of one int64, for example torch.randint(2**62, (1,))"
-        )

@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.kernels.doors.geglu import check_arguments, geglu
+from ld4lg_fast.kernels.arguments.geglu_linear import check, check_dtype
+from ld4lg_fast.kernels.doors.geglu import geglu
 from ld4lg_fast.kernels.library import is_traced, need_gradients, operator
 from ld4lg_fast.kernels.registration import geglu_linear as _registered  # noqa: F401
 
@@ -34,18 +35,15 @@ def geglu_linear(
         ValueError: arguments that do not fit; the message names them.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    if weight.ndim != 2 or not x.ndim or x.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit; weight needs (2F, D)"
-        )
+    check(x, weight, bias, dropout, seed)
+    device = x.device.type
+    autocast = torch.is_autocast_enabled(device)
+    if not autocast:
+        check_dtype(x, weight)
     if backend.current_backend() != "triton" and (dropout or not _runs_transposed(x, weight, bias)):
         return geglu(F.linear(x, weight), bias, dropout, seed)
-    check_arguments((*x.shape[:-1], weight.shape[0]), bias, dropout, seed)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if autocast:
         x, weight = x.to(torch.get_autocast_dtype(device)), weight.to(torch.get_autocast_dtype(device))
-    if x.dtype != weight.dtype:
-        raise ValueError(f"x is {x.dtype} and weight {weight.dtype}; a product needs one dtype")
     backend.choose("geglu_linear", device, (x.dtype, bias.dtype))
     return _geglu_linear(x, weight, bias, seed if dropout else None, dropout)
 
@@ -58,6 +56,6 @@ def _runs_transposed(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
         and x.numel() <= FEW_ROWS * x.shape[-1]
         and not need_gradients((x, weight, bias))
         and not torch.is_autocast_enabled("cpu")
-        and not is_traced(x)
+        and not is_traced(x, weight, bias)
         and backend.choose("geglu_linear", "cpu", (torch.float32, bias.dtype)) == "native"
     )

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.arguments.linear_cross_entropy import check, check_dtype, check_targets
 from ld4lg_fast.kernels.chunked import linear_cross_entropy as chunked
+from ld4lg_fast.kernels.library import is_traced
 from ld4lg_fast.kernels.plain import linear_cross_entropy as plain
 
 _HAS_LIGER = find_spec("liger_kernel") is not None
@@ -29,20 +31,23 @@ def linear_cross_entropy(
         A scalar, float32 (or float64 for float64 inputs on the reference backend).
 
     Raises:
-        ValueError: shapes that do not fit; the message names them.
+        ValueError: shapes, dtypes or devices that do not fit; the message names them.
+        IndexError: a target out of its range, on a CPU. On a GPU the device asserts it, as in torch's own loss: no host
+            waits, and a later call raises.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or targets.shape != x.shape[:-1]:
-        raise ValueError(
-            f"x {tuple(x.shape)}, weight {tuple(weight.shape)} and targets {tuple(targets.shape)} do not fit; "
-            "they need (…, D), (V, D) and (…)"
-        )
+    check(x, weight, targets, bias, ignore_index)
     device = x.device.type
+    autocast = torch.is_autocast_enabled(device)
+    if not autocast:
+        check_dtype(x, weight, bias)
     dtypes = (x.dtype, weight.dtype) if bias is None else (x.dtype, weight.dtype, bias.dtype)
     chosen = backend.choose("linear_cross_entropy", device, dtypes)
     if chosen == "reference":
+        if x.is_cpu and not is_traced(x, weight, targets):
+            check_targets(targets[targets != ignore_index], weight.shape[0])
         return plain.linear_cross_entropy(x, weight, targets, bias, ignore_index)
-    if torch.is_autocast_enabled(device):
+    if autocast:
         low = torch.get_autocast_dtype(device)
         x, weight, bias = x.to(low), weight.to(low), None if bias is None else bias.to(low)
     x, targets = x.flatten(0, -2), targets.flatten()
@@ -55,6 +60,8 @@ def linear_cross_entropy(
 def _liger(x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int) -> Tensor:
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
+    inside = (targets == ignore_index) | ((targets >= 0) & (targets < weight.shape[0]))
+    torch._assert_async(inside.all(), f"targets need 0 to {weight.shape[0] - 1}, or ignore_index")
     return liger_fused_linear_cross_entropy(
         x, weight, targets, bias, ignore_index=ignore_index, accum_dtype=torch.float32
     )

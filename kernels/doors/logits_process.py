@@ -1,15 +1,20 @@
 """The arguments of `logits_process` checked, its backend chosen."""
 
-import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.kernels.library import operator
+from ld4lg_fast.kernels.arguments.logits_process import (
+    check,
+    check_count,
+    check_indices,
+    check_open_unit,
+    check_uniforms,
+)
+from ld4lg_fast.kernels.library import is_traced, operator
 from ld4lg_fast.kernels.plain import logits_process as plain
 from ld4lg_fast.kernels.registration import logits_process as _registered  # noqa: F401
 
 _logits_process = operator("logits_process")
-draw = plain.draw
 
 
 def logits_process(
@@ -35,9 +40,9 @@ def logits_process(
 
     Args:
         logits: (R, V).
-        ids: (R, T) int64, the tokens so far in the first ``length`` places; every one below V.
-        length: (1,) int64 below T, on the device, so that no step waits for the host.
-        eos: (E,) int64, the tokens that end a text.
+        ids: (R, T) int64, the tokens so far in the first ``length`` places, each in [0, V).
+        length: (1,) int64 in [0, T), on the device, so that no step waits for the host.
+        eos: (E,) int64, the tokens that end a text, each in [0, V).
         forced: (T,) int64: the token that must follow after so many, or -1; it alone scores 0.
         normalize: whether the scores are log-probabilities (beam search) or the logits.
         temperature: the scores are divided by it.
@@ -46,19 +51,28 @@ def logits_process(
             to the last of them; 1: all.
 
     Returns:
-        (R, V) float32; -inf for what is ruled out.
+        (R, V) float32; -inf for what is ruled out. On a GPU, where nobody looks at them, tokens out of range are passed
+        over as if they were not there, a forced one too, and the nearest length within range stands for another.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; the message names them.
+        ValueError: shapes, dtypes, devices or numbers that do not fit; the message names them.
+        IndexError: a length or a token out of its range, on a CPU; of ``forced``, the one after ``length``.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    _check(logits, ids, length, eos, forced, repetition_penalty, no_repeat_ngram_size)
-    _check_limits(temperature, top_k, top_p)
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, temperature, top_k, top_p)
-    arguments = (logits, ids, length, eos, forced, *rules)
-    if backend.choose("logits_process", logits.device.type, (logits.dtype,)) == "reference":
-        return plain.logits_process(*arguments)
-    return _logits_process(*arguments)
+    check(logits, ids, length, eos, forced, *rules)
+    name = backend.choose("logits_process", logits.device.type, (logits.dtype,))
+    return _scores(name, logits, ids, length, eos, forced, *rules)
+
+
+def _scores(
+    name: str, logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor, *rules
+) -> Tensor:
+    """`logits_process` on the backend ``name``, once the arguments are checked."""
+    if name != "native" and logits.is_cpu and not is_traced(logits, ids, length, eos, forced):
+        check_indices(logits, ids, length, eos, forced)
+    run = plain.logits_process if name == "reference" else _logits_process
+    return run(logits, ids, length, eos, forced, *rules)
 
 
 def logits_best(
@@ -82,14 +96,14 @@ def logits_best(
         As `logits_process`, and ValueError for a count beyond the vocabulary.
     """
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize)
-    if backend.choose("logits_best", logits.device.type, (logits.dtype,)) != "native":
-        scores = logits_process(logits, ids, length, eos, forced, *rules)
+    check(logits, ids, length, eos, forced, *rules)
+    check_count(count, logits.shape[1])
+    name = backend.choose("logits_best", logits.device.type, (logits.dtype,))
+    if name != "native":
+        scores = _scores(name, logits, ids, length, eos, forced, *rules, 1.0, 0, 1.0)
         if count == 1:
             return scores.max(-1, keepdim=True)
         return scores.topk(count)
-    _check(logits, ids, length, eos, forced, repetition_penalty, no_repeat_ngram_size)
-    if not 0 < count <= logits.shape[1]:
-        raise ValueError(f"count is {count}; it needs to be 1 to the vocabulary's {logits.shape[1]}")
     from ld4lg_fast.kernels.cpu.logits_process import logits_best as native
 
     return native(logits, ids, length, eos, forced, *rules, count)
@@ -119,54 +133,32 @@ def logits_draw(
         (R,) int64. The C++ library never writes the scores.
 
     Raises:
-        As `logits_process`, and ValueError for uniform numbers of another shape or dtype.
+        As `logits_process`, and ValueError for uniform numbers of another shape or dtype or, on a CPU, out of (0, 1).
     """
-    if uniforms.shape != logits.shape[:1] or uniforms.dtype != torch.float64:
-        raise ValueError(
-            f"uniforms {tuple(uniforms.shape)} {uniforms.dtype} need the shape ({len(logits)},) and float64"
-        )
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, False, temperature, top_k, top_p)
-    if backend.choose("logits_draw", logits.device.type, (logits.dtype,)) != "native":
-        return draw(logits_process(logits, ids, length, eos, forced, *rules), uniforms)
-    _check(logits, ids, length, eos, forced, repetition_penalty, no_repeat_ngram_size)
-    _check_limits(temperature, top_k, top_p)
+    check(logits, ids, length, eos, forced, *rules)
+    check_uniforms(uniforms, logits)
+    name = backend.choose("logits_draw", logits.device.type, (logits.dtype,))
+    if name != "native":
+        return draw(_scores(name, logits, ids, length, eos, forced, *rules), uniforms)
     from ld4lg_fast.kernels.cpu.logits_process import logits_draw as native
 
     return native(logits, ids, length, eos, forced, uniforms, *rules)
 
 
-def _check_limits(temperature: float, top_k: int, top_p: float) -> None:
-    if temperature <= 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature is {temperature}, top_k {top_k} and top_p {top_p}; they need to be above 0, 0 or more, and "
-            "in (0, 1]"
-        )
+def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
+    """Tokens (R,): the first, in the vocabulary's order, whose cumulative probability exceeds the uniform number.
 
+    Inverse transform sampling from softmax(scores), scores (R, V) and uniform numbers (R,) float64 in (0, 1).
 
-def _check(
-    logits: Tensor,
-    ids: Tensor,
-    length: Tensor,
-    eos: Tensor,
-    forced: Tensor,
-    repetition_penalty: float,
-    no_repeat_ngram_size: int,
-) -> None:
-    if logits.ndim != 2 or ids.ndim != 2 or len(logits) != len(ids):
+    Raises:
+        ValueError: shapes or dtypes that do not fit or, on a CPU, a number out of (0, 1).
+    """
+    if scores.ndim != 2 or not scores.shape[1]:
         raise ValueError(
-            f"logits {tuple(logits.shape)} and ids {tuple(ids.shape)} need two axes and equally many rows"
+            f"scores has shape {tuple(scores.shape)}; it needs two axes, the last of at least one token"
         )
-    if length.shape != (1,) or eos.ndim != 1 or forced.shape != ids.shape[1:]:
-        raise ValueError(
-            f"length {tuple(length.shape)}, eos {tuple(eos.shape)} and forced {tuple(forced.shape)} need the shapes "
-            f"(1,), (E,) and ({ids.shape[1]},)"
-        )
-    if {ids.dtype, length.dtype, eos.dtype, forced.dtype} != {torch.int64}:
-        raise ValueError(
-            f"ids {ids.dtype}, length {length.dtype}, eos {eos.dtype} and forced {forced.dtype} must be int64"
-        )
-    if repetition_penalty <= 0 or no_repeat_ngram_size < 0:
-        raise ValueError(
-            f"repetition_penalty is {repetition_penalty} and no_repeat_ngram_size {no_repeat_ngram_size}; "
-            "they need to be above 0, and 0 or more"
-        )
+    check_uniforms(uniforms, scores)
+    if uniforms.is_cpu and not is_traced(uniforms):
+        check_open_unit(uniforms)
+    return plain.draw(scores, uniforms)

@@ -1,10 +1,13 @@
 """Products with few rows on a CPU, their weights packed once. Letters: R rows, I inputs, O outputs."""
 
+import torch
 from torch import Tensor
 
+from ld4lg_fast.kernels.arguments.linear import check_packed, check_residual, check_rows
 from ld4lg_fast.kernels.backend import has_native, require_native
 from ld4lg_fast.kernels.native import instruction_set
 
+_FLOAT32 = (torch.float32,)
 FEW_ROWS = {"avx512_bf16": 64, "avx512_vnni": 64, "avx512": 64, "avx2": 128, "baseline": 8}
 
 
@@ -18,13 +21,16 @@ class PackedLinear:
 
     Raises:
         BackendUnavailableError: the C++ library is not here.
+        ValueError: shapes, dtypes or devices that do not fit; the message names them.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         require_native("PackedLinear")
+        check_packed(weight, bias)
         from ld4lg_fast.kernels.cpu import linear
 
-        self.linear, self.outputs, self.gelu = linear.linear, len(weight), gelu
+        self.linear, self.gelu = linear.linear, bool(gelu)
+        self.outputs, self.inputs = weight.shape
         self.packed = linear.pack(weight.detach())
         self.bias = None if bias is None else bias.detach().contiguous()
 
@@ -34,5 +40,12 @@ class PackedLinear:
         return FEW_ROWS[instruction_set()] if has_native() else 0
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """(R, O) float32 of x (R, I) and residual (R, O), both float32."""
+        """(R, O) float32 of x (R, I) and residual (R, O), both float32.
+
+        Raises:
+            ValueError: shapes, dtypes or devices that do not fit; the message names them.
+        """
+        check_rows(x, self.inputs, _FLOAT32)
+        if residual is not None:
+            check_residual(residual, x.shape[0], self.outputs)
         return self.linear(x, self.packed, self.outputs, self.bias, residual, self.gelu)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.arguments.philox_normal import check
 from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import philox_normal as plain
 from ld4lg_fast.kernels.registration import philox_normal as _registered  # noqa: F401
@@ -33,14 +33,7 @@ def philox_normal(seed: int, sample_ids: Tensor, stream: int, shape: Sequence[in
         ValueError: an argument out of its range.
         BackendUnavailableError: a backend was asked for by name and cannot run here.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed is {seed}; it needs 0 <= seed < 2**64")
-    if not 0 <= stream < 2**32:
-        raise ValueError(f"stream is {stream}; it needs 0 <= stream < 2**32")
-    if sample_ids.ndim != 1 or sample_ids.dtype != torch.int64:
-        raise ValueError(
-            f"sample_ids is {sample_ids.dtype} of shape {tuple(sample_ids.shape)}; it needs one axis of int64"
-        )
+    check(seed, sample_ids, stream, shape)
     if backend.choose("philox_normal", sample_ids.device.type, ()) == "reference":
         return plain.philox_normal(seed, sample_ids, stream, shape)
     signed = seed - 2**64 if seed >= 2**63 else seed

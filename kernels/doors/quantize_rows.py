@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.kernels.doors.geglu import check_arguments
+from ld4lg_fast.kernels.arguments.quantize_rows import check
 from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import quantize_rows as plain
 from ld4lg_fast.kernels.registration import quantize_rows as _registered  # noqa: F401
@@ -29,12 +29,7 @@ def quantize_rows(x: Tensor, geglu_bias: Tensor | None = None) -> tuple[Tensor, 
         ValueError: arguments that do not fit; the message names them.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)}; it needs two axes, the last with at least one element"
-        )
-    if geglu_bias is not None:
-        check_arguments(tuple(x.shape), geglu_bias, 0.0, None)
+    check(x, geglu_bias)
     dtypes = (x.dtype,) if geglu_bias is None else (x.dtype, geglu_bias.dtype)
     if backend.choose("quantize_rows", x.device.type, dtypes) != "triton":
         return plain.quantize_rows(x, geglu_bias)

@@ -3,17 +3,15 @@
 Letters: B batch, N positions, d latent width, S steps.
 """
 
-import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.kernels.library import operator
+from ld4lg_fast.kernels.arguments.sampler_step import check, check_step
+from ld4lg_fast.kernels.library import is_traced, operator
 from ld4lg_fast.kernels.plain import sampler_step as plain
 from ld4lg_fast.kernels.registration import sampler_step as _registered  # noqa: F401
 
 _sampler_step = operator("sampler_step")
-
-COEFFICIENTS = 7
 
 
 def sampler_step(
@@ -44,10 +42,10 @@ def sampler_step(
         z: (B, N, d) the state before the step. x_prev: the x_start of the step before, or None where no step
             has a c₅.
         coefficients: (S, 7) float32.
-        step: () int64, 0 … S-1.
+        step: () int64, 0 … S-1; on a GPU, where nobody looks at it, the nearest of these stands for another.
         seed: () int64, the 64 bits of the seed; None where no step has a c₆.
         sample_ids: (B,) int64, given with the seed.
-        stream: the random stream of step 0.
+        stream: the random stream of step 0; that of step S-1 is below 2³².
         self_condition: whether the network is fed its own x_start.
 
     Returns:
@@ -55,27 +53,16 @@ def sampler_step(
         z_next (B, N, d) without ``self_condition``.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit; the message names them.
+        ValueError: shapes, dtypes, devices or a stream that do not fit; the message names them.
+        IndexError: a step out of its range, on a CPU.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    batch = z.shape[0]
-    if z.ndim != 3 or output.shape not in (z.shape, (2 * batch, *z.shape[1:])):
-        raise ValueError(
-            f"output {tuple(output.shape)} does not fit z {tuple(z.shape)}; it needs (B, N, d) or (2B, N, d)"
-        )
-    if x_prev is not None and x_prev.shape != z.shape:
-        raise ValueError(f"x_prev has shape {tuple(x_prev.shape)}; it needs z's, {tuple(z.shape)}")
-    if coefficients.ndim != 2 or coefficients.shape[1] != COEFFICIENTS:
-        raise ValueError(f"coefficients has shape {tuple(coefficients.shape)}; it needs (S, {COEFFICIENTS})")
-    for name, value, shape in (("step", step, ()), ("seed", seed, ()), ("sample_ids", sample_ids, (batch,))):
-        if value is not None and (value.shape != shape or value.dtype != torch.int64):
-            raise ValueError(
-                f"{name} is {value.dtype} of shape {tuple(value.shape)}; it needs int64 of {shape}"
-            )
-    if (seed is None) != (sample_ids is None):
-        raise ValueError("seed and sample_ids come together; give both or neither")
     arguments = (output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition)
+    check(*arguments)
     dtypes = tuple({tensor.dtype for tensor in (output, z, coefficients)})
-    if backend.choose("sampler_step", z.device.type, dtypes) == "reference":
+    name = backend.choose("sampler_step", z.device.type, dtypes)
+    if name != "native" and z.is_cpu and not is_traced(*arguments):
+        check_step(step, coefficients)
+    if name == "reference":
         return plain.sampler_step(*arguments)
     return _sampler_step(*arguments)

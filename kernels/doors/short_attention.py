@@ -6,6 +6,7 @@ Letters: B batch, N queries, M keys, H heads of width 64.
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.arguments.short_attention import check, pairs
 from ld4lg_fast.kernels.library import operator
 from ld4lg_fast.kernels.plain import short_attention as plain
 from ld4lg_fast.kernels.registration import short_attention as _registered  # noqa: F401
@@ -40,10 +41,10 @@ def short_attention(
         (B, N, H·64) in q's dtype.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit, or a length above 128 for a backend asked for by name.
+        ValueError: shapes, dtypes or devices that do not fit, or a length above 128 for a backend asked for by name.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    _check(q, k, v, bias, q_gain, k_gain)
+    check(q, k, v, bias, q_gain, k_gain)
     tensors = [t for t in (q, k, v, bias, q_gain, k_gain) if t is not None]
     name = backend.choose("short_attention", q.device.type, tuple({t.dtype for t in tensors}))
     longest = max(q.shape[1], k.shape[1])
@@ -54,35 +55,5 @@ def short_attention(
     if longest > MAX_LENGTH:
         raise ValueError(f"short_attention takes at most {MAX_LENGTH} positions on '{name}', got {longest}")
     if bias is not None:
-        bias = bias.expand(q.shape[0], q.shape[2] // plain.DIM_HEAD, q.shape[1], k.shape[1])
+        bias = bias.expand(pairs(q, k))
     return _short_attention(q, k, v, bias, q_gain, k_gain)
-
-
-def _check(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, q_gain: Tensor | None, k_gain: Tensor | None
-) -> None:
-    width = plain.DIM_HEAD
-    if q.ndim != 3 or q.shape[2] % width or k.shape != (q.shape[0], *k.shape[1:2], q.shape[2]):
-        raise ValueError(
-            f"q {tuple(q.shape)} and k {tuple(k.shape)} do not fit; they need (B, N, H·64) and (B, M, H·64)"
-        )
-    if v.shape != k.shape or not q.dtype == k.dtype == v.dtype:
-        raise ValueError(
-            f"v is {v.dtype} {tuple(v.shape)}; it needs k's shape, {tuple(k.shape)}, and one dtype with "
-            f"q ({q.dtype}) and k ({k.dtype})"
-        )
-    if (q_gain is None) != (k_gain is None):
-        raise ValueError("q_gain and k_gain come together; give both or neither")
-    for name, gain in (("q_gain", q_gain), ("k_gain", k_gain)):
-        if gain is not None and gain.shape != (width,):
-            raise ValueError(f"{name} has shape {tuple(gain.shape)}; it needs ({width},)")
-    if bias is not None:
-        if bias.dtype != q.dtype:
-            raise ValueError(f"bias is {bias.dtype}; it needs q's dtype, {q.dtype}")
-        wanted = (q.shape[0], q.shape[2] // width, q.shape[1], k.shape[1])
-        try:
-            bias.expand(wanted)
-        except RuntimeError:
-            raise ValueError(
-                f"bias {tuple(bias.shape)} does not broadcast to (B, H, N, M), {wanted}"
-            ) from None

@@ -17,8 +17,8 @@ def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | 
 
 
 def dropout_threshold(dropout: float) -> int:
-    """An element is kept where its random word reaches this."""
-    return round(dropout * 2**32)
+    """An element is kept where its random word, which has 32 bits as this has, reaches this."""
+    return min(round(dropout * 2**32), _MASK32)
 
 
 def random_words(seed: Tensor, shape: torch.Size) -> Tensor:
@@ -30,6 +30,7 @@ def random_words(seed: Tensor, shape: torch.Size) -> Tensor:
     """
     rows = torch.arange(shape[:-1].numel(), device=seed.device)
     columns = torch.arange(shape[-1], device=seed.device)
+    seed = seed.reshape(())
     key = mix(mix((seed ^ rows) & _MASK32) ^ ((seed >> 32) & _MASK32))
     return mix((key[:, None] + columns * 0x9E3779B9) & _MASK32).reshape(shape)
 

@@ -17,17 +17,24 @@ def logits_process(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Tensor:
-    """See `ops.logits_process`. Computes in float32, or in float64 for float64 logits."""
+    """See `ops.logits_process`. Computes in float32, or in float64 for float64 logits.
+
+    Tokens out of the vocabulary change nothing, and the nearest length within range stands for another: what the
+    kernels do on a GPU, where nobody looks at them first.
+    """
     scores = logits if logits.dtype == torch.float64 else logits.float()
     if normalize:
         scores = F.log_softmax(scores, dim=-1)
     vocabulary, tokens = scores.shape[1], ids.shape[1]
+    length = length.clamp(0, tokens - 1)
+    known = torch.where((ids >= 0) & (ids < vocabulary), ids, vocabulary)
     # One spare column takes what is to change nothing.
-    seen = torch.where(torch.arange(tokens, device=ids.device) < length, ids, vocabulary)
+    seen = torch.where(torch.arange(tokens, device=ids.device) < length, known, vocabulary)
     scores = F.pad(scores, (0, 1))
     if repetition_penalty != 1.0:
         old = scores.gather(1, seen)
-        new = torch.where(old < 0, old * repetition_penalty, old / repetition_penalty)
+        penalty = float(repetition_penalty)
+        new = torch.where(old < 0, old * penalty, old / penalty)
         scores = scores.scatter(1, seen, new)
     size = no_repeat_ngram_size
     if 0 < size <= tokens:
@@ -35,14 +42,15 @@ def logits_process(
         suffix = (length - size + 1 + torch.arange(size - 1, device=ids.device)).clamp(min=0)
         repeats = (windows[..., :-1] == ids.index_select(1, suffix)[:, None]).all(-1)
         repeats &= torch.arange(windows.shape[1], device=ids.device) + size <= length
-        scores = scores.scatter(1, torch.where(repeats, windows[..., -1], vocabulary), float("-inf"))
+        scores = scores.scatter(1, torch.where(repeats, known[:, size - 1 :], vocabulary), float("-inf"))
     scores = scores[:, :-1]
     columns = torch.arange(vocabulary, device=ids.device)
     too_short = (columns[:, None] == eos).any(1) & (length < min_length)
     scores = scores.masked_fill(too_short, float("-inf"))
     token = forced.index_select(0, length)
+    token = torch.where(token < vocabulary, token, -1)
     only = torch.where(columns == token, 0.0, float("-inf")).to(scores)
-    return _limited(torch.where(token >= 0, only, scores) / temperature, top_k, top_p)
+    return _limited(torch.where(token >= 0, only, scores) / float(temperature), top_k, top_p)
 
 
 def _limited(scores: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -60,10 +68,7 @@ def _limited(scores: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
-    """Tokens (R,): the first, in the vocabulary's order, whose cumulative probability exceeds the uniform number.
-
-    Inverse transform sampling from softmax(scores), scores (R, V) and uniform numbers (R,) float64 in (0, 1).
-    """
+    """See `ops.draw`."""
     cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
     threshold = uniforms[:, None] * cumulative[:, -1:]
     token = torch.searchsorted(cumulative, threshold, right=True)

@@ -15,7 +15,11 @@ def sampler_step(
     stream: int = 1,
     self_condition: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `ops.sampler_step`. Computes in float32, or in float64 where z has it."""
+    """See `ops.sampler_step`. Computes in float32, or in float64 where z has it.
+
+    The nearest step within range stands for another, as on a GPU, where nobody looks at it first.
+    """
+    step = step.clamp(0, coefficients.shape[0] - 1)
     dtype = torch.promote_types(z.dtype, torch.float32)
     row = coefficients.index_select(0, step.reshape(1))[0].to(dtype)
     x_from_z, x_from_cond, x_from_uncond, from_z, from_x_start, from_x_prev, from_noise = row

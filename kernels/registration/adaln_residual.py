@@ -14,6 +14,7 @@ x, the sums are Σ g·n, Σ g, Σ grad_y·m, Σ grad_y over a part's rows: all t
 import torch
 from torch import Tensor
 
+from ld4lg_fast.kernels.arguments.adaln_residual import check_backward, check_operator, check_operator_norm
 from ld4lg_fast.kernels.backend import INTERPRETED
 from ld4lg_fast.kernels.layout import parts_of_group
 from ld4lg_fast.kernels.library import is_traced, operator, register, register_autograd
@@ -42,12 +43,17 @@ def _fake_backward(grad_x, grad_y, h, x, weight, scale, next_weight, stats):
 
 
 register(
-    f"adaln_residual({_INPUTS}, float eps) -> (Tensor x, Tensor stats)", _fake, "adaln_residual", "forward"
+    f"adaln_residual({_INPUTS}, float eps) -> (Tensor x, Tensor stats)",
+    _fake,
+    check_operator,
+    "adaln_residual",
+    "forward",
 )
 register(
     f"adaln_residual_norm({_INPUTS}, Tensor next_weight, Tensor next_bias, float eps)"
     " -> (Tensor x, Tensor y, Tensor stats)",
     _fake_norm,
+    check_operator_norm,
     "adaln_residual",
     "forward_norm",
 )
@@ -55,6 +61,7 @@ register(
     "adaln_residual_backward(Tensor grad_x, Tensor? grad_y, Tensor h, Tensor? x, Tensor weight, Tensor scale,"
     " Tensor? next_weight, Tensor stats) -> Tensor[]",
     _fake_backward,
+    check_backward,
     "adaln_residual",
     "backward",
 )

@@ -10,6 +10,7 @@ normalised x.
 import torch
 from torch import Tensor
 
+from ld4lg_fast.kernels.arguments.add_layer_norm import check, check_backward
 from ld4lg_fast.kernels.layout import parts_of_group
 from ld4lg_fast.kernels.library import register, register_autograd
 
@@ -30,6 +31,7 @@ register(
     "add_layer_norm(Tensor branch, Tensor residual, Tensor weight, Tensor bias, float eps)"
     " -> (Tensor x, Tensor y, Tensor stats)",
     _fake,
+    check,
     "add_layer_norm",
     "forward",
 )
@@ -37,6 +39,7 @@ register(
     "add_layer_norm_backward(Tensor grad_x, Tensor grad_y, Tensor x, Tensor weight, Tensor stats)"
     " -> (Tensor grad, Tensor sums)",
     _fake_backward,
+    check_backward,
     "add_layer_norm",
     "backward",
 )

@@ -9,6 +9,7 @@ unrounded rows, a row of sums for each part: the gradient of the bias.
 import torch
 from torch import Tensor
 
+from ld4lg_fast.kernels.arguments.geglu import check_backward, check_operator
 from ld4lg_fast.kernels.library import operator, register, register_autograd
 
 ROWS_PER_PART = 32
@@ -30,12 +31,17 @@ def _fake_backward(grad, projected, bias, seed, dropout):
 
 
 register(
-    "geglu(Tensor projected, Tensor bias, Tensor? seed, float dropout) -> Tensor", _fake, "geglu", "forward"
+    "geglu(Tensor projected, Tensor bias, Tensor? seed, float dropout) -> Tensor",
+    _fake,
+    check_operator,
+    "geglu",
+    "forward",
 )
 register(
     "geglu_backward(Tensor grad, Tensor projected, Tensor bias, Tensor? seed, float dropout)"
     " -> (Tensor grad_projected, Tensor sums)",
     _fake_backward,
+    check_backward,
     "geglu",
     "backward",
 )

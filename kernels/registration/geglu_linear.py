@@ -6,6 +6,7 @@ Backward computes the product again and goes through ``ld4lg::geglu_backward``: 
 import torch
 from torch import Tensor
 
+from ld4lg_fast.kernels.arguments.geglu_linear import check_operator
 from ld4lg_fast.kernels.library import register, register_autograd
 from ld4lg_fast.kernels.registration import geglu as _geglu  # noqa: F401
 
@@ -17,6 +18,7 @@ def _fake(x, weight, bias, seed, dropout):
 register(
     "geglu_linear(Tensor x, Tensor weight, Tensor bias, Tensor? seed, float dropout) -> Tensor",
     _fake,
+    check_operator,
     "geglu_linear",
     "forward",
 )

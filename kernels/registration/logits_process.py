@@ -2,6 +2,7 @@
 
 import torch
 
+from ld4lg_fast.kernels.arguments.logits_process import check
 from ld4lg_fast.kernels.library import register
 
 
@@ -14,6 +15,7 @@ register(
     " float repetition_penalty, int no_repeat_ngram_size, bool normalize, float temperature, int top_k, float top_p)"
     " -> Tensor",
     _fake,
+    check,
     "logits_process",
     "logits_process",
 )

@@ -2,6 +2,7 @@
 
 import torch
 
+from ld4lg_fast.kernels.arguments.philox_normal import check_operator
 from ld4lg_fast.kernels.library import register
 
 
@@ -12,6 +13,7 @@ def _fake(seed, sample_ids, stream, shape):
 register(
     "philox_normal(int seed, Tensor sample_ids, int stream, SymInt[] shape) -> Tensor",
     _fake,
+    check_operator,
     "philox_normal",
     "philox_normal",
 )

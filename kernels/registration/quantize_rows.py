@@ -2,6 +2,7 @@
 
 import torch
 
+from ld4lg_fast.kernels.arguments.quantize_rows import check
 from ld4lg_fast.kernels.library import register
 
 
@@ -14,6 +15,7 @@ def _fake(x, geglu_bias):
 register(
     "quantize_rows(Tensor x, Tensor? geglu_bias) -> (Tensor quantized, Tensor scale)",
     _fake,
+    check,
     "quantize_rows",
     "forward",
 )

@@ -1,5 +1,6 @@
 """Registers ``ld4lg::sampler_step``, see `ops.sampler_step`. No derivative: nothing is trained through a sampler."""
 
+from ld4lg_fast.kernels.arguments.sampler_step import check
 from ld4lg_fast.kernels.library import register
 
 
@@ -13,6 +14,7 @@ register(
     "sampler_step(Tensor output, Tensor z, Tensor? x_prev, Tensor coefficients, Tensor step, Tensor? seed,"
     " Tensor? sample_ids, int stream, bool self_condition) -> (Tensor z_next, Tensor x_start, Tensor input)",
     _fake,
+    check,
     "sampler_step",
     "sampler_step",
 )

@@ -6,6 +6,7 @@ the forward operator keeps nothing but its inputs.
 
 import torch
 
+from ld4lg_fast.kernels.arguments.short_attention import check_backward, check_operator
 from ld4lg_fast.kernels.library import operator, register, register_autograd
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? q_gain, Tensor? k_gain"
@@ -24,10 +25,11 @@ def _fake_backward(grad, q, k, v, bias, q_gain, k_gain):
     return found + [q.new_empty((batch, width // 64, 64), **wide) for g in (q_gain, k_gain) if g is not None]
 
 
-register(f"short_attention({_INPUTS}) -> Tensor", _fake, "short_attention", "forward")
+register(f"short_attention({_INPUTS}) -> Tensor", _fake, check_operator, "short_attention", "forward")
 register(
     f"short_attention_backward(Tensor grad, {_INPUTS}) -> Tensor[]",
     _fake_backward,
+    check_backward,
     "short_attention",
     "backward",
 )

@@ -80,6 +80,7 @@ def logits_process_kernel(
     temperature,
     top_k,
     top_p,
+    PLACES: tl.constexpr,
     NUM_EOS: tl.constexpr,
     NGRAM_SIZE: tl.constexpr,
     NORMALIZE: tl.constexpr,
@@ -90,13 +91,18 @@ def logits_process_kernel(
     TOKENS_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Copies a row less its log-sum-exp, then puts right the tokens that the rules change."""
+    """Copies a row less its log-sum-exp, then puts right the tokens that the rules change.
+
+    Tokens out of the vocabulary are passed over, and the length is brought within the PLACES of a text: nobody looks
+    at them before.
+    """
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * logits_stride
     ids_ptr += row * ids_stride
     scores_ptr += row * vocabulary
-    length = tl.load(length_ptr)
+    length = tl.minimum(tl.maximum(tl.load(length_ptr), 0), PLACES - 1)
     forced = tl.load(forced_ptr + length)
+    forced = tl.where(forced < vocabulary, forced, -1)
     ruled_out = float("-inf")
     columns = tl.arange(0, BLOCK)
 
@@ -124,6 +130,7 @@ def logits_process_kernel(
     places = tl.arange(0, TOKENS_BLOCK)
     seen = places < count
     tokens = tl.load(ids_ptr + places, mask=seen, other=0)
+    seen = seen & (tokens >= 0) & (tokens < vocabulary)
     if PENALIZE:
         score = tl.load(logits_ptr + tokens, mask=seen, other=0.0).to(tl.float32) - shift
         score = tl.where(score < 0, score * repetition_penalty, score / repetition_penalty)
@@ -136,12 +143,14 @@ def logits_process_kernel(
             last = tl.load(ids_ptr + length - NGRAM_SIZE + 1 + offset, mask=length >= NGRAM_SIZE, other=-1)
             repeats = repeats & (earlier == last)
         banned = tl.load(ids_ptr + places + NGRAM_SIZE - 1, mask=repeats, other=0)
+        repeats = repeats & (banned >= 0) & (banned < vocabulary)
         tl.debug_barrier()
         tl.store(scores_ptr + banned, tl.full(banned.shape, ruled_out, tl.float32), mask=repeats)
     ends = tl.arange(0, EOS_BLOCK)
     num_banned = tl.where((forced < 0) & (length < min_length), NUM_EOS, 0)
     too_short = ends < num_banned
     end = tl.load(eos_ptr + ends, mask=too_short, other=0)
+    too_short = too_short & (end >= 0) & (end < vocabulary)
     tl.debug_barrier()
     tl.store(scores_ptr + end, tl.full(end.shape, ruled_out, tl.float32), mask=too_short)
     if TOP_K or TOP_P:
@@ -184,8 +193,9 @@ def logits_process(
             temperature,
             top_k,
             top_p,
+            PLACES=ids.shape[1],
             NUM_EOS=eos.shape[0],
-            NGRAM_SIZE=no_repeat_ngram_size,
+            NGRAM_SIZE=no_repeat_ngram_size if no_repeat_ngram_size <= ids.shape[1] else 0,
             NORMALIZE=normalize,
             PENALIZE=repetition_penalty != 1.0,
             TOP_K=0 < top_k < vocabulary,

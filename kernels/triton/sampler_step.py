@@ -10,13 +10,14 @@ from ld4lg_fast.kernels.triton.philox_normal import philox_normal_block
 _BLOCK = 128  # counters of four elements
 
 
-@triton.jit(do_not_specialize=["stream", "samples"])
+@triton.jit(do_not_specialize=["steps", "stream", "samples"])
 def sampler_step_kernel(
     output_ptr,
     z_ptr,
     x_prev_ptr,
     coefficients_ptr,
     step_ptr,
+    steps,
     seed_ptr,
     ids_ptr,
     z_next_ptr,
@@ -32,7 +33,7 @@ def sampler_step_kernel(
 ):
     """Program (sample, j): the elements of BLOCK counters of a sample, four each."""
     sample = tl.program_id(0).to(tl.int64)
-    step = tl.load(step_ptr)
+    step = tl.minimum(tl.maximum(tl.load(step_ptr), 0), steps - 1)  # within the coefficients, whatever it is
     c = coefficients_ptr + step * 7
     element = tl.program_id(1) * BLOCK * 4 + tl.arange(0, BLOCK * 4)
     keep = element < SIZE
@@ -72,8 +73,9 @@ def sampler_step(
     stream: int,
     self_condition: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """z_next and x_start (B, N, d) float32, the next input (B, N, d or 2d) in output's dtype."""
+    """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
     batch, positions, width = z.shape
+    dtype = z.dtype
     z = z.float().contiguous()
     z_next, x_start = torch.empty_like(z), torch.empty_like(z)
     network_input = output.new_empty((batch, positions, width * (2 if self_condition else 1)))
@@ -85,6 +87,7 @@ def sampler_step(
             None if x_prev is None else x_prev.float().contiguous(),
             coefficients.float().contiguous(),
             step,
+            coefficients.shape[0],
             seed,
             None if sample_ids is None else sample_ids.contiguous(),
             z_next,
@@ -98,4 +101,4 @@ def sampler_step(
             SELF_CONDITION=self_condition,
             BLOCK=_BLOCK,
         )
-    return z_next, x_start, network_input
+    return z_next.to(dtype), x_start.to(dtype), network_input

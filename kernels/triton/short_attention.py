@@ -212,24 +212,25 @@ def forward(
     batch, queries, width = q.shape
     heads, keys = width // 64, k.shape[1]
     out = q.new_empty(q.shape)
-    if out.numel():
-        q, k, v = _strided(q), _strided(k), _strided(v)
-        at_once = 4 if queries <= 32 and batch * heads >= 1024 else 1
-        short_attention_forward[(batch, triton.cdiv(heads, at_once))](
-            q,
-            k,
-            v,
-            bias,
-            *(None if gain is None else gain.contiguous() for gain in (q_gain, k_gain)),
-            out,
-            *(stride for x in (q, k, v) for stride in x.stride()[:2]),
-            *((0, 0, 0, 0) if bias is None else bias.stride()),
-            N=queries,
-            M=keys,
-            HEADS=heads,
-            HEADS_AT_ONCE=at_once,
-            **launch_options(queries, keys),
-        )
+    if not out.numel() or not keys:
+        return out.zero_()
+    q, k, v = _strided(q), _strided(k), _strided(v)
+    at_once = 4 if queries <= 32 and batch * heads >= 1024 else 1
+    short_attention_forward[(batch, triton.cdiv(heads, at_once))](
+        q,
+        k,
+        v,
+        bias,
+        *(None if gain is None else gain.contiguous() for gain in (q_gain, k_gain)),
+        out,
+        *(stride for x in (q, k, v) for stride in x.stride()[:2]),
+        *((0, 0, 0, 0) if bias is None else bias.stride()),
+        N=queries,
+        M=keys,
+        HEADS=heads,
+        HEADS_AT_ONCE=at_once,
+        **launch_options(queries, keys),
+    )
     return out
 
 
@@ -252,23 +253,25 @@ def backward(
     sums = [
         None if g is None else q.new_empty((batch, heads, 64), dtype=torch.float32) for g in (q_gain, k_gain)
     ]
-    if q.numel():
-        grad, q, k, v = (_strided(x) for x in (grad, q, k, v))
-        short_attention_backward[(batch, heads)](
-            grad,
-            q,
-            k,
-            v,
-            bias,
-            *(None if gain is None else gain.contiguous() for gain in (q_gain, k_gain)),
-            *grads,
-            scores,
-            *sums,
-            *(stride for x in (grad, q, k, v) for stride in x.stride()[:2]),
-            *((0, 0, 0, 0) if bias is None else bias.stride()),
-            N=queries,
-            M=keys,
-            HEADS=heads,
-            **launch_options(queries, keys),
-        )
-    return [x for x in (*grads, scores, *sums) if x is not None]
+    found = [x for x in (*grads, scores, *sums) if x is not None]
+    if not q.numel() or not k.numel():
+        return [x.zero_() for x in found]
+    grad, q, k, v = (_strided(x) for x in (grad, q, k, v))
+    short_attention_backward[(batch, heads)](
+        grad,
+        q,
+        k,
+        v,
+        bias,
+        *(None if gain is None else gain.contiguous() for gain in (q_gain, k_gain)),
+        *grads,
+        scores,
+        *sums,
+        *(stride for x in (grad, q, k, v) for stride in x.stride()[:2]),
+        *((0, 0, 0, 0) if bias is None else bias.stride()),
+        N=queries,
+        M=keys,
+        HEADS=heads,
+        **launch_options(queries, keys),
+    )
+    return found

@@ -4,7 +4,6 @@ Both published systems split with the ``datasets`` library, whose shuffle with a
 from NumPy's default generator; the same rows land in the same split here.
 """
 
-
 import numpy as np
 
 from ld4lg_fast.data.catalogue import DatasetSpec

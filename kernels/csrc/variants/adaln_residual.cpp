@@ -24,7 +24,7 @@ void run_rows(const AdalnResidual& args, int64_t row, const Shared& shared, floa
     h[r] = read_row(args.h, row + r, width, scratch);
     residual[r] = read_row(args.residual, row + r, width, scratch + width);
     x[r] = open_row(args.x, row + r, scratch + 2 * width);
-    y[r] = open_row(args.y, row + r, scratch);  // h is done with by then
+    y[r] = shared.next_weight == nullptr ? nullptr : open_row(args.y, row + r, scratch);  // h is done with by then
   }
   Moments of_h[R], of_x[R];
   moments(h, width, args.eps, of_h);

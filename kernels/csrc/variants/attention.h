@@ -92,11 +92,12 @@ inline const float* read_bias(const ShortAttention& args, int64_t batch, int64_t
 
 // Scores of one query to probabilities; the padding's come to almost nothing.
 inline void softmax(float* scores, int64_t keys, int64_t padded) {
-  std::fill(scores + keys, scores + padded, -std::numeric_limits<float>::infinity());
-  Vector highest = load(scores, Vector{});
-  for (int64_t j = kVector; j < padded; j += kVector) {
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  std::fill(scores + keys, scores + padded, kLowest);
+  Vector highest = Vector{} + kLowest;
+  for (int64_t j = 0; j < padded; j += kVector) {
     const Vector other = load(scores + j, Vector{});
-    highest = highest > other ? highest : other;
+    highest = other > highest ? other : highest;  // so that none that is a number is above it
   }
   const float largest = maximum(highest);
 #pragma omp simd

@@ -12,17 +12,23 @@ namespace LD4LG_ISA {
 namespace {
 
 // WIDTH is the head's width, or 0 for one that is known at run time only.
+// False where a slot is none of a position's.
 template <int WIDTH>
-void attend(const CachedAttention& args, int64_t sentence, int64_t head, int64_t* places, float* scores) {
+bool attend(const CachedAttention& args, int64_t sentence, int64_t head, int64_t* places, float* scores) {
   const int64_t width = WIDTH > 0 ? WIDTH : args.width;
   const int64_t base = (sentence * args.heads + head) * args.capacity * args.slots * width;
   const float *const keys = args.keys + base, *const values = args.values + base;
+  bool inside = true;
   for (int64_t text = sentence * args.beams; text < (sentence + 1) * args.beams; ++text) {
     const float* const query = args.query + text * args.query_stride + head * width;
     float* const out = args.out + (text * args.heads + head) * width;
     float highest = -std::numeric_limits<float>::infinity();
     for (int64_t t = 0; t < args.span; ++t) {
-      const int64_t slot = args.chosen == nullptr ? 0 : args.chosen[text * args.capacity + t];
+      int64_t slot = args.chosen == nullptr ? 0 : args.chosen[text * args.capacity + t];
+      if (slot < 0 || slot >= args.slots) {
+        inside = false;
+        slot = 0;
+      }
       places[t] = (t * args.slots + slot) * width;
       const float* const key = keys + places[t];
       float product = 0.0f;
@@ -51,21 +57,24 @@ void attend(const CachedAttention& args, int64_t sentence, int64_t head, int64_t
       out[c] = sum / total;
     }
   }
+  return inside;
 }
 
 }  // namespace
 
-void cached_attention(const CachedAttention& args) {
+bool cached_attention(const CachedAttention& args) {
   const int64_t pairs = args.sentences * args.heads;
-#pragma omp parallel num_threads(args.threads) if (args.threads > 1)
+  bool inside = true;
+#pragma omp parallel num_threads(args.threads) reduction(&& : inside) if (args.threads > 1)
   {
     const std::unique_ptr<int64_t[]> places(new int64_t[args.span]);
     const std::unique_ptr<float[]> scores(new float[args.span]);
     const auto run = args.width == 64 ? attend<64> : attend<0>;
 #pragma omp for schedule(static)
     for (int64_t pair = 0; pair < pairs; ++pair)
-      run(args, pair / args.heads, pair % args.heads, places.get(), scores.get());
+      inside = run(args, pair / args.heads, pair % args.heads, places.get(), scores.get()) && inside;
   }
+  return inside;
 }
 
 }  // namespace LD4LG_ISA

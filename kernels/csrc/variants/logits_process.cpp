@@ -19,8 +19,9 @@ namespace {
 constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
 constexpr int64_t kBlock = 128;  // scores that are passed over together where none of them counts
 
+// Of the values that are numbers: none of them is above it.
 float maximum(const float* values, int64_t width) {
-  float result = values[0];
+  float result = kRuledOut;
 #pragma omp simd reduction(max : result)
   for (int64_t i = 0; i < width; ++i) result = std::max(result, values[i]);
   return result;
@@ -100,7 +101,7 @@ float lowest_kept(std::vector<Candidate>& candidates, double limit) {
     return sum;
   };
   double above = 0.0;  // what weighs more than [first, last), out of which the answer is
-  for (;;) {
+  while (first != last) {
     const float pivot = median(first->score, first[(last - first) / 2].score, last[-1].score);
     const auto same = std::partition(first, last, [&](const Candidate& c) { return c.score > pivot; });
     const double higher = above + weight(first, same);
@@ -112,6 +113,7 @@ float lowest_kept(std::vector<Candidate>& candidates, double limit) {
     above = higher + weight(same, first);
     if (above >= limit || first == last) return pivot;
   }
+  return kRuledOut;
 }
 
 // The lowest score of the top_k best, and of these of the fewest that hold top_p of the probability.
@@ -160,6 +162,14 @@ int64_t draw(const float* scores, int64_t vocabulary, float lowest, double unifo
   return token >= 0 ? token : last;
 }
 
+// Whether all of them are tokens of the vocabulary.
+bool are_tokens(const int64_t* ids, int64_t count, int64_t vocabulary) {
+  bool inside = true;
+#pragma omp simd reduction(&& : inside)
+  for (int64_t i = 0; i < count; ++i) inside = inside && ids[i] >= 0 && ids[i] < vocabulary;
+  return inside;
+}
+
 void process_row(const LogitsProcess& args, const float* logits, const int64_t* ids, float* scores) {
   if (args.forced >= 0) {
     std::fill(scores, scores + args.vocabulary, kRuledOut);
@@ -176,7 +186,7 @@ void process_row(const LogitsProcess& args, const float* logits, const int64_t* 
     }
   }
   if (args.ngram_size > 0) {
-    for (int64_t i = 0; i + args.ngram_size <= args.length; ++i) {
+    for (int64_t i = 0; i <= args.length - args.ngram_size; ++i) {
       if (repeats_the_end(ids, i, args.length, args.ngram_size)) scores[ids[i + args.ngram_size - 1]] = kRuledOut;
     }
   }
@@ -187,8 +197,9 @@ void process_row(const LogitsProcess& args, const float* logits, const int64_t* 
 
 }  // namespace
 
-void logits_process(const LogitsProcess& args) {
-#pragma omp parallel num_threads(args.threads) if (args.threads > 1)
+bool logits_process(const LogitsProcess& args) {
+  bool inside = true;
+#pragma omp parallel num_threads(args.threads) reduction(&& : inside) if (args.threads > 1)
   {
     const bool widen_rows = args.logits.dtype != DType::kFloat32;
     const std::unique_ptr<float[]> buffer(widen_rows ? new float[args.vocabulary] : nullptr);
@@ -196,9 +207,15 @@ void logits_process(const LogitsProcess& args) {
     std::vector<Candidate> candidates;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
+      const int64_t* const ids = args.ids + row * args.ids_stride;
+      const bool drawn = args.uniforms == nullptr || (args.uniforms[row] > 0.0 && args.uniforms[row] < 1.0);
+      if (!drawn || !are_tokens(ids, args.length, args.vocabulary)) {
+        inside = false;
+        continue;
+      }
       const float* logits = read_row(args.logits, row, args.vocabulary, buffer.get());
       float* const scores = args.scores == nullptr ? own_scores.get() : args.scores + row * args.vocabulary;
-      process_row(args, logits, args.ids + row * args.ids_stride, scores);
+      process_row(args, logits, ids, scores);
       if (args.temperature != 1.0f)
         for (int64_t i = 0; i < args.vocabulary; ++i) scores[i] /= args.temperature;
       const float lowest = lowest_choice(args, scores, candidates);
@@ -209,6 +226,7 @@ void logits_process(const LogitsProcess& args) {
       if (args.uniforms != nullptr) args.tokens[row] = draw(scores, args.vocabulary, lowest, args.uniforms[row]);
     }
   }
+  return inside;
 }
 
 }  // namespace LD4LG_ISA

@@ -2,6 +2,7 @@
 #include "../narrow_linear.h"
 
 #include <algorithm>
+#include <limits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -61,18 +62,25 @@ inline Ints dot(Ints sum, Ints x, Ints weight) {
 #endif
 }
 
+// NaN where there is one: sizes are in the order of their bits, and NaN is beyond infinity.
 inline float largest_size(const float* values, int64_t width) {
-  Vector sizes[4] = {};
+  Ints sizes[4] = {};
   int64_t i = 0;
   for (; i + 4 * kVector <= width; i += 4 * kVector)
     for (int j = 0; j < 4; ++j) {
-      const Vector size = (Vector)((Ints)load(values + i + j * kVector, Vector{}) & 0x7FFFFFFF);
+      const Ints size = (Ints)load(values + i + j * kVector, Vector{}) & 0x7FFFFFFF;
       sizes[j] = size > sizes[j] ? size : sizes[j];
     }
-  float result = 0.0f;
-  for (const Vector& size : sizes)
-    for (int j = 0; j < kVector; ++j) result = std::max(result, size[j]);
-  for (; i < width; ++i) result = std::max(result, std::fabs(values[i]));
+  int32_t bits = 0;
+  for (const Ints& size : sizes)
+    for (int j = 0; j < kVector; ++j) bits = std::max(bits, size[j]);
+  for (; i < width; ++i) {
+    int32_t size;
+    std::memcpy(&size, values + i, sizeof size);
+    bits = std::max(bits, size & 0x7FFFFFFF);
+  }
+  float result;
+  std::memcpy(&result, &bits, sizeof result);
   return result;
 }
 
@@ -90,16 +98,21 @@ void narrow_row(const NarrowLinear& args, int64_t row, float* scratch) {
   const float* const x = read_row(args.x, row, inputs, scratch);
   if (args.kind == Narrow::kBFloat16) return narrow_to(x, inputs, reinterpret_cast<uint16_t*>(words));
   const float largest = largest_size(x, inputs);
-  const float factor = largest > 0.0f ? kReach / largest : 0.0f;
+  const float whole = kReach / largest;  // infinite where the numbers are almost 0, and NaN where one is
+  const float factor = whole <= std::numeric_limits<float>::max() ? whole : 0.0f;
   args.row_scales[row] = largest / kReach;
+  const auto level = [factor](auto values) {  // from 0 on, also of what times 0 is NaN
+    const auto shifted = values * factor + (kZero + 0.5f);
+    return shifted > 0.0f ? shifted : decltype(shifted){};
+  };
   uint8_t* const target = reinterpret_cast<uint8_t*>(words);
   int64_t i = 0;
   for (; i + kVector <= inputs; i += kVector) {
-    const Bytes bytes = __builtin_convertvector(
-        __builtin_convertvector(load(x + i, Vector{}) * factor + (kZero + 0.5f), Ints), Bytes);
+    const Bytes bytes =
+        __builtin_convertvector(__builtin_convertvector(level(load(x + i, Vector{})), Ints), Bytes);
     std::memcpy(target + i, &bytes, kVector);
   }
-  for (; i < inputs; ++i) target[i] = static_cast<uint8_t>(x[i] * factor + (kZero + 0.5f));
+  for (; i < inputs; ++i) target[i] = static_cast<uint8_t>(level(x[i]));
 }
 
 // What a row's products with a panel add up to -> outputs.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "exp.h"
 #include "rows.h"
@@ -13,14 +14,19 @@ namespace {
 
 constexpr int64_t kBlock = 1024;  // sums of blocks are added up in double, so that a long row loses nothing
 
-void run(const SoftmaxCrossEntropy& args, int64_t begin, int64_t end, float* scratch) {
+bool run(const SoftmaxCrossEntropy& args, int64_t begin, int64_t end, float* scratch) {
   const int64_t width = args.width;
   const ConstRows source = {args.logits.data, args.logits.stride, args.logits.dtype};
+  bool inside = true;
   for (int64_t row = begin; row < end; ++row) {
+    const int64_t target = args.targets[row];
+    if (target < 0 || target >= width) {
+      inside = false;
+      continue;
+    }
     const float* const logits = read_row(source, row, width, scratch);
     float* const powers = open_row(args.logits, row, scratch);
-    const int64_t target = args.targets[row];
-    float highest = logits[0];
+    float highest = -std::numeric_limits<float>::infinity();  // none that is a number is above it
 #pragma omp simd reduction(max : highest)
     for (int64_t i = 0; i < width; ++i) highest = std::max(highest, logits[i]);
     const float of_target = logits[target] - highest;
@@ -42,15 +48,19 @@ void run(const SoftmaxCrossEntropy& args, int64_t begin, int64_t end, float* scr
     powers[target] -= 1.0f;
     if (powers == scratch) write_row(args.logits, row, width, powers);  // else they are in place
   }
+  return inside;
 }
 
 }  // namespace
 
-void softmax_cross_entropy(const SoftmaxCrossEntropy& args) {
-#pragma omp parallel for num_threads(args.threads) schedule(static) if (args.threads > 1)
+bool softmax_cross_entropy(const SoftmaxCrossEntropy& args) {
+  bool inside = true;
+#pragma omp parallel for num_threads(args.threads) schedule(static) reduction(&& : inside) if (args.threads > 1)
   for (int64_t part = 0; part < args.threads; ++part)
-    run(args, part * args.rows / args.threads, (part + 1) * args.rows / args.threads,
-        args.scratch + part * args.width);
+    inside = run(args, part * args.rows / args.threads, (part + 1) * args.rows / args.threads,
+                 args.scratch + part * args.width) &&
+             inside;
+  return inside;
 }
 
 }  // namespace LD4LG_ISA
