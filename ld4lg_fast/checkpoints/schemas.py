@@ -206,6 +206,8 @@ class StatisticsFile(Schema):
     def _counted(self) -> Self:
         if self.classes and None in self.classes.values() and any(self.classes.values()):
             raise ValueError("either all classes have a count or none")
+        if self.token_lengths and sum(self.token_lengths.values()) != self.num_train_texts:
+            raise ValueError(f"the token_lengths count another number of texts than {self.num_train_texts}")
         return self
 
 
