@@ -225,7 +225,7 @@ def test_what_is_no_latents_of_the_model_is_not_decoded(run_dir):
 
 
 def test_parts_of_different_runs_are_refused(autoencoder):
-    with pytest.raises(CheckpointError, match="8 wide but the denoiser was trained on 16"):
+    with pytest.raises(CheckpointError, match="latents 8 wide but the denoiser was trained on 6, 16 wide"):
         TextDiffusionPipeline(autoencoder, make_wider())
 
 
