@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.fuzz.harness import Result, counts, summary
+from tests.fuzz.harness import Result, summary
 from tests.fuzz.targets import TARGETS, fuzz
 
 
@@ -22,12 +22,20 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="an interpreter with another ld4lg_fast")
     parser.add_argument("--seal", choices=["yes", "no"], help="only cases that are sealed again, or are not")
     parser.add_argument("--show", action="store_true", help="print all cases, not only the bad ones")
-    parser.add_argument("--json", type=Path, help="write outcomes to this file")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="append to this file a line for each case: its name, end, last word and peak of memory",
+    )
     options = parser.parse_args()
 
     def show(result: Result) -> None:
         if options.show or result.is_bad:
             print(f"{result.outcome:16} {result.case.name}\n{'':16} {ascii(result.said)}", flush=True)
+        if options.json is not None:
+            line = [result.case.name, result.outcome, result.said, result.peak]
+            with options.json.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
     results = fuzz(
         options.what,
@@ -40,9 +48,6 @@ def main() -> None:
         show,
     )
     print(summary(options.what, results))
-    if options.json is not None:
-        content = [[result.case.name, result.outcome, result.said, result.peak] for result in results]
-        options.json.write_text(json.dumps({"counts": counts(results), "results": content}, indent=0))
     raise SystemExit(any(result.is_bad for result in results))
 
 
