@@ -13,6 +13,7 @@ from ld4lg_fast.data import generate_demo_texts, tokenize_texts
 from ld4lg_fast.training import clock, latent_cache, main
 from ld4lg_fast.training.interrupts import Interrupts
 from ld4lg_fast.training.learner import Learner
+from ld4lg_fast.training.optimization import learning_rate
 from ld4lg_fast.training.options import StageOptions, too_few_steps
 from ld4lg_fast.training.reconstruction import Reconstruction, measure_reconstruction
 from ld4lg_fast.training.session import Session
@@ -68,6 +69,14 @@ def test_the_time_of_a_stage_is_that_of_its_steps(clocked, tmp_path, share):
         rates = [record["lr"] for record in done]
         assert rates[0] > 0.99 * max(rates) and max(rates) > 1e-3, "the schedule begins with the steps"
         assert rates[-1] < 0.1 * max(rates)
+
+
+def test_a_warm_up_ends_in_time_however_few_the_steps():
+    options = StageOptions(10**6, 8, 1e-3, 100, 0.1, 1.0)
+    rates = [learning_rate(options, step, step / 40, step / 40) for step in range(41)]
+    assert rates[0] == pytest.approx(1e-5) and max(rates) == rates[4] > 0.97e-3 and rates[40] == 0
+    without_limit = [learning_rate(options, step, step / 10**6) for step in range(41)]
+    assert max(without_limit) == pytest.approx(41e-5, rel=1e-4), "by steps alone"
 
 
 def test_a_stage_for_which_no_time_is_left_says_so_in_the_last_line_and_in_the_log(clocked, tmp_path):

@@ -109,7 +109,7 @@ class TrainingLoop:
                 stop = self._validate_in_time()  # if the session before had no time for it
             self._window_start = time.perf_counter()
             while not stop and (self.state.step == 0 or self._share(time_progress) < 1):
-                rate = self._step(self._share(time_progress))
+                rate = self._step(time_progress)
                 is_logged = self.state.step % session.options.log_every == 0
                 if session.world_size == 1 or is_logged:
                     time_progress, stop = self._agree()
@@ -149,9 +149,10 @@ class TrainingLoop:
             progress, stop = largest[0].item(), int(largest[1].item())
         return progress, stop
 
-    def _step(self, share: float) -> float:
+    def _step(self, time_progress: float) -> float:
         """One step of the optimiser; returns its learning rate."""
-        learner, rate = self.learner, learning_rate(self.options, self.state.step, share)
+        learner, share = self.learner, self._share(time_progress)
+        rate = learning_rate(self.options, self.state.step, share, time_progress)
         with nullcontext() if learner.profile is None else learner.profile.step():
             self._window.append(learner.step(self.state.step, rate))
         if learner.profile is not None and learner.profile.is_over:

@@ -10,6 +10,8 @@ from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.sharding import sharded_like, whole
 
+WARMUP_SHARE = 0.1
+
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -84,7 +86,11 @@ def load_optimizer_tensors(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def learning_rate(options: StageOptions, step: int, progress: float) -> float:
-    """Linear warm-up in steps times a cosine that reaches zero when ``progress`` reaches 1."""
-    warmup = min(1.0, (step + 1) / max(1, options.warmup_steps))
+def learning_rate(options: StageOptions, step: int, progress: float, time_progress: float = 0.0) -> float:
+    """Linear warm-up times a cosine that reaches zero when ``progress`` reaches 1.
+
+    The warm-up goes by steps, but is over after a tenth of the stage's time, where that is limited, however few its
+    steps.
+    """
+    warmup = min(1.0, max((step + 1) / max(1, options.warmup_steps), time_progress / WARMUP_SHARE))
     return options.learning_rate * warmup * (1 + math.cos(math.pi * min(1.0, progress))) / 2
