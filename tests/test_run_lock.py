@@ -128,10 +128,34 @@ def test_the_lock_of_another_run_in_its_place_stays(tmp_path):
     later.release()
 
 
-def test_a_place_that_cannot_be_written_to(tmp_path):
-    (tmp_path / "file").write_text("")
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_place_that_cannot_be_written_to(tmp_path, kind):
+    run_dir = tmp_path / "run"
+    if kind == "file":
+        run_dir.write_text("")
+        run_dir = run_dir / "run"
+    elif kind == "folder":
+        (run_dir / ".lock").mkdir(parents=True)
+    else:
+        (tmp_path / "precious").write_text("x")
+        run_dir.mkdir()
+        (run_dir / ".lock").symlink_to(tmp_path / "precious")
     with pytest.raises(CheckpointError, match="cannot be written .*choose another directory"):
-        RunLock(tmp_path / "file" / "run").acquire()
+        RunLock(run_dir).acquire()
+    assert kind != "link" or (tmp_path / "precious").read_text() == "x"
+
+
+def test_a_run_behind_a_link_is_locked_and_moved_where_it_lies(tmp_path):
+    place, link = tmp_path / "disk" / "run", tmp_path / "run"
+    place.mkdir(parents=True)
+    (place / "config.yaml").write_text("x")
+    link.symlink_to(place)
+    with RunLock(link) as lock:
+        assert "is in use by" in refusal(place)
+        RunDirectory(link).move_aside(lock)
+        assert (tmp_path / "disk" / "run.1" / "config.yaml").exists() and RunDirectory(link).is_empty()
+        assert "is in use by" in refusal(place)
+    assert link.is_symlink() and not list(tmp_path.rglob(".lock"))
 
 
 @pytest.mark.parametrize("write", ["save_pretrained", "learn_and_keep_times"])

@@ -24,7 +24,7 @@ class RunLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory, self.path = directory, directory / NAME
+        self.directory, self.path = directory, directory.resolve() / NAME
         self._file: int | None = None
         self._made: list[Path] = []
 
@@ -43,7 +43,7 @@ class RunLock:
             CheckpointError: the directory cannot be written to.
         """
         try:
-            self._made = [p for p in (self.directory, *self.directory.parents) if not p.exists()]
+            self._made = [folder for folder in self.path.parents if not folder.exists()]
             while self._file is None:
                 self._try()
         except OSError as error:
@@ -76,8 +76,8 @@ class RunLock:
             os.close(old)
 
     def _try(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             self._lock(file)
             if self._is_in_place(file):
@@ -109,13 +109,13 @@ class RunLock:
                 raise
             if not _may_live(holder):
                 return
-            advice = f", or delete {self.path} if that process is gone"
+            advice = f", or delete {self.path} if that process is gone."
         who = "another process"
         if holder:
             who = f"process {holder['process']} on {holder['host']} since {holder['since']}"
         raise ConfigError(
             f"{self.directory} is in use by {who}; wait until it ends, or choose another run directory, as with "
-            f"hydra.run.dir=...{advice}."
+            f"hydra.run.dir=...{advice}"
         )
 
     def _remove_made(self) -> None:
