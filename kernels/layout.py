@@ -17,9 +17,10 @@ def as_rows(tensor: Tensor, width: int) -> Tensor:
 def grouped_modulation(scale: Tensor, shift: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Expands scale and shift to (…leading axes of shape, 1, …, 1, D), with as many ones as both allow."""
     ndim = len(shape)
-    if scale.shape == shift.shape and scale.ndim == ndim and scale.shape[-1] == shape[-1]:
-        varying = _varying_axes(scale.shape)
-        if scale.shape[:varying] == shape[:varying]:
+    of_scale, of_h = tuple(scale.shape), tuple(shape)  # torch's own shapes take longer to cut
+    if of_scale == shift.shape and len(of_scale) == ndim and of_scale[-1] == of_h[-1]:
+        varying = _varying_axes(of_scale)
+        if of_scale[:varying] == of_h[:varying]:
             return scale, shift
     try:
         broadcast = torch.broadcast_shapes(scale.shape, shift.shape, (shape[-1],))

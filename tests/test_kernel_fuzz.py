@@ -136,7 +136,7 @@ def test_any_shape_and_stride_is_computed_right(op, variant):
     with native.use_instruction_set(variant) as there:
         if not there:
             pytest.skip(f"this processor has no {variant}")
-        for trial in range(120):
+        for trial in range(25):
             chance = random.Random(f"{op} {variant} {trial}")
             differentiable = op in ("adaln_residual", "geglu", "short_attention", "linear_cross_entropy")
             keep = frozenset({"z", "x_prev", "coefficients"} if op == "sampler_step" else ())
@@ -156,7 +156,7 @@ def test_any_product_is_computed_right(variant):
     with native.use_instruction_set(variant) as there:
         if not there:
             pytest.skip(f"this processor has no {variant}")
-        for trial in range(300):
+        for trial in range(60):
             chance = random.Random(f"{variant} {trial}")
             rows, inputs, outputs = chance.choice(ROWS), chance.choice(WIDTHS), 2 * chance.choice(WIDTHS)
             weight, bias = spread(randn(outputs, inputs), chance), spread(randn(outputs), chance)
@@ -180,7 +180,7 @@ def test_any_cache_is_attended_right(variant):
     with native.use_instruction_set(variant) as there:
         if not there:
             pytest.skip(f"this processor has no {variant}")
-        for trial in range(300):
+        for trial in range(60):
             chance = random.Random(f"{variant} {trial}")
             sentences, beams, heads = (
                 chance.choice((0, 1, 2, 3)),
@@ -262,7 +262,7 @@ def test_spoiled_arguments_are_refused_by_all_backends_or_by_none(op):
             return f"{type(error).__name__}: {error}"
         return [(r.shape, r.dtype) for r in (results if isinstance(results, tuple) else (results,))]
 
-    for trial in range(3000):
+    for trial in range(300):
         chance = random.Random(f"{op} {trial}")
         arguments = valid_arguments(op, trial)
         for name in chance.sample(list(arguments), chance.choice((1, 1, 2))):

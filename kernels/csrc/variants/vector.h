@@ -14,12 +14,14 @@ constexpr int kVector = 8;
 #else
 constexpr int kVector = 4;
 #endif
-typedef float Vector __attribute__((vector_size(4 * kVector), aligned(4), may_alias));
+typedef float Vector __attribute__((vector_size(4 * kVector)));
+// As it lies in a row. A type of its own: templates drop an alignment that a type does not have by nature.
+typedef float VectorInRow __attribute__((vector_size(4 * kVector), aligned(4), may_alias));
 
 // As many elements as the last argument has, so that one expression serves a row's vectors and its last elements.
-inline Vector load(const float* values, Vector) { return *reinterpret_cast<const Vector*>(values); }
+inline Vector load(const float* values, Vector) { return *reinterpret_cast<const VectorInRow*>(values); }
 inline float load(const float* values, float) { return *values; }
-inline void store(float* values, Vector vector) { *reinterpret_cast<Vector*>(values) = vector; }
+inline void store(float* values, Vector vector) { *reinterpret_cast<VectorInRow*>(values) = vector; }
 inline void store(float* values, float value) { *values = value; }
 
 // Calls `body(i, kind)` for each vector of a row, and for each element where less than a vector is left.
