@@ -11,9 +11,10 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.staging import staging_folder
 
 EXPORTS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from ld4lg_fast.export.staging import staging_folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 with staging_folder(Path(sys.argv[1])) as folder:
     (folder / "folder").mkdir()
     (folder / "folder" / "weights.bin").write_bytes(b"half")
@@ -40,7 +41,7 @@ def around(target: Path) -> set[str]:
 def test_what_a_killed_export_left_is_swept_by_the_next(exporting, end):
     target, process = exporting
     process.send_signal(end)
-    process.wait()
+    process.wait(60)
     assert end == signal.SIGINT or len(around(target)) == 2, "nothing to sweep proves nothing"
     strangers = {
         ".out.exporting-mine",
