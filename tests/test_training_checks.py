@@ -64,6 +64,8 @@ VALUES = [
     ("train.mixed_precision=foo", "train.mixed_precision 'foo'"),
     ("train.distill_teacher_steps=6", "must be a multiple of train.distill_steps=4"),
     ("train.distill_from=3", "train.distill_from is 3"),
+    ("train.adapt_from=''", "train.adapt_from is ''; it must be a name, or null"),
+    ("autoencoder.name_or_path=''", "autoencoder.name_or_path is ''"),
     ("resume=maybe", "resume is 'maybe'; it must be true or false"),
     ("decoding.temperature=hot", "decoding.temperature is 'hot'"),
     ("decoding.min_length=2.5", "decoding.min_length is 2.5"),

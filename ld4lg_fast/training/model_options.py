@@ -8,7 +8,7 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import OPTIONS, Choice, Number, Rule, Switch, Text, WholeNumber
 from ld4lg_fast.latent_diffusion import ARCHITECTURES
 from ld4lg_fast.layers import DIM_HEAD
-from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NULL, TEXT_OR_NULL, MultipleOf, OneOf, Schedule
+from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf, Schedule
 
 SECTIONS = ("train", "dataset", "model", "autoencoder", "recipe", "decoding")
 
@@ -49,7 +49,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "heads": OneOf(WholeNumber(1, 1024), NULL),
     },
     "autoencoder": {
-        "name_or_path": TEXT_OR_NULL,
+        "name_or_path": NAME_OR_NULL,
         "freeze_lm": SWITCH,
         "decoder_noise": SHARE,
         "position_dropout": SHARE,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import Rule, Text, WholeNumber
+from ld4lg_fast.export.runtime.option_checks import Rule, WholeNumber
 from ld4lg_fast.schedules import ContinuousSchedule
 
 
@@ -32,6 +32,16 @@ class OneOf:
 
     def __str__(self) -> str:
         return ", or ".join(map(str, self.rules))
+
+
+class Name:
+    """A text that is not empty."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, str) and bool(value.strip())
+
+    def __str__(self) -> str:
+        return "a name"
 
 
 class MultipleOf:
@@ -65,4 +75,4 @@ class Schedule:
 
 NULL = Exactly(None)
 AUTO_OR_SWITCH = Exactly("auto", True, False)
-TEXT_OR_NULL = OneOf(Text(), NULL)
+NAME_OR_NULL = OneOf(Name(), NULL)

@@ -9,7 +9,7 @@ import torch
 from ld4lg_fast.checks import check
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Choice, Number, Rule, Switch, WholeNumber
-from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NULL, TEXT_OR_NULL, OneOf
+from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, OneOf
 
 STAGES = ("all", "autoencoder", "diffusion", "decoder")
 PRECISIONS = ("auto", "no", "bf16")
@@ -36,8 +36,8 @@ RULES: Mapping[str, Rule] = {
     "validation_sampling_steps": WholeNumber(2, 100_000),
     "distill_steps": WholeNumber(1, 100_000),
     "distill_teacher_steps": WholeNumber(1, 100_000),
-    "distill_from": TEXT_OR_NULL,
-    "adapt_from": TEXT_OR_NULL,
+    "distill_from": NAME_OR_NULL,
+    "adapt_from": NAME_OR_NULL,
 }
 
 
