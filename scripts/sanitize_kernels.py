@@ -2,17 +2,19 @@
 
 python scripts/sanitize_kernels.py [--build FOLDER] [-- PYTEST ARGUMENTS]
 
-It needs CMake, GCC or Clang with both sanitizers' libraries, and the package with its test extra. The first access
-outside of a tensor, use of freed memory or undefined operation ends the process, with a report of where it was. The
-library that is installed is not touched: the package in that process alone looks for its library in FOLDER first.
+It needs CMake with Ninja or Make, GCC or Clang with both sanitizers' libraries, and the package with its test extra.
+The first access outside of a tensor, use of freed memory or undefined operation ends the process, with a report of
+where it was. The library that is installed is not touched: the package of these processes alone looks for its library
+in FOLDER first.
 
 Only our library is instrumented. Python and torch are not, but their memory comes from the sanitizer, which is loaded
-before them: elements beyond a tensor's ends are noticed. What they never give back at exit is no leak of ours, and at
-exit is when leaks are looked for; so that is off.
+before them: elements beyond a tensor's ends are noticed. Leaks are looked for at exit, where what Python and torch
+never give back would be all that is found; so that is off.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,13 +23,21 @@ from pathlib import Path
 import ld4lg_fast.kernels
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("test_kernel_fuzz", "test_kernel_arguments", "test_kernels", "test_decoding_kernels", "test_linear")
-TESTS += ("test_linear_cross_entropy", "test_geglu", "test_philox_normal")
-# Compiled code is made by a compiler that would be watched too, and other processes have the installed library.
-SKIPPED = "not compiles and not process and not reference_gradients"
+TESTS = (  # run side by side
+    ("test_kernels", "test_linear_cross_entropy"),
+    (
+        "test_kernel_fuzz",
+        "test_kernel_arguments",
+        "test_kernel_operators",
+        "test_linear",
+        "test_decoding_kernels",
+    ),
+)
+# A compiler would be watched too, other processes have the installed library, and the rest calls no kernel.
+SKIPPED = "not compiles and not interpreter and not once_ended and not finite_differences and not proper"
 # One process; what the sanitizers write is not pytest's to keep.
-PYTEST = ("-n", "0", "--capture=sys", "-p", "no:faulthandler", "-p", "no:cacheprovider")
-OPTIONS = {
+PYTEST = ("-n", "0", "--capture=sys", "-p", "no:faulthandler", "-p", "no:cacheprovider", "-q")
+ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_leaks=0:strict_init_order=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "PYTHONMALLOC": "malloc",  # so that what Python packs is watched, too
@@ -45,20 +55,28 @@ def build(folder: Path) -> None:
         "-DLD4LG_SANITIZE=ON",
         "-DCMAKE_BUILD_TYPE=None",
     ]
-    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", str(folder), "--parallel", str(os.cpu_count())], check=True)
+    configure += ["-G", "Ninja"] if shutil.which("ninja") else []
+    for command in (configure, ["cmake", "--build", str(folder), "--parallel", str(os.cpu_count())]):
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        )
+        if done.returncode:
+            sys.exit(done.stdout)
 
 
 def preloaded(folder: Path) -> str:
     """The sanitizers' libraries, which a program that was built without them has to load first."""
-    cache = (folder / "CMakeCache.txt").read_text(encoding="utf-8")
-    (compiler,) = (
-        line.split("=")[1] for line in cache.splitlines() if line.startswith("CMAKE_CXX_COMPILER:")
-    )
-    names = ("libasan.so", "libubsan.so")
+    cache = (folder / "CMakeCache.txt").read_text(encoding="utf-8").splitlines()
+    (compiler,) = (line.split("=", 1)[1] for line in cache if line.startswith("CMAKE_CXX_COMPILER:"))
     found = [
-        subprocess.run([compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True)
-        for name in names
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        for name in ("libasan.so", "libubsan.so")
     ]
     return " ".join(done.stdout.strip() for done in found)
 
@@ -87,12 +105,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.build or Path(temporary)).resolve()
         build(folder)
-        tests = [str(ROOT / "tests" / f"{name}.py") for name in TESTS]
-        arguments = options.arguments or ["-q", "-k", SKIPPED, *tests]
-        command = [sys.executable, __file__, "--build", str(folder), "--run", "--", *PYTEST, *arguments]
-        return subprocess.run(
-            command, env=os.environ | OPTIONS | {"LD_PRELOAD": preloaded(folder)}
-        ).returncode
+        environment = os.environ | ENVIRONMENT | {"LD_PRELOAD": preloaded(folder)}
+        shares = [["-k", SKIPPED, *(str(ROOT / "tests" / f"{name}.py") for name in names)] for names in TESTS]
+        running = [
+            subprocess.Popen(
+                [sys.executable, __file__, "--build", str(folder), "--run", "--", *PYTEST, *share],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+            )
+            for share in ([options.arguments] if options.arguments else shares)
+        ]
+        for process in running:
+            print(process.communicate()[0], flush=True)
+        return max(abs(process.returncode) for process in running)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ inline void write_row(const Rows& rows, int64_t row, int64_t width, const float*
 // where less than a vector is left. Two sets of sums at a time: a single one would wait for itself at every step.
 template <int N, typename Add>
 inline void add_up(int64_t width, float (&totals)[N], Add add) {
-  alignas(sizeof(Vector)) Vector sums[2][N] = {};  // `add` takes a type without Vector's own, smaller alignment
+  Vector sums[2][N] = {};
   int64_t i = 0;
   for (; i + 2 * kVector <= width; i += 2 * kVector) {
     add(i, sums[0]);
