@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument(
         "--json",
         type=Path,
-        help="append to this file a line for each case: its name, end, last word and peak of memory",
+        help="append to this file a line for each case: its name, end, last word and peak of memory; cases that are "
+        "in it already are not run again",
     )
     options = parser.parse_args()
 
@@ -46,9 +47,16 @@ def main() -> None:
         options.python,
         None if options.seal is None else options.seal == "yes",
         show,
+        _done(options.json),
     )
     print(summary(options.what, results))
     raise SystemExit(any(result.is_bad for result in results))
+
+
+def _done(path: Path | None) -> set[str]:
+    if path is None or not path.exists():
+        return set()
+    return {json.loads(line)[0] for line in path.read_text(encoding="utf-8").splitlines()}
 
 
 if __name__ == "__main__":
