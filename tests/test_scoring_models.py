@@ -54,13 +54,13 @@ def other_tokenizer(folder: Path) -> None:
 REFUSED = {
     "a missing tensor": (
         lambda folder: with_tensors(folder, lambda tensors: tensors.pop("transformer.ln_f.weight")),
-        r"it has no weights transformer\.ln_f\.weight",
+        r"transformer\.ln_f\.weight",
     ),
     "a tensor that is not finite": (
         lambda folder: with_tensors(
             folder, lambda tensors: tensors["transformer.ln_f.bias"].fill_(torch.nan)
         ),
-        r"its weights transformer\.ln_f\.bias are not finite",
+        r"transformer\.ln_f\.bias.* not finite",
     ),
     "another tokenizer": (other_tokenizer, "its tokenizer is that of another model"),
     "a torn tokenizer": (
