@@ -48,6 +48,7 @@ VALUES = [
     ("model.language_model.encoder_layers=many", "model.language_model.encoder_layers is 'many'"),
     ("model.language_model.vocab_size=100", "vocab_size is 100; it must be a whole number from 260"),
     ("autoencoder.decoder_noise=2", "autoencoder.decoder_noise is 2"),
+    ("dataset.num_classes=''", "dataset.num_classes is ''"),
     ("dataset.max_len=2", "dataset.max_len is 2; it must be a whole number from 3"),
     ("~model.denoiser.dim", "model.denoiser.dim is missing"),
     ("model.denoiser=3", "model.denoiser=3 must be a group of options"),

@@ -20,7 +20,12 @@ SHARE, DROPOUT, SWITCH = Number(0, 1), Number(0, 0.999), Switch()
 
 RULES: Mapping[str, Mapping[str, Rule]] = {
     "": {"seed": OPTIONS["seed"], "resume": SWITCH},
-    "dataset": {"name": Text(), "max_len": WholeNumber(3, 2**17), "seq2seq": SWITCH},
+    "dataset": {
+        "name": Text(),
+        "max_len": WholeNumber(3, 2**17),
+        "seq2seq": SWITCH,
+        "num_classes": OneOf(WholeNumber(0, 10_000), NULL),
+    },
     "model.language_model": {
         "dim": MultipleOf(DIM_HEAD, 2**14),  # its feed-forward is four times as wide
         "encoder_layers": DEPTH,

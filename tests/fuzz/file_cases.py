@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.fuzz.cases import CONTENT, Case, generator, removed, rewrite
 
 FLIPS = 6
+OF_ANOTHER = "of_another_run"
 
 
 def file_cases(folder: Path, name: str, other: Path | None = None) -> Iterator[Case]:
@@ -39,8 +40,8 @@ def file_cases(folder: Path, name: str, other: Path | None = None) -> Iterator[C
         yield Case(f"{name}={what}", partial(change, name=name))
     for number in range(FLIPS):
         yield Case(f"{name}=flip_{number}", partial(_flip, name=name, number=number), CONTENT)
-    if other is not None and (other / name).exists():
-        yield Case(f"{name}=of_another_run", partial(_of_another, name=name, other=other), CONTENT)
+    if other is not None:
+        yield Case(f"{name}={OF_ANOTHER}", partial(_of_another, name=name, other=other), CONTENT)
 
 
 def folder_cases(folder: Path, name: str, other: Path | None = None) -> Iterator[Case]:
@@ -57,7 +58,7 @@ def folder_cases(folder: Path, name: str, other: Path | None = None) -> Iterator
     for what, change in changes.items():
         yield Case(f"{name}/={what}", partial(change, name=name))
     if other is not None:
-        yield Case(f"{name}/=of_another_run", partial(_of_another, name=name, other=other), CONTENT)
+        yield Case(f"{name}/={OF_ANOTHER}", partial(_of_another, name=name, other=other), CONTENT)
 
 
 def _missing(folder: Path, name: str) -> None:

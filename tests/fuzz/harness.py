@@ -3,8 +3,6 @@
 import json
 import os
 import subprocess
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +90,7 @@ class Server:
     """A worker process (see `worker.py`) with a scratch folder."""
 
     def __init__(self, python: str, scratch: Path) -> None:
-        self.scratch = scratch
+        self.scratch, self.is_warm = scratch, False
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._log = (scratch / "worker.log").open("w")
         self._process = subprocess.Popen(
@@ -120,15 +118,45 @@ class Server:
         answer = self.ask(argv=arguments, **files | limits | more)
         return answer, *(path.read_text(encoding="utf-8", errors="replace") for path in (stdout, stderr))
 
+    def texts_of(self, command: Command, good: Path) -> object:
+        """What the command writes of a good folder; the first time it leaves its imports with the worker."""
+        modules = self.scratch / "modules.json"
+        answer, stdout, stderr = self.run(
+            command.on(copy_of(good, self.scratch / "good")), modules=str(modules)
+        )
+        removed(self.scratch / "good")
+        if answer["status"] != 0:
+            raise RuntimeError(f"the good folder fails ({answer}): {stderr[-2000:]}")
+        if command.warm and not self.is_warm:
+            self.is_warm = True
+            self.ask(imports=json.loads(modules.read_text()))
+        return command.texts(stdout)
+
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
         self._log.close()
 
 
-@dataclass
+@contextmanager
+def servers(python: str, scratch: Path, count: int) -> Iterator["SimpleQueue[Server]"]:
+    """So many servers that wait for work."""
+    idle: SimpleQueue[Server] = SimpleQueue()
+    started = []
+    try:
+        for number in range(count):
+            (scratch / f"server{number}").mkdir()
+            started.append(Server(python, scratch / f"server{number}"))
+            idle.put(started[-1])
+        yield idle
+    finally:
+        for server in started:
+            server.close()
+
+
+@dataclass(frozen=True)
 class Fuzzer:
-    """A good folder, a command that reads it, and the changes to make.
+    """A good folder, and a command that reads it.
 
     ``seal`` is applied after a change, as somebody would who meant it. ``told`` is called with each result.
     """
@@ -136,54 +164,26 @@ class Fuzzer:
     command: Command
     folder: Path
     seal: Callable[[Path], None] | None = None
-    python: str = sys.executable
     told: Callable[[Result], object] = lambda result: None
 
-    def run(self, cases: Sequence[Case], workers: int = 1) -> list[Result]:
-        """All cases, in their order."""
-        with (
-            tempfile.TemporaryDirectory(dir=self.folder.parent) as scratch,
-            self._servers(Path(scratch), workers) as idle,
-        ):
-            server = idle.get()
-            good, _ = self._good(server)
+    def run(self, cases: Sequence[Case], idle: "SimpleQueue[Server]") -> list[Result]:
+        """All cases, in their order, by whichever server is idle."""
+        waiting = [idle.get() for _ in range(idle.qsize())]
+        good = [server.texts_of(self.command, self.folder) for server in waiting][0]
+        for server in waiting:
             idle.put(server)
 
-            def run(case: Case) -> Result:
-                server = idle.get()
-                try:
-                    result = self._run(server, case, good)
-                finally:
-                    idle.put(server)
-                self.told(result)
-                return result
+        def run(case: Case) -> Result:
+            server = idle.get()
+            try:
+                result = self._run(server, case, good)
+            finally:
+                idle.put(server)
+            self.told(result)
+            return result
 
-            with ThreadPoolExecutor(workers) as pool:
-                return list(pool.map(run, cases))
-
-    @contextmanager
-    def _servers(self, scratch: Path, workers: int) -> Iterator["SimpleQueue[Server]"]:
-        idle: SimpleQueue[Server] = SimpleQueue()
-        servers = []
-        try:
-            for number in range(workers):
-                (scratch / str(number)).mkdir()
-                servers.append(Server(self.python, scratch / str(number)))
-                if self.command.warm:
-                    modules = scratch / "modules.json"
-                    self._good(servers[-1], modules=str(modules))
-                    servers[-1].ask(imports=json.loads(modules.read_text()))
-                idle.put(servers[-1])
-            yield idle
-        finally:
-            for server in servers:
-                server.close()
-
-    def _good(self, server: Server, **more: object) -> tuple[object, str]:
-        answer, stdout, stderr = server.run(self.command.on(self.folder), **more)
-        if answer["status"] != 0:
-            raise RuntimeError(f"the good folder fails ({answer}): {stderr[-2000:]}")
-        return self.command.texts(stdout), stderr
+        with ThreadPoolExecutor(len(waiting)) as pool:
+            return list(pool.map(run, cases))
 
     def _run(self, server: Server, case: Case, good: object) -> Result:
         changed = copy_of(self.folder, server.scratch / "folder")

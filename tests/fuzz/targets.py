@@ -15,9 +15,9 @@ import yaml
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.export.runtime.folder_schema import digest_of
 from tests.fuzz.cases import Case, files_in, rewrite, sampled, without_repetition
-from tests.fuzz.file_cases import file_cases, folder_cases
+from tests.fuzz.file_cases import OF_ANOTHER, file_cases, folder_cases
 from tests.fuzz.foreign_cases import foreign_cases
-from tests.fuzz.harness import RESUME, RUN_ONNX, SAMPLE, Command, Fuzzer, Result
+from tests.fuzz.harness import RESUME, RUN_ONNX, SAMPLE, Command, Fuzzer, Result, servers
 from tests.fuzz.json_cases import json_cases, yaml_cases
 from tests.fuzz.tensor_cases import tensor_cases
 
@@ -168,37 +168,36 @@ def fuzz(
         sealed_again: takes only those that are (not) sealed again.
         told: is called with each result. done: names of cases that are left out.
     """
-    results = []
-    targets = TARGETS[what]
+    results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
-        prepared = [(target, *_good(target, Path(temporary), python)) for target in targets]
-        pool = []
-        for target, folder, other in prepared:
-            for case in without_repetition(target.cases(folder, other)):
+        place, pool = Path(temporary), []
+        for target in TARGETS[what]:
+            _make(target.kind, place, python)
+            other = target.other and place / target.other
+            for case in without_repetition(target.cases(place / target.kind, other)):
                 plain = replace(case, name=f"{target.kind}/{case.name}")
                 again = replace(case, name=f"{SEALED}{plain.name}")
                 pool += [plain] * (sealed_again is not True) + [again] * (sealed_again is not False)
         if names:
             pool = [case for case in pool if any(name in case.name for name in names)]
-        chosen = sampled(pool, None if names else count, seed)
-        for target, folder, _ in prepared:
-            for seal in (None, target.seal):
-                start = f"{SEALED if seal else ''}{target.kind}/"
-                cases = [case for case in chosen if case.name.startswith(start) and case.name not in done]
-                if cases:
-                    results += Fuzzer(target.command, folder, seal, python, told).run(cases, workers)
+        chosen = [case for case in sampled(pool, None if names else count, seed) if case.name not in done]
+        with servers(python, place, workers) as idle:
+            for target in TARGETS[what]:
+                for seal in (None, target.seal):
+                    start = f"{SEALED if seal else ''}{target.kind}/"
+                    cases = [case for case in chosen if case.name.startswith(start)]
+                    if target.other and any(case.name.endswith(OF_ANOTHER) for case in cases):
+                        _make(target.other, place, python)
+                    if cases:
+                        results += Fuzzer(target.command, place / target.kind, seal, told).run(cases, idle)
     return results
 
 
-def _good(target: Target, place: Path, python: str) -> tuple[Path, Path | None]:
-    made = []
-    for kind in (target.kind, target.other):
-        if kind is None:
-            made.append(None)
-            continue
-        command = [python, "-P", str(HERE / "good_folders.py"), kind, str(place / kind)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=place)
-        if done.returncode:
-            raise RuntimeError(f"{kind} cannot be made: {done.stderr[-2000:]}")
-        made.append(place / kind)
-    return made[0], made[1]
+def _make(kind: str, place: Path, python: str) -> None:
+    """A good folder, where it is not there yet."""
+    if (place / kind).exists():
+        return
+    command = [python, "-P", str(HERE / "good_folders.py"), kind, str(place / kind)]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=place)
+    if made.returncode:
+        raise RuntimeError(f"{kind} cannot be made: {made.stderr[-2000:]}")
