@@ -111,6 +111,7 @@ class RunDirectory:
             CheckpointError: the disk is full or cannot be written to; then nothing of them is left here.
         """
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             for name in names:
                 if (other / name).is_dir():
                     shutil.copytree(other / name, self.path / name)

@@ -102,7 +102,7 @@ def _cases_of_key(name: str, content: Any, key: Key) -> Iterator[Case]:
     chosen = {*ALWAYS, *generator(name, *key).sample(rest, min(OTHERS, len(rest)))}
     for what, value in others.items():
         if what in chosen and not same(value, own):
-            kind = VALUE if same_type(value, own) else DAMAGE
+            kind = VALUE if own is None or same_type(value, own) else DAMAGE
             yield _json_case(name, key, what, with_value(content, key, value), kind)
 
 

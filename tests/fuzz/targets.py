@@ -14,7 +14,7 @@ import yaml
 
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.export.runtime.folder_schema import digest_of
-from tests.fuzz.cases import Case, files_in, rewrite, sampled, without_repetition
+from tests.fuzz.cases import DAMAGE, Case, files_in, rewrite, sampled, without_repetition
 from tests.fuzz.file_cases import OF_ANOTHER, file_cases, folder_cases
 from tests.fuzz.foreign_cases import foreign_cases
 from tests.fuzz.harness import RESUME, RUN_ONNX, SAMPLE, Command, Fuzzer, Result, servers
@@ -175,7 +175,7 @@ def fuzz(
             _make(target.kind, place, python)
             other = target.other and place / target.other
             for case in without_repetition(target.cases(place / target.kind, other)):
-                plain = replace(case, name=f"{target.kind}/{case.name}")
+                plain = replace(case, name=f"{target.kind}/{case.name}", kind=DAMAGE)
                 again = replace(case, name=f"{SEALED}{plain.name}")
                 pool += [plain] * (sealed_again is not True) + [again] * (sealed_again is not False)
         if names:

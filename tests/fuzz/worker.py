@@ -8,6 +8,7 @@ The parent never reads a folder that a command line names.
 
 import importlib
 import json
+import math
 import os
 import resource
 import signal
@@ -54,7 +55,7 @@ def run(request: dict) -> None:
     limit = address_space + request["memory"]
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    seconds = int(request["seconds"])
+    seconds = math.ceil(request["seconds"])
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sys.argv = ["ld4lg", *request["argv"]]
     try:
