@@ -151,6 +151,17 @@ def checked_device(device: torch.device | str | int) -> torch.device:
         ) from error
 
 
+def choose_device(name: str | int | None) -> torch.device:
+    """The named device, or the GPU if there is one.
+
+    Raises:
+        ConfigError: a device that this machine or this torch does not have.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return checked_device(name)
+
+
 def checked_place(
     device: torch.device | str | int | torch.dtype | None, dtype: torch.dtype | None
 ) -> tuple[torch.device | None, torch.dtype | None]:

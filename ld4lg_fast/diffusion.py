@@ -4,7 +4,6 @@
 eq. 1; v: Salimans & Ho 2022). Letters: B batch, N latent positions, d latent width.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.layers import project_to_sphere
 from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
@@ -71,11 +71,6 @@ def x_start_from_flow(z_t: Tensor, flow: Tensor, alpha_sq: Tensor) -> Tensor:
 def noise_from_flow(z_t: Tensor, flow: Tensor, alpha_sq: Tensor) -> Tensor:
     alpha, sigma = _levels(alpha_sq, z_t)
     return (z_t + alpha * flow) / (alpha + sigma)
-
-
-def project_to_sphere(x: Tensor) -> Tensor:
-    """Each latent vector scaled to norm √d, the form of l2-normalised latents."""
-    return F.normalize(x, dim=-1) * math.sqrt(x.shape[-1])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 
@@ -16,16 +15,16 @@ from ld4lg_fast._version import __version__
 from ld4lg_fast.candidates import CHOICES, SURENESS, choose, in_groups
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.run_lock import RunLock
-from ld4lg_fast.checks import check, check_folder, checked_device, output_file
+from ld4lg_fast.checks import check, check_folder, choose_device, output_file
 from ld4lg_fast.console import console, progress_bar
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine import check_fits
 from ld4lg_fast.entry import hydra_entry
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
 from ld4lg_fast.export.runtime.text_display import list_item
+from ld4lg_fast.generation_options import DECODING, resolved_generation
 from ld4lg_fast.option_groups import INFER, checked_groups
 from ld4lg_fast.pipeline import TextDiffusionOutput, TextDiffusionPipeline
-from ld4lg_fast.quality import sampling_plan
 from ld4lg_fast.sharing import gathered, share
 from ld4lg_fast.shipped import results_folder
 from ld4lg_fast.source import read_sources
@@ -42,19 +41,6 @@ PASSED_ON = (
 )
 
 CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are learned under
-
-DECODING = tuple(field.name for field in fields(DecodingConfig))  # entries of the group that make one
-
-
-def choose_device(name: str | int | None) -> torch.device:
-    """The named device, or the GPU if there is one.
-
-    Raises:
-        ConfigError: a device that this machine or this torch does not have.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return checked_device(name)
 
 
 def sample_with_bar(
@@ -118,22 +104,6 @@ def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None
     console.print(f"{len(texts)} texts in {seconds:.1f} s.")
 
 
-def resolved(pipe: TextDiffusionPipeline, generation: Mapping) -> dict:
-    """What ``generation`` leaves to the preset and the model: sampler, steps, spacing, guidance and how latents become
-    text, as they will be."""
-    plan = sampling_plan(*(generation[name] for name in ("quality", "sampler", "sampling_steps", "spacing")))
-    scale, own = generation["guidance_scale"], asdict(pipe.decoding)
-    decoding = {name: own[name] for name in DECODING if name in generation and generation[name] is None}
-    if generation.get("strategies", ()) is None:
-        decoding["strategies"] = [pipe.decoding.strategy]
-    return decoding | {
-        "sampler": plan.sampler or pipe.model.default_sampler,
-        "sampling_steps": plan.num_steps,
-        "spacing": plan.spacing,
-        "guidance_scale": pipe.default_guidance() if scale is None else scale,
-    }
-
-
 def infer(config: DictConfig) -> Path | None:
     """Samples as configured, prints the texts and writes them; returns the JSON file's path.
 
@@ -167,7 +137,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
     sources, references = choose_sources(pipe, run_dir, asked["source_file"], num_samples, num_candidates)
     num_texts = (DEFAULT_SAMPLES if num_samples is None else num_samples) if sources is None else len(sources)
     check_fits(pipe.model, num_texts * num_candidates // processes.num_processes, "generation.num_samples")
-    settings = generation | {"num_samples": num_texts} | resolved(pipe, generation)
+    settings = generation | {"num_samples": num_texts} | resolved_generation(pipe, generation)
     decoding = DecodingConfig(**{name: settings[name] for name in DECODING})
     path = asked["output_file"] or results_folder(run_dir) / "samples" / default_name(settings)
     path = output_file("infer.output_file", path)

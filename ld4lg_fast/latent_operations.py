@@ -17,14 +17,15 @@ from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.decoding.rerank import model_scores
 from ld4lg_fast.decoding.texts import checked_decoding
-from ld4lg_fast.diffusion import project_to_sphere
 from ld4lg_fast.engine import check_fits
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Number, WholeNumber, shown
 from ld4lg_fast.infilling import fill_gap, split_at_gap
 from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.layers import project_to_sphere
 from ld4lg_fast.length_guide import LengthGuide
 from ld4lg_fast.samples import SampledLatents, TextDiffusionOutput, chosen
+from ld4lg_fast.statistics import RunStatistics
 
 
 def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
@@ -43,6 +44,7 @@ class LatentOperations(ABC):
 
     autoencoder: LanguageAutoencoder
     model: LatentDiffusion
+    statistics: RunStatistics
     decoding: DecodingConfig
 
     @property

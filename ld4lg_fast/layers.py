@@ -46,6 +46,11 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
+def project_to_sphere(x: Tensor) -> Tensor:
+    """Each latent vector scaled to norm √d, the form of l2-normalised latents."""
+    return F.normalize(x, dim=-1) * math.sqrt(x.shape[-1])
+
+
 def attention_bias(query_mask: Tensor, key_mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive mask (B, 1, N, M) from boolean masks (B, N) and (B, M), True = keep.
 

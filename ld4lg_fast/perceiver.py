@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ld4lg_fast.diffusion import project_to_sphere
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.layers import (
@@ -20,6 +19,7 @@ from ld4lg_fast.layers import (
     attention_bias,
     check_mask,
     compute_dtype,
+    project_to_sphere,
     store_in_parts,
 )
 

@@ -3,6 +3,7 @@
 Letters: N latent positions, d latent width.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,18 +14,16 @@ from torch import Tensor
 
 from ld4lg_fast import hub
 from ld4lg_fast.autoencoder import LanguageAutoencoder
-from ld4lg_fast.checkpoints import fingerprint
-from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.checks import check_given, check_options, checked_place
+from ld4lg_fast.components import load_components, save_components
 from ld4lg_fast.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.decoding.texts import checked_decoding, decode_in_batches
 from ld4lg_fast.engine import check_fits, fitting_batch, sample_batches, sample_id_tensor
-from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.text_display import get_logger
-from ld4lg_fast.hydra_help import override, shell_command
 from ld4lg_fast.latent_diffusion import LatentDiffusion
 from ld4lg_fast.latent_operations import LatentOperations
+from ld4lg_fast.model_card import model_card
 from ld4lg_fast.quality import sampling_plan
 from ld4lg_fast.regions import compile_regions
 from ld4lg_fast.samples import (
@@ -36,7 +35,6 @@ from ld4lg_fast.samples import (
     TextDiffusionOutput,
     joined,
 )
-from ld4lg_fast.shipped import run_directory
 from ld4lg_fast.source import encode_sources
 from ld4lg_fast.statistics import RunStatistics
 
@@ -85,25 +83,7 @@ class TextDiffusionPipeline(LatentOperations):
             CheckpointError: the folder or repository does not exist, is no run, or has not finished its
                 diffusion stage.
         """
-        run_dir = run_directory(path_or_hub)
-        if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
-            run_dir = hub.download(str(path_or_hub), revision)
-        if not run_dir.is_dir():
-            raise CheckpointError(f"The run directory {run_dir} does not exist; train one with ld4lg train.")
-        if not (run_dir / "autoencoder" / "autoencoder.json").exists():
-            raise CheckpointError(
-                f"{run_dir} is not a finished run: it has no autoencoder; train it with: "
-                + shell_command("ld4lg", "train", override("hydra.run.dir", run_dir))
-            )
-        if not (run_dir / "denoiser" / "config.json").exists():
-            raise CheckpointError(
-                f"{run_dir} has an autoencoder but no denoiser yet; train it with: "
-                + shell_command("ld4lg", "train", "train.stage=diffusion", override("hydra.run.dir", run_dir))
-            )
-        fingerprint.check(run_dir)
-        autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
-        model = LatentDiffusion.load(run_dir / "denoiser")
-        return cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir))
+        return cls(*load_components(path_or_hub, revision))
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Writes a folder that `from_pretrained` reads.
@@ -112,12 +92,7 @@ class TextDiffusionPipeline(LatentOperations):
             CheckpointError: it cannot be written to.
             ConfigError: another process is writing into it.
         """
-        directory = Path(directory)
-        with RunLock(directory), fingerprint.renewed(directory):
-            self.autoencoder.save(directory / "autoencoder")
-            self.model.save(directory / "denoiser")
-            self.statistics.save(directory)
-            self.decoding.save(directory)
+        save_components(Path(directory), self.autoencoder, self.model, self.statistics, self.decoding)
 
     def push_to_hub(
         self,
@@ -142,9 +117,11 @@ class TextDiffusionPipeline(LatentOperations):
             CheckpointError: ``evaluation`` cannot be read.
             huggingface_hub.errors.HfHubHTTPError: the hub refuses.
         """
-        return hub.publish(
-            self, repo_id, private=private, token=token, license=license, evaluation=evaluation
-        )
+        card = model_card(self, repo_id, license=license, evaluation=evaluation)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            (Path(folder) / "README.md").write_text(str(card), encoding="utf-8")
+            return hub.upload(folder, repo_id, private=private, token=token)
 
     def to(
         self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.captured import CapturedSteps
-from ld4lg_fast.diffusion import project_to_sphere
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.layers import Modulation
+from ld4lg_fast.layers import Modulation, project_to_sphere
 from ld4lg_fast.samplers import get_update, step_coefficients
 from ld4lg_fast.schedules import sampling_grid
 

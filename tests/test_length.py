@@ -52,8 +52,8 @@ def test_steering_takes_the_shortest_way(known):
 
 @pytest.mark.parametrize("project", [False, True])
 def test_sampling_is_led_to_the_length(known, project):
-    from ld4lg_fast.diffusion import project_to_sphere
     from ld4lg_fast.engine import sample_latents
+    from ld4lg_fast.layers import project_to_sphere
 
     guide = LengthGuide.fit(*known[:2])
     model = make_model(num_classes=3)

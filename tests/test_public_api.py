@@ -14,6 +14,7 @@ import torch
 import ld4lg_fast
 from ld4lg_fast import DecodingConfig, TextDiffusionPipeline, hub
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.model_card import model_card
 from ld4lg_fast.samples import CallOptions, SamplingOptions
 from ld4lg_fast.statistics import RunStatistics
 from tests.conftest import make_model
@@ -148,7 +149,7 @@ def test_push_to_hub_uploads_a_run_and_a_filled_card(pipe, tmp_path, monkeypatch
 
 
 def test_a_card_of_a_run_that_nothing_is_known_of(autoencoder):
-    card = hub.model_card(TextDiffusionPipeline(autoencoder, make_model()), "me/plain")
+    card = model_card(TextDiffusionPipeline(autoencoder, make_model()), "me/plain")
     assert "Nothing is recorded of them." in card.text and "class_name" not in card.text
     assert card.data.license is None
 
@@ -156,7 +157,7 @@ def test_a_card_of_a_run_that_nothing_is_known_of(autoencoder):
 def test_a_card_shows_names_of_classes_and_nothing_more(autoencoder):
     names = ('a"|<img src=x>', "b\n# c", "\x1b[1m")
     model, statistics = make_model(num_classes=3), RunStatistics(class_names=names, class_counts=(1, 2, 3))
-    text = hub.model_card(TextDiffusionPipeline(autoencoder, model, statistics), "me/x").text
+    text = model_card(TextDiffusionPipeline(autoencoder, model, statistics), "me/x").text
     code, table = text.split("## Model")
     assert "<img" not in table and "\n# c" not in text and "\x1b" not in text
     assert '| classes | a"\\|&lt;img src=x> (1), b\\n# c (2), ' in text
@@ -166,7 +167,7 @@ def test_a_card_shows_names_of_classes_and_nothing_more(autoencoder):
 def test_a_card_needs_what_evaluate_writes(pipe, tmp_path):
     (tmp_path / "x.json").write_text('{"rows": [{"metrics": 3}]}')
     with pytest.raises(CheckpointError, match=r"x\.json is not what ld4lg evaluate writes"):
-        hub.model_card(pipe, "me/x", evaluation=tmp_path / "x.json")
+        model_card(pipe, "me/x", evaluation=tmp_path / "x.json")
 
 
 def test_only_what_loading_reads_is_downloaded(pipe, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from ld4lg_fast.checks import output_file
+from ld4lg_fast.checks import choose_device, output_file
 from ld4lg_fast.console import console
 from ld4lg_fast.decoding.texts import checked_decoding
 from ld4lg_fast.errors import ConfigError
@@ -23,7 +23,7 @@ from ld4lg_fast.evaluation.report_latents import film, latent_map
 from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
 from ld4lg_fast.evaluation.rows import Samples, named, pair_rows, reference_rows, text_rows
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
-from ld4lg_fast.inference import choose_device, resolved
+from ld4lg_fast.generation_options import resolved_generation
 from ld4lg_fast.pipeline import TextDiffusionPipeline
 from ld4lg_fast.shipped import results_folder, run_directory
 from ld4lg_fast.weights import read_json, write_json
@@ -54,7 +54,7 @@ class Evaluation:
         checkpoint = infer["ckpt_path"]
         self.checkpoint = None if checkpoint is None else load_checkpoint(self.pipe, self.run_dir, checkpoint)
         # The file is to say what it was, not that it was left open.
-        generation |= resolved(self.pipe, generation)
+        generation |= resolved_generation(self.pipe, generation)
         self.generation = generation
         self.options = Options.read(generation, config["evaluation"], self.pipe.model.recipe["version"])
         network = self.pipe.model.denoiser.config

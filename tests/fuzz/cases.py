@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # What a case does, as far as another text may legitimately come of it once the folder is sealed again: ``value`` puts
-# another value of the same type or in the place of null, ``content`` other weights or another run's file. All else is damage.
+# another value of the same type or in the place of null, ``content`` other weights or another run's file. All else is
+# damage.
 DAMAGE, VALUE, CONTENT = "damage", "value", "content"
 
 
