@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from ld4lg_fast.data import LengthBucketedBatches, collate, tokenize_texts
-from ld4lg_fast.lm_attention import use_short_attention
+from ld4lg_fast.models.lm_attention import use_short_attention
 from ld4lg_fast.training.options import cpu_has_bf16
 
 

@@ -25,8 +25,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks.language_models import SIZES, random_bart
 from ld4lg_fast.decoding import STRATEGIES, DecodingConfig, generate, generate_ids
-from ld4lg_fast.linear import PRECISIONS
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.engine.precision import PRECISIONS
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 INIT_STD = {"bart-base": 0.05, "small": 0.1}
 LATENTS, SAMPLING_STEPS = 32, 25

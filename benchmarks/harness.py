@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ld4lg_fast.linear import PlainLinear
-from ld4lg_fast.versions import installed_versions
+from ld4lg_fast.engine.precision import PlainLinear
+from ld4lg_fast.terminal.versions import installed_versions
 
 PACKAGES = ("ld4lg-fast", "torch", "triton", "transformers", "onnxruntime", "numpy")
 CEILING_BYTES = 256 * 2**20  # far beyond every cache

@@ -17,7 +17,7 @@ from benchmarks.reference.v2_autoencoder import PerceiverAutoencoder
 from benchmarks.reference.v2_denoiser import DiffusionTransformer
 from benchmarks.training_models import STAGES
 from benchmarks.training_parity import MAX_LEN, Parity
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import generate_demo_texts, tokenize_texts, train_bpe_tokenizer
 from ld4lg_fast.training.options import StageOptions
 

@@ -27,15 +27,15 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks import language_models
 from benchmarks.paper_models import V2_RECIPE
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.export.exporter import export_run
 from ld4lg_fast.export.runtime import OnnxTextDiffusion
 from ld4lg_fast.kernels.backend import use_backend
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 SIZES = {
     "small": {

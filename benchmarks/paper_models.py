@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reference import v1_denoiser, v1_diffusion, v2_denoiser, v2_diffusion
-from ld4lg_fast import interop
 from ld4lg_fast.data import load_text_dataset, train_bpe_tokenizer
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import LD4LGError
-from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.models import parameter_names
 
 V2_SIZES = {
     "paper-v2": {"tx_dim": 768, "tx_depth": 12, "heads": 12, "max_seq_len": 32, "num_dense_connections": 3},
@@ -105,7 +105,7 @@ def _v2(config: str, num_classes: int) -> SamplingSetup:
     network = v2_denoiser.DiffusionTransformer(
         **sizes, latent_dim=width, class_conditional=num_classes > 0, num_classes=num_classes
     )
-    ours = LatentDiffusion(interop.load_denoiser(_randomize(network)), V2_RECIPE)
+    ours = LatentDiffusion(parameter_names.load_denoiser(_randomize(network)), V2_RECIPE)
 
     def make_process(network: nn.Module, num_steps: int) -> nn.Module:
         length = sizes["max_seq_len"]
@@ -118,7 +118,7 @@ def _v1(num_classes: int) -> SamplingSetup:
     network = v1_denoiser.DiffusionTransformer(
         **V1_SIZES, use_class_condition=num_classes > 0, num_classes=num_classes or None
     )
-    ours = LatentDiffusion(interop.load_denoiser_v1(_randomize(network)), V1_RECIPE)
+    ours = LatentDiffusion(parameter_names.load_denoiser_v1(_randomize(network)), V1_RECIPE)
 
     def make_process(network: nn.Module, num_steps: int) -> nn.Module:
         process = v1_diffusion.GaussianDiffusion(network)

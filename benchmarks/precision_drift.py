@@ -22,8 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.linear import PRECISIONS
-from ld4lg_fast.pipeline import SampledLatents
+from ld4lg_fast.engine.precision import PRECISIONS
+from ld4lg_fast.pipeline.pipeline import SampledLatents
 
 
 def tokens(pipe: TextDiffusionPipeline, sampled: SampledLatents, precision: str) -> Tensor:

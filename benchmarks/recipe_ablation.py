@@ -35,6 +35,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from benchmarks.corpus_model import sample_corpus_model, train_corpus_model
 from ld4lg_fast import TextDiffusionPipeline
+from ld4lg_fast.checkpoints.run_directory import STAGE_ONE_RESULTS, RunDirectory
 from ld4lg_fast.data import TextDataset, load_text_dataset, train_bpe_tokenizer
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.evaluation.cache import ArrayCache
@@ -44,7 +45,6 @@ from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 from ld4lg_fast.evaluation.report import versions as metric_versions
 from ld4lg_fast.evaluation.settings import EvaluationSettings
-from ld4lg_fast.training.run_directory import STAGE_ONE_RESULTS, RunDirectory
 
 JUDGE_SEED = 1_000_003
 AUTOREGRESSIVE_BATCH = 16  # as the autoencoder's of model=small; better than 64 in five minutes, too

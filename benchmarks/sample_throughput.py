@@ -38,13 +38,13 @@ from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS, NUM_CLASSES, SamplingSetup, make_setup
 from benchmarks.remedies import REMEDIES, Remedies
 from benchmarks.text_decoding import TextDecoding
-from ld4lg_fast.engine import sample_latents
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.engine.engine import sample_latents
+from ld4lg_fast.engine.precision import PlainLinear, Tf32Linear
+from ld4lg_fast.engine.regional_compile import compile_regions
+from ld4lg_fast.engine.sampling_run import START_STREAM
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.kernels.backend import use_backend
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.linear import PlainLinear, Tf32Linear
-from ld4lg_fast.regions import compile_regions
-from ld4lg_fast.sampling_run import START_STREAM
 
 SEED = 0
 GUIDED_TIMES = (0.25, 0.75)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.paper_models import SamplingSetup
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig, generate_ids
-from ld4lg_fast.perceiver import Perceiver, PerceiverConfig
+from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 
 MAX_LENGTH, ROUNDS = 32, 3
 BEAM = DecodingConfig(max_length=MAX_LENGTH)

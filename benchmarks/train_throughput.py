@@ -33,12 +33,12 @@ from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS
 from benchmarks.remedies import REMEDIES, Lent, Remedies
 from benchmarks.training_models import STAGES, STEPS, OneProcess, TrainingSetup
-from ld4lg_fast.gpu import gpu_settings
+from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.training.interrupts import Interrupts
-from ld4lg_fast.training.learner import Learner
 from ld4lg_fast.training.memory import keep_freed_memory
 from ld4lg_fast.training.profiling import counted_operations
 from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.train_step import Learner
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PAPER_TEXTS = {"autoencoder": 50_000 * 256, "diffusion": 250_000 * 128}

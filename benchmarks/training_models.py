@@ -15,10 +15,10 @@ from benchmarks.language_models import random_bart
 from benchmarks.paper_models import SamplingSetup, corpus_lengths, make_setup
 from benchmarks.reference.training import Trainer, autoencoder_loss, diffusion_loss
 from benchmarks.reference.v2_autoencoder import PerceiverAutoencoder
-from ld4lg_fast import interop
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING
 from ld4lg_fast.data import TokenizedTexts, collate
-from ld4lg_fast.smoothing import NO_SMOOTHING
+from ld4lg_fast.models import parameter_names
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
@@ -91,7 +91,7 @@ class TrainingSetup:
 
     def stage(self, session: Session) -> AutoencoderStage | DiffusionStage:
         if self.stage_name == "autoencoder":
-            perceiver = interop.load_perceiver(self.perceiver.state_dict(), l2_normalize=False)
+            perceiver = parameter_names.load_perceiver(self.perceiver.state_dict(), l2_normalize=False)
             tokenizer = SimpleNamespace(pad_token_id=PAD)
             autoencoder = LanguageAutoencoder(self.lm, tokenizer, perceiver, MAX_LEN, freeze_lm=True)
             return AutoencoderStage(autoencoder.train(), self.tokens, [], session, smoothing=NO_SMOOTHING)

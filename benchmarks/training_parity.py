@@ -14,21 +14,21 @@ from benchmarks.reference.v2_autoencoder import PerceiverAutoencoder
 from benchmarks.reference.v2_denoiser import DiffusionTransformer
 from benchmarks.reference.v2_diffusion import GaussianDiffusion
 from benchmarks.training_models import PAD, OneProcess
-from ld4lg_fast import interop
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING
 from ld4lg_fast.data import TokenizedTexts, collate
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.smoothing import NO_SMOOTHING
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.models import parameter_names
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.interrupts import Interrupts
 from ld4lg_fast.training.latent_cache import encode_latents
-from ld4lg_fast.training.learner import Learner, Part
 from ld4lg_fast.training.optimization import learning_rate
 from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
+from ld4lg_fast.training.train_step import Learner, Part
 
 MAX_LEN = 32
 
@@ -63,11 +63,13 @@ class Parity:
         )
 
     def _stage(self, name: str, session: Session) -> AutoencoderStage | DiffusionStage:
-        perceiver = interop.load_perceiver(self.perceiver.state_dict(), l2_normalize=False)
+        perceiver = parameter_names.load_perceiver(self.perceiver.state_dict(), l2_normalize=False)
         autoencoder = LanguageAutoencoder(self.lm, self.tokenizer, perceiver, MAX_LEN, freeze_lm=True)
         if name == "autoencoder":
             return AutoencoderStage(autoencoder.train(), self.tokens, [], session, smoothing=NO_SMOOTHING)
-        model = LatentDiffusion(interop.load_denoiser(self.network.state_dict(), dropout=0.0), V2_RECIPE)
+        model = LatentDiffusion(
+            parameter_names.load_denoiser(self.network.state_dict(), dropout=0.0), V2_RECIPE
+        )
         latents = encode_latents(autoencoder.eval(), self.tokens, session, range(len(self.tokens)))
         return DiffusionStage(model.train(), ConditionedLatents(Rows([latents])), None, session)
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.decoding.families import Decoder, read_decoder
+from ld4lg_fast.engine.precision import PlainLinear
 from ld4lg_fast.export.graph import Graph, cache_names
 from ld4lg_fast.export.runtime.language_model import SPAN
-from ld4lg_fast.linear import PlainLinear
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 
 class LatentsToCache(nn.Module):

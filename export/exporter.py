@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from ld4lg_fast._version import __version__
-from ld4lg_fast.checks import check_folder
+from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export import runtime
 from ld4lg_fast.export.graphs import make_graphs
@@ -33,10 +34,9 @@ from ld4lg_fast.export.runtime.records import as_json
 from ld4lg_fast.export.staging import staging_folder
 from ld4lg_fast.export.validation import validate_folder
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.quality import QUALITIES
-from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule
-from ld4lg_fast.weights import write_json
+from ld4lg_fast.options.checks import check_folder
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.presets import QUALITIES
 
 PRECISIONS = {
     "float32": torch.float32,

@@ -15,13 +15,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ld4lg_fast.denoiser import Conditions, DiffusionTransformer
-from ld4lg_fast.denoiser_v1 import DiffusionTransformerV1
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.decoder_graphs import decoder_graphs
 from ld4lg_fast.export.graph import Graph
-from ld4lg_fast.layers import attention_bias
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.models.denoiser import Conditions, DiffusionTransformer
+from ld4lg_fast.models.denoiser_v1 import DiffusionTransformerV1
+from ld4lg_fast.models.layers import attention_bias
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 FAMILIES = ("bart", "t5", "mt5")
 

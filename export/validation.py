@@ -16,7 +16,7 @@ from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.language_model import LanguageModel
 from ld4lg_fast.export.runtime.session import Session
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 # Largest difference, relative to the largest value where that is above 1. int8's is told and not judged: it
 # depends on the model what it costs.

@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 from ld4lg_fast._version import __version__
 
 if TYPE_CHECKING:
-    from ld4lg_fast.autoencoder import LanguageAutoencoder
+    from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
     from ld4lg_fast.decoding import DecodingConfig
-    from ld4lg_fast.denoiser import DenoiserConfig, DiffusionTransformer
-    from ld4lg_fast.diffusion import GaussianDiffusion
+    from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+    from ld4lg_fast.diffusion.process import GaussianDiffusion
     from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
-    from ld4lg_fast.latent_diffusion import LatentDiffusion
-    from ld4lg_fast.pipeline import TextDiffusionPipeline
-    from ld4lg_fast.samples import SampledLatents, TextDiffusionOutput
+    from ld4lg_fast.models.denoiser import DenoiserConfig, DiffusionTransformer
+    from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput
+    from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 _LAZY = {
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "DataError": "errors",
     "DecodingConfig": "decoding",
-    "DenoiserConfig": "denoiser",
-    "DiffusionTransformer": "denoiser",
-    "GaussianDiffusion": "diffusion",
-    "LanguageAutoencoder": "autoencoder",
-    "LatentDiffusion": "latent_diffusion",
+    "DenoiserConfig": "models.denoiser",
+    "DiffusionTransformer": "models.denoiser",
+    "GaussianDiffusion": "diffusion.process",
+    "LanguageAutoencoder": "autoencoder.language_autoencoder",
+    "LatentDiffusion": "diffusion.latent_diffusion",
     "LD4LGError": "errors",
-    "SampledLatents": "samples",
-    "TextDiffusionOutput": "samples",
-    "TextDiffusionPipeline": "pipeline",
+    "SampledLatents": "pipeline.outputs",
+    "TextDiffusionOutput": "pipeline.outputs",
+    "TextDiffusionPipeline": "pipeline.pipeline",
 }
 
 __all__ = [

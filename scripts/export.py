@@ -5,7 +5,7 @@ python scripts/export.py RUN_DIR OUT_DIR --precision int8
 
 import sys
 
-from ld4lg_fast.cli import main
+from ld4lg_fast.cli.main import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "export")

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
-from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores

@@ -11,7 +11,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ld4lg_fast import bench, cli
+from ld4lg_fast.cli import bench
+from ld4lg_fast.cli import main as cli
 from ld4lg_fast.training import entry as training
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,6 +1,6 @@
 """The library's answers to golden cases: kind -> function(case) -> outputs.
 
-Published weights come in through `ld4lg_fast.interop`, and gradients go out through it.
+Published weights come in through `ld4lg_fast.models.parameter_names`, and gradients go out through it.
 """
 
 import torch
@@ -8,12 +8,12 @@ from golden_cases import Case, given
 from golden_library_parts import PredictionSteps, RecordedDenoiser, Watch, gradients, training_loss
 from torch import Tensor
 
-from ld4lg_fast import diffusion as conversions
-from ld4lg_fast import interop
-from ld4lg_fast.denoiser_v1 import relative_position_bucket
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.samplers import get_sampler, guided_denoiser
-from ld4lg_fast.schedules import ContinuousSchedule, DiscreteSchedule, SamplingGrid, sampling_grid
+from ld4lg_fast.diffusion import process as conversions
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.samplers import get_sampler, guided_denoiser
+from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule, SamplingGrid, sampling_grid
+from ld4lg_fast.models import parameter_names
+from ld4lg_fast.models.denoiser_v1 import relative_position_bucket
 
 SAMPLER_NAMES = {"dpmpp": "dpmpp_published"}
 
@@ -61,7 +61,7 @@ def grid_times(num_steps: int) -> Tensor:
 @torch.no_grad()
 def official_denoiser(case: Case) -> dict[str, Tensor]:
     inputs = case.inputs
-    out = interop.load_denoiser(case.weights)(
+    out = parameter_names.load_denoiser(case.weights)(
         inputs["x"],
         inputs["time"],
         mask=inputs["mask"],
@@ -76,7 +76,7 @@ def official_denoiser(case: Case) -> dict[str, Tensor]:
 @torch.no_grad()
 def official_autoencoder(case: Case) -> dict[str, Tensor]:
     inputs = case.inputs
-    perceiver = interop.load_perceiver(case.weights, case.constructor["l2_normalize_latents"])
+    perceiver = parameter_names.load_perceiver(case.weights, case.constructor["l2_normalize_latents"])
     latents = perceiver.encode(inputs["encoder_outputs"], inputs["attention_mask"])
     decoded = perceiver.decode(latents)
     outputs = {"latents": latents, "decoded": decoded, "forward": decoded}
@@ -164,17 +164,17 @@ def official_predictions(case: Case) -> dict[str, Tensor]:
 
 
 def official_training_loss(case: Case) -> dict[str, Tensor]:
-    denoiser, inputs = interop.load_denoiser(case.weights), case.inputs
+    denoiser, inputs = parameter_names.load_denoiser(case.weights), case.inputs
     model = LatentDiffusion(denoiser, recipe_v2(case.settings)).eval()
     result, outputs = training_loss(model, case, inputs["txt_latent"], inputs["mask"], inputs["times"])
     outputs |= {"z_t": result.z_t, "pred_x_start": result.prediction.x_start}
-    return outputs | gradients(denoiser, interop.denoiser_names(denoiser.config))
+    return outputs | gradients(denoiser, parameter_names.denoiser_names(denoiser.config))
 
 
 @torch.no_grad()
 def official_sampling(case: Case) -> dict[str, Tensor]:
     inputs, settings, call = case.inputs, case.settings, case.call_args
-    model = LatentDiffusion(interop.load_denoiser(case.weights), recipe_v2(settings)).eval()
+    model = LatentDiffusion(parameter_names.load_denoiser(case.weights), recipe_v2(settings)).eval()
     grid = sampling_grid(model.diffusion.schedule_for_sampling, settings["sampling_timesteps"])
     steps = PredictionSteps()
     batch, length, _ = inputs["z_T"].shape
@@ -203,7 +203,7 @@ def official_sampling(case: Case) -> dict[str, Tensor]:
 @torch.no_grad()
 def unofficial_denoiser(case: Case) -> dict[str, Tensor]:
     inputs = case.inputs
-    out = interop.load_denoiser_v1(case.weights)(
+    out = parameter_names.load_denoiser_v1(case.weights)(
         inputs["x"],
         inputs["t"],
         mask=inputs["x_mask"],
@@ -279,7 +279,7 @@ def unofficial_latent_normalization(case: Case) -> dict[str, Tensor]:
 
 
 def unofficial_training_loss(case: Case) -> dict[str, Tensor]:
-    denoiser, inputs = interop.load_denoiser_v1(case.weights), case.inputs
+    denoiser, inputs = parameter_names.load_denoiser_v1(case.weights), case.inputs
     model = LatentDiffusion(denoiser, recipe_v1(case.settings)).eval()
     model.set_statistics(inputs["hidden_states"], inputs["attention_mask"])
     hidden, mask = inputs["hidden_states"], inputs["attention_mask"]
@@ -291,13 +291,13 @@ def unofficial_training_loss(case: Case) -> dict[str, Tensor]:
         "pred_x0": result.prediction.x_start,
         "pred_noise": result.prediction.noise,
     }
-    return outputs | gradients(denoiser, interop.denoiser_names_v1(denoiser.config))
+    return outputs | gradients(denoiser, parameter_names.denoiser_names_v1(denoiser.config))
 
 
 @torch.no_grad()
 def unofficial_sampling(case: Case) -> dict[str, Tensor]:
     inputs, call = case.inputs, case.call_args
-    denoiser = interop.load_denoiser_v1(case.weights)
+    denoiser = parameter_names.load_denoiser_v1(case.weights)
     model = LatentDiffusion(denoiser, recipe_v1(case.settings)).eval()
     model.latent_mean.copy_(inputs["x_mean"])
     model.latent_scale.copy_(inputs["x_std"])

@@ -7,9 +7,9 @@ import torch
 from golden_cases import Case, Steps, given
 from torch import Tensor, nn
 
-from ld4lg_fast import interop
-from ld4lg_fast.diffusion import LossOutput, Prediction, TrainingDraws
-from ld4lg_fast.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.process import LossOutput, Prediction, TrainingDraws
+from ld4lg_fast.models import parameter_names
 
 
 class RecordedDenoiser(nn.Module):
@@ -55,7 +55,7 @@ def gradients(network: nn.Module, names: dict[str, str]) -> dict[str, Tensor]:
     with torch.no_grad():
         for parameter, grad in zip(stand_in.parameters(), grads, strict=True):
             parameter.copy_(grad)
-    published = interop.to_published(stand_in.state_dict(), names)
+    published = parameter_names.to_published(stand_in.state_dict(), names)
     norm = torch.stack([grad.norm() for grad in grads]).norm()
     return {f"grad/{name}": grad for name, grad in published.items()} | {"grad_norm": norm}
 

@@ -13,13 +13,13 @@ import pytest
 from omegaconf import OmegaConf
 from typer.main import get_command
 
-from ld4lg_fast import samplers
-from ld4lg_fast.cli import app
-from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.statistics import RunStatistics
+from ld4lg_fast.cli.main import app
+from ld4lg_fast.diffusion import samplers
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.statistics import RunStatistics
 from tests.conftest import make_model
 from tests.doc_commands import DOCUMENTS, ROOT, blocks, commands, run
-from tests.published_checkpoints import Official
+from tests.published.published_checkpoints import Official
 
 TEXTS = [f"Place {i} is a {kind} pub near the river." for i in range(30) for kind in ("cheap", "small")]
 LADDERS = {

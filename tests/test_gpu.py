@@ -6,7 +6,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.backends.cuda import cudnn_sdp_enabled, flash_sdp_enabled
 
-from ld4lg_fast.gpu import gpu_settings
+from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.kernels import library
 
 

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from benchmarks.reference import v1_denoiser, v1_diffusion, v2_autoencoder, v2_denoiser
-from ld4lg_fast import interop
-from ld4lg_fast.diffusion import TrainingDraws
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.samplers import get_sampler, guided_denoiser
-from ld4lg_fast.schedules import sampling_grid
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.process import TrainingDraws
+from ld4lg_fast.diffusion.samplers import get_sampler, guided_denoiser
+from ld4lg_fast.diffusion.schedules import sampling_grid
+from ld4lg_fast.models import parameter_names
 
 BATCH, LENGTH, WIDTH = 3, 7, 12
 MASK = torch.arange(LENGTH) < torch.tensor([[7], [4], [1]])
@@ -48,7 +48,7 @@ def randomized(network: nn.Module) -> nn.Module:
 def test_v2_denoiser(changes):
     sizes = {"tx_dim": 64, "tx_depth": 2, "heads": 1, "latent_dim": WIDTH, "max_seq_len": 9}
     reference = randomized(v2_denoiser.DiffusionTransformer(**(sizes | changes)))
-    ours = interop.load_denoiser(reference.state_dict())
+    ours = parameter_names.load_denoiser(reference.state_dict())
     x, x_self_cond = normal(BATCH, LENGTH, WIDTH), normal(BATCH, LENGTH, WIDTH, seed=2)
     time = torch.tensor([0.9, 0.4, 0.01])
     class_id = torch.tensor([0, 1, 2]) if changes.get("class_conditional") else None
@@ -83,7 +83,7 @@ def test_v2_autoencoder(widths, transformer_decoder):
             transformer_decoder=transformer_decoder,
         )
     )
-    ours = interop.load_perceiver(reference.state_dict(), l2_normalize=False)
+    ours = parameter_names.load_perceiver(reference.state_dict(), l2_normalize=False)
     states = normal(BATCH, LENGTH, widths[0])
     latents = reference.encode(states, MASK)
     assert_close(ours.encode(states, MASK), latents, **CLOSE)
@@ -105,7 +105,7 @@ def v1_pair(
         "num_train_timesteps": timesteps,
     }
     process = v1_diffusion.GaussianDiffusion(reference, timesteps=timesteps, objective=objective)
-    return process, LatentDiffusion(interop.load_denoiser_v1(reference.state_dict()), recipe).eval()
+    return process, LatentDiffusion(parameter_names.load_denoiser_v1(reference.state_dict()), recipe).eval()
 
 
 @pytest.mark.parametrize("objective", ["pred_x0", "pred_noise"])

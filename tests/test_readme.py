@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from ld4lg_fast.cli import app
-from ld4lg_fast.quality import QUALITIES
-from ld4lg_fast.samplers import SAMPLERS
+from ld4lg_fast.cli.main import app
+from ld4lg_fast.diffusion.samplers import SAMPLERS
+from ld4lg_fast.pipeline.presets import QUALITIES
 from tests.doc_commands import DOCUMENTS, ROOT, commands
 
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in DOCUMENTS}

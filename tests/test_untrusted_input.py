@@ -13,7 +13,7 @@ from tests.test_architecture import ROOT, sources
 
 FOLDERS = ("ld4lg_fast", "export", "kernels", "benchmarks", "scripts")
 OWN_CLASSES = {"TextDiffusionPipeline", "LanguageAutoencoder", "cls", "pipe"}  # whose from_pretrained is ours
-CONSOLE = "ld4lg_fast/console.py"
+CONSOLE = "ld4lg_fast/terminal/console.py"
 # Who shows texts, and who says that it is not there.
 DISPLAY = ("export/runtime/text_display.py", "export/runtime/folder/generate.py")
 # Modules that are imported by a name that the package itself holds.

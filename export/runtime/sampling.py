@@ -1,4 +1,4 @@
-"""Samplers in NumPy: the numbers of `ld4lg_fast.samplers`.
+"""Samplers in NumPy: the numbers of `ld4lg_fast.diffusion.samplers`.
 
 Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients: computed in
 float64 and rounded at the end, as the PyTorch engine does. Everywhere ``alpha_sq`` is the squared signal level.
@@ -16,7 +16,7 @@ from .schedules import SamplingGrid
 OBJECTIVES = ("pred_v", "pred_x0", "pred_noise", "pred_flow")
 
 
-SMALL_STEP = 1e-5  # see `ld4lg_fast.samplers`
+SMALL_STEP = 1e-5  # see `ld4lg_fast.diffusion.samplers`
 
 
 def _noise_from_x_start(z: np.ndarray, x_start: np.ndarray, alpha_sq: np.float64) -> np.ndarray:

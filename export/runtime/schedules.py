@@ -1,4 +1,4 @@
-"""Noise levels in NumPy: the numbers of `ld4lg_fast.schedules`.
+"""Noise levels in NumPy: the numbers of `ld4lg_fast.diffusion.schedules`.
 
 Everywhere ``alpha_sq`` is the squared signal level; rounding to float32 happens where the PyTorch path rounds.
 Letters: S sampling steps, T training timesteps.
@@ -38,10 +38,10 @@ class SamplingGrid:
 
 
 def sampling_grid(schedule: Mapping, num_steps: int, spacing: str = "time") -> SamplingGrid:
-    """The levels that ``num_steps`` steps visit. They rise strictly, see `ld4lg_fast.schedules.sampling_grid`.
+    """The levels that ``num_steps`` steps visit. They rise strictly, see `ld4lg_fast.diffusion.schedules.sampling_grid`.
 
     ``schedule`` has ``name`` and ``scale`` (continuous times), or ``alphas_cumprod`` (T,), recipe v1's table; and
-    ``learned_times`` for the spacing of that name, or None. Spacings: see `ld4lg_fast.schedules.sampling_times`.
+    ``learned_times`` for the spacing of that name, or None. Spacings: see `ld4lg_fast.diffusion.schedules.sampling_times`.
 
     Raises:
         RuntimeInputError: an unknown spacing, one that the model has no times for, or too many steps for it.

@@ -1,7 +1,7 @@
 """One schema for every file of a run directory: keys, types and ranges, so that no value is met for the first time
 where it is used.
 
-Sizes are bounded by what a machine can hold; that the tensors have them is checked by `ld4lg_fast.weights`. A file has
+Sizes are bounded by what a machine can hold; that the tensors have them is checked by `ld4lg_fast.checkpoints.tensors`. A file has
 all keys of its schema that have no default, and no others.
 """
 
@@ -74,7 +74,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 class PerceiverFile(Schema):
-    """See `ld4lg_fast.perceiver.PerceiverConfig`."""
+    """See `ld4lg_fast.models.perceiver.PerceiverConfig`."""
 
     dim_lm: Width
     dim_latent: Width
@@ -103,7 +103,7 @@ class AutoencoderFile(Schema):
 
 
 class DenoiserFile(Schema):
-    """See `ld4lg_fast.denoiser.DenoiserConfig`."""
+    """See `ld4lg_fast.models.denoiser.DenoiserConfig`."""
 
     dim: Width
     depth: Depth
@@ -121,7 +121,7 @@ class DenoiserFile(Schema):
 
 
 class DenoiserFileV1(Schema):
-    """See `ld4lg_fast.denoiser_v1.DenoiserConfigV1`."""
+    """See `ld4lg_fast.models.denoiser_v1.DenoiserConfigV1`."""
 
     dim: Width
     depth: Depth
@@ -154,7 +154,7 @@ class _Recipe(Schema):
 
 
 class RecipeV1(_Recipe):
-    """The recipe of `ld4lg_fast.latent_diffusion.make_diffusion`, version v1."""
+    """The recipe of `ld4lg_fast.diffusion.latent_diffusion.make_diffusion`, version v1."""
 
     version: Literal["v1"]
     beta_schedule: Name

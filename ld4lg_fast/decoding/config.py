@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ld4lg_fast.candidates import CHOICES
+from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.checkpoints.schemas import DecodingFile, read
-from ld4lg_fast.checks import check_choice, check_given, check_options
+from ld4lg_fast.decoding.candidates import CHOICES
+from ld4lg_fast.engine.precision import check_precision
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export.runtime.option_checks import plain
-from ld4lg_fast.linear import check_precision
-from ld4lg_fast.weights import write_json
+from ld4lg_fast.options.checks import check_choice, check_given, check_options
 
 STRATEGIES = ("greedy", "beam", "nucleus")
 FILE = "decoding.json"

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from ld4lg_fast.decoding.rules import UnsupportedError
-from ld4lg_fast.linear import Linear, Pack
+from ld4lg_fast.engine.precision import Linear, Pack
 
 Map = Callable[[Tensor], Tensor]
 

@@ -24,12 +24,12 @@ from ld4lg_fast.decoding.loop import run
 from ld4lg_fast.decoding.rules import Rules, UnsupportedError
 from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch
 from ld4lg_fast.decoding.stack import DecoderStack
+from ld4lg_fast.engine.gpu_settings import gpu_settings
+from ld4lg_fast.engine.packed_weights import prepared_once
+from ld4lg_fast.engine.precision import choose_linear
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.text_display import get_logger
-from ld4lg_fast.gpu import gpu_settings
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.linear import choose_linear
-from ld4lg_fast.prepared import prepared_once
 
 TOKEN_STREAM = 1 << 30  # random stream of token draws, apart from the samplers' steps
 

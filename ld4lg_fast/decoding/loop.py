@@ -6,9 +6,9 @@ Letters: S sentences, T = max_length tokens.
 import torch
 from torch import Tensor
 
-from ld4lg_fast.captured import Capture
 from ld4lg_fast.decoding.rules import Rules
 from ld4lg_fast.decoding.search import Search
+from ld4lg_fast.engine.cuda_graphs import Capture
 
 GRAPH_SPAN = 32  # tokens: a graph attends to the cache in steps of so many
 CHECK_EVERY = 8  # steps between two questions to a GPU whether it is done

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from ld4lg_fast.candidates import get_similarity, minimum_bayes_risk
+from ld4lg_fast.decoding.candidates import get_similarity, minimum_bayes_risk
 
 
 def model_scores(lm: PreTrainedModel, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:

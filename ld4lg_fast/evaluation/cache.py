@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ld4lg_fast.checkpoints.files import size_of
+from ld4lg_fast.checkpoints.files import size_of, write_atomically
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.text_display import get_logger
-from ld4lg_fast.weights import write_atomically
 
 logger = get_logger("ld4lg_fast")
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from ld4lg_fast.checkpoints.run_directory import RunDirectory
+from ld4lg_fast.checkpoints.tensors import load_weights
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.checkpoint import CheckpointStore
-from ld4lg_fast.training.run_directory import RunDirectory
-from ld4lg_fast.weights import load_weights
 
 WEIGHTS = "ema.safetensors"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ld4lg_fast.console import console
-from ld4lg_fast.entry import hydra_entry
+from ld4lg_fast.terminal.console import console
+from ld4lg_fast.terminal.hydra_entry import hydra_entry
 from ld4lg_fast.training.session import on_main, start_processes
 
 
@@ -22,7 +22,7 @@ def test(config: DictConfig) -> Path:
     """
     # Imported late: transformers takes seconds, and a mistake on the command line should show at once.
     from ld4lg_fast.evaluation.options import GROUPS
-    from ld4lg_fast.option_groups import checked_groups
+    from ld4lg_fast.options.groups import checked_groups
 
     settings = checked_groups(config, GROUPS)
     processes = start_processes()

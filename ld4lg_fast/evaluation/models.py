@@ -12,7 +12,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from ld4lg_fast.autoencoder import _hub_answers, _without_progress_bars
+from ld4lg_fast.autoencoder.language_autoencoder import _hub_answers, _without_progress_bars
 from ld4lg_fast.checkpoints.language_model import load_pretrained
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from ld4lg_fast.checks import RULES
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.evaluation.settings import MAY_BE_NONE, SETTINGS, EvaluationSettings
 from ld4lg_fast.export.runtime.option_checks import Switch, Text, WholeNumber
-from ld4lg_fast.option_groups import RUN, SAMPLING, Groups, ListOf, Name, OrNull, Path
+from ld4lg_fast.options.checks import RULES
+from ld4lg_fast.options.groups import RUN, SAMPLING, Groups, ListOf, Name, OrNull, Path
 
 GROUPS: Groups = {
     "infer": RUN | {"ckpt_path": OrNull(Path())},

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
-from ld4lg_fast.console import TextConsole, console
 from ld4lg_fast.evaluation.confidence import summary
 from ld4lg_fast.evaluation.metrics import METRICS
-from ld4lg_fast.versions import installed_versions
+from ld4lg_fast.terminal.console import TextConsole, console
+from ld4lg_fast.terminal.versions import installed_versions
 
 PACKAGES = (
     *("ld4lg-fast", "torch", "transformers", "numpy", "scikit-learn", "faiss-cpu", "mauve-text", "spacy"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 MAP_TEXTS = 400  # of each kind, at most
 FRAMES = 14

@@ -9,12 +9,12 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from ld4lg_fast.checkpoints.files import read_json, write_atomically
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.evaluation.ngrams import ngrams
 from ld4lg_fast.evaluation.report_charts import Point, bars, histogram, scatter
 from ld4lg_fast.evaluation.report_latents import Film, LatentMap
 from ld4lg_fast.export.runtime.similarity import word_pattern
-from ld4lg_fast.weights import read_json, write_atomically
 
 BETTER_LOW = {"perplexity", "memorization"}
 AGAINST_DIVERSITY = ("mauve", "perplexity", "memorization", "rougeL", "sacrebleu")

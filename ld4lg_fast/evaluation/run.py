@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from ld4lg_fast.checks import choose_device, output_file
-from ld4lg_fast.console import console
-from ld4lg_fast.decoding.texts import checked_decoding
+from ld4lg_fast.checkpoints.files import read_json, write_json
+from ld4lg_fast.checkpoints.shipped import results_folder, run_directory
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.checkpoints import load_checkpoint
+from ld4lg_fast.evaluation.comparisons import Samples, named, pair_rows, reference_rows, text_rows
 from ld4lg_fast.evaluation.metrics import evaluate_pairs, evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.options import Options
@@ -21,12 +21,12 @@ from ld4lg_fast.evaluation.references import choose_class, choose_references, lo
 from ld4lg_fast.evaluation.report import Row, print_report, versions
 from ld4lg_fast.evaluation.report_latents import film, latent_map
 from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
-from ld4lg_fast.evaluation.rows import Samples, named, pair_rows, reference_rows, text_rows
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
-from ld4lg_fast.generation_options import resolved_generation
-from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.shipped import results_folder, run_directory
-from ld4lg_fast.weights import read_json, write_json
+from ld4lg_fast.options.checks import choose_device, output_file
+from ld4lg_fast.pipeline.decode import checked_decoding
+from ld4lg_fast.pipeline.generation_options import resolved_generation
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.terminal.console import console
 
 
 class Evaluation:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 
-from ld4lg_fast.console import progress_bar
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.sharing import gathered, share
+from ld4lg_fast.engine.distributed import gathered, share
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.terminal.console import progress_bar
 
 
 @dataclass(frozen=True)

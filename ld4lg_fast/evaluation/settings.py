@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ld4lg_fast.checks import check
 from ld4lg_fast.export.runtime.option_checks import Number, Text, WholeNumber
+from ld4lg_fast.options.checks import check
 
 SETTINGS = {
     "mauve_model": Text(),

@@ -15,7 +15,7 @@ from torch import Tensor
 from ld4lg_fast.checkpoints.files import size_of
 from ld4lg_fast.checkpoints.tensors import load_tensors
 from ld4lg_fast.errors import CheckpointError, LD4LGError
-from ld4lg_fast.interop import some
+from ld4lg_fast.models.parameter_names import some
 
 # The one thing that torch unpickles of weights of which a few bytes make as much memory as they say.
 _SWELLS = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")

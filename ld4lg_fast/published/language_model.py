@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.interop import check_numbers, some
+from ld4lg_fast.models.parameter_names import check_numbers, some
 
 
 def load_by_name(name: str, max_len: int, frozen: bool = True) -> LanguageAutoencoder:

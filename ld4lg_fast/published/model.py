@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
-from ld4lg_fast.denoiser import DiffusionTransformer
-from ld4lg_fast.denoiser_v1 import DiffusionTransformerV1
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.models.denoiser import DiffusionTransformer
+from ld4lg_fast.models.denoiser_v1 import DiffusionTransformerV1
 
 
 @dataclass(frozen=True)

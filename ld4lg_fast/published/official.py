@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ld4lg_fast import interop
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints.schemas import Recipe, validated
+from ld4lg_fast.diffusion.latent_diffusion import make_diffusion
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.latent_diffusion import make_diffusion
+from ld4lg_fast.models import parameter_names
 from ld4lg_fast.published import language_model
 from ld4lg_fast.published.files import (
     check_known,
@@ -91,7 +91,7 @@ def read_official(weights: Path, autoencoder: Path | None = None, lm: str | None
         state, averaged = find_weights(content, "diffusion_model.")
         check_known(state, ("diffusion_model.", "context_encoder."), ("latent_mean", "latent_scale"))
         network = under(state, "diffusion_model.")
-        config = interop.denoiser_config(network)
+        config = parameter_names.denoiser_config(network)
     settings.agree(
         {
             "tx_dim": config.dim,
@@ -107,7 +107,7 @@ def read_official(weights: Path, autoencoder: Path | None = None, lm: str | None
     text = _read_text_side(settings, autoencoder, lm, config.max_len)
     with naming(weights):
         network[POSITIONS] = _used_positions(network[POSITIONS], text.model.num_latents)
-        denoiser = interop.load_denoiser(network, dropout)
+        denoiser = parameter_names.load_denoiser(network, dropout)
         if config.dim_context:
             recipe["source_max_len"] = config.max_len * SOURCE_LENGTHS.get(dataset, 1)
             language_model.check_same_encoder(text.model.lm, under(state, "context_encoder."))
@@ -189,7 +189,7 @@ def read_autoencoder(folder: Path, lm: str | None = None) -> OfficialAutoencoder
     content = load_file(weights)
     with naming(weights):
         state, _ = find_weights(content, PERCEIVER)
-        perceiver = interop.load_perceiver(under(state, PERCEIVER), l2_normalize)
+        perceiver = parameter_names.load_perceiver(under(state, PERCEIVER), l2_normalize)
     config = perceiver.config
     found = {
         "dim_ae": config.dim_latent,

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld4lg_fast import interop
 from ld4lg_fast.checkpoints.schemas import RecipeV1, validated
-from ld4lg_fast.denoiser_v1 import DenoiserConfigV1
+from ld4lg_fast.diffusion.latent_diffusion import make_diffusion
+from ld4lg_fast.diffusion.schedules import DiscreteSchedule
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.latent_diffusion import make_diffusion
-from ld4lg_fast.layers import DIM_HEAD
+from ld4lg_fast.models import parameter_names
+from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1
+from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.published import language_model
 from ld4lg_fast.published.files import (
     check_known,
@@ -30,7 +31,6 @@ from ld4lg_fast.published.files import (
 )
 from ld4lg_fast.published.model import PublishedModel
 from ld4lg_fast.published.settings import Settings
-from ld4lg_fast.schedules import DiscreteSchedule
 
 AVERAGED = "pytorch_model_1.bin"
 WEIGHTS = (AVERAGED, "model.safetensors", "pytorch_model.bin")
@@ -99,7 +99,7 @@ def read_unofficial(weights: Path, config: Path, lm: str | None = None) -> Publi
     with naming(weights):
         state, averaged = find_weights(content, "transformer.")
         check_known(state, ("transformer.", "autoencoder."), ("x_mean", "x_std", *SCHEDULE_BUFFERS))
-        denoiser = interop.load_denoiser_v1(under(state, "transformer."), dropout)
+        denoiser = parameter_names.load_denoiser_v1(under(state, "transformer."), dropout)
     _check_network(settings, denoiser.config, weights)
     name = settings.take("network.autoencoder.name", str) if lm is None else lm
     autoencoder = language_model.load_by_name(name, denoiser.config.max_len)

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
-from ld4lg_fast.console import console
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints.files import writing
 from ld4lg_fast.data import TextDataset, TokenizedTexts, tokenize_texts, train_bpe_tokenizer
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.conditions import source_limit
-from ld4lg_fast.training.randomness import step_seed
+from ld4lg_fast.training.seeding import step_seed
 from ld4lg_fast.training.session import Session, on_main
-from ld4lg_fast.weights import writing
 
 NAME = "autoencoder"
 

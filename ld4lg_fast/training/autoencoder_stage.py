@@ -6,13 +6,15 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Smoothing
 from ld4lg_fast.checkpoints import fingerprint
-from ld4lg_fast.console import console
+from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.data import LengthBucketedBatches, TextDataset, TokenizedTexts, collate, tokenize_texts
-from ld4lg_fast.lm_attention import use_short_attention
-from ld4lg_fast.smoothing import NO_SMOOTHING, Smoothing
-from ld4lg_fast.statistics import RunStatistics
+from ld4lg_fast.models.lm_attention import use_short_attention
+from ld4lg_fast.pipeline.statistics import RunStatistics
+from ld4lg_fast.terminal.console import console
+from ld4lg_fast.terminal.progress import duration
 from ld4lg_fast.training.autoencoder_model import (
     NAME,
     build_from_scratch,
@@ -22,18 +24,16 @@ from ld4lg_fast.training.autoencoder_model import (
     tokenize,
     tokenized,
 )
-from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.conditioned_latents import to_device
 from ld4lg_fast.training.conditions import source_limit
 from ld4lg_fast.training.latent_cache import BATCH as ENCODED
 from ld4lg_fast.training.latent_cache import encode_latents, encode_sources, encoding_seconds
-from ld4lg_fast.training.learner import Part
 from ld4lg_fast.training.loop import TrainingLoop
-from ld4lg_fast.training.progress import duration
-from ld4lg_fast.training.randomness import StepBatches, step_generator
 from ld4lg_fast.training.reconstruction import BATCH, measure_reconstruction
+from ld4lg_fast.training.seeding import StepBatches, step_generator
 from ld4lg_fast.training.session import Session, on_main
-from ld4lg_fast.weights import write_json
+from ld4lg_fast.training.time_budget import StageClock
+from ld4lg_fast.training.train_step import Part
 
 LONG_ENCODING = 0.1  # of the run's time limit, above which it is announced
 

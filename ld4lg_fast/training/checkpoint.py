@@ -9,11 +9,18 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor, nn
 
-from ld4lg_fast.checkpoints.tensors import OtherModelError, check_weights, load_tensors, read_header
-from ld4lg_fast.console import console
+from ld4lg_fast.checkpoints.files import read_json, write_atomically, write_json
+from ld4lg_fast.checkpoints.tensors import (
+    OtherModelError,
+    check_weights,
+    load_tensors,
+    load_weights,
+    read_header,
+    save_weights,
+)
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.ema import Ema
-from ld4lg_fast.weights import load_weights, read_json, save_weights, write_atomically, write_json
 
 KEPT = 2
 _UNFINISHED, _DAMAGED = ".unfinished-", "damaged-"

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from ld4lg_fast.checks import check
 from ld4lg_fast.data import TextDataset
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import OPTIONS
+from ld4lg_fast.options.checks import check
 
 
 def number_of_classes(config: Mapping, dataset: TextDataset) -> int:

@@ -4,9 +4,9 @@ from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
-from ld4lg_fast.console import console
-from ld4lg_fast.training.journal import read_log
-from ld4lg_fast.weights import write_atomically
+from ld4lg_fast.checkpoints.files import write_atomically
+from ld4lg_fast.terminal.console import console
+from ld4lg_fast.training.metrics_log import read_log
 
 
 def draw_curves(log: Path, picture: Path) -> None:

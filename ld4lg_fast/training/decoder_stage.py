@@ -11,21 +11,21 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.latent_augmentation import Draws
 from ld4lg_fast.checkpoints import fingerprint
-from ld4lg_fast.console import console
+from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.data import TextDataset, TokenizedTexts
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.smoothing import Draws
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import tokenize
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage, finish_autoencoder, write_statistics
-from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.options import TrainOptions
-from ld4lg_fast.training.run_directory import RunDirectory
 from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.time_budget import StageClock
 
 NAME = "decoder"
 STRENGTHS = 0.2, 0.6  # times that latents are noised up to, one a batch

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.data import ShuffledBatches, TextDataset, TokenizedTexts
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.time_warp import EVERY
+from ld4lg_fast.diffusion.adaptive_schedule import EVERY
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
 from ld4lg_fast.training.autoencoder_stage import write_statistics
-from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates, to_device
 from ld4lg_fast.training.conditions import number_of_classes, source_limit
 from ld4lg_fast.training.ema import Ema
@@ -29,11 +28,12 @@ from ld4lg_fast.training.latent_cache import (
     encode_latents,
     encode_sources,
 )
-from ld4lg_fast.training.learner import Part
 from ld4lg_fast.training.loop import TrainingLoop
-from ld4lg_fast.training.randomness import StepBatches, step_generator, step_seed
+from ld4lg_fast.training.seeding import StepBatches, step_generator, step_seed
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.shards import Rows
+from ld4lg_fast.training.time_budget import StageClock
+from ld4lg_fast.training.train_step import Part
 from ld4lg_fast.training.validation import ValidationSet, print_and_keep_samples, validation_loss
 
 NAME = "diffusion"

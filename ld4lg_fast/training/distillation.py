@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.checkpoints import fingerprint
-from ld4lg_fast.diffusion import prediction
+from ld4lg_fast.checkpoints.run_directory import RunDirectory
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.process import prediction
 from ld4lg_fast.errors import ConfigError, LD4LGError
 from ld4lg_fast.export.runtime.similarity import words
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.options import TrainOptions
 from ld4lg_fast.training.reconstruction import exact_decoding
-from ld4lg_fast.training.run_directory import RunDirectory
 from ld4lg_fast.training.session import on_main
 from ld4lg_fast.training.validation import validation_classes
 

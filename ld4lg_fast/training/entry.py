@@ -12,26 +12,26 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.checkpoints.run_lock import RunLock
-from ld4lg_fast.console import console
+from ld4lg_fast.checkpoints.stored_config import GROUPS, on_stored_groups
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.entry import Folders, hydra_entry
+from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.gpu import gpu_settings
+from ld4lg_fast.terminal.console import console
+from ld4lg_fast.terminal.hydra_entry import Folders, hydra_entry
+from ld4lg_fast.terminal.progress import duration
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
-from ld4lg_fast.training.clock import RunClock, StageClock
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts, end_with_launcher
-from ld4lg_fast.training.journal import Journal
 from ld4lg_fast.training.memory import keep_freed_memory
-from ld4lg_fast.training.opening import Plan, carry_out, next_command, plan, resume_command
+from ld4lg_fast.training.metrics_log import Journal
 from ld4lg_fast.training.options import TrainOptions, read_options
-from ld4lg_fast.training.progress import duration
-from ld4lg_fast.training.run_directory import RunDirectory
+from ld4lg_fast.training.run_setup import Plan, carry_out, next_command, plan, resume_command
 from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes
-from ld4lg_fast.training.stored_config import GROUPS, on_stored_groups
+from ld4lg_fast.training.time_budget import RunClock, StageClock
 
 if TYPE_CHECKING:
-    from ld4lg_fast.autoencoder import LanguageAutoencoder
+    from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 
 STAGES = ("autoencoder", "diffusion", "decoder")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ld4lg_fast.entry import SIGNALLED
+from ld4lg_fast.terminal.hydra_entry import SIGNALLED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A terminal that closes, or a service manager, sends a second signal along with the first one.

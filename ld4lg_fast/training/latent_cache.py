@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
-from ld4lg_fast.console import console, progress_bar
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import TokenizedTexts
-from ld4lg_fast.source import source_states
+from ld4lg_fast.pipeline.sources import source_states
+from ld4lg_fast.terminal.console import console, progress_bar
 from ld4lg_fast.training.reconstruction import encode_texts
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.shards import Rows, open_rows, remove_others, shard_fault, shard_path, write_shard

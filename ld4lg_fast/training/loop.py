@@ -10,21 +10,21 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ld4lg_fast.console import console
+from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.errors import LD4LGError
+from ld4lg_fast.terminal.console import console
+from ld4lg_fast.terminal.progress import StageProgress
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
-from ld4lg_fast.training.clock import StageClock
 from ld4lg_fast.training.curves import draw_curves
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted
-from ld4lg_fast.training.learner import Learner, Part
 from ld4lg_fast.training.optimization import learning_rate
 from ld4lg_fast.training.options import StageOptions, too_few_steps
 from ld4lg_fast.training.profiling import Profile
-from ld4lg_fast.training.progress import StageProgress
-from ld4lg_fast.training.randomness import StepBatches
+from ld4lg_fast.training.seeding import StepBatches
 from ld4lg_fast.training.session import Session, on_main
-from ld4lg_fast.weights import write_json
+from ld4lg_fast.training.time_budget import StageClock
+from ld4lg_fast.training.train_step import Learner, Part
 
 BETWEEN_CURVES = 60.0  # seconds
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from ld4lg_fast.checks import check
-from ld4lg_fast.diffusion import LOSSES, OBJECTIVES, WEIGHTINGS
+from ld4lg_fast.diffusion.latent_diffusion import ARCHITECTURES
+from ld4lg_fast.diffusion.process import LOSSES, OBJECTIVES, WEIGHTINGS
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import OPTIONS, Choice, Number, Rule, Switch, Text, WholeNumber
-from ld4lg_fast.latent_diffusion import ARCHITECTURES
-from ld4lg_fast.layers import DIM_HEAD
+from ld4lg_fast.models.layers import DIM_HEAD
+from ld4lg_fast.options.checks import check
 from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf, Schedule
 
 SECTIONS = ("train", "dataset", "model", "autoencoder", "recipe", "decoding")

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from ld4lg_fast.diffusion.schedules import ContinuousSchedule
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Rule, WholeNumber
-from ld4lg_fast.schedules import ContinuousSchedule
 
 
 class Exactly:

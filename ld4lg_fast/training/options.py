@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 import torch
 
-from ld4lg_fast.checks import check
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Choice, Number, Rule, Switch, WholeNumber
+from ld4lg_fast.options.checks import check
 from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, OneOf
 
 STAGES = ("all", "autoencoder", "diffusion", "decoder")

@@ -12,13 +12,14 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.checkpoints.schemas import LatentDiffusionFile, LatentDiffusionFileV1, validated
 from ld4lg_fast.data import TextDataset, load_from_config, train_bpe_tokenizer
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion, make_diffusion
+from ld4lg_fast.diffusion.schedules import DiscreteSchedule, sampling_grid
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.latent_diffusion import LatentDiffusion, make_diffusion
-from ld4lg_fast.schedules import DiscreteSchedule, sampling_grid
 from ld4lg_fast.training.autoencoder_model import (
     build_from_scratch,
     learned_texts,
@@ -26,14 +27,13 @@ from ld4lg_fast.training.autoencoder_model import (
     load_pretrained,
     load_tokenizer,
 )
-from ld4lg_fast.training.captured_step import check_capture
 from ld4lg_fast.training.checkpoint import CheckpointStore
 from ld4lg_fast.training.conditions import chosen_decoding, number_of_classes, source_limit
 from ld4lg_fast.training.decoder_stage import load_given
 from ld4lg_fast.training.diffusion_stage import build_denoiser
 from ld4lg_fast.training.distillation import load_teacher, student_of
+from ld4lg_fast.training.graphed_step import check_capture
 from ld4lg_fast.training.options import StageOptions
-from ld4lg_fast.training.run_directory import RunDirectory
 from ld4lg_fast.training.session import Session
 
 TRAINED_BYTES, FROZEN_BYTES = 16, 4  # a parameter with its gradient and both moments of AdamW, or alone

@@ -11,8 +11,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
+from ld4lg_fast.checkpoints.files import write_atomically
 from ld4lg_fast.kernels.backend import use_backend
-from ld4lg_fast.weights import write_atomically
 
 # Steps in this order: the first count operations and warm up, the next are timed, the last are traced.
 COUNTED, TIMED, TRACED = 4, 16, 3

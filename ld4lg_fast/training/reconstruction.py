@@ -9,12 +9,12 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING
 from ld4lg_fast.data import collate
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
+from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.export.runtime.similarity import set_apart
-from ld4lg_fast.sharing import gathered, share
-from ld4lg_fast.smoothing import NO_SMOOTHING
 from ld4lg_fast.training.session import Session
 
 BATCH = 64

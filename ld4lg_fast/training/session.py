@@ -9,12 +9,12 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
+from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.errors import LD4LGError
-from ld4lg_fast.training.clock import RunClock
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
-from ld4lg_fast.training.journal import Journal
+from ld4lg_fast.training.metrics_log import Journal
 from ld4lg_fast.training.options import TrainOptions
-from ld4lg_fast.training.run_directory import RunDirectory
+from ld4lg_fast.training.time_budget import RunClock
 
 # Processes wait for one another while shards of the corpus are encoded, however unequal their work.
 LONGEST_WAIT = timedelta(hours=6)

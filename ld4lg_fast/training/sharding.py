@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ld4lg_fast.regions import regions
+from ld4lg_fast.engine.regional_compile import regions
 
 
 def sharded_twin(module: nn.Module, device: torch.device, world_size: int) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ld4lg_fast.weights import write_atomically
+from ld4lg_fast.checkpoints.files import write_atomically
 
 NAME = "rows"
 

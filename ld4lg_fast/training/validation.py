@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ld4lg_fast.autoencoder import LanguageAutoencoder
-from ld4lg_fast.console import console
-from ld4lg_fast.latent_diffusion import LatentDiffusion
-from ld4lg_fast.pipeline import TextDiffusionPipeline
-from ld4lg_fast.sharing import gathered, share
-from ld4lg_fast.statistics import RunStatistics
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints.files import write_json
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.engine.distributed import gathered, share
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.statistics import RunStatistics
+from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
-from ld4lg_fast.training.randomness import step_generator
 from ld4lg_fast.training.reconstruction import exact_decoding
+from ld4lg_fast.training.seeding import step_generator
 from ld4lg_fast.training.session import Session, on_main
-from ld4lg_fast.weights import write_json
 
 BATCH = 128
 

@@ -31,15 +31,15 @@ def main(kind: str, target: Path) -> None:
 
 
 def shipped(target: Path) -> None:
-    from ld4lg_fast.shipped import run_directory
+    from ld4lg_fast.checkpoints.shipped import run_directory
 
     shutil.copytree(run_directory(None), target)
 
 
 def shipped_other(target: Path) -> None:
     """All weights a little off, two words of the vocabulary exchanged, other lengths, another way to decode."""
-    from ld4lg_fast.pipeline import TextDiffusionPipeline
-    from ld4lg_fast.shipped import run_directory
+    from ld4lg_fast.checkpoints.shipped import run_directory
+    from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
     shutil.copytree(run_directory(None), target)  # with the file of settings, which is no part of the model
     pipe = TextDiffusionPipeline.from_pretrained()
@@ -72,12 +72,12 @@ def _exchanged(tokenizer):
 
 
 def classes(target: Path) -> None:
-    from ld4lg_fast.autoencoder import LanguageAutoencoder
+    from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
     from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
     from ld4lg_fast.decoding import DecodingConfig
-    from ld4lg_fast.latent_diffusion import LatentDiffusion
-    from ld4lg_fast.pipeline import TextDiffusionPipeline
-    from ld4lg_fast.statistics import RunStatistics
+    from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+    from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+    from ld4lg_fast.pipeline.statistics import RunStatistics
 
     torch.manual_seed(0)
     tokenizer = train_bpe_tokenizer(generate_demo_texts(100), vocab_size=300)

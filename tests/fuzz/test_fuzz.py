@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ld4lg_fast.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from tests.conftest import make_model
 from tests.fuzz.cases import copy_of, files_in, removed, without_repetition
 from tests.fuzz.harness import (

@@ -59,7 +59,7 @@ def run(request: dict) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sys.argv = ["ld4lg", *request["argv"]]
     try:
-        from ld4lg_fast.cli import main
+        from ld4lg_fast.cli.main import main
 
         main()
     except SystemExit:

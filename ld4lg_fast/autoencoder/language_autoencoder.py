@@ -1,0 +1,390 @@
+"""The language autoencoder: an encoder-decoder language model with a Perceiver in its waist.
+
+Lovelace et al. 2023, section 4. Letters: B batch, T tokens, N latents, d latent width, W model width.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Draws, Smoothing
+from ld4lg_fast.checkpoints.files import write_json, writing
+from ld4lg_fast.checkpoints.language_model import (
+    BUILDING,
+    first_line,
+    load_language_model,
+    load_pretrained,
+    load_tokenizer,
+)
+from ld4lg_fast.checkpoints.schemas import AutoencoderFile, read
+from ld4lg_fast.checkpoints.tensors import build_and_load, save_weights
+from ld4lg_fast.decoding import DecodingConfig, generate_ids
+from ld4lg_fast.decoding.candidates import SURENESS
+from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
+from ld4lg_fast.engine.gpu_settings import gpu_settings
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.export.runtime.levels import not_finite
+from ld4lg_fast.kernels import ops
+from ld4lg_fast.models.layers import DIM_HEAD, check_mask, compute_dtype
+from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
+
+
+def _hub_answers(name_or_path: str) -> bool:
+    """One short request, so that an unreachable hub costs seconds instead of minutes of retries."""
+    if Path(name_or_path).is_dir():
+        return False
+    try:
+        HfApi().model_info(name_or_path, timeout=10)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # no answer: the error's class is that of whichever HTTP library is used
+        return False
+    return True
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Silences transformers' bars for files that load in a moment."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def _for_each_query(mask: Tensor) -> Tensor:
+    """(B, T) -> (B, T, T) bool."""
+    return mask.bool()[:, None].expand(-1, mask.shape[1], -1)
+
+
+class LanguageAutoencoder(nn.Module):
+    """Text to latents and back.
+
+    With a `Perceiver` (recipe v2) the latents are N vectors of width d. Without one (recipe v1) they are the
+    encoder's hidden states themselves, one a token, with the tokens' mask.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        perceiver: Perceiver | None,
+        max_len: int,
+        freeze_lm: bool,
+    ) -> None:
+        super().__init__()
+        self.lm, self.tokenizer, self.perceiver = lm, tokenizer, perceiver
+        self.max_len, self.freeze_lm = max_len, freeze_lm
+        if freeze_lm:
+            lm.requires_grad_(False)
+
+    @classmethod
+    def from_scratch(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        lm: Mapping,
+        perceiver: Mapping | None,
+        max_len: int = 64,
+        max_positions: int | None = None,
+    ) -> "LanguageAutoencoder":
+        """A small BART-shaped model with random weights, to be trained together with the Perceiver.
+
+        Args:
+            lm: ``dim`` (a multiple of 64), ``encoder_layers``, ``decoder_layers``, ``dropout``.
+            perceiver: ``num_latents``, ``dim_latent``, ``depth``, ``l2_normalize``; None for recipe v1.
+            max_positions: the most tokens that its encoder reads, where sources are longer than ``max_len``.
+        """
+        dim = lm["dim"]
+        if dim < DIM_HEAD or dim % DIM_HEAD:
+            raise ConfigError(f"Language model width {dim} must be a positive multiple of {DIM_HEAD}.")
+        config = BartConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=max_positions or max_len,
+            d_model=dim,
+            encoder_layers=lm["encoder_layers"],
+            decoder_layers=lm["decoder_layers"],
+            encoder_attention_heads=dim // DIM_HEAD,
+            decoder_attention_heads=dim // DIM_HEAD,
+            encoder_ffn_dim=4 * dim,
+            decoder_ffn_dim=4 * dim,
+            dropout=lm["dropout"],
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id,
+            forced_eos_token_id=tokenizer.eos_token_id,
+            # BART's own 0.02 suits 768 and more; narrow models then take very long to use their latents.
+            init_std=dim**-0.5,
+        )
+        with BUILDING:
+            language_model = BartForConditionalGeneration(config)
+        return cls._assemble(language_model, tokenizer, perceiver, max_len, False)
+
+    @classmethod
+    def from_pretrained_lm(
+        cls, name_or_path: str, perceiver: Mapping | None, max_len: int = 64, freeze_lm: bool = True
+    ) -> "LanguageAutoencoder":
+        """A pretrained BART, T5, FLAN-T5 or mT5 by hub name or local folder.
+
+        Raises:
+            CheckpointError: the model can neither be found locally nor be downloaded, or is of another kind.
+        """
+        local = {"local_files_only": not _hub_answers(name_or_path)}
+        try:
+            lm, tokenizer = load_pretrained(AutoModelForSeq2SeqLM, name_or_path, **local)
+        except OSError as error:
+            raise CheckpointError(
+                f"The language model {name_or_path!r} is neither a local folder with an encoder-decoder model nor "
+                "reachable on the hub; give autoencoder.name_or_path=FOLDER with a downloaded copy, or use "
+                "autoencoder=scratch, which needs no download."
+            ) from error
+        except (
+            BaseException
+        ) as error:  # damaged files are met as errors of many kinds, panics of Rust among them
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise CheckpointError(
+                f"The language model {name_or_path!r} is damaged, or no encoder-decoder model ({first_line(error)}); "
+                "give another one with autoencoder.name_or_path=FOLDER."
+            ) from error
+        limit = getattr(lm.config, "max_position_embeddings", None)
+        if limit is not None and limit < max_len:
+            raise ConfigError(
+                f"{name_or_path} handles at most {limit} tokens, but max_len is {max_len}; lower it."
+            )
+        return cls._assemble(lm, tokenizer, perceiver, max_len, freeze_lm)
+
+    @classmethod
+    def _assemble(
+        cls,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        perceiver: Mapping | None,
+        max_len: int,
+        freeze_lm: bool,
+    ) -> "LanguageAutoencoder":
+        if perceiver is None:
+            return cls(lm, tokenizer, None, max_len, freeze_lm)
+        try:
+            config = PerceiverConfig(dim_lm=lm.config.hidden_size, max_len=max_len, **perceiver)
+        except TypeError as error:
+            raise ConfigError(f"The Perceiver's configuration is wrong: {error}.") from error
+        return cls(lm, tokenizer, Perceiver(config), max_len, freeze_lm)
+
+    @property
+    def num_latents(self) -> int:
+        return self.max_len if self.perceiver is None else self.perceiver.config.num_latents
+
+    @property
+    def dim_latent(self) -> int:
+        return self.lm.config.hidden_size if self.perceiver is None else self.perceiver.config.dim_latent
+
+    def check_latents(self, latents: Tensor, mask: Tensor | None = None) -> None:
+        """Refuses what is no latents of this model, before a matrix product does.
+
+        Raises:
+            ConfigError: latents that are no tensor (B, N, d) or not finite, or a mask of another shape than (B, N).
+        """
+        sizes = f"(texts, {self.num_latents}, {self.dim_latent})"
+        if not isinstance(latents, Tensor):
+            raise ConfigError(
+                f"Latents must be one tensor of the shape {sizes}, not a {type(latents).__name__}; "
+                "`encode` gives them and their mask."
+            )
+        lengths = range(self.num_latents + 1) if self.perceiver is None else (self.num_latents,)
+        if latents.dim() != 3 or latents.shape[1] not in lengths or latents.shape[2] != self.dim_latent:
+            raise ConfigError(
+                f"Latents have the shape {tuple(latents.shape)}; this model's have {sizes}. "
+                "Take those that `encode` or `sample` gives."
+            )
+        mask = check_mask("mask", mask, tuple(latents.shape[:2]))
+        broken = ~latents.isfinite().all(dim=2)
+        if mask is not None:
+            broken &= mask.to(broken.device)
+        if sentence := not_finite(int(broken.any(dim=1).sum()), len(latents)):
+            raise ConfigError(sentence)
+
+    def train(self, mode: bool = True) -> "LanguageAutoencoder":
+        super().train(mode)
+        if self.freeze_lm:
+            self.lm.eval()
+        return self
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids (B, T) and their mask (B, T), True = keep -> latents (B, N, d) (v1: (B, T, W)).
+
+        Raises:
+            ConfigError: more than ``max_len`` tokens.
+        """
+        if input_ids.shape[1] > self.max_len:
+            raise ConfigError(
+                f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it."
+            )
+        encoder = self.lm.get_encoder()
+        bias = self._attention_bias(_for_each_query(attention_mask))
+        with gpu_settings(input_ids.device):
+            states = encoder(input_ids=input_ids, attention_mask=bias).last_hidden_state
+            return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
+
+    def decode_states(self, latents: Tensor) -> Tensor:
+        """Latents (B, N, d) -> encoder states (B, N, W) that the language model's decoder attends to."""
+        if self.perceiver is None:
+            return latents
+        with gpu_settings(latents.device):
+            return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        smoothing: Smoothing = NO_SMOOTHING,
+        generator: torch.Generator | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Tensor:
+        """Cross-entropy of reconstructing the text, teacher-forced, padding ignored; a scalar.
+
+        Args:
+            generator: source of the smoothing's randomness.
+            rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
+        """
+        draws = Draws(generator, rank, world_size)
+        read = smoothing.perturbed(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
+        latents = smoothing.blurred(self.encode(read, attention_mask), draws)
+        labels = input_ids.masked_fill(~attention_mask.bool(), -100)
+        cross = None if self.perceiver is not None else self._attention_bias(_for_each_query(attention_mask))
+        return self._language_model_loss(self.decode_states(latents), cross, labels)
+
+    forward = loss
+
+    def _attention_bias(self, keep: Tensor) -> Tensor:
+        """What is added to the scores so that ``keep`` (B, N, M) alone is seen, (B, 1, N, M).
+
+        From a mask of tokens transformers makes the same, but has the host wait for whether it hides anything.
+        """
+        dtype = compute_dtype(self.lm.get_input_embeddings().weight)
+        seen = torch.zeros(keep.shape, dtype=dtype, device=keep.device)
+        return seen.masked_fill(~keep, torch.finfo(dtype).min)[:, None]
+
+    def _language_model_loss(self, states: Tensor, cross: Tensor | None, labels: Tensor) -> Tensor:
+        """The language model's own loss, without the logits of all positions in memory at once."""
+        earlier = torch.ones(1, *2 * labels.shape[1:], dtype=torch.bool, device=labels.device).tril()
+        hidden = self.lm.get_decoder()(
+            input_ids=self.lm.prepare_decoder_input_ids_from_labels(labels),
+            attention_mask=self._attention_bias(earlier),
+            encoder_hidden_states=states,
+            encoder_attention_mask=cross,
+            use_cache=False,
+        ).last_hidden_state
+        if getattr(self.lm.config, "scale_decoder_outputs", False):  # T5 and mT5 with tied embeddings
+            hidden = hidden * self.lm.config.d_model**-0.5
+        bias = getattr(self.lm, "final_logits_bias", None)  # BART
+        weight = self.lm.get_output_embeddings().weight
+        return ops.linear_cross_entropy(hidden, weight, labels, None if bias is None else bias[0])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        latents: Tensor,
+        decoding: DecodingConfig,
+        seed: int = 0,
+        sample_ids: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> list[list[int]]:
+        """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
+
+        Raises:
+            ConfigError: see `check_latents`.
+        """
+        self.check_latents(latents, mask)
+        states = self.decode_states(latents)
+        options = {"mask": mask, "seed": seed, "sample_ids": sample_ids}
+        decodes = [
+            generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)
+            for number in range(decoding.num_decodes)
+        ]
+        special = set(self.tokenizer.all_special_ids)
+        rows = [[[token for token in row if token not in special] for row in ids.tolist()] for ids in decodes]
+        if len(rows) == 1:
+            return rows[0]
+        if decoding.choose_decode == SURENESS:
+            chosen = choose_by_score(self.lm, states, decodes, mask)
+        else:
+            chosen = choose_by_risk([self.decode_text(ids) for ids in rows], decoding.choose_decode)
+        return [rows[number][latent] for latent, number in enumerate(chosen)]
+
+    def decode_text(self, ids: list[list[int]]) -> list[str]:
+        """Token ids -> texts without special tokens, stripped of outer white space."""
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
+
+    def save(self, directory: Path | str) -> None:
+        """Writes a self-contained folder: language model, tokenizer, Perceiver.
+
+        Raises:
+            CheckpointError: the disk is full or the folder cannot be written to.
+        """
+        directory = Path(directory)
+        with _without_progress_bars(), writing(directory):
+            self.lm.save_pretrained(directory / "language_model")
+            self.tokenizer.save_pretrained(directory / "tokenizer")
+        if self.perceiver is not None:
+            save_weights(self.perceiver, directory / "perceiver.safetensors")
+        write_json(
+            directory / "autoencoder.json",
+            {
+                "format": 1,
+                "max_len": self.max_len,
+                "freeze_lm": self.freeze_lm,
+                "perceiver": None if self.perceiver is None else asdict(self.perceiver.config),
+            },
+        )
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "LanguageAutoencoder":
+        """Reads what `save` wrote, in evaluation mode.
+
+        Raises:
+            CheckpointError: the folder is not an autoencoder, is damaged, or is of another format.
+        """
+        directory = Path(directory)
+        path = directory / "autoencoder.json"
+        file = read(AutoencoderFile, path, "a saved autoencoder")
+        with _without_progress_bars():
+            lm = load_language_model(directory / "language_model")
+            tokenizer = load_tokenizer(directory / "tokenizer", lm)
+        limit = getattr(lm.config, "max_position_embeddings", None)
+        if limit is not None and limit < file.max_len:
+            raise CheckpointError(
+                f"{path} says max_len {file.max_len}, but the language model beside it handles {limit} tokens; they "
+                "belong to different runs."
+            )
+        perceiver = None
+        if file.perceiver is not None:
+            if file.perceiver.dim_lm != lm.config.hidden_size:
+                raise CheckpointError(
+                    f"{path} says dim_lm {file.perceiver.dim_lm}, but the language model beside it is "
+                    f"{lm.config.hidden_size} wide; they belong to different runs."
+                )
+            perceiver = build_and_load(
+                lambda: Perceiver(PerceiverConfig(**file.perceiver.model_dump())),
+                path,
+                directory / "perceiver.safetensors",
+            )
+        return cls(lm, tokenizer, perceiver, file.max_len, file.freeze_lm).eval()

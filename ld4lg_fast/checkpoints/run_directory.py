@@ -1,0 +1,127 @@
+"""A run directory: where everything of a run lies, and how nothing in it is ever overwritten."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ld4lg_fast.checkpoints.run_lock import NAME as LOCK
+from ld4lg_fast.checkpoints.run_lock import RunLock
+from ld4lg_fast.checkpoints.stored_config import is_run_config
+from ld4lg_fast.errors import CheckpointError, ConfigError
+
+STAGE_ONE_RESULTS = ("autoencoder", "statistics.json", "reconstruction.json", "logs", "cache")
+
+
+class RunDirectory:
+    """Paths inside a run directory."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.autoencoder = self.path / "autoencoder"
+        self.denoiser = self.path / "denoiser"
+        self.statistics = self.path / "statistics.json"
+        self.reconstruction = self.path / "reconstruction.json"
+        self.log = self.path / "logs" / "train.jsonl"
+        self.curves = self.path / "curves.png"
+        self.samples = self.path / "samples"
+        self.cache = self.path / "cache"
+        self.tokenizer = self.cache / "tokenizer"
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.path / "checkpoints" / stage
+
+    @property
+    def has_autoencoder(self) -> bool:
+        return (self.autoencoder / "autoencoder.json").exists()
+
+    @property
+    def has_denoiser(self) -> bool:
+        return (self.denoiser / "config.json").exists()
+
+    @property
+    def has_diffusion_stage(self) -> bool:
+        """Whether the second stage has begun here."""
+        return self.has_denoiser or any(self.checkpoints("diffusion").glob("step_*"))
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all but a lock; a missing directory is empty.
+
+        Raises:
+            ConfigError: the path is a file, or has a name that no weights can be written to.
+        """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"hydra.run.dir={self.path} is not UTF-8 text, as weights need it; choose another directory, or a "
+                "UTF-8 locale."
+            ) from error
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"hydra.run.dir={self.path} is a file; choose a directory.")
+        return not self.path.exists() or all(path.name == LOCK for path in self.path.iterdir())
+
+    def check_ours(self) -> None:
+        """Refuses a directory that holds something else than a run.
+
+        Raises:
+            ConfigError: it is not empty and has no config.yaml that a run wrote.
+        """
+        if not self.is_empty() and not is_run_config(self.config):
+            raise ConfigError(
+                f"{self.path} is not empty and holds no run of ld4lg-fast, so nothing was touched; "
+                "choose another directory with hydra.run.dir=..."
+            )
+
+    def move_aside(self, lock: RunLock, kept: Sequence[str] = ()) -> Path:
+        """Renames the directory to the next free ``<path>.<n>`` and makes a new one in its place, with the lock on it.
+
+        ``kept``: what is copied into the new one.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written to; then everything is where it was.
+            ConfigError: another process took the place.
+        """
+        path = self.path.resolve()
+        number = 1
+        while os.path.lexists(aside := path.with_name(f"{path.name}.{number}")):
+            number += 1
+        try:
+            os.rename(path, aside)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be renamed {aside} ({error.strerror}); choose another directory with "
+                "hydra.run.dir=..."
+            ) from error
+        try:
+            lock.follow(aside)
+            self.copy(aside, kept)
+        except CheckpointError:
+            shutil.rmtree(path, ignore_errors=True)
+            os.rename(aside, path)
+            raise
+        return self.path.with_name(aside.name)
+
+    def copy(self, other: Path, names: Sequence[str]) -> None:
+        """Copies files and folders of those names from another run directory, as far as they are there.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written to; then nothing of them is left here.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                if (other / name).is_dir():
+                    shutil.copytree(other / name, self.path / name)
+                elif (other / name).exists():
+                    shutil.copy2(other / name, self.path / name)
+        except (OSError, shutil.Error) as error:
+            for name in names:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                with suppress(OSError):
+                    (self.path / name).unlink()
+            raise CheckpointError(
+                f"{other} cannot be copied to {self.path} ({error}); free some space there or choose another directory."
+            ) from error

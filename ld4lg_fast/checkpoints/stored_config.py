@@ -1,0 +1,116 @@
+"""The config as a run directory keeps it, and the command line on top of it."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from ld4lg_fast._version import __version__
+from ld4lg_fast.checkpoints.files import write_atomically
+from ld4lg_fast.checkpoints.run_config import check_interpolations, read_run_config, resolver_keys
+from ld4lg_fast.errors import CheckpointError, ConfigError
+
+GROUPS = ("dataset", "model", "autoencoder", "recipe")
+GOING_ON = {"resume": True, "train.stage": "diffusion"}
+TEACHERS = ("train.distill_from", "train.adapt_from")
+
+
+def is_run_config(path: Path) -> bool:
+    """Whether ``path`` is a config that `store` wrote."""
+    try:
+        config = read_run_config(path)
+    except CheckpointError:
+        return False
+    return "ld4lg_fast" in config and isinstance(config.get("groups"), DictConfig)
+
+
+def store(path: Path, config: DictConfig, groups: Mapping[str, str]) -> None:
+    """Writes the config with the version and the chosen config groups.
+
+    Interpolations of other keys stay as they are. What a resolver gives, as ``${oc.env:HOME}``, becomes the value that
+    it has now, since a stored config is read without resolvers.
+    """
+    header = OmegaConf.create({"ld4lg_fast": __version__, "groups": dict(groups)})
+    config = config.copy()
+    for key in resolver_keys(config):
+        OmegaConf.update(config, key, OmegaConf.select(config, key))
+    text = OmegaConf.to_yaml(header) + OmegaConf.to_yaml(config)
+    write_atomically(path, text.encode())
+
+
+def on_stored_groups(arguments: Sequence[str]) -> list[str]:
+    """A command line with the config groups of the run that it goes on with, or whose models it takes, where it does
+    not choose them itself: so Hydra knows the options of that run and not those of its own defaults.
+
+    What cannot be read is left to Hydra, which says why.
+    """
+    settings = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    try:
+        parsed = {part.key_or_group: part for part in OverridesParser.create().parse_overrides(settings)}
+        given = {key: parsed[key].value() for key in (*GOING_ON, *TEACHERS) if key in parsed}
+        if any(given.get(key) == value for key, value in GOING_ON.items()):
+            # Where the run lies may depend on the name of the data set and on nothing else.
+            place = [
+                part.input_line
+                for key, part in parsed.items()
+                if key.startswith("hydra.") or key in ("dataset", "dataset.name")
+            ]
+            with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
+                path = Path(compose("train", place, return_hydra_config=True).hydra.run.dir) / "config.yaml"
+        elif teachers := [str(given[key]) for key in TEACHERS if given.get(key)]:
+            path = Path(teachers[0]) / "config.yaml"
+        else:
+            return list(arguments)
+        groups = read_run_config(path).groups if is_run_config(path) else {}
+    except (HydraException, OmegaConfBaseException):
+        return list(arguments)
+    packaged = resources.files("ld4lg_fast.configs")
+    return [
+        *arguments,
+        *(
+            f"{name}={choice}"
+            for name, choice in groups.items()
+            if name not in parsed and (packaged / name / f"{choice}.yaml").is_file()
+        ),
+    ]
+
+
+def load_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """A stored config with the command line's plain values on top, and its config groups.
+
+    Only the command line's values may ask a resolver, as ``${oc.env:HOME}``.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        ConfigError: the command line chooses a group otherwise than the run did.
+    """
+    config = read_run_config(path)
+    given = {part.key_or_group for part in OverridesParser.create().parse_overrides(list(overrides))}
+    check_interpolations(config, path, but=given)
+    try:
+        groups = {str(name): str(choice) for name, choice in config.pop("groups").items()}
+        config.pop("ld4lg_fast")
+    except (OmegaConfBaseException, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read as the config of a run ({error}).") from error
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key, value = override.key_or_group, override.value()
+        if key.startswith("hydra."):
+            continue
+        if key in GROUPS:
+            if value != groups.get(key):
+                raise ConfigError(
+                    f"The run in {path.parent} has {key}={groups.get(key)} and cannot go on with {key}={value}; "
+                    f"leave {key}= out, or choose another hydra.run.dir."
+                )
+        elif override.is_delete():
+            with open_dict(config):
+                section, _, name = key.rpartition(".")
+                (OmegaConf.select(config, section) if section else config).pop(name)
+        else:
+            OmegaConf.update(config, key, value, force_add=True)
+    return config, groups

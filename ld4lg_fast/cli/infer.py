@@ -1,0 +1,249 @@
+"""`scripts/infer.py`: a run directory to a JSON file of texts."""
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from omegaconf import DictConfig
+
+from ld4lg_fast._version import __version__
+from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.checkpoints.files import write_json
+from ld4lg_fast.checkpoints.run_lock import RunLock
+from ld4lg_fast.checkpoints.shipped import results_folder
+from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.decoding.candidates import CHOICES, SURENESS, choose, in_groups
+from ld4lg_fast.engine.distributed import gathered, share
+from ld4lg_fast.engine.engine import check_fits
+from ld4lg_fast.engine.learned_timesteps import FEW_STEPS, learn_times
+from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
+from ld4lg_fast.export.runtime.text_display import list_item
+from ld4lg_fast.options.checks import check, check_folder, choose_device, output_file
+from ld4lg_fast.options.groups import INFER, checked_groups
+from ld4lg_fast.pipeline.generation_options import DECODING, resolved_generation
+from ld4lg_fast.pipeline.pipeline import TextDiffusionOutput, TextDiffusionPipeline
+from ld4lg_fast.pipeline.sources import read_sources
+from ld4lg_fast.terminal.console import console, progress_bar
+from ld4lg_fast.terminal.hydra_entry import hydra_entry
+from ld4lg_fast.training.session import start_processes
+
+DEFAULT_SAMPLES = 16
+
+# Entries of the group ``generation`` that the pipeline knows by the same name.
+PASSED_ON = (
+    *("sampler", "spacing", "class_id", "class_name", "guidance_scale", "guidance_interval", "precision"),
+    *("seed", "batch_size"),
+)
+
+CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are learned under
+
+
+def sample_with_bar(
+    pipe: TextDiffusionPipeline, num_samples: int, tries: int = 1, length: int | None = None, **options
+) -> tuple[TextDiffusionOutput, float]:
+    """The best of so many tries at ``options``, sampled under a progress bar, and the seconds that it took.
+
+    With a ``length`` the best are those that come nearest to it, see `LatentOperations.of_length`.
+    """
+    start = time.perf_counter()
+    with progress_bar() as bar:
+        tasks = {}
+
+        def progress(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(
+                    {"denoise": "denoising", "decode": "decoding"}[phase], total=total
+                )
+            bar.update(tasks[phase], completed=done)
+
+        best = pipe.best
+        if length is not None:
+            pipe.check_length(length)  # nothing is to be learned for a call that is refused
+            told = pipe.autoencoder.perceiver is None
+            conditions = {name: options[name] for name in CONDITIONS if options.get(name) is not None}
+            guide = None if told else pipe.learn_length(**conditions)
+            best = partial(pipe.of_length, length=length, guide=guide)
+        output = best(num_samples, tries=tries, progress=progress, **options)
+    return output, time.perf_counter() - start
+
+
+def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None:
+    """Runs `learn_times` under a progress bar and writes what it found into the run's denoiser.
+
+    Raises:
+        CheckpointError: no finished run, or none that can be written to, as a model that ships or lies on the hub.
+    """
+    model = TextDiffusionPipeline.from_pretrained(run_dir).to(device).model
+    if not (run_dir / "denoiser").is_dir():
+        raise CheckpointError(
+            f"{run_dir} is no folder that the times could be kept in; copy the model with save_pretrained and name "
+            "the copy."
+        )
+    check_folder("RUN_DIR", run_dir / "denoiser")
+    check("seed", seed)
+    with RunLock(run_dir), progress_bar() as bar:
+        task = bar.add_task("trying curves")
+        found = learn_times(model, seed, lambda done, total: bar.update(task, completed=done, total=total))
+        with fingerprint.renewed(run_dir):
+            model.save(run_dir / "denoiser")
+    console.print(
+        f"Error of {FEW_STEPS} steps: {found['equal']:.4f} with equal ones, {found['learned']:.4f} with t = "
+        f"(1 - u^{found['a']:g})^{found['b']:g}. Kept in {run_dir / 'denoiser'} for generation.spacing=learned."
+    )
+
+
+def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None = None) -> None:
+    """Prints the texts, each after what it was ``told`` (its class or source), and the time they took."""
+    for index, text in enumerate(texts):
+        console.print(*list_item(f"{told[index] if told else ''}{text}").split("\n"), sep="\n")
+    console.print(f"{len(texts)} texts in {seconds:.1f} s.")
+
+
+def infer(config: DictConfig) -> Path | None:
+    """Samples as configured, prints the texts and writes them; returns the JSON file's path.
+
+    Under ``accelerate launch`` the processes share the texts out, and all but the main one return None.
+
+    The file holds ``texts``, ``settings``, ``seconds``, ``device`` and ``versions``; of a class-conditional
+    model each text's ``classes``; of a sequence-to-sequence model ``sources``, ``references`` where they are
+    known, and all ``candidates`` that the texts were chosen from.
+    """
+    groups = checked_groups(config, INFER)
+    processes = start_processes()
+    console.quiet = not processes.is_main_process
+    try:
+        return _infer(groups, processes)
+    finally:
+        processes.destroy_process_group()
+
+
+def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
+    asked, generation = groups["infer"], groups["generation"]
+    run_dir = Path(asked["output_dir"])
+    if asked["output_file"] is not None:
+        output_file("infer.output_file", asked["output_file"])
+    device = choose_device(asked["device"]) if processes.num_processes == 1 else processes.device
+    if generation["choose_by"] not in CHOICES:
+        raise ConfigError(
+            f"Unknown similarity generation.choose_by={generation['choose_by']}; choose one of {', '.join(CHOICES)}."
+        )
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, getattr(torch, asked["dtype"]))
+    num_samples, num_candidates = generation["num_samples"], generation["num_candidates"]
+    sources, references = choose_sources(pipe, run_dir, asked["source_file"], num_samples, num_candidates)
+    num_texts = (DEFAULT_SAMPLES if num_samples is None else num_samples) if sources is None else len(sources)
+    check_fits(pipe.model, num_texts * num_candidates // processes.num_processes, "generation.num_samples")
+    settings = generation | {"num_samples": num_texts} | resolved_generation(pipe, generation)
+    decoding = DecodingConfig(**{name: settings[name] for name in DECODING})
+    path = asked["output_file"] or results_folder(run_dir) / "samples" / default_name(settings)
+    path = output_file("infer.output_file", path)
+    ids = share(num_texts * num_candidates, processes)
+    told, seconds, texts, classes, scores = None, 0.0, [], [], []
+    if ids:
+        output, seconds = sample_with_bar(
+            pipe,
+            num_samples=len(ids),
+            sample_ids=ids,
+            num_inference_steps=settings["sampling_steps"],
+            decoding=decoding,
+            source=None if sources is None else [sources[index // num_candidates] for index in ids],
+            **{name: settings[name] for name in PASSED_ON},
+        )
+        texts = output.texts
+        classes = [None] * len(texts) if output.class_ids is None else output.class_ids.tolist()
+        scores = [0.0] * len(texts)
+        if num_candidates > 1 and generation["choose_by"] == SURENESS:
+            scores = pipe.confidences(output.latents, texts, output.mask).tolist()
+    rows = gathered(ids, list(zip(texts, classes, scores, strict=True)), processes)
+    if rows is None:
+        return None
+    texts, classes, scores = map(list, zip(*rows, strict=True))
+    content: dict = {"texts": texts}
+    if pipe.statistics.class_names is not None:
+        names = (*pipe.statistics.class_names, None)
+        classes = [names[index] for index in classes][::num_candidates]
+        content["classes"], told = classes, [f"[{name or 'no class'}] " for name in classes]
+    if sources is not None:
+        candidates, sure = in_groups(texts, num_candidates), in_groups(scores, num_candidates)
+        content["texts"] = [
+            group[choose(group, own, generation["choose_by"])]
+            for group, own in zip(candidates, sure, strict=True)
+        ]
+        content |= {"sources": sources, "references": references}
+        content["candidates"] = candidates if num_candidates > 1 else None
+        told = [f"{source} → " for source in sources]
+    facts = {
+        "run": str(run_dir),
+        "settings": settings,
+        "seconds": round(seconds, 3),
+        "device": str(device),
+        "versions": {"ld4lg_fast": __version__, "torch": torch.__version__},
+    }
+    write_json(path, {key: value for key, value in content.items() if value is not None} | facts)
+    print_texts(content["texts"], seconds, told)
+    console.print(f"Written to {path}.")
+    return path
+
+
+def default_name(settings: Mapping) -> str:
+    """``ddpm_250_beam_seed0.json``, with the class where one was asked for; UTF-8 whatever the locale."""
+    asked = settings["class_id"] if settings["class_name"] is None else settings["class_name"]
+    of_class = "" if asked is None else "_class_" + os.fsdecode(re.sub(r"[\W_]+", "-", str(asked)).encode())
+    sampling = f"{settings['sampler']}_{settings['sampling_steps']}_{settings['strategy']}"
+    return f"{sampling}{of_class}_seed{settings['seed']}.json"
+
+
+def choose_sources(
+    pipe: TextDiffusionPipeline,
+    run_dir: Path,
+    source_file: str | None,
+    num_samples: int | None,
+    num_candidates: int,
+) -> tuple[list[str] | None, list[str] | None]:
+    """The sources of a sequence-to-sequence model, and their references where known; else None twice.
+
+    They are those of the file (all of them, or ``num_samples``), else the first of the run's test set.
+
+    Raises:
+        ConfigError: sources or candidates for a model that takes none, or too few of either.
+        DataError: the file, or the run's corpus, cannot be read.
+    """
+    if not pipe.model.is_seq2seq:
+        if source_file is not None:
+            raise ConfigError(
+                f"infer.source_file={source_file} is for models that were trained with source texts."
+            )
+        if num_candidates > 1:
+            raise ConfigError(
+                f"generation.num_candidates={num_candidates} is for models trained with source texts."
+            )
+        return None, None
+    if source_file is not None:
+        sources = read_sources(Path(source_file))
+        if num_samples is not None and num_samples > len(sources):
+            raise ConfigError(
+                f"generation.num_samples={num_samples} is more than the {len(sources)} sources of "
+                f"{source_file}."
+            )
+        return sources[:num_samples], None
+    from ld4lg_fast.evaluation.references import load_dataset
+
+    try:
+        dataset = load_dataset(run_dir, {})
+        dataset.require_sources()
+    except LD4LGError as error:
+        raise DataError(
+            "This model writes from a source text; give some with infer.source_file=FILE, as the test set of "
+            f"its corpus cannot be read ({error})."
+        ) from error
+    count = min(DEFAULT_SAMPLES if num_samples is None else num_samples, len(dataset.test))
+    return dataset.test.sources[:count], dataset.test.texts[:count]
+
+
+def main() -> None:
+    """Entry point of ``scripts/infer.py``."""
+    hydra_entry(infer, "infer")

@@ -1,0 +1,132 @@
+"""Models prepared for the processor and the precision that they run in, once for as long as their weights stay."""
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ld4lg_fast.engine.precision import (
+    Fp8Linear,
+    Int8Linear,
+    NarrowCpuLinear,
+    Pack,
+    PlainLinear,
+    choose_linear,
+)
+from ld4lg_fast.engine.regional_compile import compile_regions, is_compiled
+from ld4lg_fast.kernels import backend, ops
+from ld4lg_fast.models.layers import GEGLUFeedForward
+
+T = TypeVar("T")
+
+_prepared: WeakKeyDictionary[nn.Module, dict[object, tuple[tuple, object]]] = WeakKeyDictionary()
+_preparing = threading.RLock()
+
+
+def prepared_once(module: nn.Module, key: object, make: Callable[[], T]) -> T:
+    """What ``make()`` prepares from the module's weights; it is called again when one of them has changed.
+
+    Threads that need the same wait for the first of them to prepare it.
+    """
+    state = tuple(
+        (tensor.data_ptr(), tensor._version) for tensor in (*module.parameters(), *module.buffers())
+    )
+    with _preparing:
+        kept = _prepared.setdefault(module, {})
+        if key not in kept or kept[key][0] != state:
+            kept[key] = (state, make())
+        return kept[key][1]
+
+
+class PreparedLinear(nn.Module):
+    """A Linear with its product prepared."""
+
+    def __init__(self, linear: nn.Linear, pack: Pack) -> None:
+        super().__init__()
+        self.product = pack(linear.weight.detach(), linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+class PreparedFeedForward(nn.Module):
+    """A `GEGLUFeedForward` with its products prepared; the GEGLU is part of one of them where that can be."""
+
+    def __init__(self, feed_forward: GEGLUFeedForward, pack: Pack) -> None:
+        super().__init__()
+        first, second = feed_forward.proj_in, feed_forward.proj_out
+        weight, self.bias = first.weight.detach(), first.bias
+        if isinstance(pack, type) and issubclass(pack, NarrowCpuLinear):
+            self.first, self.bias = pack(weight, first.bias, geglu=True), None
+        else:
+            self.first = pack(weight, None)
+        self.second = pack(second.weight.detach(), second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x.flatten(0, -2))
+        if isinstance(self.second, Fp8Linear):
+            out = self.second.product(*ops.quantize_rows(hidden, self.bias))
+        else:
+            out = self.second(hidden if self.bias is None else ops.geglu(hidden, self.bias))
+        return out.unflatten(0, x.shape[:-1])
+
+
+def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
+    """The denoiser with its blocks' and skips' products prepared; everything else is shared with it, or cast.
+
+    Args:
+        precision: one of `linear.PRECISIONS`; None is that of the weights.
+
+    Raises:
+        ConfigError: a precision that this device has no products for.
+    """
+    weight = denoiser.input_proj.weight
+    dtype, pack = choose_linear(precision, weight.dtype, weight.device)
+    if pack is Int8Linear and backend.has_fast_bf16():
+        dtype = torch.bfloat16  # eight bits are enough for what becomes bytes
+    if dtype == weight.dtype and pack is PlainLinear:
+        return denoiser
+    compiles = is_compiled(denoiser)
+
+    def make() -> nn.Module:
+        plain = denoiser if dtype == weight.dtype else copy.deepcopy(denoiser).to(dtype)
+        if pack is not PlainLinear:  # products that a compiler does not see, or not as they are meant
+            return _prepared_twin(plain, pack)
+        if compiles:
+            compile_regions(plain)
+        return plain
+
+    return prepared_once(denoiser, (precision, denoiser.training, compiles), make)
+
+
+def _prepared_twin(denoiser: nn.Module, pack: Pack) -> nn.Module:
+    twin = _twin(denoiser)
+    packs = {"blocks": pack, "dense_projections": pack}
+    if denoiser.input_proj.weight.dtype == torch.bfloat16 and backend.has_fast_bf16():
+        packs["modulation"] = NarrowCpuLinear  # of all steps at once: few rows, and the largest weight
+    for name in packs.keys() & twin._modules.keys():
+        twin._modules[name] = _with_products(twin._modules[name], packs[name])
+    return twin
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Another module with the same parameters and children, in which children can be replaced."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
+
+
+def _with_products(module: nn.Module, pack: Pack) -> nn.Module:
+    """The module with every Linear in it prepared."""
+    if isinstance(module, nn.Linear):
+        return PreparedLinear(module, pack)
+    if isinstance(module, GEGLUFeedForward):
+        return PreparedFeedForward(module, pack)
+    twin = _twin(module)
+    for name, child in module.named_children():
+        twin._modules[name] = _with_products(child, pack)
+    return twin

@@ -1,0 +1,235 @@
+"""Matrix products with fixed weights, prepared once for the processor they run on.
+
+Letters: R rows, I inputs, O outputs.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels import backend, ops
+from ld4lg_fast.options.checks import check_choice
+
+Linear = Callable[..., Tensor]
+"""(x (R, I), residual (R, O) or None) -> x Wᵀ + bias, or its GELU, + residual, (R, O)."""
+
+Pack = Callable[..., Linear]
+"""(weight (O, I), bias (O,) or None, gelu) -> the product, followed by the exact GELU where asked for."""
+
+
+def _finish(product: Tensor, gelu: bool, residual: Tensor | None) -> Tensor:
+    product = F.gelu(product) if gelu else product
+    return product if residual is None else product.add_(residual)
+
+
+class PlainLinear:
+    """torch's own product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        self.weight, self.bias, self.gelu = weight, bias, gelu
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return _finish(F.linear(x, self.weight, self.bias), self.gelu, residual)
+
+
+class OneDnnLinear:
+    """oneDNN's product on weights in the order that its kernels read, as torch's compiler uses it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        self.bias = bias
+        self.after = ("gelu", [], "none") if gelu else ("none", [], "")
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if residual is None or self.after[0] == "gelu":
+            y = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.after)
+            return y if residual is None else y.add_(residual)
+        return torch.ops.mkldnn._linear_pointwise(x, residual, self.weight, self.bias, "add")
+
+
+class CpuLinear:
+    """`ops.PackedLinear` for few rows where the C++ library is built, `OneDnnLinear` for more.
+
+    Either order of the weights is made when it is first needed.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        self.weight, self.bias, self.gelu = weight, bias, gelu
+        self.few_rows: float = ops.PackedLinear.few_rows()
+        self.for_few: ops.PackedLinear | None = None
+        self.for_many: OneDnnLinear | None = None
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if x.shape[0] > self.few_rows:
+            return self.many(x, residual)
+        if self.for_few is None:
+            self.for_few = ops.PackedLinear(self.weight, self.bias, self.gelu)
+        return self.for_few(x, residual)
+
+    def many(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        if self.for_many is None:
+            self.for_many = OneDnnLinear(self.weight, self.bias, self.gelu)
+        return self.for_many(x, residual)
+
+
+class CpuBFloat16Linear(CpuLinear):
+    """The same with weights in bfloat16, inputs and outputs in float32.
+
+    Only oneDNN's product rounds the inputs to bfloat16 as well; a processor that has no such product uses ours for
+    any number of rows.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        super().__init__(weight.detach().bfloat16(), bias, gelu)
+        self.few_rows = FEW_ROWS_BF16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else math.inf
+
+    def many(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        if self.for_many is None:
+            bias = None if self.bias is None else self.bias.bfloat16()
+            self.for_many = OneDnnLinear(self.weight, bias, self.gelu)
+        y = self.for_many(x.bfloat16()).float()
+        return y if residual is None else y.add_(residual)
+
+
+class NarrowCpuLinear:
+    """`ops.NarrowLinear`; with ``geglu`` value·GELU(gate) of the product, in one pass."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        gelu: bool = False,
+        geglu: bool = False,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self.product, self.gelu = ops.NarrowLinear(weight, bias, dtype, geglu), gelu
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return _finish(self.product(x), self.gelu, residual)
+
+
+class Int8Linear(NarrowCpuLinear):
+    """Products of bytes, with a scale for each row of the weight and of the input, and sums in int32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False, geglu: bool = False) -> None:
+        super().__init__(weight, bias, gelu, geglu, torch.int8)
+
+
+class Fp8Linear:
+    """Products of float8 (e4m3): a scale for each row of the weight and of the input, see `ops.quantize_rows`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        quantized, scale = ops.quantize_rows(weight.detach())
+        self.weight, self.scale = quantized.t(), scale.t()
+        self.bias = None if bias is None else bias.detach().bfloat16()
+        self.gelu = gelu
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return _finish(self.product(*ops.quantize_rows(x)), self.gelu, residual)
+
+    def product(self, quantized: Tensor, scale: Tensor) -> Tensor:
+        """(R, O) bfloat16 of an input that has been quantised."""
+        # Fast sums are kept in fewer bits, which loses less than inputs of eight do.
+        return torch._scaled_mm(
+            quantized,
+            self.weight,
+            scale,
+            self.scale,
+            bias=self.bias,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+
+
+def fp8_or_plain(weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Linear:
+    """`Fp8Linear` where its sizes are whole blocks of sixteen, which the product needs."""
+    kind = PlainLinear if any(size % 16 for size in weight.shape) else Fp8Linear
+    return kind(weight, bias, gelu)
+
+
+class Tf32Linear(PlainLinear):
+    """torch's product of float32 with the inputs rounded to ten bits (tensor cores)."""
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        settings = torch.backends.cuda.matmul
+        before, settings.allow_tf32 = settings.allow_tf32, True
+        try:
+            return super().__call__(x, residual)
+        finally:
+            settings.allow_tf32 = before
+
+
+FEW_ROWS_BF16 = 8  # up to which our own product with weights in bfloat16 is not slower than oneDNN's
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.float32,
+    "fp8": torch.bfloat16,
+}
+PRECISIONS = tuple(_DTYPES)
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuses unknown names; None is the precision of a model's weights.
+
+    Raises:
+        ConfigError: it is none of `PRECISIONS`.
+    """
+    check_choice("precision", precision, PRECISIONS, or_none=True)
+
+
+def choose_linear(
+    precision: str | None, weights: torch.dtype, device: torch.device, few_rows: bool = False
+) -> tuple[torch.dtype, Pack]:
+    """The dtype of everything but the products, and what prepares the products.
+
+    Args:
+        few_rows: whether reading the weights is most of the work, as it is in a step of a decoder: on a CPU, bf16
+            then is that of the weights alone.
+
+    Raises:
+        ConfigError: an unknown precision, or one that this device has no products for.
+    """
+    check_precision(precision)
+    reason = _unavailable(precision, device)
+    if reason is not None:
+        raise ConfigError(f"precision={precision} cannot be had here: {reason}.")
+    dtype = weights if precision is None else _DTYPES[precision]
+    if precision in _SPECIAL:
+        return dtype, _SPECIAL[precision]
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if dtype == torch.float32:
+            return dtype, CpuLinear
+        if precision == "bf16" and few_rows and backend.has_native():
+            return torch.float32, CpuBFloat16Linear
+        if dtype == torch.bfloat16 and backend.has_fast_bf16():
+            return dtype, NarrowCpuLinear
+        if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return dtype, OneDnnLinear
+    return dtype, PlainLinear
+
+
+_SPECIAL = {"tf32": Tf32Linear, "int8": Int8Linear, "fp8": fp8_or_plain}
+
+
+def _unavailable(precision: str | None, device: torch.device) -> str | None:
+    """Why the device has no such products."""
+    if precision == "int8":
+        if device.type != "cpu":
+            return f"integer products are for a CPU, not for {device.type}; use bf16"
+        if (missing := backend.unavailable_reason("native")) is not None:
+            return missing
+    if precision in ("tf32", "fp8"):
+        needed = {"tf32": (8, 0), "fp8": (9, 0)}[precision]
+        if device.type != "cuda":
+            return f"it needs a GPU, not {device.type}; use fp32, bf16 or int8"
+        if torch.cuda.get_device_capability(device) < needed:
+            return f"the GPU needs compute capability {needed[0]}.{needed[1]}; use bf16 or fp16"
+    return None

@@ -1,0 +1,220 @@
+"""One sampling run: everything that a sampler's steps share computed once, then batch after batch.
+
+`samplers` says what is computed; here it is computed fast. Letters: B batch, N latent positions, d latent width,
+D model width, L blocks, S sampling steps, C classes that occur in the run.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.samplers import get_update, step_coefficients
+from ld4lg_fast.diffusion.schedules import sampling_grid
+from ld4lg_fast.engine.cuda_graphs import CapturedSteps
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels import ops
+from ld4lg_fast.models.layers import Modulation, project_to_sphere
+
+START_STREAM = 0  # random stream of z_T; step k draws from stream 1 + k
+TABLE_ELEMENTS = 2**26  # of all steps' modulations, at most as many at once
+
+
+class StepModulations:
+    """The `Modulation` of every step and class, from one product for as many steps as `TABLE_ELEMENTS` hold."""
+
+    def __init__(self, denoiser: nn.Module, times: Tensor, classes: Tensor | None) -> None:
+        """``times`` (S,) as the network is told them; ``classes`` (C,) where they modulate, else None."""
+        self.denoiser, self.times, self.classes = denoiser, times, classes
+        self.num_classes = 1 if classes is None else len(classes)
+        per_step = self.num_classes * 2 * denoiser.config.dim * denoiser.config.depth
+        self.steps_at_once = max(1, TABLE_ELEMENTS // per_step)
+        self.filled: int | None = None
+        self.first: Tensor | None = None
+
+    def fill(self, step: int) -> None:
+        """Makes the table that ``step`` is in, unless it is there."""
+        first = step - step % self.steps_at_once
+        if first == self.filled:
+            return
+        times = self.times[first : first + self.steps_at_once]
+        ids = None if self.classes is None else self.classes.repeat(len(times))
+        rows = self.denoiser.modulate(times.repeat_interleave(self.num_classes), ids)
+        if self.first is None:
+            self.rows, self.first = rows, self.times.new_tensor(first, dtype=torch.long)
+        else:  # in place, where a captured step looks for them
+            self.rows.overwrite(rows)
+            self.first.fill_(first)
+        self.filled = first
+
+    def at(self, step: Tensor, class_index: Tensor) -> Modulation:
+        """Rows of a step () for places (R,) in ``classes``."""
+        return self.rows.rows((step - self.first) * self.num_classes + class_index)
+
+
+class SamplingRun:
+    """A sampler's steps for one model: ``run(sample_ids, …) -> latents``, as often as there are batches.
+
+    Args:
+        sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's. spacing: of its steps, in `schedules.SPACINGS`.
+        classes: (C,) all class ids that batches will ask for; None for a model without classes.
+        guidance_scale: w in ``w·cond + (1-w)·uncond``, in the steps that begin at times within
+            ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
+        project: every x_start is put on the sphere of l2-normalised latents.
+        steer: what every x_start (B, N, d) is changed into, before it is projected; None: nothing.
+        strength: the time that the first step begins at, less than 1 where latents to start from are given.
+        denoiser: the model's, see `prepared_denoiser`; None is the model's own.
+        cuda_graph: whether steps are captured and replayed; None: on a GPU.
+
+    Raises:
+        ConfigError: a CUDA graph on a device that has none.
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        *,
+        sampler: str,
+        num_steps: int,
+        spacing: str = "time",
+        seed: int,
+        classes: Tensor | None = None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        eta: float = 0.0,
+        project: bool = False,
+        steer: Callable[[Tensor], Tensor] | None = None,
+        strength: float = 1.0,
+        denoiser: nn.Module | None = None,
+        cuda_graph: bool | None = None,
+    ) -> None:
+        self.denoiser, self.seed = denoiser or model.denoiser, seed
+        self.changes = [change for change in (steer, project_to_sphere if project else None) if change]
+        self.config = config = model.denoiser.config
+        self.device = model.latent_mean.device
+        on_gpu = self.device.type == "cuda"
+        if cuda_graph and not on_gpu:
+            raise ConfigError(f"cuda_graph=true needs a GPU, not {self.device.type}; leave it out.")
+        self.cuda_graph = on_gpu if cuda_graph is None else cuda_graph
+        schedule = model.diffusion.schedule_for_sampling
+        grid = sampling_grid(schedule, num_steps, spacing, model.learned_times, strength)
+        self.first_level = grid.alpha_sq[0].item()
+        low, high = guidance_interval
+        scales = [guidance_scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
+        self.guided = [scale != 1.0 for scale in scales]
+        options = {"eta": eta} if sampler == "ddim" else {}
+        table = step_coefficients(get_update(sampler), grid, model.diffusion.objective, scales, **options)
+        if self.changes:
+            self.to_x_start = table[:, :3].clone().to(self.device)
+            table[:, :3] = torch.tensor([0.0, 1.0, 0.0])
+        self.has_history, self.has_noise, looks_back = (bool(table[:, column].any()) for column in (5, 6, 7))
+        self.history_weights = table[:, [5, 7]].to(self.device) if looks_back else None
+        if looks_back:
+            table[:, 5] = 1.0
+        self.coefficients = table[:, :7].to(self.device).contiguous()
+        self.steps = torch.arange(num_steps, device=self.device)
+        signed_seed = seed - 2**64 if seed >= 2**63 else seed
+        self.seed_tensor = torch.tensor(signed_seed, device=self.device) if self.has_noise else None
+        self.classes = None
+        if config.class_modulates:
+            null = classes.new_tensor([config.null_class])
+            self.classes = torch.cat([classes, null]).unique()
+        self.modulations = StepModulations(self.denoiser, grid.network_time.to(self.device), self.classes)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        sample_ids: Tensor,
+        *,
+        class_id: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        start: Tensor | None = None,
+        callback: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Normalised latents (B, N, d) float32 of the samples ``sample_ids`` (B,).
+
+        Conditions as in `engine.sample_latents`, a row for each sample, and ``start`` (B, N or more, d) normalised.
+        With ``lengths`` N is the longest one; rows are zero beyond their length. ``callback(step, x_start)`` is called
+        after every step.
+        """
+        batch = len(sample_ids)
+        length, mask = self.config.max_len, None
+        if lengths is not None:
+            length = int(lengths.max())
+            if int(lengths.min()) < length:
+                mask = torch.arange(length, device=self.device) < lengths[:, None]
+        conditions = self._conditions((batch, length), mask, class_id, context, context_mask)
+        z = ops.philox_normal(self.seed, sample_ids, START_STREAM, (length, self.config.dim_latent))
+        if start is not None:
+            z = self.first_level**0.5 * start[:, :length] + (1 - self.first_level) ** 0.5 * z
+        noise = (self.seed_tensor, sample_ids) if self.has_noise else (None, None)
+
+        def advance(
+            guided: bool, step: Tensor, z: Tensor, x_prev: Tensor, x_start: Tensor, inputs: Tensor
+        ) -> tuple:
+            shared, class_index = conditions[guided]
+            output = self.denoiser.run_blocks(inputs, self.modulations.at(step, class_index), shared)
+            if self.changes:
+                output = self._changed(z, output, step)
+            history = x_start if self.has_history else None
+            if self.history_weights is not None:
+                latest, before = self.history_weights.index_select(0, step.reshape(1))[0]
+                history = latest * x_start + before * x_prev
+            z, x_next, inputs = ops.sampler_step(
+                output,
+                z,
+                history,
+                self.coefficients,
+                step,
+                *noise,
+                START_STREAM + 1,
+                self.config.self_condition,
+            )
+            return z, x_start, x_next, inputs
+
+        if self.cuda_graph:
+            advance = CapturedSteps(advance)
+        zeros = torch.zeros_like(z)
+        state = (z, zeros, zeros, self.denoiser.network_input(z, None))
+        for k, step in enumerate(self.steps):
+            self.modulations.fill(k)
+            state = advance(self.guided[k], step, *state)
+            if callback is not None:
+                callback(k, state[2].clone() if self.cuda_graph else state[2])
+        z = state[0]
+        return z if mask is None else z.masked_fill(~mask[..., None], 0.0)
+
+    def _conditions(
+        self,
+        shape: tuple[int, int],
+        mask: Tensor | None,
+        class_id: Tensor | None,
+        context: Tensor | None,
+        context_mask: Tensor | None,
+    ) -> dict[bool, tuple]:
+        """By guided or not, as far as steps need it: the denoiser's conditions, and places in ``classes``."""
+        found = {}
+        for guided in set(self.guided):
+            ids = class_id
+            if guided and class_id is not None:
+                ids = torch.cat([class_id, torch.full_like(class_id, self.config.null_class)])
+            index = self.steps.new_zeros(1) if self.classes is None else torch.searchsorted(self.classes, ids)
+            found[guided] = (
+                self.denoiser.conditions(shape, mask, context, context_mask, ids, guided),
+                index,
+            )
+        return found
+
+    def _changed(self, z: Tensor, output: Tensor, step: Tensor) -> Tensor:
+        """The guided x_start, steered and projected, in the place of the network's output."""
+        from_z, from_cond, from_uncond = self.to_x_start.index_select(0, step.reshape(1))[0]
+        cond, *uncond = output.float().split(z.shape[0])
+        x_start = from_z * z + from_cond * cond
+        if uncond:
+            x_start = x_start + from_uncond * uncond[0]
+        for change in self.changes:
+            x_start = change(x_start)
+        return x_start

@@ -1,0 +1,158 @@
+"""Which texts are measured together, and against which: one row of the report each."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ld4lg_fast.data import TextDataset
+from ld4lg_fast.decoding.candidates import SIMILARITIES, SURENESS, choose, in_groups, oracle
+from ld4lg_fast.errors import DataError
+from ld4lg_fast.evaluation.references import References, of_class
+from ld4lg_fast.evaluation.report import Row
+
+Measure = Callable[..., dict]
+Choose = Callable[[Sequence[str], Sequence[float], str], int]
+"""(candidates, how sure the model is of each, reference) -> index"""
+
+ORACLES = {"bleu": "sacrebleu", "rougeL": "rougeL"}
+"""The metric that an oracle by a similarity raises most."""
+
+Samples = Mapping[int, Mapping[str, Sequence[str]]]
+"""Texts by seed, by decoding."""
+
+
+def groups_of(references: References, names: Sequence[str]) -> dict[str, list[int]]:
+    """All samples under the name "", and, where they are of several classes, each class under its name."""
+    groups = {"": list(range(len(references.texts)))}
+    labels = references.labels or []
+    if len(set(labels)) > 1:
+        for label in sorted(set(labels)):
+            groups[names[label]] = [i for i, own in enumerate(labels) if own == label]
+    return groups
+
+
+def text_rows(
+    samples: Samples,
+    references: References,
+    training: Sequence[str],
+    names: Sequence[str],
+    measure: Measure,
+) -> list[Row]:
+    """A row for each decoding, and one for each class of it: that class's samples and references."""
+    rows = []
+    for decoding in next(iter(samples.values())):
+        for group, members in groups_of(references, names).items():
+            row = Row(_joined(decoding, group), {"strategy": decoding, "class": group or None})
+            real = [references.texts[i] for i in members]
+            for texts in samples.values():
+                row.results.append(measure([texts[decoding][i] for i in members], real, training))
+            rows.append(row)
+    return rows
+
+
+def named(rows: Sequence[Row], name: str, facts: Mapping) -> list[Row]:
+    """The rows of what a decoding wrote for its own conditions, with a further name and facts."""
+    return [
+        Row(_joined(row.name, name), {**row.facts, **facts}, row.results)
+        for row in rows
+        if not row.facts.get("class")
+        and "strategy" in row.facts
+        and row.facts.get("choice") != "other source"
+    ]
+
+
+def reference_rows(
+    dataset: TextDataset, references: References, names: Sequence[str], measure: Measure
+) -> list[Row]:
+    """What real texts reach: the references themselves against equally many validation and training texts."""
+    rows = []
+    for split in ("validation", "train"):
+        if split == references.split:
+            continue
+        for group, members in groups_of(references, names).items():
+            # All references of this group have one class, or the group is that of all classes.
+            labels = {references.labels[i] for i in members} if references.labels else set()
+            others = of_class(getattr(dataset, split), labels.pop() if len(labels) == 1 else None)
+            name = _joined(f"{references.split} texts against {split}", group)
+            facts = {"texts": references.split, "references": split, "class": group or None}
+            try:
+                result = measure([references.texts[i] for i in members], others.texts, dataset.train.texts)
+            except DataError as error:
+                result = _all_skipped(len(members), error)
+            rows.append(Row(name, facts, [result]))
+    return rows
+
+
+def pair_rows(
+    samples: Samples,
+    references: References,
+    num_candidates: int,
+    measure: Measure,
+    scores: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
+) -> list[Row]:
+    """A row for each decoding, one for what it wrote for other sources, and one for copying the source.
+
+    With several candidates, whose ``scores`` are then needed, a decoding has a row for each way to choose one
+    (`choices`), and each of them the figures ``gap_…``: the share that it wins of what the oracle gains over the first
+    candidate.
+    """
+    ways = choices() if num_candidates > 1 else {"": lambda candidates, sure, reference: 0}
+    rows = []
+    for decoding in next(iter(samples.values())):
+        # What a model that looks at no source would reach: each text against the next source's reference.
+        others = Row(_joined(decoding, "for other sources"), {"strategy": decoding, "choice": "other source"})
+        for texts in samples.values():
+            first = texts[decoding][::num_candidates]
+            others.results.append(measure([*first[-1:], *first[:-1]], references.texts))
+        own = []
+        for name, choose_one in ways.items():
+            row = Row(_joined(decoding, name), {"strategy": decoding, "choice": name or None})
+            for seed, texts in samples.items():
+                groups = in_groups(texts[decoding], num_candidates)
+                sure = in_groups(scores[seed][decoding], num_candidates) if scores else [()] * len(groups)
+                whole = zip(groups, sure, references.texts, strict=True)
+                kept = [group[choose_one(group, known, real)] for group, known, real in whole]
+                row.results.append(measure(kept, references.texts))
+            own.append(row)
+        if num_candidates > 1:
+            _add_gaps(own)
+        rows += [*own, others]
+    rows.append(
+        Row("copy of the source", {"choice": "source"}, [measure(references.sources, references.texts)])
+    )
+    return rows
+
+
+def choices() -> dict[str, Choose]:
+    """The ways to choose one of several candidates, by name; the oracles know the reference."""
+    ways: dict[str, Choose] = {
+        "first candidate": lambda candidates, sure, reference: 0,
+        "surest": lambda candidates, sure, reference: choose(candidates, sure, SURENESS),
+    }
+    for name in ORACLES:
+        ways[f"minimum Bayes risk by {name}"] = lambda candidates, sure, reference, name=name: choose(
+            candidates, sure, name
+        )
+    for name, similarity in SIMILARITIES.items():
+        ways[f"oracle by {name}"] = lambda candidates, sure, reference, similarity=similarity: oracle(
+            candidates, reference, similarity
+        )[0]
+    return ways
+
+
+def _add_gaps(rows: Sequence[Row]) -> None:
+    """Of each choice, which share of the oracle's gain over the first candidate it wins, in the oracle's metric."""
+    by_choice = {row.facts["choice"]: row for row in rows}
+    for name, metric in ORACLES.items():
+        pairs = zip(by_choice["first candidate"].results, by_choice[f"oracle by {name}"].results, strict=True)
+        ends = [[result["metrics"].get(metric) for result in pair] for pair in pairs]
+        for row in rows:
+            for result, (low, high) in zip(row.results, ends, strict=True):
+                if None not in (low, high) and high > low:
+                    result["metrics"][f"gap_{metric}"] = (result["metrics"][metric] - low) / (high - low)
+
+
+def _joined(first: str, second: str) -> str:
+    return f"{first}, {second}" if second else first
+
+
+def _all_skipped(num_texts: int, reason: Exception) -> dict:
+    return {"num_texts": num_texts, "empty_texts": 0, "metrics": {}, "skipped": {"all metrics": str(reason)}}

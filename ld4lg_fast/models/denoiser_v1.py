@@ -1,0 +1,271 @@
+"""The denoiser of recipe v1: relative positions, self-condition and class as context tokens.
+
+The unofficial implementation's network; exact rules in golden NOTES 42-49.
+Letters: B batch, N positions, M context tokens, D model width, d latent width, L blocks.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.models.layers import (
+    DIM_HEAD,
+    CrossAttention,
+    GEGLUFeedForward,
+    Modulation,
+    PositionTable,
+    SelfAttention,
+    SinusoidalEmbedding,
+    add_and_norm,
+    attention_bias,
+    check_mask,
+    compute_dtype,
+    store_in_parts,
+    twice,
+)
+
+
+def relative_position_bucket(distance: Tensor, num_buckets: int = 32, max_distance: int = 128) -> Tensor:
+    """T5's bidirectional bucket of ``key index - query index`` (Raffel et al. 2020): half of the buckets for
+    keys after the query, exact up to a quarter of them, then logarithmic up to ``max_distance``."""
+    half, exact = num_buckets // 2, num_buckets // 4
+    far = distance.abs()
+    log_ratio = torch.log(far.clamp(min=1).float() / exact) / math.log(max_distance / exact)
+    logarithmic = (exact + (log_ratio * (half - exact)).long()).clamp(max=half - 1)
+    return torch.where(far < exact, far, logarithmic) + half * (distance > 0)
+
+
+@dataclass(frozen=True)
+class DenoiserConfigV1:
+    """Sizes and switches of a `DiffusionTransformerV1`.
+
+    Args:
+        dim: D, a multiple of 64. depth: L. dim_latent: d, the language model's width. max_len: largest N.
+        cross_attention: whether blocks attend to the condition tokens (published: always with conditions).
+        self_condition: the previous x_start as context tokens.
+        num_classes: 0 for none; the id ``num_classes`` is the null class.
+        heads: None for D/64; published networks may have another number (each 64 wide).
+
+    Raises:
+        ConfigError: a width that is not a multiple of 64.
+    """
+
+    dim: int = 768
+    depth: int = 12
+    dim_latent: int = 768
+    max_len: int = 64
+    cross_attention: bool = True
+    self_condition: bool = True
+    num_classes: int = 0
+    dropout: float = 0.1
+    heads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads is None and (self.dim < DIM_HEAD or self.dim % DIM_HEAD):
+            raise ConfigError(f"Denoiser width {self.dim} must be a positive multiple of {DIM_HEAD}.")
+
+    @property
+    def null_class(self) -> int | None:
+        return self.num_classes or None
+
+    @property
+    def class_modulates(self) -> bool:
+        """Whether the class is part of the `Modulation`."""
+        return False
+
+
+class BlockV1(nn.Module):
+    """Self-attention, cross-attention, modulated feed-forward; no norm after the feed-forward."""
+
+    def __init__(self, config: DenoiserConfigV1) -> None:
+        super().__init__()
+        self.attn_norm = nn.LayerNorm(config.dim)
+        self.attn = SelfAttention(config.dim, config.dropout, config.heads)
+        if config.cross_attention:
+            self.cross_norm = nn.LayerNorm(config.dim)
+            self.cross_attn = CrossAttention(config.dim, config.dropout, config.heads)
+        self.ff_norm = nn.LayerNorm(config.dim)
+        self.ff = GEGLUFeedForward(config.dim, config.dropout)
+
+
+@dataclass(frozen=True)
+class ConditionsV1:
+    """What all evaluations for a batch share besides time, so that a sampler computes it once.
+
+    Rows R are B, or 2B where ``guided``: then the second half of the output is unconditional.
+
+    Args:
+        self_bias: (R or 1, H, N, N): relative positions and padding.
+        first_bias, cross_bias: padding for cross-attention, (R, 1, N, M), without and with a self-condition;
+            None where nothing is padded.
+        class_keys_values: each block's cross-attention keys and values of the class token (R, 1, 2·H·64).
+        rows: (R, N) real positions, where `attend` has to be told of them.
+    """
+
+    guided: bool
+    self_bias: Tensor
+    first_bias: Tensor | None
+    cross_bias: Tensor | None
+    class_keys_values: tuple[Tensor, ...] | None
+    rows: Tensor | None
+
+
+class DiffusionTransformerV1(nn.Module):
+    """Predicts x_start or noise from noised encoder states (recipe v1)."""
+
+    NUM_BUCKETS = 32
+    OPTIONAL = ("null_self_cond", "self_cond_proj")  # used with or without a self-condition alone
+
+    def __init__(self, config: DenoiserConfigV1) -> None:
+        super().__init__()
+        self.config = config
+        dim, dim_time = config.dim, 4 * config.dim_latent
+        self.sinusoid = SinusoidalEmbedding(dim)
+        self.time_mlp = nn.Sequential(nn.Linear(dim, dim_time), nn.GELU(), nn.Linear(dim_time, dim_time))
+        self.time_proj = nn.Linear(dim_time, dim)
+        self.pos_emb = PositionTable(config.max_len, dim)
+        self.relative_bias = nn.Embedding(self.NUM_BUCKETS, config.heads or dim // DIM_HEAD)
+        self.input_proj = nn.Linear(config.dim_latent, dim)
+        if config.self_condition:
+            self.self_cond_proj = nn.Linear(config.dim_latent, dim)
+            self.null_self_cond = nn.Parameter(torch.randn(1, dim))
+        if config.num_classes:
+            self.class_embedding = nn.Embedding(config.num_classes + 1, dim)
+        self.blocks = nn.ModuleList(BlockV1(config) for _ in range(config.depth))
+        self.modulation = nn.Linear(dim_time, 2 * dim * config.depth)
+        store_in_parts(self, "modulation", [f"blocks.{i}.modulation" for i in range(config.depth)])
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.norm = nn.LayerNorm(dim)
+        self.output_proj = nn.Linear(dim, config.dim_latent)
+
+    def position_bias(self, length: int) -> Tensor:
+        """T5 bias (1, H, N, N), times √64 as published (NOTES 44)."""
+        index = torch.arange(length, device=self.relative_bias.weight.device)
+        bucket = relative_position_bucket(index[None, :] - index[:, None], self.NUM_BUCKETS)
+        return self.relative_bias(bucket).permute(2, 0, 1)[None] * math.sqrt(DIM_HEAD)
+
+    def modulate(self, time: Tensor, class_id: None = None) -> Modulation:
+        """The time dependent part for integer steps ``time`` (B,); the class is a token here."""
+        tau = F.gelu(self.time_mlp(self.sinusoid(time).to(self.input_proj.weight.dtype)))[:, None]
+        return Modulation(self.time_proj(tau), self.modulation(tau))
+
+    def network_input(self, z_t: Tensor, x_self_cond: Tensor | None) -> Tensor:
+        """What `run_blocks` takes: (B, N, d), or with a self-condition (B, N, 2d)."""
+        return z_t if x_self_cond is None else torch.cat([z_t, x_self_cond], dim=-1)
+
+    def forward(
+        self,
+        z_t: Tensor,
+        time: Tensor,
+        *,
+        mask: Tensor | None = None,
+        x_self_cond: Tensor | None = None,
+        class_id: Tensor | None = None,
+        context: None = None,
+        context_mask: None = None,
+        modulation: Modulation | None = None,
+    ) -> Tensor:
+        """One evaluation of the network.
+
+        Args:
+            z_t: (B, N, d). time: (B,) integer step. mask: (B, N), True = keep, or None.
+            x_self_cond: (B, N, d). class_id: (B,) long in [0, num_classes].
+            modulation: that of ``time``, where it is known already.
+
+        Raises:
+            ConfigError: more positions than ``max_len``, a mask of another shape, missing or superfluous class ids,
+                or a source text (this recipe has none).
+        """
+        conditions = self.conditions(z_t.shape[:2], mask, context, context_mask, class_id)
+        if not self.config.self_condition:
+            x_self_cond = None
+        modulation = self.modulate(time) if modulation is None else modulation
+        return self.run_blocks(self.network_input(z_t, x_self_cond), modulation, conditions)
+
+    def conditions(
+        self,
+        shape: tuple[int, int],
+        mask: Tensor | None = None,
+        context: None = None,
+        context_mask: None = None,
+        class_id: Tensor | None = None,
+        guided: bool = False,
+    ) -> ConditionsV1:
+        """`ConditionsV1` of a batch of ``shape`` (B, N), with mask and class_id as in `forward`.
+
+        Under guidance class_id has 2B ids.
+        """
+        if context is not None or context_mask is not None:
+            raise ConfigError("Recipe v1 has no sequence-to-sequence mode; use recipe v2 for a source text.")
+        if (class_id is not None) != bool(self.config.num_classes):
+            raise ConfigError(
+                f"This denoiser has {self.config.num_classes} classes; "
+                + ("give class_id." if self.config.num_classes else "it takes no class_id.")
+            )
+        dtype = compute_dtype(self.input_proj.weight)
+        rows = check_mask("mask", mask, tuple(shape))
+        self_bias, first_bias, cross_bias = self.position_bias(shape[1]).to(dtype), None, None
+        if rows is not None:
+            rows = twice(rows) if guided else rows
+            padding = attention_bias(rows, rows, dtype)
+            self_bias = torch.where(padding < 0, torch.finfo(dtype).min, self_bias)
+            one = [rows.new_ones((rows.shape[0], 1))]
+            class_token = one if self.config.num_classes else []
+            start = one if self.config.self_condition else []
+            if start or class_token:
+                first_bias = attention_bias(rows, torch.cat(start + class_token, dim=1), dtype)
+            cross_bias = padding
+            if class_token:
+                cross_bias = attention_bias(rows, torch.cat([rows, *class_token], dim=1), dtype)
+        keys_values = None
+        if class_id is not None and self.config.cross_attention:
+            token = self.class_embedding(class_id)[:, None].to(dtype)
+            keys_values = tuple(block.cross_attn.kv(token) for block in self.blocks)
+        # A loss needs to be told of padded rows, and kernels on a GPU, where they would become 0 or NaN; see `attend`.
+        told = rows if torch.is_grad_enabled() or self.input_proj.weight.is_cuda else None
+        return ConditionsV1(guided, self_bias, first_bias, cross_bias, keys_values, told)
+
+    def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: ConditionsV1) -> Tensor:
+        """The part that a sampler repeats: `network_input` -> output (B, N, d), guided (2B, N, d)."""
+        weight = self.input_proj.weight
+        z_t, *x_self_cond = inputs.to(weight.dtype).split(self.config.dim_latent, dim=-1)
+        x = self.input_proj(z_t) + self.pos_emb(z_t.shape[1]) + modulation.embedding
+        tokens, cross_bias = None, conditions.cross_bias
+        if x_self_cond:
+            tokens = self.self_cond_proj(x_self_cond[0])
+        elif self.config.self_condition:
+            # Not a view: without gradient, torch's FLOP counter stumbles over one of a parameter.
+            tokens = self.null_self_cond.to(compute_dtype(weight)).repeat(x.shape[0], 1, 1)
+        if not x_self_cond and (tokens is not None or conditions.class_keys_values):
+            cross_bias = conditions.first_bias
+
+        for i, block in enumerate(self.blocks):
+            rows = None if conditions.rows is None else conditions.rows[: x.shape[0]]
+            branch = block.attn(block.attn_norm(x), conditions.self_bias[: x.shape[0]], rows)
+            if conditions.guided and i == 0:
+                x, branch = twice(x), twice(branch)  # up to here the two halves are the same
+            if self.config.cross_attention:
+                x, normed = add_and_norm(branch, x, block.cross_norm)
+                keys_values = self._keys_values(i, normed, tokens, conditions)
+                branch = block.cross_attn(normed, keys_values, cross_bias, conditions.rows)
+            x, normed = add_and_norm(branch, x, block.ff_norm)
+            scale, shift = modulation.of_block(i)
+            x = x + block.ff(normed) * (1 + scale) + shift
+        return self.output_proj(self.norm(x))
+
+    def _keys_values(
+        self, index: int, normed: Tensor, tokens: Tensor | None, conditions: ConditionsV1
+    ) -> Tensor:
+        """Of the self-condition's tokens and the class token; without any condition, of the latents themselves."""
+        kv, class_keys_values = self.blocks[index].cross_attn.kv, conditions.class_keys_values
+        if tokens is None:
+            return kv(normed) if class_keys_values is None else class_keys_values[index]
+        keys_values = twice(kv(tokens)) if conditions.guided else kv(tokens)
+        if class_keys_values is None:
+            return keys_values
+        return torch.cat([keys_values, class_keys_values[index]], dim=1)

@@ -1,0 +1,379 @@
+"""What can be done with the latents of given texts: encode, walk from one to another, draw analogies, vary, edit, fill.
+
+Letters: B texts, N latent positions, d latent width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.data import collate, tokenize_texts
+from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.decoding.rerank import model_scores
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.engine.engine import check_fits
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import Number, WholeNumber, shown
+from ld4lg_fast.models.layers import project_to_sphere
+from ld4lg_fast.options.checks import check, check_options, check_texts, numbers, text_list
+from ld4lg_fast.pipeline.decode import checked_decoding
+from ld4lg_fast.pipeline.infilling import fill_gap, split_at_gap
+from ld4lg_fast.pipeline.length_guide import LengthGuide
+from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput, chosen
+from ld4lg_fast.pipeline.statistics import RunStatistics
+
+
+def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
+    """Between vectors (…, d) along the arc, their norms interpolated too: ``share`` 0 is the first (Shoemake 1985)."""
+    norms = (first.norm(dim=-1, keepdim=True), second.norm(dim=-1, keepdim=True))
+    one, other = first / norms[0].clamp(min=1e-12), second / norms[1].clamp(min=1e-12)
+    angle = (one * other).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    near = angle < 1e-4  # where the arc is a line
+    safe = angle.where(~near, torch.ones_like(angle))
+    weights = [torch.where(near, part, (part * safe).sin() / safe.sin()) for part in (1 - share, share)]
+    return (weights[0] * one + weights[1] * other) * ((1 - share) * norms[0] + share * norms[1])
+
+
+class LatentOperations(ABC):
+    """The part of `TextDiffusionPipeline` that starts from texts."""
+
+    autoencoder: LanguageAutoencoder
+    model: LatentDiffusion
+    statistics: RunStatistics
+    decoding: DecodingConfig
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @abstractmethod
+    def decode(
+        self, latents: Tensor, decoding: DecodingConfig | str | None = None, *, mask: Tensor | None = None
+    ) -> list[str]: ...
+
+    def _counts(self, num_samples: int, tries: int) -> tuple[int, int]:
+        """How many are wanted and how many are sampled for that, if the memory holds them."""
+        num_samples, tries = check_options(num_samples=num_samples, tries=tries)
+        return num_samples, check_fits(self.model, num_samples * tries, "num_samples times tries")
+
+    @abstractmethod
+    def sample(self, *arguments: Any, **options: Any) -> SampledLatents: ...
+
+    @abstractmethod
+    def __call__(self, *arguments: Any, **options: Any) -> TextDiffusionOutput: ...
+
+    @torch.no_grad()
+    def encode(self, texts: str | Sequence[str], batch_size: int = 64) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, N, d) float32 of texts (or of one), as `decode` takes them, and in recipe v1 their mask (B, N).
+
+        Texts are cut to what the model handles.
+
+        Raises:
+            ConfigError: no texts, or ``batch_size`` below 1.
+        """
+        texts = text_list("texts", texts)
+        (batch_size,) = check_options(batch_size=batch_size)
+        autoencoder, limit = self.autoencoder, self.autoencoder.max_len
+        tokens = tokenize_texts(texts, autoencoder.tokenizer, limit)
+        latents, masks = [], []
+        for start in range(0, len(texts), batch_size):
+            rows = [tokens[row] for row in range(start, min(start + batch_size, len(texts)))]
+            padded = collate(rows, autoencoder.tokenizer.pad_token_id, max_len=limit)
+            ids, mask = (tensor.to(self.device) for tensor in padded)
+            encoded = autoencoder.encode(ids, mask).float()
+            if autoencoder.perceiver is None:
+                encoded = torch.nn.functional.pad(encoded * mask[..., None], (0, 0, 0, limit - ids.shape[1]))
+                masks.append(torch.nn.functional.pad(mask.bool(), (0, limit - ids.shape[1])))
+            latents.append(encoded)
+        return torch.cat(latents), torch.cat(masks) if masks else None
+
+    def interpolate(
+        self, first: str, second: str, num_texts: int = 5, decoding: DecodingConfig | str | None = None
+    ) -> list[str]:
+        """``num_texts`` texts on the way from one text to another, both ends' own decodings included, see `between`.
+
+        Raises:
+            ConfigError: fewer than 2 texts.
+        """
+        check_texts(first=first, second=second)
+        num_texts = check_fits(self.model, num_texts, "num_texts")
+        decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
+        shares = torch.linspace(0, 1, num_texts)
+        latents, mask = self.between([first] * num_texts, [second] * num_texts, shares)
+        return self.decode(latents, decoding, mask=mask)
+
+    def between(
+        self, first: Sequence[str], second: Sequence[str], shares: Tensor | Sequence[float]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Latents (B, N, d) on the way from texts to as many others, ``shares`` (B,) of it gone, and in v1 their mask.
+
+        Every latent vector turns from the one's to the other's along the arc (`slerp`). In recipe v1 lengths change
+        evenly on the way.
+
+        Raises:
+            ConfigError: no texts, another number of one than of the other, or shares that do not lie between 0 and 1.
+        """
+        first, second = text_list("first", first), text_list("second", second)
+        shares, count = numbers("shares", shares, Number(0, 1), len(first), self.device), len(first)
+        if len(second) != count:
+            raise ConfigError(f"There are {count} texts in first and {len(second)} in second; give as many.")
+        latents, mask = self.encode([*first, *second])
+        way = slerp(latents[:count], latents[count:], shares[:, None, None])
+        if mask is None:
+            return way, None
+        lengths = mask.sum(dim=1).float()
+        between = ((1 - shares) * lengths[:count] + shares * lengths[count:]).round()
+        return way, torch.arange(mask.shape[1], device=mask.device) < between[:, None]
+
+    def analogy(
+        self,
+        text: str,
+        was: str,
+        becomes: str,
+        *,
+        amount: float = 1.0,
+        decoding: DecodingConfig | str | None = None,
+    ) -> str:
+        """The text changed as ``was`` changes into ``becomes``: their difference is added to its latents.
+
+        As analogies are drawn with word vectors (Mikolov et al. 2013); the more ``was`` has in common with ``text``,
+        word for word, the better. ``amount`` scales the difference.
+
+        Raises:
+            ConfigError: a model of recipe v1, whose latents have a length of their own, or an ``amount`` that is none.
+        """
+        check_texts(text=text, was=was, becomes=becomes)
+        (amount,) = check_options(amount=amount)
+        decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
+        if self.autoencoder.perceiver is None:
+            raise ConfigError(
+                "analogy needs latents of one size for all texts; use vary with this model (recipe v1)."
+            )
+        start, before, after = self.encode([text, was, becomes])[0]
+        latents = start + amount * (after - before)
+        if self.autoencoder.perceiver.config.l2_normalize:
+            latents = project_to_sphere(latents)
+        return self.decode(latents[None], decoding)[0]
+
+    def vary(
+        self, text: str, num_samples: int = 4, *, strength: float = 0.5, **options: Any
+    ) -> TextDiffusionOutput:
+        """Texts near a text: its latents are noised up to time ``strength`` and denoised again (Meng et al. 2022).
+
+        Args:
+            strength: in (0, 1]; 1 forgets the text. ``options`` are those of a call.
+
+        Raises:
+            ConfigError: ``strength`` out of range.
+        """
+        check_texts(text=text)
+        check_options(strength=strength)
+        num_samples = check_fits(self.model, num_samples)
+        latents, mask = self.encode([text])
+        lengths = None if mask is None else mask.sum(dim=1).expand(num_samples)
+        start = latents.expand(num_samples, -1, -1)
+        return self(num_samples, start=start, strength=strength, lengths=lengths, **options)
+
+    def edit(
+        self, texts: str | Sequence[str], *, strength: float = 0.5, **options: Any
+    ) -> TextDiffusionOutput:
+        """One text near each of ``texts`` under other conditions, as ``edit(texts, class_name="Sports")``.
+
+        Args:
+            strength: in (0, 1], see `vary`. ``options`` are those of a call; a class or source for each text, or one.
+
+        Raises:
+            ConfigError: ``strength`` out of range, or no texts.
+        """
+        check_options(strength=strength)
+        texts = text_list("texts", texts)
+        latents, mask = self.encode(texts)
+        lengths = None if mask is None else mask.sum(dim=1)
+        return self(len(texts), start=latents, strength=strength, lengths=lengths, **options)
+
+    def infill(
+        self,
+        text: str,
+        num_samples: int = 4,
+        *,
+        gap: str = "___",
+        strength: float = 0.7,
+        tries: int = 4,
+        max_tokens: int = 12,
+        **options: Any,
+    ) -> TextDiffusionOutput:
+        """Texts in which ``gap`` is filled and every other word stays, as ``infill("The Eagle is a ___ pub.")``.
+
+        A latent position stands for no word, so none can be held fixed while the others are denoised (as RePaint does
+        with pixels, Lugmayr et al. 2022). Instead latents are sampled near the text without its gap, as in `vary`; for
+        each the decoder is made to say the kept words and chooses those of the gap (`infilling.fill_gap`); and those
+        latents are kept under which the whole text is most probable. What fills the gap is thus one greedy choice for
+        each latent: likely words, about as many as the training texts would have there. It cannot plan several
+        gaps, and kept words that the corpus has nowhere (a new name) make a poor start, but they stay.
+
+        Args:
+            num_samples: the most texts; there are fewer where fillings are the same.
+            strength: in (0, 1], see `vary`; more gives more different fillings.
+            tries: latents sampled for each text that is asked for.
+            max_tokens: of a filling. ``options`` are those of a call.
+
+        Returns:
+            Different texts, those of which the decoder is surest first.
+
+        Raises:
+            ConfigError: not exactly one gap, nothing but a gap, no room for it, or a model of recipe v1, whose
+                latents are those of a given number of tokens.
+        """
+        if self.autoencoder.perceiver is None:
+            raise ConfigError(
+                "infill needs latents of one size for all texts; this model's have lengths (recipe v1)."
+            )
+        check_texts(text=text, gap=gap)
+        _, max_tokens = check_options(strength=strength, max_tokens=max_tokens)
+        before, after = split_at_gap(text, gap)
+        rest = f"{before.rstrip()} {after.lstrip()}".strip()
+        num_samples, count = self._counts(num_samples, tries)
+        sampled = self.sample(
+            count, start=self.encode([rest])[0].expand(count, -1, -1), strength=strength, **options
+        )
+        words, scores = fill_gap(self.autoencoder, sampled.latents, before.rstrip(), after, max_tokens)
+        # The first of a filling is the surest of it.
+        surest: dict[str, int] = {}
+        for row in scores.argsort(descending=True).tolist():
+            surest.setdefault(words[row], row)
+        kept = list(surest.values())[:num_samples]
+        return chosen(sampled, kept, [f"{before}{words[row]}{after}" for row in kept])
+
+    @torch.no_grad()
+    def confidences(
+        self,
+        latents: Tensor,
+        texts: str | Sequence[str],
+        mask: Tensor | None = None,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """How sure the decoder is of each text, told its latents (B, N, d): mean log-probability a token, (B,) float32.
+
+        ``mask`` (B, N) belongs to the latents in recipe v1.
+
+        Raises:
+            ConfigError: no latents of this model, a mask of another shape than theirs, or another number of texts.
+        """
+        self.autoencoder.check_latents(latents, mask)
+        (batch_size,) = check_options(batch_size=batch_size)
+        texts = text_list("texts", texts)
+        if len(texts) != len(latents):
+            raise ConfigError(f"There are {len(texts)} texts for {len(latents)} latents; give one for each.")
+        lm, tokenizer = self.autoencoder.lm, self.autoencoder.tokenizer
+        max_len = self.autoencoder.max_len
+        tokens = tokenize_texts(texts, tokenizer, max_len)
+        scores = []
+        for start in range(0, len(texts), batch_size):
+            rows = slice(start, start + batch_size)
+            ids = [[lm.config.decoder_start_token_id, *tokens[row]] for row in range(len(texts))[rows]]
+            padded, _ = collate(ids, tokenizer.pad_token_id, max_len=max_len + 1)
+            states = self.autoencoder.decode_states(latents[rows])
+            kept = None if mask is None else mask[rows]
+            scores.append(model_scores(lm, states, padded.to(self.device), kept))
+        return torch.cat(scores)
+
+    def best(self, num_samples: int, *, tries: int = 4, **options: Any) -> TextDiffusionOutput:
+        """The ``num_samples`` samples of ``tries`` times as many of whose text the decoder is surest.
+
+        Latents between two texts are told as neither; the decoder is then unsure (`confidences`). What is gained in
+        quality costs variety, and ``tries`` times the sampling. ``options`` are those of a call.
+
+        Raises:
+            ConfigError: fewer than one try.
+        """
+        num_samples, count = self._counts(num_samples, tries)
+        output = self(count, **options)
+        if tries == 1:
+            return output
+        scores = self.confidences(output.latents, output.texts, output.mask)
+        kept = scores.topk(num_samples).indices.sort().values.tolist()
+        return chosen(output, kept, [output.texts[row] for row in kept])
+
+    def token_counts(self, texts: str | Sequence[str]) -> Tensor:
+        """Tokens of each text as the model counts them, special ones left out: (B,) float32.
+
+        Raises:
+            ConfigError: no texts.
+        """
+        tokenizer = self.autoencoder.tokenizer
+        tokens = tokenize_texts(text_list("texts", texts), tokenizer, self.autoencoder.max_len)
+        return torch.from_numpy(tokens.lengths).float() - tokenizer.num_special_tokens_to_add()
+
+    def learn_length(
+        self, texts: Sequence[str] | None = None, num_samples: int = 256, **options: Any
+    ) -> LengthGuide:
+        """How latents tell the length of their text, for `of_length`: a ridge regression on given texts (some hundred).
+
+        Without texts the model's own ``num_samples`` samples are used, of ``quality="draft"`` and greedy decoding
+        unless ``options`` of a call say otherwise.
+
+        Raises:
+            ConfigError: fewer than 20 texts, texts of one length, or a model of recipe v1, which is told the length.
+        """
+        if self.autoencoder.perceiver is None:
+            raise ConfigError(
+                "learn_length is not needed: a model of recipe v1 is told the length, see of_length."
+            )
+        check_options(num_samples=num_samples)
+        if texts is None:
+            output = self(num_samples, **{"quality": "draft", "decoding": "greedy"} | options)
+            latents, texts = output.latents, output.texts
+        else:
+            texts = text_list("texts", texts)
+            latents = self.encode(texts)[0]
+        return LengthGuide.fit(self.model.normalize(latents), self.token_counts(texts).to(self.device))
+
+    def check_length(self, length: int) -> int:
+        """Refuses a length in tokens that the model does not handle; returns how many special ones come to it."""
+        special = self.autoencoder.tokenizer.num_special_tokens_to_add()
+        check("length", length, WholeNumber(1, self.autoencoder.max_len - special))
+        return special
+
+    def of_length(
+        self,
+        num_samples: int,
+        length: int,
+        *,
+        tries: int = 4,
+        guide: LengthGuide | None = None,
+        pull: float = 0.5,
+        **options: Any,
+    ) -> TextDiffusionOutput:
+        """Texts of about ``length`` tokens (as `token_counts` counts them), by selection and by guidance.
+
+        ``tries`` times as many are sampled, and those nearest in length are kept. With a ``guide`` (`learn_length`)
+        every prediction is led towards that length first: the gradient of the squared difference (Dhariwal & Nichol
+        2021), which is exact and costs nothing as the guide is linear. A model of recipe v1 is told the length
+        outright, and the surest are kept. Lengths that the training texts do not have are not reached.
+
+        Args:
+            pull: in [0, 1], the share of the way to the length at which each prediction is moved; 1 insists on it, at
+                the cost of fluency. ``options`` are those of a call.
+
+        Raises:
+            ConfigError: a length that the model does not handle, fewer than one try, or ``pull`` out of range.
+        """
+        num_samples, count = self._counts(num_samples, tries)
+        (pull,) = check_options(pull=pull)
+        if guide is not None and not isinstance(guide, LengthGuide):
+            raise ConfigError(f"guide is {shown(guide)}; it must be what learn_length gives.")
+        special = self.check_length(length)
+        if self.autoencoder.perceiver is None:
+            lengths = torch.full((count,), length + special)
+            return self.best(num_samples, tries=tries, lengths=lengths, **options)
+        if guide is not None:
+            options["steer"] = partial(guide.steer, length=length, pull=pull)
+        output = self(count, **options)
+        misses = (self.token_counts(output.texts) - length).abs()
+        kept = misses.argsort(stable=True)[:num_samples].sort().values.tolist()
+        return chosen(output, kept, [output.texts[row] for row in kept])

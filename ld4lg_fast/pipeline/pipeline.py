@@ -1,0 +1,377 @@
+"""`TextDiffusionPipeline`: a trained run as one object that writes text.
+
+Letters: N latent positions, d latent width.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints import hub
+from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.engine.engine import check_fits, fitting_batch, sample_batches, sample_id_tensor
+from ld4lg_fast.engine.regional_compile import compile_regions
+from ld4lg_fast.export.runtime.text_display import get_logger
+from ld4lg_fast.options.checks import check_given, check_options, checked_place
+from ld4lg_fast.pipeline.components import load_components, save_components
+from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
+from ld4lg_fast.pipeline.decode import checked_decoding, decode_in_batches
+from ld4lg_fast.pipeline.latent_operations import LatentOperations
+from ld4lg_fast.pipeline.model_card import model_card
+from ld4lg_fast.pipeline.outputs import (
+    Callback,
+    CallOptions,
+    Progress,
+    SampledLatents,
+    SamplingOptions,
+    TextDiffusionOutput,
+    joined,
+)
+from ld4lg_fast.pipeline.presets import sampling_plan
+from ld4lg_fast.pipeline.sources import encode_sources
+from ld4lg_fast.pipeline.statistics import RunStatistics
+
+SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
+
+logger = get_logger("ld4lg_fast")
+
+
+class TextDiffusionPipeline(LatentOperations):
+    """Latent diffusion model and language autoencoder, ready to sample.
+
+    >>> pipe = TextDiffusionPipeline.from_pretrained("outputs/demo")
+    >>> pipe(num_samples=4, num_inference_steps=25, sampler="dpmpp_2m", seed=1).texts
+
+    ``statistics`` tells the classes and lengths of the training texts; None: nothing is known of them.
+    ``decoding`` is how its latents become text where a call does not say; None: the paper's beam search.
+    """
+
+    def __init__(
+        self,
+        autoencoder: LanguageAutoencoder,
+        model: LatentDiffusion,
+        statistics: RunStatistics | None = None,
+        decoding: DecodingConfig | None = None,
+    ) -> None:
+        model.check_latents_of(autoencoder.num_latents, autoencoder.dim_latent)
+        self.autoencoder, self.model = autoencoder.eval(), model.eval()
+        self.decoding = decoding or DecodingConfig()
+        known = statistics or RunStatistics()
+        self.statistics = known.of_classes(model.denoiser.config.num_classes).of_lengths(autoencoder.max_len)
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_hub: Path | str | None = None, revision: str | None = None
+    ) -> "TextDiffusionPipeline":
+        """Loads a run directory, a model that ships by its name, or a repository ``owner/name`` of the hub.
+
+        The weights become float32.
+
+        Args:
+            path_or_hub: None is the model that ships (see `shipped.shipped_models`). A run of one's
+                own comes first, then a model that ships, then the hub.
+            revision: branch, tag or commit of the repository.
+
+        Raises:
+            CheckpointError: the folder or repository does not exist, is no run, or has not finished its
+                diffusion stage.
+        """
+        return cls(*load_components(path_or_hub, revision))
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Writes a folder that `from_pretrained` reads.
+
+        Raises:
+            CheckpointError: it cannot be written to.
+            ConfigError: another process is writing into it.
+        """
+        save_components(Path(directory), self.autoencoder, self.model, self.statistics, self.decoding)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        license: str | None = None,
+        evaluation: Path | str | None = None,
+    ) -> str:
+        """Publishes a folder that `from_pretrained` reads, with a model card; returns the repository's address.
+
+        The card says what the statistics of the run say: sizes, number, lengths and classes of the training texts.
+
+        Args:
+            repo_id: ``owner/name``; it is made where it does not exist.
+            token: of the hub; None is that of ``hf auth login``.
+            license: of the weights, as ``mit``; None leaves it to be filled in.
+            evaluation: a JSON file of ``ld4lg evaluate``, whose figures the card then shows.
+
+        Raises:
+            CheckpointError: ``evaluation`` cannot be read.
+            huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        """
+        card = model_card(self, repo_id, license=license, evaluation=evaluation)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            (Path(folder) / "README.md").write_text(str(card), encoding="utf-8")
+            return hub.upload(folder, repo_id, private=private, token=token)
+
+    def to(
+        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> "TextDiffusionPipeline":
+        """Moves both models, as ``to("cuda", torch.bfloat16)`` or ``to(torch.bfloat16)``.
+
+        ``dtype`` is that of the networks, latents and schedules stay float32.
+
+        Raises:
+            ConfigError: a device that is not there, or what is no dtype of floating-point numbers.
+        """
+        device, dtype = checked_place(device, dtype)
+        self.autoencoder.to(device=device, dtype=dtype)
+        self.model.to(device=device)
+        self.model.denoiser.to(dtype=dtype)
+        return self
+
+    def compile(self) -> "TextDiffusionPipeline":
+        """Compiles the denoiser's blocks with ``torch.compile``, one compilation for all of them, at the first call.
+
+        The precisions tf32 and fp8 run uncompiled all the same.
+
+        It is for a GPU. On a CPU it says that nothing changes: there the engine replaces the products by prepared
+        ones, which a compiler does not see.
+        """
+        if self.device.type == "cpu":
+            logger.warning(
+                "compile() changes nothing on a CPU, where the engine prepares the products itself"
+            )
+            return self
+        compile_regions(self.model.denoiser)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.latent_mean.device
+
+    def default_guidance(self) -> float:
+        """The published guidance scale: 2 with a source text, else 1 (none)."""
+        return SEQ2SEQ_GUIDANCE if self.model.is_seq2seq else 1.0
+
+    def __call__(
+        self,
+        num_samples: int = 1,
+        *,
+        decoding: DecodingConfig | str | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        sample_ids: Tensor | Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> TextDiffusionOutput:
+        """Samples texts: `sample_batches`, whose ``options`` these are, each batch then decoded.
+
+        The same seed gives the same texts whatever the batch size. ``decoding`` may be the name of a strategy.
+        ``progress`` is called as ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
+        """
+        num_samples = check_fits(self.model, num_samples)
+        given: dict[str, Any] = {"batch_size": batch_size, "sample_ids": sample_ids, "progress": progress}
+        batches = list(self.stream(num_samples, decoding=decoding, seed=seed, **given, **options))
+        texts = {
+            row: text for batch in batches for row, text in zip(batch.rows.tolist(), batch.texts, strict=True)
+        }
+        sampled = joined(batches)
+        return TextDiffusionOutput(**vars(sampled), texts=[texts[row] for row in range(num_samples)])
+
+    def stream(
+        self,
+        num_samples: int = 1,
+        *,
+        decoding: DecodingConfig | str | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        sample_ids: Tensor | Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> Iterator[TextDiffusionOutput]:
+        """Texts of a call with the same arguments, in batches as they are finished; ``rows`` says which they are."""
+        num_samples = check_fits(self.model, num_samples, kept=False)
+        (seed,) = check_options(seed=seed)
+        check_given(batch_size=batch_size, progress=progress)
+        decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
+        ids = sample_id_tensor(sample_ids, num_samples, self.device)
+        written = 0
+
+        def decoded(phase: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress(phase, written + done, num_samples)
+
+        batches = self.sample_batches(
+            num_samples, batch_size=batch_size, sample_ids=ids, seed=seed, progress=progress, **options
+        )
+
+        def outputs() -> Iterator[TextDiffusionOutput]:
+            nonlocal written
+            for batch in batches:
+                places: dict[str, Any] = {"mask": batch.mask, "sample_ids": ids[batch.rows]}
+                texts = self.decode(batch.latents, decoding, seed=seed, progress=decoded, **places)
+                written += len(texts)
+                yield TextDiffusionOutput(**vars(batch), texts=texts)
+
+        return outputs()
+
+    def sample(self, num_samples: int = 1, **options: Unpack[CallOptions]) -> SampledLatents:
+        """Latents, which `decode` turns into text: all of `sample_batches`, whose ``options`` these are, as one."""
+        check_fits(self.model, num_samples)
+        return joined(list(self.sample_batches(num_samples, **options)))
+
+    @torch.no_grad()
+    def sample_batches(
+        self,
+        num_samples: int = 1,
+        *,
+        quality: str = "paper",
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        spacing: str | None = None,
+        class_id: int | Sequence[int] | Tensor | None = None,
+        class_name: str | None = None,
+        source: Sequence[str] | str | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        lengths: Tensor | None = None,
+        start: Tensor | None = None,
+        strength: float = 1.0,
+        steer: Callable[[Tensor], Tensor] | None = None,
+        precision: str | None = None,
+        cuda_graph: bool | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        sample_ids: Tensor | Sequence[int] | None = None,
+        progress: Progress | None = None,
+        callback: Callback | None = None,
+    ) -> Iterator[SampledLatents]:
+        """Samples latents, and yields them batch by batch; what cannot work is refused before the first.
+
+        Args:
+            quality: ``paper`` (as published, 250 steps), ``balanced`` or ``draft``, see `quality.QUALITIES`.
+            num_inference_steps, sampler, spacing: in the place of the preset's: network evaluations, a name in
+                `samplers.SAMPLERS` (None is the one that the recipe was published with), and one of
+                `schedules.SPACINGS`.
+            class_id, class_name: one class, or an id for each sample. Without both: no class where the model
+                was also trained without, else classes as often as in the training texts.
+            source: one text for all samples or one for each, for a sequence-to-sequence model. Samples of the
+                same source differ by their ids.
+            guidance_scale: w in ``w·cond + (1-w)·uncond``; None is 2 with a source and 1 without.
+            guidance_interval: the times, 1 noise and 0 data, between which there is guidance.
+            lengths: (num_samples,) real positions of each sample (recipe v1); None draws them as they are in the
+                training texts.
+            start, strength: latents (num_samples, N, d) to start from, noised up to that time; see `vary`.
+            steer: called with every x_start that is predicted, normalised (B, N, d), and gives what is used in its
+                place; see `of_length`.
+            precision: of the denoiser's products, one of `linear.PRECISIONS`; None is that of its weights.
+            cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
+            seed, sample_ids: a sample depends on the seed, its number and its conditions alone; the numbers are by
+                default 0 … num_samples-1.
+            batch_size: None is as many as the device holds.
+            progress: called as ``progress("denoise", done, total)``.
+            callback: called as ``callback(step, rows, x_start)`` after every step of a batch, with the normalised
+                latents (B, N, d) as predicted there.
+
+        Raises:
+            ConfigError: an option out of range, or a condition that the model was not trained for or misses.
+            CheckpointError: the run does not say how long its training texts were (recipe v1).
+        """
+        num_samples = check_fits(self.model, num_samples, kept=False)
+        (seed,) = check_options(seed=seed)
+        num_inference_steps, _ = check_given(num_inference_steps=num_inference_steps, progress=progress)
+        plan = sampling_plan(quality, sampler, num_inference_steps, spacing)
+        ids = sample_id_tensor(sample_ids, num_samples, self.device)
+        sources = source_texts(self.model, source, num_samples)
+        class_ids = chosen_classes(self.model, self.statistics, class_id, class_name, seed, ids)
+        lengths, mask = real_lengths(
+            self.model, self.statistics, lengths, seed, ids, self.autoencoder.perceiver is None
+        )
+        total, done = num_samples * plan.num_steps, 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress("denoise", done, total)
+
+        batches = sample_batches(
+            self.model,
+            num_samples,
+            sampler=plan.sampler or self.model.default_sampler,
+            num_steps=plan.num_steps,
+            spacing=plan.spacing,
+            seed=seed,
+            batch_size=batch_size,
+            guidance_scale=self.default_guidance() if guidance_scale is None else guidance_scale,
+            guidance_interval=guidance_interval,
+            class_id=class_ids,
+            context=None if sources is None else partial(self._encode_sources, sources),
+            lengths=lengths,
+            # As published, only sequence-to-sequence sampling stays on the sphere (golden NOTES 27).
+            project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
+            start=start,
+            strength=strength,
+            steer=steer,
+            precision=precision,
+            cuda_graph=cuda_graph,
+            sample_ids=ids,
+            progress=advance,
+            callback=callback,
+        )
+
+        @torch.no_grad()
+        def sampled() -> Iterator[SampledLatents]:
+            for rows, latents in batches:
+                mask_rows, class_rows = (None if t is None else t[rows] for t in (mask, class_ids))
+                yield SampledLatents(latents, mask_rows, class_rows, rows)
+
+        return sampled()
+
+    def _encode_sources(self, sources: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
+        texts = [sources[row] for row in rows.tolist()]
+        return encode_sources(self.autoencoder, texts, self.model.source_max_len, self.device)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        latents: Tensor,
+        decoding: DecodingConfig | str | None = None,
+        *,
+        mask: Tensor | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        sample_ids: Tensor | Sequence[int] | None = None,
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """Texts from latents (num_samples, N, d) and their mask (recipe v1), both as `sample` gives them.
+
+        ``decoding`` defaults to the pipeline's own, and may be the name of a strategy; only nucleus sampling uses
+        ``seed`` and ``sample_ids``.
+
+        Raises:
+            ConfigError: an option out of range, no latents of this model, or a mask of another shape than theirs.
+        """
+        self.autoencoder.check_latents(latents, mask)
+        (seed,) = check_options(seed=seed)
+        batch_size, _ = check_given(batch_size=batch_size, progress=progress)
+        return decode_in_batches(
+            self.autoencoder,
+            latents,
+            checked_decoding(decoding, self.decoding, self.autoencoder),
+            mask=mask,
+            seed=seed,
+            sample_ids=sample_id_tensor(sample_ids, len(latents), self.device),
+            batch_size=fitting_batch(self.model) if batch_size is None else batch_size,
+            progress=progress,
+        )

@@ -1,0 +1,56 @@
+"""What a sequence-to-sequence denoiser attends to: the frozen encoder's states of a source text.
+
+Letters: B batch, M context length, W language model width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.data import collate, tokenize_texts
+from ld4lg_fast.data.formats import as_data_errors
+from ld4lg_fast.export.runtime import text_files
+from ld4lg_fast.export.runtime.text_display import get_logger
+
+logger = get_logger(__name__)
+
+
+@torch.no_grad()
+def source_states(
+    autoencoder: LanguageAutoencoder, ids: Sequence[list[int]], max_len: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids of B sources, each at most ``max_len`` -> encoder states (B, M, W) and their mask (B, M)."""
+    padded = collate(ids, autoencoder.tokenizer.pad_token_id, max_len=max_len)
+    input_ids, mask = (tensor.to(device) for tensor in padded)
+    encoder = autoencoder.lm.get_encoder()
+    states = encoder(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+    return states, mask
+
+
+def encode_sources(
+    autoencoder: LanguageAutoencoder, texts: Sequence[str], max_len: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`source_states` of texts, cut to ``max_len`` tokens; equal texts are encoded once."""
+    distinct = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    tokens = tokenize_texts(list(distinct), autoencoder.tokenizer, max_len)
+    states, mask = source_states(autoencoder, [tokens[i] for i in range(len(tokens))], max_len, device)
+    rows = torch.tensor([distinct[text] for text in texts], device=device)
+    return states[rows], mask[rows]
+
+
+def read_sources(path: Path) -> list[str]:
+    """The source texts of a .txt (one a line), .jsonl, .json, .csv or .tsv file, blank ones left out with a word.
+
+    A table's column is ``source``, ``src``, ``text`` or ``document``, or its only one.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column or no text.
+    """
+    with as_data_errors():
+        texts, account = text_files.read_sources(path)
+    if account:
+        logger.warning("Sources are read from %s", account)
+    return texts

@@ -1,0 +1,177 @@
+"""What is known of a run's training texts: their lengths and classes, and how samples draw from them.
+
+Letters: B batch.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.checkpoints.files import write_json
+from ld4lg_fast.checkpoints.schemas import StatisticsFile, read
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.kernels import ops
+
+LENGTH_STREAM = (1 << 30) + 1  # random streams of a sample's length and class, apart from all others
+CLASS_STREAM = (1 << 30) + 2
+
+FILE = "statistics.json"
+
+
+@dataclass(frozen=True)
+class RunStatistics:
+    """Statistics of the training texts, stored as ``statistics.json``.
+
+    Args:
+        length_counts: number of texts by length in tokens, with special tokens (index = length); empty: unknown.
+        class_names: None for texts without classes. class_counts: texts of each class; None: unknown.
+        origin: where the texts came from, in words. num_truncated: texts that were cut to the length limit.
+    """
+
+    length_counts: tuple[int, ...] = ()
+    class_names: tuple[str, ...] | None = None
+    class_counts: tuple[int, ...] | None = None
+    origin: str | None = None
+    num_truncated: int | None = None
+
+    @classmethod
+    def of_texts(
+        cls,
+        lengths: Sequence[int],
+        labels: Sequence[int] | None,
+        class_names: tuple[str, ...] | None,
+        origin: str,
+        num_truncated: int,
+    ) -> "RunStatistics":
+        """Counts the texts of each length and class."""
+        by_length, by_class = Counter(lengths), Counter(labels or ())
+        length_counts = tuple(by_length[length] for length in range(max(by_length, default=-1) + 1))
+        counts = None if class_names is None else tuple(by_class[index] for index in range(len(class_names)))
+        return cls(length_counts, class_names, counts, origin, num_truncated)
+
+    def draw_lengths(self, seed: int, sample_ids: Tensor) -> Tensor:
+        """A length (B,) long for each sample, from the training texts' distribution.
+
+        Raises:
+            CheckpointError: the distribution is unknown.
+        """
+        if not sum(self.length_counts[1:]):
+            raise CheckpointError(
+                "The lengths of this model's training texts, from which those of its samples are drawn, are "
+                f"unknown; its run directory needs a {FILE} with token_lengths."
+            )
+        return _draw((0, *self.length_counts[1:]), seed, sample_ids, LENGTH_STREAM)
+
+    def draw_classes(self, seed: int, sample_ids: Tensor) -> Tensor:
+        """A class (B,) long for each sample, as often as in the training texts (evenly if that is unknown)."""
+        counts = self.class_counts or (1,) * len(self.class_names)
+        return _draw(counts, seed, sample_ids, CLASS_STREAM)
+
+    def class_index(self, name: str) -> int:
+        """The id of a class by its name, whatever its case.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        if self.class_names is None:
+            raise ConfigError(
+                f"class_name {shown(name)} was given, but this model was trained without classes; leave it out."
+            )
+        folded = [known.casefold() for known in self.class_names]
+        # Hydra reads the name of a class as a number where it can.
+        asked = str(name).casefold() if isinstance(name, str | int | float) else None
+        if asked not in folded or isinstance(name, bool):
+            raise ConfigError(
+                f"There is no class {shown(name)}; this model has {describe_classes(self.class_names)}."
+            )
+        return folded.index(asked)
+
+    def of_classes(self, num_classes: int) -> "RunStatistics":
+        """These with a name for each class of a model that knows so many, made up where none are stored.
+
+        Raises:
+            CheckpointError: they are of another number of classes.
+        """
+        if not num_classes:
+            return replace(self, class_names=None, class_counts=None)
+        if self.class_names is None:
+            return replace(self, class_names=tuple(f"class {index}" for index in range(num_classes)))
+        if len(self.class_names) != num_classes:
+            raise CheckpointError(
+                f"The denoiser has {num_classes} classes but the statistics name {len(self.class_names)}; they "
+                "belong to different runs."
+            )
+        return self
+
+    def of_lengths(self, max_len: int) -> "RunStatistics":
+        """These, where no text is longer than a model reads.
+
+        Raises:
+            CheckpointError: one is.
+        """
+        if len(self.length_counts) > max_len + 1:
+            raise CheckpointError(
+                f"The statistics count texts of {len(self.length_counts) - 1} tokens but the autoencoder reads "
+                f"{max_len}; they belong to different runs."
+            )
+        return self
+
+    def save(self, directory: Path) -> None:
+        """Writes ``statistics.json`` into a run directory."""
+        classes = None
+        if self.class_names is not None:
+            counts = self.class_counts or (None,) * len(self.class_names)
+            classes = dict(zip(self.class_names, counts, strict=True))
+        lengths = {str(length): count for length, count in enumerate(self.length_counts) if count}
+        write_json(
+            directory / FILE,
+            {
+                "origin": self.origin,
+                "num_train_texts": sum(self.length_counts) or None,
+                "num_truncated": self.num_truncated,
+                "token_lengths": lengths or None,
+                "classes": classes,
+            },
+        )
+
+    @classmethod
+    def load(cls, directory: Path) -> "RunStatistics":
+        """Reads what `save` wrote; a directory without the file gives statistics that know nothing.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = directory / FILE
+        if not os.path.lexists(path):
+            return cls()
+        file = read(StatisticsFile, path, "a run directory")
+        lengths = {int(length): count for length, count in (file.token_lengths or {}).items()}
+        classes = file.classes
+        return cls(
+            length_counts=tuple(lengths.get(length, 0) for length in range(max(lengths, default=-1) + 1)),
+            class_names=None if classes is None else tuple(classes),
+            class_counts=None if classes is None or None in classes.values() else tuple(classes.values()),
+            origin=file.origin,
+            num_truncated=file.num_truncated,
+        )
+
+
+def describe_classes(names: Sequence[str]) -> str:
+    """``the classes 0 World, 1 Sports``."""
+    return "the classes " + ", ".join(f"{index} {name}" for index, name in enumerate(names))
+
+
+def _draw(counts: Sequence[int], seed: int, sample_ids: Tensor, stream: int) -> Tensor:
+    """Indices into ``counts``, as often as they say; a function of (seed, sample id) alone."""
+    normal = ops.philox_normal(seed, sample_ids, stream, (1,))[:, 0]
+    cumulative = torch.tensor(counts, dtype=torch.float64, device=sample_ids.device).cumsum(0)
+    threshold = torch.special.ndtr(normal.double()) * cumulative[-1]
+    # A uniform number of exactly 1 must not run over the last index that occurs.
+    last = int(torch.tensor(counts).nonzero().max())
+    return torch.searchsorted(cumulative, threshold, right=True).clamp(max=last)

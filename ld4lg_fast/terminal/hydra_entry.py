@@ -1,0 +1,173 @@
+"""Entry points: Hydra configs in, one clear sentence and exit code 2 on bad input."""
+
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from ld4lg_fast.errors import LD4LGError
+from ld4lg_fast.export.runtime.text_display import displayed, terminal_output
+from ld4lg_fast.terminal.hydra_help import hydra_value
+
+CONFIG_MODULE = "pkg://ld4lg_fast.configs"
+UNKNOWN_OPTION = (ConfigAttributeError, ConfigKeyError)
+SIGNALLED = 128  # the exit code of a process that a signal ended is this and the signal's number
+T = TypeVar("T")
+
+
+def complain(message: str) -> None:
+    """Prints one sentence on stderr; only the first process of a launch speaks."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print("error:", displayed(message), file=sys.stderr)
+
+
+def fail(message: str) -> NoReturn:
+    """`complain`, then exit code 2."""
+    complain(message)
+    raise SystemExit(2)
+
+
+class Folders(Callback):
+    """Keeps what Hydra makes for itself out of the user's folders.
+
+    A command that writes nothing leaves no folder behind, and a sweep ``multirun.yaml`` and a folder for each job only
+    where ``hydra.sweep.dir`` was given. The configs name this class, and Hydra makes an object of it.
+    """
+
+    missing: ClassVar[list[Path]] = []
+    of_sweep = Path(tempfile.gettempdir()) / f"ld4lg-sweep-{os.getpid()}"
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with suppress(OSError, OmegaConfBaseException):  # Hydra is about to complain of the same
+            path = Path(config.hydra.run.dir)
+            Folders.missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        given = config.hydra.overrides.hydra
+        if not any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in given):
+            with open_dict(config):
+                config.hydra.sweep.dir = str(self.of_sweep)
+                # Of these each job is composed anew.
+                given.append(f"hydra.sweep.dir={hydra_value(self.of_sweep)}")
+
+    @classmethod
+    def tidy(cls) -> None:
+        """Removes what is empty, and what belongs to nobody."""
+        for folder in cls.missing:
+            with suppress(OSError):
+                folder.rmdir()
+        cls.missing = []
+        shutil.rmtree(cls.of_sweep, ignore_errors=True)
+
+
+class _Ended(BaseException):
+    """Ends a sweep before its last job; no `Exception`, which Hydra would take for the job's own."""
+
+
+class _Jobs:
+    """The task as Hydra calls it: once, or under --multirun once a job. ``results`` are those that did not fail.
+
+    ``exit_code`` is that of the first job that failed. The others are still run, unless a signal or an unexpected error
+    ended one.
+    """
+
+    def __init__(self, task: Callable[[DictConfig], object]) -> None:
+        self.task = task
+        self.results: list[object] = []
+        self.exit_code = 0
+
+    def __call__(self, config: DictConfig) -> None:
+        try:
+            result = self.task(config)
+        except (LD4LGError, OmegaConfBaseException) as error:
+            # Hydra would announce it on a line of its own.
+            complain(_in_one_sentence(error) + _which_job())
+            self._failed(2)
+        except KeyboardInterrupt:
+            self._failed(SIGNALLED + 2)
+        except Exception as error:
+            raise _Ended from error
+        else:
+            if isinstance(result, int) and result:
+                self._failed(result)
+            self.results.append(result)
+
+    def _failed(self, exit_code: int) -> None:
+        self.exit_code = self.exit_code or exit_code
+        if exit_code > SIGNALLED:
+            raise _Ended
+
+
+def _which_job() -> str:
+    """The overrides of one of several jobs, as a clause."""
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return ""
+    return f" (job {HydraConfig.get().job.num}: {shlex.join(HydraConfig.get().overrides.task)})"
+
+
+@terminal_output()
+def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
+    """Runs ``task`` with the config that the command line composes, and returns what it returns.
+
+    None: the command line asked Hydra for something else, as ``--cfg job``. Under ``--multirun`` the last job's.
+
+    Exit codes: 0 done, 2 bad input (one sentence on stderr), 128 and its number for a signal (130: Ctrl-C), else the
+    number that ``task`` returns; of several jobs that of the first one that failed.
+    """
+    # Hydra would print a traceback and exit with 1; this makes it raise instead.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # argparse takes options on one side of a flag alone.
+    flags = [argument for argument in sys.argv[1:] if argument in ("--multirun", "-m")]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in flags] + flags
+    jobs = _Jobs(task)
+
+    def run(config: DictConfig) -> None:
+        jobs(config)
+
+    try:
+        hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
+    except _Ended as ended:
+        if ended.__cause__ is not None:
+            raise ended.__cause__ from None
+    except KeyboardInterrupt:
+        raise SystemExit(SIGNALLED + 2) from None
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # the task's own are caught above, so this is Hydra refusing the command line
+        fail(_in_one_sentence(error))
+    finally:
+        Folders.tidy()
+    if jobs.exit_code:
+        raise SystemExit(jobs.exit_code)
+    return jobs.results[-1] if jobs.results else None
+
+
+def _in_one_sentence(error: Exception) -> str:
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.partition("/")
+        return f"There is no {group}={name}; choose one of {', '.join(error.options)}."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read as option=value; quote values with special characters."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; choose another directory with hydra.run.dir=..."
+    unknown = error if isinstance(error, UNKNOWN_OPTION) else error.__cause__
+    if isinstance(unknown, UNKNOWN_OPTION) and OmegaConf.is_config(unknown.parent_node):
+        section = unknown.full_key.rpartition(".")[0]
+        known = ", ".join(sorted(str(key) for key in unknown.parent_node if key != "hydra"))
+        return f"There is no option {unknown.full_key}; {section or 'the command'} has {known}."
+    if isinstance(error, LD4LGError):
+        return str(error)
+    return " ".join(str(error).split()) or type(error).__name__

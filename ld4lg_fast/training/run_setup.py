@@ -1,0 +1,214 @@
+"""Opening a run directory: what is to be done with what lies there, first decided, then done."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import parse_flag_from_env
+from omegaconf import DictConfig, OmegaConf
+
+from ld4lg_fast.checkpoints import stored_config
+from ld4lg_fast.checkpoints.run_directory import STAGE_ONE_RESULTS, RunDirectory
+from ld4lg_fast.checkpoints.run_lock import RunLock
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import Switch
+from ld4lg_fast.options.checks import check
+from ld4lg_fast.terminal.console import console
+from ld4lg_fast.terminal.hydra_help import override, shell_command
+from ld4lg_fast.training.model_options import check_model_options, check_sections
+from ld4lg_fast.training.options import RULES, read_options
+
+
+class Opening(Enum):
+    """NEW: an empty directory. STUDENT: one that gets a teacher's first stage. ADAPTED: one that gets another run's
+    denoiser. GO_ON: resume, or a second stage on a
+    finished first one. The others begin anew after moving what is there: all of it, or all but the results of the first
+    stage."""
+
+    NEW = "new"
+    STUDENT = "student"
+    ADAPTED = "adapted"
+    GO_ON = "go on"
+    MOVE_ALL = "move all"
+    MOVE_SECOND_STAGE = "move second stage"
+
+
+# What a finished first stage has decided, and what a whole run has.
+FIRST_STAGE = ("model.language_model", "model.perceiver", "autoencoder", "dataset.max_len")
+BOTH_STAGES = ("model", "autoencoder", "recipe", "dataset.max_len", "dataset.source_max_len")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The config to train with and how the directory is opened."""
+
+    run: RunDirectory
+    config: DictConfig
+    groups: dict[str, str]
+    opening: Opening
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The config as plain values."""
+        return _values(self.config)
+
+
+def resume_command(run: RunDirectory) -> str:
+    """What to type to go on with an interrupted run, with as many processes as now and the model as sharded."""
+    script = sys.argv[0]
+    program = [script] if script.endswith("train.py") else ["-m", "ld4lg_fast.training"]
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        fsdp2 = str(resources.files("ld4lg_fast.configs") / "accelerate" / "fsdp2.yaml")
+        launcher = ["accelerate", "launch", "--config_file", fsdp2, "--num_processes", processes]
+    return shell_command(*launcher, *program, "resume=true", override("hydra.run.dir", run.path))
+
+
+def next_command(run: RunDirectory) -> str:
+    """What to type after a training: sample, or train the denoiser where there is none."""
+    checkout = sys.argv[0].endswith("train.py")  # without one there are no scripts
+    if not run.has_denoiser:
+        program = ("python", "scripts/train.py") if checkout else ("ld4lg", "train")
+        return shell_command(*program, "train.stage=diffusion", override("hydra.run.dir", run.path))
+    if checkout:
+        return shell_command("python", "scripts/infer.py", override("infer.output_dir", run.path))
+    return shell_command("ld4lg", "sample", run.path)
+
+
+def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], overrides: Sequence[str]) -> Plan:
+    """Decides, and changes nothing.
+
+    Raises:
+        ConfigError: a directory of something else, nothing to go on with, options that contradict the run, and values
+            that cannot be.
+    """
+    composed = _values(config)
+    check_sections(composed)
+    check("resume", composed.get("resume"), Switch())
+    for name in ("stage", "distill_from", "adapt_from"):
+        check(f"train.{name}", composed["train"].get(name), RULES[name])
+    stage, resume = config.train.stage, config.resume
+    given = {name: config.train[name] for name in ("distill_from", "adapt_from") if config.train[name]}
+    if len(given) > 1:
+        raise ConfigError(
+            "train.distill_from and train.adapt_from cannot be combined; give one after the other."
+        )
+    if given and not resume:
+        [(option, path)] = given.items()
+        other = RunDirectory(path)
+        if not other.has_denoiser:
+            raise ConfigError(
+                f"train.{option}={other.path} is no finished run; name one that has a denoiser."
+            )
+        if not run.is_empty():
+            raise ConfigError(
+                f"{run.path} is not empty; train.{option} needs a run directory of its own, give a new one with "
+                "hydra.run.dir=..., or go on with resume=true."
+            )
+        config, groups = stored_config.load_with_overrides(other.config, overrides)
+        distils = option == "distill_from"
+        config.train.stage = "diffusion" if distils else "decoder"
+        check_config(_values(config))
+        _check_kept(other, config, BOTH_STAGES)
+        opening = Opening.STUDENT if distils else Opening.ADAPTED
+    elif run.is_empty():
+        if resume:
+            raise ConfigError(f"There is no run in {run.path} to resume; leave resume=true out to start one.")
+        if stage == "diffusion":
+            raise ConfigError(
+                f"train.stage=diffusion needs a run directory with a trained autoencoder, but {run.path} is empty; "
+                "give one with hydra.run.dir=..., or use train.stage=all."
+            )
+        opening = Opening.NEW
+    elif resume or stage == "diffusion":
+        config, groups = stored_config.load_with_overrides(run.config, overrides)
+        check_config(_values(config))
+        if config.train.stage == "diffusion" and not run.has_autoencoder:
+            raise ConfigError(
+                f"The autoencoder in {run.path} is not finished; go on with train.stage=autoencoder resume=true first."
+            )
+        if config.train.stage == "diffusion" or run.has_diffusion_stage:
+            _check_kept(run, config, FIRST_STAGE)
+        second = not resume and run.has_diffusion_stage
+        opening = Opening.MOVE_SECOND_STAGE if second else Opening.GO_ON
+    else:
+        opening = Opening.MOVE_ALL
+    check_config(_values(config))
+    return Plan(run, config, groups, opening)
+
+
+def _values(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuses values of the wrong kind or out of range, wherever they stand.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    check_sections(config)
+    read_options(config["train"])
+    check_model_options(config)
+
+
+def _check_kept(run: RunDirectory, config: DictConfig, sections: Sequence[str]) -> None:
+    """Refuses another value for what the models of a finished run have decided already.
+
+    Raises:
+        ConfigError: naming the option and the value that the run has.
+    """
+    stored, _ = stored_config.load_with_overrides(run.config, ())
+    for section in sections:
+        old, new = (OmegaConf.select(OmegaConf.create(_values(c)), section) for c in (stored, config))
+        both = [OmegaConf.to_container(x) if OmegaConf.is_config(x) else {"": x} for x in (old, new)]
+        before, after = (_flat(section, values) for values in both)
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                raise ConfigError(
+                    f"{name}={after.get(name)} cannot be changed: the models in {run.path} were trained with "
+                    f"{before.get(name)}; leave it out, or train a new run."
+                )
+
+
+def _flat(name: str, values: object) -> dict[str, object]:
+    """Nested options by their whole names."""
+    if not isinstance(values, Mapping):
+        return {name.rstrip("."): values}
+    parts = (_flat(f"{name}.{key}", value) for key, value in values.items())
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def carry_out(plan: Plan, lock: RunLock) -> None:
+    """Moves what has to be moved, says so, and writes ``config.yaml``.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written to; what was there is there still.
+    """
+    run = plan.run
+    if plan.opening is Opening.MOVE_ALL:
+        aside = run.move_aside(lock)
+        console.print(
+            f"{run.path} already held a run, which is now {aside}. To go on with that one instead:",
+            f"  {resume_command(RunDirectory(aside))}",
+            sep="\n",
+        )
+    elif plan.opening is Opening.MOVE_SECOND_STAGE:
+        aside = run.move_aside(lock, STAGE_ONE_RESULTS)
+        console.print(
+            f"{run.path} already had a diffusion stage: that run is now {aside}, and a new diffusion stage starts "
+            f"from a copy of its autoencoder."
+        )
+    elif plan.opening is Opening.STUDENT:
+        run.copy(Path(plan.config.train.distill_from), STAGE_ONE_RESULTS)
+    elif plan.opening is Opening.ADAPTED:
+        run.copy(Path(plan.config.train.adapt_from), ("denoiser",))
+    stored = plan.config.copy()
+    stored.resume = False
+    stored_config.store(run.config, stored, plan.groups)

@@ -1,0 +1,66 @@
+"""Exported folders for tests: sealed again after a change, or as version 0.1.0 wrote them."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from ld4lg_fast.export.exporter import export_run
+from ld4lg_fast.export.runtime.folder import sha256_of
+from ld4lg_fast.export.runtime.folder_schema import PROOFS, digest_of
+from tests.export.test_export import MAKERS, saved
+
+OPTIONS = {"num_samples": 3, "steps": 3, "sampler": "ddim", "seed": 1, "strategy": "greedy", "max_length": 12}
+
+
+def small_export(tokenizer, place: Path) -> Path:
+    """A tiny model of recipe v2 with random weights, exported."""
+    return export_run(saved(MAKERS["v2_bart"](tokenizer), place), place / "out", validate=False)
+
+
+def copied(folder: Path, target: Path) -> Path:
+    """A copy to change."""
+    return shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def content_of(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def changed(content: dict, path: tuple, value: object) -> dict:
+    """The content with another value at a path of keys and indices."""
+    content = node = copy.deepcopy(content)
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return content
+
+
+def seal(folder: Path, content: dict | None = None) -> None:
+    """Sizes, checksums and digest that fit what is there, as by somebody who changes a folder on purpose."""
+    content = content_of(folder) if content is None else content
+    names = [name for name in content["files"] if (folder / name).is_file()]
+    content["files"] = {name: (folder / name).stat().st_size for name in names}
+    if "sha256" in content:
+        content["sha256"] = {name: sha256_of(folder / name) for name in names}
+        content["digest"] = digest_of(content)
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def as_version_0_1_0(folder: Path) -> None:
+    """Without the keys that it did not write, nor the files of the runtime in ``files``."""
+    content = {name: value for name, value in content_of(folder).items() if name not in PROOFS}
+    content["files"] = {name: size for name, size in content["files"].items() if "/" not in name}
+    del content["generation"]["max_length"]
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def change_graph(folder: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> None:
+    """Rewrites a graph, with its weights where they are, and seals the folder again."""
+    model = onnx.load(folder / name, load_external_data=False)
+    change(model)
+    (folder / name).write_bytes(model.SerializeToString())
+    seal(folder)

@@ -1,0 +1,110 @@
+"""transformers' models with our attention, as they are trained, give what they give with PyTorch's."""
+
+import pytest
+import torch
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from ld4lg_fast.kernels import ops
+from ld4lg_fast.models import lm_attention
+
+CPU = torch.device("cpu")
+
+
+def bart(dropout=0.0, heads=2):
+    sizes = {"vocab_size": 50, "d_model": 128, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "dropout": 0.0}
+    layers = {"encoder_layers": 1, "decoder_layers": 2, "max_position_embeddings": 200}
+    heads = {"encoder_attention_heads": heads, "decoder_attention_heads": heads}
+    return BartForConditionalGeneration(BartConfig(**sizes, **layers, **heads, attention_dropout=dropout))
+
+
+def gpt2():
+    shape = {"vocab_size": 50, "n_positions": 200, "n_embd": 128, "n_layer": 2, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+
+
+def t5():
+    shape = {"vocab_size": 50, "d_model": 128, "d_kv": 64, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    shape |= {"decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(**shape, dropout_rate=0.0))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often our attention was called."""
+    found = []
+    monkeypatch.setattr(
+        lm_attention.ops, "short_attention", lambda *a, ours=ops.short_attention: found.append(1) or ours(*a)
+    )
+    return found
+
+
+def gradients(model, bf16, length=17):
+    """The loss of four texts of unlike length, and all gradients."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 50, (4, length), generator=generator)
+    mask = (torch.arange(length) < torch.tensor([[length], [1], [5], [length - 1]])).long()
+    labels = ids.masked_fill(mask == 0, -100)
+    torch.manual_seed(2)  # of dropout
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    model.zero_grad()
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("length", [17, 150])
+@pytest.mark.parametrize("make, attentions", [(bart, 5), (gpt2, 2)])
+def test_bfloat16_is_as_near_to_float32_as_pytorch_is(make, attentions, length, calls):
+    torch.manual_seed(0)
+    model = make().train()
+    exact_loss, exact = gradients(model, False, length)
+    theirs_loss, theirs = gradients(model, True, length)
+    lm_attention.use_short_attention(model, CPU)
+    loss, ours = gradients(model, True, length)
+    assert len(calls) == attentions
+    assert (ours - exact).norm() < 1.3 * (theirs - exact).norm()
+    torch.testing.assert_close(loss, exact_loss, rtol=5e-3, atol=0)
+    torch.testing.assert_close(theirs_loss, exact_loss, rtol=5e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    "make, bf16",
+    [
+        (bart, False),
+        (gpt2, False),
+        (lambda: bart(dropout=0.1), True),
+        (lambda: bart(heads=4), True),
+        (t5, True),
+    ],
+    ids=["float32", "float32 GPT-2", "dropout", "heads of 32", "T5"],
+)
+def test_pytorch_where_ours_has_no_such_case(make, bf16, calls):
+    torch.manual_seed(0)
+    model = make().train()
+    before_loss, before = gradients(model, bf16)
+    lm_attention.use_short_attention(model, CPU)
+    loss, after = gradients(model, bf16)
+    assert not calls
+    torch.testing.assert_close(loss, before_loss)
+    torch.testing.assert_close(after, before, rtol=2e-2 if bf16 else 1e-4, atol=1e-3 if bf16 else 1e-6)
+
+
+def test_what_is_saved_is_an_ordinary_model(tmp_path):
+    model = bart()
+    lm_attention.use_short_attention(model, CPU)
+    model.save_pretrained(tmp_path)
+    assert lm_attention.NAME not in (tmp_path / "config.json").read_text()
+    assert BartForConditionalGeneration.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+def test_on_a_gpu_nothing_changes():
+    model = bart()
+    lm_attention.use_short_attention(model, torch.device("cuda"))
+    assert model.config._attn_implementation == "sdpa"
