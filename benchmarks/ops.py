@@ -84,7 +84,7 @@ class OpBenchmark:
 
     def _has_kernel(self, name: str) -> bool:
         """Whether the backend ``name`` takes these arguments elsewhere than to the plain reference."""
-        module = import_module(f"ld4lg_fast.kernels.plain.{self.case.op}")
+        module = import_module(f"ld4lg_fast.kernels.{self.case.op}.reference")
         with patch.object(module, self.case.op) as called, backend.use_backend(name):
             getattr(ops, self.case.op)(**self.arguments)
         return not called.called

@@ -1,33 +1,16 @@
-"""The one table of cases that tests and benchmarks share; an operation's cases are in ``cases/``."""
+"""The one table of cases that tests and benchmarks share, from the ``cases.py`` of every operation's folder."""
 
-from ld4lg_fast.kernels.cases import (
-    adaln_residual,
-    add_layer_norm,
-    geglu,
-    geglu_linear,
-    linear_cross_entropy,
-    logits_process,
-    philox_normal,
-    quantize_rows,
-    sampler_step,
-    short_attention,
-)
+from importlib import import_module
+from pathlib import Path
+
 from ld4lg_fast.kernels.testing import OpCase
 
-_OPERATIONS = (
-    adaln_residual,
-    add_layer_norm,
-    geglu,
-    geglu_linear,
-    linear_cross_entropy,
-    logits_process,
-    philox_normal,
-    quantize_rows,
-    sampler_step,
-    short_attention,
+_OPERATIONS = tuple(
+    import_module(f"ld4lg_fast.kernels.{path.parent.name}.cases")
+    for path in sorted(Path(__file__).parent.glob("*/cases.py"))
 )
 
-CASES = tuple(case for operation in _OPERATIONS for case in operation.CASES)
+CASES: tuple[OpCase, ...] = tuple(case for operation in _OPERATIONS for case in operation.CASES)
 
 
 def benchmark_cases(batch: int) -> tuple[OpCase, ...]:

@@ -1,7 +1,7 @@
 """The kernels as ``torch.ops.ld4lg``: one schema for all devices, one implementation for each.
 
-`ops` is the door; nobody else calls ``torch.ops.ld4lg``. CPU tensors go to ``cpu/``, CUDA tensors to
-``triton/``; both are imported on the first call, since Triton is optional.
+`ops` is the way in; nobody else calls ``torch.ops.ld4lg``. CPU tensors go to an operation's ``cpu.py``, CUDA
+tensors to its ``triton.py``; both are imported on the first call, since Triton is optional.
 
 torch keeps compiled graphs on disk under the operators' names: an operator whose schema changes needs a new
 name.
@@ -21,20 +21,22 @@ LIBRARY = torch.library.Library("ld4lg", "DEF")
 _direct: dict[tuple[str, str], Callable] = {}  # the implementation by operation and device
 _differentiable: dict[str, type[torch.autograd.Function]] = {}
 _PLAIN = frozenset({Tensor, Parameter, int, float, bool, list, type(None)})
-IMPLEMENTATIONS: dict[str, tuple[str, str]] = {}  # "ld4lg::op" -> its module and function in cpu/ and triton/
+IMPLEMENTATIONS: dict[
+    str, tuple[str, str]
+] = {}  # "ld4lg::op" -> its folder, and the function in cpu.py and triton.py
 
 
 def register(schema: str, fake: Callable, check: Callable, module: str, function: str) -> None:
-    """Defines an operation that ``cpu/<module>.py`` and ``triton/<module>.py`` implement under the same name.
+    """Defines an operation that ``<module>/cpu.py`` and ``<module>/triton.py`` implement under the same name.
 
     ``fake`` gives the outputs' shapes, dtypes and strides for tracing. ``check`` refuses arguments that do not fit:
-    whoever calls ``torch.ops.ld4lg`` passes it, the doors call their own.
+    whoever calls ``torch.ops.ld4lg`` passes it, the public functions call their own.
     """
     name = schema.split("(")[0]
     IMPLEMENTATIONS[f"ld4lg::{name}"] = module, function
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    for device, folder in (("cpu", "triton" if INTERPRETED else "cpu"), ("cuda", "triton")):
-        call = _on_first_call(f"ld4lg_fast.kernels.{folder}.{module}", function)
+    for device, file in (("cpu", "triton" if INTERPRETED else "cpu"), ("cuda", "triton")):
+        call = _on_first_call(f"ld4lg_fast.kernels.{module}.{file}", function)
         call = _on_its_gpu(call) if device == "cuda" else call
         _direct[name, device] = call
         LIBRARY.impl(name, _checked(check, call), device.upper())
@@ -42,7 +44,7 @@ def register(schema: str, fake: Callable, check: Callable, module: str, function
 
 
 def operator(name: str, placed: int = 0) -> Callable:
-    """``ld4lg::name``, for the doors and backwards; argument ``placed`` is a tensor on the device that is meant.
+    """``ld4lg::name``, for public functions and derivatives; argument ``placed`` is a tensor on the device.
 
     Where nothing is traced the implementation is called as it is, and differentiated by a function of its own:
     torch's dispatcher costs as much as a small kernel, and an operator's derivative in Python several times that.

@@ -1,4 +1,4 @@
-"""The C++ library: found, loaded through ctypes, described. The functions that call it are in ``cpu/``."""
+"""The C++ library: found, loaded through ctypes, described. It is called in the operations' ``cpu.py``."""
 
 import ctypes
 import struct

@@ -1,18 +1,18 @@
-"""The operations of the library, one file each in ``doors/``: they check, choose a backend (see `backend`), call."""
+"""The operations of the library, a folder each: its ``op.py`` checks arguments and chooses a `backend`."""
 
-from ld4lg_fast.kernels.doors.adaln_residual import adaln_residual
-from ld4lg_fast.kernels.doors.add_layer_norm import add_layer_norm
-from ld4lg_fast.kernels.doors.cached_attention import cached_attention
-from ld4lg_fast.kernels.doors.geglu import geglu
-from ld4lg_fast.kernels.doors.geglu_linear import geglu_linear
-from ld4lg_fast.kernels.doors.linear_cross_entropy import linear_cross_entropy
-from ld4lg_fast.kernels.doors.logits_process import draw, logits_best, logits_draw, logits_process
-from ld4lg_fast.kernels.doors.narrow_linear import NarrowLinear
-from ld4lg_fast.kernels.doors.packed_linear import PackedLinear
-from ld4lg_fast.kernels.doors.philox_normal import philox_normal
-from ld4lg_fast.kernels.doors.quantize_rows import quantize_rows
-from ld4lg_fast.kernels.doors.sampler_step import sampler_step
-from ld4lg_fast.kernels.doors.short_attention import short_attention
+from ld4lg_fast.kernels.adaln_residual.op import adaln_residual
+from ld4lg_fast.kernels.add_layer_norm.op import add_layer_norm
+from ld4lg_fast.kernels.cached_attention.op import cached_attention
+from ld4lg_fast.kernels.geglu.op import geglu
+from ld4lg_fast.kernels.geglu_linear.op import geglu_linear
+from ld4lg_fast.kernels.linear_cross_entropy.op import linear_cross_entropy
+from ld4lg_fast.kernels.logits_process.op import draw, logits_best, logits_draw, logits_process
+from ld4lg_fast.kernels.narrow_linear.op import NarrowLinear
+from ld4lg_fast.kernels.packed_linear.op import PackedLinear
+from ld4lg_fast.kernels.philox_normal.op import philox_normal
+from ld4lg_fast.kernels.quantize_rows.op import quantize_rows
+from ld4lg_fast.kernels.sampler_step.op import sampler_step
+from ld4lg_fast.kernels.short_attention.op import short_attention
 
 __all__ = [
     "NarrowLinear",

@@ -38,10 +38,10 @@ class SamplingGrid:
 
 
 def sampling_grid(schedule: Mapping, num_steps: int, spacing: str = "time") -> SamplingGrid:
-    """The levels that ``num_steps`` steps visit. They rise strictly, see `ld4lg_fast.diffusion.schedules.sampling_grid`.
+    """The levels that ``num_steps`` steps visit. They rise strictly, as in `ld4lg_fast.diffusion.schedules`.
 
     ``schedule`` has ``name`` and ``scale`` (continuous times), or ``alphas_cumprod`` (T,), recipe v1's table; and
-    ``learned_times`` for the spacing of that name, or None. Spacings: see `ld4lg_fast.diffusion.schedules.sampling_times`.
+    ``learned_times`` for the spacing of that name, or None. Spacings: see `ld4lg_fast.diffusion.schedules`.
 
     Raises:
         RuntimeInputError: an unknown spacing, one that the model has no times for, or too many steps for it.

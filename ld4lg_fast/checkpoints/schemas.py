@@ -1,8 +1,8 @@
 """One schema for every file of a run directory: keys, types and ranges, so that no value is met for the first time
 where it is used.
 
-Sizes are bounded by what a machine can hold; that the tensors have them is checked by `ld4lg_fast.checkpoints.tensors`. A file has
-all keys of its schema that have no default, and no others.
+Sizes are bounded by what a machine can hold; `ld4lg_fast.checkpoints.tensors` checks that the tensors have them. A
+file has all keys of its schema that have no default, and no others.
 """
 
 import re

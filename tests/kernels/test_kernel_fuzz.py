@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ld4lg_fast.kernels import backend, native, ops
+from ld4lg_fast.kernels.adaln_residual.cases import adaln_arguments
 from ld4lg_fast.kernels.backend import use_backend
-from ld4lg_fast.kernels.cases.adaln_residual import adaln_arguments
-from ld4lg_fast.kernels.cases.geglu import geglu_arguments
-from ld4lg_fast.kernels.cases.geglu_linear import geglu_linear_arguments
-from ld4lg_fast.kernels.cases.linear_cross_entropy import loss_arguments
-from ld4lg_fast.kernels.cases.logits_process import logits_arguments
-from ld4lg_fast.kernels.cases.philox_normal import philox_arguments
-from ld4lg_fast.kernels.cases.sampler_step import step_arguments
-from ld4lg_fast.kernels.cases.short_attention import attention_arguments
+from ld4lg_fast.kernels.geglu.cases import geglu_arguments
+from ld4lg_fast.kernels.geglu_linear.cases import geglu_linear_arguments
+from ld4lg_fast.kernels.linear_cross_entropy.cases import loss_arguments
+from ld4lg_fast.kernels.logits_process.cases import logits_arguments
+from ld4lg_fast.kernels.philox_normal.cases import philox_arguments
+from ld4lg_fast.kernels.sampler_step.cases import step_arguments
+from ld4lg_fast.kernels.short_attention.cases import attention_arguments
 from ld4lg_fast.kernels.testing import OpCase, check
 from tests.kernels.kernel_calls import EVERYWHERE, ON_A_CPU, call, valid_arguments
 

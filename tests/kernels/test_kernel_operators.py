@@ -116,8 +116,8 @@ UNSEEN = [  # what nobody looks at on a GPU, where kernels and reference do the 
 @pytest.mark.parametrize(("argument", "change"), UNSEEN)
 @pytest.mark.parametrize("size", [0, 1, 2, 10**15])
 def test_triton_passes_over_what_the_reference_passes_over(argument, change, size):
-    from ld4lg_fast.kernels.plain import logits_process as plain
-    from ld4lg_fast.kernels.triton import logits_process as kernel
+    from ld4lg_fast.kernels.logits_process import reference as plain
+    from ld4lg_fast.kernels.logits_process import triton as kernel
 
     arguments = spoiled("logits_process", argument, change)
     rules = {"no_repeat_ngram_size": size, "normalize": True, "top_k": 0, "top_p": 1.0}
@@ -128,8 +128,8 @@ def test_triton_passes_over_what_the_reference_passes_over(argument, change, siz
 @pytest.mark.skipif(not backend.INTERPRETED, reason="the kernels of a GPU run in Triton's interpreter alone")
 @pytest.mark.parametrize("step", [-1, 4, 2**40, -(2**40)])
 def test_triton_takes_the_nearest_step(step):
-    from ld4lg_fast.kernels.plain import sampler_step as plain
-    from ld4lg_fast.kernels.triton import sampler_step as kernel
+    from ld4lg_fast.kernels.sampler_step import reference as plain
+    from ld4lg_fast.kernels.sampler_step import triton as kernel
 
     arguments = spoiled("sampler_step", "step", torch.tensor(step)) | {"self_condition": True}
     torch.testing.assert_close(kernel.sampler_step(**arguments), plain.sampler_step(**arguments))

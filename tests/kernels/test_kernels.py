@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ld4lg_fast.kernels import backend, native, ops, reference
+from ld4lg_fast.kernels.adaln_residual.cases import adaln_arguments
 from ld4lg_fast.kernels.case_table import CASES
-from ld4lg_fast.kernels.cases.adaln_residual import adaln_arguments
 from ld4lg_fast.kernels.testing import OpCase, check, poisoned_memory, run
 
 ON_CPU = "triton" if backend.INTERPRETED else "native"

@@ -1,11 +1,11 @@
-"""The chunks of `ops.linear_cross_entropy`, its arguments and autocast; values are also in tests/kernels/test_kernels.py."""
+"""The chunks of `ops.linear_cross_entropy`, its arguments and autocast; values are in test_kernels.py."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from ld4lg_fast.kernels import backend, ops
-from ld4lg_fast.kernels.chunked import linear_cross_entropy as chunked
+from ld4lg_fast.kernels.linear_cross_entropy import chunked
 
 pytestmark = pytest.mark.skipif(not backend.has_native(), reason="the reference has no chunks")
 

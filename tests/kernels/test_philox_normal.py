@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ld4lg_fast.kernels import backend, ops
-from ld4lg_fast.kernels.plain.philox_normal import philox4x32
+from ld4lg_fast.kernels.philox_normal.reference import philox4x32
 
 
 def philox_words(counter: int, key: int) -> list[int]:

@@ -59,7 +59,7 @@ class ToTriton(TorchDispatchMode):
         if func.namespace != "ld4lg":
             return func(*args, **(kwargs or {}))
         module, function = IMPLEMENTATIONS[func.name()]
-        return getattr(import_module(f"ld4lg_fast.kernels.triton.{module}"), function)(*args)
+        return getattr(import_module(f"ld4lg_fast.kernels.{module}.triton"), function)(*args)
 
 
 def specialise(kernel, arguments):

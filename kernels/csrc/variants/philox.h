@@ -1,4 +1,4 @@
-// Normal noise from Philox4x32-10 (Salmon et al. 2011) and Box-Muller: the mapping is in kernels/plain/philox_normal.py.
+// Normal noise from Philox4x32-10 (Salmon et al. 2011) and Box-Muller: the mapping is in kernels/philox_normal/reference.py.
 // Sixteen counters are worked on side by side. The normals are computed in double, by the series of the logarithm,
 // sine and cosine to about 1e-16, so that the rounded float32 hardly depends on the instruction set.
 #pragma once

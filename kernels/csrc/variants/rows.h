@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../matrix.h"
+#include "matrix.h"
 #include "vector.h"
 
 namespace ld4lg {

@@ -1,0 +1,179 @@
+"""The fused post-norm, modulation, residual and next pre-norm in C++.
+
+Letters: D model width, R rows, G groups of rows that share scale and shift.
+"""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.layout import ROWS_PER_PART, parts_of_group
+from ld4lg_fast.kernels.native import (
+    DTYPE_CODES,
+    FLOAT,
+    I32,
+    I64,
+    POINTER,
+    ROWS,
+    VECTOR,
+    address,
+    as_matrix,
+    contiguous_like,
+    describe,
+    describe_vector,
+    function,
+)
+
+_forward = function(
+    "ld4lg_adaln_residual",
+    [*ROWS, *ROWS, *VECTOR, *VECTOR, *ROWS, *ROWS, *VECTOR, *VECTOR]
+    + [POINTER, POINTER, I32, POINTER, I64, I64, I64, FLOAT, I32],
+)
+_backward = function(
+    "ld4lg_adaln_residual_backward",
+    [*ROWS, *ROWS, *ROWS, POINTER, *VECTOR, *VECTOR, *ROWS]
+    + [POINTER, POINTER, POINTER, POINTER, I64, I64, I64, I64, I64, I32],
+)
+
+_vectors = function(
+    "ld4lg_adaln_residual_vectors",
+    [POINTER, I64, I64, I64, I64, *VECTOR, *VECTOR, *ROWS, POINTER, POINTER, POINTER, I32],
+)
+
+
+def forward(
+    h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x and statistics (2, R) float32."""
+    x, _, stats = _run(h, residual, weight, bias, scale, shift, None, None, eps)
+    return x, stats
+
+
+def forward_norm(
+    h: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    next_weight: Tensor,
+    next_bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y and statistics (4, R) float32."""
+    return _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
+
+
+def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
+    width = h.shape[-1]
+    rows = h.numel() // width
+    x = contiguous_like(residual)
+    y, of_next = None, (0, 0, 0, 0)
+    if next_weight is not None:
+        y = torch.empty_like(x, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
+        next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
+        of_next = *describe_vector(next_weight), *describe_vector(next_bias)
+    stats = x.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
+    if rows == 0:
+        return x, y, stats
+    h, residual, scale, shift = (as_matrix(tensor, width) for tensor in (h, residual, scale, shift))
+    weight, bias = weight.contiguous(), bias.contiguous()
+    _forward(
+        *describe(h, width),
+        *describe(residual, width),
+        *describe_vector(weight),
+        *describe_vector(bias),
+        *describe(scale, width),
+        *describe(shift, width),
+        *of_next,
+        x.data_ptr(),
+        address(y),
+        0 if y is None else DTYPE_CODES[y.dtype],
+        stats.data_ptr(),
+        rows,
+        width,
+        rows // (scale.numel() // width),
+        float(eps),
+        torch.get_num_threads(),
+    )
+    return x, y, stats
+
+
+def backward(
+    grad_x: Tensor,
+    grad_y: Tensor | None,
+    h: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    next_weight: Tensor | None,
+    stats: Tensor,
+) -> list[Tensor]:
+    """See ``ld4lg::adaln_residual_backward`` in ``op.py``."""
+    width = h.shape[-1]
+    rows = h.numel() // width
+    scale = as_matrix(scale, width)
+    groups = scale.numel() // width
+    rows_per_group = rows // max(1, groups)
+    parts = parts_of_group(rows_per_group)
+    grad_h = contiguous_like(h)
+    grad_residual = None if grad_y is None else contiguous_like(grad_x)
+    sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
+    results = [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
+    if rows == 0:
+        return results
+    grad_x, h, weight = as_matrix(grad_x, width), as_matrix(h, width), weight.contiguous()
+    if grad_y is not None:
+        grad_y, next_weight = as_matrix(grad_y, width), next_weight.contiguous()
+    _backward(
+        *describe(grad_x, width),
+        *((0, 0, 0) if grad_y is None else describe(grad_y, width)),
+        *describe(h, width),
+        0 if grad_y is None else x.data_ptr(),
+        *describe_vector(weight),
+        *((0, 0) if grad_y is None else describe_vector(next_weight)),
+        *describe(scale, width),
+        stats.data_ptr(),
+        grad_h.data_ptr(),
+        address(grad_residual),
+        sums.data_ptr(),
+        rows,
+        width,
+        rows_per_group,
+        ROWS_PER_PART,
+        parts,
+        torch.get_num_threads(),
+    )
+    return results
+
+
+def vector_gradients(
+    sums: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, next_weight: Tensor | None
+) -> list[Tensor]:
+    """See ``_vector_gradients`` in ``op.py``."""
+    groups, parts, kinds, width = sums.shape
+    rows = as_matrix(scale, width)
+    of_scale, of_shift = sums.new_empty(scale.shape), sums.new_empty(scale.shape)
+    of_vectors = sums.new_empty((kinds, width))
+    weight, bias = weight.contiguous(), bias.contiguous()
+    _vectors(
+        sums.data_ptr(),
+        groups,
+        parts,
+        kinds,
+        width,
+        *describe_vector(weight),
+        *describe_vector(bias),
+        *describe(rows, width),
+        of_scale.data_ptr(),
+        of_shift.data_ptr(),
+        of_vectors.data_ptr(),
+        torch.get_num_threads(),
+    )
+    of_weight, of_bias, *of_next = of_vectors.unbind(0)
+    return [
+        of_weight.to(weight.dtype),
+        of_bias.to(bias.dtype),
+        of_scale.to(scale.dtype),
+        of_shift.to(scale.dtype),
+        *(total.to(next_weight.dtype) for total in of_next),
+    ]

@@ -1,0 +1,275 @@
+"""The fused post-norm, modulation, residual and next pre-norm in Triton, forward and backward.
+
+Letters: D model width, R rows, G groups of rows that share scale and shift, P parts of a group.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
+
+_MAX_WIDTH = 16384  # one program holds a whole row
+
+
+@triton.jit(do_not_specialize=["rows", "rows_per_group"])
+def adaln_residual_forward(
+    h_ptr,
+    residual_ptr,
+    weight_ptr,
+    bias_ptr,
+    scale_ptr,
+    shift_ptr,
+    next_weight_ptr,
+    next_bias_ptr,
+    x_ptr,
+    y_ptr,
+    stats_ptr,
+    h_stride,
+    residual_stride,
+    scale_stride,
+    shift_stride,
+    rows,
+    rows_per_group,
+    eps,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HAS_NEXT: tl.constexpr,
+):
+    """One program a row: x and, with HAS_NEXT, y; the row's statistics go to stats[:, row]."""
+    row = tl.program_id(0).to(tl.int64)
+    group = row // rows_per_group
+    columns = tl.arange(0, BLOCK)
+    keep = columns < WIDTH
+
+    h = tl.load(h_ptr + row * h_stride + columns, mask=keep, other=0.0).to(tl.float32)
+    residual = tl.load(residual_ptr + row * residual_stride + columns, mask=keep, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptr + group * scale_stride + columns, mask=keep, other=0.0).to(tl.float32)
+    shift = tl.load(shift_ptr + group * shift_stride + columns, mask=keep, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+
+    mean = tl.sum(h, 0) / WIDTH
+    centred = tl.where(keep, h - mean, 0.0)
+    rstd = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / WIDTH + eps)
+    x = residual + (1.0 + scale) * (centred * rstd * weight + bias) + shift
+    x = x.to(x_ptr.dtype.element_ty)
+    tl.store(x_ptr + row * WIDTH + columns, x, mask=keep)
+    tl.store(stats_ptr + row, mean)
+    tl.store(stats_ptr + rows + row, rstd)
+
+    if HAS_NEXT:
+        next_weight = tl.load(next_weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+        next_bias = tl.load(next_bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+        stored = tl.where(keep, x.to(tl.float32), 0.0)
+        mean = tl.sum(stored, 0) / WIDTH
+        centred = tl.where(keep, stored - mean, 0.0)
+        rstd = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / WIDTH + eps)
+        y = centred * rstd * next_weight + next_bias
+        tl.store(y_ptr + row * WIDTH + columns, y.to(y_ptr.dtype.element_ty), mask=keep)
+        tl.store(stats_ptr + 2 * rows + row, mean)
+        tl.store(stats_ptr + 3 * rows + row, rstd)
+
+
+@triton.jit(do_not_specialize=["rows", "rows_per_group", "parts"])
+def adaln_residual_backward(
+    grad_x_ptr,
+    grad_y_ptr,
+    h_ptr,
+    x_ptr,
+    weight_ptr,
+    scale_ptr,
+    next_weight_ptr,
+    stats_ptr,
+    grad_h_ptr,
+    grad_residual_ptr,
+    sums_ptr,
+    grad_x_stride,
+    grad_y_stride,
+    h_stride,
+    scale_stride,
+    rows,
+    rows_per_group,
+    parts,
+    ROWS_PER_PART: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HAS_NEXT: tl.constexpr,
+):
+    """One program for ROWS_PER_PART rows of a group: their gradients, and the column sums of the part.
+
+    With g the gradient of x and n, m the normalised h and x, the sums are Σ g·n, Σ g and, with HAS_NEXT,
+    Σ grad_y·m, Σ grad_y: all that the gradients of the vectors need.
+    """
+    part = tl.program_id(0).to(tl.int64)
+    group = part // parts
+    columns = tl.arange(0, BLOCK)
+    keep = columns < WIDTH
+    scale = tl.load(scale_ptr + group * scale_stride + columns, mask=keep, other=0.0).to(tl.float32)
+    gain = (1.0 + scale) * tl.load(weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    if HAS_NEXT:
+        next_weight = tl.load(next_weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+        sum_y_normed = tl.zeros((BLOCK,), tl.float32)
+        sum_y = tl.zeros((BLOCK,), tl.float32)
+    sum_normed = tl.zeros((BLOCK,), tl.float32)
+    sum_grad = tl.zeros((BLOCK,), tl.float32)
+
+    first = (part % parts) * ROWS_PER_PART
+    last = tl.minimum(first + ROWS_PER_PART, rows_per_group)
+    for i in range(first, last):
+        row = group * rows_per_group + i
+        grad = tl.load(grad_x_ptr + row * grad_x_stride + columns, mask=keep, other=0.0).to(tl.float32)
+        if HAS_NEXT:
+            grad_y = tl.load(grad_y_ptr + row * grad_y_stride + columns, mask=keep, other=0.0).to(tl.float32)
+            x = tl.load(x_ptr + row * WIDTH + columns, mask=keep, other=0.0).to(tl.float32)
+            mean = tl.load(stats_ptr + 2 * rows + row)
+            rstd = tl.load(stats_ptr + 3 * rows + row)
+            x_normed = tl.where(keep, (x - mean) * rstd, 0.0)
+            sum_y_normed += grad_y * x_normed
+            sum_y += grad_y
+            inner = grad_y * next_weight
+            along = tl.sum(inner * x_normed, 0) / WIDTH
+            grad += rstd * (inner - tl.sum(inner, 0) / WIDTH - x_normed * along)
+            target = grad_residual_ptr + row * WIDTH + columns
+            tl.store(target, grad.to(grad_residual_ptr.dtype.element_ty), mask=keep)
+
+        h = tl.load(h_ptr + row * h_stride + columns, mask=keep, other=0.0).to(tl.float32)
+        mean = tl.load(stats_ptr + row)
+        rstd = tl.load(stats_ptr + rows + row)
+        normed = tl.where(keep, (h - mean) * rstd, 0.0)
+        sum_normed += grad * normed
+        sum_grad += grad
+        inner = grad * gain
+        along = tl.sum(inner * normed, 0) / WIDTH
+        grad_h = rstd * (inner - tl.sum(inner, 0) / WIDTH - normed * along)
+        tl.store(grad_h_ptr + row * WIDTH + columns, grad_h.to(grad_h_ptr.dtype.element_ty), mask=keep)
+
+    SUMS: tl.constexpr = 4 if HAS_NEXT else 2
+    sums = sums_ptr + part * SUMS * WIDTH + columns
+    tl.store(sums, sum_normed, mask=keep)
+    tl.store(sums + WIDTH, sum_grad, mask=keep)
+    if HAS_NEXT:
+        tl.store(sums + 2 * WIDTH, sum_y_normed, mask=keep)
+        tl.store(sums + 3 * WIDTH, sum_y, mask=keep)
+
+
+def launch_options(width: int) -> dict[str, int]:
+    """Block and warps for rows of this width, a program each: about 8 elements a thread."""
+    if width > _MAX_WIDTH:
+        raise ValueError(f"a row may have at most {_MAX_WIDTH} elements on the GPU, got {width}")
+    block = triton.next_power_of_2(width)
+    return {"BLOCK": block, "num_warps": min(16, max(1, block // 256))}
+
+
+def forward(
+    h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x and statistics (2, R) float32."""
+    x, _, stats = _forward(h, residual, weight, bias, scale, shift, None, None, eps)
+    return x, stats
+
+
+def forward_norm(
+    h: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    next_weight: Tensor,
+    next_bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y and statistics (4, R) float32."""
+    return _forward(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
+
+
+def _forward(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
+    width = h.shape[-1]
+    rows = h.numel() // width
+    x = residual.new_empty(residual.shape)
+    y = None
+    if next_weight is not None:
+        y_dtype = torch.promote_types(residual.dtype, next_weight.dtype)
+        y = residual.new_empty(residual.shape, dtype=y_dtype)
+        next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
+    stats = h.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
+    if rows == 0:
+        return x, y, stats
+    h, residual, scale, shift = (as_rows(tensor, width) for tensor in (h, residual, scale, shift))
+    adaln_residual_forward[(rows,)](
+        h,
+        residual,
+        weight.contiguous(),
+        bias.contiguous(),
+        scale,
+        shift,
+        next_weight,
+        next_bias,
+        x,
+        y,
+        stats,
+        h.stride(0),
+        residual.stride(0),
+        scale.stride(0),
+        shift.stride(0),
+        rows,
+        rows // scale.shape[0],
+        eps,
+        WIDTH=width,
+        HAS_NEXT=y is not None,
+        **launch_options(width),
+    )
+    return x, y, stats
+
+
+def backward(
+    grad_x: Tensor,
+    grad_y: Tensor | None,
+    h: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    next_weight: Tensor | None,
+    stats: Tensor,
+) -> list[Tensor]:
+    """See ``ld4lg::adaln_residual_backward`` in ``op.py``."""
+    width = h.shape[-1]
+    rows = h.numel() // width
+    grad_h = h.new_empty(h.shape)
+    grad_residual = None if grad_y is None else grad_x.new_empty(grad_x.shape)
+    scale_rows = as_rows(scale, width)
+    groups = scale_rows.shape[0]
+    rows_per_group = rows // max(1, groups)
+    parts = parts_of_group(rows_per_group)
+    sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
+    if rows:
+        h, grad_x = as_rows(h, width), as_rows(grad_x, width)
+        if grad_y is not None:
+            grad_y, next_weight = as_rows(grad_y, width), next_weight.contiguous()
+        adaln_residual_backward[(groups * parts,)](
+            grad_x,
+            grad_y,
+            h,
+            x,
+            weight.contiguous(),
+            scale_rows,
+            next_weight,
+            stats,
+            grad_h,
+            grad_residual,
+            sums,
+            grad_x.stride(0),
+            0 if grad_y is None else grad_y.stride(0),
+            h.stride(0),
+            scale_rows.stride(0),
+            rows,
+            rows_per_group,
+            parts,
+            ROWS_PER_PART=ROWS_PER_PART,
+            WIDTH=width,
+            HAS_NEXT=grad_y is not None,
+            **launch_options(width),
+        )
+    return [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]

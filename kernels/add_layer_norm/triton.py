@@ -1,0 +1,145 @@
+"""Residual add and layer norm in Triton, forward and backward. Letters: D model width, R rows."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ld4lg_fast.kernels.adaln_residual.triton import launch_options
+from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
+
+
+@triton.jit(do_not_specialize=["rows"])
+def add_layer_norm_forward(
+    branch_ptr,
+    residual_ptr,
+    weight_ptr,
+    bias_ptr,
+    x_ptr,
+    y_ptr,
+    stats_ptr,
+    branch_stride,
+    residual_stride,
+    rows,
+    eps,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program a row."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    keep = columns < WIDTH
+    branch = tl.load(branch_ptr + row * branch_stride + columns, mask=keep, other=0.0).to(tl.float32)
+    residual = tl.load(residual_ptr + row * residual_stride + columns, mask=keep, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    x = (residual + branch).to(x_ptr.dtype.element_ty)
+    tl.store(x_ptr + row * WIDTH + columns, x, mask=keep)
+    stored = x.to(tl.float32)
+    mean = tl.sum(stored, 0) / WIDTH
+    centred = tl.where(keep, stored - mean, 0.0)
+    rstd = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / WIDTH + eps)
+    y = centred * rstd * weight + bias
+    tl.store(y_ptr + row * WIDTH + columns, y.to(y_ptr.dtype.element_ty), mask=keep)
+    tl.store(stats_ptr + row, mean)
+    tl.store(stats_ptr + rows + row, rstd)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def add_layer_norm_backward(
+    grad_x_ptr,
+    grad_y_ptr,
+    x_ptr,
+    weight_ptr,
+    stats_ptr,
+    grad_ptr,
+    sums_ptr,
+    grad_x_stride,
+    grad_y_stride,
+    rows,
+    ROWS_PER_PART: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program for ROWS_PER_PART rows: their gradients, and the column sums of the part."""
+    part = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    keep = columns < WIDTH
+    weight = tl.load(weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    sum_normed = tl.zeros((BLOCK,), tl.float32)
+    sum_grad = tl.zeros((BLOCK,), tl.float32)
+    first = part * ROWS_PER_PART
+    for i in range(0, tl.minimum(ROWS_PER_PART, rows - first)):
+        row = first + i
+        grad_x = tl.load(grad_x_ptr + row * grad_x_stride + columns, mask=keep, other=0.0).to(tl.float32)
+        grad_y = tl.load(grad_y_ptr + row * grad_y_stride + columns, mask=keep, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + row * WIDTH + columns, mask=keep, other=0.0).to(tl.float32)
+        mean = tl.load(stats_ptr + row)
+        rstd = tl.load(stats_ptr + rows + row)
+        normed = tl.where(keep, (x - mean) * rstd, 0.0)
+        sum_normed += grad_y * normed
+        sum_grad += grad_y
+        inner = grad_y * weight
+        along = tl.sum(inner * normed, 0) / WIDTH
+        grad = grad_x + rstd * (inner - tl.sum(inner, 0) / WIDTH - normed * along)
+        tl.store(grad_ptr + row * WIDTH + columns, grad.to(grad_ptr.dtype.element_ty), mask=keep)
+    sums = sums_ptr + part * 2 * WIDTH + columns
+    tl.store(sums, sum_normed, mask=keep)
+    tl.store(sums + WIDTH, sum_grad, mask=keep)
+
+
+def forward(
+    branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y and statistics (2, R) float32."""
+    width = branch.shape[-1]
+    rows = branch.numel() // width
+    x = branch.new_empty(branch.shape, dtype=torch.promote_types(branch.dtype, residual.dtype))
+    y = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
+    stats = x.new_empty((2, rows), dtype=torch.float32)
+    if rows:
+        branch, residual = as_rows(branch, width), as_rows(residual, width)
+        add_layer_norm_forward[(rows,)](
+            branch,
+            residual,
+            weight.contiguous(),
+            bias.contiguous(),
+            x,
+            y,
+            stats,
+            branch.stride(0),
+            residual.stride(0),
+            rows,
+            eps,
+            WIDTH=width,
+            **launch_options(width),
+        )
+    return x, y, stats
+
+
+def backward(
+    grad_x: Tensor, grad_y: Tensor, x: Tensor, weight: Tensor, stats: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See ``ld4lg::add_layer_norm_backward`` in ``op.py``."""
+    width = x.shape[-1]
+    rows = x.numel() // width
+    grad = x.new_empty(x.shape)
+    sums = x.new_empty((parts_of_group(rows), 2, width), dtype=torch.float32)
+    if rows:
+        grad_x, grad_y = as_rows(grad_x, width), as_rows(grad_y, width)
+        add_layer_norm_backward[(parts_of_group(rows),)](
+            grad_x,
+            grad_y,
+            x,
+            weight.contiguous(),
+            stats,
+            grad,
+            sums,
+            grad_x.stride(0),
+            grad_y.stride(0),
+            rows,
+            ROWS_PER_PART=ROWS_PER_PART,
+            WIDTH=width,
+            **launch_options(width),
+        )
+    return grad, sums

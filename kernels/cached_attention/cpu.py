@@ -1,0 +1,55 @@
+"""Attention of one new position of every text over its cache, in C++."""
+
+from torch import Tensor, get_num_threads
+
+from ld4lg_fast.kernels.cached_attention.op import check_slots
+from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, address, function
+
+_cached_attention = function(
+    "ld4lg_cached_attention",
+    [POINTER, I64, POINTER, POINTER, POINTER, POINTER, *[I64] * 2, POINTER, *[I64] * 7, FLOAT, I32],
+)
+
+
+def cached_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    span: int,
+    scale: float,
+    chosen: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """See `ops.cached_attention`."""
+    sentences, heads, capacity, slots, width = keys.shape
+    query = query if query.stride(1) == 1 else query.contiguous()
+    texts = query.shape[0]
+    out = query.new_empty((texts, heads * width))
+    if not out.numel():
+        return out
+    strides = (0, 0)
+    if bias is not None:
+        bias = bias if bias.stride(2) == 1 else bias.contiguous()
+        strides = (bias.stride(0) * (bias.shape[0] > 1), bias.stride(1) * (bias.shape[1] > 1))
+    beyond = _cached_attention(
+        query.data_ptr(),
+        query.stride(0),
+        keys.data_ptr(),
+        values.data_ptr(),
+        address(chosen),
+        address(bias),
+        *strides,
+        out.data_ptr(),
+        sentences,
+        texts // sentences,
+        heads,
+        width,
+        capacity,
+        slots,
+        span,
+        float(scale),
+        get_num_threads(),
+    )
+    if beyond:
+        check_slots(chosen, span, slots)
+    return out

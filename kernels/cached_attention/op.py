@@ -1,0 +1,112 @@
+"""Attention of one new position of every text over its key-value cache, on a CPU.
+
+Letters: S sentences, W beams, H heads, K head width, T positions that the cache has room for, C slots of each.
+"""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.argument_checks import check_device, check_integer, check_within
+from ld4lg_fast.kernels.backend import require_native
+
+
+def check(
+    query: Tensor, keys: Tensor, values: Tensor, span: int, chosen: Tensor | None, bias: Tensor | None
+) -> None:
+    """Refuses shapes, dtypes, devices and strides that do not fit.
+
+    Raises:
+        ValueError: naming them.
+    """
+    of_keys, of_query = keys.shape, query.shape
+    fits = len(of_keys) == 5 and len(of_query) == 2 and values.shape == of_keys
+    if fits:
+        sentences, heads, capacity, slots, width = of_keys
+        texts, columns = of_query
+        beams = texts // sentences if sentences else 0
+        fits = (
+            texts == sentences * beams
+            and columns == heads * width
+            and 0 < span <= capacity
+            and slots
+            and width
+        )
+    if not fits:
+        raise ValueError(
+            f"query {tuple(of_query)}, keys {tuple(of_keys)}, values {tuple(values.shape)} and span {span} do "
+            "not fit; they need (S·W, H·K), twice (S, H, T, C, K), and 1 to T"
+        )
+    if type(span) is not int:
+        check_integer("span", span)
+    if not query.dtype == keys.dtype == values.dtype == torch.float32:
+        raise ValueError(
+            f"query is {query.dtype}, keys {keys.dtype}, values {values.dtype}; they need float32"
+        )
+    if not (keys.is_contiguous() and values.is_contiguous()):
+        raise ValueError(
+            f"keys and values have strides {keys.stride()} and {values.stride()}; they need no gaps"
+        )
+    if chosen is not None:
+        if texts and chosen.shape != (sentences, beams, capacity):
+            raise ValueError(
+                f"chosen {tuple(chosen.shape)} needs the slots of (S, W, T) for keys {tuple(of_keys)}"
+            )
+        if chosen.dtype != torch.int64 or not chosen.is_contiguous():
+            raise ValueError(
+                f"chosen is {chosen.dtype} with strides {chosen.stride()}; it needs int64 without gaps"
+            )
+    if bias is not None:
+        of_bias = bias.shape
+        fits = len(of_bias) == 3 and of_bias[0] in (1, sentences) and of_bias[1] in (1, heads)
+        if not fits or of_bias[2] < span or bias.dtype != torch.float32:
+            raise ValueError(
+                f"bias is {bias.dtype} {tuple(of_bias)}; it needs float32 (S or 1, H or 1, {span} or more) "
+                f"for keys {tuple(of_keys)}"
+            )
+    check_device("query keys values chosen bias", query, keys, values, chosen, bias)
+    if not query.is_cpu:
+        raise ValueError(f"query is on {query.device}; it needs a CPU")
+
+
+def check_slots(chosen: Tensor, span: int, slots: int) -> None:
+    """Refuses slots that a position does not have, among the first ``span``.
+
+    Raises:
+        IndexError: naming one.
+    """
+    check_within("chosen", chosen[:, :, :span], 0, slots - 1)
+
+
+def cached_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    span: int,
+    scale: float,
+    chosen: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """softmax(scale · query keysᵀ + bias) values over the first ``span`` positions, where each text sees one slot.
+
+    Everything is float32 on the CPU and, but for ``query`` and ``bias``, contiguous; keys may be the same for all
+    beams of a sentence, and a choice of beams moves none of them.
+
+    Args:
+        query: (S·W, H·K), rows may lie apart. keys, values: (S, H, T, C, K).
+        chosen: (S, W, T) int64, in which slot of a position the text's own key lies, of the first ``span`` in [0, C);
+            None for the first everywhere.
+        bias: (S or 1, H or 1, span or more) or None.
+
+    Returns:
+        (S·W, H·K).
+
+    Raises:
+        BackendUnavailableError: the C++ library is not here.
+        ValueError: shapes, dtypes, devices or strides that do not fit; the message names them.
+        IndexError: a slot out of its range.
+    """
+    require_native("cached_attention")
+    check(query, keys, values, span, chosen, bias)
+    from ld4lg_fast.kernels.cached_attention.cpu import cached_attention as native
+
+    return native(query, keys, values, span, scale, chosen, bias)

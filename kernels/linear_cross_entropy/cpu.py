@@ -1,0 +1,35 @@
+"""The language model's loss from its logits in C++. Letters: R rows, V vocabulary."""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.linear_cross_entropy.op import check_targets
+from ld4lg_fast.kernels.native import I32, I64, POINTER, ROWS, describe, function
+
+_loss = function("ld4lg_softmax_cross_entropy", [*ROWS, POINTER, POINTER, I64, I64, I32, I32])
+
+
+def softmax_cross_entropy_(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
+    """-log softmax(logits)[target] of each row, (R,) float32; the logits (R, V) are lost.
+
+    With ``with_gradients``, softmax - target of each row takes their place.
+
+    Raises:
+        IndexError: a target out of its range.
+    """
+    rows, vocabulary = logits.shape
+    losses = logits.new_empty(rows, dtype=torch.float32)
+    if rows:
+        targets = targets.contiguous()
+        beyond = _loss(
+            *describe(logits, vocabulary),
+            targets.data_ptr(),
+            losses.data_ptr(),
+            rows,
+            vocabulary,
+            with_gradients,
+            torch.get_num_threads(),
+        )
+        if beyond:
+            check_targets(targets, vocabulary)
+    return losses

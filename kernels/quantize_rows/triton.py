@@ -1,0 +1,63 @@
+"""Rows in float8 with a scale each, on request of a GEGLU, in Triton. Letters: W width of the result."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ld4lg_fast.kernels.adaln_residual.triton import launch_options
+from ld4lg_fast.kernels.geglu.triton import normal_cdf
+from ld4lg_fast.kernels.layout import as_rows
+from ld4lg_fast.kernels.quantize_rows.reference import LARGEST, SMALLEST
+
+
+@triton.jit
+def quantize_rows_kernel(
+    x_ptr,
+    bias_ptr,
+    quantized_ptr,
+    scale_ptr,
+    stride,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GEGLU: tl.constexpr,
+    LARGEST: tl.constexpr,
+    SMALLEST: tl.constexpr,
+):
+    """One program a row."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    keep = columns < WIDTH
+    source = x_ptr + row * stride + columns
+    x = tl.load(source, mask=keep, other=0.0).to(tl.float32)
+    if GEGLU:
+        gate = tl.load(source + WIDTH, mask=keep, other=0.0).to(tl.float32)
+        gate += tl.load(bias_ptr + WIDTH + columns, mask=keep, other=0.0).to(tl.float32)
+        x += tl.load(bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+        x *= gate * normal_cdf(gate)
+    largest = tl.maximum(tl.max(tl.abs(x), 0), SMALLEST)
+    tl.store(scale_ptr + row, tl.div_rn(largest, LARGEST))
+    x *= tl.div_rn(LARGEST, largest)
+    tl.store(quantized_ptr + row * WIDTH + columns, x.to(quantized_ptr.dtype.element_ty), mask=keep)
+
+
+def forward(x: Tensor, geglu_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """See ``ld4lg::quantize_rows`` in ``op.py``."""
+    x = as_rows(x, x.shape[1])
+    rows, width = x.shape[0], x.shape[1] // (1 if geglu_bias is None else 2)
+    quantized = x.new_empty((rows, width), dtype=torch.float8_e4m3fn)
+    scale = x.new_empty((rows, 1), dtype=torch.float32)
+    if rows:
+        quantize_rows_kernel[(rows,)](
+            x,
+            None if geglu_bias is None else geglu_bias.contiguous(),
+            quantized,
+            scale,
+            x.stride(0),
+            WIDTH=width,
+            GEGLU=geglu_bias is not None,
+            LARGEST=LARGEST,
+            SMALLEST=SMALLEST,
+            **launch_options(width),
+        )
+    return quantized, scale

@@ -1,0 +1,61 @@
+"""One step of a sampler in C++, see `ops.sampler_step`."""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, address, as_vector, function
+from ld4lg_fast.kernels.sampler_step.op import check_step
+
+_sampler_step = function(
+    "ld4lg_sampler_step",
+    [POINTER, I32, I32, POINTER, POINTER, POINTER, POINTER, I64, POINTER, POINTER, U32]
+    + [POINTER, POINTER, POINTER, I64, I64, I64, I32, I32],
+)
+
+
+def sampler_step(
+    output: Tensor,
+    z: Tensor,
+    x_prev: Tensor | None,
+    coefficients: Tensor,
+    step: Tensor,
+    seed: Tensor | None,
+    sample_ids: Tensor | None,
+    stream: int,
+    self_condition: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
+    batch, positions, width = z.shape
+    dtype = z.dtype
+    z = as_vector(z)
+    z_next, x_start = torch.empty_like(z), torch.empty_like(z)
+    network_input = output.new_empty((batch, positions, width * (2 if self_condition else 1)))
+    if not z.numel():
+        return z_next.to(dtype), x_start.to(dtype), network_input
+    output, coefficients = output.contiguous(), as_vector(coefficients)
+    x_prev = None if x_prev is None else as_vector(x_prev)
+    sample_ids = None if sample_ids is None else sample_ids.contiguous()
+    beyond = _sampler_step(
+        output.data_ptr(),
+        DTYPE_CODES[output.dtype],
+        output.shape[0] // batch,
+        z.data_ptr(),
+        address(x_prev),
+        coefficients.data_ptr(),
+        step.data_ptr(),
+        coefficients.shape[0],
+        address(seed),
+        address(sample_ids),
+        stream,
+        z_next.data_ptr(),
+        x_start.data_ptr(),
+        network_input.data_ptr(),
+        batch,
+        positions,
+        width,
+        bool(self_condition),
+        torch.get_num_threads(),
+    )
+    if beyond:
+        check_step(step, coefficients)
+    return z_next.to(dtype), x_start.to(dtype), network_input

@@ -1,0 +1,142 @@
+"""One step of a sampler: x_start from the network's output, the next z and the next network input in one pass.
+
+No derivative: nothing is trained through a sampler. Letters: B batch, N positions, d latent width, S steps.
+"""
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels.argument_checks import check_device, check_integer, check_within
+from ld4lg_fast.kernels.library import is_traced, operator, register
+from ld4lg_fast.kernels.sampler_step import reference
+
+COEFFICIENTS = 7
+
+
+def check(
+    output: Tensor,
+    z: Tensor,
+    x_prev: Tensor | None,
+    coefficients: Tensor,
+    step: Tensor,
+    seed: Tensor | None,
+    sample_ids: Tensor | None,
+    stream: int,
+    self_condition: bool,
+) -> None:
+    """Refuses shapes, dtypes, devices and numbers that do not fit.
+
+    Raises:
+        ValueError: naming them.
+    """
+    shape, of_output, of_coefficients = z.shape, output.shape, coefficients.shape
+    if len(shape) != 3 or (of_output != shape and of_output != (2 * shape[0], shape[1], shape[2])):
+        raise ValueError(
+            f"output {tuple(of_output)} does not fit z {tuple(shape)}; it needs (B, N, d) or (2B, N, d)"
+        )
+    if x_prev is not None and x_prev.shape != shape:
+        raise ValueError(f"x_prev has shape {tuple(x_prev.shape)}; it needs z's, {tuple(shape)}")
+    if len(of_coefficients) != 2 or of_coefficients[1] != COEFFICIENTS or not of_coefficients[0]:
+        raise ValueError(
+            f"coefficients has shape {tuple(of_coefficients)}; it needs (S, {COEFFICIENTS}) of at least one step"
+        )
+    if (seed is None) != (sample_ids is None):
+        raise ValueError("seed and sample_ids come together; give both or neither")
+    _check_numbers("step", step, ())
+    if seed is not None:
+        _check_numbers("seed", seed, ())
+        _check_numbers("sample_ids", sample_ids, (shape[0],))
+    if type(stream) is not int or not 0 <= stream <= 2**32 - of_coefficients[0]:
+        check_integer("stream", stream, high=2**32 - of_coefficients[0])
+    check_device(
+        "z output x_prev coefficients step seed sample_ids",
+        *(z, output, x_prev, coefficients, step, seed, sample_ids),
+    )
+
+
+def _check_numbers(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    if value.dtype != torch.int64 or value.shape != shape:
+        raise ValueError(f"{name} is {value.dtype} of shape {tuple(value.shape)}; it needs int64 of {shape}")
+
+
+def check_step(step: Tensor, coefficients: Tensor) -> None:
+    """Refuses a step that has no coefficients, on a CPU.
+
+    Raises:
+        IndexError: naming it.
+    """
+    check_within("step", step, 0, coefficients.shape[0] - 1)
+
+
+def _fake(output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition):
+    *lead, width = z.shape
+    network_input = output.new_empty((*lead, 2 * width if self_condition else width))
+    return z.new_empty(z.shape), z.new_empty(z.shape), network_input
+
+
+register(
+    "sampler_step(Tensor output, Tensor z, Tensor? x_prev, Tensor coefficients, Tensor step, Tensor? seed,"
+    " Tensor? sample_ids, int stream, bool self_condition) -> (Tensor z_next, Tensor x_start, Tensor input)",
+    _fake,
+    check,
+    "sampler_step",
+    "sampler_step",
+)
+
+
+_sampler_step = operator("sampler_step")
+
+
+def sampler_step(
+    output: Tensor,
+    z: Tensor,
+    x_prev: Tensor | None,
+    coefficients: Tensor,
+    step: Tensor,
+    seed: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    stream: int = 1,
+    self_condition: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of a sampler, from the network's output to its next input, in one pass.
+
+    Every sampler's step is linear once its noise levels are known:
+
+        x_start = c₀·z + c₁·output[:B] + c₂·output[B:]
+        z_next  = c₃·z + c₄·x_start + c₅·x_prev + c₆·noise
+
+    with c = ``coefficients[step]``: the objective and the guidance are in c₀…c₂, the sampler in c₃…c₆. The
+    noise is that of `philox_normal` with the random stream ``stream + step``.
+
+    Nothing is read on the host, so that a recorded launch can be replayed for any step, seed and samples.
+
+    Args:
+        output: (B, N, d), or (2B, N, d) with the unconditional half second: the network's output.
+        z: (B, N, d) the state before the step. x_prev: the x_start of the step before, or None where no step
+            has a c₅.
+        coefficients: (S, 7) float32.
+        step: () int64, 0 … S-1; on a GPU, where nobody looks at it, the nearest of these stands for another.
+        seed: () int64, the 64 bits of the seed; None where no step has a c₆.
+        sample_ids: (B,) int64, given with the seed.
+        stream: the random stream of step 0; that of step S-1 is below 2³².
+        self_condition: whether the network is fed its own x_start.
+
+    Returns:
+        z_next and x_start in z's dtype, and the next input in output's dtype: [z_next, x_start] (B, N, 2d), or
+        z_next (B, N, d) without ``self_condition``.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or a stream that do not fit; the message names them.
+        IndexError: a step out of its range, on a CPU.
+        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+    """
+    arguments = (output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition)
+    check(*arguments)
+    dtypes = tuple({tensor.dtype for tensor in (output, z, coefficients)})
+    name = backend.choose("sampler_step", z.device.type, dtypes)
+    if name != "native" and z.is_cpu and not is_traced(*arguments):
+        check_step(step, coefficients)
+    if name == "reference":
+        return reference.sampler_step(*arguments)
+    return _sampler_step(*arguments)

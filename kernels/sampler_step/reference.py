@@ -1,0 +1,38 @@
+import torch
+from torch import Tensor
+
+from ld4lg_fast.kernels.philox_normal.reference import philox_normal
+
+
+def sampler_step(
+    output: Tensor,
+    z: Tensor,
+    x_prev: Tensor | None,
+    coefficients: Tensor,
+    step: Tensor,
+    seed: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    stream: int = 1,
+    self_condition: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `ops.sampler_step`. Computes in float32, or in float64 where z has it.
+
+    The nearest step within range stands for another, as on a GPU, where nobody looks at it first.
+    """
+    step = step.clamp(0, coefficients.shape[0] - 1)
+    dtype = torch.promote_types(z.dtype, torch.float32)
+    row = coefficients.index_select(0, step.reshape(1))[0].to(dtype)
+    x_from_z, x_from_cond, x_from_uncond, from_z, from_x_start, from_x_prev, from_noise = row
+    batch, state, output_dtype = z.shape[0], z.to(dtype), output.dtype
+    output = output.to(dtype)
+    x_start = x_from_z * state + x_from_cond * output[:batch]
+    if output.shape[0] > batch:
+        x_start = x_start + x_from_uncond * output[batch:]
+    z_next = from_z * state + from_x_start * x_start
+    if x_prev is not None:
+        z_next = z_next + from_x_prev * x_prev
+    if seed is not None:
+        z_next = z_next + from_noise * philox_normal(seed, sample_ids, stream + step, z.shape[1:])
+    z_next, x_start = z_next.to(z.dtype), x_start.to(z.dtype)
+    network_input = torch.cat([z_next, x_start], dim=-1) if self_condition else z_next.clone()
+    return z_next, x_start, network_input.to(output_dtype)

@@ -1,0 +1,104 @@
+"""One step of a sampler in Triton, see `ops.sampler_step`."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ld4lg_fast.kernels.philox_normal.triton import philox_normal_block
+
+_BLOCK = 128  # counters of four elements
+
+
+@triton.jit(do_not_specialize=["steps", "stream", "samples"])
+def sampler_step_kernel(
+    output_ptr,
+    z_ptr,
+    x_prev_ptr,
+    coefficients_ptr,
+    step_ptr,
+    steps,
+    seed_ptr,
+    ids_ptr,
+    z_next_ptr,
+    x_start_ptr,
+    input_ptr,
+    stream,
+    samples,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GUIDED: tl.constexpr,
+    SELF_CONDITION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Program (sample, j): the elements of BLOCK counters of a sample, four each."""
+    sample = tl.program_id(0).to(tl.int64)
+    step = tl.minimum(tl.maximum(tl.load(step_ptr), 0), steps - 1)  # within the coefficients, whatever it is
+    c = coefficients_ptr + step * 7
+    element = tl.program_id(1) * BLOCK * 4 + tl.arange(0, BLOCK * 4)
+    keep = element < SIZE
+    place = sample * SIZE + element
+
+    z = tl.load(z_ptr + place, mask=keep, other=0.0)
+    x_start = tl.load(c) * z
+    x_start += tl.load(c + 1) * tl.load(output_ptr + place, mask=keep, other=0.0).to(tl.float32)
+    if GUIDED:
+        uncond = tl.load(output_ptr + samples.to(tl.int64) * SIZE + place, mask=keep, other=0.0)
+        x_start += tl.load(c + 2) * uncond.to(tl.float32)
+    z_next = tl.load(c + 3) * z + tl.load(c + 4) * x_start
+    if x_prev_ptr is not None:
+        z_next += tl.load(c + 5) * tl.load(x_prev_ptr + place, mask=keep, other=0.0)
+    if seed_ptr is not None:
+        counter = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        sample_id, seed = tl.load(ids_ptr + sample), tl.load(seed_ptr)
+        n0, n1, n2, n3 = philox_normal_block(seed, sample_id, stream + step, counter)
+        noise = tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), (BLOCK * 4,))
+        z_next += tl.load(c + 6) * noise
+    tl.store(z_next_ptr + place, z_next, mask=keep)
+    tl.store(x_start_ptr + place, x_start, mask=keep)
+    if SELF_CONDITION:
+        place += place // WIDTH * WIDTH  # in rows twice as wide
+        tl.store(input_ptr + place + WIDTH, x_start.to(input_ptr.dtype.element_ty), mask=keep)
+    tl.store(input_ptr + place, z_next.to(input_ptr.dtype.element_ty), mask=keep)
+
+
+def sampler_step(
+    output: Tensor,
+    z: Tensor,
+    x_prev: Tensor | None,
+    coefficients: Tensor,
+    step: Tensor,
+    seed: Tensor | None,
+    sample_ids: Tensor | None,
+    stream: int,
+    self_condition: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
+    batch, positions, width = z.shape
+    dtype = z.dtype
+    z = z.float().contiguous()
+    z_next, x_start = torch.empty_like(z), torch.empty_like(z)
+    network_input = output.new_empty((batch, positions, width * (2 if self_condition else 1)))
+    if z.numel():
+        size = positions * width
+        sampler_step_kernel[(batch, triton.cdiv(size, 4 * _BLOCK))](
+            output.contiguous(),
+            z,
+            None if x_prev is None else x_prev.float().contiguous(),
+            coefficients.float().contiguous(),
+            step,
+            coefficients.shape[0],
+            seed,
+            None if sample_ids is None else sample_ids.contiguous(),
+            z_next,
+            x_start,
+            network_input,
+            stream,
+            batch,
+            SIZE=size,
+            WIDTH=width,
+            GUIDED=output.shape[0] > batch,
+            SELF_CONDITION=self_condition,
+            BLOCK=_BLOCK,
+        )
+    return z_next.to(dtype), x_start.to(dtype), network_input
