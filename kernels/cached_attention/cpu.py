@@ -2,7 +2,7 @@
 
 from torch import Tensor, get_num_threads
 
-from ld4lg_fast.kernels.cached_attention.op import check_slots
+from ld4lg_fast.kernels.argument_checks import check_within
 from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, address, function
 
 _cached_attention = function(
@@ -51,5 +51,14 @@ def cached_attention(
         get_num_threads(),
     )
     if beyond:
-        check_slots(chosen, span, slots)
+        _check_slots(chosen, span, slots)
     return out
+
+
+def _check_slots(chosen: Tensor, span: int, slots: int) -> None:
+    """Refuses slots that a position does not have, among the first ``span``.
+
+    Raises:
+        IndexError: naming one.
+    """
+    check_within("chosen", chosen[:, :, :span], 0, slots - 1)

@@ -6,7 +6,7 @@ Letters: S sentences, W beams, H heads, K head width, T positions that the cache
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.argument_checks import check_device, check_integer, check_within
+from ld4lg_fast.kernels.argument_checks import check_device, check_integer
 from ld4lg_fast.kernels.backend import require_native
 
 
@@ -66,15 +66,6 @@ def check(
     check_device("query keys values chosen bias", query, keys, values, chosen, bias)
     if not query.is_cpu:
         raise ValueError(f"query is on {query.device}; it needs a CPU")
-
-
-def check_slots(chosen: Tensor, span: int, slots: int) -> None:
-    """Refuses slots that a position does not have, among the first ``span``.
-
-    Raises:
-        IndexError: naming one.
-    """
-    check_within("chosen", chosen[:, :, :span], 0, slots - 1)
 
 
 def cached_attention(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.library import is_traced
-from ld4lg_fast.kernels.linear_cross_entropy.op import check_targets
+from ld4lg_fast.kernels.linear_cross_entropy.checks import check_targets
 from ld4lg_fast.kernels.native import DTYPE_CODES
 
 _LOGITS_PER_CHUNK = 2**25  # 128 MiB of float32

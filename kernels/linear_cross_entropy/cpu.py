@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.linear_cross_entropy.op import check_targets
+from ld4lg_fast.kernels.linear_cross_entropy.checks import check_targets
 from ld4lg_fast.kernels.native import I32, I64, POINTER, ROWS, describe, function
 
 _loss = function("ld4lg_softmax_cross_entropy", [*ROWS, POINTER, POINTER, I64, I64, I32, I32])

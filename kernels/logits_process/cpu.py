@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.layout import as_rows
-from ld4lg_fast.kernels.logits_process.op import check_indices, check_open_unit
+from ld4lg_fast.kernels.logits_process.checks import check_indices, check_open_unit
 from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, as_matrix, describe, function
 
 _logits_process = function(

@@ -3,36 +3,23 @@
 Letters: B texts, N latents, d latent width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.checkpoints import fingerprint
-from ld4lg_fast.data import ShuffledBatches, TextDataset, TokenizedTexts
+from ld4lg_fast.data import ShuffledBatches, TextDataset
 from ld4lg_fast.diffusion.adaptive_schedule import EVERY
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
-from ld4lg_fast.training.autoencoder_stage import write_statistics
-from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates, to_device
+from ld4lg_fast.training.conditioned_latents import ConditionedLatents, to_device
 from ld4lg_fast.training.conditions import number_of_classes, source_limit
 from ld4lg_fast.training.ema import Ema
-from ld4lg_fast.training.latent_cache import (
-    cached_latents,
-    cached_sources,
-    encode_latents,
-    encode_sources,
-)
-from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.seeding import StepBatches, step_generator, step_seed
-from ld4lg_fast.training.session import Session, on_main
-from ld4lg_fast.training.shards import Rows
-from ld4lg_fast.training.time_budget import StageClock
+from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.train_step import Part
 from ld4lg_fast.training.validation import ValidationSet, print_and_keep_samples, validation_loss
 
@@ -145,72 +132,3 @@ class DiffusionStage:
             loss = validation_loss(self.ema.module, known.texts, self.session)
         pipe = TextDiffusionPipeline(known.autoencoder, self.ema.module, known.statistics)
         print_and_keep_samples(pipe, step, loss, known.sources, self.session)
-
-
-def _conditions(
-    latents: Rows,
-    tokens: TokenizedTexts,
-    labels: Sequence[int] | None,
-    sources: SourceStates | None,
-    model: LatentDiffusion,
-) -> ConditionedLatents:
-    return ConditionedLatents(
-        latents,
-        lengths=tokens.lengths if model.diffusion.discrete else None,
-        labels=torch.tensor(labels[: len(latents)]) if model.denoiser.config.num_classes else None,
-        sources=sources,
-    )
-
-
-def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
-    """Runs the stage on the run directory's autoencoder; afterwards the directory has ``denoiser/``."""
-    autoencoder = LanguageAutoencoder.load(session.run.autoencoder).to(session.device)
-    tokens, validation_tokens = tokenize(autoencoder, dataset, session)
-    statistics = write_statistics(tokens, dataset, session)
-    latents = cached_latents(autoencoder, tokens, session)
-    every = range(len(validation_tokens))
-    validation = session.alone(lambda: Rows([encode_latents(autoencoder, validation_tokens, session, every)]))
-    sources, validation_sources = _source_states(config, dataset, autoencoder, session)
-    kind: Callable[..., DiffusionStage] = DiffusionStage
-    if session.options.distill_from is None:
-        model = build_denoiser(config, dataset, autoencoder)
-    else:
-        from ld4lg_fast.training.distillation import DistillationStage, load_teacher, student_of
-
-        teacher = load_teacher(session.options)
-        model = student_of(teacher, session.options.distill_steps)
-        kind = partial(DistillationStage, teacher)
-    stage = kind(
-        model,
-        _conditions(latents, tokens, dataset.train.labels, sources, model),
-        ValidationSet(
-            _conditions(validation, validation_tokens, dataset.validation.labels, validation_sources, model),
-            autoencoder,
-            statistics,
-            dataset.validation.sources if model.is_seq2seq else None,
-        ),
-        session,
-    )
-    TrainingLoop(stage, session, clock).run()
-
-    def save() -> None:
-        with fingerprint.renewed(session.run.path):
-            stage.ema.module.save(session.run.denoiser)
-
-    on_main(session.accelerator, save)
-
-
-def _source_states(
-    config: Mapping, dataset: TextDataset, autoencoder: LanguageAutoencoder, session: Session
-) -> tuple[SourceStates | None, SourceStates | None]:
-    """Encoder states of the training sources (memory-mapped) and of the validation sources."""
-    limit = source_limit(config, dataset)
-    if limit is None:
-        return None, None
-    tokens, validation_tokens = tokenize_sources(autoencoder, dataset, limit, session)
-    states = cached_sources(autoencoder, tokens, limit, session)
-    every = range(len(validation_tokens))
-    validation = session.alone(
-        lambda: Rows([encode_sources(autoencoder, validation_tokens, limit, session, every)])
-    )
-    return SourceStates(states, tokens.offsets), SourceStates(validation, validation_tokens.offsets)

@@ -157,7 +157,7 @@ def _work(pretrained: "LanguageAutoencoder | None") -> Mapping[str, Callable]:
     """What each stage does."""
     from ld4lg_fast.training.autoencoder_stage import train_autoencoder
     from ld4lg_fast.training.decoder_stage import train_decoder
-    from ld4lg_fast.training.diffusion_stage import train_denoiser
+    from ld4lg_fast.training.denoiser_training import train_denoiser
 
     return {
         "autoencoder": partial(train_autoencoder, pretrained),
