@@ -10,21 +10,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "ld4lg_fast"
-KERNEL_DOORS = {"ops", "backend"}
 OUTSIDE = {"benchmarks", "scripts", "tests", "kernels", "export"}
+OF_KERNELS = {"ops", "backend"}  # what the package may import of the kernels
 MAX_LINES = 400
 
-# In each chain, no module reaches a later one by any path of imports.
-CHAINS = (
-    ("schedules", "diffusion", "samplers", "engine", "pipeline"),
-    ("layers", "denoiser", "latent_diffusion", "engine"),
-    ("layers", "denoiser_v1", "latent_diffusion"),
-    ("layers", "perceiver", "autoencoder", "pipeline"),
-    ("errors", "weights", "autoencoder"),
+# Each room imports from rooms that stand before it, and from the kernels and the exported runtime below all.
+ROOMS = (
+    *(
+        "options",
+        "terminal",
+        "checkpoints",
+        "models",
+        "diffusion",
+        "engine",
+        "decoding",
+        "autoencoder",
+        "data",
+    ),
+    *("pipeline", "published", "training", "evaluation", "cli"),
 )
-# Nothing below reaches the parts on top.
-TOP = ("pipeline", "training", "evaluation", "cli")
-CORE = sorted({module for chain in CHAINS for module in chain} - set(TOP))
+LOOSE = {"__init__", "_version", "errors"}
+WITHOUT_CODE = {"configs", "shipped_models"}
 
 
 def sources(folder: str, pattern: str = "*.py") -> list[Path]:
@@ -39,62 +45,82 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for folder in (PACKAGE, "kernels") for path in sources(folder)}
+MODULES = {module_name(path): path for folder in (PACKAGE, "kernels", "export") for path in sources(folder)}
 
 
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, inside functions too; `from a import b` is a.b where that is a module."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno} has a relative import"
+            module = node.module or ""
+            if node.level:
+                assert "export/runtime" in path.as_posix(), (
+                    f"{path.relative_to(ROOT)}:{node.lineno} has a relative import"
+                )
+                module = ".".join(filter(None, (package, module)))
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in MODULES else node.module
+                whole = f"{module}.{alias.name}"
+                yield whole if whole in MODULES else module
 
 
-def part(module: str) -> str:
-    """The part of the package that a module belongs to: ld4lg_fast.training.loop is of training."""
+def room(module: str) -> str:
+    """The room that a module belongs to: ld4lg_fast.training.loop is of training."""
     return module.split(".")[1] if "." in module else module
 
 
-GRAPH: dict[str, set[str]] = {}
-for _name, _path in MODULES.items():
-    GRAPH.setdefault(part(_name), set()).update(
-        part(other) for other in imports(_path) if other.startswith(f"{PACKAGE}.")
-    )
+IMPORTS = {name: {other for other in imports(path) if other in MODULES} for name, path in MODULES.items()}
 
 
-def reachable(start: str) -> set[str]:
-    seen: set[str] = set()
-    waiting = [start]
-    while waiting:
-        for other in GRAPH.get(waiting.pop(), set()) - seen:
-            seen.add(other)
-            waiting.append(other)
-    return seen
+def test_every_file_is_in_a_room():
+    found = {path.name if path.is_dir() else path.stem for path in (ROOT / PACKAGE).iterdir()}
+    found -= {"__pycache__", "py"}
+    assert found - {"kernels", "export"} == {*ROOMS, *LOOSE, *WITHOUT_CODE}
 
 
-@pytest.mark.parametrize("chain", CHAINS, ids="-".join)
-def test_imports_go_up_the_chain(chain):
-    for place, module in enumerate(chain):
-        assert module in GRAPH, f"{module} is gone; change CHAINS with it"
-        assert not reachable(module) & set(chain[place + 1 :]), f"{module} imports what stands on it"
+def test_every_room_says_what_it_is():
+    for name in ROOMS:
+        text = (ROOT / PACKAGE / name / "__init__.py").read_text(encoding="utf-8")
+        assert "Imports " in (ast.get_docstring(ast.parse(text)) or ""), f"{name}/__init__.py"
 
 
-@pytest.mark.parametrize("module", CORE)
-def test_nothing_below_imports_the_top(module):
-    assert not reachable(module) & set(TOP)
+@pytest.mark.parametrize("name", ROOMS)
+def test_rooms_import_downwards(name):
+    above = ROOMS[ROOMS.index(name) + 1 :]
+    for module, others in IMPORTS.items():
+        if room(module) == name:
+            wrong = {other for other in others if room(other) in above}
+            assert not wrong, f"{module} imports {wrong} of a room above"
 
 
-def test_the_package_enters_the_kernels_by_their_doors():
+def test_no_two_files_import_each_other():
+    mutual = [(one, other) for one, others in IMPORTS.items() for other in others if one in IMPORTS[other]]
+    assert not mutual
+
+
+def test_the_rooms_know_of_the_export_its_runtime_alone():
+    for module, others in IMPORTS.items():
+        if room(module) not in ("export", "cli"):
+            wrong = {
+                o for o in others if room(o) == "export" and not o.startswith(f"{PACKAGE}.export.runtime")
+            }
+            assert not wrong, f"{module} imports {wrong}"
+
+
+def test_tests_are_in_folders_of_the_same_names():
+    folders = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("test_*.py"))}
+    assert folders == {*ROOMS, "kernels", "export", "benchmarks", "fuzz"}
+
+
+def test_the_package_imports_operations_and_their_backend_alone():
     for name, path in MODULES.items():
-        if part(name) == "kernels":
+        if room(name) in ("kernels", "export"):
             continue
         for other in imports(path):
             if other.startswith(f"{PACKAGE}.kernels"):
-                assert other.split(".")[2:3] in [[door] for door in KERNEL_DOORS], (
+                assert other.split(".")[2:3] in [[name] for name in OF_KERNELS], (
                     f"{path.name} imports {other}"
                 )
 
@@ -102,7 +128,7 @@ def test_the_package_enters_the_kernels_by_their_doors():
 def test_kernels_import_torch_and_nothing_of_ours():
     known = sys.stdlib_module_names | {"torch", "liger_kernel"}
     for path in sources("kernels"):
-        allowed = known | ({"triton"} if path.parent.name == "triton" else set())
+        allowed = known | ({"triton"} if path.name == "triton.py" else set())
         for other in imports(path):
             ours = other == f"{PACKAGE}.kernels" or other.startswith(f"{PACKAGE}.kernels.")
             assert ours or other.split(".")[0] in allowed, f"{path.relative_to(ROOT)} imports {other}"

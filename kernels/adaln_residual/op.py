@@ -233,7 +233,7 @@ def _vector_gradients(
         (gain * normed).sum(0).to(weight.dtype),
         (gain * plain).sum(0).to(bias.dtype),
         (weight.float() * normed + bias.float() * plain).reshape(scale.shape).to(scale.dtype),
-        reference.reshape(scale.shape).to(scale.dtype),
+        plain.reshape(scale.shape).to(scale.dtype),
     ]
     return [*grads, *(total.sum(0).to(next_weight.dtype) for total in of_y)]
 

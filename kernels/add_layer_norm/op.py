@@ -93,7 +93,7 @@ def _backward(ctx, grad_x: Tensor, grad_y: Tensor, _: Tensor):
     of_branch, of_residual, of_bias = ctx.dtypes
     grad, sums = torch.ops.ld4lg.add_layer_norm_backward(grad_x, grad_y, x, weight, stats)
     of_weight, plain = sums.sum(0).unbind(0)
-    return grad.to(of_branch), grad.to(of_residual), of_weight.to(weight.dtype), reference.to(of_bias), None
+    return grad.to(of_branch), grad.to(of_residual), of_weight.to(weight.dtype), plain.to(of_bias), None
 
 
 register_autograd("add_layer_norm", _backward, _setup)

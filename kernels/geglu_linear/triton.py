@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ld4lg_fast.kernels import gpu as device
+from ld4lg_fast.kernels import gpu
 from ld4lg_fast.kernels.geglu.reference import dropout_threshold
 from ld4lg_fast.kernels.geglu.triton import dropout_factors, normal_cdf
 from ld4lg_fast.kernels.layout import as_rows
@@ -94,7 +94,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, seed: Tensor | None, dropou
     rows = out.numel() // width
     if rows:
         x, weight = as_rows(x, inner), as_rows(weight, inner)
-        blocks = tile(x.dtype, device.generation(x))
+        blocks = tile(x.dtype, gpu.generation(x))
         programs = triton.cdiv(rows, blocks["BLOCK_ROWS"]) * triton.cdiv(width, blocks["BLOCK_COLUMNS"])
         geglu_linear_kernel[(programs,)](
             x,

@@ -1,4 +1,4 @@
 """Run directories on disk, read without trusting them: bounded files, schemas, strict weights, fingerprints.
 
-May import errors and the kernels; knows no network and no pipeline.
+Imports errors; knows no network and no pipeline.
 """

@@ -1,4 +1,7 @@
-"""Corpora, tokenisation and batches: everything between a file of texts and tensors of token ids."""
+"""Corpora, tokenization and batches: everything between a file of texts and tensors of token ids.
+
+Imports errors.
+"""
 
 from ld4lg_fast.data.batching import LengthBucketedBatches, ShuffledBatches, collate
 from ld4lg_fast.data.catalogue import DATASETS

@@ -45,8 +45,9 @@ def ddim(
     if step + 1 == grid.num_steps:
         return pred.x_start
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
-    # v1's float64 levels are for the conversions; the published update rounds them to float32.
-    if now.float() < after.float() < 1:
+    # v1's float64 levels are for the conversions; the published update rounds them to float32. Levels that only float64
+    # tells apart stay as they are; equal ones are those of a timestep that v1 visits twice.
+    if now == after or now.float() < after.float() < 1:
         now, after = (level.float().to(z.dtype) for level in (now, after))
     sigma = eta * ((1 - now / after) * (1 - after) / (1 - now)).sqrt()
     z = after.sqrt() * pred.x_start + (1 - after - sigma**2).sqrt() * pred.noise

@@ -2,6 +2,8 @@
 
 `evaluate_texts` and `evaluate_pairs` score texts from anywhere; `main` is the command that samples from a run
 and scores. All are loaded on first use.
+
+Imports training (for run checkpoints), pipeline and the rooms below it.
 """
 
 from importlib import import_module

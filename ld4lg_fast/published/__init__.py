@@ -1,6 +1,8 @@
 """Reads checkpoints of the two published systems, file by file as their trainers left them.
 
 `official`: the release of Lovelace et al. 2023. `unofficial`: the reimplementation of its first version.
+
+Imports pipeline and the rooms below it.
 """
 
 from ld4lg_fast.published.model import PublishedModel

@@ -1,6 +1,8 @@
 """Training in two stages: the language autoencoder, then the denoiser of its latents.
 
 `main` is the command; `train` takes a composed config. Both are loaded on first use.
+
+Imports pipeline and the rooms below it.
 """
 
 __all__ = ["main", "train"]

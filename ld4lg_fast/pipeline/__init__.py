@@ -1,0 +1,4 @@
+"""`TextDiffusionPipeline`: sampling with conditions, presets and guides; variation, interpolation, infilling of texts.
+
+Imports autoencoder, data, and the rooms below them.
+"""
