@@ -91,7 +91,7 @@ def _denoiser(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Genera
             wanted = torch.where(has_source[:, None, None], network(z_t, **given, **with_source), wanted)
         feeds = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in feeds.items()}
         feeds = {name: value for name, value in feeds.items() if name in session.inputs}
-        got = torch.from_numpy(session.run(feeds, host=session.outputs)["output"].numpy())
+        got = torch.from_numpy(session.run(feeds, {"output": tuple(wanted.shape)})["output"].numpy())
         real = mask if discrete else torch.ones_like(mask)
         yield "denoiser output", got[real], wanted[real]
 

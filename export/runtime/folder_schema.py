@@ -12,7 +12,7 @@ from typing import Any
 
 from .decoding import MOST_TOKENS, TOKEN, DecodingRules
 from .errors import RuntimeInputError
-from .option_checks import OPTIONS, Choice, Number, Switch, Text, WholeNumber
+from .option_checks import OPTIONS, Choice, Number, Switch, Text, WholeNumber, too_many_for_a_file
 from .records import ListOf, Maybe, TableOf, key, parse
 from .sampling import OBJECTIVES, SAMPLERS
 from .schedules import SPACINGS, is_schedule_name
@@ -25,9 +25,6 @@ DISCRETE_SCHEDULES = ("linear", "cosine", "sqrt")
 PROOFS = ("vocab_size", "sha256", "digest")  # keys that folders of version 0.1.0 lack, all of them
 
 MOST_NUMBERS = 2**22  # of one sample's latents
-MOST_TEXTS = (
-    100  # beams, or decodes of one latent, that nobody asked for: what they cost grows with their square
-)
 COUNT = WholeNumber(0, 2**53)
 SIZE = WholeNumber(1, 2**16)
 CLASSES = 100_000
@@ -213,12 +210,9 @@ def _relations(config: FolderConfig) -> Iterator[tuple[bool, str]]:
             any(statistics.length_counts[1:]) and len(statistics.length_counts) <= latents + 1,
             f"statistics.length_counts must count texts of 1 to diffusion.num_latents, {latents}, tokens.",
         )
-    for name in ("num_beams", "num_decodes"):
-        count = getattr(config.generation, name)
-        yield (
-            count <= MOST_TEXTS,
-            f"generation.{name} is {count}; it must be at most {MOST_TEXTS}, more only where a call asks for them.",
-        )
+    counts = {name: getattr(config.generation, name) for name in ("num_beams", "num_decodes")}
+    sentence = too_many_for_a_file("generation.", **counts)
+    yield sentence is None, sentence or ""
     longest = config.generation.max_length
     yield (
         longest <= config.max_len + 1,

@@ -63,7 +63,8 @@ class LanguageModel:
         in_place: dict[str, ort.OrtValue] = {
             name.replace("past", "present"): value for name, value in self._past.items()
         }
-        outputs = self._step.run(feeds | self._past | self._kept, host=("logits",), into=in_place)
+        host = {"logits": (*tokens.shape, self._step.output_signature["logits"][1][-1])}
+        outputs = self._step.run(feeds | self._past | self._kept, host, in_place)
         self._position += 1
         logits = outputs["logits"].numpy()
         if not np.isfinite(logits.max()):  # the largest of numbers and a NaN is NaN

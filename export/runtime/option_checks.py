@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 MOST = 2**31 - 1  # of a count that nothing else bounds
+MOST_IN_A_FILE = 64  # beams, or decodes of one latent, that no call asked for: their cost grows with their square
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 60
@@ -148,7 +149,7 @@ OPTIONS: Mapping[str, Rule] = {
     "strength": Number(0, 1, above=True),
     "max_length": WholeNumber(2),
     "min_length": WholeNumber(0),
-    "num_beams": WholeNumber(1, 1000),
+    "num_beams": WholeNumber(1, 256),
     "no_repeat_ngram_size": WholeNumber(0),
     "repetition_penalty": Number(1e-6, 1e6),
     "top_p": Number(0, 1, above=True),
@@ -156,7 +157,7 @@ OPTIONS: Mapping[str, Rule] = {
     "top_k": WholeNumber(0),
     "length_penalty": Number(-10, 10),
     "early_stopping": EarlyStopping(),
-    "num_decodes": WholeNumber(1, 1000),
+    "num_decodes": WholeNumber(1, 256),
     "num_candidates": WholeNumber(1, 1000),
     "threads": WholeNumber(1, 10_000),
 }
@@ -183,9 +184,29 @@ def first_complaint(values: Mapping[str, Any], may_be_none: Collection[str] = ()
     return next(filter(None, found), None)
 
 
+def too_many_for_a_file(prefix: str, **counts: int) -> str | None:
+    """The sentence about ``num_beams`` or ``num_decodes`` of a file beyond `MOST_IN_A_FILE`, or None."""
+    for name, count in counts.items():
+        if count > MOST_IN_A_FILE:
+            return (
+                f"{prefix}{name} is {count}; it must be at most {MOST_IN_A_FILE}, more only where a call asks for them."
+            )
+    return None
+
+
+def above_max_length(min_length: Any, max_length: int) -> str | None:
+    """The sentence about a ``min_length`` that no text of a model reaches, or None; for a call without a max_length."""
+    if not OPTIONS["min_length"].allows(min_length) or plain(min_length) <= max_length:
+        return None
+    return f"min_length is {plain(min_length)}; it must be at most max_length, {max_length} where none is given."
+
+
 def elements(values: Any) -> list | None:
-    """The elements of a list, tuple, range, array or tensor of one dimension; None for anything else, as a text."""
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+    """The elements of a list, tuple, range, array or tensor of one dimension, in their order.
+
+    None for anything else: a text, a table, and a set, whose order is arbitrary.
+    """
+    if isinstance(values, str | bytes | Mapping | set | frozenset) or not isinstance(values, Iterable):
         return None
     try:
         return list(values.tolist() if hasattr(values, "tolist") else values)

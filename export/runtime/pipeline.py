@@ -23,7 +23,7 @@ from .graph_checks import check_graphs
 from .json_files import REMEDY
 from .language_model import LanguageModel
 from .levels import more_than_timesteps
-from .option_checks import Choice, WholeNumber, complaint, first_complaint
+from .option_checks import Choice, WholeNumber, above_max_length, complaint, first_complaint
 from .sampling import SAMPLERS, Network, sample, step_table
 from .schedules import SPACINGS, SamplingGrid, sampling_grid
 from .search import decode_tokens
@@ -226,7 +226,12 @@ class OnnxTextDiffusion:
         if unknown:
             known = ", ".join(DecodingRules.__dataclass_fields__)
             raise RuntimeInputError(f"There is no option {sorted(unknown)[0]!r}; decoding has {known}.")
-        rules, limit = replace(self.config.generation, **decoding), self.config.max_len
+        own, limit = self.config.generation, self.config.max_len
+        if "max_length" not in decoding:
+            sentence = above_max_length(decoding.get("min_length"), own.max_length)
+            if sentence is not None:
+                raise RuntimeInputError(sentence)
+        rules = replace(own, **decoding)
         if rules.max_length > limit + 1:
             raise RuntimeInputError(
                 f"max_length {rules.max_length} exceeds the {limit} tokens that this model handles."
@@ -280,7 +285,7 @@ class OnnxTextDiffusion:
                 known = x_self_cond is not None
                 feeds["x_self_cond"] = np.tile(x_self_cond if known else np.zeros_like(z_t), (copies, 1, 1))
                 feeds["has_self_cond"] = np.array([known])
-            output = graph.run(feeds, host=("output",))["output"].numpy()
+            output = graph.run(feeds, {"output": feeds["z_t"].shape})["output"].numpy()
             if copies == 1:
                 return output
             cond, uncond = np.split(output, 2)
@@ -296,7 +301,8 @@ class OnnxTextDiffusion:
         mask = np.arange(lengths.max()) < lengths[:, None]
         ids = np.full(mask.shape, self.config.generation.pad_token, np.int64)
         ids[mask] = np.concatenate(rows)
-        outputs = self._source.run({"input_ids": ids, "attention_mask": mask}, host=self._source.outputs)
+        shapes = {name: (len(rows), *shape[1:]) for name, (_, shape) in self._source.output_signature.items()}
+        outputs = self._source.run({"input_ids": ids, "attention_mask": mask}, shapes)
         index = [distinct[text] for text in sources]
         encoded = {name: value.numpy()[index] for name, value in outputs.items()}
         return encoded | {"source_mask": mask[index], "has_source": np.ones(len(sources), bool)}

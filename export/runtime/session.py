@@ -89,15 +89,22 @@ class Session:
             )
 
     def run(
-        self, feeds: Feeds, host: Sequence[str] = (), into: Mapping[str, ort.OrtValue] | None = None
+        self,
+        feeds: Feeds,
+        host: Mapping[str, tuple[int | None, ...]] | None = None,
+        into: Mapping[str, ort.OrtValue] | None = None,
     ) -> dict[str, ort.OrtValue]:
         """All outputs, by name: those in ``host`` in memory, the others where the graph runs; those of ``into`` in
         the given memory, which may be that of an input.
 
+        ``host`` gives the shape that each has to have, None for a size that may be any: a graph declares the sizes
+        of a batch by name alone, so that only its outputs show them.
+
         Raises:
-            RuntimeInputError: onnxruntime cannot compute the graph, as where the memory does not suffice.
+            RuntimeInputError: onnxruntime cannot compute the graph, as where the memory does not suffice; or an output
+                has another shape.
         """
-        binding, into = self._session.io_binding(), into or {}
+        binding, host, into = self._session.io_binding(), host or {}, into or {}
         with self._one_sentence("cannot run"):
             for name, value in feeds.items():
                 if isinstance(value, ort.OrtValue):
@@ -110,7 +117,17 @@ class Session:
                 else:
                     binding.bind_output(name, "cpu" if name in host else self.device)
             self._session.run_with_iobinding(binding)
-            return dict(zip(self.outputs, binding.get_outputs(), strict=True))
+            outputs = dict(zip(self.outputs, binding.get_outputs(), strict=True))
+        for name, wanted in host.items():
+            shape = tuple(outputs[name].shape())
+            if len(shape) != len(wanted) or any(
+                size not in (None, own) for size, own in zip(wanted, shape, strict=True)
+            ):
+                raise RuntimeInputError(
+                    f"{self.path} is damaged: its output {name} has shape {shape}, where {wanted} was to come; export "
+                    "the run again."
+                )
+        return outputs
 
     @contextmanager
     def _one_sentence(self, what: str) -> Iterator[None]:
