@@ -14,13 +14,7 @@ from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
 from tests.export.exported_folders import (
     OPTIONS,
     copied,
-    small_export,
 )
-
-
-@pytest.fixture(scope="module")
-def exported(tokenizer, tmp_path_factory) -> Path:
-    return small_export(tokenizer, tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture

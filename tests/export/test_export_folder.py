@@ -28,7 +28,6 @@ from tests.export.exported_folders import (
     content_of,
     copied,
     seal,
-    small_export,
 )
 from tests.export.test_export import MAKERS, saved
 
@@ -40,11 +39,6 @@ def nothing_waits():
     signal.alarm(300)
     yield
     signal.alarm(0)
-
-
-@pytest.fixture(scope="module")
-def exported(tokenizer, tmp_path_factory) -> Path:
-    return small_export(tokenizer, tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture

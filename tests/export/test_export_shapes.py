@@ -1,7 +1,5 @@
 """Sizes that a graph names but does not declare, as that of the batch: its outputs have to have them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,12 +9,7 @@ pytest.importorskip("onnxscript")
 from onnx import helper, numpy_helper  # noqa: E402
 
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError  # noqa: E402
-from tests.export.exported_folders import change_graph, copied, small_export  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def exported(tokenizer, tmp_path_factory) -> Path:
-    return small_export(tokenizer, tmp_path_factory.mktemp("exported"))
+from tests.export.exported_folders import change_graph, copied  # noqa: E402
 
 
 def sliced(axis: int, count: int):
