@@ -8,6 +8,7 @@ from ld4lg_fast.cli.main import app
 from ld4lg_fast.diffusion.samplers import SAMPLERS
 from ld4lg_fast.pipeline.presets import QUALITIES
 from tests.doc_commands import DOCUMENTS, ROOT, commands
+from tests.test_architecture import ROOMS
 
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in DOCUMENTS}
 
@@ -16,14 +17,13 @@ def first_cells(text: str) -> set[str]:
     return set(re.findall(r"^\| `([\w.-]+)` \|", text, re.M))
 
 
-def test_places_in_the_file_map_exist():
-    rows = [line for line in DOCS["places"].splitlines() if line.startswith("| `")]
-    assert len(rows) > 8
-    for row in rows:
-        folder = None
-        for name in re.findall(r"`([^`]+)`", row.split("|")[1]):
-            folder = folder or (ROOT / name).parent
-            assert (ROOT / name).exists() or (folder / name).exists(), name
+def test_the_map_names_every_room_and_files_that_exist():
+    rooms, around, steps = (part.split("\n\n")[0] for part in DOCS["places"].split("|---|---|\n")[1:])
+    names = {name for table in (rooms, around, steps) for name in re.findall(r"`([\w./]+[./]\w*)`", table)}
+    assert len(names) > 25
+    for name in names:
+        assert any((ROOT / place / name).exists() for place in ("", "ld4lg_fast", "scripts", "benchmarks", "tests"))
+    assert re.findall(r"^\| `(\w+)/`", rooms, re.M) == list(ROOMS)
 
 
 @pytest.mark.parametrize("group", ["dataset", "model", "autoencoder", "recipe"])
