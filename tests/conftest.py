@@ -23,6 +23,7 @@ RECIPE = {
     "schedule_scale": 1.0,
     "sampling_schedule": None,
     "l2_normalized": False,
+    "source_max_len": 32,
 }
 PERCEIVER = {"num_latents": 6, "dim_latent": 8, "depth": 1, "l2_normalize": False}
 

@@ -10,7 +10,7 @@ from ld4lg_fast.checkpoints.schemas import DecodingFile, read
 from ld4lg_fast.decoding.candidates import CHOICES
 from ld4lg_fast.engine.precision import check_precision
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.export.runtime.option_checks import plain
+from ld4lg_fast.export.runtime.option_checks import above_max_length, plain, too_many_for_a_file
 from ld4lg_fast.options.checks import check_choice, check_given, check_options
 
 STRATEGIES = ("greedy", "beam", "nucleus")
@@ -93,7 +93,19 @@ class DecodingConfig:
         for key in given:
             if key not in known:
                 raise ConfigError(f"{name}.{key} does not exist; the entries are {', '.join(known)}.")
-        return cls(**given)
+        config = cls(**given)
+        config.check_storable()
+        return config
+
+    def check_storable(self) -> None:
+        """Refuses more beams or decodes than a file may ask for.
+
+        Raises:
+            ConfigError: the sentence names them.
+        """
+        sentence = too_many_for_a_file("", num_beams=self.num_beams, num_decodes=self.num_decodes)
+        if sentence is not None:
+            raise ConfigError(sentence)
 
     @classmethod
     def load(cls, directory: Path) -> "DecodingConfig":
@@ -119,12 +131,15 @@ class DecodingConfig:
             (directory / FILE).unlink(missing_ok=True)
 
 
-def check_max_length(config: DecodingConfig, max_len: int) -> None:
+def check_lengths(config: DecodingConfig, max_len: int) -> None:
     """Refuses longer texts than a model of at most ``max_len`` tokens handles.
 
     Raises:
-        ConfigError: the start token, which is none of the text, is counted in ``config.max_length``.
+        ConfigError: ``config.max_length``, in which the start token is counted, which is none of the text, or
+            ``config.min_length``.
     """
+    if config.max_length is None and (sentence := above_max_length(config.min_length, max_len)):
+        raise ConfigError(sentence)
     if (config.max_length or 0) > max_len + 1:
         raise ConfigError(
             f"max_length {config.max_length} exceeds the {max_len} tokens that this model handles."

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from ld4lg_fast.decoding.config import DecodingConfig, check_max_length
+from ld4lg_fast.decoding.config import DecodingConfig, check_lengths
 from ld4lg_fast.decoding.families import read_decoder
 from ld4lg_fast.decoding.loop import run
 from ld4lg_fast.decoding.rules import Rules, UnsupportedError
@@ -62,10 +62,10 @@ def generate_ids(
             default to 0 … B-1.
 
     Raises:
-        ConfigError: ``config.max_length``, which counts the start token, above ``max_len + 1``, or a precision that
-            is not to be had for this model on this device.
+        ConfigError: lengths that the model does not handle, see `check_lengths`, or a precision that is not to be had
+            for this model on this device.
     """
-    check_max_length(config, max_len)
+    check_lengths(config, max_len)
     options = _options(lm, config, max_len)
     uniforms = None
     if config.strategy == "nucleus":

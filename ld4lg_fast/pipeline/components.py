@@ -53,8 +53,9 @@ def save_components(
 
     Raises:
         CheckpointError: it cannot be written to.
-        ConfigError: another process is writing into it.
+        ConfigError: another process is writing into it, or ``decoding`` asks for more than a file may.
     """
+    decoding.check_storable()
     with RunLock(directory), fingerprint.renewed(directory):
         autoencoder.save(directory / "autoencoder")
         model.save(directory / "denoiser")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.decoding.config import STRATEGIES, DecodingConfig, check_max_length
+from ld4lg_fast.decoding.config import STRATEGIES, DecodingConfig, check_lengths
 from ld4lg_fast.engine.engine import halved
 from ld4lg_fast.engine.precision import choose_linear
 from ld4lg_fast.errors import ConfigError
@@ -27,7 +27,7 @@ def checked_decoding(
         raise ConfigError(
             f"decoding is {shown(decoding)}; it must be a DecodingConfig or one of {', '.join(STRATEGIES)}."
         )
-    check_max_length(decoding, autoencoder.max_len)
+    check_lengths(decoding, autoencoder.max_len)
     choose_linear(decoding.precision, autoencoder.lm.dtype, autoencoder.lm.device, few_rows=True)
     return decoding
 

@@ -35,7 +35,7 @@ from ld4lg_fast.pipeline.outputs import (
     joined,
 )
 from ld4lg_fast.pipeline.presets import sampling_plan
-from ld4lg_fast.pipeline.sources import encode_sources
+from ld4lg_fast.pipeline.sources import check_source_length, encode_sources
 from ld4lg_fast.pipeline.statistics import RunStatistics
 
 SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
@@ -61,6 +61,7 @@ class TextDiffusionPipeline(LatentOperations):
         decoding: DecodingConfig | None = None,
     ) -> None:
         model.check_latents_of(autoencoder.num_latents, autoencoder.dim_latent)
+        check_source_length(autoencoder, model)
         self.autoencoder, self.model = autoencoder.eval(), model.eval()
         self.decoding = decoding or DecodingConfig()
         known = statistics or RunStatistics()

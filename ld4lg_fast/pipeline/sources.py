@@ -12,10 +12,31 @@ from torch import Tensor
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.data.formats import as_data_errors
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime import text_files
 from ld4lg_fast.export.runtime.text_display import get_logger
 
 logger = get_logger(__name__)
+
+
+def check_source_length(autoencoder: LanguageAutoencoder, model: LatentDiffusion) -> None:
+    """Refuses a denoiser whose sources are longer than the language model reads, or have room for no word.
+
+    Raises:
+        CheckpointError: it names the key of the denoiser's file.
+    """
+    if not model.is_seq2seq:
+        return
+    least = autoencoder.tokenizer.num_special_tokens_to_add() + 1
+    most = getattr(autoencoder.lm.config, "max_position_embeddings", None)
+    length = model.source_max_len
+    if length < least or (most is not None and length > most):
+        raise CheckpointError(
+            f"denoiser/config.json says recipe.source_max_len {length}, but the language model of the autoencoder "
+            f"reads sources of {least} {'tokens or more' if most is None else f'to {most} tokens'}; they belong to "
+            "different runs."
+        )
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import pytest
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.export import exporter
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError, command
+from ld4lg_fast.export.runtime.decoding import DecodingRules
 from ld4lg_fast.export.runtime.folder_schema import parse_config
 from ld4lg_fast.export.runtime.records import as_json
 from tests.export.test_export import v2_t5
@@ -30,7 +31,7 @@ from tests.export.test_export import v2_t5
         ({"source": "a", "strategy": "nucleus", "choose_decode": "best"}, "Unknown choose_decode 'best'"),
         ({"source": "a", "max_length": 40}, "max_length 40 exceeds the 16 tokens"),
         ({"source": "a", "top_p": 0.0}, r"top_p is 0.0; it must be a finite number above 0 and at most 1\."),
-        ({"source": "a", "num_beams": 401}, "num_beams is 401; this model has 400 tokens"),
+        ({"source": "a", "num_beams": 257}, "num_beams is 257; it must be a whole number from 1 to 256"),
         (
             {"source": "a", "forced_bos_token": 400},
             "forced_bos_token is 400; this model has the tokens 0 to 399",
@@ -44,6 +45,11 @@ def test_options_that_cannot_work_are_refused(tokenizer, tmp_path, options, sent
     model.config, model._vocabulary = exporter.folder_config(pipe, "float32"), len(tokenizer)
     with pytest.raises(RuntimeInputError, match=sentence):
         model(2, **options)
+
+
+def test_there_are_no_more_beams_than_tokens():
+    with pytest.raises(RuntimeInputError, match="num_beams is 65; this model has 64 tokens"):
+        DecodingRules(num_beams=65).check_vocabulary(64)
 
 
 def test_a_folder_decodes_as_its_run_does_where_nobody_says_otherwise(tokenizer):

@@ -156,8 +156,8 @@ def test_truth_values_are_no_numbers_and_numbers_no_truth_values(contents, name)
         (
             "v1_t5",
             "generation.num_beams",
-            101,
-            "num_beams is 101; it must be at most 100, more only where a call",
+            65,
+            "num_beams is 65; it must be at most 64, more only where a call",
         ),
         ("v1_t5", "generation.num_decodes", 2, "num_decodes 2 needs strategy nucleus"),
     ],

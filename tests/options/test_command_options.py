@@ -133,7 +133,7 @@ def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
         ),
         (
             "generation.num_beams=2.5",
-            "generation.num_beams is 2.5; it must be a whole number from 1 to 1000.",
+            "generation.num_beams is 2.5; it must be a whole number from 1 to 256.",
         ),
         ("generation.top_k=2.5", "generation.top_k is 2.5; it must be a whole number from 0"),
         ("generation.sampling_steps=2.5", "generation.sampling_steps is 2.5; it must be a whole number"),
@@ -144,7 +144,7 @@ def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
         ("generation.num_samples=2000000000", "generation.num_samples is 2000000000; so many samples need"),
         (
             "generation.num_decodes=0",
-            "generation.num_decodes is 0; it must be a whole number from 1 to 1000.",
+            "generation.num_decodes is 0; it must be a whole number from 1 to 256.",
         ),
         (
             "generation.num_decodes=2",

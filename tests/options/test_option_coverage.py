@@ -52,6 +52,8 @@ BAD += [
     torch.ones(2, 2),
     np.array(["a"]),
     [None],
+    {1, 2},
+    frozenset({"a", "b"}),
 ]
 
 NUMERIC = RULES.keys() - {"early_stopping"}

@@ -20,7 +20,7 @@ DECODING = sorted(
     {field.name for field in fields(DecodingConfig)} & {field.name for field in fields(DecodingRules)}
 )
 # All latents are kept by the pipeline alone; and what it leaves to a default, the runtime has filled in.
-IN_ONE_ALONE = ("num_samples 1000000000", "min_length 1000000000", "batch_size None")
+IN_ONE_ALONE = ("num_samples 1000000000", "batch_size None")
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,16 @@ def test_options_of_decoding_are_refused_alike(option, both):
         )
         theirs = said(RuntimeInputError, runtime, 2, source="a", **{option: value})
         assert (ours, option) == (theirs, option), shown(value)
+
+
+def test_a_text_that_must_be_longer_than_any_is_refused_alike_by_its_own_name(both):
+    pipe, runtime = both
+    limit = pipe.autoencoder.max_len
+    for least in (limit, limit + 1, limit + 2, 1000, 2**31 - 1):
+        ours = said(
+            ConfigError,
+            lambda least=least: pipe.stream(2, source="a", decoding=DecodingConfig(min_length=least)),
+        )
+        theirs = said(RuntimeInputError, runtime, 2, source="a", min_length=least)
+        wanted = f"min_length is {least}; it must be at most max_length, {limit} where none is given."
+        assert ours == theirs == (None if least <= limit else wanted)

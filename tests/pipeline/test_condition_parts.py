@@ -8,12 +8,14 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.decoding.candidates import get_similarity, in_groups, minimum_bayes_risk, oracle, rouge_l
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
 from ld4lg_fast.pipeline.sources import read_sources
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.training.conditions import chosen_decoding
+from tests.conftest import make_model
 
 
 def rows_file(path, rows):
@@ -92,3 +94,40 @@ def test_a_recipe_says_how_latents_become_text(tmp_path):
         decoding.save(tmp_path)
         assert DecodingConfig.load(tmp_path) == decoding
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["num_beams", "num_decodes"])
+def test_a_file_asks_for_no_more_texts_at_once_than_are_made_in_a_moment(name, tmp_path, autoencoder):
+    strategy = {"strategy": "nucleus"} if name == "num_decodes" else {}
+    DecodingConfig(**strategy, **{name: 64}).save(tmp_path)
+    assert getattr(DecodingConfig.load(tmp_path), name) == 64
+    stored = json.loads((tmp_path / "decoding.json").read_text())
+    asked = DecodingConfig(**strategy, **{name: 256})
+    for count in (65, 256, 257, 1000):
+        (tmp_path / "decoding.json").write_text(json.dumps(stored | {name: count}))
+        with pytest.raises(
+            CheckpointError, match=rf"decoding\.json is damaged: {name} is {count}; it must be"
+        ):
+            DecodingConfig.load(tmp_path)
+    with pytest.raises(ConfigError, match=f"{name} is 256; it must be at most 64, more only where a call"):
+        chosen_decoding({"decoding": strategy | {name: 256}}, from_sources=False)
+    pipe = TextDiffusionPipeline(autoencoder, make_model(), decoding=asked)
+    with pytest.raises(ConfigError, match=f"{name} is 256; it must be at most 64"):
+        pipe.save_pretrained(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 32, 33, 65, 1000])
+def test_sources_are_as_long_as_the_language_model_reads(autoencoder, length, tmp_path):
+    """Of 32 positions, two special tokens among them."""
+    model = make_model(dim_context=64, recipe={"source_max_len": length})
+    if 3 <= length <= 32:
+        pipe = TextDiffusionPipeline(autoencoder, model)
+        assert len(pipe(1, source="a pub " * 99, num_inference_steps=1, decoding="greedy").texts) == 1
+        return
+    with pytest.raises(
+        CheckpointError,
+        match=rf"denoiser/config\.json says recipe\.source_max_len {length}, .* 3 to 32 tokens",
+    ):
+        TextDiffusionPipeline(autoencoder, model)
+    TextDiffusionPipeline(autoencoder, make_model(recipe={"source_max_len": length}))  # reads no sources
