@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from importlib import metadata
 from pathlib import Path
 
 POLL = 0.01  # seconds
@@ -59,9 +60,7 @@ def run(request: dict) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sys.argv = ["ld4lg", *request["argv"]]
     try:
-        from ld4lg_fast.cli.main import main
-
-        main()
+        metadata.entry_points(group="console_scripts")["ld4lg"].load()()
     except SystemExit:
         raise
     except BaseException:

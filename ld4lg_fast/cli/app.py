@@ -1,0 +1,61 @@
+"""The typer application, and the types that its commands share."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ld4lg_fast.export.runtime.text_display import terminal_output
+
+HELP = """Fast latent diffusion for language generation: train, sample, evaluate, deploy.
+
+\b
+ld4lg sample                                        texts from the small model that comes along
+ld4lg demo                                          see one trained, a few minutes on a CPU
+ld4lg train dataset=custom dataset.root=texts.txt   train on your own texts
+ld4lg sample outputs/custom --num-samples 16        texts from a finished run
+ld4lg evaluate outputs/custom --report page.html    how good they are, as a page
+ld4lg export outputs/custom exported                a folder that needs no PyTorch
+ld4lg doctor                                        what works on this machine
+
+Each command explains itself: ld4lg COMMAND --help. Exit codes: 0 done, 2 bad input (one sentence says what to
+change), 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 by a closed pipe (as with | head -1).
+"""
+
+
+class Commands(TyperGroup):
+    """The commands and their help within `terminal_output`, as typer has an exit code of its own for a closed pipe."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with terminal_output():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, context: Any) -> Any:
+        with terminal_output():
+            return super().invoke(context)
+
+
+app = typer.Typer(
+    name="ld4lg",
+    cls=Commands,
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if sys.stdout is not None and sys.stdout.isatty() else None,
+)
+
+# Of the commands whose further arguments go to somebody else.
+PASSES_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def path(text: str | Path) -> Path:
+    """A path of the command line; an empty one would be the current directory."""
+    if not str(text):
+        raise typer.BadParameter("it is empty; name a file or a folder.")
+    return Path(text)
+
+
+NumSamples = Annotated[int, typer.Option(help="How many texts to sample.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same texts.")]

@@ -1,0 +1,153 @@
+"""``ld4lg sample`` and ``ld4lg demo``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ld4lg_fast.cli.app import NumSamples, Seed, app, path
+from ld4lg_fast.export.runtime.text_display import print_json, typed
+from ld4lg_fast.terminal.hydra_help import hydra_value
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option(parser=path, help="Run directory.")] = Path(
+        "outputs/ld4lg-demo"
+    ),
+    num_samples: NumSamples = 12,
+    seed: Seed = 1,
+) -> None:
+    """Trains a tiny model on a generated corpus in front of you, then samples from it; a few minutes on a CPU.
+
+    \b
+    ld4lg demo
+    ld4lg demo --output-dir outputs/first --num-samples 4
+    """
+    from ld4lg_fast.options.checks import check_options
+    from ld4lg_fast.training import main as train_main
+
+    check_options(num_samples=num_samples, seed=seed)
+    options = ["dataset=demo", "model=tiny", "train.max_minutes=4"]
+    # After so short a training likely words without repetition read best.
+    options += ["decoding.top_p=0.8", "decoding.no_repeat_ngram_size=3", "decoding.repetition_penalty=1.2"]
+    train_main([*options, f"hydra.run.dir={hydra_value(output_dir)}"])
+    sample(output_dir, num_samples=num_samples, steps=50, seed=seed)
+
+
+@app.command()
+def sample(
+    run_dir: Annotated[
+        Path | None,
+        typer.Argument(
+            parser=path, help="Run directory of a finished training; without it the model that ships."
+        ),
+    ] = None,
+    num_samples: NumSamples = 8,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            help="Sampler and steps: paper, balanced or draft; paper of your own runs, draft of a model that ships."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Network evaluations a text, if not the preset's.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="unipc, dpmpp_2m, ddpm, …, if not the preset's; docs/sampling.md lists all."),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the products, e.g. bf16, or int8 on a CPU.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="How latents become text, if not the model's own: greedy, beam or nucleus."),
+    ] = None,
+    tries: Annotated[
+        int | None,
+        typer.Option(
+            help="Sample this many times as many texts, and keep those of which the decoder is surest, or those "
+            "nearest in length; 1 of your own runs, 4 of a model that ships."
+        ),
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option(help="Class of all texts, for a model that was trained with classes.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Text to write from, for a sequence-to-sequence model.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How much the class or the source counts; 1 is as in training.")
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens that the texts should have, about; see also --tries."),
+    ] = None,
+    seed: Seed = 0,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, help="Also write the texts to this JSON file; - prints JSON and nothing else."
+        ),
+    ] = None,
+) -> None:
+    """Samples texts from a run directory and prints them.
+
+    \b
+    ld4lg sample --num-samples 50 --seed 1
+    ld4lg sample outputs/e2e --num-samples 16 --quality balanced
+    ld4lg sample outputs/e2e --sampler dpmpp_2m --steps 20 --strategy nucleus --json texts.json
+    ld4lg sample outputs/ag_news --class-name Sports --guidance-scale 4
+    """
+    from dataclasses import asdict, replace
+
+    from ld4lg_fast.checkpoints.files import write_json
+    from ld4lg_fast.checkpoints.shipped import DEFAULT, FOLDER, run_directory
+    from ld4lg_fast.cli.infer import choose_device, print_texts, sample_with_bar
+    from ld4lg_fast.options.checks import check_given, output_file
+    from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+    from ld4lg_fast.pipeline.presets import sampling_plan
+    from ld4lg_fast.terminal.console import console
+
+    to_stdout = str(json) == "-"
+    console.quiet = to_stdout
+    file = None if json is None or to_stdout else output_file("--json", json)
+    ships = run_directory(run_dir).parent == FOLDER
+    quality = ("draft" if ships else "paper") if quality is None else quality
+    tries = (4 if ships else 1) if tries is None else tries
+    # What is wrong is said before the model is loaded.
+    check_given(num_samples=num_samples, steps=steps, tries=tries, guidance_scale=guidance_scale, seed=seed)
+    sampling_plan(quality, sampler, steps)
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
+    class_name, source = (None if text is None else typed(text) for text in (class_name, source))
+    own = pipe.decoding
+    decoding = replace(own, strategy=own.strategy if strategy is None else strategy, precision=precision)
+    settings: dict[str, Any] = {
+        "quality": quality,
+        "sampler": sampler,
+        "precision": precision,
+        "tries": tries,
+        "length": length,
+        "class_name": class_name,
+        "source": source,
+        "guidance_scale": guidance_scale,
+        "seed": seed,
+    }
+    output, seconds = sample_with_bar(
+        pipe, num_samples=num_samples, num_inference_steps=steps, decoding=decoding, **settings
+    )
+    print_texts(output.texts, seconds)
+    if json is None:
+        return
+    content = {
+        "texts": output.texts,
+        "run": str(DEFAULT if run_dir is None else run_dir),
+        "settings": settings | {"steps": steps},
+        "decoding": asdict(decoding),
+        "seconds": round(seconds, 3),
+    }
+    if file is None:
+        print_json(content)
+    else:
+        write_json(file, content)
