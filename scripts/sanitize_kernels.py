@@ -24,13 +24,13 @@ import ld4lg_fast.kernels
 
 ROOT = Path(__file__).parents[1]
 TESTS = (  # run side by side
-    ("test_kernels", "test_linear_cross_entropy"),
+    ("kernels/test_kernels", "kernels/test_linear_cross_entropy"),
     (
-        "test_kernel_fuzz",
-        "test_kernel_arguments",
-        "test_kernel_operators",
-        "test_linear",
-        "test_decoding_kernels",
+        "kernels/test_kernel_fuzz",
+        "kernels/test_kernel_arguments",
+        "kernels/test_kernel_operators",
+        "engine/test_linear",
+        "decoding/test_decoding_kernels",
     ),
 )
 # A compiler would be watched too, other processes have the installed library, and the rest calls no kernel.
