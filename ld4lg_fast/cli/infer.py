@@ -17,11 +17,12 @@ from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.checkpoints.shipped import results_folder
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.decoding.candidates import CHOICES, SURENESS, choose, in_groups
+from ld4lg_fast.decoding.reranking import choose, in_groups
 from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.engine.engine import check_fits
 from ld4lg_fast.engine.learned_timesteps import FEW_STEPS, learn_times
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
+from ld4lg_fast.export.runtime.similarity import CHOICES, SURENESS
 from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.options.checks import check, check_folder, choose_device, output_file
 from ld4lg_fast.options.groups import INFER, checked_groups

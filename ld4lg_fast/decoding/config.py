@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.checkpoints.schemas import DecodingFile, read
-from ld4lg_fast.decoding.candidates import CHOICES
 from ld4lg_fast.engine.precision import check_precision
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export.runtime.option_checks import above_max_length, plain, too_many_for_a_file
+from ld4lg_fast.export.runtime.similarity import CHOICES
 from ld4lg_fast.options.checks import check_choice, check_given, check_options
 
 STRATEGIES = ("greedy", "beam", "nucleus")

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from ld4lg_fast.data import TextDataset
-from ld4lg_fast.decoding.candidates import SIMILARITIES, SURENESS, choose, in_groups, oracle
+from ld4lg_fast.decoding.reranking import choose, in_groups, oracle
 from ld4lg_fast.errors import DataError
 from ld4lg_fast.evaluation.references import References, of_class
 from ld4lg_fast.evaluation.report import Row
+from ld4lg_fast.export.runtime.similarity import SIMILARITIES, SURENESS
 
 Measure = Callable[..., dict]
 Choose = Callable[[Sequence[str], Sequence[float], str], int]

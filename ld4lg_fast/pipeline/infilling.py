@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.decoding.rerank import model_scores
+from ld4lg_fast.decoding.reranking import model_scores
 from ld4lg_fast.errors import ConfigError
 
 

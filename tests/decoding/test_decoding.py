@@ -17,7 +17,7 @@ from transformers import (
 
 from ld4lg_fast.decoding import DecodingConfig, generate, generate_ids
 from ld4lg_fast.decoding.families import read_decoder
-from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score, model_scores
+from ld4lg_fast.decoding.reranking import choose_by_risk, choose_by_score, model_scores
 from ld4lg_fast.decoding.search import BeamSearch
 from ld4lg_fast.engine.precision import CpuBFloat16Linear, CpuLinear, Int8Linear, OneDnnLinear, PlainLinear
 from ld4lg_fast.errors import ConfigError

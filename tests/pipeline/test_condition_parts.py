@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
-from ld4lg_fast.decoding.candidates import get_similarity, in_groups, minimum_bayes_risk, oracle, rouge_l
+from ld4lg_fast.decoding.reranking import get_similarity, in_groups, oracle
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
+from ld4lg_fast.export.runtime.similarity import minimum_bayes_risk, rouge_l
 from ld4lg_fast.pipeline.sources import read_sources
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.training.conditions import chosen_decoding

@@ -12,9 +12,9 @@ import torch
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.cli import infer as inference
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.decoding.candidates import minimum_bayes_risk
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.similarity import minimum_bayes_risk
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.sources import encode_sources
 from ld4lg_fast.pipeline.statistics import RunStatistics

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ld4lg_fast.cli.infer import default_name
-from ld4lg_fast.decoding import candidates
-from ld4lg_fast.decoding.candidates import choose, oracle
+from ld4lg_fast.decoding import reranking
+from ld4lg_fast.decoding.reranking import choose, oracle
 from ld4lg_fast.evaluation import ngrams, seq2seq
 from ld4lg_fast.evaluation.report_page import _words
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable, check_known
@@ -190,9 +190,9 @@ def test_the_longest_common_subsequence_is_that_of_the_table(ours, theirs):
 
 
 def test_package_and_runtime_choose_with_the_same_functions():
-    assert candidates.SIMILARITIES is similarity.SIMILARITIES is pipeline.SIMILARITIES
-    assert candidates.minimum_bayes_risk is pipeline.minimum_bayes_risk
-    assert candidates.CHOICES is decoding.CHOICES
+    assert reranking.SIMILARITIES is similarity.SIMILARITIES is pipeline.SIMILARITIES
+    assert reranking.minimum_bayes_risk is pipeline.minimum_bayes_risk
+    assert similarity.CHOICES is decoding.CHOICES
 
 
 # The evaluation.

@@ -1,0 +1,89 @@
+"""Reranking: one text out of several for the same source or latent.
+
+By minimum Bayes risk, by the model's own score, or, as an upper bound, by the likeness to a reference.
+
+Letters: B batch, N latents, W language model width, T tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.similarity import SIMILARITIES, SURENESS, bleu, minimum_bayes_risk
+
+T = TypeVar("T")
+Similarity = Callable[[str, str], float]
+
+
+def get_similarity(name: str) -> Similarity:
+    """The similarity of that name.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in SIMILARITIES:
+        raise ConfigError(f"Unknown similarity {name!r}; choose one of {', '.join(SIMILARITIES)}.")
+    return SIMILARITIES[name]
+
+
+def choose(candidates: Sequence[str], scores: Sequence[float], by: str) -> int:
+    """Index of one candidate: by minimum Bayes risk under a similarity of that name, or the first with the best score.
+
+    ``scores`` say how sure the model is of each, see `LatentOperations.confidences`; ``by="score"`` takes the surest.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if by == SURENESS:
+        return max(range(len(candidates)), key=scores.__getitem__)
+    return minimum_bayes_risk(candidates, get_similarity(by))
+
+
+def oracle(candidates: Sequence[str], reference: str, similarity: Similarity = bleu) -> tuple[int, float]:
+    """Index and score of the candidate that is most like the reference: what a perfect choice would give."""
+    scores = [similarity(text, reference) for text in candidates]
+    best = max(scores)
+    return scores.index(best), best
+
+
+def in_groups(entries: Sequence[T], num_candidates: int) -> list[list[T]]:
+    """Texts or scores in a row, ``num_candidates`` for each source -> one list for each source."""
+    return [list(entries[i : i + num_candidates]) for i in range(0, len(entries), num_candidates)]
+
+
+def model_scores(lm: PreTrainedModel, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """(B,) float32: mean log-probability of the tokens (B, T) after the first, to the first end, given the states.
+
+    Args:
+        states: (B, N, W) encoder states, mask (B, N) or None for all.
+    """
+    logits = lm(
+        encoder_outputs=BaseModelOutput(last_hidden_state=states),
+        attention_mask=None if mask is None else mask.long(),
+        decoder_input_ids=ids[:, :-1],
+        use_cache=False,
+    ).logits
+    targets = ids[:, 1:]
+    scores = logits.float().log_softmax(-1).gather(2, targets[:, :, None]).squeeze(2)
+    ends = torch.isin(targets, torch.tensor(lm.generation_config.eos_token_id, device=ids.device)).int()
+    kept = ends.cumsum(1) - ends == 0
+    return (scores * kept).sum(1) / kept.sum(1)
+
+
+def choose_by_score(
+    lm: PreTrainedModel, states: Tensor, decodes: list[Tensor], mask: Tensor | None
+) -> list[int]:
+    """For each of B latents, which of its decodes (B, T) the model finds most probable a token."""
+    scores = torch.stack([model_scores(lm, states, ids, mask) for ids in decodes])
+    return scores.argmax(0).tolist()
+
+
+def choose_by_risk(decodes: list[list[str]], similarity: str) -> list[int]:
+    """For each latent, which of its decodes is most like the others; ``decodes`` lists the texts of each decode."""
+    measure = get_similarity(similarity)
+    return [minimum_bayes_risk(texts, measure) for texts in zip(*decodes, strict=True)]
