@@ -36,7 +36,7 @@ class DecodingConfig:
         num_decodes: nucleus only: how many texts are drawn from each latent, of which one is kept.
         choose_decode: the one that is kept: ``score``, the most probable a token, or minimum Bayes risk with the
             similarity ``bleu`` or ``rougeL``.
-        precision: of the matrix products, one of `linear.PRECISIONS`; None is that of the model's weights.
+        precision: of the matrix products, one of `precision.PRECISIONS`; None is that of the model's weights.
 
     Raises:
         ConfigError: an unknown strategy or a value out of range.

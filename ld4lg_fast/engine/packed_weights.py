@@ -79,7 +79,7 @@ def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
     """The denoiser with its blocks' and skips' products prepared; everything else is shared with it, or cast.
 
     Args:
-        precision: one of `linear.PRECISIONS`; None is that of the weights.
+        precision: one of `precision.PRECISIONS`; None is that of the weights.
 
     Raises:
         ConfigError: a precision that this device has no products for.
