@@ -16,10 +16,11 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.text_display import displayed, terminal_output
+from ld4lg_fast.terminal.command_line import check_hydra_options, check_top_level, flags_last, unknown_option
 from ld4lg_fast.terminal.hydra_help import hydra_value
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"
@@ -48,6 +49,7 @@ class Folders(Callback):
     """
 
     missing: ClassVar[list[Path]] = []
+    sweeps: ClassVar[bool] = False
     of_sweep = Path(tempfile.gettempdir()) / f"ld4lg-sweep-{os.getpid()}"
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -56,6 +58,7 @@ class Folders(Callback):
             Folders.missing = [folder for folder in (path, *path.parents) if not folder.exists()]
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        Folders.sweeps = True
         given = config.hydra.overrides.hydra
         if not any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in given):
             with open_dict(config):
@@ -84,13 +87,16 @@ class _Jobs:
     ended one.
     """
 
-    def __init__(self, task: Callable[[DictConfig], object]) -> None:
-        self.task = task
+    def __init__(self, task: Callable[[DictConfig], object], config_name: str) -> None:
+        self.task, self.config_name = task, config_name
+        self.num_begun = 0
         self.results: list[object] = []
         self.exit_code = 0
 
     def __call__(self, config: DictConfig) -> None:
+        self.num_begun += 1
         try:
+            check_top_level(config, self.config_name)
             result = self.task(config)
         except (LD4LGError, OmegaConfBaseException) as error:
             # Hydra would announce it on a line of its own.
@@ -129,15 +135,15 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     """
     # Hydra would print a traceback and exit with 1; this makes it raise instead.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # argparse takes options on one side of a flag alone.
-    flags = [argument for argument in sys.argv[1:] if argument in ("--multirun", "-m")]
-    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in flags] + flags
-    jobs = _Jobs(task)
+    sys.argv[1:] = flags_last(sys.argv[1:])
+    jobs = _Jobs(task, config_name)
+    Folders.sweeps = False
 
     def run(config: DictConfig) -> None:
         jobs(config)
 
     try:
+        check_hydra_options(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
     except _Ended as ended:
         if ended.__cause__ is not None:
@@ -150,6 +156,10 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
         fail(_in_one_sentence(error))
     finally:
         Folders.tidy()
+    if Folders.sweeps and not jobs.num_begun:
+        fail(
+            "The sweep has no job, as one of its options has no value to choose; name values, as in seed=1,2."
+        )
     if jobs.exit_code:
         raise SystemExit(jobs.exit_code)
     return jobs.results[-1] if jobs.results else None
@@ -165,9 +175,22 @@ def _in_one_sentence(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}; choose another directory with hydra.run.dir=..."
     unknown = error if isinstance(error, UNKNOWN_OPTION) else error.__cause__
     if isinstance(unknown, UNKNOWN_OPTION) and OmegaConf.is_config(unknown.parent_node):
-        section = unknown.full_key.rpartition(".")[0]
-        known = ", ".join(sorted(str(key) for key in unknown.parent_node if key != "hydra"))
-        return f"There is no option {unknown.full_key}; {section or 'the command'} has {known}."
+        known = sorted(str(key) for key in unknown.parent_node if key != "hydra")
+        return unknown_option(unknown.full_key, known)
+    if str(error).startswith("Error merging override ") and isinstance(
+        error.__cause__, OmegaConfBaseException
+    ):
+        return _misfit(str(error).removeprefix("Error merging override "), error.__cause__)
     if isinstance(error, LD4LGError):
         return str(error)
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _misfit(override: str, cause: OmegaConfBaseException) -> str:
+    """Of a value that cannot stand where it is given."""
+    name = cause.full_key
+    if isinstance(cause, ConfigTypeError):
+        around = OmegaConf.to_container(cause.parent_node)
+        first = next(iter(around.get(name.rpartition(".")[2], around)), "NAME")
+        return f"{override} does not fit, as {name} is a group of options; give those, as in {name}.{first}=VALUE."
+    return f"{override} does not fit ({str(cause).splitlines()[0]}); give another value."

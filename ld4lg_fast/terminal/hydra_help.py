@@ -61,11 +61,12 @@ def evaluate_help() -> str:
 
 def options_of(config_name: str) -> str:
     """The sections of a packaged config file that a command line can change, with their comments."""
-    sections = _config_text(config_name).strip().split("\n\n")
+    sections = config_text(config_name).strip().split("\n\n")
     return "\n\n".join(part for part in sections if not any(name in part for name in _NOT_OPTIONS))
 
 
-def _config_text(config_name: str) -> str:
+def config_text(config_name: str) -> str:
+    """A packaged config file."""
     return (resources.files("ld4lg_fast.configs") / f"{config_name}.yaml").read_text(encoding="utf-8")
 
 
@@ -83,7 +84,7 @@ def is_override(word: str, config_name: str) -> bool:
     """Whether an argument changes an option of a packaged config, as ``generation.seed=1``, and is no path."""
     key, equals, _ = word.partition("=")
     section = re.split(r"[.@]", key.lstrip("+~"))[0]
-    sections = re.findall(r"^(\w+):", _config_text(config_name), re.M)
+    sections = re.findall(r"^(\w+):", config_text(config_name), re.M)
     return section in sections and (bool(equals) or word.startswith("~"))
 
 

@@ -1,5 +1,6 @@
 """Several jobs in one command (``--multirun``): all of them count, and nothing of Hydra's is left behind."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.terminal.command_line import flags_last
 from ld4lg_fast.terminal.hydra_entry import hydra_entry
 from ld4lg_fast.training import main as train
 from tests.conftest import make_model
@@ -25,6 +27,7 @@ INFER = Path(__file__).parents[2] / "scripts" / "infer.py"
 def sweep(tmp_path, monkeypatch):
     """Runs a task once for each seed given; its exit code, and what the folder it ran in has got."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.root, "handlers", [])  # Hydra's help adds one that writes to this test's output
 
     def run(task, *arguments: str) -> tuple[int, dict]:
         monkeypatch.setattr(sys, "argv", ["infer.py", "infer.output_dir=x", *arguments])
@@ -81,7 +84,9 @@ def test_an_option_that_no_job_knows_is_told_before_the_first(sweep, capsys):
     done = []
     code, new = sweep(done.append, "--multirun", "generation.seed=0,1", "generation.sead=1")
     assert (code, new, done) == (2, {}, [])
-    assert capsys.readouterr().err.startswith("error: There is no option generation.sead;")
+    assert capsys.readouterr().err.startswith(
+        "error: There is no option generation.sead (did you mean generation.seed?);"
+    )
 
 
 @pytest.mark.parametrize("way", [["--multirun"], ["-m"], ["hydra.mode=MULTIRUN"]])
@@ -89,6 +94,69 @@ def test_a_folder_for_the_sweep_gets_what_hydra_writes(sweep, way):
     assert sweep(lambda config: None, *way, "generation.seed=0,1") == (0, {})
     code, new = sweep(lambda config: None, *way, "generation.seed=0,1", "hydra.sweep.dir=mine")
     assert code == 0 and {"mine", "mine/multirun.yaml", "mine/0", "mine/1"} == new.keys()
+
+
+@pytest.mark.parametrize("flag", ["--multirun", "--multi", "--mul", "-m", "--multirun --multirun"])
+@pytest.mark.parametrize("place", range(3))
+def test_a_flag_may_stand_anywhere_and_be_shortened(sweep, flag, place):
+    seen = []
+    options = ["generation.seed=1,2", "generation.batch_size=3"]
+    arguments = [*options[:place], *flag.split(), *options[place:]]
+    assert sweep(lambda config: seen.append(config.generation.seed), *arguments) == (0, {})
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("flag", ["--cfg job", "-c job", "--cf job", "--cfg=job", "-p _global_ -c job"])
+@pytest.mark.parametrize("place", range(3))
+def test_a_flag_keeps_its_value(sweep, flag, place, capsys):
+    done, options = [], ["generation.seed=1", "generation.batch_size=3"]
+    assert sweep(done.append, *options[:place], *flag.split(), *options[place:]) == (0, {}) and not done
+    assert "seed: 1\n" in capsys.readouterr().out
+    assert flags_last(["a=1", *flag.split(), "b=2"]) == ["a=1", "b=2", *flag.split()]
+    assert flags_last(["--inf", "searchpath", "a=1", "-i", "b=2"]) == [
+        "a=1",
+        "b=2",
+        "--inf",
+        "searchpath",
+        "-i",
+    ]
+
+
+@pytest.mark.parametrize("arguments", ["--hydra-help", "generation.seed=1 --hydra-help", "--hydra x=1"])
+def test_the_help_of_hydra_is_printed_beside_any_option(sweep, arguments, capsys):
+    assert sweep(lambda config: None, *arguments.split()) == (0, {})
+    assert "== Flags ==" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("-m generation.seed=glob(zzz*)", "The sweep has no job"),
+        ("-m hydra.sweeper.max_batch_size=0", "hydra.sweeper.max_batch_size is 0; it must be a whole number"),
+        ("-m hydra.sweeper.max_batch_size=-1", "hydra.sweeper.max_batch_size is -1; it must be a whole"),
+        ("hydra.sweeper.max_batch_size=x", "hydra.sweeper.max_batch_size is 'x'; it must be a whole number"),
+        ("hydra.run.dir=", "hydra.run.dir is empty; give a path, as in hydra.run.dir=outputs/mine"),
+        ("hydra.run.dir=''", "hydra.run.dir is empty"),
+        ("hydra.run.dir=null", "hydra.run.dir is empty"),
+        ("-m hydra.sweep.dir=", "hydra.sweep.dir is empty"),
+        ("-m hydra.sweep.subdir=''", "hydra.sweep.subdir is empty"),
+        ("hydra.run=[1]", "hydra.run is a group of options; give those, as in hydra.run.dir=VALUE"),
+        (
+            "generation=[1]",
+            "generation is a group of options; give those, as in generation.num_samples=VALUE",
+        ),
+        ("hydra.job.chdir=hello", "hydra.job.chdir=hello does not fit (Value 'hello' is not a valid bool"),
+        ("+generatoin.seed=1", "no option generatoin (did you mean generation?); the command has infer, gen"),
+        ("+foo=1", "There is no option foo; the command has infer, generation."),
+        ("++foo.bar=1", "There is no option foo; the command has"),
+        ("+dataset.limit=1", "There is no option dataset; the command has"),
+    ],
+)
+def test_what_hydra_would_pass_over_is_refused_in_one_sentence(sweep, arguments, said, capsys):
+    done = []
+    assert sweep(done.append, *arguments.split()) == (2, {}) and not done
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
 
 
 def test_a_folder_that_hydra_makes_for_one_job_stays_only_where_something_is_in_it(sweep):
