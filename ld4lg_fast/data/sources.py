@@ -13,10 +13,10 @@ from ld4lg_fast.data.corpus import SPLITS, TextDataset
 from ld4lg_fast.data.demo import demo_dataset
 from ld4lg_fast.data.formats import read_table
 from ld4lg_fast.data.hub import read_hub
+from ld4lg_fast.data.options import check_corpus_options
 from ld4lg_fast.data.rows import Columns, splits_from_rows
 from ld4lg_fast.data.splits import PUBLISHED_SEED, complete_custom, complete_published
 from ld4lg_fast.errors import ConfigError, DataError
-from ld4lg_fast.export.runtime.option_checks import WholeNumber, complaint
 from ld4lg_fast.export.runtime.text_files import EXTENSIONS, Table
 
 ROOT_VARIABLE = "LD4LG_DATASETS"
@@ -57,17 +57,22 @@ def load_text_dataset(
         close = difflib.get_close_matches(str(name), DATASETS, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ConfigError(f"there is no dataset={name}{hint}: choose one of {', '.join(DATASETS)}")
-    for option, value in (("limit", limit), ("num_examples", num_examples)):
-        if value is not None and (said := complaint(f"dataset.{option}", value, WholeNumber())):
-            if isinstance(value, int) and value < 1:
-                said = f"dataset.{option}={value} leaves no texts: use 1 or more, or null"
-            raise ConfigError(said)
-    if said := complaint("dataset.seed", seed):
-        raise ConfigError(said)
+    check_corpus_options(
+        {
+            "root": root,
+            "files": files,
+            "hub": hub,
+            "text_column": text_column,
+            "label_column": label_column,
+            "source_column": source_column,
+            "limit": limit,
+            "num_examples": num_examples,
+            "seed": seed,
+            "train_fallback": train_fallback,
+        }
+    )
     if num_examples is not None and name != "demo":
         raise ConfigError(f"dataset.num_examples={num_examples} is for dataset=demo: use dataset.limit")
-    if train_fallback not in (None, "validation", "test"):
-        raise ConfigError(f"dataset.train_fallback={train_fallback} must be validation, test or null")
 
     class_names = None
     if name == "demo":
@@ -125,7 +130,7 @@ class _Found(NamedTuple):
 
 def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
     """Rows from wherever the options say, else from the searched folders, else from the hub."""
-    by_split = {} if files is None else _named_files(files, _path("." if root is None else root))
+    by_split = {} if files is None else _named_files(files, None if root is None else _path(root))
     if hub is not None and (root is not None or by_split):
         raise ConfigError(f"dataset.hub={hub} excludes dataset.root and dataset.files: set only one of them")
     if by_split:
@@ -133,7 +138,7 @@ def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
     if root is not None:
         return _in_root(name, spec, _path(root))
     if hub is not None:
-        return _from_hub(_hub_source(hub))
+        return _from_hub(HubSource(hub) if isinstance(hub, str) else HubSource(**hub))
     if name == "custom":
         raise ConfigError(
             "dataset=custom needs texts: set dataset.root=<file or folder>, dataset.files=... or "
@@ -159,15 +164,6 @@ def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
 
 def _path(given: object) -> Path:
     return Path(os.path.expanduser(str(given)))
-
-
-def _hub_source(hub: str | Mapping[str, str]) -> HubSource:
-    try:
-        return HubSource(hub) if isinstance(hub, str) else HubSource(**hub)
-    except TypeError as error:
-        raise ConfigError(
-            f"dataset.hub={hub} must be owner/name, or have path and perhaps config, revision, data_dir"
-        ) from error
 
 
 def _from_hub(source: HubSource) -> _Found:
@@ -218,17 +214,24 @@ def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Found:
     return found._replace(notes=[f"{path} is not read" for path in others])
 
 
-def _named_files(files: str | Sequence[str] | Mapping[str, object], base: Path) -> dict[str, list[Path]]:
+def _named_files(
+    files: str | Sequence[str] | Mapping[str, object], root: Path | None
+) -> dict[str, list[Path]]:
+    """The files that are given by name, of each split; ``root`` is the folder that their names start from."""
     if not isinstance(files, Mapping):
         files = {"train": files}
     by_split: dict[str, list[Path]] = {}
     for split, paths in files.items():
-        known = split_alias(split)
-        if known is None:
-            raise ConfigError(f"dataset.files.{split} is no split: use train, validation and test")
         if paths is not None:
             paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-            by_split.setdefault(known, []).extend(base / _path(path) for path in paths)
+            by_split.setdefault(split_alias(split), []).extend(
+                (root or Path()) / _path(path) for path in paths
+            )
+    if by_split and root is not None and root.is_file():
+        raise ConfigError(
+            f"dataset.root={root} is a file, and dataset.files name others: leave one of the two out, or give the "
+            "folder of the files as dataset.root"
+        )
     return by_split
 
 

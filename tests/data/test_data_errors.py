@@ -128,7 +128,7 @@ def test_labels_and_sources_that_are_missing_are_missed_when_asked_for(tmp_path)
         ({"name": "demo", "num_examples": 0}, "dataset.num_examples=0 leaves no texts"),
         ({"name": "e2e", "num_examples": 5}, "dataset.num_examples=5 is for dataset=demo"),
         ({"name": "e2e", "limit": -1}, "dataset.limit=-1 leaves no texts"),
-        ({"name": "qqp", "train_fallback": "train"}, "dataset.train_fallback=train must be validation"),
+        ({"name": "qqp", "train_fallback": "train"}, "dataset.train_fallback 'train'; choose one of val"),
     ],
 )
 def test_bad_options(options, message):
