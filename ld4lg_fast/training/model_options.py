@@ -1,15 +1,23 @@
-"""The config beside the ``train`` section, checked: seed, recipe and the sizes of the models."""
+"""The config beside the ``train`` section, checked: seed, corpus, recipe, decoding and the sizes of the models."""
 
 from collections.abc import Mapping
 
+from ld4lg_fast.data.options import RULES as CORPUS
+from ld4lg_fast.decoding.config import MAY_BE_NONE, STRATEGIES
 from ld4lg_fast.diffusion.latent_diffusion import ARCHITECTURES
 from ld4lg_fast.diffusion.process import LOSSES, OBJECTIVES, WEIGHTINGS
+from ld4lg_fast.engine.precision import PRECISIONS
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import OPTIONS, Choice, Number, Rule, Switch, Text, WholeNumber
+from ld4lg_fast.export.runtime.similarity import CHOICES
 from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.options.checks import check
+from ld4lg_fast.options.groups import DECODING
+from ld4lg_fast.terminal.command_line import unknown_option
 from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf, Schedule
 
+# Runs of earlier versions do not say how they are decoded.
+MAY_BE_MISSING: Mapping[str, Mapping] = {"decoding": {}}
 SECTIONS = ("train", "dataset", "model", "autoencoder", "recipe", "decoding")
 
 
@@ -21,8 +29,10 @@ SHARE, DROPOUT, SWITCH = Number(0, 1), Number(0, 0.999), Switch()
 RULES: Mapping[str, Mapping[str, Rule]] = {
     "": {"seed": OPTIONS["seed"], "resume": SWITCH},
     "dataset": {
+        **{name: rule if name == "seed" else OneOf(rule, NULL) for name, rule in CORPUS.items()},
         "name": Text(),
-        "max_len": WholeNumber(3, 2**17),
+        "max_len": (TOKENS := WholeNumber(3, 2**17)),
+        "source_max_len": OneOf(TOKENS, NULL),
         "seq2seq": SWITCH,
         "num_classes": OneOf(WholeNumber(0, 10_000), NULL),
     },
@@ -78,6 +88,15 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "beta_schedule": Choice(("linear", "cosine", "sqrt")),
         "num_train_timesteps": WholeNumber(1, 100_000),
     },
+    "decoding": {
+        **{
+            name: OneOf(part.rule, NULL) if name in MAY_BE_NONE else part.rule
+            for name, part in DECODING.items()
+        },
+        "strategy": Choice(("auto", *STRATEGIES)),
+        "choose_decode": Choice(CHOICES),
+        "precision": OneOf(Choice(PRECISIONS), NULL),
+    },
 }
 
 NEEDED = (
@@ -96,8 +115,7 @@ def check_sections(config: Mapping) -> None:
         ConfigError: the first one that is none.
     """
     for name in SECTIONS:
-        # The way of decoding is new: runs of earlier versions have no such section.
-        if not isinstance(config.get(name, {} if name == "decoding" else None), Mapping):
+        if not isinstance(config.get(name, MAY_BE_MISSING.get(name)), Mapping):
             raise ConfigError(
                 f"{name}={config.get(name)} must be a group of options, as in {name}.NAME=VALUE."
             )
@@ -110,10 +128,13 @@ def check_model_options(config: Mapping) -> None:
         ConfigError: the first of them; the sentence names the option and what it may be.
     """
     given: dict[str, object] = {}
+    for name in config["model"]:
+        if f"model.{name}" not in RULES:
+            raise ConfigError(unknown_option(f"model.{name}", ("language_model", "perceiver", "denoiser")))
     for section, rules in RULES.items():
         values: object = config
         for part in section.split(".") if section else ():
-            values = values.get(part)
+            values = values.get(part, MAY_BE_MISSING.get(section))
             if not isinstance(values, Mapping):
                 raise ConfigError(f"{section}={values} must be a group of options: {', '.join(rules)}.")
         for name, value in values.items():
@@ -121,8 +142,8 @@ def check_model_options(config: Mapping) -> None:
             given[whole] = value
             if name in rules:
                 check(whole, value, rules[name])
-            elif section not in ("", "dataset"):  # the corpus's own are checked where it is read
-                raise ConfigError(f"There is no option {whole}; {section} has {', '.join(rules)}.")
+            elif section:
+                raise ConfigError(unknown_option(whole, rules))
     from_scratch = given.get("autoencoder.name_or_path") is None
     for name in (*NEEDED, *(NEEDED_FROM_SCRATCH if from_scratch else ())):
         if name not in given:

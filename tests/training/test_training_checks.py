@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from ld4lg_fast import configs
+from ld4lg_fast.checkpoints.stored_config import GROUPS
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training import main
@@ -50,6 +53,26 @@ VALUES = [
     ("autoencoder.decoder_noise=2", "autoencoder.decoder_noise is 2"),
     ("dataset.num_classes=''", "dataset.num_classes is ''"),
     ("dataset.max_len=2", "dataset.max_len is 2; it must be a whole number from 3"),
+    ("+dataset.source_max_len=2", "dataset.source_max_len is 2; it must be a whole number from 3"),
+    ("+dataset.source_max_len=x dataset.seq2seq=false", "dataset.source_max_len is 'x'; it must be"),
+    ("+dataset.root=", "dataset.root is ''; it must be a path"),
+    ("+dataset.root=3", "dataset.root is 3; it must be a path"),
+    ("+dataset.hub=", "dataset.hub is ''; it must be owner/name"),
+    ("+dataset.files=", "dataset.files is ''; it must be a path"),
+    ("+dataset.files.train=3", "dataset.files is {'train': 3}; it must be a path"),
+    ("+dataset.text_column=", "dataset.text_column is ''; it must be the name of a column"),
+    ("+dataset.colour=1", "There is no option dataset.colour; dataset has"),
+    ("+model.perciever.depth=1", "There is no option model.perciever (did you mean model.perceiver?)"),
+    ("+traim.max_minutes=1", "There is no option traim (did you mean train?)"),
+    ("+foo=1", "There is no option foo; the command has dataset, model,"),
+    (
+        "train.autoencoder=[3]",
+        "train.autoencoder is a group of options; give those, as in train.autoencoder.steps=",
+    ),
+    ("decoding.strategy=best", "decoding.strategy 'best'; choose one of auto, greedy"),
+    ("+decoding.choose_decode=3", "decoding.choose_decode 3; choose one of score"),
+    ("+decoding.precision=fp7", "decoding.precision is 'fp7'; it must be one of"),
+    ("decoding.min_length=null", "decoding.min_length is None"),
     ("~model.denoiser.dim", "model.denoiser.dim is missing"),
     ("model.denoiser=3", "model.denoiser=3 must be a group of options"),
     ("train=3", "train=3 must be a group of options"),
@@ -246,6 +269,32 @@ def test_all_options_of_the_packaged_configs_are_known():
             check_config(OmegaConf.to_container(config, resolve=True))
     with pytest.raises(ConfigError, match="There is no option recipe.foo"):
         check_config(OmegaConf.to_container(composed("+recipe.foo=1"), resolve=True))
+
+
+def packaged(group: str) -> list[str]:
+    return sorted(path.stem for path in (Path(configs.__file__).parent / group).glob("*.yaml"))
+
+
+CHOICES = sorted({f"{group}={name}" for group in GROUPS for name in packaged(group)})
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_option_of_the_packaged_configs_has_a_rule(choice):
+    values = OmegaConf.to_container(composed(choice), resolve=True)
+    check_config(values)
+
+    def check_each(section: dict, name: str):
+        for key, value in section.items():
+            whole = f"{name}.{key}".lstrip(".")
+            if isinstance(value, dict) and whole != "dataset.files":
+                check_each(value, whole)
+            else:
+                section[key] = [[]]  # which no option may be
+                with pytest.raises(ConfigError, match=re.escape(whole)):
+                    check_config(values)
+                section[key] = value
+
+    check_each(values, "")
 
 
 def test_a_folder_named_as_a_tracker_is_no_tracker(tmp_path, monkeypatch, capsys):
