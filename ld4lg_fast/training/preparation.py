@@ -4,7 +4,6 @@ Models are built on the meta device, which holds no numbers: that both stages ca
 one begins.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
@@ -33,10 +32,9 @@ from ld4lg_fast.training.decoder_stage import load_given
 from ld4lg_fast.training.diffusion_stage import build_denoiser
 from ld4lg_fast.training.distillation import load_teacher, student_of
 from ld4lg_fast.training.graphed_step import check_capture
+from ld4lg_fast.training.memory_bounds import check_memory
 from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
-
-TRAINED_BYTES, FROZEN_BYTES = 16, 4  # a parameter with its gradient and both moments of AdamW, or alone
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -70,7 +68,8 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
             check_batch(
                 "autoencoder", options.autoencoder, len(learned_texts(config, dataset)), session.world_size
             )
-            _check_memory("model.language_model and model.perceiver", autoencoder, session)
+            sizes = "model.language_model and model.perceiver"
+            check_memory(sizes, autoencoder, options.autoencoder, "autoencoder", session)
     if "diffusion" in stages:
         check_batch("diffusion", options.diffusion, len(dataset.train), session.world_size)
         _check_second_stage(config, dataset, autoencoder, session)
@@ -139,7 +138,7 @@ def _check_second_stage(
         model = student_of(load_teacher(options), options.distill_steps)
         _check_conditions(name, model, number_of_classes(config, dataset), source_limit(config, dataset))
     model.check_latents_of(autoencoder.num_latents, autoencoder.dim_latent)
-    _check_memory(name, model, session)
+    check_memory(name, model, options.diffusion, "diffusion", session)
     if config["resume"]:
         _store("diffusion", session).check_fits(model)
     if options.distill_from is None:
@@ -202,18 +201,3 @@ def _check_saved(model: LatentDiffusion) -> None:
         validated(schema, content, RunDirectory("").denoiser / "config.json")
     except CheckpointError as error:
         raise ConfigError(f"The denoiser could not be loaded again: {error}") from error
-
-
-def _check_memory(options: str, model: nn.Module, session: Session) -> None:
-    """Refuses a model whose parameters alone are more than the machine can hold."""
-    needed = sum(p.numel() * (TRAINED_BYTES if p.requires_grad else FROZEN_BYTES) for p in model.parameters())
-    needed //= session.world_size if session.shards_models else 1
-    if session.device.type == "cuda":
-        total = torch.cuda.mem_get_info(session.device)[1]
-    else:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > total:
-        raise ConfigError(
-            f"{options}: training so large a model needs {needed / 2**30:,.0f} GiB of memory for its parameters alone, "
-            f"of which there are {total / 2**30:,.0f}; choose smaller sizes."
-        )

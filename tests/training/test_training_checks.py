@@ -112,6 +112,14 @@ TOGETHER = [
         "model.denoiser.dim=65536 model.denoiser.depth=512",
         "model.denoiser and recipe: training so large a model needs",
     ),
+    (
+        "model.perceiver.num_latents=131072",
+        "model.perceiver.num_latents=131072: training so large a model needs at least",
+    ),
+    (
+        "model.perceiver.num_latents=131072 train.autoencoder.batch_size=1",
+        "lower it, lower train.autoencoder.batch_size, or raise train.autoencoder.micro_batches",
+    ),
     ("model.denoiser.heads=2", "There is no option model.denoiser.heads"),
     (
         "+model.denoiser.heads=2 model.denoiser.dim=102",
