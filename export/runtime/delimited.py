@@ -18,6 +18,8 @@ SEPARATORS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 
 _SEP_LINE = re.compile(r'"?sep=([^"\r\n])"?\s*', re.IGNORECASE)
 _QUOTES_KEPT = "its quotes are characters of the texts"
+_WRAPPED = "its lines are quoted as a whole"
+_WRAPPED_NAMES = re.compile(r'"[^\s",;|]+([,;|\t])[^\s",;|]+(?:\1[^\s",;|]+)*"')
 _PROPERLY_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 Records = list[tuple[int, list[str]]]  # fields, with the line on which the row starts
@@ -49,6 +51,19 @@ def read_delimited(lines: Sequence[str], name: str, usual: str) -> Delimited:
         RuntimeInputError: rows of different width, quotes that are not closed, or two columns of one name.
     """
     lines, usual, head, num_declared = _opening(lines, usual)
+    table = _unwrapped(lines, usual, head) or _best_reading(lines, usual, head, name)
+    repeated = next((column for column in table.header if column and table.header.count(column) > 1), None)
+    if repeated is not None:
+        raise RuntimeInputError(f"{name} has two columns called {repeated}: rename one")
+    return replace(table, num_blank=table.num_blank - num_declared)
+
+
+def _best_reading(lines: Sequence[str], usual: str, head: str, name: str) -> Delimited:
+    """The table under the usual separator where that fits, else under another one of the header's line ``head``.
+
+    Raises:
+        RuntimeInputError: none fits.
+    """
     others = [separator for separator in SEPARATORS if separator != usual and separator in head]
     tables: dict[str, Delimited] = {}
     misfits: dict[str, _Misfit] = {}
@@ -75,11 +90,27 @@ def read_delimited(lines: Sequence[str], name: str, usual: str) -> Delimited:
             "separators or line breaks, and double the quotes in them"
         )
     table = tables[chosen]
-    repeated = next((column for column in table.header if column and table.header.count(column) > 1), None)
-    if repeated is not None:
-        raise RuntimeInputError(f"{name} has two columns called {repeated}: rename one")
-    notes = (unusual, *table.notes) if unusual else table.notes
-    return replace(table, num_blank=table.num_blank - num_declared, notes=notes)
+    return replace(table, notes=(unusual, *table.notes)) if unusual else table
+
+
+def _unwrapped(lines: Sequence[str], usual: str, head: str) -> Delimited | None:
+    """The table of lines that are quoted as a whole, as ``"text;label"`` above ``"a;1"``; None where they are not."""
+    found = _WRAPPED_NAMES.fullmatch(head.strip())
+    if found is None:
+        return None
+    separator = found[1]
+    try:
+        rows = list(_parsed(lines, usual, lenient=False))
+        if any(len(fields) > 1 for _, _, fields in rows):
+            return None
+        table = _fitted(
+            (start, end, fields)
+            for start, end, line in rows
+            for _, _, fields in _parsed(line or [""], separator, lenient=False)
+        )
+    except _Misfit:
+        return None
+    return replace(table, notes=(_WRAPPED, *table.notes)) if table.records else None
 
 
 def _opening(lines: Sequence[str], usual: str) -> tuple[Sequence[str], str, str, int]:

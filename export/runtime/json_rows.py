@@ -13,6 +13,7 @@ from .json_files import every_key_once
 
 Placed = list[tuple[int, Mapping[str, object]]]  # rows, each with the line on which it starts
 
+_TEXT_COLUMNS = ("text", "sentence", "document", "summary")
 _WHITE = re.compile(r"[ \t\n\r]*")
 
 
@@ -68,7 +69,12 @@ def _as_row(value: object, where: str) -> Mapping[str, object]:
 
 
 def _key_of_rows(value: Mapping[str, Any], name: str) -> str | None:
-    """The key under which an object holds all rows, as ``{"version": 1, "data": [{…}, …]}``; None: it is a row."""
+    """The key under which an object holds all rows, as ``{"version": 1, "data": [{…}, …]}``; None: it is a row.
+
+    One with a text of its own is a row, whatever lists it has beside that.
+    """
+    if any(isinstance(value.get(column), str) for column in _TEXT_COLUMNS):
+        return None
     lists = {key: rows for key, rows in value.items() if isinstance(rows, list) and rows}
     of_objects = [key for key, rows in lists.items() if all(isinstance(row, dict) for row in rows)]
     if len(of_objects) == 1:

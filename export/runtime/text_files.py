@@ -204,6 +204,11 @@ def choose_column(table: Table, candidates: Sequence[str], remedy: str, lone: bo
         alike = [name for name in columns if name.strip().casefold() == candidate.strip().casefold()]
         if len(alike) == 1:
             return alike[0], ""
+        if alike:
+            raise RuntimeInputError(
+                f"{table.name} has the column {candidate} as {' and '.join(alike)}: write its name the same in "
+                f"every row, or {remedy}"
+            )
     if not (lone and len(columns) == 1):
         shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
         raise RuntimeInputError(

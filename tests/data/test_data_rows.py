@@ -1,10 +1,14 @@
 """Rows of a corpus: none decides for the others, each has its file and line, and none is lost without a word."""
 
+import csv
+import json
+
 import datasets
 import pytest
 
 from ld4lg_fast.data import TextSplit, load_text_dataset
 from ld4lg_fast.errors import ConfigError, DataError
+from ld4lg_fast.export.runtime.text_files import read_table
 
 
 def load(folder, contents, **options):
@@ -207,3 +211,50 @@ def test_options_of_a_wrong_kind_are_refused(tmp_path, options, message):
     name = "demo" if "num_examples" in options else "custom"
     with pytest.raises((ConfigError, DataError), match=message):
         load_text_dataset(name, **place | options)
+
+
+WHOLE = {"text": "The whole story.", "sentences": [{"text": "One."}, {"text": "Two."}]}
+
+
+@pytest.mark.parametrize("column", ["text", "sentence", "document", "summary"])
+@pytest.mark.parametrize("beside", ["objects", "texts"])
+def test_an_object_with_a_text_of_its_own_is_a_row(tmp_path, column, beside):
+    lists = {"objects": WHOLE["sentences"], "texts": ["One.", "Two."]}
+    (tmp_path / "a.json").write_text(json.dumps({column: WHOLE["text"], "parts": lists[beside]}))
+    assert read_table(tmp_path / "a.json").rows == [{column: WHOLE["text"], "parts": lists[beside]}]
+
+
+def test_an_object_without_a_text_of_its_own_may_hold_the_rows(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"version": "1", "data": WHOLE["sentences"]}))
+    assert read_table(tmp_path / "a.json").rows == WHOLE["sentences"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_lines_that_are_quoted_as_a_whole_are_a_table(tmp_path, separator, ending):
+    path = tmp_path / f"a{ending}"
+    lines = ["text{}label", "a b{}1", "", '""x{}y""{}2']
+    path.write_text("".join(f'"{line.replace("{}", separator)}"\n' if line else "\n" for line in lines))
+    table = read_table(path)
+    assert table.rows == [{"text": "a b", "label": "1"}, {"text": f"x{separator}y", "label": "2"}]
+    assert table.places == [2, 4] and table.num_blank == 1
+    assert table.notes == ("its lines are quoted as a whole",)
+
+
+@pytest.mark.parametrize(
+    "content", ['"text"\n"a;1"\n', '"text, cleaned"\n"a, b"\n', '"text;label"\n"a"\n', '"a","b"\n"c","d"\n']
+)
+def test_other_quoted_lines_are_what_they_were(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    table = read_table(tmp_path / "a.csv")
+    assert [list(row) for row in [table.columns(), *(row.values() for row in table.rows)]] == list(
+        csv.reader(content.splitlines())
+    )
+
+
+@pytest.mark.parametrize("content", ['{"Text":"a"}\n{"TEXT":"b"}\n', '{"Text":"a","TEXT":"b"}\n'])
+def test_columns_that_differ_in_capitals_alone_are_named(tmp_path, content):
+    (tmp_path / "a.jsonl").write_text(content)
+    said = "has the column text as Text and TEXT: write its name the same in every row, or name the right one"
+    with pytest.raises(DataError, match=said):
+        load_text_dataset("custom", root=tmp_path / "a.jsonl")
