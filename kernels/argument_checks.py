@@ -13,22 +13,22 @@ INT64_MAX = 2**63 - 1
 FLOAT32_MIN, FLOAT32_MAX = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
-def check_device(names: str, *tensors: Tensor | None) -> None:
-    """Refuses tensors, of which the first is there, that are not all on one device; ``names`` are theirs.
+def check_device(names: str, first: Tensor, *others: Tensor | None) -> None:
+    """Refuses tensors that are not all on the device of the first; ``names`` are theirs.
 
     Raises:
         ValueError: naming the two.
     """
-    if tensors[0].is_cpu:
-        for tensor in tensors:
+    if first.is_cpu:
+        for tensor in others:
             if tensor is not None and not tensor.is_cpu:
                 break
         else:
             return
-    first, *others = zip(names.split(), tensors, strict=True)
-    for name, tensor in others:
-        if tensor is not None and tensor.device != first[1].device:
-            raise ValueError(f"{name} is on {tensor.device}; it needs {first[0]}'s device, {first[1].device}")
+    of_first, *of_others = names.split()
+    for name, tensor in zip(of_others, others, strict=True):
+        if tensor is not None and tensor.device != first.device:
+            raise ValueError(f"{name} is on {tensor.device}; it needs {of_first}'s device, {first.device}")
 
 
 def check_integer(name: str, value: int, low: int = 0, high: int = INT64_MAX) -> None:

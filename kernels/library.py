@@ -9,6 +9,7 @@ name.
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def operator(name: str, placed: int = 0) -> Callable:
     """
     registered = getattr(torch.ops.ld4lg, name).default
 
-    def call(*arguments):
+    def call(*arguments: Any) -> Any:
         tensor = arguments[placed]
         device = "cpu" if tensor.is_cpu else tensor.device.type
         direct = None if is_traced(*arguments) else _direct.get((name, device))
@@ -68,7 +69,7 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
     """Gives ``ld4lg::name`` its derivative."""
     torch.library.register_autograd(f"ld4lg::{name}", backward, setup_context=setup_context, lib=LIBRARY)
 
-    def forward(ctx, *arguments):
+    def forward(ctx: Any, *arguments: Any) -> Any:
         outputs = _direct[name, arguments[0].device.type](*arguments)
         setup_context(ctx, arguments, outputs)
         return outputs
@@ -82,7 +83,7 @@ def need_gradients(arguments: tuple) -> bool:
     return torch.is_grad_enabled() and any(a.requires_grad for a in arguments if isinstance(a, Tensor))
 
 
-def is_traced(*arguments) -> bool:
+def is_traced(*arguments: object) -> bool:
     """Whether a compiler, an exporter, a mode or a transform of torch has to see the call, or a subclass of Tensor."""
     return (
         torch.compiler.is_compiling()
@@ -94,7 +95,7 @@ def is_traced(*arguments) -> bool:
 
 
 def _checked(check: Callable, call: Callable) -> Callable:
-    def checked(*args):
+    def checked(*args: Any) -> Any:
         check(*args)
         return call(*args)
 
@@ -104,7 +105,7 @@ def _checked(check: Callable, call: Callable) -> Callable:
 def _on_first_call(module: str, function: str) -> Callable:
     loaded: list[Callable] = []
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         if not loaded:
             loaded.append(getattr(import_module(module), function))
         return loaded[0](*args)
@@ -115,7 +116,7 @@ def _on_first_call(module: str, function: str) -> Callable:
 def _on_its_gpu(call: Callable) -> Callable:
     """Triton launches on the current GPU, wherever the tensors are."""
 
-    def guarded(*args):
+    def guarded(*args: Any) -> Any:
         tensor = next(a for a in args if isinstance(a, Tensor))
         if tensor.device.index == torch.cuda.current_device():
             return call(*args)

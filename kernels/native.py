@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def function(name: str, arguments: list[str]) -> Callable[..., bool]:
     """
     found, pack = query(name, ctypes.c_int32, ctypes.c_char_p), struct.Struct("=" + "".join(arguments)).pack
 
-    def call(*values) -> bool:
+    def call(*values: float) -> bool:
         try:
             block = pack(*values)
         except struct.error as error:
@@ -73,7 +74,7 @@ def function(name: str, arguments: list[str]) -> Callable[..., bool]:
     return call
 
 
-def query(name: str, result, *arguments):
+def query(name: str, result: type, *arguments: type) -> Callable[..., Any]:
     """A function of the C++ library that ctypes calls."""
     found = getattr(_library, name)
     found.argtypes, found.restype = arguments, result

@@ -9,6 +9,7 @@ Letters: B batch, N latent positions, D model width.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from torch import Tensor
 from ld4lg_fast.kernels import ops, reference
 from ld4lg_fast.kernels.backend import use_backend
 
-Arguments = dict[str, Tensor | int | tuple | None]
+Value = Tensor | float | tuple | None
+Arguments = dict[str, Value]
 
 # The small floor of the two-times rule, relative to the largest wanted value.
 FLOOR = {torch.float32: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-4}
@@ -60,7 +62,7 @@ class OpCase:
         made = self.make(torch.Generator().manual_seed(seed))
         return {name: self._cast(name, value, dtype, device) for name, value in made.items()}
 
-    def _cast(self, name: str, value, dtype: torch.dtype, device: str):
+    def _cast(self, name: str, value: Value, dtype: torch.dtype, device: str) -> Value:
         if not isinstance(value, Tensor):
             return value
         if not value.is_floating_point():
@@ -140,11 +142,12 @@ def check(case: OpCase, backend: str, dtype: torch.dtype, device: str = "cpu", t
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """New uninitialised tensors are full of NaN, so that an element which a kernel leaves out shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic  # its attribute is a property of the module's class
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    settings.fill_uninitialized_memory = True
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        settings.fill_uninitialized_memory = before[1]

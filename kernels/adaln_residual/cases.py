@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def adaln_arguments(
     return make
 
 
-def _adaln(name: str, *lead: int, **options) -> OpCase:
+def _adaln(name: str, *lead: int, **options: Any) -> OpCase:
     fields = {key: options.pop(key) for key in ("dtypes", "keep") if key in options}
     return OpCase("adaln_residual", name, adaln_arguments(*lead, **options), **fields)
 

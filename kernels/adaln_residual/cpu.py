@@ -58,17 +58,27 @@ def forward_norm(
     next_weight: Tensor,
     next_bias: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """x, y and statistics (4, R) float32."""
     return _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
 
 
-def _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
+def _run(
+    h: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    next_weight: Tensor | None,
+    next_bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor | None, Tensor]:
     width = h.shape[-1]
     rows = h.numel() // width
     x = contiguous_like(residual)
     y, of_next = None, (0, 0, 0, 0)
-    if next_weight is not None:
+    if next_weight is not None and next_bias is not None:
         y = torch.empty_like(x, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
         next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
         of_next = *describe_vector(next_weight), *describe_vector(next_bias)
@@ -122,15 +132,15 @@ def backward(
     if rows == 0:
         return results
     grad_x, h, weight = as_matrix(grad_x, width), as_matrix(h, width), weight.contiguous()
-    if grad_y is not None:
+    if grad_y is not None and next_weight is not None:
         grad_y, next_weight = as_matrix(grad_y, width), next_weight.contiguous()
     _backward(
         *describe(grad_x, width),
         *((0, 0, 0) if grad_y is None else describe(grad_y, width)),
         *describe(h, width),
-        0 if grad_y is None else x.data_ptr(),
+        address(x),
         *describe_vector(weight),
-        *((0, 0) if grad_y is None else describe_vector(next_weight)),
+        *((0, 0) if next_weight is None else describe_vector(next_weight)),
         *describe(scale, width),
         stats.data_ptr(),
         grad_h.data_ptr(),
@@ -170,10 +180,12 @@ def vector_gradients(
         torch.get_num_threads(),
     )
     of_weight, of_bias, *of_next = of_vectors.unbind(0)
-    return [
+    grads = [
         of_weight.to(weight.dtype),
         of_bias.to(bias.dtype),
         of_scale.to(scale.dtype),
         of_shift.to(scale.dtype),
-        *(total.to(next_weight.dtype) for total in of_next),
     ]
+    if next_weight is None:
+        return grads
+    return [*grads, *(total.to(next_weight.dtype) for total in of_next)]

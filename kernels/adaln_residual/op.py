@@ -13,6 +13,8 @@ the gradient of the residual, which otherwise is grad_x. With g the gradient of 
 x, the sums are Σ g·n, Σ g, Σ grad_y·m, Σ grad_y over a part's rows: all that the vectors' gradients need.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -115,7 +117,7 @@ def check_backward(
     width = h.shape[-1]
     rows = h.numel() // width
     check_groups(scale, rows, width)
-    if grad_y is not None and not (grad_y.shape == x.shape == h.shape):
+    if grad_y is not None and x is not None and not (grad_y.shape == x.shape == h.shape):
         raise ValueError(
             f"grad_y {tuple(grad_y.shape)} and x {tuple(x.shape)} need h's shape, {tuple(h.shape)}"
         )
@@ -139,18 +141,39 @@ def check_stats(stats: Tensor, kinds: int, rows: int) -> None:
 _INPUTS = "Tensor h, Tensor residual, Tensor weight, Tensor bias, Tensor scale, Tensor shift"
 
 
-def _fake(h, residual, weight, bias, scale, shift, eps):
+def _fake(
+    h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
     stats = h.new_empty((2, h.numel() // h.shape[-1]), dtype=torch.float32)
     return residual.new_empty(residual.shape), stats
 
 
-def _fake_norm(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
+def _fake_norm(
+    h: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    next_weight: Tensor,
+    next_bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     stats = h.new_empty((4, h.numel() // h.shape[-1]), dtype=torch.float32)
     y_dtype = torch.promote_types(residual.dtype, next_weight.dtype)
     return residual.new_empty(residual.shape), residual.new_empty(residual.shape, dtype=y_dtype), stats
 
 
-def _fake_backward(grad_x, grad_y, h, x, weight, scale, next_weight, stats):
+def _fake_backward(
+    grad_x: Tensor,
+    grad_y: Tensor | None,
+    h: Tensor,
+    x: Tensor | None,
+    weight: Tensor,
+    scale: Tensor,
+    next_weight: Tensor | None,
+    stats: Tensor,
+) -> list[Tensor]:
     width = h.shape[-1]
     groups = scale.numel() // width
     parts = parts_of_group(h.numel() // width // max(1, groups))
@@ -186,28 +209,28 @@ register(
 _adaln_residual_backward = operator("adaln_residual_backward")
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     h, _, weight, bias, scale, _, _ = inputs
     stats = output[1]
     ctx.mark_non_differentiable(stats)
     ctx.save_for_backward(h, weight, bias, scale, stats)
 
 
-def _backward(ctx, grad_x: Tensor, _: Tensor):
+def _backward(ctx: Any, grad_x: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     h, weight, bias, scale, stats = ctx.saved_tensors
     results = _adaln_residual_backward(grad_x, None, h, None, weight, scale, None, stats)
     grad_h, sums = results
     return grad_h, grad_x, *_vector_gradients(sums, weight, bias, scale, None), None
 
 
-def _setup_norm(ctx, inputs, output) -> None:
+def _setup_norm(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     h, _, weight, bias, scale, _, next_weight, _, _ = inputs
     x, _, stats = output
     ctx.mark_non_differentiable(stats)
     ctx.save_for_backward(h, x, weight, bias, scale, next_weight, stats)
 
 
-def _backward_norm(ctx, grad_x: Tensor, grad_y: Tensor, _: Tensor):
+def _backward_norm(ctx: Any, grad_x: Tensor, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     h, x, weight, bias, scale, next_weight, stats = ctx.saved_tensors
     results = _adaln_residual_backward(grad_x, grad_y, h, x, weight, scale, next_weight, stats)
     grad_h, sums, grad_residual = results
@@ -235,6 +258,8 @@ def _vector_gradients(
         (weight.float() * normed + bias.float() * plain).reshape(scale.shape).to(scale.dtype),
         plain.reshape(scale.shape).to(scale.dtype),
     ]
+    if next_weight is None:
+        return grads
     return [*grads, *(total.sum(0).to(next_weight.dtype) for total in of_y)]
 
 
@@ -282,7 +307,7 @@ def adaln_residual(
     """
     check(h, residual, weight, bias, scale, shift, next_weight, next_bias)
     dtypes = {h.dtype, residual.dtype, scale.dtype, shift.dtype, weight.dtype, bias.dtype}
-    if next_weight is not None:
+    if next_weight is not None and next_bias is not None:
         dtypes |= {next_weight.dtype, next_bias.dtype}
     scale, shift = grouped_modulation(scale, shift, h.shape)
     chosen = backend.choose("adaln_residual", h.device.type, tuple(dtypes))

@@ -21,7 +21,7 @@ def adaln_residual(
     normed = F.layer_norm(h.to(dtype), width, weight.to(dtype), bias.to(dtype), eps)
     x = residual.to(dtype) + (1 + scale.to(dtype)) * normed + shift.to(dtype)
     x = x.to(residual.dtype)
-    if next_weight is None:
+    if next_weight is None or next_bias is None:
         return x, None
     y = F.layer_norm(x.to(dtype), width, next_weight.to(dtype), next_bias.to(dtype), eps)
     return x, y.to(torch.promote_types(x.dtype, next_weight.dtype))

@@ -15,28 +15,28 @@ _MAX_WIDTH = 16384  # one program holds a whole row
 
 @triton.jit(do_not_specialize=["rows", "rows_per_group"])
 def adaln_residual_forward(
-    h_ptr,
-    residual_ptr,
-    weight_ptr,
-    bias_ptr,
-    scale_ptr,
-    shift_ptr,
-    next_weight_ptr,
-    next_bias_ptr,
-    x_ptr,
-    y_ptr,
-    stats_ptr,
-    h_stride,
-    residual_stride,
-    scale_stride,
-    shift_stride,
-    rows,
-    rows_per_group,
-    eps,
+    h_ptr: tl.tensor,
+    residual_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
+    shift_ptr: tl.tensor,
+    next_weight_ptr: tl.tensor,
+    next_bias_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    stats_ptr: tl.tensor,
+    h_stride: tl.tensor,
+    residual_stride: tl.tensor,
+    scale_stride: tl.tensor,
+    shift_stride: tl.tensor,
+    rows: tl.tensor,
+    rows_per_group: tl.tensor,
+    eps: tl.tensor,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_NEXT: tl.constexpr,
-):
+) -> None:
     """One program a row: x and, with HAS_NEXT, y; the row's statistics go to stats[:, row]."""
     row = tl.program_id(0).to(tl.int64)
     group = row // rows_per_group
@@ -74,29 +74,29 @@ def adaln_residual_forward(
 
 @triton.jit(do_not_specialize=["rows", "rows_per_group", "parts"])
 def adaln_residual_backward(
-    grad_x_ptr,
-    grad_y_ptr,
-    h_ptr,
-    x_ptr,
-    weight_ptr,
-    scale_ptr,
-    next_weight_ptr,
-    stats_ptr,
-    grad_h_ptr,
-    grad_residual_ptr,
-    sums_ptr,
-    grad_x_stride,
-    grad_y_stride,
-    h_stride,
-    scale_stride,
-    rows,
-    rows_per_group,
-    parts,
+    grad_x_ptr: tl.tensor,
+    grad_y_ptr: tl.tensor,
+    h_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
+    next_weight_ptr: tl.tensor,
+    stats_ptr: tl.tensor,
+    grad_h_ptr: tl.tensor,
+    grad_residual_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    grad_x_stride: tl.tensor,
+    grad_y_stride: tl.tensor,
+    h_stride: tl.tensor,
+    scale_stride: tl.tensor,
+    rows: tl.tensor,
+    rows_per_group: tl.tensor,
+    parts: tl.tensor,
     ROWS_PER_PART: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_NEXT: tl.constexpr,
-):
+) -> None:
     """One program for ROWS_PER_PART rows of a group: their gradients, and the column sums of the part.
 
     With g the gradient of x and n, m the normalised h and x, the sums are Σ g·n, Σ g and, with HAS_NEXT,
@@ -180,17 +180,27 @@ def forward_norm(
     next_weight: Tensor,
     next_bias: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """x, y and statistics (4, R) float32."""
     return _forward(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
 
 
-def _forward(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps):
+def _forward(
+    h: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    next_weight: Tensor | None,
+    next_bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor | None, Tensor]:
     width = h.shape[-1]
     rows = h.numel() // width
     x = residual.new_empty(residual.shape)
     y = None
-    if next_weight is not None:
+    if next_weight is not None and next_bias is not None:
         y_dtype = torch.promote_types(residual.dtype, next_weight.dtype)
         y = residual.new_empty(residual.shape, dtype=y_dtype)
         next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
@@ -246,7 +256,7 @@ def backward(
     sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
     if rows:
         h, grad_x = as_rows(h, width), as_rows(grad_x, width)
-        if grad_y is not None:
+        if grad_y is not None and next_weight is not None:
             grad_y, next_weight = as_rows(grad_y, width), next_weight.contiguous()
         adaln_residual_backward[(groups * parts,)](
             grad_x,

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def add_layer_norm_arguments(
     return make
 
 
-def _add_layer_norm(name: str, *lead: int, **options) -> OpCase:
+def _add_layer_norm(name: str, *lead: int, **options: Any) -> OpCase:
     fields = {key: options.pop(key) for key in ("dtypes", "keep") if key in options}
     return OpCase("add_layer_norm", name, add_layer_norm_arguments(*lead, **options), **fields)
 

@@ -7,6 +7,8 @@ branch's and residual's, and column sums (P, 2, D) float32: Σ grad_y·n and Σ 
 normalised x.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -50,13 +52,17 @@ def check_backward(grad_x: Tensor, grad_y: Tensor, x: Tensor, weight: Tensor, st
     check_stats(stats, 2, x.numel() // x.shape[-1])
 
 
-def _fake(branch, residual, weight, bias, eps):
+def _fake(
+    branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     x = branch.new_empty(branch.shape, dtype=torch.promote_types(branch.dtype, residual.dtype))
     y = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
     return x, y, x.new_empty((2, x.numel() // x.shape[-1]), dtype=torch.float32)
 
 
-def _fake_backward(grad_x, grad_y, x, weight, stats):
+def _fake_backward(
+    grad_x: Tensor, grad_y: Tensor, x: Tensor, weight: Tensor, stats: Tensor
+) -> tuple[Tensor, Tensor]:
     width = x.shape[-1]
     parts = parts_of_group(x.numel() // width)
     return x.new_empty(x.shape), x.new_empty((parts, 2, width), dtype=torch.float32)
@@ -80,7 +86,7 @@ register(
 )
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     branch, residual, weight, bias, _ = inputs
     x, _, stats = output
     ctx.mark_non_differentiable(stats)
@@ -88,7 +94,7 @@ def _setup(ctx, inputs, output) -> None:
     ctx.dtypes = branch.dtype, residual.dtype, bias.dtype
 
 
-def _backward(ctx, grad_x: Tensor, grad_y: Tensor, _: Tensor):
+def _backward(ctx: Any, grad_x: Tensor, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, stats = ctx.saved_tensors
     of_branch, of_residual, of_bias = ctx.dtypes
     grad, sums = torch.ops.ld4lg.add_layer_norm_backward(grad_x, grad_y, x, weight, stats)

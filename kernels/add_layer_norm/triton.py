@@ -11,20 +11,20 @@ from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
 
 @triton.jit(do_not_specialize=["rows"])
 def add_layer_norm_forward(
-    branch_ptr,
-    residual_ptr,
-    weight_ptr,
-    bias_ptr,
-    x_ptr,
-    y_ptr,
-    stats_ptr,
-    branch_stride,
-    residual_stride,
-    rows,
-    eps,
+    branch_ptr: tl.tensor,
+    residual_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    y_ptr: tl.tensor,
+    stats_ptr: tl.tensor,
+    branch_stride: tl.tensor,
+    residual_stride: tl.tensor,
+    rows: tl.tensor,
+    eps: tl.tensor,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program a row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -47,20 +47,20 @@ def add_layer_norm_forward(
 
 @triton.jit(do_not_specialize=["rows"])
 def add_layer_norm_backward(
-    grad_x_ptr,
-    grad_y_ptr,
-    x_ptr,
-    weight_ptr,
-    stats_ptr,
-    grad_ptr,
-    sums_ptr,
-    grad_x_stride,
-    grad_y_stride,
-    rows,
+    grad_x_ptr: tl.tensor,
+    grad_y_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    stats_ptr: tl.tensor,
+    grad_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    grad_x_stride: tl.tensor,
+    grad_y_stride: tl.tensor,
+    rows: tl.tensor,
     ROWS_PER_PART: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One program for ROWS_PER_PART rows: their gradients, and the column sums of the part."""
     part = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)

@@ -50,7 +50,7 @@ def cached_attention(
         float(scale),
         get_num_threads(),
     )
-    if beyond:
+    if beyond and chosen is not None:
         _check_slots(chosen, span, slots)
     return out
 

@@ -28,8 +28,8 @@ def check(
             texts == sentences * beams
             and columns == heads * width
             and 0 < span <= capacity
-            and slots
-            and width
+            and slots > 0
+            and width > 0
         )
     if not fits:
         raise ValueError(

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def geglu_arguments(
     return make
 
 
-def _geglu(name: str, *lead: int, **options) -> OpCase:
+def _geglu(name: str, *lead: int, **options: Any) -> OpCase:
     fields = {key: options.pop(key) for key in ("dtypes", "keep") if key in options}
     return OpCase("geglu", name, geglu_arguments(*lead, **options), **fields)
 

@@ -6,6 +6,8 @@ The backward operator gives the gradient of projected and the column sums (P, 2F
 unrounded rows, a row of sums for each part: the gradient of the bias.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -66,11 +68,13 @@ def parts_of(rows: int) -> int:
     return (rows + ROWS_PER_PART - 1) // ROWS_PER_PART
 
 
-def _fake(projected, bias, seed, dropout):
+def _fake(projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float) -> Tensor:
     return projected.new_empty((*projected.shape[:-1], projected.shape[-1] // 2))
 
 
-def _fake_backward(grad, projected, bias, seed, dropout):
+def _fake_backward(
+    grad: Tensor, projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
     width = projected.shape[-1]
     parts = parts_of(projected.numel() // width)
     return projected.new_empty(projected.shape), projected.new_empty((parts, width), dtype=torch.float32)
@@ -95,12 +99,12 @@ register(
 _geglu_backward = operator("geglu_backward")
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
     projected, bias, seed, ctx.dropout = inputs
     ctx.save_for_backward(projected, bias, seed)
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     projected, bias, seed = ctx.saved_tensors
     grad_projected, sums = _geglu_backward(grad, projected, bias, seed, ctx.dropout)
     return grad_projected, sums.sum(0).to(bias.dtype), None, None

@@ -10,7 +10,7 @@ def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | 
     dtype = torch.promote_types(torch.promote_types(projected.dtype, bias.dtype), torch.float32)
     value, gate = (projected.to(dtype) + bias.to(dtype)).chunk(2, dim=-1)
     out = value * F.gelu(gate)
-    if dropout:
+    if dropout and seed is not None:
         keep = random_words(seed, out.shape) >= dropout_threshold(dropout)
         out = torch.where(keep, out / (1 - dropout), 0.0)
     return out.to(projected.dtype)

@@ -16,20 +16,22 @@ _BLOCK, _BLOCK_BACKWARD = 1024, 512
 
 
 @triton.jit
-def normal_cdf(x):
+def normal_cdf(x: tl.tensor) -> tl.tensor:
     """The probability that a standard normal number is below x."""
     return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
 @triton.jit
-def _mix(word):
+def _mix(word: tl.tensor) -> tl.tensor:
     word = (word ^ (word >> 16)) * 0x85EBCA6B
     word = (word ^ (word >> 13)) * 0xC2B2AE35
     return word ^ (word >> 16)
 
 
 @triton.jit
-def dropout_factors(seed_ptr, threshold, factor, row, columns):
+def dropout_factors(
+    seed_ptr: tl.tensor, threshold: tl.tensor, factor: tl.tensor, row: tl.tensor, columns: tl.tensor
+) -> tl.tensor:
     """What the columns of a row are multiplied with; the mapping is in `reference.geglu`."""
     seed = tl.load(seed_ptr)
     zero = (columns * 0).to(tl.uint32)
@@ -42,17 +44,17 @@ def dropout_factors(seed_ptr, threshold, factor, row, columns):
 
 @triton.jit(do_not_specialize=["threshold"])
 def geglu_forward(
-    projected_ptr,
-    bias_ptr,
-    out_ptr,
-    seed_ptr,
-    stride,
-    threshold,
-    factor,
+    projected_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    seed_ptr: tl.tensor,
+    stride: tl.tensor,
+    threshold: tl.tensor,
+    factor: tl.tensor,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     DROPOUT: tl.constexpr,
-):
+) -> None:
     """Program (row, j): BLOCK columns of a row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -70,22 +72,22 @@ def geglu_forward(
 
 @triton.jit(do_not_specialize=["rows", "threshold"])
 def geglu_backward(
-    grad_ptr,
-    projected_ptr,
-    bias_ptr,
-    grad_projected_ptr,
-    sums_ptr,
-    seed_ptr,
-    grad_stride,
-    stride,
-    rows,
-    threshold,
-    factor,
+    grad_ptr: tl.tensor,
+    projected_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    grad_projected_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    seed_ptr: tl.tensor,
+    grad_stride: tl.tensor,
+    stride: tl.tensor,
+    rows: tl.tensor,
+    threshold: tl.tensor,
+    factor: tl.tensor,
     ROWS_PER_PART: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     DROPOUT: tl.constexpr,
-):
+) -> None:
     """Program (part, j): BLOCK columns of a part's rows, and the sums of these columns."""
     part = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

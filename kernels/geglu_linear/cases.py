@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def geglu_linear_arguments(
     return make
 
 
-def _geglu_linear(name: str, *lead: int, **options) -> OpCase:
+def _geglu_linear(name: str, *lead: int, **options: Any) -> OpCase:
     fields = {key: options.pop(key) for key in ("dtypes", "keep", "differentiable") if key in options}
     return OpCase("geglu_linear", name, geglu_linear_arguments(*lead, **options), **fields)
 

@@ -5,6 +5,8 @@ Letters: D width of x, F width of value and of gate.
 Backward computes the product again and goes through ``ld4lg::geglu_backward``: the (…, 2F) product is not kept.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,7 +50,7 @@ def check_operator(x: Tensor, weight: Tensor, bias: Tensor, seed: Tensor | None,
         raise ValueError(f"seed and dropout come together; dropout is {dropout}")
 
 
-def _fake(x, weight, bias, seed, dropout):
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, seed: Tensor | None, dropout: float) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0] // 2))
 
 
@@ -61,12 +63,12 @@ register(
 )
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
     x, weight, bias, seed, ctx.dropout = inputs
     ctx.save_for_backward(x, weight, bias, seed)
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, seed = ctx.saved_tensors
     projected = torch.nn.functional.linear(x, weight)
     grad_projected, sums = torch.ops.ld4lg.geglu_backward(grad, projected, bias, seed, ctx.dropout)

@@ -18,16 +18,16 @@ _GROUP = 8  # row blocks that share a stretch of the weight in the L2 cache
 
 @triton.jit(do_not_specialize=["rows", "threshold"])
 def geglu_linear_kernel(
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    out_ptr,
-    seed_ptr,
-    x_stride,
-    weight_stride,
-    rows,
-    threshold,
-    factor,
+    x_ptr: tl.tensor,
+    weight_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    seed_ptr: tl.tensor,
+    x_stride: tl.tensor,
+    weight_stride: tl.tensor,
+    rows: tl.tensor,
+    threshold: tl.tensor,
+    factor: tl.tensor,
     INNER: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -35,7 +35,7 @@ def geglu_linear_kernel(
     BLOCK_INNER: tl.constexpr,
     GROUP: tl.constexpr,
     DROPOUT: tl.constexpr,
-):
+) -> None:
     """One program for BLOCK_ROWS × BLOCK_COLUMNS outputs: it multiplies with the value and the gate columns."""
     row_blocks = tl.cdiv(rows, BLOCK_ROWS)
     column_blocks = tl.cdiv(WIDTH, BLOCK_COLUMNS)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def loss_arguments(
     return make
 
 
-def _loss(name: str, *lead: int, **options) -> OpCase:
+def _loss(name: str, *lead: int, **options: Any) -> OpCase:
     return OpCase("linear_cross_entropy", name, loss_arguments(*lead, **options))
 
 

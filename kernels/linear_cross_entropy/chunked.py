@@ -6,6 +6,8 @@ logits are dropped, chunk by chunk (Hsu et al. 2024, "Liger Kernel").
 Letters: R rows, D width of x, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -36,7 +38,9 @@ def linear_cross_entropy(
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, targets, bias, ignore_index):
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int
+    ) -> Tensor:
         wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3]
         loss, *grads = _run(x, weight, targets, bias, ignore_index, wanted)
         ctx.save_for_backward(*grads)
@@ -44,7 +48,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         of_x, of_weight, of_bias = (None if saved is None else saved * grad for saved in ctx.saved_tensors)
         return of_x, of_weight, None, of_bias, None
 
@@ -76,7 +80,7 @@ def _run(
         loss,
         of_x,
         None if of_weight is None else of_weight.to(weight.dtype),
-        None if of_bias is None else (of_bias[:, 0] / keep.sum()).to(bias.dtype),
+        None if of_bias is None or bias is None else (of_bias[:, 0] / keep.sum()).to(bias.dtype),
     )
 
 

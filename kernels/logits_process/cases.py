@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from ld4lg_fast.kernels.testing import Arguments, OpCase
@@ -13,11 +16,12 @@ def logits_arguments(
     vocabulary: int,
     tokens: int,
     length: int,
+    *,
     forced: int | None = None,
     words: int = 5,
     strided: bool = False,
-    **rules,
-):
+    **rules: Any,
+) -> Callable[[torch.Generator], Arguments]:
     """Arguments of `ops.logits_process`: texts of few different words, so that n-grams repeat."""
 
     def make(generator: torch.Generator) -> Arguments:
@@ -38,7 +42,7 @@ def logits_arguments(
     return make
 
 
-def _case(name: str, *sizes: int, **options) -> OpCase:
+def _case(name: str, *sizes: int, **options: Any) -> OpCase:
     return OpCase("logits_process", name, logits_arguments(*sizes, **options), differentiable=False)
 
 

@@ -56,7 +56,7 @@ def logits_best(
 
 
 def logits_draw(
-    logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor, uniforms: Tensor, *rules
+    logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor, uniforms: Tensor, *rules: float
 ) -> Tensor:
     """(R,) int64; ``rules`` as `logits_process` has them. The whole scores are written nowhere."""
     uniforms = uniforms.contiguous()
@@ -73,7 +73,7 @@ def _call(
     eos: Tensor,
     forced: Tensor,
     uniforms: Tensor | None,
-    *rules_and_results,
+    *rules_and_results: float,
 ) -> None:
     if logits.numel():
         rows, vocabulary = logits.shape
@@ -95,4 +95,5 @@ def _call(
         )
         if beyond:
             check_indices(logits, ids, length, eos, forced)
-            check_open_unit(uniforms)
+            if uniforms is not None:
+                check_open_unit(uniforms)

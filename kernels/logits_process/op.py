@@ -3,6 +3,8 @@
 Letters: R rows, V vocabulary, T tokens that the texts have room for.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from ld4lg_fast.kernels.logits_process.checks import (
 )
 
 
-def _fake(logits, *_):
+def _fake(logits: Tensor, *_: object) -> Tensor:
     return logits.new_empty(logits.shape, dtype=torch.float32)
 
 
@@ -85,7 +87,7 @@ def logits_process(
 
 
 def _scores(
-    name: str, logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor, *rules
+    name: str, logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor, *rules: Any
 ) -> Tensor:
     """`logits_process` on the backend ``name``, once the arguments are checked."""
     if name != "native" and logits.is_cpu and not is_traced(logits, ids, length, eos, forced):

@@ -9,14 +9,22 @@ _BLOCK = 2048
 
 
 @triton.jit
-def _ordered(scores):
+def _ordered(scores: tl.tensor) -> tl.tensor:
     """int64 numbers in the order of the float32 scores."""
     bits = scores.to(tl.int32, bitcast=True)
     return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(tl.int64)
 
 
 @triton.jit
-def _weight_above(scores_ptr, vocabulary, bound, lowest, top, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+def _weight_above(
+    scores_ptr: tl.tensor,
+    vocabulary: tl.tensor,
+    bound: tl.tensor,
+    lowest: tl.tensor,
+    top: tl.tensor,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
     """What the scores above ``bound`` weigh: 1 each, or from ``lowest`` on their exponential relative to ``top``."""
     columns = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -30,7 +38,15 @@ def _weight_above(scores_ptr, vocabulary, bound, lowest, top, COUNT: tl.constexp
 
 
 @triton.jit
-def _lowest_kept(scores_ptr, vocabulary, limit, lowest, top, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+def _lowest_kept(
+    scores_ptr: tl.tensor,
+    vocabulary: tl.tensor,
+    limit: tl.tensor,
+    lowest: tl.tensor,
+    top: tl.tensor,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
     """The smallest place in `_ordered` above which less than ``limit`` weighs, by bisection over all 2^32."""
     low, high = tl.full((), -2147483648, tl.int64), _ordered(top)
     for _ in range(32):
@@ -42,8 +58,14 @@ def _lowest_kept(scores_ptr, vocabulary, limit, lowest, top, COUNT: tl.constexpr
 
 @triton.jit
 def _limit(
-    scores_ptr, vocabulary, top_k, top_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr, BLOCK: tl.constexpr
-):
+    scores_ptr: tl.tensor,
+    vocabulary: tl.tensor,
+    top_k: tl.tensor,
+    top_p: tl.tensor,
+    TOP_K: tl.constexpr,
+    TOP_P: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
     """Rules out all but the ``top_k`` best, and of these all but the fewest that hold ``top_p`` of the probability."""
     columns = tl.arange(0, BLOCK)
     highest = tl.full((BLOCK,), float("-inf"), tl.float32)
@@ -66,20 +88,20 @@ def _limit(
 
 @triton.jit(do_not_specialize=["min_length", "top_k"])
 def logits_process_kernel(
-    logits_ptr,
-    logits_stride,
-    ids_ptr,
-    ids_stride,
-    length_ptr,
-    eos_ptr,
-    forced_ptr,
-    scores_ptr,
-    vocabulary,
-    min_length,
-    repetition_penalty,
-    temperature,
-    top_k,
-    top_p,
+    logits_ptr: tl.tensor,
+    logits_stride: tl.tensor,
+    ids_ptr: tl.tensor,
+    ids_stride: tl.tensor,
+    length_ptr: tl.tensor,
+    eos_ptr: tl.tensor,
+    forced_ptr: tl.tensor,
+    scores_ptr: tl.tensor,
+    vocabulary: tl.tensor,
+    min_length: tl.tensor,
+    repetition_penalty: tl.tensor,
+    temperature: tl.tensor,
+    top_k: tl.tensor,
+    top_p: tl.tensor,
     PLACES: tl.constexpr,
     NUM_EOS: tl.constexpr,
     NGRAM_SIZE: tl.constexpr,
@@ -90,7 +112,7 @@ def logits_process_kernel(
     EOS_BLOCK: tl.constexpr,
     TOKENS_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """Copies a row less its log-sum-exp, then puts right the tokens that the rules change.
 
     Tokens out of the vocabulary are passed over, and the length is brought within the PLACES of a text: nobody looks

@@ -39,7 +39,7 @@ def linear(
     gelu: bool = False,
 ) -> Tensor:
     """(R, O) of x (R, I), bias (O,) and residual (R, O), all float32; ``packed`` is what `pack` gave."""
-    x, residual = _adjacent(x), _adjacent(residual)
+    x, residual = _adjacent(x), None if residual is None else _adjacent(residual)
     rows, inputs = x.shape
     apart = outputs + (PANEL if outputs % CACHE_PERIOD == 0 else 0)
     y = x.new_empty((rows, apart))
@@ -63,6 +63,6 @@ def linear(
     return y
 
 
-def _adjacent(matrix: Tensor | None) -> Tensor | None:
+def _adjacent(matrix: Tensor) -> Tensor:
     """The matrix with the elements of a row side by side."""
-    return matrix if matrix is None or matrix.stride(1) == 1 else matrix.contiguous()
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

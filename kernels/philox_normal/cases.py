@@ -1,9 +1,13 @@
+from collections.abc import Callable
+
 import torch
 
 from ld4lg_fast.kernels.testing import Arguments, OpCase
 
 
-def philox_arguments(ids: list[int], shape: tuple[int, ...], seed: int = 5, stream: int = 3):
+def philox_arguments(
+    ids: list[int], shape: tuple[int, ...], seed: int = 5, stream: int = 3
+) -> Callable[[torch.Generator], Arguments]:
     """Arguments of `ops.philox_normal`."""
 
     def make(generator: torch.Generator) -> Arguments:
@@ -17,8 +21,8 @@ def philox_arguments(ids: list[int], shape: tuple[int, ...], seed: int = 5, stre
     return make
 
 
-def _philox(name: str, *args, **options) -> OpCase:
-    make = philox_arguments(*args, **options)
+def _philox(name: str, ids: list[int], shape: tuple[int, ...], **options: int) -> OpCase:
+    make = philox_arguments(ids, shape, **options)
     return OpCase("philox_normal", name, make, dtypes=(torch.float32,), differentiable=False)
 
 

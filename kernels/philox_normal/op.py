@@ -39,7 +39,7 @@ def check_operator(seed: int, sample_ids: Tensor, stream: int, shape: Sequence[i
     check(seed % 2**64, sample_ids, stream, shape)
 
 
-def _fake(seed, sample_ids, stream, shape):
+def _fake(seed: int, sample_ids: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
     return sample_ids.new_empty((sample_ids.shape[0], *shape), dtype=torch.float32)
 
 

@@ -32,7 +32,9 @@ def _multiply(words: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def philox_normal(seed: int, sample_ids: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
+def philox_normal(
+    seed: int | Tensor, sample_ids: Tensor, stream: int | Tensor, shape: Sequence[int]
+) -> Tensor:
     """See `ops.philox_normal`. The mapping, which every backend follows:
 
     - key = (low word of seed, high word of seed);

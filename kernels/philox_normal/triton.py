@@ -9,13 +9,13 @@ _BLOCK = 256
 
 
 @triton.jit
-def _open_unit(word):
+def _open_unit(word: tl.tensor) -> tl.tensor:
     """(w + 1/2) / 2³² in float64: exact, and never 0 or 1."""
     return (word.to(tl.uint32).to(tl.float64) + 0.5) * 2.3283064365386963e-10
 
 
 @triton.jit
-def _cos_sin(turns):
+def _cos_sin(turns: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """cos and sin of 2π·turns, 0 <= turns < 1, in float64.
 
     The library's functions keep a table on the stack for angles that do not occur here; the series of an
@@ -38,7 +38,9 @@ def _cos_sin(turns):
 
 
 @triton.jit
-def philox_normal_block(seed, sample_id, stream, counter):
+def philox_normal_block(
+    seed: tl.tensor, sample_id: tl.tensor, stream: tl.tensor, counter: tl.tensor
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """The four normals of each counter (BLOCK,) of a sample, as float32."""
     zero = (counter * 0).to(tl.uint32)
     low = zero + (sample_id & 0xFFFFFFFF).to(tl.uint32)
@@ -57,7 +59,14 @@ def philox_normal_block(seed, sample_id, stream, counter):
 
 
 @triton.jit(do_not_specialize=["seed", "stream", "size"])
-def philox_normal_kernel(ids_ptr, out_ptr, seed, stream, size, BLOCK: tl.constexpr):
+def philox_normal_kernel(
+    ids_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    seed: tl.tensor,
+    stream: tl.tensor,
+    size: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
     """Program (sample, j): four normals for each of BLOCK counters of a sample."""
     sample = tl.program_id(0).to(tl.int64)
     counter = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

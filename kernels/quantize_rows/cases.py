@@ -2,6 +2,7 @@
 where it rounds to eight bits, and the last digit of an erf, in which backends differ, could move a result by 1/16."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ def gated_arguments(rows: int, width: int) -> Callable[[torch.Generator], Argume
     return make
 
 
-def _quantize_rows(name: str, make: Callable[[torch.Generator], Arguments], **fields) -> OpCase:
+def _quantize_rows(name: str, make: Callable[[torch.Generator], Arguments], **fields: Any) -> OpCase:
     return OpCase("quantize_rows", name, make, differentiable=False, capability=89, **fields)
 
 

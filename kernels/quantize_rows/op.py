@@ -28,7 +28,7 @@ def check(x: Tensor, geglu_bias: Tensor | None) -> None:
         check_device("x geglu_bias", x, geglu_bias)
 
 
-def _fake(x, geglu_bias):
+def _fake(x: Tensor, geglu_bias: Tensor | None) -> tuple[Tensor, Tensor]:
     rows, width = x.shape
     width = width if geglu_bias is None else width // 2
     return x.new_empty((rows, width), dtype=torch.float8_e4m3fn), x.new_empty((rows, 1), dtype=torch.float32)

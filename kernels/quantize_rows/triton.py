@@ -13,17 +13,17 @@ from ld4lg_fast.kernels.quantize_rows.reference import LARGEST, SMALLEST
 
 @triton.jit
 def quantize_rows_kernel(
-    x_ptr,
-    bias_ptr,
-    quantized_ptr,
-    scale_ptr,
-    stride,
+    x_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    quantized_ptr: tl.tensor,
+    scale_ptr: tl.tensor,
+    stride: tl.tensor,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     GEGLU: tl.constexpr,
     LARGEST: tl.constexpr,
     SMALLEST: tl.constexpr,
-):
+) -> None:
     """One program a row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ def step_arguments(
 STATE = frozenset({"z", "x_prev", "coefficients"})
 
 
-def _step(name: str, *sizes: int, **options) -> OpCase:
+def _step(name: str, *sizes: int, **options: Any) -> OpCase:
     make = step_arguments(*sizes, **options)
     return OpCase("sampler_step", name, make, keep=STATE, differentiable=False)
 

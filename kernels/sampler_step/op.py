@@ -44,7 +44,7 @@ def check(
     if (seed is None) != (sample_ids is None):
         raise ValueError("seed and sample_ids come together; give both or neither")
     _check_numbers("step", step, ())
-    if seed is not None:
+    if seed is not None and sample_ids is not None:
         _check_numbers("seed", seed, ())
         _check_numbers("sample_ids", sample_ids, (shape[0],))
     if type(stream) is not int or not 0 <= stream <= 2**32 - of_coefficients[0]:
@@ -69,7 +69,17 @@ def check_step(step: Tensor, coefficients: Tensor) -> None:
     check_within("step", step, 0, coefficients.shape[0] - 1)
 
 
-def _fake(output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition):
+def _fake(
+    output: Tensor,
+    z: Tensor,
+    x_prev: Tensor | None,
+    coefficients: Tensor,
+    step: Tensor,
+    seed: Tensor | None,
+    sample_ids: Tensor | None,
+    stream: int,
+    self_condition: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     *lead, width = z.shape
     network_input = output.new_empty((*lead, 2 * width if self_condition else width))
     return z.new_empty(z.shape), z.new_empty(z.shape), network_input

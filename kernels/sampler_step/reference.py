@@ -31,7 +31,7 @@ def sampler_step(
     z_next = from_z * state + from_x_start * x_start
     if x_prev is not None:
         z_next = z_next + from_x_prev * x_prev
-    if seed is not None:
+    if seed is not None and sample_ids is not None:
         z_next = z_next + from_noise * philox_normal(seed, sample_ids, stream + step, z.shape[1:])
     z_next, x_start = z_next.to(z.dtype), x_start.to(z.dtype)
     network_input = torch.cat([z_next, x_start], dim=-1) if self_condition else z_next.clone()

@@ -12,25 +12,25 @@ _BLOCK = 128  # counters of four elements
 
 @triton.jit(do_not_specialize=["steps", "stream", "samples"])
 def sampler_step_kernel(
-    output_ptr,
-    z_ptr,
-    x_prev_ptr,
-    coefficients_ptr,
-    step_ptr,
-    steps,
-    seed_ptr,
-    ids_ptr,
-    z_next_ptr,
-    x_start_ptr,
-    input_ptr,
-    stream,
-    samples,
+    output_ptr: tl.tensor,
+    z_ptr: tl.tensor,
+    x_prev_ptr: tl.tensor | None,
+    coefficients_ptr: tl.tensor,
+    step_ptr: tl.tensor,
+    steps: tl.tensor,
+    seed_ptr: tl.tensor | None,
+    ids_ptr: tl.tensor,
+    z_next_ptr: tl.tensor,
+    x_start_ptr: tl.tensor,
+    input_ptr: tl.tensor,
+    stream: tl.tensor,
+    samples: tl.tensor,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
     GUIDED: tl.constexpr,
     SELF_CONDITION: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """Program (sample, j): the elements of BLOCK counters of a sample, four each."""
     sample = tl.program_id(0).to(tl.int64)
     step = tl.minimum(tl.maximum(tl.load(step_ptr), 0), steps - 1)  # within the coefficients, whatever it is

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def attention_arguments(
     return make
 
 
-def _attention(name: str, *sizes: int, **options) -> OpCase:
+def _attention(name: str, *sizes: int, **options: Any) -> OpCase:
     fields = {key: options.pop(key) for key in ("dtypes", "differentiable") if key in options}
     return OpCase("short_attention", name, attention_arguments(*sizes, **options), **fields)
 

@@ -70,13 +70,22 @@ def backward(
 class _Inputs:
     """What both functions take first, ``described``, and the tensors that its pointers need alive."""
 
-    def __init__(self, q, k, v, bias, q_gain, k_gain) -> None:
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        q_gain: Tensor | None,
+        k_gain: Tensor | None,
+    ) -> None:
         q, k, v = map(_adjacent, (q, k, v))
-        strides, bias_dtype = (0, 0, 0, 0), 0
+        strides: tuple[int, ...] = (0, 0, 0, 0)
+        bias_dtype = 0
         if bias is not None:
             bias = bias if bias.stride(3) in (0, 1) else bias.contiguous()
             strides, bias_dtype = bias.stride(), DTYPE_CODES[bias.dtype]
-        if q_gain is not None:
+        if q_gain is not None and k_gain is not None:
             q_gain, k_gain = as_vector(q_gain), as_vector(k_gain)
         self.alive = q, k, v, bias, q_gain, k_gain
         self.described = (

@@ -6,6 +6,8 @@ The backward operator gives what `reference.gradients` lists. It computes the sc
 operator keeps nothing but its inputs.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -87,17 +89,28 @@ def check_backward(
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? q_gain, Tensor? k_gain"
 
 
-def _fake(q, k, v, bias, q_gain, k_gain):
+def _fake(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, q_gain: Tensor | None, k_gain: Tensor | None
+) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def _fake_backward(grad, q, k, v, bias, q_gain, k_gain):
+def _fake_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    q_gain: Tensor | None,
+    k_gain: Tensor | None,
+) -> list[Tensor]:
     batch, length, width = q.shape
     found = [x.new_empty(x.shape) for x in (q, k, v)]
-    wide = {"dtype": torch.float32}
     if bias is not None:
-        found.append(q.new_empty((batch, width // 64, length, k.shape[1]), **wide))
-    return found + [q.new_empty((batch, width // 64, 64), **wide) for g in (q_gain, k_gain) if g is not None]
+        found.append(q.new_empty((batch, width // 64, length, k.shape[1]), dtype=torch.float32))
+    return found + [
+        q.new_empty((batch, width // 64, 64), dtype=torch.float32) for g in (q_gain, k_gain) if g is not None
+    ]
 
 
 register(f"short_attention({_INPUTS}) -> Tensor", _fake, check_operator, "short_attention", "forward")
@@ -112,11 +125,11 @@ register(
 _short_attention_backward = operator("short_attention_backward")
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, bias, q_gain, k_gain = ctx.saved_tensors
     found = _short_attention_backward(grad, q, k, v, bias, q_gain, k_gain)
     grad_q, grad_k, grad_v, *rest = found

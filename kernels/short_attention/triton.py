@@ -14,7 +14,9 @@ _BACKWARD_LENGTH = 64  # longer heads do not fit the registers with all their gr
 
 
 @triton.jit
-def _head(ptr, first, stride, LENGTH: tl.constexpr, BLOCK: tl.constexpr):
+def _head(
+    ptr: tl.tensor, first: tl.tensor, stride: tl.tensor, LENGTH: tl.constexpr, BLOCK: tl.constexpr
+) -> tl.tensor:
     """A head's rows (BLOCK, 64), zero from LENGTH on."""
     rows = tl.arange(0, BLOCK)
     places = first + rows[:, None].to(tl.int64) * stride + tl.arange(0, 64)[None, :]
@@ -22,20 +24,27 @@ def _head(ptr, first, stride, LENGTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _store_head(ptr, first, stride, values, LENGTH: tl.constexpr, BLOCK: tl.constexpr):
+def _store_head(
+    ptr: tl.tensor,
+    first: tl.tensor,
+    stride: tl.tensor,
+    values: tl.tensor,
+    LENGTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
     rows = tl.arange(0, BLOCK)
     places = first + rows[:, None].to(tl.int64) * stride + tl.arange(0, 64)[None, :]
     tl.store(ptr + places, values.to(ptr.dtype.element_ty), mask=rows[:, None] < LENGTH)
 
 
 @triton.jit
-def _inverse_rms(x):
+def _inverse_rms(x: tl.tensor) -> tl.tensor:
     """1 / max(rms, 1e-8) of the rows of x (BLOCK, 64) float32, as a column."""
     return 1.0 / tl.maximum(tl.sqrt_rn(tl.sum(x * x, 1) / 64.0), 1e-8)[:, None]
 
 
 @triton.jit
-def _normalized(x, gain_ptr):
+def _normalized(x: tl.tensor, gain_ptr: tl.tensor) -> tl.tensor:
     """x with root mean square gain, in x's dtype."""
     gain = tl.load(gain_ptr + tl.arange(0, 64)).to(tl.float32)[None, :]
     wide = x.to(tl.float32)
@@ -43,7 +52,7 @@ def _normalized(x, gain_ptr):
 
 
 @triton.jit
-def _through_rms(grad, x, gain_ptr):
+def _through_rms(grad: tl.tensor, x: tl.tensor, gain_ptr: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """Gradient of x from that of its normalised form, and the gain's over these rows (64,)."""
     gain = tl.load(gain_ptr + tl.arange(0, 64)).to(tl.float32)[None, :]
     wide = x.to(tl.float32)
@@ -55,17 +64,17 @@ def _through_rms(grad, x, gain_ptr):
 
 @triton.jit
 def _probabilities(
-    q,
-    k,
-    bias_ptr,
-    bias_first,
-    bias_row,
-    bias_column,
+    q: tl.tensor,
+    k: tl.tensor,
+    bias_ptr: tl.tensor | None,
+    bias_first: tl.tensor,
+    bias_row: tl.tensor,
+    bias_column: tl.tensor,
     N: tl.constexpr,
     M: tl.constexpr,
     BN: tl.constexpr,
     BM: tl.constexpr,
-):
+) -> tuple[tl.tensor, tl.tensor]:
     """softmax of the scores (BN, BM) float32, and which pairs count."""
     rows, columns = tl.arange(0, BN)[:, None], tl.arange(0, BM)[None, :]
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * 0.125
@@ -82,30 +91,30 @@ def _probabilities(
 
 @triton.jit
 def short_attention_forward(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    bias_ptr,
-    q_gain_ptr,
-    k_gain_ptr,
-    out_ptr,
-    q_batch,
-    q_stride,
-    k_batch,
-    k_stride,
-    v_batch,
-    v_stride,
-    bias_batch,
-    bias_head,
-    bias_row,
-    bias_column,
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    bias_ptr: tl.tensor,
+    q_gain_ptr: tl.tensor | None,
+    k_gain_ptr: tl.tensor,
+    out_ptr: tl.tensor,
+    q_batch: tl.tensor,
+    q_stride: tl.tensor,
+    k_batch: tl.tensor,
+    k_stride: tl.tensor,
+    v_batch: tl.tensor,
+    v_stride: tl.tensor,
+    bias_batch: tl.tensor,
+    bias_head: tl.tensor,
+    bias_row: tl.tensor,
+    bias_column: tl.tensor,
     N: tl.constexpr,
     M: tl.constexpr,
     HEADS: tl.constexpr,
     HEADS_AT_ONCE: tl.constexpr,
     BN: tl.constexpr,
     BM: tl.constexpr,
-):
+) -> None:
     """Program (b, j): HEADS_AT_ONCE heads of sequence b."""
     batch = tl.program_id(0).to(tl.int64)
     first_head = tl.program_id(1) * HEADS_AT_ONCE
@@ -123,37 +132,37 @@ def short_attention_forward(
 
 @triton.jit
 def short_attention_backward(
-    grad_ptr,
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    bias_ptr,
-    q_gain_ptr,
-    k_gain_ptr,
-    grad_q_ptr,
-    grad_k_ptr,
-    grad_v_ptr,
-    grad_scores_ptr,
-    q_sums_ptr,
-    k_sums_ptr,
-    grad_batch,
-    grad_stride,
-    q_batch,
-    q_stride,
-    k_batch,
-    k_stride,
-    v_batch,
-    v_stride,
-    bias_batch,
-    bias_head,
-    bias_row,
-    bias_column,
+    grad_ptr: tl.tensor,
+    q_ptr: tl.tensor,
+    k_ptr: tl.tensor,
+    v_ptr: tl.tensor,
+    bias_ptr: tl.tensor | None,
+    q_gain_ptr: tl.tensor | None,
+    k_gain_ptr: tl.tensor,
+    grad_q_ptr: tl.tensor,
+    grad_k_ptr: tl.tensor,
+    grad_v_ptr: tl.tensor,
+    grad_scores_ptr: tl.tensor,
+    q_sums_ptr: tl.tensor,
+    k_sums_ptr: tl.tensor,
+    grad_batch: tl.tensor,
+    grad_stride: tl.tensor,
+    q_batch: tl.tensor,
+    q_stride: tl.tensor,
+    k_batch: tl.tensor,
+    k_stride: tl.tensor,
+    v_batch: tl.tensor,
+    v_stride: tl.tensor,
+    bias_batch: tl.tensor,
+    bias_head: tl.tensor,
+    bias_row: tl.tensor,
+    bias_column: tl.tensor,
     N: tl.constexpr,
     M: tl.constexpr,
     HEADS: tl.constexpr,
     BN: tl.constexpr,
     BM: tl.constexpr,
-):
+) -> None:
     """Program (b, head): the scores again, then all gradients of the head."""
     batch, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     raw_q = _head(q_ptr, batch * q_batch + head * 64, q_stride, N, BN)
