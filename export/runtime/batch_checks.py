@@ -81,6 +81,8 @@ def check_latents(diffusion: Diffusion, latents: np.ndarray, mask: np.ndarray | 
         raise RuntimeInputError(
             f"This model decodes {wanted}; these are {shapes[0]}, with the mask {shapes[1]}."
         )
-    broken = ~np.isfinite(latents).all(axis=2) & (True if mask is None else mask)
+    with np.errstate(over="ignore"):  # vectors too long for float32 are no less broken
+        lengths = np.square(latents.astype(np.float32)).sum(axis=2)
+    broken = ~np.isfinite(lengths) & (True if mask is None else mask)
     if sentence := not_finite(int(broken.any(axis=1).sum()), len(latents)):
         raise RuntimeInputError(sentence)

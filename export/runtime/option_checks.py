@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 MOST = 2**31 - 1  # of a count that nothing else bounds
-MOST_IN_A_FILE = 64  # beams, or decodes of one latent, that no call asked for: their cost grows with their square
+# Beams, or decodes of one latent, that no call asked for: what they cost grows with their square.
+MOST_IN_A_FILE = 64
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 60
@@ -186,11 +187,10 @@ def first_complaint(values: Mapping[str, Any], may_be_none: Collection[str] = ()
 
 def too_many_for_a_file(prefix: str, **counts: int) -> str | None:
     """The sentence about ``num_beams`` or ``num_decodes`` of a file beyond `MOST_IN_A_FILE`, or None."""
+    bound = f"it must be at most {MOST_IN_A_FILE}, more only where a call asks for them."
     for name, count in counts.items():
         if count > MOST_IN_A_FILE:
-            return (
-                f"{prefix}{name} is {count}; it must be at most {MOST_IN_A_FILE}, more only where a call asks for them."
-            )
+            return f"{prefix}{name} is {count}; {bound}"
     return None
 
 
@@ -198,7 +198,9 @@ def above_max_length(min_length: Any, max_length: int) -> str | None:
     """The sentence about a ``min_length`` that no text of a model reaches, or None; for a call without a max_length."""
     if not OPTIONS["min_length"].allows(min_length) or plain(min_length) <= max_length:
         return None
-    return f"min_length is {plain(min_length)}; it must be at most max_length, {max_length} where none is given."
+    return (
+        f"min_length is {plain(min_length)}; it must be at most max_length, {max_length} where none is given."
+    )
 
 
 def elements(values: Any) -> list | None:
@@ -210,13 +212,14 @@ def elements(values: Any) -> list | None:
         return None
     try:
         return list(values.tolist() if hasattr(values, "tolist") else values)
-    except TypeError:  # an array of no dimension
+    except (TypeError, RuntimeError):  # an array of no dimension; a tensor that is sparse or has no values
         return None
 
 
 def plain(value: Any) -> Any:
     """A number of NumPy or PyTorch as one of Python; anything else as it is."""
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    single = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if single and not getattr(value, "is_meta", False) else value
 
 
 def shown(value: Any) -> str:

@@ -9,11 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForSeq2SeqLM,
     BartConfig,
     BartForConditionalGeneration,
     PreTrainedModel,
@@ -21,39 +18,22 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ld4lg_fast.autoencoder import latent_checks
 from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Draws, Smoothing
+from ld4lg_fast.autoencoder.pretrained import fetched
 from ld4lg_fast.checkpoints.files import write_json, writing
-from ld4lg_fast.checkpoints.language_model import (
-    BUILDING,
-    first_line,
-    load_language_model,
-    load_pretrained,
-    load_tokenizer,
-)
+from ld4lg_fast.checkpoints.language_model import BUILDING, load_language_model
 from ld4lg_fast.checkpoints.schemas import AutoencoderFile, read
 from ld4lg_fast.checkpoints.tensors import build_and_load, save_weights
+from ld4lg_fast.checkpoints.tokenizer import load_tokenizer
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
-from ld4lg_fast.decoding.candidates import SURENESS
-from ld4lg_fast.decoding.rerank import choose_by_risk, choose_by_score
+from ld4lg_fast.decoding.reranking import choose_by_risk, choose_by_score
 from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.export.runtime.levels import not_finite
+from ld4lg_fast.export.runtime.similarity import SURENESS
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.models.layers import DIM_HEAD, check_mask, compute_dtype
+from ld4lg_fast.models.layers import DIM_HEAD, compute_dtype
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
-
-
-def _hub_answers(name_or_path: str) -> bool:
-    """One short request, so that an unreachable hub costs seconds instead of minutes of retries."""
-    if Path(name_or_path).is_dir():
-        return False
-    try:
-        HfApi().model_info(name_or_path, timeout=10)
-    except HfHubHTTPError:
-        return True
-    except Exception:  # no answer: the error's class is that of whichever HTTP library is used
-        return False
-    return True
 
 
 @contextmanager
@@ -145,24 +125,7 @@ class LanguageAutoencoder(nn.Module):
         Raises:
             CheckpointError: the model can neither be found locally nor be downloaded, or is of another kind.
         """
-        local = {"local_files_only": not _hub_answers(name_or_path)}
-        try:
-            lm, tokenizer = load_pretrained(AutoModelForSeq2SeqLM, name_or_path, **local)
-        except OSError as error:
-            raise CheckpointError(
-                f"The language model {name_or_path!r} is neither a local folder with an encoder-decoder model nor "
-                "reachable on the hub; give autoencoder.name_or_path=FOLDER with a downloaded copy, or use "
-                "autoencoder=scratch, which needs no download."
-            ) from error
-        except (
-            BaseException
-        ) as error:  # damaged files are met as errors of many kinds, panics of Rust among them
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            raise CheckpointError(
-                f"The language model {name_or_path!r} is damaged, or no encoder-decoder model ({first_line(error)}); "
-                "give another one with autoencoder.name_or_path=FOLDER."
-            ) from error
+        lm, tokenizer = fetched(name_or_path)
         limit = getattr(lm.config, "max_position_embeddings", None)
         if limit is not None and limit < max_len:
             raise ConfigError(
@@ -199,26 +162,10 @@ class LanguageAutoencoder(nn.Module):
         """Refuses what is no latents of this model, before a matrix product does.
 
         Raises:
-            ConfigError: latents that are no tensor (B, N, d) or not finite, or a mask of another shape than (B, N).
+            ConfigError: see `latent_checks.check_latents`.
         """
-        sizes = f"(texts, {self.num_latents}, {self.dim_latent})"
-        if not isinstance(latents, Tensor):
-            raise ConfigError(
-                f"Latents must be one tensor of the shape {sizes}, not a {type(latents).__name__}; "
-                "`encode` gives them and their mask."
-            )
-        lengths = range(self.num_latents + 1) if self.perceiver is None else (self.num_latents,)
-        if latents.dim() != 3 or latents.shape[1] not in lengths or latents.shape[2] != self.dim_latent:
-            raise ConfigError(
-                f"Latents have the shape {tuple(latents.shape)}; this model's have {sizes}. "
-                "Take those that `encode` or `sample` gives."
-            )
-        mask = check_mask("mask", mask, tuple(latents.shape[:2]))
-        broken = ~latents.isfinite().all(dim=2)
-        if mask is not None:
-            broken &= mask.to(broken.device)
-        if sentence := not_finite(int(broken.any(dim=1).sum()), len(latents)):
-            raise ConfigError(sentence)
+        sizes = (self.num_latents, self.dim_latent)
+        latent_checks.check_latents(latents, mask, sizes, fewer=self.perceiver is None)
 
     def train(self, mode: bool = True) -> "LanguageAutoencoder":
         super().train(mode)
@@ -248,6 +195,17 @@ class LanguageAutoencoder(nn.Module):
             return latents
         with gpu_settings(latents.device):
             return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
+
+    def readable_states(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`decode_states` of latents that `check_latents` lets pass and their mask (B, N).
+
+        Raises:
+            ConfigError: states that are not finite, where the latents are beyond what the model computes with.
+        """
+        states = self.decode_states(latents)
+        # A Perceiver makes every state of all latents.
+        latent_checks.check_finite(states, mask if self.perceiver is None else None)
+        return states
 
     def loss(
         self,
@@ -313,7 +271,7 @@ class LanguageAutoencoder(nn.Module):
             ConfigError: see `check_latents`.
         """
         self.check_latents(latents, mask)
-        states = self.decode_states(latents)
+        states = self.readable_states(latents, mask)
         options = {"mask": mask, "seed": seed, "sample_ids": sample_ids}
         decodes = [
             generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.options.checks import checked_path
 
 FOLDER = Path(__file__).parents[1] / "shipped_models"
 DEFAULT = "e2e-small"
@@ -20,6 +21,7 @@ def run_directory(name: Path | str | None) -> Path:
 
     Raises:
         CheckpointError: None, and no model came with this package.
+        ConfigError: something else, or a name that no file system takes.
     """
     if name is None:
         if DEFAULT not in shipped_models():
@@ -28,7 +30,7 @@ def run_directory(name: Path | str | None) -> Path:
                 "with `ld4lg demo`."
             )
         return FOLDER / DEFAULT
-    folder = Path(name)
+    folder = checked_path("The run directory", name)
     is_own_run = (folder / "autoencoder").exists()
     return FOLDER / name if not is_own_run and str(name) in shipped_models() else folder
 

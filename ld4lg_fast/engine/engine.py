@@ -16,7 +16,16 @@ from ld4lg_fast.engine.sampling_run import SamplingRun
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.levels import more_than_timesteps
 from ld4lg_fast.export.runtime.option_checks import SAMPLE_ID, plain, shown
-from ld4lg_fast.options.checks import RULES, check, check_given, check_memory, check_options, whole_numbers
+from ld4lg_fast.options.checks import (
+    RULES,
+    check,
+    check_floats,
+    check_given,
+    check_memory,
+    check_options,
+    finite_vectors,
+    whole_numbers,
+)
 
 CPU_BATCH, CUDA_BATCH = 64, 1024  # more make a device no faster
 MEMORY_SHARE = 0.5  # of what is free: decoding needs the rest
@@ -86,7 +95,7 @@ def sample_batches(
         steer: called with every x_start that is predicted, normalised (B, N, d), and gives what is used in its place.
         start: (num_samples, N, d) latents, un-normalised, that are noised up to time ``strength``, in (0, 1], and
             denoised from there (SDEdit, Meng et al. 2022); None starts from noise alone.
-        precision: of the blocks' products, one of `linear.PRECISIONS`; None is that of the weights.
+        precision: of the blocks' products, one of `precision.PRECISIONS`; None is that of the weights.
         cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
         sample_ids: (num_samples,) the samples' numbers, by default 0 … num_samples-1; with ids of their own,
             several processes can share samples out.
@@ -157,7 +166,7 @@ def sample_batches(
                     context=states,
                     context_mask=states_mask,
                     lengths=None if lengths is None else lengths[rows],
-                    start=None if start is None else model.normalize(start.to(device)[rows]),
+                    start=None if start is None else model.normalize(start.to(device, torch.float32)[rows]),
                     callback=report,
                 )
         except RuntimeError as error:
@@ -276,11 +285,14 @@ def _check(model: LatentDiffusion, num_steps: int, guidance_scale: float, contex
 
 
 def _check_start(start: Tensor, shape: tuple[int, int, int]) -> None:
-    if not isinstance(start, Tensor) or not start.is_floating_point():
+    if not isinstance(start, Tensor):
         raise ConfigError(
             f"start is {shown(start)}; it must be latents of the shape {shape}, as encode gives them."
         )
+    check_floats("start", start)
     if start.shape != shape:
         raise ConfigError(f"start has the shape {tuple(start.shape)}; it must be {shape}.")
-    if not start.isfinite().all():
-        raise ConfigError("start has values that are not finite; take latents that encode or sample gives.")
+    if not finite_vectors(start).all():
+        raise ConfigError(
+            "start has values that are not finite in float32; take latents that encode or sample gives."
+        )

@@ -14,8 +14,10 @@ from ld4lg_fast.diffusion.samplers import get_update, step_coefficients
 from ld4lg_fast.diffusion.schedules import sampling_grid
 from ld4lg_fast.engine.cuda_graphs import CapturedSteps
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.models.layers import Modulation, project_to_sphere
+from ld4lg_fast.options.checks import check_floats
 
 START_STREAM = 0  # random stream of z_T; step k draws from stream 1 + k
 TABLE_ELEMENTS = 2**26  # of all steps' modulations, at most as many at once
@@ -51,6 +53,28 @@ class StepModulations:
     def at(self, step: Tensor, class_index: Tensor) -> Modulation:
         """Rows of a step () for places (R,) in ``classes``."""
         return self.rows.rows((step - self.first) * self.num_classes + class_index)
+
+
+def _steered(steer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``steer`` with what it gives checked, by its type and shape alone: nothing waits for values.
+
+    Raises:
+        ConfigError: on the call, where it gives something else than latents like those that it was given.
+    """
+
+    def steered(x_start: Tensor) -> Tensor:
+        led = steer(x_start)
+        wanted = f"latents of the shape {tuple(x_start.shape)}, in floating point, on {x_start.device}"
+        if not isinstance(led, Tensor):
+            raise ConfigError(f"steer gave {shown(led)}; it must give {wanted}.")
+        check_floats("What steer gave", led)
+        if led.shape != x_start.shape or led.device != x_start.device:
+            raise ConfigError(
+                f"steer gave a tensor {tuple(led.shape)} on {led.device}; it must give {wanted}."
+            )
+        return led.to(x_start.dtype)
+
+    return steered
 
 
 class SamplingRun:
@@ -90,7 +114,8 @@ class SamplingRun:
         cuda_graph: bool | None = None,
     ) -> None:
         self.denoiser, self.seed = denoiser or model.denoiser, seed
-        self.changes = [change for change in (steer, project_to_sphere if project else None) if change]
+        changes = (None if steer is None else _steered(steer), project_to_sphere if project else None)
+        self.changes = [change for change in changes if change is not None]
         self.config = config = model.denoiser.config
         self.device = model.latent_mean.device
         on_gpu = self.device.type == "cuda"

@@ -12,7 +12,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from ld4lg_fast.autoencoder.language_autoencoder import _hub_answers, _without_progress_bars
+from ld4lg_fast.autoencoder.language_autoencoder import _without_progress_bars
+from ld4lg_fast.autoencoder.pretrained import hub_answers
 from ld4lg_fast.checkpoints.language_model import load_pretrained
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 
@@ -119,7 +120,7 @@ def _find(name: str) -> Source:
         return Source((str(path.parent), options), _state_of([path]))
     if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
         raise Unavailable(f"the model {name} does not exist: give an existing folder, .gguf file or hub name")
-    options = {"local_files_only": not _hub_answers(name)}
+    options = {"local_files_only": not hub_answers(name)}
     try:
         config = Path(cached_file(name, "config.json", **options))
     except (OSError, ValueError) as error:

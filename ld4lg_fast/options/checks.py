@@ -115,7 +115,8 @@ def whole_numbers(
     name: str, values: Tensor | Sequence[int], rule: WholeNumber, count: int, device: torch.device | str
 ) -> Tensor:
     """The same with (count,) int64."""
-    if isinstance(values, Tensor) and values.dtype in _INTEGERS and values.shape == (count,):
+    known = isinstance(values, Tensor) and values.layout == torch.strided and not values.is_meta
+    if known and values.dtype in _INTEGERS and values.shape == (count,):
         moved = values.to(device, torch.int64)  # many of them are checked at once
         if not ((moved < rule.least) | (moved > rule.most)).any():
             return moved
@@ -192,6 +193,63 @@ def check_memory(name: str, count: int, bytes_each: int, device: torch.device) -
             f"{name} is {count}; so many samples need {count * bytes_each / 2**30:,.0f} GiB of memory, of which there "
             f"are {total / 2**30:,.0f}: ask for at most {total // bytes_each} at once, and for more with other seeds."
         )
+
+
+def checked_path(name: str, path: Path | str) -> Path:
+    """A path of a file system that may or may not exist.
+
+    Raises:
+        ConfigError: something else, or a name that no file system takes.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ConfigError(f"{name} is {shown(path)}; it must be a path, as a text or a Path.")
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:  # too long, a zero byte, half a surrogate pair
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError(
+            f"{name} is {shown(path)}, which is no path ({why}); name another place."
+        ) from error
+    return Path(path)
+
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Refuses a tensor whose elements cannot be read one by one.
+
+    Raises:
+        ConfigError: a sparse or nested one, or one without memory.
+    """
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise ConfigError(f"{name}: the tensor is {kind}; give a dense one.")
+    if tensor.is_meta:
+        raise ConfigError(
+            f"{name}: the tensor is on the device meta, which holds no values; give one that has some."
+        )
+
+
+def check_floats(name: str, tensor: Tensor) -> None:
+    """The same, and refuses what is no floating-point numbers.
+
+    Raises:
+        ConfigError: see `check_dense`, or another dtype than those of `FLOATS`.
+    """
+    check_dense(name, tensor)
+    if tensor.dtype not in FLOATS:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+        raise ConfigError(
+            f"{name}: the dtype is {str(tensor.dtype).removeprefix('torch.')}; it must be one of {known}."
+        )
+
+
+def finite_vectors(values: Tensor) -> Tensor:
+    """Which of the vectors (…, d) have a length in float32, (…) bool: those that a network can compute with."""
+    return values.detach().float().square().sum(dim=-1).isfinite()
 
 
 def output_file(name: str, path: Path | str) -> Path:

@@ -9,6 +9,8 @@ from ld4lg_fast.checkpoints.shipped import run_directory
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.option_checks import Text
+from ld4lg_fast.options.checks import check
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.hydra_help import override, shell_command
 
@@ -20,7 +22,10 @@ def load_components(
 
     Raises:
         CheckpointError: the folder or repository does not exist, is no run, or has not finished its diffusion stage.
+        ConfigError: ``path_or_hub`` is no path, or ``revision`` no text.
     """
+    if revision is not None:
+        check("revision", revision, Text())
     run_dir = run_directory(path_or_hub)
     if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
         run_dir = hub.download(str(path_or_hub), revision)

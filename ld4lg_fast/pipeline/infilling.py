@@ -64,7 +64,7 @@ def fill_gap(
     count = min(room, max_tokens)
     words, scores = [], []
     for part in latents.split(batch_size):
-        states = autoencoder.decode_states(part)
+        states = autoencoder.readable_states(part)
         first, last = (torch.tensor(ids, device=part.device).expand(len(part), -1) for ids in (head, tail))
         gaps = _continued(autoencoder, states, first, count)
         whole = [torch.cat([first, gaps[:, : 1 + extra], last], dim=1) for extra in range(count)]

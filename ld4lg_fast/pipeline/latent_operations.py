@@ -5,27 +5,23 @@ Letters: B texts, N latent positions, d latent width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.decoding.rerank import model_scores
-from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.decoding.reranking import model_scores
 from ld4lg_fast.engine.engine import check_fits
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import Number, WholeNumber, shown
+from ld4lg_fast.export.runtime.option_checks import Number
 from ld4lg_fast.models.layers import project_to_sphere
-from ld4lg_fast.options.checks import check, check_options, check_texts, numbers, text_list
+from ld4lg_fast.options.checks import check_options, check_texts, numbers, text_list
 from ld4lg_fast.pipeline.decode import checked_decoding
 from ld4lg_fast.pipeline.infilling import fill_gap, split_at_gap
-from ld4lg_fast.pipeline.length_guide import LengthGuide
-from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput, chosen
-from ld4lg_fast.pipeline.statistics import RunStatistics
+from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput, check_free, chosen
+from ld4lg_fast.pipeline.stored import StoredPipeline
 
 
 def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
@@ -39,17 +35,8 @@ def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
     return (weights[0] * one + weights[1] * other) * ((1 - share) * norms[0] + share * norms[1])
 
 
-class LatentOperations(ABC):
+class LatentOperations(StoredPipeline, ABC):
     """The part of `TextDiffusionPipeline` that starts from texts."""
-
-    autoencoder: LanguageAutoencoder
-    model: LatentDiffusion
-    statistics: RunStatistics
-    decoding: DecodingConfig
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device: ...
 
     @abstractmethod
     def decode(
@@ -166,11 +153,12 @@ class LatentOperations(ABC):
         """Texts near a text: its latents are noised up to time ``strength`` and denoised again (Meng et al. 2022).
 
         Args:
-            strength: in (0, 1]; 1 forgets the text. ``options`` are those of a call.
+            strength: in (0, 1]; 1 forgets the text. ``options`` are those of a call but for start and lengths.
 
         Raises:
-            ConfigError: ``strength`` out of range.
+            ConfigError: ``strength`` out of range, or an option that is set here.
         """
+        check_free("vary", options, "start", "lengths")
         check_texts(text=text)
         check_options(strength=strength)
         num_samples = check_fits(self.model, num_samples)
@@ -185,11 +173,13 @@ class LatentOperations(ABC):
         """One text near each of ``texts`` under other conditions, as ``edit(texts, class_name="Sports")``.
 
         Args:
-            strength: in (0, 1], see `vary`. ``options`` are those of a call; a class or source for each text, or one.
+            strength: in (0, 1], see `vary`. ``options`` are those of a call but for num_samples, start and lengths; a
+                class or source for each text, or one.
 
         Raises:
-            ConfigError: ``strength`` out of range, or no texts.
+            ConfigError: ``strength`` out of range, no texts, or an option that is set here.
         """
+        check_free("edit", options, "num_samples", "start", "lengths")
         check_options(strength=strength)
         texts = text_list("texts", texts)
         latents, mask = self.encode(texts)
@@ -220,15 +210,16 @@ class LatentOperations(ABC):
             num_samples: the most texts; there are fewer where fillings are the same.
             strength: in (0, 1], see `vary`; more gives more different fillings.
             tries: latents sampled for each text that is asked for.
-            max_tokens: of a filling. ``options`` are those of a call.
+            max_tokens: of a filling. ``options`` are those of a call but for decoding, start and lengths.
 
         Returns:
             Different texts, those of which the decoder is surest first.
 
         Raises:
-            ConfigError: not exactly one gap, nothing but a gap, no room for it, or a model of recipe v1, whose
-                latents are those of a given number of tokens.
+            ConfigError: not exactly one gap, nothing but a gap, no room for it, an option that is set here, or a
+                model of recipe v1, whose latents are those of a given number of tokens.
         """
+        check_free("infill", options, "decoding", "start", "lengths")
         if self.autoencoder.perceiver is None:
             raise ConfigError(
                 "infill needs latents of one size for all texts; this model's have lengths (recipe v1)."
@@ -277,103 +268,7 @@ class LatentOperations(ABC):
             rows = slice(start, start + batch_size)
             ids = [[lm.config.decoder_start_token_id, *tokens[row]] for row in range(len(texts))[rows]]
             padded, _ = collate(ids, tokenizer.pad_token_id, max_len=max_len + 1)
-            states = self.autoencoder.decode_states(latents[rows])
             kept = None if mask is None else mask[rows]
+            states = self.autoencoder.readable_states(latents[rows], kept).to(lm.dtype)
             scores.append(model_scores(lm, states, padded.to(self.device), kept))
         return torch.cat(scores)
-
-    def best(self, num_samples: int, *, tries: int = 4, **options: Any) -> TextDiffusionOutput:
-        """The ``num_samples`` samples of ``tries`` times as many of whose text the decoder is surest.
-
-        Latents between two texts are told as neither; the decoder is then unsure (`confidences`). What is gained in
-        quality costs variety, and ``tries`` times the sampling. ``options`` are those of a call.
-
-        Raises:
-            ConfigError: fewer than one try.
-        """
-        num_samples, count = self._counts(num_samples, tries)
-        output = self(count, **options)
-        if tries == 1:
-            return output
-        scores = self.confidences(output.latents, output.texts, output.mask)
-        kept = scores.topk(num_samples).indices.sort().values.tolist()
-        return chosen(output, kept, [output.texts[row] for row in kept])
-
-    def token_counts(self, texts: str | Sequence[str]) -> Tensor:
-        """Tokens of each text as the model counts them, special ones left out: (B,) float32.
-
-        Raises:
-            ConfigError: no texts.
-        """
-        tokenizer = self.autoencoder.tokenizer
-        tokens = tokenize_texts(text_list("texts", texts), tokenizer, self.autoencoder.max_len)
-        return torch.from_numpy(tokens.lengths).float() - tokenizer.num_special_tokens_to_add()
-
-    def learn_length(
-        self, texts: Sequence[str] | None = None, num_samples: int = 256, **options: Any
-    ) -> LengthGuide:
-        """How latents tell the length of their text, for `of_length`: a ridge regression on given texts (some hundred).
-
-        Without texts the model's own ``num_samples`` samples are used, of ``quality="draft"`` and greedy decoding
-        unless ``options`` of a call say otherwise.
-
-        Raises:
-            ConfigError: fewer than 20 texts, texts of one length, or a model of recipe v1, which is told the length.
-        """
-        if self.autoencoder.perceiver is None:
-            raise ConfigError(
-                "learn_length is not needed: a model of recipe v1 is told the length, see of_length."
-            )
-        check_options(num_samples=num_samples)
-        if texts is None:
-            output = self(num_samples, **{"quality": "draft", "decoding": "greedy"} | options)
-            latents, texts = output.latents, output.texts
-        else:
-            texts = text_list("texts", texts)
-            latents = self.encode(texts)[0]
-        return LengthGuide.fit(self.model.normalize(latents), self.token_counts(texts).to(self.device))
-
-    def check_length(self, length: int) -> int:
-        """Refuses a length in tokens that the model does not handle; returns how many special ones come to it."""
-        special = self.autoencoder.tokenizer.num_special_tokens_to_add()
-        check("length", length, WholeNumber(1, self.autoencoder.max_len - special))
-        return special
-
-    def of_length(
-        self,
-        num_samples: int,
-        length: int,
-        *,
-        tries: int = 4,
-        guide: LengthGuide | None = None,
-        pull: float = 0.5,
-        **options: Any,
-    ) -> TextDiffusionOutput:
-        """Texts of about ``length`` tokens (as `token_counts` counts them), by selection and by guidance.
-
-        ``tries`` times as many are sampled, and those nearest in length are kept. With a ``guide`` (`learn_length`)
-        every prediction is led towards that length first: the gradient of the squared difference (Dhariwal & Nichol
-        2021), which is exact and costs nothing as the guide is linear. A model of recipe v1 is told the length
-        outright, and the surest are kept. Lengths that the training texts do not have are not reached.
-
-        Args:
-            pull: in [0, 1], the share of the way to the length at which each prediction is moved; 1 insists on it, at
-                the cost of fluency. ``options`` are those of a call.
-
-        Raises:
-            ConfigError: a length that the model does not handle, fewer than one try, or ``pull`` out of range.
-        """
-        num_samples, count = self._counts(num_samples, tries)
-        (pull,) = check_options(pull=pull)
-        if guide is not None and not isinstance(guide, LengthGuide):
-            raise ConfigError(f"guide is {shown(guide)}; it must be what learn_length gives.")
-        special = self.check_length(length)
-        if self.autoencoder.perceiver is None:
-            lengths = torch.full((count,), length + special)
-            return self.best(num_samples, tries=tries, lengths=lengths, **options)
-        if guide is not None:
-            options["steer"] = partial(guide.steer, length=length, pull=pull)
-        output = self(count, **options)
-        misses = (self.token_counts(output.texts) - length).abs()
-        kept = misses.argsort(stable=True)[:num_samples].sort().values.tolist()
-        return chosen(output, kept, [output.texts[row] for row in kept])

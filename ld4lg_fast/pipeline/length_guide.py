@@ -3,7 +3,7 @@
 Letters: B texts, N latent positions, d latent width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class LengthGuide:
         best = min(errors, key=errors.__getitem__)
         weight, bias = _ridge(x, y, best)
         return cls(weight.float().reshape(latents.shape[1:]), bias, errors[best])
+
+    def to(self, device: torch.device) -> "LengthGuide":
+        """This one, its weight on a device."""
+        return replace(self, weight=self.weight.to(device))
 
     def lengths(self, latents: Tensor) -> Tensor:
         """Tokens (B,) that normalised latents (B, N, d) will have."""

@@ -1,11 +1,14 @@
 """What a call of the pipeline takes and gives. Letters: B samples, N latent positions, d latent width."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import shown
 
 Progress = Callable[[str, int, int], None]
 """(phase ``denoise`` or ``decode``, done, total)"""
@@ -60,6 +63,17 @@ class CallOptions(SamplingOptions, total=False):
     batch_size: int | None
     sample_ids: Tensor | Sequence[int] | None
     progress: Progress | None
+
+
+def check_free(method: str, options: Mapping[str, Any], *own: str) -> None:
+    """Refuses ``options`` of a call that a method sets itself.
+
+    Raises:
+        ConfigError: the sentence names the first.
+    """
+    for name in own:
+        if name in options:
+            raise ConfigError(f"{name} is {shown(options[name])}; {method} sets {name} itself: leave it out.")
 
 
 def joined(batches: Sequence[SampledLatents]) -> SampledLatents:

@@ -12,18 +12,13 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import hub
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.engine.engine import check_fits, fitting_batch, sample_batches, sample_id_tensor
-from ld4lg_fast.engine.regional_compile import compile_regions
-from ld4lg_fast.export.runtime.text_display import get_logger
-from ld4lg_fast.options.checks import check_given, check_options, checked_place
-from ld4lg_fast.pipeline.components import load_components, save_components
+from ld4lg_fast.options.checks import check_given, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.pipeline.decode import checked_decoding, decode_in_batches
-from ld4lg_fast.pipeline.latent_operations import LatentOperations
+from ld4lg_fast.pipeline.length_operations import LengthOperations
 from ld4lg_fast.pipeline.model_card import model_card
 from ld4lg_fast.pipeline.outputs import (
     Callback,
@@ -35,15 +30,10 @@ from ld4lg_fast.pipeline.outputs import (
     joined,
 )
 from ld4lg_fast.pipeline.presets import sampling_plan
-from ld4lg_fast.pipeline.sources import check_source_length, encode_sources
-from ld4lg_fast.pipeline.statistics import RunStatistics
-
-SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
-
-logger = get_logger("ld4lg_fast")
+from ld4lg_fast.pipeline.sources import encode_sources
 
 
-class TextDiffusionPipeline(LatentOperations):
+class TextDiffusionPipeline(LengthOperations):
     """Latent diffusion model and language autoencoder, ready to sample.
 
     >>> pipe = TextDiffusionPipeline.from_pretrained("outputs/demo")
@@ -52,48 +42,6 @@ class TextDiffusionPipeline(LatentOperations):
     ``statistics`` tells the classes and lengths of the training texts; None: nothing is known of them.
     ``decoding`` is how its latents become text where a call does not say; None: the paper's beam search.
     """
-
-    def __init__(
-        self,
-        autoencoder: LanguageAutoencoder,
-        model: LatentDiffusion,
-        statistics: RunStatistics | None = None,
-        decoding: DecodingConfig | None = None,
-    ) -> None:
-        model.check_latents_of(autoencoder.num_latents, autoencoder.dim_latent)
-        check_source_length(autoencoder, model)
-        self.autoencoder, self.model = autoencoder.eval(), model.eval()
-        self.decoding = decoding or DecodingConfig()
-        known = statistics or RunStatistics()
-        self.statistics = known.of_classes(model.denoiser.config.num_classes).of_lengths(autoencoder.max_len)
-
-    @classmethod
-    def from_pretrained(
-        cls, path_or_hub: Path | str | None = None, revision: str | None = None
-    ) -> "TextDiffusionPipeline":
-        """Loads a run directory, a model that ships by its name, or a repository ``owner/name`` of the hub.
-
-        The weights become float32.
-
-        Args:
-            path_or_hub: None is the model that ships (see `shipped.shipped_models`). A run of one's
-                own comes first, then a model that ships, then the hub.
-            revision: branch, tag or commit of the repository.
-
-        Raises:
-            CheckpointError: the folder or repository does not exist, is no run, or has not finished its
-                diffusion stage.
-        """
-        return cls(*load_components(path_or_hub, revision))
-
-    def save_pretrained(self, directory: Path | str) -> None:
-        """Writes a folder that `from_pretrained` reads.
-
-        Raises:
-            CheckpointError: it cannot be written to.
-            ConfigError: another process is writing into it.
-        """
-        save_components(Path(directory), self.autoencoder, self.model, self.statistics, self.decoding)
 
     def push_to_hub(
         self,
@@ -123,46 +71,6 @@ class TextDiffusionPipeline(LatentOperations):
             self.save_pretrained(folder)
             (Path(folder) / "README.md").write_text(str(card), encoding="utf-8")
             return hub.upload(folder, repo_id, private=private, token=token)
-
-    def to(
-        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
-    ) -> "TextDiffusionPipeline":
-        """Moves both models, as ``to("cuda", torch.bfloat16)`` or ``to(torch.bfloat16)``.
-
-        ``dtype`` is that of the networks, latents and schedules stay float32.
-
-        Raises:
-            ConfigError: a device that is not there, or what is no dtype of floating-point numbers.
-        """
-        device, dtype = checked_place(device, dtype)
-        self.autoencoder.to(device=device, dtype=dtype)
-        self.model.to(device=device)
-        self.model.denoiser.to(dtype=dtype)
-        return self
-
-    def compile(self) -> "TextDiffusionPipeline":
-        """Compiles the denoiser's blocks with ``torch.compile``, one compilation for all of them, at the first call.
-
-        The precisions tf32 and fp8 run uncompiled all the same.
-
-        It is for a GPU. On a CPU it says that nothing changes: there the engine replaces the products by prepared
-        ones, which a compiler does not see.
-        """
-        if self.device.type == "cpu":
-            logger.warning(
-                "compile() changes nothing on a CPU, where the engine prepares the products itself"
-            )
-            return self
-        compile_regions(self.model.denoiser)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.latent_mean.device
-
-    def default_guidance(self) -> float:
-        """The published guidance scale: 2 with a source text, else 1 (none)."""
-        return SEQ2SEQ_GUIDANCE if self.model.is_seq2seq else 1.0
 
     def __call__(
         self,
@@ -260,7 +168,7 @@ class TextDiffusionPipeline(LatentOperations):
         """Samples latents, and yields them batch by batch; what cannot work is refused before the first.
 
         Args:
-            quality: ``paper`` (as published, 250 steps), ``balanced`` or ``draft``, see `quality.QUALITIES`.
+            quality: ``paper`` (as published, 250 steps), ``balanced`` or ``draft``, see `presets.QUALITIES`.
             num_inference_steps, sampler, spacing: in the place of the preset's: network evaluations, a name in
                 `samplers.SAMPLERS` (None is the one that the recipe was published with), and one of
                 `schedules.SPACINGS`.
@@ -275,7 +183,7 @@ class TextDiffusionPipeline(LatentOperations):
             start, strength: latents (num_samples, N, d) to start from, noised up to that time; see `vary`.
             steer: called with every x_start that is predicted, normalised (B, N, d), and gives what is used in its
                 place; see `of_length`.
-            precision: of the denoiser's products, one of `linear.PRECISIONS`; None is that of its weights.
+            precision: of the denoiser's products, one of `precision.PRECISIONS`; None is that of its weights.
             cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
             seed, sample_ids: a sample depends on the seed, its number and its conditions alone; the numbers are by
                 default 0 … num_samples-1.

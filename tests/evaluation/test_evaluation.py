@@ -163,7 +163,7 @@ def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_so(caplog):
 
 def test_missing_models_skip_their_metrics_with_a_sentence(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(models, "_hub_answers", lambda name: bool(asked.append(name)))
+    monkeypatch.setattr(models, "hub_answers", lambda name: bool(asked.append(name)))
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("nobody/nothing", "name a folder with a downloaded copy, with evaluation.{}_model=..."),

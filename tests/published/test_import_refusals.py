@@ -184,7 +184,7 @@ def test_the_source_encoder_must_be_the_autoencoders(official):
 
 
 def test_a_language_model_out_of_reach_is_named(official, monkeypatch):
-    monkeypatch.setattr("ld4lg_fast.autoencoder.language_autoencoder._hub_answers", lambda name: False)
+    monkeypatch.setattr("ld4lg_fast.autoencoder.pretrained.hub_answers", lambda name: False)
     official.write().refused(
         "builds on the language model 'nobody/bart', .* --language-model", language_model=None
     )

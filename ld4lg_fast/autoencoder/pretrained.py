@@ -1,0 +1,48 @@
+"""Pretrained language models: from a folder, from the hub, or from its cache where the hub does not answer."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from ld4lg_fast.checkpoints.language_model import load_pretrained
+from ld4lg_fast.checkpoints.tokenizer import first_line
+from ld4lg_fast.errors import CheckpointError
+
+
+def hub_answers(name_or_path: str) -> bool:
+    """One short request, so that an unreachable hub costs seconds instead of minutes of retries."""
+    if Path(name_or_path).is_dir():
+        return False
+    try:
+        HfApi().model_info(name_or_path, timeout=10)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # no answer: the error's class is that of whichever HTTP library is used
+        return False
+    return True
+
+
+def fetched(name_or_path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A language model and its tokenizer by hub name or local folder.
+
+    Raises:
+        CheckpointError: they can neither be found locally nor be downloaded, or are of another kind.
+    """
+    local = {"local_files_only": not hub_answers(name_or_path)}
+    try:
+        return load_pretrained(AutoModelForSeq2SeqLM, name_or_path, **local)
+    except OSError as error:
+        raise CheckpointError(
+            f"The language model {name_or_path!r} is neither a local folder with an encoder-decoder model nor "
+            "reachable on the hub; give autoencoder.name_or_path=FOLDER with a downloaded copy, or use "
+            "autoencoder=scratch, which needs no download."
+        ) from error
+    except BaseException as error:  # damaged files are met as errors of many kinds, panics of Rust among them
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise CheckpointError(
+            f"The language model {name_or_path!r} is damaged, or no encoder-decoder model ({first_line(error)}); "
+            "give another one with autoencoder.name_or_path=FOLDER."
+        ) from error

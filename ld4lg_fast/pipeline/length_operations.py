@@ -1,0 +1,141 @@
+"""Texts that are chosen of many: those of which the decoder is surest, and those of a length that was asked for.
+
+Letters: B texts.
+"""
+
+from abc import ABC
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ld4lg_fast.data import tokenize_texts
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import WholeNumber, shown
+from ld4lg_fast.options.checks import check, check_options, text_list
+from ld4lg_fast.pipeline.latent_operations import LatentOperations
+from ld4lg_fast.pipeline.length_guide import LengthGuide
+from ld4lg_fast.pipeline.outputs import TextDiffusionOutput, check_free, chosen
+
+
+class LengthOperations(LatentOperations, ABC):
+    """The part of `TextDiffusionPipeline` that samples more than it keeps."""
+
+    def best(self, num_samples: int, *, tries: int = 4, **options: Any) -> TextDiffusionOutput:
+        """The ``num_samples`` samples of ``tries`` times as many of whose text the decoder is surest.
+
+        Latents between two texts are told as neither; the decoder is then unsure (`confidences`). What is gained in
+        quality costs variety, and ``tries`` times the sampling. ``options`` are those of a call.
+
+        Raises:
+            ConfigError: fewer than one try.
+        """
+        num_samples, count = self._counts(num_samples, tries)
+        output = self(count, **options)
+        if tries == 1:
+            return output
+        scores = self.confidences(output.latents, output.texts, output.mask)
+        kept = scores.topk(num_samples).indices.sort().values.tolist()
+        return chosen(output, kept, [output.texts[row] for row in kept])
+
+    def token_counts(self, texts: str | Sequence[str]) -> Tensor:
+        """Tokens of each text as the model counts them, special ones left out: (B,) float32.
+
+        Raises:
+            ConfigError: no texts.
+        """
+        tokenizer = self.autoencoder.tokenizer
+        tokens = tokenize_texts(text_list("texts", texts), tokenizer, self.autoencoder.max_len)
+        return torch.from_numpy(tokens.lengths).float() - tokenizer.num_special_tokens_to_add()
+
+    def learn_length(
+        self, texts: Sequence[str] | None = None, num_samples: int = 256, **options: Any
+    ) -> LengthGuide:
+        """How latents tell the length of their text, for `of_length`: a ridge regression on given texts (some hundred).
+
+        Without texts the model's own ``num_samples`` samples are used, of ``quality="draft"`` and greedy decoding
+        unless ``options`` of a call say otherwise.
+
+        Raises:
+            ConfigError: fewer than 20 texts, texts of one length, options of a call beside texts, or a model of recipe
+                v1, which is told the length.
+        """
+        if self.autoencoder.perceiver is None:
+            raise ConfigError(
+                "learn_length is not needed: a model of recipe v1 is told the length, see of_length."
+            )
+        check_options(num_samples=num_samples)
+        if texts is None:
+            output = self(num_samples, **{"quality": "draft", "decoding": "greedy"} | options)
+            latents, texts = output.latents, output.texts
+        else:
+            check_free("learn_length from texts", options, *options)
+            texts = text_list("texts", texts)
+            latents = self.encode(texts)[0]
+        return LengthGuide.fit(self.model.normalize(latents), self.token_counts(texts).to(self.device))
+
+    def check_length(self, length: int) -> int:
+        """Refuses a length in tokens that the model does not handle; returns how many special ones come to it."""
+        special = self.autoencoder.tokenizer.num_special_tokens_to_add()
+        check("length", length, WholeNumber(1, self.autoencoder.max_len - special))
+        return special
+
+    def of_length(
+        self,
+        num_samples: int,
+        length: int,
+        *,
+        tries: int = 4,
+        guide: LengthGuide | None = None,
+        pull: float = 0.5,
+        **options: Any,
+    ) -> TextDiffusionOutput:
+        """Texts of about ``length`` tokens (as `token_counts` counts them), by selection and by guidance.
+
+        ``tries`` times as many are sampled, and those nearest in length are kept. With a ``guide`` (`learn_length`)
+        every prediction is led towards that length first: the gradient of the squared difference (Dhariwal & Nichol
+        2021), which is exact and costs nothing as the guide is linear. A model of recipe v1 is told the length
+        outright, and the surest are kept. Lengths that the training texts do not have are not reached.
+
+        Args:
+            pull: in [0, 1], the share of the way to the length at which each prediction is moved; 1 insists on it, at
+                the cost of fluency. ``options`` are those of a call; with a guide but for steer, in recipe v1 but
+                for lengths.
+
+        Raises:
+            ConfigError: a length that the model does not handle, fewer than one try, ``pull`` out of range, a guide
+                of another model, or an option that is set here.
+        """
+        num_samples, count = self._counts(num_samples, tries)
+        (pull,) = check_options(pull=pull)
+        self._check_guide(guide)
+        special = self.check_length(length)
+        if self.autoencoder.perceiver is None:
+            check_free("of_length", options, "lengths")
+            lengths = torch.full((count,), length + special)
+            return self.best(num_samples, tries=tries, lengths=lengths, **options)
+        if guide is not None:
+            check_free("of_length with a guide", options, "steer")
+            options["steer"] = partial(guide.to(self.device).steer, length=length, pull=pull)
+        output = self(count, **options)
+        misses = (self.token_counts(output.texts) - length).abs()
+        kept = misses.argsort(stable=True)[:num_samples].sort().values.tolist()
+        return chosen(output, kept, [output.texts[row] for row in kept])
+
+    def _check_guide(self, guide: LengthGuide | None) -> None:
+        if guide is None:
+            return
+        if not isinstance(guide, LengthGuide):
+            raise ConfigError(f"guide is {shown(guide)}; it must be what learn_length gives.")
+        shape, latents = (
+            tuple(guide.weight.shape),
+            (self.autoencoder.num_latents, self.autoencoder.dim_latent),
+        )
+        if self.autoencoder.perceiver is None:
+            raise ConfigError("guide was given, but a model of recipe v1 is told the length; leave it out.")
+        if shape != latents:
+            raise ConfigError(
+                f"guide is one of latents {shape}; this model's are {latents}: give what its own learn_length gives."
+            )
