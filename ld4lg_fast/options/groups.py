@@ -13,7 +13,9 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import MOST, Choice, Rule, Text, WholeNumber, elements, shown
 from ld4lg_fast.export.runtime.text_display import typed
 from ld4lg_fast.options.checks import RULES, check
+from ld4lg_fast.options.unknown import unknown_option
 
+CORPUS = "dataset"  # a group whose further entries are checked where the corpus is read
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -131,12 +133,20 @@ def checked_groups(config: DictConfig | Mapping, rules: Groups) -> dict[str, dic
             raise ConfigError(
                 f"{group} is {shown(given)}; it must be a group of options, as in {group}.NAME=VALUE."
             )
+        for name in given:
+            if name not in entries and group != CORPUS:
+                raise ConfigError(unknown_option(f"{group}.{name}", entries))
         for name, rule in entries.items():
             if name not in given:
                 raise ConfigError(f"{group}.{name} is missing; leave it as it is instead of deleting it.")
-            if given[name] == "???":
-                raise ConfigError(f"{group}.{name} is needed; give it, as in {group}.{name}=outputs/demo.")
             null, rule = (None, rule.rule) if isinstance(rule, OrNull) else (..., rule)
+            if given[name] == "???":
+                remedy = (
+                    f"give it, as in {group}.{name}=outputs/demo"
+                    if isinstance(rule, Path)
+                    else f"it must be {rule}"
+                )
+                raise ConfigError(f"{group}.{name} is needed; {remedy}.")
             if isinstance(rule, Name):
                 given[name] = typed(given[name]) if isinstance(given[name], str) else given[name]
             if given[name] is not null:

@@ -1,4 +1,4 @@
 """What people see and type: the console, progress bars, the entry point and the help of Hydra commands.
 
-Imports errors.
+Imports errors and options.
 """

@@ -1,13 +1,13 @@
 """A Hydra command line before its options are read one by one: where its flags stand, and what Hydra lets pass."""
 
-import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import WholeNumber, complaint
+from ld4lg_fast.options.unknown import unknown_option
 from ld4lg_fast.terminal.hydra_help import config_text
 
 _LONG_WITH_VALUE = (
@@ -87,11 +87,3 @@ def check_top_level(config: Mapping, config_name: str) -> None:
     for name in config:
         if name not in known:
             raise ConfigError(unknown_option(str(name), known))
-
-
-def unknown_option(name: str, known: Collection[str]) -> str:
-    """The sentence that refuses an option; ``known`` are those that its section, or the command, has."""
-    section, _, last = name.rpartition(".")
-    close = difflib.get_close_matches(last, known, n=1)
-    hint = f" (did you mean {'.'.join(filter(None, (section, *close)))}?)" if close else ""
-    return f"There is no option {name}{hint}; {section or 'the command'} has {', '.join(known)}."

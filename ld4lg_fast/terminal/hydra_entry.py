@@ -20,7 +20,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeErr
 
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.text_display import displayed, terminal_output
-from ld4lg_fast.terminal.command_line import check_hydra_options, check_top_level, flags_last, unknown_option
+from ld4lg_fast.options.unknown import unknown_option
+from ld4lg_fast.terminal.command_line import check_hydra_options, check_top_level, flags_last
 from ld4lg_fast.terminal.hydra_help import hydra_value
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"

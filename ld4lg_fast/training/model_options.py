@@ -13,7 +13,7 @@ from ld4lg_fast.export.runtime.similarity import CHOICES
 from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.options.checks import check
 from ld4lg_fast.options.groups import DECODING
-from ld4lg_fast.terminal.command_line import unknown_option
+from ld4lg_fast.options.unknown import unknown_option
 from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf, Schedule
 
 # Runs of earlier versions do not say how they are decoded.

@@ -172,6 +172,21 @@ def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
             "infer.output_dir=5",
             "infer.output_dir is 5; it must be a path (a number as one is written \"'5'\").",
         ),
+        ("generation.seed=???", "generation.seed is needed; it must be a whole number from 0 to 2**64-1."),
+        (
+            "generation.top_p=???",
+            "generation.top_p is needed; it must be a finite number above 0 and at most 1.",
+        ),
+        ("infer.dtype=???", "infer.dtype is needed; it must be one of float32, bfloat16, float16."),
+        (
+            "+generation.sead=1",
+            "There is no option generation.sead (did you mean generation.seed?); generation has",
+        ),
+        ("+infer.foo=1", "There is no option infer.foo; infer has output_dir"),
+        (
+            "+genration.seed=1",
+            "There is no option genration (did you mean generation?); the command has infer",
+        ),
         ("infer.output_dir=???", "infer.output_dir is needed; give it, as in infer.output_dir=outputs/demo."),
         ("infer.device=meta", "The device 'meta' is not available here"),
         ("infer.device=''", "The device '' is not available here"),
