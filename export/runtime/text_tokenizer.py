@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 
 from .errors import RuntimeInputError
 from .folder_schema import TOKENIZER, TokenizerSettings
-from .json_files import REMEDY
+from .json_files import REMEDY, parse, size_of
+from .tokenizer_checks import MOST_BYTES, check_ids, check_tokenizer
 
 
 class TextTokenizer:
@@ -26,6 +27,7 @@ class TextTokenizer:
         self, folder: Path, settings: TokenizerSettings, vocabulary: int, limit: int | None = None
     ) -> None:
         self._path, self._special = folder / TOKENIZER, frozenset(settings.special_ids)
+        self._check(vocabulary)
         with self._one_sentence("cannot be read"):
             self._tokenizer = Tokenizer.from_file(str(self._path))
             self._tokenizer.no_padding()
@@ -33,12 +35,7 @@ class TextTokenizer:
             if limit is not None:
                 self._tokenizer.enable_truncation(limit)
             self._tokenizer.encode_special_tokens = settings.encode_special_tokens
-            highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
             unknown = [token for token in self._special if self._tokenizer.id_to_token(token) is None]
-        if highest >= vocabulary:
-            raise RuntimeInputError(
-                f"{self._path} has the token {highest}, but the model has {vocabulary} tokens; {REMEDY}."
-            )
         if unknown:
             raise RuntimeInputError(
                 f"{self._path} has no token {min(unknown)}, which is among tokenizer.special_ids; {REMEDY}."
@@ -54,6 +51,19 @@ class TextTokenizer:
         kept = [[token for token in row if token not in self._special] for row in rows]
         with self._one_sentence("cannot decode its own tokens"):
             return [text.strip() for text in self._tokenizer.decode_batch(kept, skip_special_tokens=True)]
+
+    def _check(self, vocabulary: int) -> None:
+        """The file as data, before the library takes memory for it."""
+        if (size := size_of(self._path)) > MOST_BYTES:
+            raise RuntimeInputError(
+                f"{self._path} has {size} bytes, more than the {MOST_BYTES} that are read; {REMEDY}."
+            )
+        try:
+            content = parse(self._path.read_text(encoding="utf-8"))
+            check_tokenizer(content)
+            check_ids(content, vocabulary)
+        except (OSError, ValueError) as error:
+            raise RuntimeInputError(f"{self._path} cannot be read: {error}; {REMEDY}.") from error
 
     @contextmanager
     def _one_sentence(self, what: str) -> Iterator[None]:

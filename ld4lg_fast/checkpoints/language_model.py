@@ -1,4 +1,4 @@
-"""Language models and tokenizers that lie in a folder, loaded without following what the folder says about code.
+"""Language models that lie in a folder, loaded without following what the folder says about code.
 
 transformers' own ``from_pretrained`` would read file names, kernels, quantizers, adapters and classes from the folder.
 Here the config is read as data, its sizes are compared with the weights, and only then is the model built.
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -20,15 +19,11 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-from ld4lg_fast.checkpoints.files import read_json, read_text
-from ld4lg_fast.checkpoints.schemas import (
-    FAMILIES,
-    GenerationFile,
-    LanguageModelFile,
-    TokenizerFile,
-    validated,
-)
+from ld4lg_fast.checkpoints.files import read_json
+from ld4lg_fast.checkpoints.schemas import validated
+from ld4lg_fast.checkpoints.schemas_transformers import FAMILIES, GenerationFile, LanguageModelFile
 from ld4lg_fast.checkpoints.tensors import read_weights
+from ld4lg_fast.checkpoints.tokenizer import choose_tokenizer, first_line
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.option_checks import shown
 
@@ -98,13 +93,11 @@ def load_pretrained(
             output_loading_info=True,
             **options,
         )
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+        tokenizer = choose_tokenizer(place, config, model.get_input_embeddings().num_embeddings, **options)
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(optional)):
         raise ValueError(f"it has no weights {shown(missing)}")
     if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
         raise ValueError(f"its weights {shown(broken)} are not finite")
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise ValueError("its tokenizer is that of another model")
     return model.eval(), tokenizer
 
 
@@ -163,50 +156,3 @@ def check_token_ids(options: Mapping[str, Any], vocabulary: int, path: Path) -> 
 def _flat(value: object) -> list[object]:
     """Ids of an option, which may be one, a list or a list of lists."""
     return [token for part in value for token in _flat(part)] if isinstance(value, list | tuple) else [value]
-
-
-def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer that ``save_pretrained`` wrote into ``folder``; its tokens must be those of ``lm``.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, asks for code, or is of another model.
-    """
-    path = folder / "tokenizer_config.json"
-    content = read_json(path, "a tokenizer")
-    validated(TokenizerFile, content, path)
-    for file in sorted(folder.glob("*.json")):
-        read_json(file, "a tokenizer") if file.name != "vocab.json" else read_text(file)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        size, special = len(tokenizer), list(tokenizer.all_special_ids)
-        tokenizer.encode("a b")
-        tokenizer.batch_decode([[token] for token in range(size)])
-    except BaseException as error:  # of many kinds; the Rust library's panics are no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from error
-    vocabulary = lm.config.vocab_size
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        raise CheckpointError(
-            f"{path} has the tokenizer_class {shown(content['tokenizer_class'])}, which is not read."
-        )
-    if size > vocabulary:
-        raise CheckpointError(
-            f"The tokenizer in {folder} has {size} tokens but its language model {vocabulary}; they belong to "
-            "different runs."
-        )
-    for name in ("pad_token_id", "eos_token_id"):
-        if getattr(tokenizer, name) is None:
-            raise CheckpointError(
-                f"The tokenizer in {folder} has no {name.removesuffix('_id')}; restore its files."
-            )
-    if any(not 0 <= token < vocabulary for token in special):
-        raise CheckpointError(f"The tokenizer in {folder} has special tokens outside of the vocabulary.")
-    return tokenizer
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of a library says, for a sentence of ours."""
-    lines: list[str] = str(error).strip().splitlines()
-    text: Any = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}…"

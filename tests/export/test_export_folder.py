@@ -339,7 +339,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(folder):
     more["model"]["vocab"]["surprise"] = 400
     path.write_text(json.dumps(more))
     seal(folder)
-    refused(folder, "tokenizer.json has the token 400, but the model has 400 tokens")
+    refused(folder, "model.vocab.'surprise' is 400; it must be an id of the language model's 400 tokens")
     path.write_text(json.dumps(original))
     seal(folder, changed(content_of(folder), ("tokenizer", "special_ids"), [0, 399, 5000]))
     refused(folder, "tokenizer.json has no token 5000, which is among tokenizer.special_ids")

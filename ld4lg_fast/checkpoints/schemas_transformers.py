@@ -1,0 +1,186 @@
+"""The same schemas for files that belong to transformers: of them the keys that matter here, and none that name code.
+
+See `ld4lg_fast.checkpoints.schemas`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ld4lg_fast.checkpoints.schemas import (
+    Depth,
+    Heads,
+    Name,
+    Positions,
+    Probability,
+    Schema,
+    TokenId,
+    Vocabulary,
+    Width,
+)
+from ld4lg_fast.export.runtime.tokenizer_checks import MOST_ADDED_TOKENS
+
+
+class LanguageModelFile(BaseModel):
+    """What is asked of ``language_model/config.json``, which belongs to transformers and has many more keys.
+
+    Raises:
+        ValueError: a key that would have transformers run or fetch something beside the weights.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    model_type: Name
+    vocab_size: Vocabulary
+    is_encoder_decoder: bool = True
+
+    @model_validator(mode="after")
+    def _data_alone(self) -> Self:
+        """Keys that name code, kernels or other files are refused; the attention is ours to choose."""
+        found = sorted(FOREIGN_KEYS & (self.model_extra or {}).keys())
+        if found:
+            raise ValueError(f"the key {found[0]} is not followed, as it names code or files; remove it")
+        return self
+
+
+FOREIGN_KEYS = {
+    *("auto_map", "custom_pipelines", "trust_remote_code", "quantization_config", "compression_config"),
+    *("fusion_config", "kernel_config", "distributed_config", "transformers_weights", "custom_generate"),
+    *(
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+    ),
+    *(
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "adapter_kwargs",
+        "_name_or_path_adapter",
+    ),
+}
+
+
+class BartFile(LanguageModelFile):
+    """Sizes that transformers would fill in by its own defaults where they are missing."""
+
+    d_model: Width
+    encoder_layers: Depth
+    decoder_layers: Depth
+    encoder_attention_heads: Heads
+    decoder_attention_heads: Heads
+    encoder_ffn_dim: Width
+    decoder_ffn_dim: Width
+    max_position_embeddings: Positions
+    activation_function: Name
+    scale_embedding: bool
+    pad_token_id: TokenId
+
+
+class T5File(LanguageModelFile):
+    """The same of T5 and mT5."""
+
+    d_model: Width
+    d_kv: Width
+    d_ff: Width
+    num_layers: Depth
+    num_decoder_layers: Depth
+    num_heads: Heads
+    relative_attention_num_buckets: Annotated[int, Field(ge=2, le=4096)]
+    relative_attention_max_distance: Annotated[int, Field(ge=2, le=2**17)]
+    feed_forward_proj: Name
+    layer_norm_epsilon: Annotated[float, Field(gt=0, le=1)]
+    pad_token_id: TokenId
+
+
+FAMILIES: dict[str, type[LanguageModelFile]] = {
+    "bart": BartFile,
+    "mbart": BartFile,
+    "t5": T5File,
+    "mt5": T5File,
+}
+
+Ids = TokenId | Annotated[list[TokenId], Field(min_length=1, max_length=64)] | None
+
+
+class GenerationFile(Schema):
+    """``language_model/generation_config.json``: the options of transformers' ``generate`` that make sense here.
+
+    The ids are checked against the vocabulary when the model is there.
+    """
+
+    bos_token_id: TokenId | None = None
+    pad_token_id: TokenId | None = None
+    eos_token_id: Ids = None
+    decoder_start_token_id: TokenId | None = None
+    forced_bos_token_id: Ids = None
+    forced_eos_token_id: Ids = None
+    max_length: Annotated[int, Field(ge=1, le=2**17)] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1, le=2**17)] | None = None
+    min_length: Annotated[int, Field(ge=0, le=2**17)] | None = None
+    min_new_tokens: Annotated[int, Field(ge=0, le=2**17)] | None = None
+    num_beams: Annotated[int, Field(ge=1, le=1024)] | None = None
+    num_return_sequences: Literal[1] | None = None
+    num_beam_groups: Literal[1] | None = None
+    do_sample: bool | None = None
+    temperature: Annotated[float, Field(gt=0, le=1000)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**22)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    epsilon_cutoff: Probability | None = None
+    eta_cutoff: Probability | None = None
+    diversity_penalty: Annotated[float, Field(ge=0, le=1000)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=1000)] | None = None
+    encoder_repetition_penalty: Annotated[float, Field(ge=0.01, le=1000)] | None = None
+    length_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024)] | None = None
+    encoder_no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1024)] | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    bad_words_ids: (
+        Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(max_length=1000)] | None
+    ) = None
+    suppress_tokens: list[TokenId] | None = None
+    begin_suppress_tokens: list[TokenId] | None = None
+    remove_invalid_values: bool | None = None
+    renormalize_logits: bool | None = None
+    guidance_scale: Literal[1] | None = None
+    output_attentions: bool | None = None
+    output_hidden_states: bool | None = None
+    output_scores: bool | None = None
+    output_logits: bool | None = None
+    return_dict_in_generate: bool | None = None
+    use_cache: bool | None = None
+    from_model_config: bool | None = Field(default=None, alias="_from_model_config")
+    transformers_version: Name | None = None
+
+
+class SpecialTokensFile(BaseModel):
+    """What is asked of ``tokenizer/special_tokens_map.json``, whose keys count as those of the file below.
+
+    Raises:
+        ValueError: a key that would have transformers read another file or run code, or a long list.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    extra_ids: Annotated[int, Field(ge=0, le=MOST_ADDED_TOKENS)] | None = None
+    offset: Annotated[int, Field(ge=0, le=MOST_ADDED_TOKENS)] | None = None
+
+    @model_validator(mode="after")
+    def _data_alone(self) -> Self:
+        for key, value in (self.model_extra or {}).items():
+            if key in FOREIGN_KEYS or key.endswith(("_file", "_files")):
+                raise ValueError(f"the key {key} is not followed, as it names code or files; remove it")
+            if isinstance(value, list | dict) and len(value) > MOST_ADDED_TOKENS:
+                raise ValueError(
+                    f"the key {key} has {len(value)} entries; at most {MOST_ADDED_TOKENS} are read"
+                )
+        return self
+
+
+class TokenizerFile(SpecialTokensFile):
+    """The same of ``tokenizer/tokenizer_config.json``, which belongs to transformers and has many more keys."""
+
+    tokenizer_class: Name
+    split_special_tokens: bool = False
+    clean_up_tokenization_spaces: bool = False

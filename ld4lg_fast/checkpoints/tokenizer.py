@@ -1,0 +1,162 @@
+"""Tokenizers that lie in a folder: their files are read as data first, and the class that they name is a tokenizer.
+
+transformers' ``AutoTokenizer`` takes any class of its own that ``tokenizer_class`` names, a model with the weights and
+kernels of the folder among them, and otherwise the one that a ``config.json`` beside it names.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
+from transformers.utils import cached_file
+
+from ld4lg_fast.checkpoints.files import read_json, read_text
+from ld4lg_fast.checkpoints.schemas import validated
+from ld4lg_fast.checkpoints.schemas_transformers import SpecialTokensFile, TokenizerFile
+from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.export.runtime.tokenizer_checks import check_ids, check_tokenizer
+
+FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+_GENERAL = ("TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "PythonBackend")
+# Its tokenizers of words are programs that take options of their own from the folder.
+_RUNS_PROGRAMS = ("BertJapaneseTokenizer",)
+
+
+def read_tokenizer(folder: Path, vocabulary: int | None = None) -> PreTrainedTokenizerBase:
+    """The fast tokenizer that ``save_pretrained`` wrote into ``folder``.
+
+    Args:
+        vocabulary: how many tokens the language model has, where there is one.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, asks for code, or has ids outside of the vocabulary.
+    """
+    path = folder / CONFIG
+    name = validated(TokenizerFile, read_json(path, "a tokenizer"), path).tokenizer_class
+    for file in sorted(folder.glob("*.json")):
+        read_json(file, "a tokenizer") if file.name != "vocab.json" else read_text(file)
+    special = folder / "special_tokens_map.json"
+    if special.exists():
+        validated(SpecialTokensFile, read_json(special, "a tokenizer"), special)
+    content = _checked_content(folder / FILE)
+    try:
+        check_class(name, PreTrainedTokenizerFast)
+        if vocabulary is not None:
+            check_ids(content, vocabulary)
+    except ValueError as error:
+        raise CheckpointError(
+            f"The tokenizer in {folder} is not read: {error}; restore its files from where the run came from."
+        ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
+        )
+        tokenizer.encode("a b")
+        tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    except BaseException as error:  # of many kinds; the Rust library's panics are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from error
+    return tokenizer
+
+
+def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer that ``save_pretrained`` wrote into ``folder``; its tokens must be those of ``lm``.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, asks for code, or is of another model.
+    """
+    vocabulary = lm.config.vocab_size
+    tokenizer = read_tokenizer(folder, vocabulary)
+    for name in ("pad_token_id", "eos_token_id"):
+        if getattr(tokenizer, name) is None:
+            raise CheckpointError(
+                f"The tokenizer in {folder} has no {name.removesuffix('_id')}; restore its files."
+            )
+    if (highest := _highest_id(tokenizer)) >= vocabulary:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has the token {highest} but its language model {vocabulary} tokens; they "
+            "belong to different runs."
+        )
+    return tokenizer
+
+
+def choose_tokenizer(
+    place: str, config: PreTrainedConfig, vocabulary: int, **options: Any
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model of the user's choice, by folder or hub name.
+
+    Args:
+        config: that of the model. vocabulary: how many tokens it has. options: as of ``from_pretrained``.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it names a class that is no tokenizer, has a tokenizer.json that is not read, or is another model's.
+    """
+    named = get_tokenizer_config(place, **options).get("tokenizer_class")
+    named = getattr(config, "tokenizer_class", None) if named is None else named
+    if named is not None:
+        check_class(named, PreTrainedTokenizerBase)
+    where = {key: options[key] for key in ("local_files_only", "revision") if key in options}
+    found = cached_file(place, FILE, _raise_exceptions_for_missing_entries=False, **where)
+    content = None
+    if found is not None and "gguf_file" not in options:
+        content = _checked_content(Path(found))
+    tokenizer = AutoTokenizer.from_pretrained(place, config=config, trust_remote_code=False, **options)
+    if _highest_id(tokenizer) >= vocabulary:
+        raise ValueError("its tokenizer is that of another model")
+    if content is not None:
+        check_ids(content, vocabulary)
+    return tokenizer
+
+
+def check_class(name: object, base: type) -> None:
+    """Refuses a ``tokenizer_class`` that is no ``base``; a name that transformers does not know stands for its own.
+
+    Raises:
+        ValueError: with a clause that names the class.
+    """
+    if name in _GENERAL:
+        return
+    found: object = None
+    if isinstance(name, str) and re.fullmatch(r"\w{1,100}Tokenizer(Fast)?", name, re.ASCII):
+        found = (
+            tokenizer_class_from_name(name.removesuffix("Fast")) or tokenizer_class_from_name(name) or base
+        )
+    if name in _RUNS_PROGRAMS or not isinstance(found, type) or not issubclass(found, base):
+        kind = "fast tokenizer" if base is PreTrainedTokenizerFast else "tokenizer"
+        raise ValueError(
+            f"{CONFIG} has the tokenizer_class {shown(name)}, which is no {kind} of transformers"
+        )
+
+
+def _highest_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The highest id that the tokenizer has a token for."""
+    return max(tokenizer.get_vocab().values(), default=-1)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, for a sentence of ours."""
+    lines: list[str] = str(error).strip().splitlines()
+    text: Any = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _checked_content(path: Path) -> dict[str, Any]:
+    content = read_json(path, "a tokenizer")
+    try:
+        check_tokenizer(content)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not read: {error}; restore it from where the run came from."
+        ) from error
+    return content
