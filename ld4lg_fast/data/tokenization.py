@@ -6,12 +6,14 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ld4lg_fast.errors import ConfigError, DataError
+from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.export.runtime.text_display import get_logger
 
 if TYPE_CHECKING:
@@ -207,9 +209,29 @@ def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         yield first, chunk
 
 
+@contextmanager
+def encoding(texts: Sequence[str]) -> Iterator[None]:
+    """Around a tokenizer's call: its rules may fail at a text, by a bare Exception of its library or by a panic.
+
+    Raises ``DataError`` for either; what else is raised, as by a signal's handler, is not the library's.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        others = f" or one of the {len(texts) - 1} texts after it" if len(texts) > 1 else ""
+        raise DataError(
+            f"The tokenizer cannot encode {shown(texts[0])}{others} ({reason}); restore the tokenizer's files, or "
+            "leave the text out."
+        ) from error
+
+
 def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[list[int]]:
     """All ids of each text.
 
+    Raises ``DataError``, see `encoding`.
     Truncation is a state of the tokenizer, which threads share: nothing here switches it on, and one that a file has
     brought along is switched off before the first call.
     """
@@ -220,14 +242,16 @@ def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[l
             backend.no_padding()
 
     def work() -> list[list[int]]:
-        return tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+        with encoding(texts):
+            return tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
 
     return _heeding_signals(work) if sum(map(len, texts)) > _LONG_TEXT else work()
 
 
 def _special_tokens_around(text: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
     """How many special tokens the tokenizer puts before a text and after it."""
-    mask = tokenizer([text], return_special_tokens_mask=True, verbose=False)["special_tokens_mask"][0]
+    with encoding([text]):
+        mask = tokenizer([text], return_special_tokens_mask=True, verbose=False)["special_tokens_mask"][0]
     return mask.index(0), mask[::-1].index(0)
 
 
