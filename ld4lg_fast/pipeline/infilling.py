@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.data.tokenization import encoding
 from ld4lg_fast.decoding.reranking import model_scores
 from ld4lg_fast.errors import ConfigError
 
@@ -47,12 +48,14 @@ def fill_gap(
 
     Raises:
         ConfigError: the kept words leave no room for a gap, or latents that are not finite.
+        DataError: the tokenizer fails at the kept words.
     """
     autoencoder.check_latents(latents)
     tokenizer, lm = autoencoder.tokenizer, autoencoder.lm
     # White space belongs to the word that follows it, as in a whole text.
-    parts = [tokenizer(words, add_special_tokens=False)["input_ids"] for words in (before, after)]
-    opening = [token for token in tokenizer("")["input_ids"] if token != tokenizer.eos_token_id]
+    with encoding((before, after)):
+        parts = [tokenizer(words, add_special_tokens=False)["input_ids"] for words in (before, after)]
+        opening = [token for token in tokenizer("")["input_ids"] if token != tokenizer.eos_token_id]
     head = [lm.config.decoder_start_token_id, *opening, *parts[0]]
     tail = [*parts[1], tokenizer.eos_token_id]
     room = autoencoder.max_len + 1 - len(head) - len(tail)

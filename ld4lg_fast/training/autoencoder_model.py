@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints.files import writing
+from ld4lg_fast.checkpoints.tokenizer import read_tokenizer
 from ld4lg_fast.data import TextDataset, TokenizedTexts, tokenize_texts, train_bpe_tokenizer
-from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.conditions import source_limit
 from ld4lg_fast.training.seeding import step_seed
@@ -91,13 +92,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     if not folder.is_dir():
         return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        tokenizer("a b")
-        whole = None not in (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
-    except BaseException as error:  # of many kinds; the Rust library's panics are no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
+        tokenizer = read_tokenizer(folder)
+    except CheckpointError:
         return None
+    whole = None not in (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
     return tokenizer if whole else None
 
 

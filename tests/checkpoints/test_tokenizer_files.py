@@ -21,6 +21,7 @@ from ld4lg_fast.export.runtime.errors import RuntimeInputError
 from ld4lg_fast.export.runtime.folder_schema import TokenizerSettings
 from ld4lg_fast.export.runtime.text_tokenizer import TextTokenizer
 from ld4lg_fast.export.runtime.tokenizer_charsmap import charsmap_complaint
+from ld4lg_fast.training.autoencoder_model import load_tokenizer as training_tokenizer
 
 SHIPPED = FOLDER / DEFAULT / "autoencoder/tokenizer"
 VOCABULARY = 2048
@@ -310,10 +311,8 @@ def run(tmp_path: Path) -> Path:
 
 
 FAILING = {
-    "words that it does not know": (
-        {"model": word_model("WordLevel"), "added_tokens": ORIGINAL["added_tokens"], "pre_tokenizer": None},
-        "qqq",
-    ),
+    "words that it does not know": ({"model": word_model("WordLevel")}, "qqqq"),
+    "pieces that it does not know": ({"model": word_model("WordPiece")}, "日本"),
     "an expression without end": (
         {
             "pre_tokenizer": {
@@ -332,6 +331,19 @@ FAILING = {
 def test_a_text_that_the_tokenizer_fails_at_is_one_sentence(run, what):
     values, text = FAILING[what]
     changed(run / "autoencoder/tokenizer", "tokenizer.json", **values)
-    with pytest.raises((CheckpointError, DataError), match="tokenizer") as caught:
-        TextDiffusionPipeline.from_pretrained(run).encode([text])
-    assert "\n" not in str(caught.value)
+    pipe = TextDiffusionPipeline.from_pretrained(run)
+    uses = (
+        lambda: pipe.encode([text]),
+        lambda: pipe.vary(text, 1, num_inference_steps=2),
+        lambda: pipe.infill(f"{text} ___", 1, tries=1, num_inference_steps=2),
+    )
+    for use in uses:
+        with pytest.raises(DataError, match="The tokenizer cannot encode") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_training_that_goes_on_makes_such_a_tokenizer_again(folder):
+    assert training_tokenizer(folder) is not None
+    assert training_tokenizer(changed(folder, tokenizer_class="GPT2Model")) is None
+    assert training_tokenizer(changed(folder, tokenizer_class="AutoModel")) is None

@@ -72,6 +72,25 @@ REFUSED = {
         lambda folder: rewrite(folder / "config.json", b"[" * 100_000),
         "cannot be loaded",
     ),
+    "a model as tokenizer": (
+        lambda folder: with_keys(folder, "tokenizer_config.json", tokenizer_class="GPT2Model"),
+        "no tokenizer of transformers",
+    ),
+    "a model as tokenizer of the config": (
+        lambda folder: (
+            with_keys(folder, "tokenizer_config.json", tokenizer_class=None),
+            with_keys(folder, "config.json", tokenizer_class="RagRetriever"),
+        ),
+        "no tokenizer of transformers",
+    ),
+    "ids by chance": (
+        lambda folder: with_keys(
+            folder,
+            "tokenizer.json",
+            model=json.loads((folder / "tokenizer.json").read_text())["model"] | {"dropout": 0.5},
+        ),
+        "model.dropout",
+    ),
     "no size": (lambda folder: with_keys(folder, "config.json", n_embd="x"), "cannot be loaded"),
     "another size": (lambda folder: with_keys(folder, "config.json", n_embd=128), "cannot be loaded"),
     "a size that no machine holds": (
