@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -29,6 +30,13 @@ def _number(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
+
+
+def _path(text: str) -> Path:
+    """A path; an empty one would be the current directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; name a file")
+    return Path(text)
 
 
 # Fields of `DecodingRules` as options; those left out are the model's own.
@@ -125,6 +133,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         said = displayed(message if len(message) <= MOST_SAID else f"{message[:MOST_SAID]}…")
+        without = re.match(r"argument (--[\w-]+): expected (at least )?one argument$", said)
+        if without:
+            said += f" (one that begins with - is joined to it, as in {without[1]}=-x)"
         self.exit(BAD_INPUT, f"error: {said}; --help lists the options.\n")
 
 
@@ -150,10 +161,11 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
         "--source",
         type=typed,
         nargs="+",
+        action="extend",
         help="what a sequence-to-sequence model writes from: a text, or one for each sample",
     )
     source.add_argument(
-        "--source-file", type=Path, help="the same in a .txt (one a line), .jsonl, .json, .csv or .tsv"
+        "--source-file", type=_path, help="the same in a .txt (one a line), .jsonl, .json, .csv or .tsv"
     )
     add("--guidance-scale", type=_number, help="2 with a source and 1 without, if left out")
     add(
@@ -169,7 +181,7 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     add("--batch-size", type=_number, default=64)
     add("--provider", help="of onnxruntime, e.g. CPUExecutionProvider")
     add("--threads", type=_number, help="of the CPU")
-    add("--json", type=Path, help="also write the texts to this file; - prints JSON and nothing else")
+    add("--json", type=_path, help="also write the texts to this file; - prints JSON and nothing else")
     return parser
 
 

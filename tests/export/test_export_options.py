@@ -151,6 +151,31 @@ def test_the_command_takes_sources_from_the_line_or_a_file(called, tmp_path, cap
         assert stopped.value.code == 2 and sentence in capsys.readouterr().err
 
 
+def test_every_source_of_the_line_is_written_from(called, tmp_path):
+    for line in (["--source", "a", "--source", "b"], ["--source", "a", "b"], ["--source=a", "--source=b"]):
+        command.main(tmp_path, line)
+    command.main(tmp_path, ["--source=-x", "--source", "a", "b", "--seed", "1", "--source", "c"])
+    assert [options["source"] for _, options in called] == [["a", "b"]] * 3 + [["-x", "a", "b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (["--json", ""], "argument --json: it is empty; name a file;"),
+        (["--json="], "argument --json: it is empty; name a file;"),
+        (["--source-file", ""], "argument --source-file: it is empty; name a file;"),
+        (["--source", "-x"], "one that begins with - is joined to it, as in --source=-x)"),
+        (["--class-name", "-x"], "one that begins with - is joined to it, as in --class-name=-x)"),
+        (["--json", "--seed", "1"], "one that begins with - is joined to it, as in --json=-x)"),
+    ],
+)
+def test_what_an_option_of_the_line_lacks_is_said(line, sentence, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(tmp_path, line)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and sentence in said and said.count("\n") == 1
+
+
 def test_the_model_s_own_tokens_are_read_as_transformers_reads_them(tokenizer):
     pipe = v2_t5(tokenizer)
     settings = pipe.autoencoder.lm.generation_config

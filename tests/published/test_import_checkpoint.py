@@ -16,8 +16,8 @@ from ld4lg_fast.cli.main import app
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models import parameter_names
-from tests import published_checkpoints as fake
 from tests.conftest import randomize
+from tests.published import published_checkpoints as fake
 from tests.published.published_checkpoints import STATISTICS, Official, Unofficial, golden_cases
 
 DATASETS = {0: "roc", 4: "ag_news"}

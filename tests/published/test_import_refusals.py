@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ld4lg_fast.errors import ConfigError
-from tests import published_checkpoints as fake
+from tests.published import published_checkpoints as fake
 from tests.published.published_checkpoints import Official, Unofficial
 
 
