@@ -20,7 +20,7 @@ from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import TokenizedTexts
 from ld4lg_fast.pipeline.sources import source_states
 from ld4lg_fast.terminal.console import console, progress_bar
-from ld4lg_fast.training.reconstruction import encode_texts
+from ld4lg_fast.training.reconstruction import encode_texts, texts_at_once
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.shards import Rows, open_rows, remove_others, shard_fault, shard_path, write_shard
 
@@ -47,7 +47,7 @@ def encode_latents(
 ) -> Tensor:
     """Latents (len(texts), N, d) float32 of the texts numbered ``texts``, encoded in batches of like length."""
     out = torch.empty(len(texts), autoencoder.num_latents, autoencoder.dim_latent)
-    for places in _batches_by_length(tokens, texts, session):
+    for places in _batches_by_length(tokens, texts, session, texts_at_once(autoencoder, BATCH)):
         latents, _ = encode_texts(autoencoder, [tokens[texts[place]] for place in places], session.device)
         out[places] = latents.float().cpu()
     return out
@@ -63,7 +63,7 @@ def encode_sources(
 ) -> Tensor:
     """Encoder states (tokens of ``texts``, W) float32, one text after the other without padding."""
     found: list[Tensor] = [torch.empty(0)] * len(texts)
-    for places in _batches_by_length(tokens, texts, session):
+    for places in _batches_by_length(tokens, texts, session, BATCH):
         ids = [tokens[texts[place]] for place in places]
         states, mask = source_states(autoencoder, ids, max_len, session.device)
         for place, row, real in zip(places, states.float().cpu(), mask.cpu(), strict=True):
@@ -71,11 +71,11 @@ def encode_sources(
     return torch.cat(found)
 
 
-def _batches_by_length(tokens: TokenizedTexts, texts: Sequence[int], session: Session):
+def _batches_by_length(tokens: TokenizedTexts, texts: Sequence[int], session: Session, batch_size: int):
     order = np.argsort(tokens.lengths[texts], kind="stable")
-    for start in range(0, len(order), BATCH):
+    for start in range(0, len(order), batch_size):
         session.interrupts.check()
-        yield order[start : start + BATCH].tolist()
+        yield order[start : start + batch_size].tolist()
 
 
 def encoding_seconds(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from ld4lg_fast.data.options import RULES as CORPUS
+from ld4lg_fast.data.options import check_corpus_options
 from ld4lg_fast.decoding.config import MAY_BE_NONE, STRATEGIES
 from ld4lg_fast.diffusion.latent_diffusion import ARCHITECTURES
 from ld4lg_fast.diffusion.process import LOSSES, OBJECTIVES, WEIGHTINGS
@@ -29,7 +30,7 @@ SHARE, DROPOUT, SWITCH = Number(0, 1), Number(0, 0.999), Switch()
 RULES: Mapping[str, Mapping[str, Rule]] = {
     "": {"seed": OPTIONS["seed"], "resume": SWITCH},
     "dataset": {
-        **{name: rule if name == "seed" else OneOf(rule, NULL) for name, rule in CORPUS.items()},
+        **CORPUS,
         "name": Text(),
         "max_len": (TOKENS := WholeNumber(3, 2**17)),
         "source_max_len": OneOf(TOKENS, NULL),
@@ -140,7 +141,9 @@ def check_model_options(config: Mapping) -> None:
         for name, value in values.items():
             whole = f"{section}.{name}".lstrip(".")
             given[whole] = value
-            if name in rules:
+            if section == "dataset" and name in CORPUS:
+                check_corpus_options({name: value})
+            elif name in rules:
                 check(whole, value, rules[name])
             elif section:
                 raise ConfigError(unknown_option(whole, rules))

@@ -18,6 +18,7 @@ from ld4lg_fast.export.runtime.similarity import set_apart
 from ld4lg_fast.training.session import Session
 
 BATCH = 64
+PAIRS = 2**28  # of positions between which a Perceiver attends, in one batch: masks of a few gigabytes
 FEW = 50.0  # per cent of distinct reconstructions, below which something is wrong
 # A decoder whose loss is above this share of the tokens' entropy has hardly learned more than how frequent they are.
 UNTRAINED = 0.9
@@ -96,6 +97,11 @@ def exact_decoding(max_len: int) -> DecodingConfig:
     return DecodingConfig("greedy", max_len + 1, min_length=0, **NO_RULES)
 
 
+def texts_at_once(autoencoder: LanguageAutoencoder, most: int) -> int:
+    """How many texts are encoded in one batch: ``most``, but fewer of very many latents."""
+    return most if autoencoder.perceiver is None else max(1, min(most, PAIRS // autoencoder.num_latents**2))
+
+
 @torch.no_grad()
 def encode_texts(
     autoencoder: LanguageAutoencoder, ids: Sequence[list[int]], device: torch.device
@@ -126,8 +132,9 @@ def measure_reconstruction(
 
     def of_mine() -> tuple[list[list[int]], list[float]]:
         copies, sums = [], [0.0, 0.0, 0.0]
+        batch = texts_at_once(autoencoder, BATCH)
         while len(copies) < len(mine) and not (copies and is_over()):
-            ids = [tokens[i] for i in mine[len(copies) : len(copies) + BATCH]]
+            ids = [tokens[i] for i in mine[len(copies) : len(copies) + batch]]
             latents, mask = encode_texts(autoencoder, ids, session.device)
             copies += autoencoder.generate(latents, decoding, mask=mask)
             sums = [a + b for a, b in zip(sums, _losses(autoencoder, ids, session.device), strict=True)]
