@@ -64,8 +64,6 @@ def check_tokenizer(content: Any) -> None:
             raise ValueError(
                 f"{part} makes {growth:.0f} characters of one in {len(found)} steps; it must make at most {MOST_GROWTH}"
             )
-    for name in ("truncation", "padding"):
-        _bounded(name, content.get(name))
     added = _list(content.get("added_tokens") or [], "added_tokens")
     _require(
         len(added) <= MOST_ADDED_TOKENS, "added_tokens", len(added), f"at most {MOST_ADDED_TOKENS} tokens"
