@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_model
-from test_decoding import MAX_LEN, make_lm, make_states
 from torch import nn
 
 from ld4lg_fast.decoding import DecodingConfig, search
@@ -21,6 +19,8 @@ from ld4lg_fast.engine import cuda_graphs
 from ld4lg_fast.engine.precision import PlainLinear
 from ld4lg_fast.engine.sampling_run import SamplingRun
 from ld4lg_fast.kernels import backend
+from tests.conftest import make_model
+from tests.decoding.decoding_models import MAX_LEN, make_lm, make_states
 
 META = torch.device("meta")
 
