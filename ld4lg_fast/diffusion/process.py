@@ -6,14 +6,15 @@ eq. 1; v: Salimans & Ho 2022). Letters: B batch, N latent positions, d latent wi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.models.layers import project_to_sphere
+from ld4lg_fast.models.layers import Modulation, project_to_sphere
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
 WEIGHTINGS = ("none", "x_start", "min_snr")
@@ -131,8 +132,18 @@ class TrainingDraws:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "TrainingDraws":
         """The same draws with ``change`` applied to every tensor."""
-        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **tensors)
+
+
+class Denoiser(Protocol):
+    """The network as the loss sees it; one of `ld4lg_fast.models`."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Tensor: ...
+
+    def modulate(self, time: Tensor, class_id: Tensor | None = None) -> Modulation: ...
 
 
 @dataclass(frozen=True)
@@ -204,8 +215,8 @@ class GaussianDiffusion:
     def draw(self, x_start: Tensor, generator: torch.Generator, class_conditional: bool) -> TrainingDraws:
         """Draws times, noise and coins for a batch of latents (B, N, d), on the generator's device."""
         batch, device = x_start.shape[0], x_start.device
-        rng = {"generator": generator, "device": generator.device}
-        if self.discrete:
+        rng: dict[str, Any] = {"generator": generator, "device": generator.device}
+        if isinstance(self.schedule, DiscreteSchedule):
             t = torch.randint(self.schedule.num_train_timesteps, (batch,), **rng)
         else:
             t = torch.rand(batch, **rng)
@@ -243,7 +254,7 @@ class GaussianDiffusion:
 
     def training_loss(
         self,
-        denoiser: nn.Module,
+        denoiser: Denoiser,
         x_start: Tensor,
         mask: Tensor | None,
         draws: TrainingDraws,
@@ -268,11 +279,11 @@ class GaussianDiffusion:
         time = draws.t if self.discrete else alpha_sq
         z_t = add_noise(x_start, draws.noise, alpha_sq)
         dropped_id = class_id
-        if class_id is not None and draws.class_drop is not None:
+        if class_id is not None and draws.class_drop is not None and null_class is not None:
             dropped_id = class_id.masked_fill(draws.class_drop, null_class)
         # Both passes see the same times and, where classes are part of the modulation, the same classes.
         modulation = denoiser.modulate(time, dropped_id)
-        conditions = {
+        conditions: dict[str, Any] = {
             "mask": mask,
             "context": context,
             "context_mask": context_mask,
@@ -285,7 +296,7 @@ class GaussianDiffusion:
             with torch.no_grad():
                 first = denoiser(z_t, time, class_id=first_id, **conditions)
                 x_self_cond = prediction(first, z_t, alpha_sq, self.objective, self.l2_normalized).x_start
-                if draws.self_condition_noise is not None:
+                if draws.self_condition_noise is not None and draws.self_condition_share is not None:
                     kept = 1 - draws.self_condition_share
                     x_self_cond = add_noise(x_self_cond, draws.self_condition_noise, kept)
         output = denoiser(z_t, time, x_self_cond=x_self_cond, class_id=dropped_id, **conditions)

@@ -51,7 +51,7 @@ def ddim(
         now, after = (level.float().to(z.dtype) for level in (now, after))
     sigma = eta * ((1 - now / after) * (1 - after) / (1 - now)).sqrt()
     z = after.sqrt() * pred.x_start + (1 - after - sigma**2).sqrt() * pred.noise
-    return z + sigma * noise(step) if eta > 0 else z
+    return z + sigma * noise(step) if eta > 0 else z  # type: ignore[misc]  # there is noise where eta > 0
 
 
 def ddpm(
@@ -239,7 +239,7 @@ def guided_denoiser(
     the same self-condition. ``project`` puts every x_start on the sphere (official sequence-to-sequence
     evaluation).
     """
-    null_id = None if class_id is None else torch.full_like(class_id, model.denoiser.config.null_class)
+    null_id = None if class_id is None else torch.full_like(class_id, model.denoiser.config.num_classes)
 
     def denoise(z_t: Tensor, step: int, x_self_cond: Tensor | None) -> Prediction:
         time = grid.network_time[step].expand(z_t.shape[0])
@@ -266,7 +266,7 @@ def sample(
     *,
     noise: Noise | None = None,
     callback: Callback = _ignore,
-    **options,
+    **options: float,
 ) -> Tensor:
     """From the starting noise z (B, N, d) to the last x_start, with ``options`` of the update.
 
@@ -299,7 +299,7 @@ def get_sampler(name: str) -> Callable[..., Tensor]:
 
 
 def step_coefficients(
-    update: Update, grid: SamplingGrid, objective: str, guidance_scales: Sequence[float], **options
+    update: Update, grid: SamplingGrid, objective: str, guidance_scales: Sequence[float], **options: float
 ) -> Tensor:
     """A sampler's S steps, each with its guidance scale: (S, 8) float32, CPU. `ops.sampler_step` takes the first 7.
 

@@ -4,6 +4,7 @@ Lovelace et al. 2023, section 3 and appendix; exact rules in golden NOTES 1-13.
 Letters: B batch, N latent positions, M context positions, D model width, d latent width, L blocks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -146,7 +147,8 @@ class DiffusionTransformer(nn.Module):
         if config.dim_context:
             self.context_proj = nn.Linear(config.dim_context, dim)
             self.null_context = nn.Parameter(torch.randn(1, dim))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        blocks = (Block(config) for _ in range(config.depth))
+        self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]  # of any modules
         if config.scale_shift:
             # One product gives every block's scale and shift; stored block by block.
             self.modulation = nn.Linear(dim_time, 2 * dim * config.depth)
@@ -224,7 +226,7 @@ class DiffusionTransformer(nn.Module):
 
     def conditions(
         self,
-        shape: tuple[int, int],
+        shape: Sequence[int],
         mask: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
@@ -287,10 +289,10 @@ class DiffusionTransformer(nn.Module):
                 x = x + branch
                 if conditions.guided and x.shape[0] == inputs.shape[0]:
                     x = twice(x)  # up to here the two halves are the same
-                branch = self._attend_to_source(i, x, conditions)
+                branch = self._attend_to_source(i, x, conditions.source[i], conditions)
             x, normed = add_and_norm(branch, x, block.ff_norm)
             h = block.ff(normed)
-            next_norm = self.norm if i + 1 == depth else self.blocks[i + 1].attn_norm
+            next_norm: nn.LayerNorm | None = self.norm if i + 1 == depth else self.blocks[i + 1].attn_norm
             if depth - n <= i + 1 < depth:
                 next_norm = None  # a dense projection comes before it
             if self.config.scale_shift:
@@ -305,10 +307,10 @@ class DiffusionTransformer(nn.Module):
                 skips.append(x)
         return self.output_proj(normed)
 
-    def _attend_to_source(self, index: int, x: Tensor, conditions: Conditions) -> Tensor:
-        block, keys_values = self.blocks[index], conditions.source[index]
+    def _attend_to_source(self, index: int, x: Tensor, keys_values: Tensor, conditions: Conditions) -> Tensor:
+        block = self.blocks[index]
         cond = block.cross_norm(x[: keys_values.shape[0]])
         cond = block.cross_attn(cond, keys_values, conditions.source_bias)
-        if not conditions.guided:
+        if conditions.no_source is None:
             return cond
         return torch.cat([cond, conditions.no_source[index].expand_as(cond)])

@@ -5,6 +5,7 @@ Letters: B batch, N positions, M context tokens, D model width, d latent width, 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -135,7 +136,8 @@ class DiffusionTransformerV1(nn.Module):
             self.null_self_cond = nn.Parameter(torch.randn(1, dim))
         if config.num_classes:
             self.class_embedding = nn.Embedding(config.num_classes + 1, dim)
-        self.blocks = nn.ModuleList(BlockV1(config) for _ in range(config.depth))
+        blocks = (BlockV1(config) for _ in range(config.depth))
+        self.blocks: Sequence[BlockV1] = nn.ModuleList(blocks)  # type: ignore[assignment]  # of any modules
         self.modulation = nn.Linear(dim_time, 2 * dim * config.depth)
         store_in_parts(self, "modulation", [f"blocks.{i}.modulation" for i in range(config.depth)])
         nn.init.zeros_(self.modulation.weight)
@@ -149,7 +151,7 @@ class DiffusionTransformerV1(nn.Module):
         bucket = relative_position_bucket(index[None, :] - index[:, None], self.NUM_BUCKETS)
         return self.relative_bias(bucket).permute(2, 0, 1)[None] * math.sqrt(DIM_HEAD)
 
-    def modulate(self, time: Tensor, class_id: None = None) -> Modulation:
+    def modulate(self, time: Tensor, class_id: Tensor | None = None) -> Modulation:
         """The time dependent part for integer steps ``time`` (B,); the class is a token here."""
         tau = F.gelu(self.time_mlp(self.sinusoid(time).to(self.input_proj.weight.dtype)))[:, None]
         return Modulation(self.time_proj(tau), self.modulation(tau))
@@ -189,7 +191,7 @@ class DiffusionTransformerV1(nn.Module):
 
     def conditions(
         self,
-        shape: tuple[int, int],
+        shape: Sequence[int],
         mask: Tensor | None = None,
         context: None = None,
         context_mask: None = None,

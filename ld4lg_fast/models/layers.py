@@ -30,7 +30,7 @@ def store_in_parts(module: nn.Module, fused: str, parts: Sequence[str]) -> None:
                 for name, part in zip(parts, tensor.chunk(len(parts)), strict=True):
                     state[f"{prefix}{name}.{kind}"] = part
 
-    def join(module: nn.Module, state: dict, prefix: str, *args) -> None:
+    def join(module: nn.Module, state: dict, prefix: str, *args: object) -> None:
         for kind in ("weight", "bias"):
             keys = [f"{prefix}{name}.{kind}" for name in parts]
             if all(key in state for key in keys):
@@ -63,7 +63,7 @@ def attention_bias(query_mask: Tensor, key_mask: Tensor, dtype: torch.dtype) -> 
     )
 
 
-def check_mask(name: str, mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
+def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
     """The mask as booleans, or None.
 
     Raises:
@@ -105,8 +105,9 @@ class Modulation:
     def of_block(self, index: int) -> tuple[Tensor, Tensor]:
         """Scale and shift (R, 1, D) of a block."""
         dim = self.embedding.shape[-1]
-        scale_shift = self.table.narrow(-1, 2 * index * dim, 2 * dim)
-        return scale_shift.chunk(2, dim=-1)
+        table = self.table.narrow(-1, 2 * index * dim, 2 * dim)  # type: ignore[union-attr]  # asked only with one
+        scale, shift = table.chunk(2, dim=-1)
+        return scale, shift
 
     def rows(self, index: Tensor) -> "Modulation":
         """The rows of ``index`` (R',)."""
@@ -116,7 +117,7 @@ class Modulation:
     def overwrite(self, rows: "Modulation") -> None:
         """Puts other rows, at most as many, in the place of the first of these."""
         self.embedding[: len(rows.embedding)] = rows.embedding
-        if self.table is not None:
+        if self.table is not None and rows.table is not None:
             self.table[: len(rows.table)] = rows.table
 
 
@@ -137,7 +138,7 @@ class SinusoidalEmbedding(nn.Module):
 class PositionTable(nn.Embedding):
     """Learned absolute positions, scaled by width^-0.5; ``forward(length)`` gives (length, D)."""
 
-    def forward(self, length: int) -> Tensor:
+    def forward(self, length: int) -> Tensor:  # type: ignore[override]  # an Embedding takes ids
         if length > self.num_embeddings:
             raise ConfigError(
                 f"The sequence has {length} positions, but this model was built for at most "
@@ -178,10 +179,11 @@ def attend(
     to the lowest finite number), so where a loss reaches such rows they are told here.
     """
     if dropout:
-        heads = [split_heads(x) for x in (q, k, v)]
-        for index, norm in enumerate(norms):
-            heads[index] = norm(heads[index])
-        out = merge_heads(F.scaled_dot_product_attention(*heads, attn_mask=bias, dropout_p=dropout))
+        q_heads, k_heads, v_heads = (split_heads(x) for x in (q, k, v))
+        if norms:
+            q_heads, k_heads = norms[0](q_heads), norms[1](k_heads)
+        out = F.scaled_dot_product_attention(q_heads, k_heads, v_heads, attn_mask=bias, dropout_p=dropout)
+        out = merge_heads(out)
     else:
         out = ops.short_attention(q, k, v, bias, *(norm.gamma for norm in norms))
     return out if rows is None else torch.where(rows[..., None], out, v.mean(dim=1, keepdim=True))
@@ -201,7 +203,8 @@ class SelfAttention(nn.Module):
         inner = heads * DIM_HEAD if heads else dim
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.to_out = nn.Linear(inner, dim, bias=False)
-        self.norms = nn.ModuleList(HeadRMSNorm() for _ in range(2 if qk_norm else 0))
+        norms = (HeadRMSNorm() for _ in range(2 if qk_norm else 0))
+        self.norms: Sequence[HeadRMSNorm] = nn.ModuleList(norms)  # type: ignore[assignment]  # of any modules
         self.dropout = dropout
         store_in_parts(self, "qkv", ("to_q", "to_k", "to_v"))
 

@@ -3,6 +3,8 @@
 Letters: B batch, H heads, N queries, M keys, d width of a head.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -29,7 +31,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **options,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """(B, H, N, d), (B, H, M, d) and a mask (B, 1, N, M), bool or float, to (B, N, H, d), as transformers has it.
 
@@ -47,11 +49,11 @@ def _attention(
         bias = torch.zeros(bias.shape, dtype=query.dtype).masked_fill_(~bias, lowest)
     elif bias is not None:
         bias = bias.clamp(min=lowest).to(query.dtype)
-    rows = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
-    return ops.short_attention(*rows, bias).unflatten(-1, (heads, dim)), None
+    q, k, v = (x.transpose(1, 2).flatten(2) for x in (query, key, value))
+    return ops.short_attention(q, k, v, bias).unflatten(-1, (heads, dim)), None
 
 
-def _mask(*arguments, **options) -> Tensor | None:
+def _mask(*arguments: Any, **options: Any) -> Tensor | None:
     """The mask in full: a causal one is not left to the attention."""
     return sdpa_mask(*arguments, **options | {"allow_is_causal_skip": False})
 

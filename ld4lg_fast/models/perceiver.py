@@ -4,6 +4,7 @@ Lovelace et al. 2023, section 4; resampler: Alayrac et al. 2022 (Flamingo). Exac
 Letters: B batch, T tokens, N latents, d latent width, W language model width, H heads of 64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,8 +102,10 @@ class PerceiverResampler(nn.Module):
         super().__init__()
         self.pos_emb = PositionTable(max_len, dim_input)
         self.queries = nn.Parameter(torch.randn(num_queries, dim_query) * 0.02)
-        self.attn = nn.ModuleList(PerceiverAttention(dim_input, dim_query) for _ in range(depth))
-        self.ff = nn.ModuleList(feed_forward(dim_query, mult) for _ in range(depth))
+        attn = (PerceiverAttention(dim_input, dim_query) for _ in range(depth))
+        self.attn: Sequence[PerceiverAttention] = nn.ModuleList(attn)  # type: ignore[assignment]  # of any modules
+        ff = (feed_forward(dim_query, mult) for _ in range(depth))
+        self.ff: Sequence[nn.Sequential] = nn.ModuleList(ff)  # type: ignore[assignment]  # of any modules
         self.norm = nn.LayerNorm(dim_query)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -117,7 +120,7 @@ class PerceiverResampler(nn.Module):
             )
         queries = self.queries.expand(batch, -1, -1)
         for attn, ff in zip(self.attn, self.ff, strict=True):
-            queries, normed = add_and_norm(attn(x, queries, bias), queries, ff[0])
+            queries, normed = add_and_norm(attn(x, queries, bias), queries, ff[0])  # type: ignore[arg-type]  # its norm
             queries = queries + ff[1:](normed)
         return self.norm(queries)
 
@@ -146,14 +149,16 @@ class TransformerExpander(nn.Module):
         super().__init__()
         self.pos_emb = PositionTable(num_latents, dim)
         self.input_proj = nn.Linear(dim_latent, dim)
-        self.attn = nn.ModuleList(RMSSelfAttention(dim) for _ in range(depth))
-        self.ff = nn.ModuleList(feed_forward(dim, mult) for _ in range(depth))
+        attn = (RMSSelfAttention(dim) for _ in range(depth))
+        self.attn: Sequence[RMSSelfAttention] = nn.ModuleList(attn)  # type: ignore[assignment]  # of any modules
+        ff = (feed_forward(dim, mult) for _ in range(depth))
+        self.ff: Sequence[nn.Sequential] = nn.ModuleList(ff)  # type: ignore[assignment]  # of any modules
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.input_proj(latents) + self.pos_emb(latents.shape[1])
         for attn, ff in zip(self.attn, self.ff, strict=True):
-            x, normed = add_and_norm(attn(x), x, ff[0])
+            x, normed = add_and_norm(attn(x), x, ff[0])  # type: ignore[arg-type]  # its norm
             x = x + ff[1:](normed)
         return self.norm(x)
 
@@ -167,6 +172,7 @@ class Perceiver(nn.Module):
         self.encoder = PerceiverResampler(
             c.dim_lm, c.dim_latent, c.num_latents, c.depth, c.max_len, c.ff_mult
         )
+        self.decoder: TransformerExpander | PerceiverResampler
         if c.decoder == "transformer":
             self.decoder = TransformerExpander(c.dim_latent, c.dim_lm, c.num_latents, c.depth, c.ff_mult)
         else:
