@@ -19,7 +19,7 @@ DISPLAY = ("export/runtime/text_display.py", "export/runtime/folder/generate.py"
 # Modules that are imported by a name that the package itself holds.
 NAMED_IMPORTS = {
     *("ld4lg_fast/__init__.py", "ld4lg_fast/evaluation/__init__.py", "ld4lg_fast/evaluation/unavailable.py"),
-    *("kernels/library.py", "benchmarks/ops.py"),
+    *("kernels/library.py", "kernels/reference.py", "kernels/case_table.py", "benchmarks/ops.py"),
 }
 TREES = {
     path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
