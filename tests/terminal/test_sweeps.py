@@ -27,7 +27,8 @@ INFER = Path(__file__).parents[2] / "scripts" / "infer.py"
 def sweep(tmp_path, monkeypatch):
     """Runs a task once for each seed given; its exit code, and what the folder it ran in has got."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging.root, "handlers", [])  # Hydra's help adds one that writes to this test's output
+    # The help of Hydra adds one that writes to the output of this test.
+    monkeypatch.setattr(logging.root, "handlers", [])
 
     def run(task, *arguments: str) -> tuple[int, dict]:
         monkeypatch.setattr(sys, "argv", ["infer.py", "infer.output_dir=x", *arguments])
