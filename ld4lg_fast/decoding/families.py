@@ -9,6 +9,7 @@ Letters: R rows, D model width, H heads, T positions, V vocabulary.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ def read_decoder(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder
     return readers[lm.config.model_type](lm, dtype, pack)
 
 
-def _in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _in_dtype(module: Any, dtype: torch.dtype) -> Any:
     """The module itself, or a copy of it in another dtype."""
     return module if next(module.parameters()).dtype == dtype else copy.deepcopy(module).to(dtype)
 
@@ -117,7 +118,7 @@ def _read_bart(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
         layers=layers,
         embed=embed,
         final=nn.Identity(),
-        head=pack(lm.lm_head.weight.to(dtype), lm.final_logits_bias[0].to(dtype)),
+        head=pack(lm.lm_head.weight.to(dtype), lm.final_logits_bias[0].to(dtype)),  # type: ignore[index]  # a buffer
         heads=heads,
         scale=(lm.config.d_model // heads) ** -0.5,
         pre_norm=False,
@@ -133,8 +134,8 @@ def _read_t5(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
         gate, value = x.chunk(2, dim=-1)
         return activate(gate) * value
 
-    def read_layer(block: nn.Module) -> Layer:
-        attention, cross, ff = (part for part in block.layer)
+    def read_layer(block: Any) -> Layer:
+        attention, cross, ff = block.layer
         own, other, dense = attention.SelfAttention, cross.EncDecAttention, ff.DenseReluDense
         return Layer(
             self_norm=attention.layer_norm.forward,

@@ -4,6 +4,7 @@ Letters: B batch, N latents, W language model width, V vocabulary.
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ld4lg_fast.decoding.config import DecodingConfig, check_lengths
 from ld4lg_fast.decoding.families import read_decoder
 from ld4lg_fast.decoding.loop import run
 from ld4lg_fast.decoding.rules import Rules, UnsupportedError
-from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch
+from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch, Search
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.engine.packed_weights import prepared_once
@@ -71,7 +72,8 @@ def generate_ids(
     if config.strategy == "nucleus":
         uniforms = _uniforms(states, options.max_length, seed, sample_ids, decode)
     try:
-        rules = Rules.read(options, lm.get_input_embeddings().weight.shape[0], states.device)
+        embeddings: Any = lm.get_input_embeddings()
+        rules = Rules.read(options, embeddings.weight.shape[0], states.device)
         stack = _stack(lm, config.precision)
     except UnsupportedError as reason:
         if config.precision is not None:
@@ -79,6 +81,7 @@ def generate_ids(
         _tell(f"decoding through transformers' generate: the fast decoder does not know {reason}")
         with gpu_settings(states.device):
             return _generate(lm, states, mask, options, config, uniforms)
+    search: Search
     cache, fill = stack.start(states, mask, rules.num_beams, rules.max_length), rules.pad
     if rules.num_beams > 1:
         search, fill = BeamSearch(stack, cache, rules, len(states)), rules.fill
@@ -164,7 +167,7 @@ def _generate(
         processors.append(_InverseTransform(uniforms))
     if mask is None:
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
-    return lm.generate(
+    return lm.generate(  # type: ignore[operator]  # a method of the classes with a head alone
         encoder_outputs=BaseModelOutput(last_hidden_state=states),
         attention_mask=mask.long(),
         generation_config=options,

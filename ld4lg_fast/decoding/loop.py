@@ -3,6 +3,8 @@
 Letters: S sentences, T = max_length tokens.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,8 @@ class CapturedSteps:
 
     def forget(self) -> None:
         """After the search has got new tensors."""
-        self.span, self.replay = 0, None
+        self.span = 0
+        self.replay: Callable[[], object] | None = None
 
     def advance(self, length: int) -> None:
         span = min(-(-length // GRAPH_SPAN) * GRAPH_SPAN, self.max_length)

@@ -4,6 +4,7 @@ Letters: R rows (sentences times beams), T tokens, V vocabulary.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,11 +117,11 @@ class Rules:
         """The best scores of the next token, (R, count) float32, from logits (R, V); see `ops.logits_best`."""
         return ops.logits_best(logits, ids, length, **self._arguments(), normalize=normalize, count=count)
 
-    def draw(self, logits: Tensor, ids: Tensor, length: Tensor, uniforms: Tensor, **limits) -> Tensor:
+    def draw(self, logits: Tensor, ids: Tensor, length: Tensor, uniforms: Tensor, **limits: Any) -> Tensor:
         """The next token (R,), drawn; ``limits`` are temperature, top_k and top_p; see `ops.logits_draw`."""
         return ops.logits_draw(logits, ids, length, **self._arguments(), uniforms=uniforms, **limits)
 
-    def _arguments(self) -> dict:
+    def _arguments(self) -> dict[str, Any]:
         return {
             "eos": self.eos,
             "forced": self.forced,

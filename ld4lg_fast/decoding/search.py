@@ -6,7 +6,7 @@ the host and its shapes depend on nothing but ``span``: it can be captured as a 
 Letters: S sentences, W beams, T = max_length tokens, V vocabulary.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -70,7 +70,9 @@ class GreedySearch:
 class NucleusSearch(GreedySearch):
     """One text a sentence, its tokens drawn with its own uniform numbers (S, T); limits as `Rules.draw` has them."""
 
-    def __init__(self, stack: DecoderStack, cache: Cache, rules: Rules, uniforms: Tensor, **limits) -> None:
+    def __init__(
+        self, stack: DecoderStack, cache: Cache, rules: Rules, uniforms: Tensor, **limits: Any
+    ) -> None:
         super().__init__(stack, cache, rules, len(uniforms))
         self.uniforms, self.limits = uniforms, limits
 

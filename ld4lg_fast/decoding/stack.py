@@ -7,13 +7,15 @@ numbers and moves no key.
 Letters: S sentences, W beams, T positions, N latents, H heads, K head width, D model width, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ld4lg_fast.decoding.families import Decoder, Layer
+from ld4lg_fast.decoding.families import Decoder, Layer, Map
 from ld4lg_fast.kernels import backend, ops
 
 
@@ -39,7 +41,8 @@ class Cache:
 
     def choose_beams(self, parents: Tensor) -> None:
         """Beam w of each sentence goes on from beam ``parents[:, w]`` (S, W)."""
-        self.chosen.copy_(self.chosen.gather(1, parents[:, :, None].expand_as(self.chosen)))
+        if self.chosen is not None:
+            self.chosen.copy_(self.chosen.gather(1, parents[:, :, None].expand_as(self.chosen)))
 
     def keep(self, sentences: Tensor) -> None:
         """Drops all sentences but those."""
@@ -140,7 +143,7 @@ class DecoderStack:
             x = self._branch(x, layer.ff_norm, self._feed_forward, layer)
         return decoder.head(decoder.final(x))
 
-    def _branch(self, x: Tensor, norm, branch, *arguments) -> Tensor:
+    def _branch(self, x: Tensor, norm: Map, branch: Callable[..., Tensor], *arguments: Any) -> Tensor:
         if self.decoder.pre_norm:
             return branch(norm(x), x, *arguments)
         return norm(branch(x, x, *arguments))

@@ -42,13 +42,13 @@ class Capture:
         # As torch.cuda.graph does it, which has one stream for all GPUs, and no ``often``.
         with _capturing:
             graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
-            pool = () if self.graph is None else (self.graph.pool(),)
+            pool = None if self.graph is None else self.graph.pool()
             if not (self.often and pool):
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                graph.capture_begin(*pool, capture_error_mode="thread_local")
+                graph.capture_begin(pool, capture_error_mode="thread_local")
                 try:
                     run()
                 except BaseException:

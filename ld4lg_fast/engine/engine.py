@@ -4,6 +4,7 @@ Letters: B batch, N latent positions, d latent width, M context length, S sampli
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,14 +36,14 @@ COUNT_BYTES = 64  # of a sample that is not kept: its number, its place and what
 Context = Tensor | Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def sample_latents(model: LatentDiffusion, num_samples: int, **options) -> Tensor:
+def sample_latents(model: LatentDiffusion, num_samples: int, **options: Any) -> Tensor:
     """Latents (num_samples, N, d) float32, un-normalised, on the model's device; zero beyond a sample's length.
 
     ``options`` and errors: see `sample_batches`.
     """
-    latents = None
+    latents = torch.empty(0)
     for rows, batch in sample_batches(model, num_samples, **options):
-        if latents is None:
+        if not latents.numel():
             latents = batch.new_empty((num_samples, *batch.shape[1:]))
         latents[rows] = batch
     return latents
@@ -143,7 +144,8 @@ def sample_batches(
         order = torch.argsort(lengths, descending=True, stable=True)
 
     def sample(rows: Tensor) -> Tensor:
-        states, states_mask = context, context_mask
+        states: Tensor | None
+        states, states_mask = None, context_mask
         if callable(context):
             states, states_mask = context(rows)
         elif context is not None:

@@ -48,11 +48,12 @@ def learn_times(
         return model.normalize(samples)
 
     exact = latents(many, "time")
-    errors, curves = {}, {}
+    errors: dict[tuple[float, float], float] = {}
+    curves = {}
     for a, b in product(EXPONENTS, repeat=2):
         curves[a, b] = ((1 - np.linspace(0, 1, POINTS) ** a) ** b).tolist()
         model.recipe["learned_times"] = curves[a, b]
         errors[a, b] = (latents(few, "learned") - exact).square().mean().sqrt().item()
-    best = min(errors, key=errors.get)
+    best = min(errors, key=errors.__getitem__)
     model.recipe["learned_times"] = curves[best]
     return {"equal": errors[1.0, 1.0], "learned": errors[best], "a": best[0], "b": best[1]}

@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,11 +19,15 @@ from ld4lg_fast.engine.precision import (
 )
 from ld4lg_fast.engine.regional_compile import compile_regions, is_compiled
 from ld4lg_fast.kernels import backend, ops
+from ld4lg_fast.models.denoiser import DiffusionTransformer
+from ld4lg_fast.models.denoiser_v1 import DiffusionTransformerV1
 from ld4lg_fast.models.layers import GEGLUFeedForward
 
 T = TypeVar("T")
+Module = TypeVar("Module", bound=nn.Module)
+Denoiser = TypeVar("Denoiser", bound=DiffusionTransformer | DiffusionTransformerV1)
 
-_prepared: WeakKeyDictionary[nn.Module, dict[object, tuple[tuple, object]]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[nn.Module, dict[object, tuple[tuple, Any]]] = WeakKeyDictionary()
 _preparing = threading.RLock()
 
 
@@ -59,11 +63,12 @@ class PreparedFeedForward(nn.Module):
     def __init__(self, feed_forward: GEGLUFeedForward, pack: Pack) -> None:
         super().__init__()
         first, second = feed_forward.proj_in, feed_forward.proj_out
-        weight, self.bias = first.weight.detach(), first.bias
-        if isinstance(pack, type) and issubclass(pack, NarrowCpuLinear):
-            self.first, self.bias = pack(weight, first.bias, geglu=True), None
-        else:
-            self.first = pack(weight, None)
+        weight = first.weight.detach()
+        self.bias: Tensor | None = first.bias
+        narrow = isinstance(pack, type) and issubclass(pack, NarrowCpuLinear)
+        self.first = pack(weight, first.bias, geglu=True) if narrow else pack(weight, None)
+        if narrow:
+            self.bias = None
         self.second = pack(second.weight.detach(), second.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +80,7 @@ class PreparedFeedForward(nn.Module):
         return out.unflatten(0, x.shape[:-1])
 
 
-def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
+def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
     """The denoiser with its blocks' and skips' products prepared; everything else is shared with it, or cast.
 
     Args:
@@ -92,8 +97,10 @@ def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
         return denoiser
     compiles = is_compiled(denoiser)
 
-    def make() -> nn.Module:
-        plain = denoiser if dtype == weight.dtype else copy.deepcopy(denoiser).to(dtype)
+    def make() -> Denoiser:
+        plain = denoiser
+        if dtype != weight.dtype:
+            plain = copy.deepcopy(denoiser).to(dtype)
         if pack is not PlainLinear:  # products that a compiler does not see, or not as they are meant
             return _prepared_twin(plain, pack)
         if compiles:
@@ -103,17 +110,17 @@ def prepared_denoiser(denoiser: nn.Module, precision: str | None) -> nn.Module:
     return prepared_once(denoiser, (precision, denoiser.training, compiles), make)
 
 
-def _prepared_twin(denoiser: nn.Module, pack: Pack) -> nn.Module:
+def _prepared_twin(denoiser: Denoiser, pack: Pack) -> Denoiser:
     twin = _twin(denoiser)
-    packs = {"blocks": pack, "dense_projections": pack}
+    packs: dict[str, Pack] = {"blocks": pack, "dense_projections": pack}
     if denoiser.input_proj.weight.dtype == torch.bfloat16 and backend.has_fast_bf16():
         packs["modulation"] = NarrowCpuLinear  # of all steps at once: few rows, and the largest weight
     for name in packs.keys() & twin._modules.keys():
-        twin._modules[name] = _with_products(twin._modules[name], packs[name])
+        twin._modules[name] = _with_products(twin.get_submodule(name), packs[name])
     return twin
 
 
-def _twin(module: nn.Module) -> nn.Module:
+def _twin(module: Module) -> Module:
     """Another module with the same parameters and children, in which children can be replaced."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)

@@ -42,7 +42,7 @@ class OneDnnLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         self.bias = bias
-        self.after = ("gelu", [], "none") if gelu else ("none", [], "")
+        self.after: tuple[str, list, str] = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if residual is None or self.after[0] == "gelu":
@@ -147,7 +147,7 @@ class Fp8Linear:
 
 def fp8_or_plain(weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Linear:
     """`Fp8Linear` where its sizes are whole blocks of sixteen, which the product needs."""
-    kind = PlainLinear if any(size % 16 for size in weight.shape) else Fp8Linear
+    kind: Pack = PlainLinear if any(size % 16 for size in weight.shape) else Fp8Linear
     return kind(weight, bias, gelu)
 
 
@@ -216,7 +216,7 @@ def choose_linear(
     return dtype, PlainLinear
 
 
-_SPECIAL = {"tf32": Tf32Linear, "int8": Int8Linear, "fp8": fp8_or_plain}
+_SPECIAL: dict[str, Pack] = {"tf32": Tf32Linear, "int8": Int8Linear, "fp8": fp8_or_plain}
 
 
 def _unavailable(precision: str | None, device: torch.device) -> str | None:

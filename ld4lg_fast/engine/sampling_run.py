@@ -7,7 +7,7 @@ D model width, L blocks, S sampling steps, C classes that occur in the run.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.samplers import get_update, step_coefficients
@@ -16,24 +16,28 @@ from ld4lg_fast.engine.cuda_graphs import CapturedSteps
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.kernels import ops
+from ld4lg_fast.models.denoiser import DiffusionTransformer
+from ld4lg_fast.models.denoiser_v1 import DiffusionTransformerV1
 from ld4lg_fast.models.layers import Modulation, project_to_sphere
 from ld4lg_fast.options.checks import check_floats
 
 START_STREAM = 0  # random stream of z_T; step k draws from stream 1 + k
+Denoiser = DiffusionTransformer | DiffusionTransformerV1
 TABLE_ELEMENTS = 2**26  # of all steps' modulations, at most as many at once
 
 
 class StepModulations:
     """The `Modulation` of every step and class, from one product for as many steps as `TABLE_ELEMENTS` hold."""
 
-    def __init__(self, denoiser: nn.Module, times: Tensor, classes: Tensor | None) -> None:
+    def __init__(self, denoiser: Denoiser, times: Tensor, classes: Tensor | None) -> None:
         """``times`` (S,) as the network is told them; ``classes`` (C,) where they modulate, else None."""
         self.denoiser, self.times, self.classes = denoiser, times, classes
         self.num_classes = 1 if classes is None else len(classes)
         per_step = self.num_classes * 2 * denoiser.config.dim * denoiser.config.depth
         self.steps_at_once = max(1, TABLE_ELEMENTS // per_step)
         self.filled: int | None = None
-        self.first: Tensor | None = None
+        self.first: Tensor = times.new_zeros((), dtype=torch.long)
+        self.rows: Modulation
 
     def fill(self, step: int) -> None:
         """Makes the table that ``step`` is in, unless it is there."""
@@ -43,11 +47,11 @@ class StepModulations:
         times = self.times[first : first + self.steps_at_once]
         ids = None if self.classes is None else self.classes.repeat(len(times))
         rows = self.denoiser.modulate(times.repeat_interleave(self.num_classes), ids)
-        if self.first is None:
-            self.rows, self.first = rows, self.times.new_tensor(first, dtype=torch.long)
+        if self.filled is None:
+            self.rows = rows
         else:  # in place, where a captured step looks for them
             self.rows.overwrite(rows)
-            self.first.fill_(first)
+        self.first.fill_(first)
         self.filled = first
 
     def at(self, step: Tensor, class_index: Tensor) -> Modulation:
@@ -110,7 +114,7 @@ class SamplingRun:
         project: bool = False,
         steer: Callable[[Tensor], Tensor] | None = None,
         strength: float = 1.0,
-        denoiser: nn.Module | None = None,
+        denoiser: Denoiser | None = None,
         cuda_graph: bool | None = None,
     ) -> None:
         self.denoiser, self.seed = denoiser or model.denoiser, seed
@@ -142,7 +146,7 @@ class SamplingRun:
         signed_seed = seed - 2**64 if seed >= 2**63 else seed
         self.seed_tensor = torch.tensor(signed_seed, device=self.device) if self.has_noise else None
         self.classes = None
-        if config.class_modulates:
+        if config.class_modulates and classes is not None:
             null = classes.new_tensor([config.null_class])
             self.classes = torch.cat([classes, null]).unique()
         self.modulations = StepModulations(self.denoiser, grid.network_time.to(self.device), self.classes)
@@ -175,11 +179,11 @@ class SamplingRun:
         z = ops.philox_normal(self.seed, sample_ids, START_STREAM, (length, self.config.dim_latent))
         if start is not None:
             z = self.first_level**0.5 * start[:, :length] + (1 - self.first_level) ** 0.5 * z
-        noise = (self.seed_tensor, sample_ids) if self.has_noise else (None, None)
+        ids = sample_ids if self.has_noise else None
 
         def advance(
             guided: bool, step: Tensor, z: Tensor, x_prev: Tensor, x_start: Tensor, inputs: Tensor
-        ) -> tuple:
+        ) -> tuple[Tensor, ...]:
             shared, class_index = conditions[guided]
             output = self.denoiser.run_blocks(inputs, self.modulations.at(step, class_index), shared)
             if self.changes:
@@ -194,19 +198,19 @@ class SamplingRun:
                 history,
                 self.coefficients,
                 step,
-                *noise,
+                self.seed_tensor,
+                ids,
                 START_STREAM + 1,
                 self.config.self_condition,
             )
             return z, x_start, x_next, inputs
 
-        if self.cuda_graph:
-            advance = CapturedSteps(advance)
+        run = CapturedSteps(advance) if self.cuda_graph else advance
         zeros = torch.zeros_like(z)
-        state = (z, zeros, zeros, self.denoiser.network_input(z, None))
+        state: tuple[Tensor, ...] = (z, zeros, zeros, self.denoiser.network_input(z, None))
         for k, step in enumerate(self.steps):
             self.modulations.fill(k)
-            state = advance(self.guided[k], step, *state)
+            state = run(self.guided[k], step, *state)
             if callback is not None:
                 callback(k, state[2].clone() if self.cuda_graph else state[2])
         z = state[0]
@@ -225,8 +229,10 @@ class SamplingRun:
         for guided in set(self.guided):
             ids = class_id
             if guided and class_id is not None:
-                ids = torch.cat([class_id, torch.full_like(class_id, self.config.null_class)])
-            index = self.steps.new_zeros(1) if self.classes is None else torch.searchsorted(self.classes, ids)
+                ids = torch.cat([class_id, torch.full_like(class_id, self.config.num_classes)])
+            index = self.steps.new_zeros(1)
+            if self.classes is not None:
+                index = torch.searchsorted(self.classes, ids)  # type: ignore[arg-type]  # classes come with ids
             found[guided] = (
                 self.denoiser.conditions(shape, mask, context, context_mask, ids, guided),
                 index,

@@ -7,6 +7,7 @@ Imports training (for run checkpoints), pipeline and the rooms below it.
 """
 
 from importlib import import_module
+from typing import Any
 
 _LAZY = {
     "EvaluationSettings": "settings",
@@ -18,7 +19,7 @@ _LAZY = {
 __all__ = list(_LAZY)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"ld4lg_fast.evaluation.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'ld4lg_fast.evaluation' has no attribute {name!r}")

@@ -129,14 +129,18 @@ def choices() -> dict[str, Choose]:
         "surest": lambda candidates, sure, reference: choose(candidates, sure, SURENESS),
     }
     for name in ORACLES:
-        ways[f"minimum Bayes risk by {name}"] = lambda candidates, sure, reference, name=name: choose(
-            candidates, sure, name
-        )
+        ways[f"minimum Bayes risk by {name}"] = _chosen_by(name)
     for name, similarity in SIMILARITIES.items():
-        ways[f"oracle by {name}"] = lambda candidates, sure, reference, similarity=similarity: oracle(
-            candidates, reference, similarity
-        )[0]
+        ways[f"oracle by {name}"] = _nearest_by(similarity)
     return ways
+
+
+def _chosen_by(name: str) -> Choose:
+    return lambda candidates, sure, reference: choose(candidates, sure, name)
+
+
+def _nearest_by(similarity: Callable[[str, str], float]) -> Choose:
+    return lambda candidates, sure, reference: oracle(candidates, reference, similarity)[0]
 
 
 def _add_gaps(rows: Sequence[Row]) -> None:

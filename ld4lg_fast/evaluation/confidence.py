@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +22,10 @@ def student_quantile(probability: float, degrees: int) -> float:
 
 def summary(values: Sequence[float]) -> dict:
     """``mean``, ``values``; of two or more also ``std`` (of a sample) and ``interval_95`` of the mean."""
-    result = {"mean": statistics.fmean(values), "values": list(values)}
+    mean = statistics.fmean(values)
+    result: dict[str, Any] = {"mean": mean, "values": list(values)}
     if len(values) > 1:
         spread = statistics.stdev(values)
         half = student_quantile(0.975, len(values) - 1) * spread / math.sqrt(len(values))
-        result |= {"std": spread, "interval_95": [result["mean"] - half, result["mean"] + half]}
+        result |= {"std": spread, "interval_95": [mean - half, mean + half]}
     return result

@@ -34,8 +34,7 @@ def test(config: DictConfig) -> Path:
     transformers.utils.logging.disable_progress_bar()
     try:
         evaluation = Evaluation(settings, processes)
-        samples = {seed: evaluation.sample(seed) for seed in evaluation.options.seeds}
-        frontier = evaluation.frontier()
+        samples, frontier = evaluation.samples(), evaluation.frontier()
         path = on_main(processes, lambda: evaluation.measure(samples, frontier))
         console.print(f"Written to {path}.")
         return path

@@ -19,7 +19,7 @@ def over_batches(
     Batches are of like length, padded on the right; scores must not depend on the padding.
     """
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    rows: list[np.ndarray | None] = [None] * len(ids)
+    rows: dict[int, np.ndarray] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         input_ids, mask = collate([ids[i] for i in chosen], pad_id=0, multiple_of=1)
@@ -27,7 +27,7 @@ def over_batches(
             scores = score(input_ids.to(device), mask.to(device)).float().cpu().numpy()
         for index, row in zip(chosen, scores, strict=True):
             rows[index] = row
-    return np.stack(rows)
+    return np.stack([rows[index] for index in range(len(ids))])
 
 
 def tokenize(texts: Sequence[str], scorer: ScoringModel, max_length: int) -> list[list[int]]:

@@ -69,17 +69,17 @@ class _Scorer:
     models: ScoringModels
     cache: ArrayCache
 
-    def mauve(self, texts: Sequence[str], references: Sequence[str]) -> float:
+    def mauve(self, name: str, texts: Sequence[str], references: Sequence[str]) -> float:
         check_mauve(min(len(texts), len(references)))
-        name, load = self.settings.mauve_model, self.models.language_model
-        features = [self._features(language_model_features, name, load, of) for of in (texts, references)]
-        return mauve_score(*features, self.settings.mauve_scaling_factor)
+        load = self.models.language_model
+        own, real = (self._features(language_model_features, name, load, of) for of in (texts, references))
+        return mauve_score(own, real, self.settings.mauve_scaling_factor)
 
-    def sentence_mauve(self, texts: Sequence[str], references: Sequence[str]) -> float:
+    def sentence_mauve(self, name: str, texts: Sequence[str], references: Sequence[str]) -> float:
         check_mauve(min(len(texts), len(references)))
-        name, load = self.settings.sentence_model, self.models.encoder
-        features = [self._features(sentence_features, name, load, of) for of in (texts, references)]
-        return mauve_score(*features, self.settings.sentence_scaling_factor)
+        load = self.models.encoder
+        own, real = (self._features(sentence_features, name, load, of) for of in (texts, references))
+        return mauve_score(own, real, self.settings.sentence_scaling_factor)
 
     def _features(self, compute: Callable, name: str, load: Callable, texts: Sequence[str]) -> np.ndarray:
         limit, size = self.settings.max_length, self.settings.batch_size
@@ -88,9 +88,7 @@ class _Scorer:
             compute.__name__, parts, lambda: compute(texts, load(name), limit, size), rows=len(texts)
         )
 
-    def perplexity(self, texts: Sequence[str]) -> float:
-        name = self.settings.perplexity_model
-
+    def perplexity(self, name: str, texts: Sequence[str]) -> float:
         def compute() -> np.ndarray:
             return text_perplexities(texts, self.models.language_model(name), self.settings.batch_size)
 
@@ -109,8 +107,10 @@ class _Scorer:
         parts = (str(ngrams.MEMORIZATION_ORDER), *map(set_apart, training))
         return ngrams.memorization(tokens, self.cache.get("training_ngrams", parts, compute))
 
-    def bertscore(self, predictions: Sequence[str], references: Sequence[str]) -> Mapping[str, float]:
-        name, layer = self.settings.bertscore_model, self.settings.bertscore_layer
+    def bertscore(
+        self, name: str, predictions: Sequence[str], references: Sequence[str]
+    ) -> Mapping[str, float]:
+        layer = self.settings.bertscore_layer
         layer = bertscore.published_layer(name) if layer is None else layer
         encoder = self.models.encoder(name)
         scores = bertscore.bert_scores(predictions, references, encoder, layer, self.settings.batch_size)
@@ -154,12 +154,12 @@ def evaluate_texts(
     if not texts or not real:
         results.skipped["all metrics"] = f"all {len(samples)} texts are empty"
         return results.as_dict()
-    if settings.mauve_model is not None:
-        results.add("mauve", lambda: scorer.mauve(texts, real), "mauve_model")
-    if settings.sentence_model is not None:
-        results.add("mauve_sentence", lambda: scorer.sentence_mauve(texts, real), "sentence_model")
-    if settings.perplexity_model is not None:
-        results.add("perplexity", lambda: scorer.perplexity(texts), "perplexity_model")
+    if (mauve := settings.mauve_model) is not None:
+        results.add("mauve", lambda: scorer.mauve(mauve, texts, real), "mauve_model")
+    if (sentence := settings.sentence_model) is not None:
+        results.add("mauve_sentence", lambda: scorer.sentence_mauve(sentence, texts, real), "sentence_model")
+    if (perplexity := settings.perplexity_model) is not None:
+        results.add("perplexity", lambda: scorer.perplexity(perplexity, texts), "perplexity_model")
     results.add("diversity", lambda: ngrams.diversity(ngrams.tokens_of(texts)))
     if training is not None:
         results.add("memorization", lambda: scorer.memorization(texts, training))
@@ -194,7 +194,9 @@ def evaluate_pairs(
     results = _Results.of(predictions)
     results.add_all(seq2seq.ROUGE, lambda: seq2seq.rouge(predictions, references))
     results.add_all(seq2seq.STEMMED_ROUGE, lambda: seq2seq.rouge(predictions, references, stem=True))
-    if settings.bertscore_model is not None:
-        results.add_all(BERTSCORES, lambda: scorer.bertscore(predictions, references), "bertscore_model")
+    if (name := settings.bertscore_model) is not None:
+        results.add_all(
+            BERTSCORES, lambda: scorer.bertscore(name, predictions, references), "bertscore_model"
+        )
     results.add("sacrebleu", lambda: seq2seq.sacrebleu(predictions, references))
     return results.as_dict()

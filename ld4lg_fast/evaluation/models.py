@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -16,6 +17,8 @@ from ld4lg_fast.autoencoder.language_autoencoder import _without_progress_bars
 from ld4lg_fast.autoencoder.pretrained import hub_answers
 from ld4lg_fast.checkpoints.language_model import load_pretrained
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,10 @@ def _loaded(kind: type, place: str, options: dict, device: torch.device) -> Scor
     with _without_progress_bars():
         # No score is read off the pooler, which some encoders are stored without.
         model, tokenizer = load_pretrained(kind, place, optional=("pooler.",), **options)
-    return ScoringModel(model.to(device), tokenizer)
+    return ScoringModel(model.to(device), tokenizer)  # type: ignore[arg-type]  # a decorator of theirs loses self
 
 
-def _or_raise(found):
+def _or_raise(found: T | Unavailable) -> T:
     if isinstance(found, Unavailable):
         raise found
     return found
@@ -111,7 +114,7 @@ def _or_raise(found):
 def _find(name: str) -> Source:
     path = Path(name).expanduser()
     if path.is_dir():
-        options = {"local_files_only": True}
+        options: dict[str, Any] = {"local_files_only": True}
         if any(path.glob("*.safetensors")):
             options["use_safetensors"] = True  # and no pickle beside them
         return Source((str(path), options), _state_of(sorted(path.rglob("*"))))
@@ -122,7 +125,8 @@ def _find(name: str) -> Source:
         raise Unavailable(f"the model {name} does not exist: give an existing folder, .gguf file or hub name")
     options = {"local_files_only": not hub_answers(name)}
     try:
-        config = Path(cached_file(name, "config.json", **options))
+        file = cached_file(name, "config.json", **options)
+        config = Path(file)  # type: ignore[arg-type]  # None is for files that may be missing
     except (OSError, ValueError) as error:
         raise ModelUnavailable(
             f"the model {name} is neither a local folder nor cached, and the hub does not give it: "

@@ -6,6 +6,7 @@ n-grams are over the tokens of spaCy's English rules, and over characters in scr
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ MEMORIZATION_ORDER = 4
 
 
 @cache
-def _tokenizer():
+def _tokenizer() -> Any:
     # The rules alone: the published code takes those of en_core_web_sm, which are the same.
     return require("spacy", "spacy").blank("en").tokenizer
 

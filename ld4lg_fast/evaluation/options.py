@@ -11,8 +11,12 @@ from ld4lg_fast.options.checks import RULES
 from ld4lg_fast.options.groups import RUN, SAMPLING, Groups, ListOf, Name, OrNull, Path
 
 GROUPS: Groups = {
-    "infer": RUN | {"ckpt_path": OrNull(Path())},
-    "generation": SAMPLING | {"num_samples": RULES["num_samples"], "strategies": OrNull(ListOf(Text()))},
+    "infer": {**RUN, "ckpt_path": OrNull(Path())},
+    "generation": {
+        **SAMPLING,
+        "num_samples": RULES["num_samples"],
+        "strategies": OrNull(ListOf(Text())),
+    },
     "evaluation": {
         **{name: OrNull(rule) if name in MAY_BE_NONE else rule for name, rule in SETTINGS.items()},
         "report": OrNull(Path()),
@@ -75,7 +79,7 @@ class Options:
         )
 
 
-def _seeds(given: int | list[int] | None) -> list[int]:
+def _seeds(given: int | list[int]) -> list[int]:
     seeds = [given] if isinstance(given, int) else list(given)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"evaluation.seeds={seeds} must be different numbers from 0 on, as in [0,1,2].")

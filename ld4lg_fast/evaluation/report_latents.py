@@ -55,8 +55,8 @@ def latent_map(pipe: TextDiffusionPipeline, real: Sequence[str], sampled: Sequen
     mean = known.mean(dim=0)
     _, strengths, axes = torch.linalg.svd(known - mean, full_matrices=False)
     variances = strengths.square() / strengths.square().sum().clamp(min=1e-12)
-    places = [((vectors - mean) @ axes[:2].T).tolist() for vectors in (known, new)]
-    return LatentMap(*places, shares=(variances[0].item(), variances[1].item()))
+    old, fresh = (((vectors - mean) @ axes[:2].T).tolist() for vectors in (known, new))
+    return LatentMap(old, fresh, shares=(variances[0].item(), variances[1].item()))
 
 
 def _vectors(pipe: TextDiffusionPipeline, texts: Sequence[str]) -> Tensor:

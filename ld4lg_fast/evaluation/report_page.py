@@ -77,7 +77,7 @@ def write_page(
 
 def earlier_evaluations(path: Path) -> dict[str, Mapping]:
     """The contents of the other evaluations in the folder of ``path``, by file name; what is none is passed over."""
-    found = {}
+    found: dict[str, Mapping] = {}
     for other in sorted(path.parent.glob("*.json")):
         if other.resolve() == path.resolve():
             continue
@@ -218,7 +218,7 @@ def _lengths(series: Mapping[str, Sequence[str]]) -> tuple[str, str]:
 
 def _distinct(series: Mapping[str, Sequence[str]]) -> tuple[str, str]:
     orders = (1, 2, 3, 4)
-    shares = {}
+    shares: dict[str, list[float]] = {}
     for name, texts in series.items():
         words, shares[name] = _words(texts), []
         for order in orders:
@@ -275,12 +275,12 @@ def _map(latents: LatentMap, series: Mapping[str, Sequence[str]], decoding: str)
         "real texts": points(latents.real, series["real texts"]),
         decoding: points(latents.sampled, series[decoding]),
     }
-    labels = tuple(f"component {k + 1} ({100 * share:.0f} %)" for k, share in enumerate(latents.shares))
+    across, up = (f"component {k + 1} ({100 * share:.0f} %)" for k, share in enumerate(latents.shares))
     caption = (
         "The latents that the encoder gives each text, on the two principal components of the real ones; in brackets "
         "their share of the variance."
     )
-    return scatter(dots, labels, size=3.2), caption
+    return scatter(dots, (across, up), size=3.2), caption
 
 
 def _film_section() -> str:

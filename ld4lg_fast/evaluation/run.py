@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -122,9 +123,14 @@ class Evaluation:
             options["num_inference_steps"], options["guidance_scale"] = setting
         return options
 
-    def frontier(self) -> dict[tuple[int, float], Sampled | None]:
-        """The first seed's samples of every setting of the frontier."""
-        return {setting: self.sample(self.options.seeds[0], setting) for setting in self.options.frontier}
+    def samples(self) -> dict[int, Sampled]:
+        """Those of every seed; nothing but in the main process."""
+        return {seed: own for seed in self.options.seeds if (own := self.sample(seed))}
+
+    def frontier(self) -> dict[tuple[int, float], Sampled]:
+        """The first seed's samples of every setting of the frontier; nothing but in the main process."""
+        first = self.options.seeds[0]
+        return {each: own for each in self.options.frontier if (own := self.sample(first, each))}
 
     def measure(
         self, sampled: Mapping[int, Sampled], frontier: Mapping[tuple[int, float], Sampled] | None = None
@@ -149,7 +155,7 @@ class Evaluation:
     def _rows(self, sampled: Mapping[int, Sampled], models: ScoringModels, alone: bool = False) -> list[Row]:
         """The table's rows of samples, ``alone`` without those of other texts than these."""
         samples = {seed: own.texts for seed, own in sampled.items()}
-        shared = {"settings": self.options.settings, "models": models}
+        shared: dict[str, Any] = {"settings": self.options.settings, "models": models}
         if self.from_sources:
             count = self.options.num_candidates
             scores = {seed: own.scores for seed, own in sampled.items()} if count > 1 else None
@@ -168,8 +174,8 @@ class Evaluation:
     def _between_real_texts(self) -> dict[str, list[str]]:
         """What each decoding makes of the latents halfway between pairs of validation texts, as many as samples."""
         known, count = self.dataset.validation.texts, self.options.num_samples
-        ends = [[known[(i + shift) % len(known)] for i in range(count)] for shift in (0, 1)]
-        latents, mask = self.pipe.between(*ends, torch.full((count,), 0.5))
+        start, end = ([known[(i + shift) % len(known)] for i in range(count)] for shift in (0, 1))
+        latents, mask = self.pipe.between(start, end, torch.full((count,), 0.5))
         return {
             name: self.pipe.decode(latents, how, mask=mask) for name, how in self.options.decodings.items()
         }

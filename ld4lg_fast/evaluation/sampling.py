@@ -3,8 +3,9 @@
 A sample depends on the seed and its number alone, so the number of processes changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -68,8 +69,8 @@ def _texts_of(
 ) -> list[tuple]:
     """Each sample's texts, one a decoding, and then as many scores where they are wanted."""
     chosen = torch.tensor(ids)
-    common = {"seed": seed, "batch_size": options["batch_size"], "sample_ids": chosen}
-    given = {}
+    common: dict[str, Any] = {"seed": seed, "batch_size": options["batch_size"], "sample_ids": chosen}
+    given: dict[str, Any] = {}
     if conditions.class_ids is not None:
         given["class_id"] = torch.tensor(conditions.class_ids)[chosen]
     if conditions.sources is not None:
@@ -77,7 +78,7 @@ def _texts_of(
     with progress_bar() as bar:
         tasks = {}
 
-        def report(name: str):
+        def report(name: str) -> Callable[[str, int, int], None]:
             def progress(phase: str, done: int, total: int) -> None:
                 if name not in tasks:
                     tasks[name] = bar.add_task(f"seed {seed}, {name}", total=total)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from ld4lg_fast.export.runtime.option_checks import Number, Text, WholeNumber
+from ld4lg_fast.export.runtime.option_checks import Number, Rule, Text, WholeNumber
 from ld4lg_fast.options.checks import check
 
-SETTINGS = {
+SETTINGS: dict[str, Rule] = {
     "mauve_model": Text(),
     "mauve_scaling_factor": (scale := Number(0, 1000, above=True)),
     "sentence_model": Text(),

@@ -59,7 +59,7 @@ def import_checkpoint(
     source, out = Path(source), Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty, so nothing was imported; choose another directory.")
-    published = read_published(source, autoencoder and Path(autoencoder), language_model)
+    published = read_published(source, Path(autoencoder) if autoencoder else None, language_model)
     check_sizes(published)
     config, groups = run_config(published, dataset_root)
     statistics = corpus_statistics(published, config, counted=dataset_root is not None)
@@ -170,10 +170,11 @@ def _fields(sizes: object, names: Iterable[str]) -> dict[str, Any]:
 
 def latent_diffusion(published: PublishedModel, config: DictConfig) -> LatentDiffusion:
     """Denoiser, process and latent statistics as one model."""
-    recipe = OmegaConf.to_container(config.recipe, resolve=True) | published.recipe
+    recipe: Any = OmegaConf.to_container(config.recipe, resolve=True)
+    recipe |= published.recipe
     del recipe["class_conditional"]
     model = LatentDiffusion(published.denoiser, recipe).eval()
-    if published.latent_mean is not None:
+    if published.latent_mean is not None and published.latent_scale is not None:
         model.latent_mean.copy_(published.latent_mean)
         model.latent_scale.copy_(published.latent_scale)
     return model
@@ -193,7 +194,8 @@ def corpus_statistics(published: PublishedModel, config: DictConfig, counted: bo
             class_names=names if names and len(names) == num_classes else None,
             origin=f"unknown: the checkpoint holds no counts of its corpus ({published.dataset})",
         )
-    dataset = load_from_config(OmegaConf.to_container(config.dataset, resolve=True))
+    options: Any = OmegaConf.to_container(config.dataset, resolve=True)
+    dataset = load_from_config(options)
     if num_classes and dataset.num_classes != num_classes:
         raise ConfigError(
             f"The model has {num_classes} classes but the corpus ({dataset.origin}) "
