@@ -64,20 +64,20 @@ class DecoderStep(nn.Module):
             cross_bias = torch.where(mask[:, None, None], 0.0, torch.finfo(dtype).min).to(dtype)
         x, present = decoder.embed(tokens.flatten(), position), []
         for index, layer in enumerate(decoder.layers):
-            layer_past, layer_cross = past[2 * index : 2 * index + 2], cross[2 * index : 2 * index + 2]
             inputs = layer.self_norm(x) if decoder.pre_norm else x
             query, *new = (
                 layer.qkv(inputs).unflatten(0, tokens.shape).unflatten(2, (3, decoder.heads, -1)).unbind(2)
             )
-            layer_past = [
-                _written(old, tensor, position) for old, tensor in zip(layer_past, new, strict=True)
-            ]
-            present += layer_past
-            x = layer.self_out(self._attend(query, *(tensor.flatten(2, 3) for tensor in layer_past), bias), x)
+            own = past[2 * index : 2 * index + 2]
+            own = [_written(old, tensor, position) for old, tensor in zip(own, new, strict=True)]
+            present += own
+            keys, values = (tensor.flatten(2, 3) for tensor in own)
+            x = layer.self_out(self._attend(query, keys, values, bias), x)
             x = x if decoder.pre_norm else layer.self_norm(x)
             query = layer.cross_q(layer.cross_norm(x) if decoder.pre_norm else x)
             query = query.unflatten(0, tokens.shape).unflatten(2, (decoder.heads, -1))
-            x = layer.cross_out(self._attend(query, *layer_cross, cross_bias), x)
+            keys, values = cross[2 * index : 2 * index + 2]
+            x = layer.cross_out(self._attend(query, keys, values, cross_bias), x)
             x = x if decoder.pre_norm else layer.cross_norm(x)
             hidden = layer.ff_in(layer.ff_norm(x) if decoder.pre_norm else x)
             x = layer.ff_out(hidden if layer.activation is None else layer.activation(hidden), x)
@@ -129,12 +129,12 @@ def decoder_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
         shape = (sentences, decoder.heads, *middle, width)
         return [torch.zeros(shape, dtype=lm.dtype) for _ in range(2 * len(decoder.layers))]
 
-    caches = {"past": cache(span, beams), "cross": cache(positions)}
+    caches: dict[str, Tensor | list[Tensor]] = {"past": cache(span, beams), "cross": cache(positions)}
     cache_axes = {
         "past": {0: "sentences", 2: "span", 3: "beams"},
         "cross": {0: "sentences", 2: "positions"},
     }
-    inputs = {
+    inputs: dict[str, Tensor | list[Tensor]] = {
         "tokens": torch.zeros(sentences, beams, dtype=torch.long),
         "position": torch.zeros(1, dtype=torch.long),
         "bias": torch.zeros(sentences, beams, span * beams),
@@ -153,7 +153,7 @@ def decoder_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
     growth = Graph(
         "cache",
         CacheGrowth(),
-        {"sentences": torch.zeros(2, dtype=torch.long)} | caches,
+        {"sentences": torch.zeros(2, dtype=torch.long), **caches},
         {"sentences": {0: "kept"}} | cache_axes,
         [f"next.{name}" for name in (*cache_names("past", len(decoder.layers)), *cross_names)]
         + ["next.mask"] * has_mask,

@@ -47,18 +47,17 @@ class DenoiserV2(nn.Module):
         """``has_self_cond`` (1,) and ``has_source`` (B,) bool choose the learned vectors where they are False;
         ``source`` are the keys and values of `SourceEncoder`."""
         network = self.denoiser
-        if x_self_cond is not None:
+        if x_self_cond is not None and has_self_cond is not None:
             x_self_cond = torch.where(has_self_cond, x_self_cond, network.init_self_cond.float())
         conditions = Conditions()
-        if source is not None:
+        if source is not None and source_mask is not None and has_source is not None:
             source_mask = _or_first(source_mask, has_source[:, None])
             null = [block.cross_attn.kv(network.null_context[None]) for block in network.blocks]
             given = has_source[:, None, None]
-            source = tuple(torch.where(given, kv, other) for kv, other in zip(source, null, strict=True))
+            keys_values = tuple(torch.where(given, kv, other) for kv, other in zip(source, null, strict=True))
             rows = torch.ones(z_t.shape[:2], dtype=torch.bool)
-            conditions = Conditions(
-                source=source, source_bias=attention_bias(rows, source_mask, source[0].dtype)
-            )
+            source_bias = attention_bias(rows, source_mask, keys_values[0].dtype)
+            conditions = Conditions(source=keys_values, source_bias=source_bias)
         inputs = network.network_input(z_t, x_self_cond)
         return network.run_blocks(inputs, network.modulate(time, class_id), conditions).float()
 
@@ -82,13 +81,13 @@ class DenoiserV1(nn.Module):
         """Inputs as those of `DenoiserV2`, and the mask (B, N) of real positions; output elsewhere means nothing."""
         network = self.denoiser
         conditions = network.conditions(z_t.shape[:2], mask, class_id=class_id)
-        if x_self_cond is None:
+        if x_self_cond is None or has_self_cond is None:
             return network.run_blocks(z_t, network.modulate(time), conditions).float()
         # The learned token stands in the first place, and the other places are masked.
         real = _or_first(mask, has_self_cond)
         if class_id is not None:
             real = torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
-        cross_bias = attention_bias(mask, real, conditions.cross_bias.dtype)
+        cross_bias = attention_bias(mask, real, conditions.self_bias.dtype)
         start = network.null_self_cond
         switch = network.self_cond_proj.register_forward_hook(
             lambda module, inputs, tokens: torch.where(has_self_cond, tokens, start)
@@ -112,9 +111,9 @@ def _or_first(mask: Tensor, given: Tensor) -> Tensor:
 class SourceEncoder(nn.Module):
     """Source token ids (B, M) with their mask to each denoiser block's cross-attention keys and values."""
 
-    def __init__(self, pipe: TextDiffusionPipeline) -> None:
+    def __init__(self, encoder: nn.Module, denoiser: DiffusionTransformer) -> None:
         super().__init__()
-        self.encoder, self.denoiser = pipe.autoencoder.lm.get_encoder(), pipe.model.denoiser
+        self.encoder, self.denoiser = encoder, denoiser
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
@@ -134,15 +133,19 @@ def make_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
             f"Language models of the family {family!r} cannot be exported; train with one of {', '.join(FAMILIES)}."
         )
     graphs = [_denoiser_graph(pipe), *decoder_graphs(pipe)]
-    return [*graphs, _source_graph(pipe)] if pipe.model.is_seq2seq else graphs
+    denoiser = pipe.model.denoiser
+    if pipe.model.is_seq2seq and isinstance(denoiser, DiffusionTransformer):
+        graphs.append(_source_graph(SourceEncoder(pipe.autoencoder.lm.get_encoder(), denoiser)))
+    return graphs
 
 
 def _denoiser_graph(pipe: TextDiffusionPipeline) -> Graph:
-    config, discrete = pipe.model.denoiser.config, pipe.model.diffusion.discrete
+    denoiser, discrete = pipe.model.denoiser, pipe.model.diffusion.discrete
+    config = denoiser.config
     batch, length, width = 3, config.max_len - 1 if discrete else config.max_len, config.dim_latent
     latents, rows = {0: "batch"} | ({1: "positions"} if discrete else {}), {0: "batch"}
     # Without classes, all samples of a batch share one modulation.
-    inputs: dict = {
+    inputs: dict[str, Tensor | list[Tensor]] = {
         "z_t": torch.zeros(batch, length, width),
         "time": torch.ones(batch if config.class_modulates else 1),
     }
@@ -155,21 +158,21 @@ def _denoiser_graph(pipe: TextDiffusionPipeline) -> Graph:
     if config.num_classes:
         inputs["class_id"], axes["class_id"] = torch.zeros(batch, dtype=torch.long), rows
     if pipe.model.is_seq2seq:
-        kv = pipe.model.denoiser.blocks[0].cross_attn.kv
+        kv = denoiser.blocks[0].cross_attn.kv
         shape, positions = (batch, 5, kv.out_features), {0: "batch", 1: "source"}
         inputs["source"] = [torch.zeros(shape, dtype=kv.weight.dtype) for _ in range(config.depth)]
         inputs["source_mask"] = torch.ones(batch, 5, dtype=torch.bool)
         inputs["has_source"] = torch.ones(batch, dtype=torch.bool)
         axes |= {"source": positions, "source_mask": positions, "has_source": rows}
-    module = (DenoiserV1 if discrete else DenoiserV2)(pipe.model.denoiser)
+    module = DenoiserV2(denoiser) if isinstance(denoiser, DiffusionTransformer) else DenoiserV1(denoiser)
     return Graph("denoiser", module, inputs, axes, ["output"])
 
 
-def _source_graph(pipe: TextDiffusionPipeline) -> Graph:
-    inputs = {
+def _source_graph(module: SourceEncoder) -> Graph:
+    inputs: dict[str, Tensor | list[Tensor]] = {
         "input_ids": torch.ones(2, 5, dtype=torch.long),
         "attention_mask": torch.ones(2, 5, dtype=torch.bool),
     }
     axes = {name: {0: "batch", 1: "source"} for name in inputs}
-    outputs = [f"source.{block}" for block in range(pipe.model.denoiser.config.depth)]
-    return Graph("source", SourceEncoder(pipe), inputs, axes, outputs)
+    outputs = [f"source.{block}" for block in range(module.denoiser.config.depth)]
+    return Graph("source", module, inputs, axes, outputs)

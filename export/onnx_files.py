@@ -41,7 +41,7 @@ def to_onnx(graph: Graph) -> ModelProto:
             dynamo=True,
             verbose=False,
         )
-    model = program.model_proto
+    model = program.model_proto  # type: ignore[union-attr]  # None is for the other exporter
     for entry in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.initializer):
         del entry.metadata_props[:]  # where in Python it came from
     _fold_transposes(model)

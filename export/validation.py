@@ -115,7 +115,7 @@ def _random_mask(batch: int, length: int, generator: torch.Generator) -> Tensor:
 def _decoder(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generator) -> Iterator[Check]:
     """The whole path from latents to logits, token by token, with rows that change their order on the way."""
     names = ("latents", "decoder", "cache")
-    graphs = [Session(folder, name, ["CPUExecutionProvider"]) for name in names]
+    to_cache, step, growth = (Session(folder, name, ["CPUExecutionProvider"]) for name in names)
     autoencoder = pipe.autoencoder
     lm, has_mask = autoencoder.lm, autoencoder.perceiver is None
     for (batch, length), beams in itertools.product(SHAPES, BEAMS):
@@ -124,7 +124,9 @@ def _decoder(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generat
         mask = _random_mask(batch, positions, generator)
         rows = torch.arange(batch).repeat_interleave(beams)
         tokens = torch.randint(0, lm.config.vocab_size, (batch * beams, length), generator=generator)
-        decoder = LanguageModel(*graphs, latents.numpy(), mask.numpy() if has_mask else None, beams)
+        decoder = LanguageModel(
+            to_cache, step, growth, latents.numpy(), mask.numpy() if has_mask else None, beams
+        )
         # In every step the beams of a sentence change places.
         by_beam = tokens.unflatten(0, (batch, beams)).numpy()
         order, logits = np.arange(beams), []

@@ -34,7 +34,8 @@ def chosen_classes(
     if class_name is not None:
         return _class_of(config, class_name)
     given = elements(class_id)
-    for number in [class_id] if given is None else given:
+    numbers: list[Any] = [class_id] if given is None else given
+    for number in numbers:
         if not WholeNumber(-(2**63), 2**63).allows(number):
             raise RuntimeInputError(f"class_id {shown(class_id)} must be an integer, or one for each sample.")
         if not 0 <= number < count:

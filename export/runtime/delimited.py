@@ -84,9 +84,9 @@ def _best_reading(lines: Sequence[str], usual: str, head: str, name: str) -> Del
         chosen = next(separator for separator in misfits if separator != usual)
     unusual = "" if chosen == usual else f"its separator is {SEPARATORS[chosen]}"
     if chosen in misfits:
-        misfit = misfits[chosen]
+        problem = misfits[chosen]
         raise RuntimeInputError(
-            f"line {misfit.line} of {name} {misfit}{unusual and f', as {unusual}'}: quote fields that contain "
+            f"line {problem.line} of {name} {problem}{unusual and f', as {unusual}'}: quote fields that contain "
             "separators or line breaks, and double the quotes in them"
         )
     table = tables[chosen]
@@ -138,33 +138,35 @@ def _read(lines: Sequence[str], separator: str) -> Delimited:
 
 
 def _read_quoted(lines: Sequence[str], separator: str) -> Delimited:
-    first = None
+    misfits: list[_Misfit] = []
     for lenient in (True, False):  # a blank before a quote, as in `1, "Yes, he said"`
         try:
             return _fitted(_parsed(lines, separator, lenient))
         except _Misfit as misfit:
-            first = first or misfit
+            misfits.append(misfit)
     try:
         plain = _fitted(_split(lines, separator))
     except _Misfit:
-        raise first from None
+        raise misfits[0] from None
     if any(field[0] == field[-1] == '"' for _, fields in plain.records for field in fields if field):
-        raise first
+        raise misfits[0]
     return replace(plain, notes=(_QUOTES_KEPT,))
 
 
 def _read_tabs(lines: Sequence[str]) -> Delimited:
+    plain: Delimited | None = None
+    problem: _Misfit | None = None
     try:
-        plain, problem = _fitted(_split(lines, "\t")), None
+        plain = _fitted(_split(lines, "\t"))
     except _Misfit as misfit:
-        plain, problem = None, misfit
+        problem = misfit
     # A single column fits however the lines are cut.
     if plain is None or len(plain.header) == 1:
         try:
             quoted = _fitted(_parsed(lines, "\t", lenient=False))
-        except _Misfit:
+        except _Misfit as misfit:
             if plain is None:
-                raise problem from None
+                raise problem or misfit from None
         else:
             if plain is None or len(quoted.records) < len(plain.records):
                 return quoted

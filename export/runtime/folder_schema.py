@@ -173,7 +173,8 @@ def _relations(config: FolderConfig) -> Iterator[tuple[bool, str]]:
         (schedule.scale is None) != (schedule.alphas_cumprod is None),
         "diffusion.schedule must have either scale or alphas_cumprod.",
     )
-    discrete = schedule.alphas_cumprod is not None
+    alphas = schedule.alphas_cumprod
+    discrete = alphas is not None
     yield (
         diffusion.has_mask == discrete,
         "diffusion.has_mask must be true with alphas_cumprod, and false without.",
@@ -187,7 +188,7 @@ def _relations(config: FolderConfig) -> Iterator[tuple[bool, str]]:
         f"diffusion.schedule.name is {schedule.name[:60]!r}; it must be the name of a noise schedule.",
     )
     yield (
-        not discrete or _falls(schedule.alphas_cumprod, strictly=True) and schedule.alphas_cumprod[0] < 1,
+        alphas is None or _falls(alphas, strictly=True) and alphas[0] < 1,
         "diffusion.schedule.alphas_cumprod must fall strictly, below 1.",
     )
     yield _falls(schedule.learned_times or ()), "diffusion.schedule.learned_times must fall."

@@ -128,7 +128,7 @@ class _Documents:
         return _Elements(placed)
 
     def _skip_white(self) -> int:
-        self._at = _WHITE.match(self._text, self._at).end()
+        self._at = _WHITE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches everywhere
         return self._at
 
     def _takes(self, sign: str) -> bool:

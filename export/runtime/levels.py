@@ -42,8 +42,11 @@ def whole_steps(wanted: Sequence[int]) -> list[int]:
 
 def check_learned(times: object) -> str | None:
     """The sentence that refuses learned times which are no falling numbers from 1 to 0; None where they are."""
-    known = isinstance(times, Sequence) and len(times) > 1
-    if not known or not all(isinstance(time, int | float) and 0 <= time <= 1 for time in times):
+    if (
+        not isinstance(times, Sequence)
+        or len(times) < 2
+        or not all(isinstance(time, int | float) and 0 <= time <= 1 for time in times)
+    ):
         found = "are not two or more numbers from 1 to 0"
     else:
         places = [place for place in range(1, len(times)) if not times[place] < times[place - 1]]

@@ -63,12 +63,12 @@ class OnnxTextDiffusion:
             raise RuntimeInputError(
                 f"{folder / CONFIG} is damaged: generation.{str(error)[:-1]}; {REMEDY}."
             ) from error
-        self._denoiser, *self._decoder = (graphs[name] for name in GRAPHS)
-        self._source = graphs.get("source")
+        self._denoiser, *decoder = (graphs[name] for name in GRAPHS)
+        self._decoder = decoder[0], decoder[1], decoder[2]
         tokenizer = partial(TextTokenizer, folder, self.config.tokenizer, self._vocabulary)
         self._tokenizer = tokenizer()
         if self.config.source:
-            self._sources_to_ids = tokenizer(limit=self.config.source.max_len)
+            self._source, self._sources_to_ids = graphs["source"], tokenizer(limit=self.config.source.max_len)
 
     def __call__(
         self,
@@ -86,7 +86,7 @@ class OnnxTextDiffusion:
         seed: int = 0,
         batch_size: int = 64,
         on_texts: Callable[[list[str]], None] | None = None,
-        **decoding,
+        **decoding: Any,
     ) -> list[str]:
         """Samples texts; the same seed gives the same texts whatever the batch size.
 
@@ -181,7 +181,7 @@ class OnnxTextDiffusion:
         latents = sample(
             table, network, fresh(noise.START_STREAM), lambda step: fresh(1 + step), diffusion.project
         )
-        latents = latents * np.float32(diffusion.divisor) + np.float32(diffusion.mean)
+        latents = latents * np.float32(diffusion.divisor) + np.array(diffusion.mean, np.float32)
         return latents, None if mask is None else mask[:, :width]
 
     def decode(
@@ -201,14 +201,15 @@ class OnnxTextDiffusion:
         _check(seed=seed)
         rules = self.rules() if rules is None else rules
         decodes, beams = rules.num_decodes, rules.num_beams if rules.strategy == "beam" else 1
-        uniform = None
+        uniform: np.ndarray | None = None
         if rules.strategy == "nucleus":
             ids = np.arange(len(latents)) if sample_ids is None else sample_numbers(sample_ids)
             streams = [noise.TOKEN_STREAM + number for number in range(decodes)]
-            uniform = [noise.uniforms(seed, ids, stream, rules.max_length) for stream in streams]
-            uniform = np.stack(uniform, axis=1).reshape(-1, rules.max_length)
+            drawn = [noise.uniforms(seed, ids, stream, rules.max_length) for stream in streams]
+            uniform = np.stack(drawn, axis=1).reshape(-1, rules.max_length)
         # The decodes of a latent stand side by side.
-        latents, mask = (None if x is None else np.repeat(x, decodes, axis=0) for x in (latents, mask))
+        latents = np.repeat(latents, decodes, axis=0)
+        mask = None if mask is None else np.repeat(mask, decodes, axis=0)
         decoder = LanguageModel(*self._decoder, latents, mask, beams)
         tokens, scores = decode_tokens(decoder, len(latents), rules, uniform)
         texts = self._tokenizer.decode(tokens.tolist())
@@ -220,7 +221,7 @@ class OnnxTextDiffusion:
         similarity = SIMILARITIES[rules.choose_decode]
         return [texts[group][minimum_bayes_risk(texts[group], similarity)] for group in groups]
 
-    def rules(self, **decoding) -> DecodingRules:
+    def rules(self, **decoding: Any) -> DecodingRules:
         """This model's decoding rules, with the given fields of `DecodingRules` in place of its own."""
         unknown = decoding.keys() - DecodingRules.__dataclass_fields__.keys()
         if unknown:
@@ -282,9 +283,9 @@ class OnnxTextDiffusion:
             feeds["z_t"] = np.tile(z_t, (copies, 1, 1))
             feeds["time"] = np.full(rows, grid.network_time[step], np.float32)
             if diffusion.self_condition:
-                known = x_self_cond is not None
-                feeds["x_self_cond"] = np.tile(x_self_cond if known else np.zeros_like(z_t), (copies, 1, 1))
-                feeds["has_self_cond"] = np.array([known])
+                known = np.zeros_like(z_t) if x_self_cond is None else x_self_cond
+                feeds["x_self_cond"] = np.tile(known, (copies, 1, 1))
+                feeds["has_self_cond"] = np.array([x_self_cond is not None])
             output = graph.run(feeds, {"output": feeds["z_t"].shape})["output"].numpy()
             if copies == 1:
                 return output

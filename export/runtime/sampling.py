@@ -6,13 +6,14 @@ Letters: S sampling steps, B batch, N positions, d latent width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from .errors import RuntimeInputError
 from .schedules import SamplingGrid
 
+Array = np.ndarray
 OBJECTIVES = ("pred_v", "pred_x0", "pred_noise", "pred_flow")
 
 
@@ -37,7 +38,9 @@ def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.float64, objective:
 # ``history`` are the x_start of the steps before, the latest first.
 
 
-def _ddim(step, z, x_start, history, grid, noise):
+def _ddim(
+    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+) -> Array:
     """Song et al. 2021, deterministic."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     if np.float32(now) < np.float32(after) < 1:
@@ -46,14 +49,18 @@ def _ddim(step, z, x_start, history, grid, noise):
     return np.sqrt(after) * x_start + np.sqrt(1 - after) * noise
 
 
-def _ddpm(step, z, x_start, history, grid, noise):
+def _ddpm(
+    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+) -> Array:
     """Ho et al. 2020, alg. 2, with the larger variance."""
     now, ratio = grid.alpha_sq[step], grid.alpha_sq[step] / grid.alpha_sq[step + 1]
     z = z - (1 - ratio) / np.sqrt(1 - now) * _noise_from_x_start(z, x_start, now)
     return z / np.sqrt(ratio) + np.sqrt(1 - ratio) * noise
 
 
-def _dpmpp_published(step, z, x_start, history, grid, noise):
+def _dpmpp_published(
+    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+) -> Array:
     """What the official release calls dpmpp: the exact step of the ODE for a constant x_start."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
@@ -61,12 +68,16 @@ def _dpmpp_published(step, z, x_start, history, grid, noise):
     return np.sqrt((1 - after) / (1 - now)) * z - gain * x_start
 
 
-def _dpmpp_2m(step, z, x_start, history, grid, noise):
+def _dpmpp_2m(
+    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+) -> Array:
     """Lu et al. 2022, alg. 2: second order, multistep."""
-    return _dpmpp_published(step, z, _extrapolated(step, x_start, history, grid), None, grid, noise)
+    return _dpmpp_published(step, z, _extrapolated(step, x_start, history, grid), (), grid, noise)
 
 
-def _dpmpp_2m_sde(step, z, x_start, history, grid, noise):
+def _dpmpp_2m_sde(
+    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+) -> Array:
     """Lu et al. 2022, appendix B: the same extrapolation on the SDE."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
@@ -77,14 +88,16 @@ def _dpmpp_2m_sde(step, z, x_start, history, grid, noise):
     return mean + sigma * np.sqrt(-shrink) * noise
 
 
-def _unipc(step, z, x_start, history, grid, noise):
+def _unipc(
+    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+) -> Array:
     """Zhao et al. 2023, alg. 1, UniPC-2: 2M, its state corrected by the evaluation made there."""
     if history:
         z = z + _unic(step, x_start, history, grid)
     return _dpmpp_2m(step, z, x_start, history, grid, noise)
 
 
-def _unic(step, x_start, history, grid):
+def _unic(step: int, x_start: Array, history: Sequence[Array], grid: SamplingGrid) -> Array:
     before, now = grid.log_snr[step - 1], grid.log_snr[step]
     h = (before - now) / 2
     growth = np.expm1(h)
@@ -103,10 +116,12 @@ def _unic(step, x_start, history, grid):
     return gain * (slope + (b[0] - rho) * change)
 
 
-def _er_sde(step, z, x_start, history, grid, noise):
+def _er_sde(
+    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+) -> Array:
     """Cui et al. 2023, alg. 2, with the noise scale of ER-SDE-5."""
 
-    def scale(ratio):
+    def scale(ratio: Array) -> Array:
         return ratio * (np.exp(ratio**0.3) + 10)
 
     now, after = (np.exp(-grid.log_snr[step + i] / 2) for i in (0, 1))
@@ -120,7 +135,7 @@ def _er_sde(step, z, x_start, history, grid, noise):
     return alpha * (mean + np.sqrt(after**2 - (now * keep) ** 2) * noise)
 
 
-def _extrapolated(step, x_start, history, grid):
+def _extrapolated(step: int, x_start: Array, history: Sequence[Array], grid: SamplingGrid) -> Array:
     if not history:
         return x_start
     now, after = (grid.log_snr[step + i] - grid.log_snr[step + i - 1] for i in (0, 1))

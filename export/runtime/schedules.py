@@ -148,11 +148,11 @@ def _curve(name: str, number: float, t: np.ndarray) -> np.ndarray:
     return cos_sq
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def _sigmoid(x: np.ndarray | np.float32) -> np.ndarray:
     return 1 / (1 + _rounded(np.exp, -x))
 
 
-def _rounded(function: np.ufunc, x: np.ndarray) -> np.ndarray:
+def _rounded(function: np.ufunc, x: np.ndarray | np.float32) -> np.ndarray:
     """The function to the nearest number: DDPM's first step multiplies a last place's difference by 1,000."""
     return function(x.astype(np.float64)).astype(x.dtype)
 

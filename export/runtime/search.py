@@ -72,7 +72,7 @@ class SingleSearch:
         scores = decoder.step(self.tokens[:, length - 1 : length])[:, 0]
         log_probs = _log_softmax(scores.copy()) if rules.choose_decode == "score" else None
         rules.apply(self.tokens[:, :length], scores)
-        if rules.strategy == "nucleus":
+        if rules.strategy == "nucleus" and self.uniform is not None:
             chosen = draw_nucleus(scores, rules, self.uniform[:, length - 1])
         else:
             chosen = scores.argmax(axis=1)

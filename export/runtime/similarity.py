@@ -82,7 +82,7 @@ def bleu(text: str, reference: str) -> float:
     """Sentence BLEU as sacrebleu computes it, to the last bit so that the same of two equal candidates is kept:
     smoothed (NIST), of as many orders as the text has, 0 to 100."""
     tokens, others = _tokens(text), _tokens(reference)
-    logs, halving = [], 1.0
+    logs, halving = [], 1
     for order in range(1, min(LONGEST, len(tokens)) + 1):
         ours, theirs = _ngrams(tokens, order), _ngrams(others, order)
         common, total = (ours & theirs).total(), ours.total()
