@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ld4lg_fast.autoencoder import latent_checks
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Draws, Smoothing
+from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Draws, Perturbation
 from ld4lg_fast.autoencoder.pretrained import fetched
 from ld4lg_fast.checkpoints.files import write_json, writing
 from ld4lg_fast.checkpoints.language_model import BUILDING, load_language_model
@@ -211,7 +212,7 @@ class LanguageAutoencoder(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        smoothing: Smoothing = NO_SMOOTHING,
+        smoothing: Perturbation = NO_SMOOTHING,
         generator: torch.Generator | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -236,7 +237,8 @@ class LanguageAutoencoder(nn.Module):
 
         From a mask of tokens transformers makes the same, but has the host wait for whether it hides anything.
         """
-        dtype = compute_dtype(self.lm.get_input_embeddings().weight)
+        embeddings: Any = self.lm.get_input_embeddings()
+        dtype = compute_dtype(embeddings.weight)
         seen = torch.zeros(keep.shape, dtype=dtype, device=keep.device)
         return seen.masked_fill(~keep, torch.finfo(dtype).min)[:, None]
 
@@ -244,7 +246,7 @@ class LanguageAutoencoder(nn.Module):
         """The language model's own loss, without the logits of all positions in memory at once."""
         earlier = torch.ones(1, *2 * labels.shape[1:], dtype=torch.bool, device=labels.device).tril()
         hidden = self.lm.get_decoder()(
-            input_ids=self.lm.prepare_decoder_input_ids_from_labels(labels),
+            input_ids=self.lm.prepare_decoder_input_ids_from_labels(labels),  # type: ignore[operator]  # a method
             attention_mask=self._attention_bias(earlier),
             encoder_hidden_states=states,
             encoder_attention_mask=cross,
@@ -272,7 +274,7 @@ class LanguageAutoencoder(nn.Module):
         """
         self.check_latents(latents, mask)
         states = self.readable_states(latents, mask)
-        options = {"mask": mask, "seed": seed, "sample_ids": sample_ids}
+        options: dict[str, Any] = {"mask": mask, "seed": seed, "sample_ids": sample_ids}
         decodes = [
             generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)
             for number in range(decoding.num_decodes)
@@ -334,14 +336,14 @@ class LanguageAutoencoder(nn.Module):
                 "belong to different runs."
             )
         perceiver = None
-        if file.perceiver is not None:
-            if file.perceiver.dim_lm != lm.config.hidden_size:
+        if (sizes := file.perceiver) is not None:
+            if sizes.dim_lm != lm.config.hidden_size:
                 raise CheckpointError(
-                    f"{path} says dim_lm {file.perceiver.dim_lm}, but the language model beside it is "
+                    f"{path} says dim_lm {sizes.dim_lm}, but the language model beside it is "
                     f"{lm.config.hidden_size} wide; they belong to different runs."
                 )
             perceiver = build_and_load(
-                lambda: Perceiver(PerceiverConfig(**file.perceiver.model_dump())),
+                lambda: Perceiver(PerceiverConfig(**sizes.model_dump())),
                 path,
                 directory / "perceiver.safetensors",
             )

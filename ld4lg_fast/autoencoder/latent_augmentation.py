@@ -5,6 +5,7 @@ Letters: B texts, T tokens, N latents, d latent width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +34,16 @@ class Draws:
         if mine.device == like.device:
             return mine
         return mine.pin_memory().to(like.device, non_blocking=True)
+
+
+class Perturbation(Protocol):
+    """What texts and their latents go through on the way to the decoder, as `Smoothing` does it."""
+
+    def perturbed(
+        self, ids: Tensor, mask: Tensor, tokenizer: PreTrainedTokenizerBase, max_len: int, draws: Draws, /
+    ) -> Tensor: ...
+
+    def blurred(self, latents: Tensor, draws: Draws, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ def fetched(name_or_path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     Raises:
         CheckpointError: they can neither be found locally nor be downloaded, or are of another kind.
     """
-    local = {"local_files_only": not hub_answers(name_or_path)}
+    local = not hub_answers(name_or_path)
     try:
-        return load_pretrained(AutoModelForSeq2SeqLM, name_or_path, **local)
+        return load_pretrained(AutoModelForSeq2SeqLM, name_or_path, local_files_only=local)
     except OSError as error:
         raise CheckpointError(
             f"The language model {name_or_path!r} is neither a local folder with an encoder-decoder model nor "

@@ -73,7 +73,8 @@ class RunLock:
             self.acquire()
         finally:
             (moved_to / NAME).unlink(missing_ok=True)
-            os.close(old)
+            if old is not None:
+                os.close(old)
 
     def _try(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def on_stored_groups(arguments: Sequence[str]) -> list[str]:
         if any(given.get(key) == value for key, value in GOING_ON.items()):
             # Where the run lies may depend on the name of the data set and on nothing else.
             place = [
-                part.input_line
+                str(part.input_line)
                 for key, part in parsed.items()
                 if key.startswith("hydra.") or key in ("dataset", "dataset.name")
             ]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -45,7 +46,7 @@ CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are lear
 
 
 def sample_with_bar(
-    pipe: TextDiffusionPipeline, num_samples: int, tries: int = 1, length: int | None = None, **options
+    pipe: TextDiffusionPipeline, num_samples: int, tries: int = 1, length: int | None = None, **options: Any
 ) -> tuple[TextDiffusionOutput, float]:
     """The best of so many tries at ``options``, sampled under a progress bar, and the seconds that it took.
 
@@ -143,7 +144,8 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
     path = asked["output_file"] or results_folder(run_dir) / "samples" / default_name(settings)
     path = output_file("infer.output_file", path)
     ids = share(num_texts * num_candidates, processes)
-    told, seconds, texts, classes, scores = None, 0.0, [], [], []
+    told, seconds, texts, scores = None, 0.0, [], []
+    classes: list[Any] = []
     if ids:
         output, seconds = sample_with_bar(
             pipe,
@@ -166,8 +168,8 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
     content: dict = {"texts": texts}
     if pipe.statistics.class_names is not None:
         names = (*pipe.statistics.class_names, None)
-        classes = [names[index] for index in classes][::num_candidates]
-        content["classes"], told = classes, [f"[{name or 'no class'}] " for name in classes]
+        labels = [names[index] for index in classes][::num_candidates]
+        content["classes"], told = labels, [f"[{name or 'no class'}] " for name in labels]
     if sources is not None:
         candidates, sure = in_groups(texts, num_candidates), in_groups(scores, num_candidates)
         content["texts"] = [
@@ -242,7 +244,7 @@ def choose_sources(
             f"its corpus cannot be read ({error})."
         ) from error
     count = min(DEFAULT_SAMPLES if num_samples is None else num_samples, len(dataset.test))
-    return dataset.test.sources[:count], dataset.test.texts[:count]
+    return (dataset.test.sources or [])[:count], dataset.test.texts[:count]
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ batches that it would have seen without the interruption, and every rank knows a
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,9 @@ class LengthBucketedBatches(ShuffledBatches):
     cut into batches, and the batches are shuffled: a batch is alike in length but otherwise random.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, pool_batches: int = 50, **kwargs):
+    def __init__(
+        self, lengths: Sequence[int] | np.ndarray, batch_size: int, *, pool_batches: int = 50, **kwargs: Any
+    ) -> None:
         super().__init__(len(lengths), batch_size, **kwargs)
         if pool_batches < 1:
             raise ConfigError(f"pool_batches {pool_batches} must be positive")

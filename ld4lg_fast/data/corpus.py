@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any, TypeVar
 
 from ld4lg_fast.errors import DataError
 
@@ -32,6 +33,9 @@ def clean_up_spaces(text: str) -> str:
     return text
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class TextSplit:
     """Texts; perhaps a label (an index into ``TextDataset.class_names``) or a source text for each."""
@@ -47,10 +51,10 @@ class TextSplit:
         """The examples at ``indices``, in that order."""
         indices = list(indices)
 
-        def pick(column):
+        def pick(column: list[T] | None) -> list[T] | None:
             return None if column is None else [column[i] for i in indices]
 
-        return TextSplit(pick(self.texts), pick(self.labels), pick(self.sources))
+        return TextSplit([self.texts[i] for i in indices], pick(self.labels), pick(self.sources))
 
     def filled(self) -> list[int]:
         """The indices of the examples whose text, and source where there are sources, is not blank."""
@@ -60,8 +64,9 @@ class TextSplit:
 
 def joined(parts: Iterable[TextSplit]) -> TextSplit:
     """The examples of several splits that have the same columns, one after another."""
-    columns = zip(*((part.texts, part.labels, part.sources) for part in parts), strict=True)
-    return TextSplit(*(None if None in column else list(chain.from_iterable(column)) for column in columns))
+    columns: Any = zip(*((part.texts, part.labels, part.sources) for part in parts), strict=True)
+    columns = (None if None in column else list(chain.from_iterable(column)) for column in columns)
+    return TextSplit(*columns)
 
 
 @dataclass(frozen=True)

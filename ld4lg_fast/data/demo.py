@@ -6,8 +6,8 @@ first sentence frames what its pattern has room for, and the second one says the
 """
 
 import random
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from ld4lg_fast.data.corpus import TextDataset, TextSplit
 from ld4lg_fast.errors import ConfigError
@@ -71,11 +71,14 @@ FAMILY = (
 )
 
 
+T = TypeVar("T")
+
+
 class _Meaning:
     """What one text is to say; a slot is taken out (set to None) when a sentence has said it."""
 
-    def __init__(self, rng: random.Random):
-        def maybe(share: float, values):
+    def __init__(self, rng: random.Random) -> None:
+        def maybe(share: float, values: Sequence[T]) -> T | None:
             return rng.choice(values) if rng.random() < share else None
 
         self.rng = rng
@@ -96,7 +99,7 @@ class _Meaning:
 
     def noun(self) -> str:
         """The kind of place with its article, and with those adjectives that chance lets in."""
-        adjectives = []
+        adjectives: list[str] = []
         for slot in self.rng.sample(("price", "rating", "family"), 3):
             wording = getattr(self, slot)
             if wording and wording.adjectives and len(adjectives) < 2 and self.rng.random() < 0.6:
@@ -121,8 +124,8 @@ class _Meaning:
         if len(verbs) == 2:
             (first, one), (second, other) = verbs
             return f"{first} {'and' if one == other else 'but'} {second}"
-        verbs = [verb for verb, _ in verbs]
-        return f"{', '.join(verbs[:-1])} and {verbs[-1]}" if len(verbs) > 1 else "".join(verbs)
+        said = [verb for verb, _ in verbs]
+        return f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "".join(said)
 
 
 def _is(m: _Meaning) -> str:
@@ -130,7 +133,8 @@ def _is(m: _Meaning) -> str:
 
 
 def _has(m: _Meaning) -> str:
-    phrase, m.rating = m.rng.choice(m.rating.phrases), None
+    phrase = m.rng.choice(m.rating.phrases)  # type: ignore[union-attr]  # chosen with a rating alone
+    m.rating = None
     return f"{m.name} is {m.noun()} with {phrase} {m.place()}"
 
 
@@ -160,7 +164,8 @@ def _if_you_like(m: _Meaning) -> str:
 
 def _prices(m: _Meaning) -> str:
     food, m.food = m.food, None
-    prices, m.price = m.rng.choice(m.price.phrases), None
+    prices = m.rng.choice(m.price.phrases)  # type: ignore[union-attr]  # chosen with a price alone
+    m.price = None
     return f"{m.name} is {m.noun()} that offers {food} food at {prices} {m.place()}"
 
 

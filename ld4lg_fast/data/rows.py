@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ld4lg_fast.data.catalogue import DatasetSpec
 from ld4lg_fast.data.corpus import TextSplit, clean_up_spaces, joined
@@ -99,7 +100,7 @@ def _remedy(kind: str) -> str:
 
 def _classes(
     spec: DatasetSpec, found: Tables, labels: Mapping[str, list], first_label: int
-) -> tuple[Callable[[object], int], tuple[str, ...]]:
+) -> tuple[Callable[[Any], int], tuple[str, ...]]:
     """A function that gives each value in ``labels`` its class index, and the class names."""
     values: set[str | float] = set()
     for split, column in labels.items():
@@ -116,7 +117,8 @@ def _classes(
                 )
             values.add(value)
     if spec.label_threshold is not None:
-        return lambda value: int(float(value) >= spec.label_threshold), spec.class_names
+        threshold = spec.label_threshold
+        return lambda value: int(float(value) >= threshold), spec.class_names or ()
     if spec.class_names is not None:
         return lambda value: int(float(value)) - first_label, spec.class_names
     names = {value: _class_name(value) for value in values}
@@ -124,11 +126,11 @@ def _classes(
     numeric = all(map(_WHOLE_NUMBER.fullmatch, distinct))
     # By the name, too: 1 and 01 are two classes.
     ordered = sorted(distinct, key=lambda name: (int(name) if numeric else 0, name))
-    index = {name: i for i, name in enumerate(ordered)}
-    return lambda value: index[names[value]], tuple(ordered)
+    numbers = {name: i for i, name in enumerate(ordered)}
+    return lambda value: numbers[names[value]], tuple(ordered)
 
 
-def _class_name(value: object) -> str:
+def _class_name(value: str | float) -> str:
     return value.strip() if isinstance(value, str) else str(int(value))
 
 
@@ -146,7 +148,7 @@ def _problem(spec: DatasetSpec, value: object, first_label: int) -> str | None:
     return None if number is not None and number == int(number) else "which is neither a name nor an integer"
 
 
-def _number(value: object) -> float | None:
+def _number(value: Any) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

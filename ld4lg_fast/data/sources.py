@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ld4lg_fast.data.catalogue import DATASETS, DatasetSpec, HubSource, split_alias
 from ld4lg_fast.data.corpus import SPLITS, TextDataset
@@ -128,7 +128,7 @@ class _Found(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def _find(name: str, spec: DatasetSpec, root, files, hub) -> _Found:
+def _find(name: str, spec: DatasetSpec, root: Any, files: Any, hub: Any) -> _Found:
     """Rows from wherever the options say, else from the searched folders, else from the hub."""
     by_split = {} if files is None else _named_files(files, None if root is None else _path(root))
     if hub is not None and (root is not None or by_split):
@@ -214,9 +214,7 @@ def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Found:
     return found._replace(notes=[f"{path} is not read" for path in others])
 
 
-def _named_files(
-    files: str | Sequence[str] | Mapping[str, object], root: Path | None
-) -> dict[str, list[Path]]:
+def _named_files(files: str | Sequence[str] | Mapping[str, Any], root: Path | None) -> dict[str, list[Path]]:
     """The files that are given by name, of each split; ``root`` is the folder that their names start from."""
     if not isinstance(files, Mapping):
         files = {"train": files}
@@ -224,9 +222,8 @@ def _named_files(
     for split, paths in files.items():
         if paths is not None:
             paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-            by_split.setdefault(split_alias(split), []).extend(
-                (root or Path()) / _path(path) for path in paths
-            )
+            places = [(root or Path()) / _path(path) for path in paths]
+            by_split.setdefault(split_alias(split), []).extend(places)  # type: ignore[arg-type]  # a known split
     if by_split and root is not None and root.is_file():
         raise ConfigError(
             f"dataset.root={root} is a file, and dataset.files name others: leave one of the two out, or give the "

@@ -75,7 +75,7 @@ def complete_published(
         order = np.random.default_rng(seed).permutation(len(train))
         splits["validation"], splits["train"] = train.select(order[:take]), train.select(order[take:])
         notes.append(f"validation: {take} of the training texts, chosen with seed {seed}")
-    if "train" not in splits and len(splits.get(train_fallback, ())) > 1:
+    if "train" not in splits and train_fallback and len(splits.get(train_fallback, ())) > 1:
         donor = splits[train_fallback]
         order = np.random.default_rng(seed).permutation(len(donor))
         kept = max(1, len(donor) // 10)

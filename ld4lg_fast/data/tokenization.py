@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -162,7 +162,7 @@ def _heeding_signals(work: Callable[[], T]) -> T:
     return results[0]
 
 
-def _tokenize(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", max_len: int) -> TokenizedTexts:
+def _tokenize(texts: Sequence[str], tokenizer: Any, max_len: int) -> TokenizedTexts:
     rows: list[np.ndarray] = []
     lengths: list[int] = []
     num_truncated = 0
@@ -198,7 +198,8 @@ def _kept_end(text: str, max_len: int, side: str) -> str:
 
 def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """The texts in order, in parts that take a few seconds at most, each with the index of its first text."""
-    first, chunk, size = 0, [], 0
+    chunk: list[str] = []
+    first, size = 0, 0
     for text in texts:
         if chunk and (len(chunk) == _CHUNK_TEXTS or size + len(text) > _CHUNK_CHARACTERS):
             yield first, chunk
@@ -262,7 +263,7 @@ def _truncated(row: list[int], max_len: int, side: str, before: int, after: int)
     return row[: max_len - after] + row[len(row) - after :]
 
 
-def _fingerprint(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", max_len: int) -> str:
+def _fingerprint(texts: Sequence[str], tokenizer: Any, max_len: int) -> str:
     """SHA-256 over everything that the token ids depend on."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     # Left over from earlier calls, and overridden in ours.
@@ -278,8 +279,8 @@ def _fingerprint(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast", max
 
 def _checksum(flat: np.ndarray, offsets: np.ndarray, num_truncated: str) -> str:
     digest = hashlib.sha256(num_truncated.encode())
-    digest.update(np.ascontiguousarray(offsets))
-    digest.update(np.ascontiguousarray(flat))
+    digest.update(np.ascontiguousarray(offsets).data)
+    digest.update(np.ascontiguousarray(flat).data)
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.checkpoints.schemas import DecodingFile, read
@@ -15,7 +16,7 @@ from ld4lg_fast.options.checks import check_choice, check_given, check_options
 
 STRATEGIES = ("greedy", "beam", "nucleus")
 FILE = "decoding.json"
-NO_RULES = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}
+NO_RULES: dict[str, Any] = {"no_repeat_ngram_size": 0, "repetition_penalty": 1.0}
 NUMBERS = ("min_length", "num_beams", "top_p", "temperature", "top_k", "num_decodes")
 MAY_BE_NONE = ("max_length", *NO_RULES, "length_penalty", "early_stopping")
 

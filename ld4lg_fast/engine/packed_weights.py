@@ -100,7 +100,8 @@ def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
     def make() -> Denoiser:
         plain = denoiser
         if dtype != weight.dtype:
-            plain = copy.deepcopy(denoiser).to(dtype)
+            plain = copy.deepcopy(denoiser)
+            plain.to(dtype)  # in place
         if pack is not PlainLinear:  # products that a compiler does not see, or not as they are meant
             return _prepared_twin(plain, pack)
         if compiles:

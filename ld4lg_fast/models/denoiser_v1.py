@@ -168,8 +168,8 @@ class DiffusionTransformerV1(nn.Module):
         mask: Tensor | None = None,
         x_self_cond: Tensor | None = None,
         class_id: Tensor | None = None,
-        context: None = None,
-        context_mask: None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
         modulation: Modulation | None = None,
     ) -> Tensor:
         """One evaluation of the network.
@@ -193,8 +193,8 @@ class DiffusionTransformerV1(nn.Module):
         self,
         shape: Sequence[int],
         mask: Tensor | None = None,
-        context: None = None,
-        context_mask: None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
         class_id: Tensor | None = None,
         guided: bool = False,
     ) -> ConditionsV1:

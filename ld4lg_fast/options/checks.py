@@ -115,8 +115,7 @@ def whole_numbers(
     name: str, values: Tensor | Sequence[int], rule: WholeNumber, count: int, device: torch.device | str
 ) -> Tensor:
     """The same with (count,) int64."""
-    known = isinstance(values, Tensor) and values.layout == torch.strided and not values.is_meta
-    if known and values.dtype in _INTEGERS and values.shape == (count,):
+    if isinstance(values, Tensor) and _is_simple(values, count):
         moved = values.to(device, torch.int64)  # many of them are checked at once
         if not ((moved < rule.least) | (moved > rule.most)).any():
             return moved
@@ -124,6 +123,11 @@ def whole_numbers(
 
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _is_simple(values: Tensor, count: int) -> bool:
+    simple = values.layout == torch.strided and not values.is_meta
+    return simple and values.dtype in _INTEGERS and values.shape == (count,)
 
 
 def _checked_elements(name: str, values: Any, rule: Number | WholeNumber, count: int) -> list:
@@ -144,8 +148,8 @@ def checked_device(device: torch.device | str | int) -> torch.device:
         ConfigError: a device that this machine or this torch does not have.
     """
     try:
-        if torch.empty(1, device=device).cpu().numel():
-            return torch.device(device)
+        torch.empty(1, device=device).cpu()
+        return torch.device(device)
     except (RuntimeError, AssertionError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"The device {shown(device)} is not available here; leave it out or use cpu."

@@ -77,7 +77,7 @@ Entries = Mapping[str, Rule | OrNull]
 Groups = Mapping[str, Entries]
 
 
-DECODING: Entries = {
+DECODING: Mapping[str, OrNull] = {
     name: OrNull(RULES[name])
     for name in (
         *("max_length", "min_length", "num_beams", "no_repeat_ngram_size", "repetition_penalty", "top_p"),
@@ -107,9 +107,9 @@ RUN: Entries = {
 }
 
 INFER: Groups = {
-    "infer": RUN | {"source_file": OrNull(Path())},
-    "generation": SAMPLING
-    | {
+    "infer": {**RUN, "source_file": OrNull(Path())},
+    "generation": {
+        **SAMPLING,
         "num_samples": OrNull(RULES["num_samples"]),
         "choose_by": Text(),
         "seed": RULES["seed"],
@@ -125,7 +125,7 @@ def checked_groups(config: DictConfig | Mapping, rules: Groups) -> dict[str, dic
     Raises:
         ConfigError: the first entry that is missing or is not what its rule allows.
     """
-    container = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    container: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
     groups = {}
     for group, entries in rules.items():
         given = container.get(group)

@@ -1,6 +1,7 @@
 """The conditions that texts are sampled under, checked: classes, source texts and lengths."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,18 +79,19 @@ def chosen_classes(
         if model.diffusion.discrete or model.diffusion.class_drop_prob > 0:
             return torch.full_like(sample_ids, num_classes)
         return statistics.draw_classes(seed, sample_ids)
-    given = elements(class_id)
-    for number in [class_id] if given is None else given:
+    ids = elements(class_id)
+    numbers: list[Any] = [class_id] if ids is None else ids
+    for number in numbers:
         if not WholeNumber(-MOST, MOST).allows(number):
             raise ConfigError(f"class_id {shown(class_id)} must be an integer, or one for each sample.")
         if not 0 <= number < num_classes:
             raise ConfigError(
                 f"class_id {plain(number)} is out of range; this model has "
-                f"{describe_classes(statistics.class_names)}."
+                f"{describe_classes(statistics.class_names or ())}."
             )
-    if given is not None and len(given) != len(sample_ids):
-        raise ConfigError(f"class_id has {len(given)} entries; give one id or {len(sample_ids)} of them.")
-    return torch.tensor(plain(class_id) if given is None else given, device=sample_ids.device).expand(
+    if ids is not None and len(ids) != len(sample_ids):
+        raise ConfigError(f"class_id has {len(ids)} entries; give one id or {len(sample_ids)} of them.")
+    return torch.tensor(plain(class_id) if ids is None else ids, device=sample_ids.device).expand(
         len(sample_ids)
     )
 

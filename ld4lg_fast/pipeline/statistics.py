@@ -70,7 +70,7 @@ class RunStatistics:
 
     def draw_classes(self, seed: int, sample_ids: Tensor) -> Tensor:
         """A class (B,) long for each sample, as often as in the training texts (evenly if that is unknown)."""
-        counts = self.class_counts or (1,) * len(self.class_names)
+        counts = self.class_counts or (1,) * len(self.class_names or ())
         return _draw(counts, seed, sample_ids, CLASS_STREAM)
 
     def class_index(self, name: str) -> int:
@@ -153,10 +153,11 @@ class RunStatistics:
         file = read(StatisticsFile, path, "a run directory")
         lengths = {int(length): count for length, count in (file.token_lengths or {}).items()}
         classes = file.classes
+        counts = [count for count in (classes or {}).values() if count is not None]
         return cls(
             length_counts=tuple(lengths.get(length, 0) for length in range(max(lengths, default=-1) + 1)),
             class_names=None if classes is None else tuple(classes),
-            class_counts=None if classes is None or None in classes.values() else tuple(classes.values()),
+            class_counts=None if classes is None or len(counts) < len(classes) else tuple(counts),
             origin=file.origin,
             num_truncated=file.num_truncated,
         )

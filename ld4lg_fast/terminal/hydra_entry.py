@@ -91,7 +91,7 @@ class _Jobs:
     def __init__(self, task: Callable[[DictConfig], object], config_name: str) -> None:
         self.task, self.config_name = task, config_name
         self.num_begun = 0
-        self.results: list[object] = []
+        self.results: list[Any] = []
         self.exit_code = 0
 
     def __call__(self, config: DictConfig) -> None:
@@ -177,7 +177,7 @@ def _in_one_sentence(error: Exception) -> str:
     unknown = error if isinstance(error, UNKNOWN_OPTION) else error.__cause__
     if isinstance(unknown, UNKNOWN_OPTION) and OmegaConf.is_config(unknown.parent_node):
         known = sorted(str(key) for key in unknown.parent_node if key != "hydra")
-        return unknown_option(unknown.full_key, known)
+        return unknown_option(str(unknown.full_key), known)
     if str(error).startswith("Error merging override ") and isinstance(
         error.__cause__, OmegaConfBaseException
     ):
@@ -189,9 +189,9 @@ def _in_one_sentence(error: Exception) -> str:
 
 def _misfit(override: str, cause: OmegaConfBaseException) -> str:
     """Of a value that cannot stand where it is given."""
-    name = cause.full_key
+    name = str(cause.full_key)
     if isinstance(cause, ConfigTypeError):
-        around = OmegaConf.to_container(cause.parent_node)
+        around: Any = OmegaConf.to_container(cause.parent_node)
         first = next(iter(around.get(name.rpartition(".")[2], around)), "NAME")
         return f"{override} does not fit, as {name} is a group of options; give those, as in {name}.{first}=VALUE."
     return f"{override} does not fit ({str(cause).splitlines()[0]}); give another value."

@@ -5,10 +5,12 @@
 Imports pipeline and the rooms below it.
 """
 
+from typing import Any
+
 __all__ = ["main", "train"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in __all__:
         from ld4lg_fast.training import entry
 

@@ -84,7 +84,7 @@ def make_tokenizer(config: Mapping, dataset: TextDataset, session: Session) -> P
             os.replace(unfinished, folder)
 
     on_main(session.accelerator, train)
-    return load_tokenizer(folder)
+    return load_tokenizer(folder)  # type: ignore[return-value]  # it is there now
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
@@ -103,7 +103,7 @@ def learned_texts(config: Mapping, dataset: TextDataset) -> list[str]:
     """What the autoencoder learns: the training texts, and from scratch also the sources."""
     from_scratch = config["autoencoder"]["name_or_path"] is None
     if from_scratch and source_limit(config, dataset) is not None:
-        return dataset.train.texts + dataset.train.sources
+        return dataset.train.texts + (dataset.train.sources or [])
     return dataset.train.texts
 
 
@@ -112,20 +112,17 @@ def tokenize(
 ) -> tuple[TokenizedTexts, TokenizedTexts]:
     """Training and validation texts as token ids, the latter only as many as are validated on."""
     validation = dataset.validation.texts[: session.options.validation_texts]
-    return tuple(
-        tokenized(texts, autoencoder, autoencoder.max_len, session)
-        for texts in (dataset.train.texts, validation)
-    )
+    train = tokenized(dataset.train.texts, autoencoder, autoencoder.max_len, session)
+    return train, tokenized(validation, autoencoder, autoencoder.max_len, session)
 
 
 def tokenize_sources(
     autoencoder: LanguageAutoencoder, dataset: TextDataset, max_len: int, session: Session
 ) -> tuple[TokenizedTexts, TokenizedTexts]:
     """`tokenize` for the source texts of both sets, cut to ``max_len`` tokens."""
-    validation = dataset.validation.sources[: session.options.validation_texts]
-    return tuple(
-        tokenized(texts, autoencoder, max_len, session) for texts in (dataset.train.sources, validation)
-    )
+    validation = (dataset.validation.sources or [])[: session.options.validation_texts]
+    train = tokenized(dataset.train.sources or [], autoencoder, max_len, session)
+    return train, tokenized(validation, autoencoder, max_len, session)
 
 
 def tokenized(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Smoothing
+from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Perturbation, Smoothing
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.data import LengthBucketedBatches, TextDataset, TokenizedTexts, collate, tokenize_texts
@@ -68,14 +68,16 @@ class AutoencoderStage:
         self,
         autoencoder: LanguageAutoencoder,
         tokens: TokenizedTexts,
-        validation: Sequence[list[int]],
+        validation: TokenizedTexts,
         session: Session,
         smoothing: Smoothing = NO_SMOOTHING,
     ) -> None:
         self.session, self.options = session, getattr(session.options, self.name)
         self.module = autoencoder.to(session.device)
         use_short_attention(autoencoder.lm, session.device)
-        self.trained: nn.Module = autoencoder.perceiver if autoencoder.freeze_lm else autoencoder
+        self.trained: nn.Module = autoencoder
+        if autoencoder.freeze_lm and autoencoder.perceiver is not None:
+            self.trained = autoencoder.perceiver
         self.tokens, self.validation, self.smoothing = tokens, validation, smoothing
         lengths = tokens.lengths
         self.batches = StepBatches(
@@ -95,7 +97,7 @@ class AutoencoderStage:
         smoothing = self.smoothing_of(mine, training=True)
         return weight, (ids, mask, smoothing, generator, part.index, part.count)
 
-    def smoothing_of(self, rows: Sequence[int], training: bool) -> Smoothing:
+    def smoothing_of(self, rows: Sequence[int], training: bool) -> Perturbation:
         """What the latents of those texts go through, in a step of training or of validation."""
         return self.smoothing if training else NO_SMOOTHING
 
@@ -104,8 +106,8 @@ class AutoencoderStage:
         return weight * model(*inputs)
 
     def _collate(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        ids, mask = collate(ids, self.module.tokenizer.pad_token_id, max_len=self.module.max_len)
-        return to_device(ids, self.session.device), to_device(mask, self.session.device)
+        input_ids, mask = collate(ids, self.module.tokenizer.pad_token_id, max_len=self.module.max_len)
+        return to_device(input_ids, self.session.device), to_device(mask, self.session.device)
 
     @torch.no_grad()
     def validate(self, step: int) -> None:
@@ -152,10 +154,11 @@ def train_autoencoder(
         autoencoder.to(session.device)
         console.print("The latents are the frozen language model's hidden states: there is nothing to train.")
     else:
-        if clock.end is not None and session.options.stage == "all":
+        limit = clock.run.limit
+        if clock.end is not None and limit is not None and session.options.stage == "all":
             seconds = session.alone(lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session))
             clock.make_room(seconds)
-            if seconds > LONG_ENCODING * clock.run.limit:
+            if seconds > LONG_ENCODING * limit:
                 console.print(f"Encoding the corpus between the stages is going to take {duration(seconds)}.")
         learned = learned_texts(config, dataset)
         if learned is not dataset.train.texts:
@@ -180,7 +183,7 @@ def _encoding_seconds(
     )
     limit = source_limit(config, dataset)
     if limit is not None:
-        some = tokenize_texts(dataset.train.sources[:ENCODED], autoencoder.tokenizer, limit)
+        some = tokenize_texts((dataset.train.sources or [])[:ENCODED], autoencoder.tokenizer, limit)
         of_some = encoding_seconds(
             lambda texts: encode_sources(autoencoder, some, limit, session, texts), some, session
         )
@@ -199,6 +202,8 @@ def finish_autoencoder(
     result = measure_reconstruction(autoencoder, validation, session, clock.is_over)
 
     def finish() -> None:
+        if result is None:
+            return
         write_json(session.run.reconstruction, {"step": step} | result.as_dict())
         console.print(result.table())
         for original, copy in result.examples[:2]:

@@ -6,6 +6,7 @@ sources.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -71,7 +72,10 @@ class ConditionedLatents:
         return to_device(latents, device), {name: to_device(t, device) for name, t in conditions.items()}
 
 
-def to_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+Given = TypeVar("Given", Tensor, Tensor | None)
+
+
+def to_device(tensor: Given, device: torch.device) -> Given:
     """Moves without waiting for the device, for which the memory has to be pinned."""
     if tensor is None or device.type == "cpu":
         return tensor

@@ -78,13 +78,14 @@ class DecoderStage(AutoencoderStage):
         autoencoder: LanguageAutoencoder,
         model: LatentDiffusion,
         tokens: TokenizedTexts,
-        validation: Sequence[list[int]],
+        validation: TokenizedTexts,
         session: Session,
         dataset: TextDataset,
     ) -> None:
         super().__init__(autoencoder, tokens, validation, session)
         autoencoder.requires_grad_(False)
-        autoencoder.perceiver.decoder.requires_grad_(True)
+        if autoencoder.perceiver is not None:
+            autoencoder.perceiver.decoder.requires_grad_(True)
         if not autoencoder.freeze_lm:
             autoencoder.lm.get_decoder().requires_grad_(True)
             autoencoder.lm.get_input_embeddings().requires_grad_(False)  # they are the encoder's, too
@@ -92,10 +93,11 @@ class DecoderStage(AutoencoderStage):
         self.dataset = dataset
 
     def smoothing_of(self, rows: Sequence[int], training: bool) -> RoundTrip:
-        known, conditions = self.dataset.train if training else self.dataset.validation, {}
-        if self.pipe.model.denoiser.config.num_classes:
+        known = self.dataset.train if training else self.dataset.validation
+        conditions: dict[str, list] = {}
+        if known.labels is not None and self.pipe.model.denoiser.config.num_classes:
             conditions["class_id"] = [known.labels[row] for row in rows]
-        if self.pipe.model.is_seq2seq:
+        if known.sources is not None and self.pipe.model.is_seq2seq:
             conditions["source"] = [known.sources[row] for row in rows]
         return RoundTrip(self.pipe, conditions)
 
@@ -107,7 +109,7 @@ def load_given(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentDiffus
         CheckpointError: there are none, or they do not belong together.
         ConfigError: a model of recipe v1, which has no Perceiver to adapt.
     """
-    given = RunDirectory(options.adapt_from)
+    given = RunDirectory(str(options.adapt_from))
     fingerprint.check(given.path)
     autoencoder, model = LanguageAutoencoder.load(given.autoencoder), LatentDiffusion.load(given.denoiser)
     if autoencoder.perceiver is None:

@@ -38,7 +38,7 @@ def _conditions(
     return ConditionedLatents(
         latents,
         lengths=tokens.lengths if model.diffusion.discrete else None,
-        labels=torch.tensor(labels[: len(latents)]) if model.denoiser.config.num_classes else None,
+        labels=torch.tensor(labels[: len(latents)]) if labels and model.denoiser.config.num_classes else None,
         sources=sources,
     )
 

@@ -43,7 +43,8 @@ def build_denoiser(
         del sizes["num_dense_connections"]
     else:
         # What the autoencoder does decides, not what the config would have it do.
-        recipe["l2_normalized"] = autoencoder.perceiver.config.l2_normalize
+        perceiver = autoencoder.perceiver
+        recipe["l2_normalized"] = perceiver is not None and perceiver.config.l2_normalize
         limit = source_limit(config, dataset)
         if limit is not None:
             recipe["source_max_len"] = limit
@@ -85,7 +86,8 @@ class DiffusionStage:
         if self.warp is not None:
             self.has_fixed_shapes = False
             self.ema.module.time_warp = self.warp  # nothing to average
-        self.training, self.validation = training, validation
+        self.training = training
+        self.validation: ValidationSet = validation  # type: ignore[assignment]  # None where nobody validates
         self.context_drop_prob = model.recipe.get("context_drop_prob", 0.0)
         self.batches = StepBatches(
             lambda epoch: ShuffledBatches(

@@ -7,6 +7,7 @@ Letters: B texts, N latents, d latent width, S steps of the student.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.options import TrainOptions
 from ld4lg_fast.training.reconstruction import exact_decoding
 from ld4lg_fast.training.session import on_main
+from ld4lg_fast.training.train_step import Part
 from ld4lg_fast.training.validation import validation_classes
 
 ALARM_TEXTS = 64
@@ -39,7 +41,7 @@ def load_teacher(options: TrainOptions) -> LatentDiffusion:
         CheckpointError: there is none.
         ConfigError: one of discrete times, or that samples on another schedule than it was trained on.
     """
-    given = RunDirectory(options.distill_from)
+    given = RunDirectory(str(options.distill_from))
     fingerprint.check(given.path)
     teacher = LatentDiffusion.load(given.denoiser)
     if teacher.diffusion.discrete or teacher.diffusion.sampling_schedule is not None:
@@ -78,7 +80,7 @@ class DistillationStage(DiffusionStage):
 
     has_fixed_shapes = False
 
-    def __init__(self, teacher: LatentDiffusion, *arguments) -> None:
+    def __init__(self, teacher: LatentDiffusion, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.warp = None  # times are the student's own
         self.teacher = teacher.to(self.session.device)
@@ -90,7 +92,7 @@ class DistillationStage(DiffusionStage):
         self.teacher_steps = options.distill_teacher_steps // self.num_steps  # in one of the student's
         self._teachers_spread: tuple[float, float] | None = None
 
-    def batch(self, step: int, part) -> tuple:
+    def batch(self, step: int, part: Part) -> tuple:
         latents, draws, conditions = super().batch(step, part)
         places = (draws.t * self.num_steps).floor() + 1
         return latents, replace(draws, t=places / self.num_steps), conditions
@@ -104,7 +106,9 @@ class DistillationStage(DiffusionStage):
             null = self.teacher.denoiser.config.null_class
             conditions["class_id"] = conditions["class_id"].masked_fill(draws.class_drop, null)
         target = self.target(output.z_t, draws.t, conditions)
-        weight = self.teacher.diffusion.schedule.log_snr(draws.t).exp().clamp(min=1)
+        schedule = self.teacher.diffusion.schedule
+        log_snr = schedule.log_snr(draws.t)  # type: ignore[union-attr]  # a teacher's is continuous
+        weight = log_snr.exp().clamp(min=1)
         error = (output.prediction.x_start.float() - target).square().mean(dim=(1, 2))
         return (weight * error).mean()
 

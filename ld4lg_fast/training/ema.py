@@ -1,14 +1,17 @@
 """The exponential moving average of a model's parameters."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.training.sharding import local, sharded_like, whole
 
+Model = TypeVar("Model", bound=nn.Module, covariant=True)
 
-class Ema:
+
+class Ema(Generic[Model]):
     """A second copy of ``model`` (``self.module``, in evaluation mode) that follows it.
 
     The decay rises with the step as ``1 - (1 + step)^-3/4`` up to ``max_decay`` (as in the official release); after
@@ -16,7 +19,7 @@ class Ema:
     Buffers are copied once, when the average is made.
     """
 
-    def __init__(self, model: nn.Module, max_decay: float = 0.9999) -> None:
+    def __init__(self, model: Model, max_decay: float = 0.9999) -> None:
         self.max_decay = max_decay
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.follow(model)

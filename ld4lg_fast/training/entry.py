@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState, GradientState
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -55,7 +56,7 @@ def train(config: DictConfig) -> int | None:
     console.quiet = not processes.is_main_process
     command = HydraConfig.get()
     run = RunDirectory(_place(command))
-    groups = {name: command.runtime.choices.get(name) for name in GROUPS}
+    groups: dict[str, Any] = {name: command.runtime.choices.get(name) for name in GROUPS}
     for name, choice in groups.items():
         if not isinstance(choice, str):
             raise ConfigError(f"{name} takes exactly one name, as in {name}=...; several cannot be combined.")
@@ -81,7 +82,7 @@ def train(config: DictConfig) -> int | None:
     return None
 
 
-def _place(command: DictConfig) -> str:
+def _place(command: HydraConf) -> str:
     """Where the run goes: ``hydra.run.dir``; in a sweep with a folder of its own, the job's part of that."""
     of_sweep = command.mode is RunMode.MULTIRUN and command.sweep.dir != str(Folders.of_sweep)
     return command.runtime.output_dir if of_sweep else command.run.dir

@@ -1,7 +1,7 @@
 """A denoiser's whole training step as CUDA graphs: captured once, then replayed without Python or launches."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -44,7 +44,7 @@ class _Captured:
     """What one graph reads and writes: a batch, and what its step returns."""
 
     batch: object
-    figures: Tensor | None = None
+    figures: Tensor = field(init=False)
     replay: Callable[[], None] = lambda: None
 
 

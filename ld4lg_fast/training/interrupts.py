@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ld4lg_fast.terminal.hydra_entry import SIGNALLED
 
@@ -49,7 +50,7 @@ class Interrupts:
         self.received: int | None = None
         self._time = 0.0
         self._raises = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():

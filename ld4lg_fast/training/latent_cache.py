@@ -9,7 +9,7 @@ Letters: B texts, N latents, d latent width, T tokens of all sources, W language
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,9 @@ def encode_sources(
     return torch.cat(found)
 
 
-def _batches_by_length(tokens: TokenizedTexts, texts: Sequence[int], session: Session, batch_size: int):
+def _batches_by_length(
+    tokens: TokenizedTexts, texts: Sequence[int], session: Session, batch_size: int
+) -> Iterator[list[int]]:
     order = np.argsort(tokens.lengths[texts], kind="stable")
     for start in range(0, len(order), batch_size):
         session.interrupts.check()

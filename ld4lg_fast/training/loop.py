@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,17 +44,25 @@ class Stage(Protocol):
 
     name: str
     options: StageOptions
-    module: nn.Module
-    trained: nn.Module
-    ema: Ema | None
-    skipped: Sequence[str]
     has_fixed_shapes: bool
     batches: StepBatches
 
-    def batch(self, step: int, part: Part) -> object:
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def trained(self) -> nn.Module: ...
+
+    @property
+    def ema(self) -> Ema[nn.Module] | None: ...
+
+    @property
+    def skipped(self) -> Sequence[str]: ...
+
+    def batch(self, step: int, part: Part) -> Any:
         """What ``part`` of the batch of ``step`` consists of, on the device."""
 
-    def loss(self, model: nn.Module, batch: object) -> Tensor:
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Its loss; ``model`` is ``module``, perhaps wrapped. The mean over all parts is the whole batch's."""
 
     def validate(self, step: int) -> None:
@@ -89,7 +97,7 @@ class TrainingLoop:
         on_main(session.accelerator, self._tidy)
         restored, tensors = self.store.restore(stage.trained, stage.ema)
         self.learner = Learner(stage, session)
-        if restored is not None:
+        if restored is not None and tensors is not None:
             self.learner.load_optimizer_tensors(tensors)
             self.state = restored
             console.print(f"The {stage.name} stage goes on after step {restored.step}.")

@@ -56,11 +56,13 @@ def bytes_of_a_text(model: nn.Module, device: torch.device) -> tuple[int, int]:
         count, states = sizes.num_latents, sizes.depth * (sizes.dim_latent + sizes.dim_lm) * NUMBER
         return count, count * (count * MASK + states)
     if isinstance(model, LatentDiffusion) and not model.diffusion.discrete:
-        sizes = model.denoiser.config
-        count, states = sizes.max_len, sizes.depth * sizes.dim * NUMBER
+        network = model.denoiser.config
+        count, states = network.max_len, network.depth * network.dim * NUMBER
         # Dropout falls on the scores themselves, which only a GPU never holds all at once.
         scores = (
-            (sizes.heads or sizes.dim // DIM_HEAD) * NUMBER if sizes.dropout and device.type == "cpu" else 0
+            (network.heads or network.dim // DIM_HEAD) * NUMBER
+            if network.dropout and device.type == "cpu"
+            else 0
         )
         return count, count * (count * scores + states)
     return 0, 0

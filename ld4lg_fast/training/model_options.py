@@ -1,6 +1,7 @@
 """The config beside the ``train`` section, checked: seed, corpus, recipe, decoding and the sizes of the models."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from ld4lg_fast.data.options import RULES as CORPUS
 from ld4lg_fast.data.options import check_corpus_options
@@ -133,7 +134,7 @@ def check_model_options(config: Mapping) -> None:
         if f"model.{name}" not in RULES:
             raise ConfigError(unknown_option(f"model.{name}", ("language_model", "perceiver", "denoiser")))
     for section, rules in RULES.items():
-        values: object = config
+        values: Any = config
         for part in section.split(".") if section else ():
             values = values.get(part, MAY_BE_MISSING.get(section))
             if not isinstance(values, Mapping):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -146,7 +147,7 @@ class TrainOptions:
 
     def compiles(self, device: torch.device) -> bool:
         """Whether blocks are compiled; ``auto`` means on a GPU: on a CPU it costs minutes and gains nothing."""
-        return device.type == "cuda" if self.compile == "auto" else self.compile
+        return device.type == "cuda" if self.compile == "auto" else bool(self.compile)
 
     @property
     def trackers(self) -> list[str]:
@@ -171,7 +172,7 @@ def read_options(section: Mapping) -> TrainOptions:
         ConfigError: an option that does not exist or is missing, or what `TrainOptions` raises.
     """
 
-    def build(kind: type, name: str, values: object):
+    def build(kind: type, name: str, values: object) -> Any:
         known = {field.name for field in fields(kind)}
         if not isinstance(values, Mapping):
             raise ConfigError(f"{name}={values} must be a group of options: {', '.join(sorted(known))}.")

@@ -127,8 +127,8 @@ def _check_second_stage(
     """Builds what the second stage trains; ``autoencoder`` is that of the first one, None where it is finished."""
     options = session.options
     if autoencoder is None:
-        is_student = options.distill_from is not None and not config["resume"]
-        autoencoder = _load_autoencoder(RunDirectory(options.distill_from) if is_student else session.run)
+        teacher = None if config["resume"] else options.distill_from
+        autoencoder = _load_autoencoder(session.run if teacher is None else RunDirectory(teacher))
     name = "model.denoiser and recipe"
     if options.distill_from is None:
         model = _on_meta(name, lambda: build_denoiser(config, dataset, autoencoder))

@@ -12,6 +12,7 @@ from torch import Tensor
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING
 from ld4lg_fast.data import collate
+from ld4lg_fast.data.tokenization import TokenizedTexts
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.export.runtime.similarity import set_apart
@@ -118,7 +119,7 @@ def encode_texts(
 
 def measure_reconstruction(
     autoencoder: LanguageAutoencoder,
-    tokens: Sequence[list[int]],
+    tokens: TokenizedTexts | Sequence[list[int]],
     session: Session,
     is_over: Callable[[], bool] = lambda: False,
     num_examples: int = 8,
@@ -131,7 +132,8 @@ def measure_reconstruction(
     decoding, mine = exact_decoding(autoencoder.max_len), share(len(tokens), session.accelerator)
 
     def of_mine() -> tuple[list[list[int]], list[float]]:
-        copies, sums = [], [0.0, 0.0, 0.0]
+        copies: list[list[int]] = []
+        sums = [0.0, 0.0, 0.0]
         batch = texts_at_once(autoencoder, BATCH)
         while len(copies) < len(mine) and not (copies and is_over()):
             ids = [tokens[i] for i in mine[len(copies) : len(copies) + batch]]

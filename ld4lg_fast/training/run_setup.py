@@ -143,7 +143,7 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
     return Plan(run, config, groups, opening)
 
 
-def _values(config: DictConfig) -> dict[str, Any]:
+def _values(config: DictConfig) -> Any:
     return OmegaConf.to_container(config, resolve=True)
 
 

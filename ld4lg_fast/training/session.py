@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -49,7 +49,8 @@ def on_main(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
 
 def together(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
     """Runs ``work`` in every process; where it fails or is interrupted in one, all raise that one's error."""
-    result, error = None, None
+    result: Any = None
+    error = None
     try:
         result = work()
     except (LD4LGError, Interrupted) as raised:
@@ -89,7 +90,7 @@ class Session:
         """Whether ``accelerate launch`` was told to use FSDP (which Accelerate itself does on GPUs alone)."""
         return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
-    def mine(self, items):
+    def mine(self, items: Any) -> Any:
         """This process's part of what all processes together work on."""
         return items[self.rank :: self.world_size]
 

@@ -24,7 +24,8 @@ def sharded_twin(module: nn.Module, device: torch.device, world_size: int) -> nn
     twin = copy.deepcopy(module)
     for region in list(regions(twin)):
         fully_shard(region, mesh=mesh)
-    return fully_shard(twin, mesh=mesh)
+    fully_shard(twin, mesh=mesh)  # in place
+    return twin
 
 
 def whole(tensor: Tensor) -> Tensor:

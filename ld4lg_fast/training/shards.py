@@ -46,7 +46,7 @@ def shard_path(directory: Path, number: int) -> Path:
 
 
 def _checksum(rows: Tensor) -> str:
-    return hashlib.sha256(rows.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(rows.contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 def write_shard(path: Path, rows: Tensor, fingerprint: str) -> None:

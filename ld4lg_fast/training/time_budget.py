@@ -39,7 +39,7 @@ class StageClock:
 
     def progress_at(self, seconds: float) -> float:
         """`progress` at another moment of the run."""
-        if self.end is None:
+        if self.end is None or self.run.limit is None:
             return 0.0
         kept = min(EVALUATION_SHARE * self.run.limit, LONGEST_EVALUATION)
         available = self.end - kept - self.start
@@ -47,7 +47,7 @@ class StageClock:
 
     def make_room(self, seconds: float) -> None:
         """Gives up this stage's share of what something else between the stages will take."""
-        if self.end is not None:
+        if self.end is not None and self.run.limit is not None:
             self.end -= self.end / self.run.limit * seconds
 
     def is_over(self) -> bool:

@@ -1,7 +1,8 @@
 """One step of the optimiser: forward and backward on this process's part of the batch, clipping, AdamW, average."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Part:
     index: int = 0
     count: int = 1
 
-    def of(self, items):
+    def of(self, items: Any) -> Any:
         return items[self.index :: self.count]
 
 
@@ -39,7 +40,7 @@ class Learner:
     ``stage.module`` is up to date only after `gather`.
     """
 
-    def __init__(self, stage, session: Session) -> None:
+    def __init__(self, stage: Any, session: Session) -> None:
         self.stage, self.session = stage, session
         self.parts = stage.options.micro_batches
         self.profile: Profile | None = None
@@ -84,7 +85,7 @@ class Learner:
             share = 1 - stage.ema.decay(step)
             self.share = self.share.fill_(share) if isinstance(self.share, Tensor) else share
         # The phases of a profile cannot be told apart within a graph.
-        replays = self.captured is not None and self.profile is None
+        captured = self.captured if self.profile is None else None
         loss = torch.zeros((), device=self.session.device)
         for number in range(self.parts):
             part = Part(self.session.rank + self.session.world_size * number, self._num_parts)
@@ -92,8 +93,8 @@ class Learner:
             torch.manual_seed(step_seed(self.session.seed, stage.name, step) + part.index)
             with self._phase("data"):
                 batch = stage.batch(step, part)
-            if replays:
-                return self.captured(batch)
+            if captured is not None:
+                return captured(batch)
             with self._synchronized(last=number + 1 == self.parts):
                 loss += self._backward(batch)
         for parameter in self.skipped:
@@ -124,13 +125,14 @@ class Learner:
     def _num_parts(self) -> int:
         return self.session.world_size * self.parts
 
-    def _phase(self, name: str):
+    def _phase(self, name: str) -> AbstractContextManager:
         return nullcontext() if self.profile is None else self.profile.phase(name)
 
-    def _synchronized(self, last: bool):
+    def _synchronized(self, last: bool) -> AbstractContextManager:
         """Gradients need to be exchanged only once they are complete."""
-        waits = isinstance(self.model, DistributedDataParallel) and not last
-        return self.model.no_sync() if waits else nullcontext()
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            return self.model.no_sync()
+        return nullcontext()
 
     def gather(self) -> None:
         """Brings ``stage.module`` and the average up to date; call in all processes."""

@@ -105,7 +105,8 @@ def print_and_keep_samples(
     seconds = round(session.clock.seconds(), 2)
     session.journal.write("diffusion", step, validation_loss=loss, seconds=seconds)
     console.print(f"diffusion, step {step}: validation loss {loss:.4f}; samples:")
+    names = pipe.statistics.class_names or ()
     for index, text in enumerate(texts or ()):
-        told = "" if class_id is None else f"[{pipe.statistics.class_names[class_id[index]]}] "
+        told = "" if class_id is None else f"[{names[class_id[index]]}] "
         told += "" if sources is None else f"{sources[index]} → "
         console.print(f"  • {told}{text}")
