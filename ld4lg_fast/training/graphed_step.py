@@ -44,7 +44,7 @@ class _Captured:
     """What one graph reads and writes: a batch, and what its step returns."""
 
     batch: object
-    figures: Tensor = field(init=False)
+    figures: Tensor = field(default_factory=lambda: torch.empty(0))
     replay: Callable[[], None] = lambda: None
 
 
