@@ -17,6 +17,11 @@ from pathlib import Path
 
 import torch
 
+import ld4lg_fast
+from ld4lg_fast import DecodingConfig, LanguageAutoencoder, LatentDiffusion, TextDiffusionPipeline
+
+SHIPPED = Path(ld4lg_fast.__file__).parent / "shipped_models" / "e2e-small"
+
 
 def main(kind: str, target: Path) -> None:
     if kind.startswith("exported"):
@@ -31,17 +36,12 @@ def main(kind: str, target: Path) -> None:
 
 
 def shipped(target: Path) -> None:
-    from ld4lg_fast.checkpoints.shipped import run_directory
-
-    shutil.copytree(run_directory(None), target)
+    shutil.copytree(SHIPPED, target)
 
 
 def shipped_other(target: Path) -> None:
     """All weights a little off, two words of the vocabulary exchanged, other lengths, another way to decode."""
-    from ld4lg_fast.checkpoints.shipped import run_directory
-    from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-
-    shutil.copytree(run_directory(None), target)  # with the file of settings, which is no part of the model
+    shutil.copytree(SHIPPED, target)  # with the file of settings, which is no part of the model
     pipe = TextDiffusionPipeline.from_pretrained()
     generator = torch.Generator().manual_seed(0)
     for module in (pipe.autoencoder, pipe.model):
@@ -72,12 +72,7 @@ def _exchanged(tokenizer):
 
 
 def classes(target: Path) -> None:
-    from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
     from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
-    from ld4lg_fast.decoding import DecodingConfig
-    from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
-    from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-    from ld4lg_fast.pipeline.statistics import RunStatistics
 
     torch.manual_seed(0)
     tokenizer = train_bpe_tokenizer(generate_demo_texts(100), vocab_size=300)
@@ -98,9 +93,17 @@ def classes(target: Path) -> None:
         for parameter in module.parameters():
             parameter.data += 0.2 * torch.randn(parameter.shape)
     model.set_statistics(torch.randn(50, 16, 64))
-    statistics = RunStatistics((0, 0, 0, 4, 5, 6, 5, 4, 3), ("first", "second"), (10, 17), "made up", 0)
-    decoding = DecodingConfig("beam", num_beams=3, no_repeat_ngram_size=2)
-    TextDiffusionPipeline(autoencoder, model, statistics, decoding).save_pretrained(target)
+    pipe = TextDiffusionPipeline(autoencoder, model)
+    pipe.statistics = replace(
+        pipe.statistics,
+        length_counts=(0, 0, 0, 4, 5, 6, 5, 4, 3),
+        class_names=("first", "second"),
+        class_counts=(10, 17),
+        origin="made up",
+        num_truncated=0,
+    )
+    pipe.decoding = DecodingConfig("beam", num_beams=3, no_repeat_ngram_size=2)
+    pipe.save_pretrained(target)
 
 
 TRAINING = (
