@@ -19,10 +19,14 @@ def first_cells(text: str) -> set[str]:
 
 def test_the_map_names_every_room_and_files_that_exist():
     rooms, around, steps = (part.split("\n\n")[0] for part in DOCS["places"].split("|---|---|\n")[1:])
-    names = {name for table in (rooms, around, steps) for name in re.findall(r"`(\w[\w/]*(?:/|\.py))`", table)}
+    names = {
+        name for table in (rooms, around, steps) for name in re.findall(r"`(\w[\w/]*(?:/|\.py))`", table)
+    }
     assert len(names) > 25
     for name in names:
-        assert any((ROOT / place / name).exists() for place in ("", "ld4lg_fast", "scripts", "benchmarks", "tests"))
+        assert any(
+            (ROOT / place / name).exists() for place in ("", "ld4lg_fast", "scripts", "benchmarks", "tests")
+        )
     assert re.findall(r"^\| `(\w+)/`", rooms, re.M) == list(ROOMS)
 
 
