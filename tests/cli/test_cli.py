@@ -140,13 +140,13 @@ def test_benchmarks_are_listed_and_run_in_a_checkout(tmp_path, monkeypatch):
     (folder / "exit_throughput.py").write_text(
         '"""Exits.\n\nMore."""\nimport sys\nif __name__ == "__main__":\n    sys.exit(int(sys.argv[1]))\n'
     )
-    monkeypatch.setattr(bench, "__file__", str(tmp_path / "ld4lg_fast" / "bench.py"))
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "ld4lg_fast" / "cli" / "bench.py"))
     assert ld4lg("bench") == (0, f"{'exit':<16} Exits.\n")
     assert ld4lg("bench", "exit", "3")[0] == 3
 
 
 def test_without_a_checkout_the_benchmarks_say_where_they_are(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "__file__", str(tmp_path / "ld4lg_fast" / "bench.py"))
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "ld4lg_fast" / "cli" / "bench.py"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["ld4lg", "bench"])
     with pytest.raises(SystemExit) as stopped:

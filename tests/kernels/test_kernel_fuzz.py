@@ -100,7 +100,7 @@ def random_arguments(op: str, chance: random.Random) -> Callable:
             }
             forced = chance.choice((None, None, chance.randrange(vocabulary)))
             return logits_arguments(
-                rows, vocabulary, tokens, length, forced, strided=coin(), num_eos=1, **rules
+                rows, vocabulary, tokens, length, forced=forced, strided=coin(), num_eos=1, **rules
             )
         case "philox_normal":
             ids = [chance.randrange(-(2**63), 2**63) for _ in range(rows)]

@@ -29,6 +29,8 @@ def sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # The help of Hydra adds one that writes to the output of this test.
     monkeypatch.setattr(logging.root, "handlers", [])
+    # It also closes the handlers that there are; absl's takes the file along that pytest captures with.
+    monkeypatch.setattr(logging, "_handlerList", [])
 
     def run(task, *arguments: str) -> tuple[int, dict]:
         monkeypatch.setattr(sys, "argv", ["infer.py", "infer.output_dir=x", *arguments])

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import RECIPE, make_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,6 +25,7 @@ from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
 from ld4lg_fast.training.train_step import Learner, Part
+from tests.conftest import RECIPE, make_model
 
 STEPS, RATE = 4, 1e-2
 

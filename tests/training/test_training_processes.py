@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import RECIPE, randomize
 
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
@@ -17,6 +16,7 @@ from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
 from ld4lg_fast.training.train_step import Learner, Part
+from tests.conftest import RECIPE, randomize
 
 TEXTS, STEPS, RATE = 32, 6, 1e-2
 V1 = RECIPE | {"version": "v1", "beta_schedule": "linear", "num_train_timesteps": 50, "class_drop_prob": 0.5}
