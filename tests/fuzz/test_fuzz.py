@@ -30,8 +30,8 @@ from tests.fuzz.harness import (
 )
 from tests.fuzz.targets import TARGETS, fuzz, run_directory_cases
 
-# How many cases. Half of those of a model must be refused; what a training that goes on has is mostly made again, or read
-# by nobody.
+# How many cases. Half of those of a model must be refused; what a training that goes on has is mostly made again, or
+# read by nobody.
 COUNTS = {"run": 120, "exported": 80, "resume": 10}
 REFUSED = {"run": 0.5, "exported": 0.5, "resume": 0.0}
 SEED = 29
