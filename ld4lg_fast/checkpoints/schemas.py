@@ -59,10 +59,14 @@ def read(schema: type[S], path: Path, what: str) -> S:
     return validated(schema, read_json(path, what), path)
 
 
+# What pydantic adds to the path of a key: which branch of a union it tried, and whether the key itself is wrong.
+_BRANCHES = re.compile(r"(constrained-\w+|(list|dict|tuple|function-\w+)\[.*\]|\[key\])$")
+
+
 def _sentence(error: ValidationError) -> str:
     """The first problem that pydantic found, as a clause."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    key = ".".join(str(part) for part in first["loc"] if not _BRANCHES.match(str(part))) or "the file"
     rest = error.error_count() - 1
     more = f" (and {rest} more)" if rest else ""
     if first["type"] == "missing":
