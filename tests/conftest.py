@@ -11,7 +11,9 @@ from ld4lg_fast.data import generate_demo_texts, train_bpe_tokenizer
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers share the cores
+    # The workers share the cores, and so do the commands that they start.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 RECIPE = {
     "version": "v2",
