@@ -1,6 +1,7 @@
 """Small models made on the spot, shared by the tests."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -14,6 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores, and so do the commands that they start.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# Tests that are started in the background ignore Ctrl-C, and the commands that they start would inherit that.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler)
 
 RECIPE = {
     "version": "v2",

@@ -52,15 +52,6 @@ def plain_argv(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["scripts/train.py"])
 
 
-@pytest.fixture(autouse=True)
-def heeded_signals():
-    """The tests may have been started by ``nohup`` or in the background, where signals are ignored."""
-    earlier = {number: signal.signal(number, signal.default_int_handler) for number in CODES}
-    yield
-    for number, handler in earlier.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nobody interrupted."""
