@@ -26,6 +26,8 @@ ARCHITECTURES = {
     "v3": (DiffusionTransformer, DenoiserConfig),
 }
 
+AnyDenoiser = DiffusionTransformer | DiffusionTransformerV1
+
 
 def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
     """The process of a recipe.
@@ -74,7 +76,7 @@ class LatentDiffusion(nn.Module):
     latent_mean: Tensor
     latent_scale: Tensor
 
-    def __init__(self, denoiser: DiffusionTransformer | DiffusionTransformerV1, recipe: Mapping) -> None:
+    def __init__(self, denoiser: AnyDenoiser, recipe: Mapping) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.recipe = dict(recipe)

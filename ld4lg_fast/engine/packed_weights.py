@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser
 from ld4lg_fast.engine.precision import (
     Fp8Linear,
     Int8Linear,
@@ -19,13 +20,11 @@ from ld4lg_fast.engine.precision import (
 )
 from ld4lg_fast.engine.regional_compile import compile_regions, is_compiled
 from ld4lg_fast.kernels import backend, ops
-from ld4lg_fast.models.denoiser import DiffusionTransformer
-from ld4lg_fast.models.denoiser_v1 import DiffusionTransformerV1
 from ld4lg_fast.models.layers import GEGLUFeedForward
 
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
-Denoiser = TypeVar("Denoiser", bound=DiffusionTransformer | DiffusionTransformerV1)
+Denoiser = TypeVar("Denoiser", bound=AnyDenoiser)
 
 _prepared: WeakKeyDictionary[nn.Module, dict[object, tuple[tuple, Any]]] = WeakKeyDictionary()
 _preparing = threading.RLock()

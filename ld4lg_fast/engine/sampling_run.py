@@ -9,27 +9,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser, LatentDiffusion
 from ld4lg_fast.diffusion.samplers import get_update, step_coefficients
 from ld4lg_fast.diffusion.schedules import sampling_grid
 from ld4lg_fast.engine.cuda_graphs import CapturedSteps
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.models.denoiser import DiffusionTransformer
-from ld4lg_fast.models.denoiser_v1 import DiffusionTransformerV1
 from ld4lg_fast.models.layers import Modulation, project_to_sphere
 from ld4lg_fast.options.checks import check_floats
 
 START_STREAM = 0  # random stream of z_T; step k draws from stream 1 + k
-Denoiser = DiffusionTransformer | DiffusionTransformerV1
 TABLE_ELEMENTS = 2**26  # of all steps' modulations, at most as many at once
 
 
 class StepModulations:
     """The `Modulation` of every step and class, from one product for as many steps as `TABLE_ELEMENTS` hold."""
 
-    def __init__(self, denoiser: Denoiser, times: Tensor, classes: Tensor | None) -> None:
+    def __init__(self, denoiser: AnyDenoiser, times: Tensor, classes: Tensor | None) -> None:
         """``times`` (S,) as the network is told them; ``classes`` (C,) where they modulate, else None."""
         self.denoiser, self.times, self.classes = denoiser, times, classes
         self.num_classes = 1 if classes is None else len(classes)
@@ -114,7 +111,7 @@ class SamplingRun:
         project: bool = False,
         steer: Callable[[Tensor], Tensor] | None = None,
         strength: float = 1.0,
-        denoiser: Denoiser | None = None,
+        denoiser: AnyDenoiser | None = None,
         cuda_graph: bool | None = None,
     ) -> None:
         self.denoiser, self.seed = denoiser or model.denoiser, seed

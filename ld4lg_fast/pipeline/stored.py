@@ -6,14 +6,19 @@ from typing import Self
 import torch
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.checkpoints import fingerprint, hub
+from ld4lg_fast.checkpoints.run_lock import RunLock
+from ld4lg_fast.checkpoints.shipped import run_directory
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.engine.regional_compile import compile_regions
+from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.option_checks import Text
 from ld4lg_fast.export.runtime.text_display import get_logger
-from ld4lg_fast.options.checks import checked_path, checked_place
-from ld4lg_fast.pipeline.components import load_components, save_components
+from ld4lg_fast.options.checks import check, checked_path, checked_place
 from ld4lg_fast.pipeline.sources import check_source_length
 from ld4lg_fast.pipeline.statistics import RunStatistics
+from ld4lg_fast.terminal.hydra_help import override, shell_command
 
 SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
 
@@ -51,19 +56,44 @@ class StoredPipeline:
         Raises:
             CheckpointError: the folder or repository does not exist, is no run, or has not finished its
                 diffusion stage.
-            ConfigError: ``path_or_hub`` is no path.
+            ConfigError: ``path_or_hub`` is no path, or ``revision`` no text.
         """
-        return cls(*load_components(path_or_hub, revision))
+        if revision is not None:
+            check("revision", revision, Text())
+        run_dir = run_directory(path_or_hub)
+        if not run_dir.is_dir() and hub.looks_like_hub_name(str(path_or_hub)):
+            run_dir = hub.download(str(path_or_hub), revision)
+        if not run_dir.is_dir():
+            raise CheckpointError(f"The run directory {run_dir} does not exist; train one with ld4lg train.")
+        if not (run_dir / "autoencoder" / "autoencoder.json").exists():
+            raise CheckpointError(
+                f"{run_dir} is not a finished run: it has no autoencoder; train it with: "
+                + shell_command("ld4lg", "train", override("hydra.run.dir", run_dir))
+            )
+        if not (run_dir / "denoiser" / "config.json").exists():
+            raise CheckpointError(
+                f"{run_dir} has an autoencoder but no denoiser yet; train it with: "
+                + shell_command("ld4lg", "train", "train.stage=diffusion", override("hydra.run.dir", run_dir))
+            )
+        fingerprint.check(run_dir)
+        autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
+        model = LatentDiffusion.load(run_dir / "denoiser")
+        return cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir))
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Writes a folder that `from_pretrained` reads.
 
         Raises:
             CheckpointError: it cannot be written to.
-            ConfigError: no path, or another process is writing into it.
+            ConfigError: no path, another process is writing into it, or ``decoding`` asks for more than a file may.
         """
         directory = checked_path("directory", directory)
-        save_components(directory, self.autoencoder, self.model, self.statistics, self.decoding)
+        self.decoding.check_storable()
+        with RunLock(directory), fingerprint.renewed(directory):
+            self.autoencoder.save(directory / "autoencoder")
+            self.model.save(directory / "denoiser")
+            self.statistics.save(directory)
+            self.decoding.save(directory)
 
     def to(
         self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.models.denoiser import DiffusionTransformer
-from ld4lg_fast.models.denoiser_v1 import DiffusionTransformerV1
+from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class PublishedModel:
     layout: str
     files: tuple[Path, ...]
     autoencoder: LanguageAutoencoder
-    denoiser: DiffusionTransformer | DiffusionTransformerV1
+    denoiser: AnyDenoiser
     recipe: dict[str, Any]
     dataset: str
     language_model: str
