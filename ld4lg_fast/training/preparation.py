@@ -15,7 +15,7 @@ from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.checkpoints.schemas import LatentDiffusionFile, LatentDiffusionFileV1, validated
 from ld4lg_fast.data import TextDataset, load_from_config, train_bpe_tokenizer
-from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.decoding.config import DecodingConfig, check_lengths
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion, make_diffusion
 from ld4lg_fast.diffusion.schedules import DiscreteSchedule, sampling_grid
 from ld4lg_fast.errors import CheckpointError, ConfigError
@@ -58,6 +58,10 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
     dataset = load_from_config(config["dataset"])
     classes, limit = number_of_classes(config, dataset), source_limit(config, dataset)
     decoding = chosen_decoding(config, from_sources=limit is not None)
+    try:
+        check_lengths(decoding, config["dataset"]["max_len"])
+    except ConfigError as error:
+        raise ConfigError(f"decoding.{error}") from error
     if options.cuda_graph:
         check_capture(session.accelerator, options, config["recipe"].get("adaptive_schedule", False))
     pretrained = autoencoder = None

@@ -101,6 +101,7 @@ TOGETHER = [
         "train.diffusion.batch_size=100000",
         "train.diffusion.batch_size=100000 is more than the 60 training texts",
     ),
+    ("decoding.min_length=100", "decoding.min_length is 100; it must be at most max_length"),
     ("train.diffusion.micro_batches=5", "train.diffusion.batch_size=16 cannot be dealt to 1 processes"),
     ("recipe.loss_type=l1 recipe.loss_weighting=min_snr", "needs recipe.loss_type=l2, not l1"),
     ("~recipe.objective", "The recipe has no entry 'objective'"),
