@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from ld4lg_fast.data import LengthBucketedBatches, collate, tokenize_texts
 from ld4lg_fast.models.lm_attention import use_short_attention
-from ld4lg_fast.training.options import cpu_has_bf16
+from ld4lg_fast.training.train_section import cpu_has_bf16
 
 
 def train_corpus_model(

@@ -178,7 +178,7 @@ def peak_mib(function: Callable[[], object], device: str) -> float:
 
 
 def return_freed_memory() -> None:
-    """glibc's own way with freed memory once it has seen large blocks; undoes `training.memory.keep_freed_memory`."""
+    """glibc's default handling of freed memory after large blocks; undoes `malloc_settings.keep_freed_memory`."""
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         for option, value in GLIBC_DEFAULTS.items():

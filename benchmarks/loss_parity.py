@@ -19,7 +19,7 @@ from benchmarks.training_models import STAGES
 from benchmarks.training_parity import MAX_LEN, Parity
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import generate_demo_texts, tokenize_texts, train_bpe_tokenizer
-from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.train_section import StageOptions
 
 LM = {"dim": 192, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.0}
 

@@ -40,7 +40,7 @@ from ld4lg_fast.engine.packed_weights import prepared_denoiser
 from ld4lg_fast.kernels import backend, ops, reference
 from ld4lg_fast.kernels.case_table import benchmark_cases
 from ld4lg_fast.kernels.testing import OpCase
-from ld4lg_fast.training.memory import keep_freed_memory
+from ld4lg_fast.training.malloc_settings import keep_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = {"cpu": "native", "cuda": "triton"}

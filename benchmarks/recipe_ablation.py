@@ -42,9 +42,9 @@ from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.confidence import summary
 from ld4lg_fast.evaluation.metrics import evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModels
+from ld4lg_fast.evaluation.options import EvaluationSettings
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 from ld4lg_fast.evaluation.report import versions as metric_versions
-from ld4lg_fast.evaluation.settings import EvaluationSettings
 
 JUDGE_SEED = 1_000_003
 AUTOREGRESSIVE_BATCH = 16  # as the autoencoder's of model=small; better than 64 in five minutes, too

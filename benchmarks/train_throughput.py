@@ -35,10 +35,10 @@ from benchmarks.remedies import REMEDIES, Lent, Remedies
 from benchmarks.training_models import STAGES, STEPS, OneProcess, TrainingSetup
 from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.training.interrupts import Interrupts
-from ld4lg_fast.training.memory import keep_freed_memory
+from ld4lg_fast.training.malloc_settings import keep_freed_memory
 from ld4lg_fast.training.profiling import counted_operations
 from ld4lg_fast.training.session import Session
-from ld4lg_fast.training.train_step import Learner
+from ld4lg_fast.training.train_step import TrainStep
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PAPER_TEXTS = {"autoencoder": 50_000 * 256, "diffusion": 250_000 * 128}
@@ -55,14 +55,14 @@ class Ladder:
     def __init__(self, config: str, stage: str, batch: int, device: str) -> None:
         self.setup = TrainingSetup(config, stage, batch, device)
         self.stage, self.batch, self.device = stage, batch, device
-        self.learner = self._learner()
+        self.train_step = self._make_train_step()
         self.steps_done = 0
 
-    def _learner(self, cuda_graph: bool = False) -> Learner:
+    def _make_train_step(self, cuda_graph: bool = False) -> TrainStep:
         device, options = torch.device(self.device), replace(self.setup.options, cuda_graph=cuda_graph)
         processes = OneProcess(device, Remedies().precision(self.device))
         session = Session(processes, None, options, 0, None, Interrupts(), None)
-        return Learner(self.setup.stage(session), session)
+        return TrainStep(self.setup.stage(session), session)
 
     def rungs(self, precisions: list[str], with_compile: bool) -> list[Rung]:
         found = [Rung("published", "fp32", False, self._published(Remedies()))]
@@ -72,9 +72,9 @@ class Ladder:
                     continue
                 found.append(Rung(f"published + {name}", precision, False, self._published(remedies)))
         for precision in precisions:
-            found.append(Rung(f"ours, {precision}", precision, True, self._ours(precision, self.learner)))
+            found.append(Rung(f"ours, {precision}", precision, True, self._ours(precision, self.train_step)))
             if (self.device, self.stage) == ("cuda", "diffusion"):
-                run = self._ours(precision, self._learner(cuda_graph=True))
+                run = self._ours(precision, self._make_train_step(cuda_graph=True))
                 found.append(Rung(f"ours, {precision}, graph", precision, True, run))
         return found
 
@@ -89,16 +89,16 @@ class Ladder:
 
         return run
 
-    def _ours(self, precision: str, learner: Learner) -> Callable[[], None]:
+    def _ours(self, precision: str, train_step: TrainStep) -> Callable[[], None]:
         context = Remedies(autocast=precision == "bf16").precision(self.device)
 
         def run() -> None:
-            session = learner.session
+            session = train_step.session
             session.accelerator = replace(session.accelerator, precision=context)
             self.setup.lm.set_attn_implementation("sdpa")
             with gpu_settings(session.device):
                 for _ in range(STEPS):
-                    learner.step(self.steps_done, 1e-6)
+                    train_step(self.steps_done, 1e-6)
                     self.steps_done += 1
 
         return run
@@ -117,7 +117,7 @@ class Ladder:
     def flops(self) -> int:
         """Of `STEPS` of our steps."""
         with counted_operations() as counter:
-            self._ours("fp32", self.learner)()
+            self._ours("fp32", self.train_step)()
         return counter.get_total_flops()
 
     def measure(self, rungs: list[Rung], rounds: int, rates: dict[str, float]) -> list[dict]:

@@ -22,9 +22,9 @@ from ld4lg_fast.models import parameter_names
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
-from ld4lg_fast.training.options import TrainOptions, read_options
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
+from ld4lg_fast.training.train_section import TrainOptions, read_options
 
 STAGES = ("autoencoder", "diffusion")
 MAX_LEN, PAD = 64, 1

@@ -25,10 +25,10 @@ from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.interrupts import Interrupts
 from ld4lg_fast.training.latent_cache import encode_latents
 from ld4lg_fast.training.optimization import learning_rate
-from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
-from ld4lg_fast.training.train_step import Learner, Part
+from ld4lg_fast.training.train_section import StageOptions
+from ld4lg_fast.training.train_step import Part, TrainStep
 
 MAX_LEN = 32
 
@@ -57,10 +57,8 @@ class Parity:
         )
         processes = OneProcess(torch.device("cpu"), precision or nullcontext())
         stage = self._stage(name, Session(processes, None, options, 0, None, Interrupts(), None))
-        learner = Learner(stage, stage.session)
-        return stage, torch.stack(
-            [learner.step(step, self._rate(step)) for step in range(self.options.steps)]
-        )
+        train_step = TrainStep(stage, stage.session)
+        return stage, torch.stack([train_step(step, self._rate(step)) for step in range(self.options.steps)])
 
     def _stage(self, name: str, session: Session) -> AutoencoderStage | DiffusionStage:
         perceiver = parameter_names.load_perceiver(self.perceiver.state_dict(), l2_normalize=False)

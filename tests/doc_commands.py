@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ld4lg_fast.cli import bench
 from ld4lg_fast.cli import main as cli
-from ld4lg_fast.training import entry as training
+from ld4lg_fast.training import command as training
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,7 +28,7 @@ SMALL_TRAINING = [
     ),
     *("train.autoencoder.batch_size=8", "train.diffusion.batch_size=8", "train.validation_samples=1"),
     *(
-        "train.validation_sampling_steps=2",
+        "train.validation_num_inference_steps=2",
         "model.language_model.dim=64",
         "model.language_model.vocab_size=300",
     ),
@@ -36,7 +36,7 @@ SMALL_TRAINING = [
     "model.denoiser.depth=2",
     "dataset.limit=400",
 ]
-SMALL_SAMPLING = ["generation.sampling_steps=2", "generation.max_length=10"]
+SMALL_SAMPLING = ["generation.num_inference_steps=2", "generation.max_length=10"]
 SMALL_EVALUATION = [
     *SMALL_SAMPLING,
     *(f"evaluation.{kind}_model=null" for kind in ("mauve", "sentence", "perplexity", "bertscore")),
@@ -90,7 +90,7 @@ def _run_ld4lg(words: list[str], monkeypatch) -> None:
         return
     if name in ("train", "demo"):
         _train_small(monkeypatch)
-    arguments += {"sample": ["--steps", "2"], "evaluate": SMALL_EVALUATION, "run-onnx": ["--steps", "2"]}.get(
+    arguments += {"sample": ["--num-inference-steps", "2"], "evaluate": SMALL_EVALUATION, "run-onnx": ["--num-inference-steps", "2"]}.get(
         name, []
     )
     _call(cli.main, ["ld4lg", name, *arguments], monkeypatch)
@@ -104,7 +104,7 @@ def _run_script(words: list[str], monkeypatch) -> None:
         "train.py": SMALL_TRAINING,
         "infer.py": SMALL_SAMPLING,
         "test.py": SMALL_EVALUATION,
-        "generate.py": ["--steps", "2"],
+        "generate.py": ["--num-inference-steps", "2"],
     }[path.name]
     _call(lambda: runpy.run_path(str(path), run_name="__main__"), [*words, *more], monkeypatch)
 

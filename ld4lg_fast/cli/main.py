@@ -10,7 +10,8 @@ from ld4lg_fast.cli import sample
 from ld4lg_fast.cli.app import PASSES_ON, Seed, app, path
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.text_display import displayed, print_json, terminal_output
-from ld4lg_fast.terminal.hydra_help import evaluate_help, hydra_value, is_override, train_help
+from ld4lg_fast.terminal.hydra_arguments import hydra_value, is_override
+from ld4lg_fast.terminal.hydra_help import evaluate_help, train_help
 
 __all__ = ["app", "main", "sample"]
 
@@ -46,7 +47,7 @@ def evaluate(
     to_stdout = str(json) == "-"
     if json is not None and not to_stdout:
         arguments = [*arguments, f"infer.output_file={hydra_value(json)}"]
-    from ld4lg_fast.evaluation.entry import main as evaluate_main
+    from ld4lg_fast.evaluation.command import main as evaluate_main
     from ld4lg_fast.terminal.console import console
 
     console.quiet = to_stdout
@@ -67,7 +68,7 @@ def learn_times_command(
 
     \b
     ld4lg learn-times outputs/e2e
-    python scripts/infer.py infer.output_dir=outputs/e2e generation.spacing=learned generation.sampling_steps=10
+    python scripts/infer.py infer.output_dir=outputs/e2e generation.spacing=learned generation.num_inference_steps=10
     """
     from ld4lg_fast.cli.infer import choose_device, learn_and_keep_times
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from ld4lg_fast.data.catalogue import DATASETS, DatasetSpec, HubSource, split_alias
 from ld4lg_fast.data.corpus import SPLITS, TextDataset
+from ld4lg_fast.data.corpus_options import check_corpus_options
 from ld4lg_fast.data.demo import demo_dataset
 from ld4lg_fast.data.formats import read_table
-from ld4lg_fast.data.hub import read_hub
-from ld4lg_fast.data.options import check_corpus_options
+from ld4lg_fast.data.hub_datasets import read_hub
 from ld4lg_fast.data.rows import Columns, splits_from_rows
 from ld4lg_fast.data.splits import PUBLISHED_SEED, complete_custom, complete_published
 from ld4lg_fast.errors import ConfigError, DataError

@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import Any
 
 _LAZY = {
-    "EvaluationSettings": "settings",
+    "EvaluationSettings": "options",
     "evaluate_pairs": "metrics",
     "evaluate_texts": "metrics",
-    "main": "entry",
+    "main": "command",
 }
 
 __all__ = list(_LAZY)

@@ -14,8 +14,8 @@ from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.features import language_model_features, sentence_features
 from ld4lg_fast.evaluation.mauve import check_mauve, mauve_score
 from ld4lg_fast.evaluation.models import ScoringModels
+from ld4lg_fast.evaluation.options import EvaluationSettings
 from ld4lg_fast.evaluation.perplexity import text_perplexities
-from ld4lg_fast.evaluation.settings import EvaluationSettings
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 from ld4lg_fast.export.runtime.similarity import set_apart
 

@@ -1,14 +1,62 @@
-"""The options of the test command, checked. Which models score is `settings.EvaluationSettings`."""
+"""The options of the test command, checked, and the settings of the metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.evaluation.settings import MAY_BE_NONE, SETTINGS, EvaluationSettings
-from ld4lg_fast.export.runtime.option_checks import Switch, Text, WholeNumber
-from ld4lg_fast.options.checks import RULES
+from ld4lg_fast.export.runtime.option_checks import Number, Rule, Switch, Text, WholeNumber
+from ld4lg_fast.options.checks import RULES, check
 from ld4lg_fast.options.groups import RUN, SAMPLING, Groups, ListOf, Name, OrNull, Path
+
+SETTINGS: dict[str, Rule] = {
+    "mauve_model": Text(),
+    "mauve_scaling_factor": (scale := Number(0, 1000, above=True)),
+    "sentence_model": Text(),
+    "sentence_scaling_factor": scale,
+    "perplexity_model": Text(),
+    "bertscore_model": Text(),
+    "bertscore_layer": WholeNumber(0, 1000),
+    "max_length": WholeNumber(),
+    "batch_size": WholeNumber(),
+}
+MAY_BE_NONE = ("mauve_model", "sentence_model", "perplexity_model", "bertscore_model", "bertscore_layer")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Models are hub names, local folders or ``.gguf`` files; None leaves the metrics that need them out.
+
+    Args:
+        mauve_model: a causal language model; the features are its last token's last hidden state.
+        sentence_model: an encoder; the features are its mean over the tokens.
+        perplexity_model: a causal language model.
+        bertscore_model, bertscore_layer: an encoder and which hidden layer of it; None takes the published
+            layer, where the model has one.
+        mauve_scaling_factor, sentence_scaling_factor: MAUVE's c for the two kinds of features.
+        max_length: tokens of a text that features see.
+        batch_size: texts a batch in these models.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    mauve_model: str | None = "gpt2-large"
+    mauve_scaling_factor: float = 5.0
+    sentence_model: str | None = None
+    sentence_scaling_factor: float = 8.0
+    perplexity_model: str | None = "gpt2-large"
+    bertscore_model: str | None = "microsoft/deberta-xlarge-mnli"
+    bertscore_layer: int | None = None
+    max_length: int = 256
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name, rule in SETTINGS.items():
+            value = getattr(self, name)
+            if value is not None or name not in MAY_BE_NONE:
+                check(f"evaluation.{name}", value, rule)
+
 
 GROUPS: Groups = {
     "infer": {**RUN, "ckpt_path": OrNull(Path())},
@@ -22,7 +70,7 @@ GROUPS: Groups = {
         "report": OrNull(Path()),
         "seeds": ListOf(RULES["seed"]),
         "split": Text(),
-        "frontier_steps": ListOf(RULES["sampling_steps"]),
+        "frontier_steps": ListOf(RULES["num_inference_steps"]),
         "frontier_guidance": ListOf(RULES["guidance_scale"]),
         "interpolation": Switch(),
         "reference_seed": OrNull(RULES["seed"]),
@@ -91,7 +139,7 @@ def _frontier(generation: Mapping, evaluation: Mapping) -> list[tuple[int, float
     steps, scales = (list(entry) if isinstance(entry, list) else [entry] for entry in given)
     if not steps and not scales:
         return []
-    steps, scales = steps or [generation["sampling_steps"]], scales or [generation["guidance_scale"]]
+    steps, scales = steps or [generation["num_inference_steps"]], scales or [generation["guidance_scale"]]
     return [(count, float(scale)) for scale in scales for count in steps]
 
 

@@ -25,8 +25,8 @@ from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
 from ld4lg_fast.options.checks import choose_device, output_file
 from ld4lg_fast.pipeline.decode import checked_decoding
-from ld4lg_fast.pipeline.generation_options import resolved_generation
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.presets import resolved_generation
 from ld4lg_fast.terminal.console import console
 
 
@@ -118,7 +118,7 @@ class Evaluation:
     def _sampling_options(self, setting: tuple[int, float] | None = None) -> dict:
         names = ("sampler", "spacing", "guidance_scale", "guidance_interval", "precision", "batch_size")
         options = {name: self.generation[name] for name in names}
-        options["num_inference_steps"] = self.generation["sampling_steps"]
+        options["num_inference_steps"] = self.generation["num_inference_steps"]
         if setting is not None:
             options["num_inference_steps"], options["guidance_scale"] = setting
         return options
@@ -226,7 +226,7 @@ class Evaluation:
         parts = [
             self.checkpoint.name if self.checkpoint else None,
             generation["sampler"],
-            str(generation["sampling_steps"]),
+            str(generation["num_inference_steps"]),
             "-".join(self.options.decodings),
             f"{self.options.num_samples}_texts",
             None if self.class_id is None else f"class_{self.class_id}",

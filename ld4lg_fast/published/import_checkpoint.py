@@ -28,7 +28,7 @@ from ld4lg_fast.published import (
     read_unofficial,
 )
 from ld4lg_fast.terminal.console import console
-from ld4lg_fast.terminal.hydra_help import shell_command
+from ld4lg_fast.terminal.hydra_arguments import shell_command
 
 FAMILIES = ("bart", "t5", "mt5")  # config groups of pretrained language models
 

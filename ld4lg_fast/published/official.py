@@ -19,7 +19,9 @@ from ld4lg_fast.diffusion.latent_diffusion import make_diffusion
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.models import parameter_names
 from ld4lg_fast.published import language_model
-from ld4lg_fast.published.files import (
+from ld4lg_fast.published.model import PublishedModel
+from ld4lg_fast.published.published_settings import Settings
+from ld4lg_fast.published.weight_files import (
     check_known,
     find_weights,
     latent_statistics,
@@ -27,8 +29,6 @@ from ld4lg_fast.published.files import (
     naming,
     under,
 )
-from ld4lg_fast.published.model import PublishedModel
-from ld4lg_fast.published.settings import Settings
 
 WEIGHTS = ("model.pt", "best_model.pt")  # the latter of sequence-to-sequence runs
 POSITIONS = "pos_emb.emb.weight"

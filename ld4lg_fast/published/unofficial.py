@@ -21,7 +21,9 @@ from ld4lg_fast.models import parameter_names
 from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1
 from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.published import language_model
-from ld4lg_fast.published.files import (
+from ld4lg_fast.published.model import PublishedModel
+from ld4lg_fast.published.published_settings import Settings
+from ld4lg_fast.published.weight_files import (
     check_known,
     find_weights,
     latent_statistics,
@@ -29,8 +31,6 @@ from ld4lg_fast.published.files import (
     naming,
     under,
 )
-from ld4lg_fast.published.model import PublishedModel
-from ld4lg_fast.published.settings import Settings
 
 AVERAGED = "pytorch_model_1.bin"
 WEIGHTS = (AVERAGED, "model.safetensors", "pytorch_model.bin")

@@ -12,7 +12,7 @@ __all__ = ["main", "train"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from ld4lg_fast.training import entry
+        from ld4lg_fast.training import command
 
-        return getattr(entry, name)
+        return getattr(command, name)
     raise AttributeError(f"module 'ld4lg_fast.training' has no attribute {name!r}")

@@ -14,7 +14,7 @@ from ld4lg_fast.checkpoints.tokenizer import read_tokenizer
 from ld4lg_fast.data import TextDataset, TokenizedTexts, tokenize_texts, train_bpe_tokenizer
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.terminal.console import console
-from ld4lg_fast.training.conditions import source_limit
+from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.seeding import step_seed
 from ld4lg_fast.training.session import Session, on_main
 

@@ -25,7 +25,7 @@ from ld4lg_fast.training.autoencoder_model import (
     tokenized,
 )
 from ld4lg_fast.training.conditioned_latents import to_device
-from ld4lg_fast.training.conditions import source_limit
+from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.latent_cache import BATCH as ENCODED
 from ld4lg_fast.training.latent_cache import encode_latents, encode_sources, encoding_seconds
 from ld4lg_fast.training.loop import TrainingLoop
@@ -114,7 +114,7 @@ class AutoencoderStage:
         self.module.eval()
         total, count = self.session.summed(*self.session.alone(self._validation_sums))
         seconds = round(self.session.clock.seconds(), 2)
-        self.session.journal.write(self.name, step, validation_loss=total / count, seconds=seconds)
+        self.session.metrics_log.write(self.name, step, validation_loss=total / count, seconds=seconds)
         console.print(f"{self.name}, step {step}: validation loss {total / count:.4f}")
 
     def _validation_sums(self) -> tuple[float, int]:

@@ -23,9 +23,9 @@ from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import tokenize
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage, finish_autoencoder, write_statistics
 from ld4lg_fast.training.loop import TrainingLoop
-from ld4lg_fast.training.options import TrainOptions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.time_budget import StageClock
+from ld4lg_fast.training.train_section import TrainOptions
 
 NAME = "decoder"
 STRENGTHS = 0.2, 0.6  # times that latents are noised up to, one a batch

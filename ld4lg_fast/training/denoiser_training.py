@@ -12,7 +12,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
 from ld4lg_fast.training.autoencoder_stage import write_statistics
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
-from ld4lg_fast.training.conditions import source_limit
+from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.diffusion_stage import DiffusionStage, build_denoiser
 from ld4lg_fast.training.distillation import DistillationStage, load_teacher, student_of
 from ld4lg_fast.training.latent_cache import (

@@ -16,7 +16,7 @@ from ld4lg_fast.diffusion.adaptive_schedule import EVERY
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, to_device
-from ld4lg_fast.training.conditions import number_of_classes, source_limit
+from ld4lg_fast.training.derived_options import number_of_classes, source_limit
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.seeding import StepBatches, step_generator, step_seed
 from ld4lg_fast.training.session import Session

@@ -20,9 +20,9 @@ from ld4lg_fast.errors import ConfigError, LD4LGError
 from ld4lg_fast.export.runtime.similarity import words
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
-from ld4lg_fast.training.options import TrainOptions
 from ld4lg_fast.training.reconstruction import exact_decoding
 from ld4lg_fast.training.session import on_main
+from ld4lg_fast.training.train_section import TrainOptions
 from ld4lg_fast.training.train_step import Part
 from ld4lg_fast.training.validation import validation_classes
 

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from ld4lg_fast.diffusion.process import TrainingDraws
 from ld4lg_fast.engine import cuda_graphs
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.training.options import TrainOptions
+from ld4lg_fast.training.train_section import TrainOptions
 
 pytree.register_dataclass(TrainingDraws)  # its tensors then count as the batch's
 

@@ -19,12 +19,12 @@ from ld4lg_fast.training.curves import draw_curves
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted
 from ld4lg_fast.training.optimization import learning_rate
-from ld4lg_fast.training.options import StageOptions, too_few_steps
 from ld4lg_fast.training.profiling import Profile
 from ld4lg_fast.training.seeding import StepBatches
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.time_budget import StageClock
-from ld4lg_fast.training.train_step import Learner, Part
+from ld4lg_fast.training.train_section import StageOptions, too_few_steps
+from ld4lg_fast.training.train_step import Part, TrainStep
 
 BETWEEN_CURVES = 60.0  # seconds
 
@@ -96,21 +96,21 @@ class TrainingLoop:
         stage, session = self.stage, self.session
         on_main(session.accelerator, self._tidy)
         restored, tensors = self.store.restore(stage.trained, stage.ema)
-        self.learner = Learner(stage, session)
+        self.train_step = TrainStep(stage, session)
         if restored is not None and tensors is not None:
-            self.learner.load_optimizer_tensors(tensors)
+            self.train_step.load_optimizer_tensors(tensors)
             self.state = restored
             console.print(f"The {stage.name} stage goes on after step {restored.step}.")
         else:
             self.state.stage_start = session.clock.seconds()
         self.clock.start = self.state.stage_start
-        session.journal.forget_after(stage.name, self.state.step)
+        session.metrics_log.forget_after(stage.name, self.state.step)
         if session.options.profile:
             dtype = torch.bfloat16 if session.options.precision == "bf16" else torch.float32
             samples = self.options.batch_size // session.world_size
-            self.learner.profile = Profile(stage.name, samples, session.device, dtype)
+            self.train_step.profile = Profile(stage.name, samples, session.device, dtype)
         stage.module.train()
-        self.learner.model.train()
+        self.train_step.model.train()
         time_progress, stop = self._agree()
         with StageProgress(stage.name, self.options.steps) as self._progress:
             if restored is not None and not stop and self._share(time_progress) < 1:
@@ -126,8 +126,8 @@ class TrainingLoop:
                     self._log(rate, self._share(time_progress))
                 if not ended and not stop:
                     stop = self._save_and_validate_in_time()
-        if self.learner.profile is not None:
-            self.learner.profile.abandon()
+        if self.train_step.profile is not None:
+            self.train_step.profile.abandon()
             console.print(
                 f"The {stage.name} stage was too short for a profile, which takes {Profile.STEPS} steps."
             )
@@ -137,7 +137,7 @@ class TrainingLoop:
             raise Interrupted(session.interrupts.received or stop)
         self._validate(is_last=True)
         warning = too_few_steps(stage.name, self.state.step, self.options, session.options.max_minutes)
-        session.journal.write(stage.name, self.state.step, finished=warning is None, warning=warning)
+        session.metrics_log.write(stage.name, self.state.step, finished=warning is None, warning=warning)
         return self.state
 
     def _tidy(self) -> None:
@@ -159,14 +159,14 @@ class TrainingLoop:
 
     def _step(self, time_progress: float) -> float:
         """One step of the optimiser; returns its learning rate."""
-        learner, share = self.learner, self._share(time_progress)
+        train_step, share = self.train_step, self._share(time_progress)
         rate = learning_rate(self.options, self.state.step, share, time_progress)
-        with nullcontext() if learner.profile is None else learner.profile.step():
-            self._window.append(learner.step(self.state.step, rate))
-        if learner.profile is not None and learner.profile.is_over:
+        with nullcontext() if train_step.profile is None else train_step.profile.step():
+            self._window.append(train_step(self.state.step, rate))
+        if train_step.profile is not None and train_step.profile.is_over:
             if self.session.accelerator.is_main_process:
-                console.print(f"Profile: {learner.profile.write(self.session.run.log.parent)}")
-            learner.profile = None
+                console.print(f"Profile: {train_step.profile.write(self.session.run.log.parent)}")
+            train_step.profile = None
         self.state.step += 1
         return rate
 
@@ -176,7 +176,7 @@ class TrainingLoop:
         stage, count = self.stage, len(self._window)
         loss, norm = self._read()
         speed = count * self.options.batch_size / (time.perf_counter() - self._window_start)
-        self.session.journal.write(
+        self.session.metrics_log.write(
             stage.name,
             self.state.step,
             loss=loss,
@@ -236,12 +236,12 @@ class TrainingLoop:
     def _save(self, is_logged: bool) -> Path:
         """Writes a checkpoint; unread losses, which might not be finite, are read before, and perhaps logged."""
         if self._window and is_logged:
-            self._log(float(self.learner.optimizer.param_groups[0]["lr"]), self._share(0.0))
+            self._log(float(self.train_step.optimizer.param_groups[0]["lr"]), self._share(0.0))
         elif self._window:
             self._read()
         self.state.run_seconds = self.session.clock.seconds()
-        stage, tensors = self.stage, self.learner.optimizer_tensors()
-        self.learner.gather()
+        stage, tensors = self.stage, self.train_step.optimizer_tensors()
+        self.train_step.gather()
         on_main(
             self.session.accelerator, lambda: self.store.save(self.state, stage.trained, stage.ema, tensors)
         )
@@ -250,8 +250,10 @@ class TrainingLoop:
     def _validate(self, is_last: bool = False) -> None:
         """Validates, unless a session before did so at this very step."""
         session, stage, step = self.session, self.stage, self.state.step
-        if not on_main(session.accelerator, lambda: session.journal.has(stage.name, step, "validation_loss")):
-            self.learner.gather()
+        if not on_main(
+            session.accelerator, lambda: session.metrics_log.has(stage.name, step, "validation_loss")
+        ):
+            self.train_step.gather()
             stage.validate(step)
         is_due = is_last or time.perf_counter() - self._drawn > BETWEEN_CURVES
         if is_due and session.accelerator.is_main_process:

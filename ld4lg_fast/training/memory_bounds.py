@@ -9,8 +9,8 @@ from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models.layers import DIM_HEAD
-from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.train_section import StageOptions
 
 TRAINED_BYTES, FROZEN_BYTES = 16, 4  # a parameter with its gradient and both moments of AdamW, or alone
 NUMBER = 2  # bytes of a number of a batch in the narrowest precision

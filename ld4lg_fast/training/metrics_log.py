@@ -11,7 +11,7 @@ from ld4lg_fast.checkpoints.files import write_atomically
 from ld4lg_fast.errors import CheckpointError, ConfigError
 
 
-class Journal:
+class MetricsLog:
     """``logs/train.jsonl`` and, where asked for, W&B and TensorBoard. Only the main process writes.
 
     ``autoencoder_steps``: trackers want steps that only rise, so the second stage's come after these.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.sharding import sharded_like, whole
+from ld4lg_fast.training.train_section import StageOptions
 
 WARMUP_SHARE = 0.1
 

@@ -27,14 +27,14 @@ from ld4lg_fast.training.autoencoder_model import (
     load_tokenizer,
 )
 from ld4lg_fast.training.checkpoint import CheckpointStore
-from ld4lg_fast.training.conditions import chosen_decoding, number_of_classes, source_limit
 from ld4lg_fast.training.decoder_stage import load_given
+from ld4lg_fast.training.derived_options import chosen_decoding, number_of_classes, source_limit
 from ld4lg_fast.training.diffusion_stage import build_denoiser
 from ld4lg_fast.training.distillation import load_teacher, student_of
 from ld4lg_fast.training.graphed_step import check_capture
 from ld4lg_fast.training.memory_bounds import check_memory
-from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.train_section import StageOptions
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -146,14 +146,14 @@ def _check_second_stage(
     if config["resume"]:
         _store("diffusion", session).check_fits(model)
     if options.distill_from is None:
-        _check_validation(model, options.validation_sampling_steps)
+        _check_validation(model, options.validation_num_inference_steps)
 
 
 def _check_validation(model: LatentDiffusion, num_steps: int) -> None:
     """Refuses more steps of sampling than the schedule has levels."""
     schedule, option = (
         make_diffusion(model.recipe).schedule_for_sampling,
-        f"train.validation_sampling_steps={num_steps}",
+        f"train.validation_num_inference_steps={num_steps}",
     )
     if isinstance(schedule, DiscreteSchedule) and num_steps > schedule.num_train_timesteps:
         raise ConfigError(

@@ -19,9 +19,9 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Switch
 from ld4lg_fast.options.checks import check
 from ld4lg_fast.terminal.console import console
-from ld4lg_fast.terminal.hydra_help import override, shell_command
-from ld4lg_fast.training.model_options import check_model_options, check_sections
-from ld4lg_fast.training.options import RULES, read_options
+from ld4lg_fast.terminal.hydra_arguments import override, shell_command
+from ld4lg_fast.training.config_sections import check_model_options, check_sections
+from ld4lg_fast.training.train_section import RULES, read_options
 
 
 class Opening(Enum):

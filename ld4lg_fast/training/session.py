@@ -12,9 +12,9 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
-from ld4lg_fast.training.metrics_log import Journal
-from ld4lg_fast.training.options import TrainOptions
+from ld4lg_fast.training.metrics_log import MetricsLog
 from ld4lg_fast.training.time_budget import RunClock
+from ld4lg_fast.training.train_section import TrainOptions
 
 # Processes wait for one another while shards of the corpus are encoded, however unequal their work.
 LONGEST_WAIT = timedelta(hours=6)
@@ -71,7 +71,7 @@ class Session:
     seed: int
     clock: RunClock
     interrupts: Interrupts
-    journal: Journal
+    metrics_log: MetricsLog
 
     @property
     def rank(self) -> int:

@@ -33,7 +33,7 @@ class Part:
         return items[self.index :: self.count]
 
 
-class Learner:
+class TrainStep:
     """Trains ``stage.trained`` as part of ``stage.module``, on one process or together with the others.
 
     With several processes the model is replicated (DDP), or spread over them where Accelerate says FSDP; then
@@ -74,7 +74,7 @@ class Learner:
             self.captured = CapturedStep(lambda batch: self._update(self._backward(batch)))
             self.share = torch.zeros((), device=session.device)
 
-    def step(self, step: int, rate: float) -> Tensor:
+    def __call__(self, step: int, rate: float) -> Tensor:
         """Loss and gradient norm of ``step`` (2,) float32, not yet read from the device.
 
         The loss is that of this process's part of the batch; its mean over the processes is the whole batch's.

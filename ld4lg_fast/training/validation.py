@@ -71,7 +71,7 @@ def print_and_keep_samples(
     class_id = validation_classes(count, pipe.model.denoiser.config.num_classes)
     distilled = pipe.model.recipe.get("distilled_steps")
     sampler = "ddim" if pipe.model.diffusion.discrete or distilled else "dpmpp_2m"
-    num_steps = distilled or options.validation_sampling_steps
+    num_steps = distilled or options.validation_num_inference_steps
     ids = share(count, session.accelerator)
 
     def of_mine() -> list[str]:
@@ -103,7 +103,7 @@ def print_and_keep_samples(
     on_main(session.accelerator, lambda: write_json(path, content))
     # The line in the log comes last: it says that nothing of this validation has to be made up.
     seconds = round(session.clock.seconds(), 2)
-    session.journal.write("diffusion", step, validation_loss=loss, seconds=seconds)
+    session.metrics_log.write("diffusion", step, validation_loss=loss, seconds=seconds)
     console.print(f"diffusion, step {step}: validation loss {loss:.4f}; samples:")
     names = pipe.statistics.class_names or ()
     for index, text in enumerate(texts or ()):

@@ -18,7 +18,7 @@ from ld4lg_fast.cli import main as cli
 from ld4lg_fast.cli.infer import learn_and_keep_times
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.evaluation import entry as evaluation
+from ld4lg_fast.evaluation import command as evaluation
 from ld4lg_fast.terminal.console import console
 from tests.conftest import make_model
 from tests.evaluation.test_evaluation_command import FAST
@@ -103,13 +103,13 @@ def test_a_model_keeps_how_it_is_decoded(tiny):
 
 def test_sample_without_a_run_directory(tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "texts.json"
-    assert command(monkeypatch, "--num-samples", 3, "--seed", 1, "--tries", 1, "--json", out) == 0
+    assert command(monkeypatch, "--num-samples", 3, "--seed", 1, "--best-of", 1, "--json", out) == 0
     content = json.loads(out.read_text())
     assert content["texts"] == TextDiffusionPipeline.from_pretrained()(3, seed=1, quality="draft").texts
     assert content["run"] == "e2e-small" and content["decoding"]["strategy"] == "greedy"
     assert "3 texts in" in capsys.readouterr().out
     assert command(monkeypatch, "--num-samples", 3, "--seed", 1, "--json", out) == 0
-    best = TextDiffusionPipeline.from_pretrained().best(3, tries=4, seed=1, quality="draft").texts
+    best = TextDiffusionPipeline.from_pretrained()(3, best_of=4, seed=1, quality="draft").texts
     assert json.loads(out.read_text())["texts"] == best != content["texts"]
 
 
@@ -121,7 +121,7 @@ def test_a_model_that_ships_is_chosen_from_few_steps_and_ones_own_sampled_as_pub
     for run, chosen in (((), ("draft", 4)), (("e2e-small",), ("draft", 4)), ((own,), ("paper", 1))):
         assert command(monkeypatch, *run, "--num-samples", 1, "--json", out) == 0
         settings = json.loads(out.read_text())["settings"]
-        assert (settings["quality"], settings["tries"]) == chosen
+        assert (settings["quality"], settings["best_of"]) == chosen
 
 
 def test_times_are_not_learned_for_a_model_that_cannot_keep_them(tiny, tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_times_are_not_learned_for_a_model_that_cannot_keep_them(tiny, tmp_path,
 
 def test_json_on_standard_output_stands_alone(tiny, monkeypatch, capsys):
     monkeypatch.setattr(console, "quiet", False)  # which is put back afterwards
-    assert command(monkeypatch, "--num-samples", 2, "--tries", 1, "--json", "-") == 0
+    assert command(monkeypatch, "--num-samples", 2, "--best-of", 1, "--json", "-") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["texts"] == TextDiffusionPipeline.from_pretrained()(2, quality="draft").texts
     assert not Path("-").exists()

@@ -20,7 +20,8 @@ from ld4lg_fast.cli.infer import print_texts
 from ld4lg_fast.evaluation.report import Row, print_report
 from ld4lg_fast.export.runtime.command import _parser
 from ld4lg_fast.terminal.console import progress_bar
-from ld4lg_fast.terminal.hydra_help import hydra_value, options_of
+from ld4lg_fast.terminal.hydra_arguments import hydra_value
+from ld4lg_fast.terminal.hydra_help import options_of
 from tests.doc_commands import PYPROJECT
 
 COMMANDS = {
@@ -81,10 +82,10 @@ def test_help_of_hydra_commands_tells_every_option_and_its_examples_compose(comm
 
 
 def test_evaluate_takes_a_folder_and_files_to_write(monkeypatch):
-    from ld4lg_fast.evaluation import entry
+    from ld4lg_fast.evaluation import command
 
     seen = []
-    monkeypatch.setattr(entry, "main", lambda: seen.append(sys.argv[1:]))
+    monkeypatch.setattr(command, "main", lambda: seen.append(sys.argv[1:]))
     monkeypatch.setattr(sys, "argv", ["ld4lg"])
     assert ld4lg("evaluate", "a run", "--report", "page.html", "generation.num_samples=5")[0] == 0
     assert ld4lg("evaluate", "infer.output_dir=b", "--json", "b.json")[0] == 0

@@ -11,7 +11,7 @@ import torch
 
 from ld4lg_fast.checkpoints.tensors import load_weights, save_weights
 from ld4lg_fast.cli import main as cli
-from ld4lg_fast.evaluation import EvaluationSettings, entry, evaluate_texts, run
+from ld4lg_fast.evaluation import EvaluationSettings, command, evaluate_texts, run
 from ld4lg_fast.pipeline.latent_operations import slerp
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.statistics import RunStatistics
@@ -22,7 +22,7 @@ NAMES = ("calm", "loud", "odd")
 NO_MODELS = ["mauve_model", "sentence_model", "perplexity_model", "bertscore_model"]
 FAST = [
     "evaluation.reference_seed=null",
-    *("generation.num_samples=6", "generation.sampling_steps=2", "generation.strategies=[greedy]"),
+    *("generation.num_samples=6", "generation.num_inference_steps=2", "generation.strategies=[greedy]"),
     *("generation.max_length=10", *(f"evaluation.{name}=null" for name in NO_MODELS)),
 ]
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def run_test(monkeypatch, run_dir, *overrides):
     out = run_dir.parent / "out.json"
     arguments = [f"infer.output_dir={run_dir}", f"infer.output_file={out}", *FAST, *overrides]
     monkeypatch.setattr(sys, "argv", ["test.py", *arguments])
-    entry.main()
+    command.main()
     return json.loads(out.read_text())
 
 
@@ -125,7 +125,7 @@ def test_references_are_chosen_at_random_or_are_the_first(run_dir, monkeypatch):
 
 def test_the_default_file_lies_in_the_run_directory(run_dir, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["test.py", f"infer.output_dir={run_dir}", *FAST])
-    entry.main()
+    command.main()
     assert [path.name for path in (run_dir / "evaluation").iterdir()] == ["ddpm_2_greedy_6_texts_seed_0.json"]
 
 

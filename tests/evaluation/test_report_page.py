@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.evaluation import entry
+from ld4lg_fast.evaluation import command
 from ld4lg_fast.evaluation.report_charts import Point, bars, histogram, scatter, ticks
 from ld4lg_fast.evaluation.report_latents import FRAMES, film, latent_map
 from ld4lg_fast.evaluation.report_page import _frontier
@@ -83,7 +83,7 @@ def evaluate(monkeypatch, run_dir, *overrides):
     page, out = run_dir.parent / "page.html", run_dir / "evaluation" / "now.json"
     arguments = [f"infer.output_dir={run_dir}", f"infer.output_file={out}", f"evaluation.report={page}"]
     monkeypatch.setattr(sys, "argv", ["test.py", *arguments, *FAST, *overrides])
-    entry.main()
+    command.main()
     return page, json.loads(out.read_text())
 
 

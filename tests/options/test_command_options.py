@@ -13,7 +13,7 @@ from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.cli import infer as inference
 from ld4lg_fast.cli import main as cli
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.evaluation import entry
+from ld4lg_fast.evaluation import command
 from ld4lg_fast.evaluation.options import GROUPS as TEST
 from ld4lg_fast.export.runtime.option_checks import Text
 from ld4lg_fast.options.groups import INFER, Name, OrNull, checked_groups
@@ -37,7 +37,7 @@ BAD = [
     2**70,
     -(2**70),
 ]
-COMMANDS = {"infer": (INFER, inference.main), "test": (TEST, entry.main)}
+COMMANDS = {"infer": (INFER, inference.main), "test": (TEST, command.main)}
 
 
 def config_of(name: str) -> dict:
@@ -136,7 +136,7 @@ def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
             "generation.num_beams is 2.5; it must be a whole number from 1 to 256.",
         ),
         ("generation.top_k=2.5", "generation.top_k is 2.5; it must be a whole number from 0"),
-        ("generation.sampling_steps=2.5", "generation.sampling_steps is 2.5; it must be a whole number"),
+        ("generation.num_inference_steps=2.5", "generation.num_inference_steps is 2.5; it must be a whole number"),
         ("generation.batch_size=2.5", "generation.batch_size is 2.5; it must be a whole number"),
         ("generation.seed=1.5", "generation.seed is 1.5; it must be a whole number from 0 to 2**64-1."),
         ("generation.seed=-1", "generation.seed is -1; it must be a whole number from 0 to 2**64-1."),

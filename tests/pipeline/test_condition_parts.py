@@ -15,7 +15,7 @@ from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
 from ld4lg_fast.export.runtime.similarity import minimum_bayes_risk, rouge_l
 from ld4lg_fast.pipeline.sources import read_sources
 from ld4lg_fast.pipeline.statistics import RunStatistics
-from ld4lg_fast.training.conditions import chosen_decoding
+from ld4lg_fast.training.derived_options import chosen_decoding
 from tests.conftest import make_model
 
 

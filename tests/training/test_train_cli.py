@@ -33,7 +33,7 @@ SMALLEST = [
     "train.log_every=1",
     "train.validation_texts=5",
     "train.validation_samples=3",
-    "train.validation_sampling_steps=2",
+    "train.validation_num_inference_steps=2",
 ]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 GRACE = 120  # seconds that a busy machine may take for what takes a few

@@ -45,7 +45,7 @@ SMALLEST = [
     "train.validate_every=3",
     "train.validation_texts=8",
     "train.validation_samples=2",
-    "train.validation_sampling_steps=3",
+    "train.validation_num_inference_steps=3",
 ]
 
 

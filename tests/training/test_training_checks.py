@@ -129,8 +129,8 @@ TOGETHER = [
     ("recipe=v1 recipe.beta_schedule=foo", "recipe.beta_schedule 'foo'"),
     ("recipe=v1 recipe.num_train_timesteps=2", "steps=3 is more than recipe.num_train_timesteps=2"),
     (
-        "recipe.schedule=cosine recipe.schedule_scale=1000 train.validation_sampling_steps=100000",
-        "train.validation_sampling_steps=100000: ",
+        "recipe.schedule=cosine recipe.schedule_scale=1000 train.validation_num_inference_steps=100000",
+        "train.validation_num_inference_steps=100000: ",
     ),
     ("autoencoder.name_or_path=/no/such/folder", "'/no/such/folder' is neither a local folder"),
     ("train.cuda_graph=true", "needs a GPU"),

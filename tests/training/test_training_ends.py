@@ -14,10 +14,10 @@ from ld4lg_fast.training import latent_cache, main
 from ld4lg_fast.training import time_budget as clock
 from ld4lg_fast.training.interrupts import Interrupts
 from ld4lg_fast.training.optimization import learning_rate
-from ld4lg_fast.training.options import StageOptions, too_few_steps
 from ld4lg_fast.training.reconstruction import Reconstruction, measure_reconstruction
 from ld4lg_fast.training.session import Session
-from ld4lg_fast.training.train_step import Learner
+from ld4lg_fast.training.train_section import StageOptions, too_few_steps
+from ld4lg_fast.training.train_step import TrainStep
 from tests.training.test_training import command, records
 
 
@@ -33,7 +33,7 @@ def clocked(monkeypatch):
     fake = SimpleNamespace(perf_counter=lambda: now[0])
     for module in (clock, latent_cache):
         monkeypatch.setattr(module, "time", fake)
-    step, encode = Learner.step, latent_cache.encode_texts
+    step, encode = TrainStep.__call__, latent_cache.encode_texts
 
     def counted_step(self, *arguments):
         now[0] += 0.05
@@ -43,7 +43,7 @@ def clocked(monkeypatch):
         now[0] += 0.05 * len(ids)
         return encode(autoencoder, ids, device)
 
-    monkeypatch.setattr(Learner, "step", counted_step)
+    monkeypatch.setattr(TrainStep, "__call__", counted_step)
     monkeypatch.setattr(latent_cache, "encode_texts", counted_encode)
 
 

@@ -21,7 +21,7 @@ from ld4lg_fast.training.curves import draw_curves
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
 from ld4lg_fast.training.latent_cache import fingerprint
-from ld4lg_fast.training.metrics_log import Journal
+from ld4lg_fast.training.metrics_log import MetricsLog
 from ld4lg_fast.training.session import Session, together
 from ld4lg_fast.training.shards import open_rows, shard_path
 
@@ -61,11 +61,11 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
 
 
 def test_a_full_disk_is_told_by_the_journal_too(tmp_path):
-    journal = Journal(tmp_path / "logs" / "train.jsonl", Accelerator(cpu=True), autoencoder_steps=10)
+    metrics_log = MetricsLog(tmp_path / "logs" / "train.jsonl", Accelerator(cpu=True), autoencoder_steps=10)
     with disk_that_takes(10), pytest.raises(CheckpointError, match=r"train.jsonl .*resume=true"):
-        journal.write("diffusion", 1, loss=1.0)
-    journal.forget_after("diffusion", 0)
-    assert journal.path.read_text() == "", "half a line is dropped"
+        metrics_log.write("diffusion", 1, loss=1.0)
+    metrics_log.forget_after("diffusion", 0)
+    assert metrics_log.path.read_text() == "", "half a line is dropped"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from benchmarks.reference.v2_denoiser import DiffusionTransformer
 from benchmarks.training_parity import MAX_LEN, Parity
 from ld4lg_fast.data import generate_demo_texts, tokenize_texts
 from ld4lg_fast.models import parameter_names
-from ld4lg_fast.training.options import StageOptions
+from ld4lg_fast.training.train_section import StageOptions
 from tests.conftest import randomize
 
 OPTIONS = StageOptions(100, 8, 1e-3, 10, 0.01, 1.0, 0.9999)

@@ -28,9 +28,9 @@ from ld4lg_fast.training.optimization import (
     make_optimizer,
     optimizer_tensors,
 )
-from ld4lg_fast.training.options import StageOptions, read_options
 from ld4lg_fast.training.seeding import StepBatches, step_generator, step_seed
 from ld4lg_fast.training.time_budget import LONGEST_EVALUATION, RunClock, StageClock
+from ld4lg_fast.training.train_section import StageOptions, read_options
 
 OPTIONS = StageOptions(100, 8, 1e-3, 10, 0.1, 1.0, 0.999)
 GROUPS = ("tiny", "small", "base"), ("scratch", "bart", "t5", "mt5")
@@ -92,7 +92,7 @@ def test_wrong_options_are_refused(override, said):
 
 @pytest.mark.parametrize("package", ["wandb", "tensorboard"])
 def test_a_tracker_without_its_package_is_refused(package, monkeypatch):
-    monkeypatch.setattr("ld4lg_fast.training.options.find_spec", lambda name: None)
+    monkeypatch.setattr("ld4lg_fast.training.train_section.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=f"pip install {package}"):
         read_options(OmegaConf.to_container(composed(f"train.{package}=true").train))
 
@@ -110,7 +110,7 @@ def test_auto_precision_is_what_the_processor_is_fast_in(capabilities, precision
 def test_freed_memory_is_kept():
     program = """
 import torch
-from ld4lg_fast.training.memory import keep_freed_memory
+from ld4lg_fast.training.malloc_settings import keep_freed_memory
 def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
 def left():
     before, block = resident(), torch.ones(2**26)
@@ -367,19 +367,19 @@ def test_a_run_directory_that_is_something_else_is_refused(tmp_path):
 def test_the_log_forgets_steps_that_are_done_again(tmp_path, monkeypatch):
     from accelerate import Accelerator
 
-    from ld4lg_fast.training.metrics_log import Journal
+    from ld4lg_fast.training.metrics_log import MetricsLog
 
-    journal = Journal(tmp_path / "logs" / "train.jsonl", Accelerator(cpu=True), autoencoder_steps=10)
+    metrics_log = MetricsLog(tmp_path / "logs" / "train.jsonl", Accelerator(cpu=True), autoencoder_steps=10)
     tracked = []
-    monkeypatch.setattr(journal.accelerator, "log", lambda values, step: tracked.append((step, values)))
+    monkeypatch.setattr(metrics_log.accelerator, "log", lambda values, step: tracked.append((step, values)))
     for step in (1, 2, 3):
-        journal.write("diffusion", step, loss=math.pi)
-    journal.write("autoencoder", 3, loss=1.0)
+        metrics_log.write("diffusion", step, loss=math.pi)
+    metrics_log.write("autoencoder", 3, loss=1.0)
     assert tracked[0] == (11, {"diffusion/loss": math.pi}) and tracked[3] == (3, {"autoencoder/loss": 1.0})
-    with open(journal.path, "a") as file:
+    with open(metrics_log.path, "a") as file:
         file.write('{"stage": "diff')
-    journal.forget_after("diffusion", 2)
-    records = [json.loads(line) for line in journal.path.read_text().splitlines()]
+    metrics_log.forget_after("diffusion", 2)
+    records = [json.loads(line) for line in metrics_log.path.read_text().splitlines()]
     assert [(r["stage"], r["step"]) for r in records] == [
         ("diffusion", 1),
         ("diffusion", 2),

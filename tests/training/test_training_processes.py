@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
-from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
-from ld4lg_fast.training.train_step import Learner, Part
+from ld4lg_fast.training.train_section import StageOptions
+from ld4lg_fast.training.train_step import Part, TrainStep
 from tests.conftest import RECIPE, randomize
 
 TEXTS, STEPS, RATE = 32, 6, 1e-2
@@ -56,8 +56,8 @@ def make_stage(kind: str, micro_batches: int = 1) -> DiffusionStage:
 def trained(kind: str, micro_batches: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Mean losses and gradient norms (STEPS, 2) and the parameters after them."""
     stage = make_stage(kind, micro_batches)
-    learner = Learner(stage, stage.session)
-    figures = torch.stack([learner.step(step, RATE) for step in range(STEPS)])
+    train_step = TrainStep(stage, stage.session)
+    figures = torch.stack([train_step(step, RATE) for step in range(STEPS)])
     figures = stage.session.accelerator.reduce(figures, "mean")
     return figures, {name: parameter.detach() for name, parameter in stage.module.named_parameters()}
 

@@ -9,24 +9,24 @@ import torch
 from ld4lg_fast.models.layers import GEGLUFeedForward
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.profiling import COUNTED, Profile, counted_operations
-from ld4lg_fast.training.train_step import Learner
+from ld4lg_fast.training.train_step import TrainStep
 from tests.training.test_training import command, losses
 from tests.training.test_training_learner import RATE, make_session, make_stage
 
 
 def test_a_profile_accounts_for_the_whole_step(tmp_path):
     session = make_session()
-    learner = Learner(make_stage(session), session)
-    learner.profile = profile = Profile("diffusion", 8, torch.device("cpu"), torch.float32)
+    train_step = TrainStep(make_stage(session), session)
+    train_step.profile = profile = Profile("diffusion", 8, torch.device("cpu"), torch.float32)
     for step in range(Profile.STEPS):
         assert not profile.is_over
         with profile.step():
-            learner.step(step, RATE)
+            train_step(step, RATE)
     assert profile.is_over
     parts = sum(profile.seconds[name] for name in ("data", "forward", "backward", "optimiser"))
     assert 0.8 * profile.seconds["step"] < parts <= profile.seconds["step"]
     # Products alone, forward and backward, without the self-conditioning pass.
-    weights = sum(p.numel() for n, p in learner.trained.named_parameters() if n.endswith("qkv.weight"))
+    weights = sum(p.numel() for n, p in train_step.trained.named_parameters() if n.endswith("qkv.weight"))
     assert profile.flops / COUNTED > 6 * weights * 8 * 6
     page = profile.write(tmp_path).read_text()
     assert all(f"| {name} |" in page for name in ("samples/s", "MFU", "data", "backward", "peak memory"))

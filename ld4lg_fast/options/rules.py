@@ -1,9 +1,7 @@
-"""Rules of options that only training has; see `ld4lg_fast.export.runtime.option_checks`."""
+"""Rules of options beside those of `ld4lg_fast.export.runtime.option_checks`: unions, null, multiples."""
 
 from typing import Any
 
-from ld4lg_fast.diffusion.schedules import ContinuousSchedule
-from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Rule, WholeNumber
 
 
@@ -22,7 +20,7 @@ class Exactly:
 
 
 class OneOf:
-    """What one of several rules allows."""
+    """A value that at least one of several rules allows."""
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
@@ -34,7 +32,7 @@ class OneOf:
         return ", or ".join(map(str, self.rules))
 
 
-class Name:
+class NonEmptyText:
     """A text that is not empty."""
 
     def allows(self, value: Any) -> bool:
@@ -57,22 +55,6 @@ class MultipleOf:
         return f"a multiple of {self.divisor} up to {self.size.most}"
 
 
-class Schedule:
-    """The name of a `ContinuousSchedule`."""
-
-    def allows(self, value: Any) -> bool:
-        try:
-            return isinstance(value, str) and bool(ContinuousSchedule(value))
-        except ConfigError:
-            return False
-
-    def __str__(self) -> str:
-        return (
-            "cosine, simple_linear, beta_linear, sigmoid, straight, tan-D (as in tan-9) or shifted_cosine-R (as in "
-            "shifted_cosine-0.5)"
-        )
-
-
 NULL = Exactly(None)
 AUTO_OR_SWITCH = Exactly("auto", True, False)
-NAME_OR_NULL = OneOf(Name(), NULL)
+NAME_OR_NULL = OneOf(NonEmptyText(), NULL)

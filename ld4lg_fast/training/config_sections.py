@@ -3,24 +3,49 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ld4lg_fast.data.options import RULES as CORPUS
-from ld4lg_fast.data.options import check_corpus_options
+from ld4lg_fast.data.corpus_options import RULES as CORPUS
+from ld4lg_fast.data.corpus_options import check_corpus_options
 from ld4lg_fast.decoding.config import MAY_BE_NONE, STRATEGIES
 from ld4lg_fast.diffusion.latent_diffusion import ARCHITECTURES
 from ld4lg_fast.diffusion.process import LOSSES, OBJECTIVES, WEIGHTINGS
+from ld4lg_fast.diffusion.schedules import ContinuousSchedule
 from ld4lg_fast.engine.precision import PRECISIONS
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import OPTIONS, Choice, Number, Rule, Switch, Text, WholeNumber
+from ld4lg_fast.export.runtime.option_checks import (
+    OPTIONS,
+    Choice,
+    Number,
+    Rule,
+    Switch,
+    Text,
+    WholeNumber,
+    unknown_option,
+)
 from ld4lg_fast.export.runtime.similarity import CHOICES
 from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.options.checks import check
 from ld4lg_fast.options.groups import DECODING
-from ld4lg_fast.options.unknown import unknown_option
-from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf, Schedule
+from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf
 
 # Runs of earlier versions do not say how they are decoded.
 MAY_BE_MISSING: Mapping[str, Mapping] = {"decoding": {}}
 SECTIONS = ("train", "dataset", "model", "autoencoder", "recipe", "decoding")
+
+
+class ScheduleName:
+    """The name of a `ContinuousSchedule`."""
+
+    def allows(self, value: Any) -> bool:
+        try:
+            return isinstance(value, str) and bool(ContinuousSchedule(value))
+        except ConfigError:
+            return False
+
+    def __str__(self) -> str:
+        return (
+            "cosine, simple_linear, beta_linear, sigmoid, straight, tan-D (as in tan-9) or shifted_cosine-R (as in "
+            "shifted_cosine-0.5)"
+        )
 
 
 # The bounds of sizes are those of the files that the models are saved in (`ld4lg_fast.checkpoints.schemas`).
@@ -82,9 +107,9 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "self_condition_noise": SHARE,
         "class_drop_prob": SHARE,
         "context_drop_prob": SHARE,
-        "schedule": Schedule(),
+        "schedule": ScheduleName(),
         "schedule_scale": Number(1e-3, 1e3),
-        "sampling_schedule": OneOf(Schedule(), NULL),
+        "sampling_schedule": OneOf(ScheduleName(), NULL),
         "adaptive_schedule": SWITCH,
         "l2_normalized": SWITCH,
         "beta_schedule": Choice(("linear", "cosine", "sqrt")),

@@ -21,10 +21,10 @@ from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.graphed_step import CapturedStep, _Captured, check_capture
-from ld4lg_fast.training.options import StageOptions
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.shards import Rows
-from ld4lg_fast.training.train_step import Learner, Part
+from ld4lg_fast.training.train_section import StageOptions
+from ld4lg_fast.training.train_step import Part, TrainStep
 from tests.conftest import RECIPE, make_model
 
 STEPS, RATE = 4, 1e-2
@@ -49,8 +49,8 @@ def make_session(compiled=False, micro_batches=1, activation_checkpointing=False
 def trained(session, steps=STEPS):
     """Losses, norms (steps, 2) and the parameters after them."""
     stage = make_stage(session)
-    learner = Learner(stage, session)
-    figures = torch.stack([learner.step(step, RATE) for step in range(steps)])
+    train_step = TrainStep(stage, session)
+    figures = torch.stack([train_step(step, RATE) for step in range(steps)])
     return figures, [parameter.detach() for parameter in stage.module.parameters()]
 
 
@@ -101,9 +101,9 @@ def test_captured_steps_change_nothing(monkeypatch):
     runs = []
     for cuda_graph in (False, True):
         stage = make_stage(make_session(cuda_graph=cuda_graph))
-        learner = Learner(stage, stage.session)
+        train_step = TrainStep(stage, stage.session)
         rates = [2.0 ** -(7 + step % 3) for step in range(steps)]
-        figures = torch.stack([learner.step(step, rate) for step, rate in enumerate(rates)])
+        figures = torch.stack([train_step(step, rate) for step, rate in enumerate(rates)])
         runs.append((figures, *stage.module.parameters(), *stage.ema.module.parameters()))
     torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=0)
     coins = [stage.batch(step, Part())[1].self_condition for step in range(steps)]
@@ -115,13 +115,13 @@ def test_captured_steps_change_nothing(monkeypatch):
 def test_a_graph_is_given_what_changes_from_step_to_step_in_tensors():
     """What it would read from the host is what was there when it was cuda_graphs."""
     session = make_session(cuda_graph=True)
-    learner = Learner(make_stage(session), session)
-    groups = learner.optimizer.param_groups
+    train_step = TrainStep(make_stage(session), session)
+    groups = train_step.optimizer.param_groups
     given = [group["lr"] for group in groups]
-    learner.step(3, RATE)
+    train_step(3, RATE)
     for group, rate in zip(groups, given, strict=True):
         assert group["lr"] is rate and rate == RATE and group["capturable"]
-    assert learner.share == 1 - learner.stage.ema.decay(3)
+    assert train_step.share == 1 - train_step.stage.ema.decay(3)
 
 
 def test_a_replay_reads_and_writes_the_buffers_of_its_graph():
@@ -170,17 +170,17 @@ class HostWaits(TorchDispatchMode):
 def test_the_host_never_waits_within_a_step(stage, autoencoder):
     session = make_session()
     if stage == "diffusion":
-        learner = Learner(make_stage(session), session)
+        train_step = TrainStep(make_stage(session), session)
     else:
         session.options.autoencoder = session.options.diffusion
         tokens = tokenize_texts(generate_demo_texts(32), autoencoder.tokenizer, autoencoder.max_len)
         smoothing = Smoothing(decoder_noise=0.1, position_dropout=0.1, token_masking=0.1)
-        learner = Learner(AutoencoderStage(autoencoder.train(), tokens, [], session, smoothing), session)
-    batches = [learner.stage.batch(step, Part()) for step in range(STEPS)]  # made on the host
-    learner.stage.batch = lambda step, part: batches[step]
+        train_step = TrainStep(AutoencoderStage(autoencoder.train(), tokens, [], session, smoothing), session)
+    batches = [train_step.stage.batch(step, Part()) for step in range(STEPS)]  # made on the host
+    train_step.stage.batch = lambda step, part: batches[step]
     with use_backend("reference"), HostWaits() as waits:
         for step in range(STEPS):
-            learner.step(step, RATE)
+            train_step(step, RATE)
         assert waits.seen == []
         torch.ones(()).item()
     assert len(waits.seen) == 1, "reading a number is noticed"

@@ -10,7 +10,7 @@ import torch
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Choice, Number, Rule, Switch, WholeNumber
 from ld4lg_fast.options.checks import check
-from ld4lg_fast.training.option_rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, OneOf
+from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, OneOf
 
 STAGES = ("all", "autoencoder", "diffusion", "decoder")
 PRECISIONS = ("auto", "no", "bf16")
@@ -34,7 +34,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("activation_checkpointing", "cuda_graph", "profile", "wandb", "tensorboard"), Switch()),
     **dict.fromkeys(("log_every", "checkpoint_every", "validate_every", "validation_texts"), WholeNumber()),
     "validation_samples": WholeNumber(1, 100_000),
-    "validation_sampling_steps": WholeNumber(2, 100_000),
+    "validation_num_inference_steps": WholeNumber(2, 100_000),
     "distill_steps": WholeNumber(1, 100_000),
     "distill_teacher_steps": WholeNumber(1, 100_000),
     "distill_from": NAME_OR_NULL,
@@ -103,7 +103,7 @@ class TrainOptions:
     validate_every: int
     validation_texts: int
     validation_samples: int
-    validation_sampling_steps: int
+    validation_num_inference_steps: int
     wandb: bool
     tensorboard: bool
     autoencoder: StageOptions

@@ -24,12 +24,12 @@ from ld4lg_fast.terminal.hydra_entry import Folders, hydra_entry
 from ld4lg_fast.terminal.progress import duration
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts, end_with_launcher
-from ld4lg_fast.training.memory import keep_freed_memory
-from ld4lg_fast.training.metrics_log import Journal
-from ld4lg_fast.training.options import TrainOptions, read_options
+from ld4lg_fast.training.malloc_settings import keep_freed_memory
+from ld4lg_fast.training.metrics_log import MetricsLog
 from ld4lg_fast.training.run_setup import Plan, carry_out, next_command, plan, resume_command
 from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes
 from ld4lg_fast.training.time_budget import RunClock, StageClock
+from ld4lg_fast.training.train_section import TrainOptions, read_options
 
 if TYPE_CHECKING:
     from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
@@ -116,8 +116,8 @@ def _train(planned: Plan, lock: RunLock, interrupts: Interrupts) -> None:
         log_with=options.trackers or None,
         project_dir=run.path / "logs" if options.trackers else None,
     )
-    journal = Journal(run.log, accelerator, options.autoencoder.steps)
-    session = Session(accelerator, run, options, config["seed"], clock, interrupts, journal)
+    metrics_log = MetricsLog(run.log, accelerator, options.autoencoder.steps)
+    session = Session(accelerator, run, options, config["seed"], clock, interrupts, metrics_log)
     stages = {stage: _stage_clock(stage, options, states[stage], clock) for stage in _stages(options)}
     finished = [
         stage
@@ -129,7 +129,7 @@ def _train(planned: Plan, lock: RunLock, interrupts: Interrupts) -> None:
     )
     interrupts.check()
     on_main(accelerator, lambda: _begin(planned, lock, prepared.decoding))
-    session.journal.start_trackers("ld4lg-fast", config)
+    session.metrics_log.start_trackers("ld4lg-fast", config)
     dataset = prepared.dataset
     console.print(
         f"dataset={dataset.name}: {len(dataset.train)} training and {len(dataset.validation)} validation texts from "
@@ -203,7 +203,7 @@ def _is_finished(
 
 
 def _say_what_next(session: Session) -> None:
-    run, warnings = session.run, session.journal.warnings()
+    run, warnings = session.run, session.metrics_log.warnings()
     but = ", but not every stage made enough steps: see the last lines" if warnings else ""
     lines = [f"Finished in {duration(session.clock.seconds())}{but}. In {run.path}:"]
     parts = (
