@@ -18,7 +18,7 @@ from ld4lg_fast.checkpoints.schemas import Recipe, validated
 from ld4lg_fast.diffusion.latent_diffusion import make_diffusion
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.models import parameter_names
-from ld4lg_fast.published import language_model
+from ld4lg_fast.published import base_language_model
 from ld4lg_fast.published.model import PublishedModel
 from ld4lg_fast.published.published_settings import Settings
 from ld4lg_fast.published.weight_files import (
@@ -110,7 +110,7 @@ def read_official(weights: Path, autoencoder: Path | None = None, lm: str | None
         denoiser = parameter_names.load_denoiser(network, dropout)
         if config.dim_context:
             recipe["source_max_len"] = config.max_len * SOURCE_LENGTHS.get(dataset, 1)
-            language_model.check_same_encoder(text.model.lm, under(state, "context_encoder."))
+            base_language_model.check_same_encoder(text.model.lm, under(state, "context_encoder."))
         mean = scale = None
         if normalized:
             mean, scale = latent_statistics(state, "latent_mean", "latent_scale", config.dim_latent)
@@ -163,7 +163,7 @@ def _read_text_side(
             f"{settings.path} names no autoencoder (latent_model_path=null); leave --autoencoder out."
         )
     name = settings.take("enc_dec_model", str) if lm is None else lm
-    return OfficialAutoencoder(language_model.load_by_name(name, max_len), name, frozen=True, files=())
+    return OfficialAutoencoder(base_language_model.load_by_name(name, max_len), name, frozen=True, files=())
 
 
 def _find_autoencoder(folder: Path, said: str) -> Path:
@@ -202,7 +202,7 @@ def read_autoencoder(folder: Path, lm: str | None = None) -> OfficialAutoencoder
     max_len = min(settings.take("max_seq_len", int), config.max_len)
     if max_len < 1:
         raise CheckpointError(f"{settings.path} has max_seq_len={max_len}; a text has at least one token.")
-    base = language_model.load_by_name(name, max_len, frozen)
+    base = base_language_model.load_by_name(name, max_len, frozen)
     if base.lm.config.hidden_size != config.dim_lm:
         raise CheckpointError(
             f"{weights} is for a language model of width {config.dim_lm}, but {name} is "
@@ -210,7 +210,7 @@ def read_autoencoder(folder: Path, lm: str | None = None) -> OfficialAutoencoder
         )
     with naming(weights):
         others = {key: tensor for key, tensor in state.items() if not key.startswith(PERCEIVER)}
-        language_model.fill(base.lm, others)
+        base_language_model.fill(base.lm, others)
     model = LanguageAutoencoder(base.lm, base.tokenizer, perceiver, max_len, frozen)
     return OfficialAutoencoder(model.eval(), name, frozen, (weights, settings.path))
 

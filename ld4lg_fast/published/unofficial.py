@@ -20,7 +20,7 @@ from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.models import parameter_names
 from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1
 from ld4lg_fast.models.layers import DIM_HEAD
-from ld4lg_fast.published import language_model
+from ld4lg_fast.published import base_language_model
 from ld4lg_fast.published.model import PublishedModel
 from ld4lg_fast.published.published_settings import Settings
 from ld4lg_fast.published.weight_files import (
@@ -102,9 +102,9 @@ def read_unofficial(weights: Path, config: Path, lm: str | None = None) -> Publi
         denoiser = parameter_names.load_denoiser_v1(under(state, "transformer."), dropout)
     _check_network(settings, denoiser.config, weights)
     name = settings.take("network.autoencoder.name", str) if lm is None else lm
-    autoencoder = language_model.load_by_name(name, denoiser.config.max_len)
+    autoencoder = base_language_model.load_by_name(name, denoiser.config.max_len)
     with naming(weights):
-        language_model.fill(autoencoder.lm, under(state, "autoencoder."))
+        base_language_model.fill(autoencoder.lm, under(state, "autoencoder."))
         mean, scale = latent_statistics(state, "x_mean", "x_std", denoiser.config.dim_latent)
         _check_schedule(state, recipe)
     notes = []
