@@ -7,6 +7,7 @@ standard library alone.
 'temperature is nan; it must be a finite number from 0.000001 to 1000000.'
 """
 
+import difflib
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -201,6 +202,15 @@ def above_max_length(min_length: Any, max_length: int) -> str | None:
     return (
         f"min_length is {plain(min_length)}; it must be at most max_length, {max_length} where none is given."
     )
+
+
+def unknown_option(name: str, known: Iterable[str]) -> str:
+    """The sentence that refuses an option that does not exist; ``known`` lists those of its section or command."""
+    section, _, last = name.rpartition(".")
+    known = list(known)
+    close = difflib.get_close_matches(last, known, n=1)
+    hint = f" (did you mean {'.'.join(filter(None, (section, *close)))}?)" if close else ""
+    return f"There is no option {name}{hint}; {section or 'the command'} has {', '.join(known)}."
 
 
 def elements(values: Any) -> list | None:

@@ -27,8 +27,8 @@ from ld4lg_fast.export.runtime.similarity import CHOICES, SURENESS
 from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.options.checks import check, check_folder, choose_device, output_file
 from ld4lg_fast.options.groups import INFER, checked_groups
-from ld4lg_fast.pipeline.generation_options import DECODING, resolved_generation
 from ld4lg_fast.pipeline.pipeline import TextDiffusionOutput, TextDiffusionPipeline
+from ld4lg_fast.pipeline.presets import DECODING, resolved_generation
 from ld4lg_fast.pipeline.sources import read_sources
 from ld4lg_fast.terminal.console import console, progress_bar
 from ld4lg_fast.terminal.hydra_entry import hydra_entry

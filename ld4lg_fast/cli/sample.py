@@ -7,7 +7,7 @@ import typer
 
 from ld4lg_fast.cli.app import NumSamples, Seed, app, path
 from ld4lg_fast.export.runtime.text_display import print_json, typed
-from ld4lg_fast.terminal.hydra_help import hydra_value
+from ld4lg_fast.terminal.hydra_arguments import hydra_value
 
 
 @app.command()

@@ -10,10 +10,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import MOST, Choice, Rule, Text, WholeNumber, elements, shown
+from ld4lg_fast.export.runtime.option_checks import (
+    MOST,
+    Choice,
+    Rule,
+    Text,
+    WholeNumber,
+    elements,
+    shown,
+    unknown_option,
+)
 from ld4lg_fast.export.runtime.text_display import typed
 from ld4lg_fast.options.checks import RULES, check
-from ld4lg_fast.options.unknown import unknown_option
 
 CORPUS = "dataset"  # a group whose further entries are checked where the corpus is read
 DTYPES = ("float32", "bfloat16", "float16")

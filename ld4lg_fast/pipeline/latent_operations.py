@@ -21,7 +21,7 @@ from ld4lg_fast.options.checks import check_options, check_texts, numbers, text_
 from ld4lg_fast.pipeline.decode import checked_decoding
 from ld4lg_fast.pipeline.infilling import fill_gap, split_at_gap
 from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput, check_free, chosen
-from ld4lg_fast.pipeline.stored import StoredPipeline
+from ld4lg_fast.pipeline.base import PipelineBase
 
 
 def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
     return (weights[0] * one + weights[1] * other) * ((1 - share) * norms[0] + share * norms[1])
 
 
-class LatentOperations(StoredPipeline, ABC):
+class LatentOperations(PipelineBase, ABC):
     """The part of `TextDiffusionPipeline` that starts from texts."""
 
     @abstractmethod

@@ -12,7 +12,7 @@ from ld4lg_fast._version import __version__
 from ld4lg_fast.checkpoints.files import read_json
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.text_display import displayed
-from ld4lg_fast.pipeline.stored import StoredPipeline
+from ld4lg_fast.pipeline.base import PipelineBase
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -21,7 +21,7 @@ PAPER = "https://arxiv.org/abs/2212.09462"
 
 
 def model_card(
-    pipe: StoredPipeline,
+    pipe: PipelineBase,
     repo_id: str,
     *,
     license: str | None = None,
@@ -69,7 +69,7 @@ def model_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
-def _usage(pipe: StoredPipeline, repo_id: str) -> str:
+def _usage(pipe: PipelineBase, repo_id: str) -> str:
     condition = ""
     if pipe.statistics.class_names:
         name = displayed(json.dumps(pipe.statistics.class_names[0], ensure_ascii=False))
@@ -83,7 +83,7 @@ def _usage(pipe: StoredPipeline, repo_id: str) -> str:
     )
 
 
-def _facts(pipe: StoredPipeline) -> dict[str, str]:
+def _facts(pipe: PipelineBase) -> dict[str, str]:
     def millions(module: nn.Module) -> str:
         return f"{sum(weight.numel() for weight in module.parameters()) / 1e6:.1f} M parameters"
 
@@ -99,7 +99,7 @@ def _facts(pipe: StoredPipeline) -> dict[str, str]:
     }
 
 
-def _training_texts(pipe: StoredPipeline) -> str:
+def _training_texts(pipe: PipelineBase) -> str:
     known, number = pipe.statistics, sum(pipe.statistics.length_counts)
     facts = {}
     if number:

@@ -18,7 +18,7 @@ from ld4lg_fast.engine.engine import check_fits, fitting_batch, sample_batches, 
 from ld4lg_fast.options.checks import check_given, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.pipeline.decode import checked_decoding, decode_in_batches
-from ld4lg_fast.pipeline.length_operations import LengthOperations
+from ld4lg_fast.pipeline.selection import SelectionOperations
 from ld4lg_fast.pipeline.model_card import model_card
 from ld4lg_fast.pipeline.outputs import (
     Callback,
@@ -33,7 +33,7 @@ from ld4lg_fast.pipeline.presets import sampling_plan
 from ld4lg_fast.pipeline.sources import encode_sources
 
 
-class TextDiffusionPipeline(LengthOperations):
+class TextDiffusionPipeline(SelectionOperations):
     """Latent diffusion model and language autoencoder, ready to sample.
 
     >>> pipe = TextDiffusionPipeline.from_pretrained("outputs/demo")

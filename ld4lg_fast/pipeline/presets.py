@@ -1,10 +1,17 @@
-"""How much sampling costs and how good it is, as one word: presets of sampler, steps and their spacing."""
+"""Quality presets (sampler, number of steps, spacing), and the settings that a ``generation`` config resolves to."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 
+from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion import samplers
 from ld4lg_fast.diffusion.schedules import SPACINGS
 from ld4lg_fast.options.checks import check_choice, check_given
+from ld4lg_fast.pipeline.base import PipelineBase
+
+DECODING = tuple(
+    field.name for field in fields(DecodingConfig)
+)  # entries of ``generation`` that make a DecodingConfig
 
 
 @dataclass(frozen=True)
@@ -42,3 +49,18 @@ def sampling_plan(
         preset.num_steps if num_steps is None else num_steps,
         preset.spacing if spacing is None else spacing,
     )
+
+
+def resolved_generation(pipe: PipelineBase, generation: Mapping) -> dict:
+    """The entries of a ``generation`` config that the preset or the model decides, with the values that are used."""
+    plan = sampling_plan(*(generation[name] for name in ("quality", "sampler", "sampling_steps", "spacing")))
+    scale, own = generation["guidance_scale"], asdict(pipe.decoding)
+    decoding = {name: own[name] for name in DECODING if name in generation and generation[name] is None}
+    if generation.get("strategies", ()) is None:
+        decoding["strategies"] = [pipe.decoding.strategy]
+    return decoding | {
+        "sampler": plan.sampler or pipe.model.default_sampler,
+        "sampling_steps": plan.num_steps,
+        "spacing": plan.spacing,
+        "guidance_scale": pipe.default_guidance() if scale is None else scale,
+    }

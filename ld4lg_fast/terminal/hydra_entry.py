@@ -19,10 +19,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
 from ld4lg_fast.errors import LD4LGError
+from ld4lg_fast.export.runtime.option_checks import unknown_option
 from ld4lg_fast.export.runtime.text_display import displayed, terminal_output
-from ld4lg_fast.options.unknown import unknown_option
-from ld4lg_fast.terminal.command_line import check_hydra_options, check_top_level, flags_last
-from ld4lg_fast.terminal.hydra_help import hydra_value
+from ld4lg_fast.terminal.hydra_arguments import (
+    check_hydra_options,
+    check_top_level,
+    flags_last,
+    hydra_value,
+)
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"
 UNKNOWN_OPTION = (ConfigAttributeError, ConfigKeyError)

@@ -1,12 +1,7 @@
-"""The commands whose options are Hydra's: their help, which is in the config files, and how values are written."""
+"""Help texts of ``ld4lg train`` and ``ld4lg evaluate``: the packaged config files with their comments."""
 
-import re
-import shlex
 from importlib import resources
-from pathlib import Path
 
-_PLAIN = re.compile(r"(?:[A-Za-z_]|\.{0,2}/)[A-Za-z0-9_./-]*|\.{1,2}")
-_WORDS = ("null", "true", "false", "nan", "inf")  # which Hydra takes for something else than text
 _NOT_OPTIONS = ("defaults:", "hydra:")
 
 GROUPS = ("dataset", "model", "autoencoder", "recipe")
@@ -78,38 +73,3 @@ def choices_of(*groups: str) -> str:
         names = sorted(entry.name.removesuffix(".yaml") for entry in (folder / group).iterdir())
         lines.append(f"  {group + '=':<13} {', '.join(names)}")
     return "\n".join(lines)
-
-
-def is_override(word: str, config_name: str) -> bool:
-    """Whether an argument changes an option of a packaged config, as ``generation.seed=1``, and is no path."""
-    key, equals, _ = word.partition("=")
-    section = re.split(r"[.@]", key.lstrip("+~"))[0]
-    sections = re.findall(r"^(\w+):", config_text(config_name), re.M)
-    return section in sections and (bool(equals) or word.startswith("~"))
-
-
-def hydra_value(value: object, quote: str = "'") -> str:
-    """A value in quotes, which Hydra's command line and OmegaConf read back as the same text."""
-    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", str(value))  # for OmegaConf
-    text = re.sub(rf"(\\*){quote}", lambda found: f"{2 * found[1]}\\{quote}", text)  # for Hydra, as the next
-    text = re.sub(r"(\\+)\Z", lambda found: 2 * found[1], text)
-    return f"{quote}{text}{quote}"
-
-
-def override(key: str, value: object) -> str:
-    """``key=value`` for Hydra's command line, in quotes only where the value needs them."""
-    is_plain = _PLAIN.fullmatch(str(value)) and str(value).lower() not in _WORDS
-    # Double quotes, as a shell's own stand around all of it and are single ones.
-    return f"{key}=" + (str(value) if is_plain else hydra_value(value, quote='"'))
-
-
-def shell_command(*words: object) -> str:
-    """A command as it can be pasted into a shell; words are made with `override` where Hydra reads them.
-
-    A path in its place among the arguments is taken for no option.
-    """
-    return shlex.join(f"./{word}" if _is_dashed(word) else str(word) for word in words)
-
-
-def _is_dashed(word: object) -> bool:
-    return isinstance(word, Path) and str(word).startswith("-")

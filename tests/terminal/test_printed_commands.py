@@ -17,7 +17,7 @@ from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.cli import main as cli
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.terminal.hydra_help import hydra_value, override, shell_command
+from ld4lg_fast.terminal.hydra_arguments import hydra_value, override, shell_command
 from ld4lg_fast.training.run_setup import next_command, resume_command
 from tests.conftest import make_model
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-from ld4lg_fast.terminal.command_line import flags_last
+from ld4lg_fast.terminal.hydra_arguments import flags_last
 from ld4lg_fast.terminal.hydra_entry import hydra_entry
 from ld4lg_fast.training import main as train
 from tests.conftest import make_model

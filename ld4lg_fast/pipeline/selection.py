@@ -20,7 +20,7 @@ from ld4lg_fast.pipeline.length_guide import LengthGuide
 from ld4lg_fast.pipeline.outputs import TextDiffusionOutput, check_free, chosen
 
 
-class LengthOperations(LatentOperations, ABC):
+class SelectionOperations(LatentOperations, ABC):
     """The part of `TextDiffusionPipeline` that samples more than it keeps."""
 
     def best(self, num_samples: int, *, tries: int = 4, **options: Any) -> TextDiffusionOutput:

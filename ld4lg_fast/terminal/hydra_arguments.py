@@ -1,13 +1,12 @@
-"""A Hydra command line before its options are read one by one: where its flags stand, and what Hydra lets pass."""
+"""Arguments of Hydra commands: reordered and checked before Hydra parses them, and quoted where we print them."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
-
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from pathlib import Path
 
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import WholeNumber, complaint
-from ld4lg_fast.options.unknown import unknown_option
+from ld4lg_fast.export.runtime.option_checks import WholeNumber, complaint, unknown_option
 from ld4lg_fast.terminal.hydra_help import config_text
 
 _LONG_WITH_VALUE = (
@@ -22,6 +21,8 @@ _SHORT_WITH_VALUE = ("-c", "-p", "-cp", "-cn", "-cd")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 _BATCH = "hydra.sweeper.max_batch_size"
+_UNQUOTED = re.compile(r"(?:[A-Za-z_]|\.{0,2}/)[A-Za-z0-9_./-]*|\.{1,2}")
+_NOT_TEXT = ("null", "true", "false", "nan", "inf")  # words that Hydra parses as another type
 
 
 def flags_last(arguments: Sequence[str]) -> list[str]:
@@ -62,6 +63,8 @@ def check_hydra_options(arguments: Sequence[str]) -> None:
         ConfigError: an empty path, which would be the current directory, or batches of no job.
         OverrideParseException: an argument that Hydra cannot read.
     """
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # slow to import
+
     given = [word for word in arguments if re.match(r"\+{0,2}hydra\.", word)]
     for part in OverridesParser.create().parse_overrides(given):
         if part.is_sweep_override():
@@ -87,3 +90,38 @@ def check_top_level(config: Mapping, config_name: str) -> None:
     for name in config:
         if name not in known:
             raise ConfigError(unknown_option(str(name), known))
+
+
+def is_override(word: str, config_name: str) -> bool:
+    """Whether an argument changes an option of a packaged config, as ``generation.seed=1``, and is no path."""
+    key, equals, _ = word.partition("=")
+    section = re.split(r"[.@]", key.lstrip("+~"))[0]
+    sections = re.findall(r"^(\w+):", config_text(config_name), re.M)
+    return section in sections and (bool(equals) or word.startswith("~"))
+
+
+def hydra_value(value: object, quote: str = "'") -> str:
+    """A value in quotes, which Hydra's command line and OmegaConf read back as the same text."""
+    text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", str(value))  # for OmegaConf
+    text = re.sub(rf"(\\*){quote}", lambda found: f"{2 * found[1]}\\{quote}", text)  # for Hydra, as the next
+    text = re.sub(r"(\\+)\Z", lambda found: 2 * found[1], text)
+    return f"{quote}{text}{quote}"
+
+
+def override(key: str, value: object) -> str:
+    """``key=value`` for Hydra's command line, in quotes only where the value needs them."""
+    is_plain = _UNQUOTED.fullmatch(str(value)) and str(value).lower() not in _NOT_TEXT
+    # Double quotes, as a shell's own stand around all of it and are single ones.
+    return f"{key}=" + (str(value) if is_plain else hydra_value(value, quote='"'))
+
+
+def shell_command(*words: object) -> str:
+    """A command as it can be pasted into a shell; words are made with `override` where Hydra reads them.
+
+    A path in its place among the arguments is taken for no option.
+    """
+    return shlex.join(f"./{word}" if _is_dashed(word) else str(word) for word in words)
+
+
+def _is_dashed(word: object) -> bool:
+    return isinstance(word, Path) and str(word).startswith("-")

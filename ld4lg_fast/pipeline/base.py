@@ -18,14 +18,14 @@ from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.options.checks import check, checked_path, checked_place
 from ld4lg_fast.pipeline.sources import check_source_length
 from ld4lg_fast.pipeline.statistics import RunStatistics
-from ld4lg_fast.terminal.hydra_help import override, shell_command
+from ld4lg_fast.terminal.hydra_arguments import override, shell_command
 
 SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
 
 logger = get_logger("ld4lg_fast")
 
 
-class StoredPipeline:
+class PipelineBase:
     """The part of `TextDiffusionPipeline` that has nothing to do with sampling."""
 
     def __init__(
