@@ -1,14 +1,14 @@
-"""Samplers: one update each, as in the papers' algorithm boxes, and the loop that they share.
+"""Samplers: one update function for each, as in the paper's algorithm box, and the loop that all of them share.
 
 An update ``(step, z, pred, history, grid, noise, …) -> z_next`` goes from level ``step`` of a `SamplingGrid` to
 the next one:
 
-* ``z`` (B, N, d) the state, ``pred`` the `Prediction` of the guided network for it;
-* ``history``: the x_start of the steps before, the latest first, as many as there are up to `HISTORY`;
-* ``noise(step) -> (B, N, d)``: fresh normal noise, asked for where the sampler is stochastic.
+* ``z`` (B, N, d): the state; ``pred``: the `Prediction` of the guided network at ``z``;
+* ``history``: x_start of the previous steps, latest first, at most `HISTORY` of them;
+* ``noise(step) -> (B, N, d)``: fresh standard normal noise, called by stochastic samplers only.
 
-Every update is linear in z, x_start, history and noise; `step_coefficients` reads its coefficients off, for the
-kernel that takes a whole step at once.
+Every update is linear in z, x_start, history and noise. `step_coefficients` extracts its coefficients for
+`ops.sampler_step`, the kernel that computes a whole step.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ Callback = Callable[[int, Tensor, Prediction], None]
 Update = Callable[..., Tensor]
 History = Sequence[Tensor]
 
-HISTORY = 2  # steps that a sampler may look back
-SMALL_STEP = 1e-5  # of half the log-SNR: below, differences of almost equal numbers give way to their series
+HISTORY = 2  # previous steps that a sampler may use
+SMALL_STEP = 1e-5  # step of half the log-SNR below which UniPC uses a series, as differences cancel
 
 
 def ddim(
@@ -38,29 +38,24 @@ def ddim(
     pred: Prediction,
     history: History,
     grid: SamplingGrid,
-    noise: Noise | None,
+    noise: Noise,
     eta: float = 0.0,
 ) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta = 0, ancestral at eta = 1."""
     if step + 1 == grid.num_steps:
         return pred.x_start
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
-    # v1's float64 levels are for the conversions; the published update rounds them to float32. Levels that only float64
-    # tells apart stay as they are; equal ones are those of a timestep that v1 visits twice.
+    # The published v1 update rounds the levels to float32. Levels that differ only in float64 are not rounded; equal
+    # levels belong to a timestep that v1 visits twice.
     if now == after or now.float() < after.float() < 1:
         now, after = (level.float().to(z.dtype) for level in (now, after))
     sigma = eta * ((1 - now / after) * (1 - after) / (1 - now)).sqrt()
     z = after.sqrt() * pred.x_start + (1 - after - sigma**2).sqrt() * pred.noise
-    return z + sigma * noise(step) if eta > 0 else z  # type: ignore[misc]  # there is noise where eta > 0
+    return z + sigma * noise(step) if eta > 0 else z
 
 
 def ddpm(
-    step: int,
-    z: Tensor,
-    pred: Prediction,
-    history: History,
-    grid: SamplingGrid,
-    noise: Noise,
+    step: int, z: Tensor, pred: Prediction, history: History, grid: SamplingGrid, noise: Noise
 ) -> Tensor:
     """DDPM ancestral sampling with the larger variance (Ho et al. 2020, alg. 2, sigma² = beta)."""
     if step + 1 == grid.num_steps:
@@ -72,17 +67,12 @@ def ddpm(
 
 
 def dpmpp_published(
-    step: int,
-    z: Tensor,
-    pred: Prediction,
-    history: History,
-    grid: SamplingGrid,
-    noise: Noise | None,
+    step: int, z: Tensor, pred: Prediction, history: History, grid: SamplingGrid, noise: Noise
 ) -> Tensor:
-    """The official release's ``dpmpp``, kept for parity: first order, and it returns the last but one x_start.
+    """The official release's ``dpmpp``, kept for parity: first order, returns the x_start of the step before the last.
 
-    Its history is never filled, so the second-order branch never runs, and the last network evaluation is
-    wasted. Use `dpmpp_2m` for the method itself.
+    The release never fills its history, so its second-order branch never runs and the last network evaluation is
+    unused. Use `dpmpp_2m` for DPM-Solver++(2M).
 
     Raises:
         ConfigError: fewer than two steps.
@@ -95,12 +85,7 @@ def dpmpp_published(
 
 
 def dpmpp_2m(
-    step: int,
-    z: Tensor,
-    pred: Prediction,
-    history: History,
-    grid: SamplingGrid,
-    noise: Noise | None,
+    step: int, z: Tensor, pred: Prediction, history: History, grid: SamplingGrid, noise: Noise
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): second order, multistep, first order at both ends."""
     if step + 1 == grid.num_steps:
@@ -109,14 +94,9 @@ def dpmpp_2m(
 
 
 def dpmpp_2m_sde(
-    step: int,
-    z: Tensor,
-    pred: Prediction,
-    history: History,
-    grid: SamplingGrid,
-    noise: Noise,
+    step: int, z: Tensor, pred: Prediction, history: History, grid: SamplingGrid, noise: Noise
 ) -> Tensor:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix B): the same extrapolation, on the diffusion SDE."""
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, appendix B): `dpmpp_2m` for the diffusion SDE."""
     if step + 1 == grid.num_steps:
         return pred.x_start
     h = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
@@ -128,14 +108,9 @@ def dpmpp_2m_sde(
 
 
 def unipc(
-    step: int,
-    z: Tensor,
-    pred: Prediction,
-    history: History,
-    grid: SamplingGrid,
-    noise: Noise | None,
+    step: int, z: Tensor, pred: Prediction, history: History, grid: SamplingGrid, noise: Noise
 ) -> Tensor:
-    """UniPC-2 (Zhao et al. 2023, alg. 1): `dpmpp_2m`, its state corrected by the evaluation made there anyway."""
+    """UniPC-2 (Zhao et al. 2023, alg. 1): `dpmpp_2m` with its state corrected by the evaluation at that state."""
     if step + 1 == grid.num_steps:
         return pred.x_start
     if history:
@@ -144,12 +119,7 @@ def unipc(
 
 
 def er_sde(
-    step: int,
-    z: Tensor,
-    pred: Prediction,
-    history: History,
-    grid: SamplingGrid,
-    noise: Noise,
+    step: int, z: Tensor, pred: Prediction, history: History, grid: SamplingGrid, noise: Noise
 ) -> Tensor:
     """ER-SDE-Solver-2 (Cui et al. 2023, alg. 2): the extended reverse-time SDE, for few steps."""
     if step + 1 == grid.num_steps:
@@ -159,7 +129,7 @@ def er_sde(
     keep = scale / _er_sde_scale(now)
     mean = keep * z / grid.alpha_sq[step].sqrt() + (1 - keep) * pred.x_start
     if history:
-        # The integral of 1 / scale, by midpoints of equal ratios.
+        # Integral of 1 / scale by the midpoint rule on a geometric grid.
         middles = (torch.arange(200, device=z.device, dtype=z.dtype) + 0.5) / 200
         middles = after * (now / after) ** middles
         integral = (middles / _er_sde_scale(middles)).mean() * torch.log(now / after)
@@ -177,7 +147,7 @@ def _first_order(step: int, z: Tensor, x_start: Tensor, grid: SamplingGrid) -> T
 
 
 def _extrapolated(step: int, x_start: Tensor, history: History, grid: SamplingGrid) -> Tensor:
-    """x_start half a step on, along the line through it and the one before."""
+    """x_start extrapolated linearly in log-SNR by half a step (Lu et al. 2022, alg. 2)."""
     if not history:
         return x_start
     now, after = (grid.log_snr[step + i] - grid.log_snr[step + i - 1] for i in (0, 1))
@@ -185,9 +155,9 @@ def _extrapolated(step: int, x_start: Tensor, history: History, grid: SamplingGr
 
 
 def _unic(step: int, x_start: Tensor, history: History, grid: SamplingGrid) -> Tensor:
-    """What UniC-2 adds to the state that the step before predicted, now that x_start is known there.
+    """UniC-2's correction of the state that the previous step predicted (Zhao et al. 2023, eq. 3 and proposition 5).
 
-    Zhao et al. 2023, eq. 3 and proposition 5 with B(h) = e^h - 1; its first-order terms cancel the predictor's.
+    B(h) = e^h - 1; the first-order terms of corrector and predictor cancel.
     """
     before, now = grid.log_snr[step - 1].double(), grid.log_snr[step].double()
     h = (before - now) / 2
@@ -233,10 +203,10 @@ def guided_denoiser(
     context_mask: Tensor | None = None,
     project: bool = False,
 ) -> Denoise:
-    """The network as `sample` sees it: conditions bound, and a second evaluation without them under guidance.
+    """The denoiser with its conditions bound and classifier-free guidance, as `sample` calls it.
 
-    ``w·cond + (1-w)·uncond`` (Ho & Salimans 2022), where uncond sees the null class and the null context, and
-    the same self-condition. ``project`` puts every x_start on the sphere (official sequence-to-sequence
+    ``w·cond + (1-w)·uncond`` (Ho & Salimans 2022); the unconditional evaluation gets the null class, the null context
+    and the same self-condition. ``project``: every x_start is projected to the sphere (official sequence-to-sequence
     evaluation).
     """
     null_id = None if class_id is None else torch.full_like(class_id, model.denoiser.config.num_classes)
@@ -244,8 +214,8 @@ def guided_denoiser(
     def denoise(z_t: Tensor, step: int, x_self_cond: Tensor | None) -> Prediction:
         time = grid.network_time[step].expand(z_t.shape[0])
         shared = {"mask": mask, "x_self_cond": x_self_cond}
-        seen = {"class_id": class_id, "context": context, "context_mask": context_mask}
-        output = model.denoiser(z_t, time, **seen, **shared).float()
+        given = {"class_id": class_id, "context": context, "context_mask": context_mask}
+        output = model.denoiser(z_t, time, **given, **shared).float()
         if guidance_scale != 1.0:
             uncond = model.denoiser(z_t, time, class_id=null_id, **shared).float()
             output = guidance_scale * output + (1 - guidance_scale) * uncond
@@ -254,8 +224,8 @@ def guided_denoiser(
     return denoise
 
 
-def _ignore(step: int, z: Tensor, pred: Prediction) -> None:
-    pass
+def _no_noise(step: int) -> Tensor:
+    raise ValueError("This sampler is stochastic; give noise.")
 
 
 def sample(
@@ -264,14 +234,14 @@ def sample(
     z: Tensor,
     grid: SamplingGrid,
     *,
-    noise: Noise | None = None,
-    callback: Callback = _ignore,
+    noise: Noise = _no_noise,
+    callback: Callback = lambda step, z, pred: None,
     **options: float,
 ) -> Tensor:
-    """From the starting noise z (B, N, d) to the last x_start, with ``options`` of the update.
+    """Runs all steps: from the starting noise z (B, N, d) to the last x_start, with ``options`` of the update.
 
-    ``denoise(z_t, step, x_self_cond) -> Prediction`` is the guided network in step 0 … S-1; it is fed the x_start
-    of the step before. ``callback(step, z_next, prediction)`` is called after every step.
+    ``denoise(z_t, step, x_self_cond) -> Prediction`` is the guided network in step 0 … S-1; its self-condition is the
+    x_start of the previous step. ``callback(step, z_next, prediction)`` is called after every step.
     """
     history: list[Tensor] = []
     for step in range(grid.num_steps):
@@ -301,11 +271,12 @@ def get_sampler(name: str) -> Callable[..., Tensor]:
 def step_coefficients(
     update: Update, grid: SamplingGrid, objective: str, guidance_scales: Sequence[float], **options: float
 ) -> Tensor:
-    """A sampler's S steps, each with its guidance scale: (S, 8) float32, CPU. `ops.sampler_step` takes the first 7.
+    """Coefficients (S, 8) float32, on the CPU, of a sampler's S steps with their guidance scales.
 
-    The linear maps are given the unit vectors: z and the network's output for what x_start is made of, then z,
-    x_start, the x_start of the step before, noise, and the x_start of the step before that. In float64, rounded
-    at the end: z's part in `ddpm`'s first steps is a difference of almost equal numbers.
+    Columns 0-2: of z, the conditional and the unconditional output in x_start. Columns 3-7: of z, x_start, the previous
+    x_start, noise, and the x_start before that in the next z. `ops.sampler_step` takes the first 7. They are found by
+    applying the linear maps to unit vectors, in float64, as in `ddpm`'s first steps z's coefficient is a difference of
+    almost equal numbers.
     """
     grid = SamplingGrid(*(tensor.to("cpu", torch.float64) for tensor in vars(grid).values()))
     z_unit, output_unit = torch.eye(2, dtype=torch.float64)
