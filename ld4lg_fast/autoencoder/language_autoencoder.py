@@ -216,19 +216,28 @@ class LanguageAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
         rank: int = 0,
         world_size: int = 1,
+        labels: Tensor | None = None,
+        num_prefix: Tensor | None = None,
     ) -> Tensor:
         """Cross-entropy of reconstructing the text, teacher-forced, padding ignored; a scalar.
 
         Args:
             generator: source of the smoothing's randomness.
             rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
+            labels, num_prefix: what the decoder is given where it reads the last tokens before the text first: those
+                and the text's (B, T') int64, padded with -100, and how many they are (B,). None: the text alone.
         """
         draws = Draws(generator, rank, world_size)
         read = smoothing.perturbed(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
         latents = smoothing.blurred(self.encode(read, attention_mask), draws)
-        labels = input_ids.masked_fill(~attention_mask.bool(), -100)
+        if labels is None:
+            labels = input_ids.masked_fill(~attention_mask.bool(), -100)
+        targets = labels
+        if num_prefix is not None:
+            places = torch.arange(labels.shape[1], device=labels.device)
+            targets = labels.masked_fill(places < num_prefix[:, None], -100)
         cross = None if self.perceiver is not None else self._attention_bias(_for_each_query(attention_mask))
-        return self._language_model_loss(self.decode_states(latents), cross, labels)
+        return self._language_model_loss(self.decode_states(latents), cross, labels, targets)
 
     forward = loss
 
@@ -242,8 +251,13 @@ class LanguageAutoencoder(nn.Module):
         seen = torch.zeros(keep.shape, dtype=dtype, device=keep.device)
         return seen.masked_fill(~keep, torch.finfo(dtype).min)[:, None]
 
-    def _language_model_loss(self, states: Tensor, cross: Tensor | None, labels: Tensor) -> Tensor:
-        """The language model's own loss, without the logits of all positions in memory at once."""
+    def _language_model_loss(
+        self, states: Tensor, cross: Tensor | None, labels: Tensor, targets: Tensor
+    ) -> Tensor:
+        """The language model's own loss, without the logits of all positions in memory at once.
+
+        The decoder reads ``labels`` (B, T), shifted; of ``targets`` (B, T) those that are -100 do not count.
+        """
         earlier = torch.ones(1, *2 * labels.shape[1:], dtype=torch.bool, device=labels.device).tril()
         hidden = self.lm.get_decoder()(
             input_ids=self.lm.prepare_decoder_input_ids_from_labels(labels),  # type: ignore[operator]  # a method
@@ -256,7 +270,7 @@ class LanguageAutoencoder(nn.Module):
             hidden = hidden * self.lm.config.d_model**-0.5
         bias = getattr(self.lm, "final_logits_bias", None)  # BART
         weight = self.lm.get_output_embeddings().weight
-        return ops.linear_cross_entropy(hidden, weight, labels, None if bias is None else bias[0])
+        return ops.linear_cross_entropy(hidden, weight, targets, None if bias is None else bias[0])
 
     @torch.no_grad()
     def generate(
@@ -266,21 +280,29 @@ class LanguageAutoencoder(nn.Module):
         seed: int = 0,
         sample_ids: Tensor | None = None,
         mask: Tensor | None = None,
+        prefix: Tensor | None = None,
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
+
+        ``prefix``: (B, P) int64, the last tokens of the text before, which the decoder reads first; they are no part of
+        the result.
 
         Raises:
             ConfigError: see `check_latents`.
         """
         self.check_latents(latents, mask)
         states = self.readable_states(latents, mask)
-        options: dict[str, Any] = {"mask": mask, "seed": seed, "sample_ids": sample_ids}
+        options: dict[str, Any] = {"mask": mask, "seed": seed, "sample_ids": sample_ids, "prefix": prefix}
         decodes = [
             generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)
             for number in range(decoding.num_decodes)
         ]
         special = set(self.tokenizer.all_special_ids)
-        rows = [[[token for token in row if token not in special] for row in ids.tolist()] for ids in decodes]
+        first = 1 if prefix is None else 1 + prefix.shape[1]
+        rows = [
+            [[token for token in row if token not in special] for row in ids[:, first:].tolist()]
+            for ids in decodes
+        ]
         if len(rows) == 1:
             return rows[0]
         if decoding.choose_decode == SURENESS:

@@ -37,6 +37,8 @@ class DatasetSpec:
     text: tuple[str, ...] = ("text",)
     label: str | None = None
     source: tuple[str, ...] = ()
+    document: str | None = None
+    """Column whose equal values mark the texts of one document."""
     class_names: tuple[str, ...] | None = None
     label_threshold: float | None = None
     """Labels are scores; the class is 1 from this score on."""
@@ -80,6 +82,7 @@ def _wmt14(source: str, target: str) -> DatasetSpec:
 DATASETS: dict[str, DatasetSpec] = {
     "e2e": DatasetSpec(
         text=("ref", "text", "human_reference"),
+        document="mr",
         stems={
             "train": ("trainset", "src1_train"),
             "validation": ("devset", "src1_valid"),
@@ -112,6 +115,11 @@ DATASETS: dict[str, DatasetSpec] = {
         hub=HubSource("pietrolesci/ag_news", config="original", first_label=1),
         clean=True,
         validation_rows=1000,
+    ),
+    "movie_reviews": DatasetSpec(
+        label="label",
+        clean=True,
+        where_to_get="polarity 2.0 of Pang and Lee 2004",
     ),
     "xsum": DatasetSpec(
         text=("summary",),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ld4lg_fast.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -38,11 +40,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Texts; perhaps a label (an index into ``TextDataset.class_names``) or a source text for each."""
+    """Texts; perhaps a label (an index into ``TextDataset.class_names``) or a source text for each.
+
+    ``offsets``, int64 (documents + 1,), where the texts are blocks of documents (see `documents.in_blocks`): document i
+    has ``texts[offsets[i] : offsets[i + 1]]``, the last of which is empty and says that the document is over.
+    """
 
     texts: list[str]
     labels: list[int] | None = None
     sources: list[str] | None = None
+    offsets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -7,7 +7,15 @@ from typing import Any
 
 from ld4lg_fast.data.catalogue import split_alias
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import OPTIONS, Choice, Rule, WholeNumber, complaint, elements
+from ld4lg_fast.export.runtime.option_checks import (
+    OPTIONS,
+    Choice,
+    Rule,
+    Switch,
+    WholeNumber,
+    complaint,
+    elements,
+)
 
 _QUOTED = "a number as one is written \"'5'\""
 
@@ -87,6 +95,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("limit", "num_examples"), WholeNumber()),
     "seed": OPTIONS["seed"],
     "train_fallback": Choice(("validation", "test")),
+    "documents": Switch(),
+    "documents": Switch(),
 }
 """Of the options that say where the texts are; null, which each but the seed may be, leaves them at their default."""
 
@@ -98,7 +108,7 @@ def check_corpus_options(options: Mapping[str, Any]) -> None:
         ConfigError: the first of them; the sentence names the option and what it may be.
     """
     for name, value in options.items():
-        if value is None and name != "seed":
+        if value is None and name not in ("seed", "documents"):
             continue
         whole = f"dataset.{name}"
         if name in ("limit", "num_examples") and isinstance(value, int) and value < 1:

@@ -12,6 +12,8 @@ from ld4lg_fast.data.catalogue import DATASETS, DatasetSpec, HubSource, split_al
 from ld4lg_fast.data.corpus import SPLITS, TextDataset
 from ld4lg_fast.data.corpus_options import check_corpus_options
 from ld4lg_fast.data.demo import demo_dataset
+from ld4lg_fast.data.demo_documents import demo_documents
+from ld4lg_fast.data.documents import one_text_a_source, tidied
 from ld4lg_fast.data.formats import read_table
 from ld4lg_fast.data.hub_datasets import read_hub
 from ld4lg_fast.data.rows import Columns, splits_from_rows
@@ -38,6 +40,7 @@ def load_text_dataset(
     num_examples: int | None = None,
     seed: int = PUBLISHED_SEED,
     train_fallback: str | None = None,
+    documents: bool = False,
 ) -> TextDataset:
     """Read a corpus: one of ``DATASETS``, among them ``custom`` files and the generated ``demo`` corpus.
 
@@ -50,6 +53,9 @@ def load_text_dataset(
     each (at most 1,000). ``train_fallback`` names the split that gives nine tenths of its texts as training
     texts where there is no training file. ``limit`` keeps the first texts of each split; ``num_examples`` is
     the number of training texts of the demo corpus. Blank texts are dropped.
+
+    With ``documents`` a text is a document, to be written block by block: of the demo corpus those of a second grammar,
+    of E2E all texts of one meaning; white space is tidied (``documents.tidied``).
 
     Raises ``ConfigError`` for options that cannot work, ``DataError`` for what is wrong with the files.
     """
@@ -69,6 +75,7 @@ def load_text_dataset(
             "num_examples": num_examples,
             "seed": seed,
             "train_fallback": train_fallback,
+            "documents": documents,
         }
     )
     if num_examples is not None and name != "demo":
@@ -76,7 +83,8 @@ def load_text_dataset(
 
     class_names = None
     if name == "demo":
-        demo = demo_dataset(seed) if num_examples is None else demo_dataset(seed, train=num_examples)
+        make = demo_documents if documents else demo_dataset
+        demo = make(seed) if num_examples is None else make(seed, train=num_examples)
         splits, origin = {split: getattr(demo, split) for split in SPLITS}, demo.origin
     else:
         spec = DATASETS[name]
@@ -84,6 +92,9 @@ def load_text_dataset(
         # A name on the command line may look like a number.
         columns = (None if name is None else str(name) for name in (text_column, label_column, source_column))
         asked = Columns(*columns)
+        grouped = documents and spec.document is not None
+        if grouped and asked.source is None:
+            asked = replace(asked, source=spec.document)
         splits, class_names, accounts = splits_from_rows(spec, found.tables, asked, found.first_label)
         if name == "custom":
             splits = {split: part.select(part.filled()) for split, part in splits.items()}
@@ -92,6 +103,12 @@ def load_text_dataset(
             # Blank texts are dropped later: published permutations count them.
             splits, notes = complete_published(name, spec, splits, seed, train_fallback, found.origin)
         origin = "; ".join([", ".join(accounts), *found.notes, *notes])
+        if grouped:
+            splits = {split: one_text_a_source(part) for split, part in splits.items()}
+        if documents:
+            splits = {
+                split: replace(part, texts=list(map(tidied, part.texts))) for split, part in splits.items()
+            }
     finished = {}
     for split in SPLITS:
         part = splits[split].select(splits[split].filled())

@@ -50,6 +50,7 @@ def generate_ids(
     seed: int = 0,
     sample_ids: Tensor | None = None,
     decode: int = 0,
+    prefix: Tensor | None = None,
 ) -> Tensor:
     """Token ids (B, length) decoded from encoder states (B, N, W).
 
@@ -61,13 +62,15 @@ def generate_ids(
         mask: (B, N) cross-attention mask, or None for all positions.
         seed, sample_ids, decode: nucleus sampling draws from (seed, sample id, number of the decode) alone; ids
             default to 0 … B-1.
+        prefix: (B, P) int64, tokens that the decoder reads before the first one that it writes; the result begins with
+            the start token and these. Lengths of ``config`` are without them.
 
     Raises:
         ConfigError: lengths that the model does not handle, see `check_lengths`, or a precision that is not to be had
             for this model on this device.
     """
     check_lengths(config, max_len)
-    options = _options(lm, config, max_len)
+    options = _options(lm, config, max_len, 0 if prefix is None else prefix.shape[1])
     uniforms = None
     if config.strategy == "nucleus":
         uniforms = _uniforms(states, options.max_length, seed, sample_ids, decode)
@@ -80,7 +83,7 @@ def generate_ids(
             raise ConfigError(f"precision={config.precision} cannot be had here: {reason}.") from reason
         _tell(f"decoding through transformers' generate: the fast decoder does not know {reason}")
         with gpu_settings(states.device):
-            return _generate(lm, states, mask, options, config, uniforms)
+            return _generate(lm, states, mask, options, config, uniforms, prefix)
     search: Search
     cache, fill = stack.start(states, mask, rules.num_beams, rules.max_length), rules.pad
     if rules.num_beams > 1:
@@ -91,18 +94,18 @@ def generate_ids(
         limits = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
         search = NucleusSearch(stack, cache, rules, uniforms, **limits)
     with gpu_settings(states.device):
-        return run(search, rules, len(states), fill)
+        return run(search, rules, len(states), fill, prefix)
 
 
-def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int) -> GenerationConfig:
+def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int, prefix: int) -> GenerationConfig:
     """The model's own options with what ``config`` says."""
     options = copy.deepcopy(lm.generation_config)
     beam = config.strategy == "beam"
     options.update(
         do_sample=False,
-        max_length=config.max_length or max_len,
+        max_length=(config.max_length or max_len) + prefix,
         max_new_tokens=None,
-        min_length=config.min_length,
+        min_length=config.min_length + prefix,
         num_beams=config.num_beams if beam else 1,
         early_stopping=options.early_stopping if beam else False,
         **config.rules,
@@ -155,8 +158,14 @@ def _generate(
     options: GenerationConfig,
     config: DecodingConfig,
     uniforms: Tensor | None,
+    prefix: Tensor | None,
 ) -> Tensor:
     """Token ids (B, length) from transformers' ``generate``; ``uniforms`` (B, max_length) for sampling."""
+    begun: dict[str, Tensor] = {}
+    if prefix is not None:
+        start = options.decoder_start_token_id
+        first = prefix.new_full((len(prefix), 1), options.bos_token_id if start is None else start)
+        begun["decoder_input_ids"] = torch.cat([first, prefix], dim=1)
     processors = LogitsProcessorList()
     if uniforms is not None:
         if config.temperature != 1.0:
@@ -172,4 +181,5 @@ def _generate(
         attention_mask=mask.long(),
         generation_config=options,
         logits_processor=processors,
+        **begun,
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.decoding.rules import Rules
-from ld4lg_fast.decoding.search import Search
+from ld4lg_fast.decoding.search import Search, read_prefix
 from ld4lg_fast.engine.cuda_graphs import Capture
 
 GRAPH_SPAN = 32  # tokens: a graph attends to the cache in steps of so many
@@ -45,13 +45,17 @@ class CapturedSteps:
         self.replay()
 
 
-def run(search: Search, rules: Rules, sentences: int, fill: int) -> Tensor:
+def run(search: Search, rules: Rules, sentences: int, fill: int, prefix: Tensor | None = None) -> Tensor:
     """Decodes to the end: ids (S, length), as long as the longest text and filled up behind the others' ends."""
     device = rules.eos.device
     rows = torch.arange(sentences, device=device)
     ids = torch.full((sentences, rules.max_length), fill, device=device)
     steps = CapturedSteps(search, rules.max_length) if device.type == "cuda" else None
-    for length in range(1, rules.max_length):
+    first = 1
+    if prefix is not None:
+        read_prefix(search, prefix)
+        first += prefix.shape[1]
+    for length in range(first, rules.max_length):
         if steps is None:
             search.advance(length)
         else:
@@ -71,6 +75,6 @@ def run(search: Search, rules: Rules, sentences: int, fill: int) -> Tensor:
             if steps is not None:
                 steps.forget()
     ids[rows] = search.result()
-    ends = rules.ends(ids[:, 1:])
-    lengths = torch.where(ends.any(1), ends.int().argmax(1) + 2, rules.max_length)
+    ends = rules.ends(ids[:, first:])
+    lengths = torch.where(ends.any(1), ends.int().argmax(1) + first + 1, rules.max_length)
     return ids[:, : lengths.max()]

@@ -20,6 +20,11 @@ IMPOSSIBLE = -1.0e9  # transformers' mark for beams that must not be chosen
 class Search(Protocol):
     """The state of a batch that is being decoded."""
 
+    stack: DecoderStack
+    cache: Cache
+    ids: Tensor
+    length: Tensor
+
     def advance(self, span: int) -> None:
         """One token more for every text; ``span`` is at least the tokens that there are."""
 
@@ -31,6 +36,16 @@ class Search(Protocol):
 
     def keep(self, sentences: Tensor) -> None:
         """Drops all sentences but those."""
+
+
+def read_prefix(search: Search, prefix: Tensor) -> None:
+    """Lets the decoder read the tokens (S, P) before the text, of every beam; the text begins behind them."""
+    ids, count = search.ids, prefix.shape[1]
+    ids[..., 1 : count + 1] = prefix if ids.dim() == 2 else prefix[:, None]
+    for place in range(count):
+        position = torch.full_like(search.length, place)
+        search.stack.read(ids[..., place].flatten(), position, place + 1, search.cache)
+    search.length += count
 
 
 class GreedySearch:

@@ -130,6 +130,10 @@ class DecoderStack:
 
     def step(self, tokens: Tensor, position: Tensor, span: int, cache: Cache) -> Tensor:
         """Logits (S·W, V) of what follows ``tokens`` (S·W,), which stand at ``position`` (1,) < ``span``."""
+        return self.decoder.head(self.decoder.final(self.read(tokens, position, span, cache)))
+
+    def read(self, tokens: Tensor, position: Tensor, span: int, cache: Cache) -> Tensor:
+        """Takes ``tokens`` into the caches, as `step` does; their last hidden states (S·W, D)."""
         decoder = self.decoder
         x = decoder.embed(tokens, position)
         cache.enter(position)
@@ -141,7 +145,7 @@ class DecoderStack:
             )
             x = self._branch(x, layer.cross_norm, self._cross_attention, layer, index, cache, native)
             x = self._branch(x, layer.ff_norm, self._feed_forward, layer)
-        return decoder.head(decoder.final(x))
+        return x
 
     def _branch(self, x: Tensor, norm: Map, branch: Callable[..., Tensor], *arguments: Any) -> Tensor:
         if self.decoder.pre_norm:

@@ -1,0 +1,110 @@
+"""Encodes the latents of the blocks before a block, to which the denoiser of recipe ``blocks`` attends.
+
+It runs once for each block that is written; the denoiser's cross-attention keys and values of it are shared by all
+sampling steps. Letters: B batch, K context blocks, N latents, d latent width, D width, M = 1 + K·N context positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.models.layers import (
+    DIM_HEAD,
+    GEGLUFeedForward,
+    SelfAttention,
+    add_and_norm,
+    attention_bias,
+    check_mask,
+    compute_dtype,
+)
+
+
+@dataclass(frozen=True)
+class ContextEncoderConfig:
+    """Sizes of a `ContextEncoder`.
+
+    Args:
+        num_blocks: K, the most blocks that are seen. num_latents: N. dim_latent: d.
+        dim: D, a multiple of 64. depth: transformer layers.
+
+    Raises:
+        ConfigError: a width that is no multiple of 64.
+    """
+
+    num_blocks: int
+    num_latents: int
+    dim_latent: int
+    dim: int
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        if self.dim < DIM_HEAD or self.dim % DIM_HEAD:
+            raise ConfigError(f"The context encoder's width {self.dim} must be a multiple of {DIM_HEAD}.")
+
+
+class ContextLayer(nn.Module):
+    """Pre-normed self-attention and feed-forward."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.attn_norm, self.attn = nn.LayerNorm(dim), SelfAttention(dim, qk_norm=True)
+        self.ff_norm, self.ff = nn.LayerNorm(dim), GEGLUFeedForward(dim)
+
+
+class ContextEncoder(nn.Module):
+    """Latents of the K blocks before a block -> states (B, 1 + K·N, D).
+
+    A position's embedding says which latent of its block it is and how many blocks before the written one the block
+    stands, so a text's beginning may be left out without a change of the rest. The first state is always there: it says
+    whether the document begins within the K blocks, and whether the last of them breaks off within a sentence, which
+    the written block then continues.
+    """
+
+    def __init__(self, config: ContextEncoderConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.input_proj = nn.Linear(c.dim_latent, c.dim)
+        self.latent_emb = nn.Parameter(torch.randn(c.num_latents, c.dim) * c.dim**-0.5)
+        self.distance_emb = nn.Parameter(torch.randn(c.num_blocks, c.dim) * c.dim**-0.5)
+        self.state_emb = nn.Embedding(4, c.dim)  # 2·begins + continues
+        layers = (ContextLayer(c.dim) for _ in range(c.depth))
+        self.layers: Sequence[ContextLayer] = nn.ModuleList(layers)  # type: ignore[assignment]  # of any modules
+        self.norm = nn.LayerNorm(c.dim)
+
+    def forward(self, latents: Tensor, num_blocks: Tensor, begins: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
+        """States and their mask (B, M), True = keep.
+
+        Args:
+            latents: (B, K, N, d) normalised latents, the last block last; what stands before the first real one of a
+                row is not seen.
+            num_blocks: (B,) how many of the K blocks are real.
+            begins: (B,) bool, the first real block begins the document (without any: the written one does).
+            continues: (B,) bool, the last block breaks off, and the written one continues it.
+
+        Raises:
+            ConfigError: latents of another shape than the model's.
+        """
+        c, batch = self.config, len(latents)
+        if latents.shape[1:] != (c.num_blocks, c.num_latents, c.dim_latent):
+            raise ConfigError(
+                f"The context has the shape {tuple(latents.shape)}; it must be "
+                f"{(batch, c.num_blocks, c.num_latents, c.dim_latent)}."
+            )
+        weight = self.input_proj.weight
+        places = torch.arange(c.num_blocks, device=latents.device)
+        real = places >= c.num_blocks - num_blocks[:, None]
+        states = self.input_proj(latents.to(weight.dtype)) + self.latent_emb + self.distance_emb.flip(0)[:, None]
+        first = self.state_emb(2 * begins.long() + continues.long())[:, None]
+        x = torch.cat([first, states.flatten(1, 2)], dim=1)
+        mask = torch.cat([real.new_ones(batch, 1), real.repeat_interleave(c.num_latents, dim=1)], dim=1)
+        bias = None
+        if (seen := check_mask("context_mask", mask, mask.shape)) is not None:
+            bias = attention_bias(torch.ones_like(seen), seen, compute_dtype(weight))
+        normed = self.layers[0].attn_norm(x)
+        for layer, following in zip(self.layers, [*self.layers[1:], None], strict=True):
+            x, normed = add_and_norm(layer.attn(normed, bias), x, layer.ff_norm)
+            x, normed = add_and_norm(layer.ff(normed), x, following.attn_norm if following else self.norm)
+        return normed, mask
