@@ -17,7 +17,7 @@ from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 
-WAYS = {  # name: (tries, pull towards the length, if guided)
+WAYS = {  # name: (best_of, pull towards the length, if guided)
     "not controlled": (1, None),
     "the nearest of 4": (4, None),
     "guided, pull 0.5": (1, 0.5),
@@ -33,10 +33,15 @@ def measure(options: argparse.Namespace) -> dict:
     guide = pipe.learn_length(seed=options.seed + 1)
     rows = []
     for length in options.lengths:
-        for name, (tries, pull) in WAYS.items():
+        for name, (best_of, pull) in WAYS.items():
             guidance = {} if pull is None else {"guide": guide, "pull": pull}
             texts = pipe.of_length(
-                options.samples, length, tries=tries, quality=options.quality, seed=options.seed, **guidance
+                options.samples,
+                length,
+                best_of=best_of,
+                quality=options.quality,
+                seed=options.seed,
+                **guidance,
             ).texts
             miss = (pipe.token_counts(texts) - length).abs().mean().item()
             rows.append(

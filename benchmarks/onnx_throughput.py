@@ -119,7 +119,7 @@ def denoisers(
     }
     for precision, model in models.items():
         ways[f"onnx {precision}"] = lambda model=model: model.sample(
-            np.arange(batch), steps=STEPS, **SAMPLING
+            np.arange(batch), num_inference_steps=STEPS, **SAMPLING
         )[0]
     return ways
 
@@ -129,7 +129,7 @@ def cold_start(folder: Path) -> dict:
     code = (
         "import runpy, sys, time; start = time.perf_counter(); folder = sys.argv[1]; "
         "sys.path.insert(0, folder); "
-        "sys.argv = ['generate.py', '--num-samples', '1', '--steps', '25', '--sampler', 'dpmpp_2m']; "
+        "sys.argv = ['generate.py', '--num-samples', '1', '--num-inference-steps', '25', '--sampler', 'dpmpp_2m']; "
         "runpy.run_path(folder + '/generate.py', run_name='__main__'); "
         "seconds = time.perf_counter() - start; "
         # Not getrusage, whose maximum is that of the process which started this one.
@@ -152,7 +152,7 @@ def plain_latents(pipe: TextDiffusionPipeline, batch: int, dtype: torch.dtype) -
     """The latents of `denoisers` as plain PyTorch computes them in ``dtype``."""
     pipe = copy.deepcopy(pipe).to(dtype=dtype)
     with use_backend("reference"):
-        return pipe.sample(batch, num_inference_steps=STEPS, **SAMPLING).latents.numpy()
+        return pipe.sample(batch, num_inference_num_inference_steps=STEPS, **SAMPLING).latents.numpy()
 
 
 def export_all(config: str, run: Path | None, place: Path) -> tuple[TextDiffusionPipeline, dict[str, Path]]:

@@ -1,7 +1,8 @@
 """The ladder from the published sampler, as its authors run it, to this library with everything on.
 
-python benchmarks/sample_throughput.py [--config paper-v2|paper-v1|small] [--steps N] [--batch-sizes N ...]
-    [--guidance W] [--precisions fp32 bf16 ...] [--only NAME ...] [--device cpu|cuda] [--json FILE]
+python benchmarks/sample_throughput.py [--config paper-v2|paper-v1|small] [--num-inference-steps N]
+    [--batch-sizes N ...] [--guidance W] [--precisions fp32 bf16 ...] [--only NAME ...] [--device cpu|cuda]
+    [--json FILE]
 
 The models have the papers' sizes and random weights, the same in every rung. All rungs of a batch size run in
 turns. ``denoise`` is sampling latents, ``decode`` writing texts of them by beam search with the paper's rules,
@@ -224,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=CONFIGS, default="paper-v2")
     add_device(parser)
-    parser.add_argument("--steps", type=int, help="sampling steps of every run (default 4; on a GPU 50)")
+    parser.add_argument("--num-inference-steps", type=int, help="of every run (default 4; on a GPU 50)")
     parser.add_argument("--batch-sizes", nargs="+", type=int, help="default 1 8; on a GPU 1 256")
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="guidance scale; not 1 makes the model class-conditional"
@@ -242,7 +243,7 @@ def main() -> None:
     if options.guidance != 1.0 and options.config == "paper-v1":
         parser.error("the published recipe v1 has no guidance; leave --guidance out")
     on_gpu = device == "cuda"
-    steps = options.steps or (50 if on_gpu else 4)
+    steps = options.num_inference_steps or (50 if on_gpu else 4)
     precisions = options.precisions or (["fp32", "bf16", "fp8"] if on_gpu else ["fp32"])
     setup = make_setup(options.config, device, NUM_CLASSES if options.guidance != 1.0 else 0)
     decoding = TextDecoding(setup, options.config, device)

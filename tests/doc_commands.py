@@ -90,9 +90,8 @@ def _run_ld4lg(words: list[str], monkeypatch) -> None:
         return
     if name in ("train", "demo"):
         _train_small(monkeypatch)
-    arguments += {"sample": ["--num-inference-steps", "2"], "evaluate": SMALL_EVALUATION, "run-onnx": ["--num-inference-steps", "2"]}.get(
-        name, []
-    )
+    few = ["--num-inference-steps", "2"]
+    arguments += {"sample": few, "evaluate": SMALL_EVALUATION, "run-onnx": few}.get(name, [])
     _call(cli.main, ["ld4lg", name, *arguments], monkeypatch)
 
 

@@ -53,6 +53,6 @@ def test_commands_exist():
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
     named = {line.split()[1] for path in DOCUMENTS for line in commands(path) if line.startswith("ld4lg ")}
     assert named <= names
-    assert names - named == {"doctor", "learn-times"}, "these two are named in sentences"
+    assert names - named == {"doctor", "learn-timesteps"}, "these two are named in sentences"
     for name in names - named:
         assert any(f"`ld4lg {name}" in text for text in DOCS.values())

@@ -13,6 +13,7 @@ from typing import NoReturn
 from .decoding import CHOICES, STRATEGIES
 from .errors import RuntimeInputError
 from .pipeline import OnnxTextDiffusion
+from .renamed import current_words, given_twice, renamed_words
 from .sampling import SAMPLERS
 from .schedules import SPACINGS
 from .text_display import displayed, json_text, list_item, print_json, terminal_output, typed
@@ -70,8 +71,13 @@ def main(folder: Path, arguments: Sequence[str] | None = None, prog: str | None 
     ``prog`` is how the command is typed; None: as its script is called.
     """
     with terminal_output():
-        options = _parser(folder, prog).parse_args(arguments)
+        words = sys.argv[1:] if arguments is None else arguments
+        options = _parser(folder, prog).parse_args(current_words(words))
         try:
+            if sentence := given_twice(words):
+                raise RuntimeInputError(sentence)
+            for sentence in renamed_words(words):
+                print(sentence, file=sys.stderr)
             _sample(folder, options)
         except BrokenPipeError:
             raise
@@ -102,7 +108,7 @@ def _sample(folder: Path, options: argparse.Namespace) -> None:
         class_name=options.class_name,
         source=sources[0] if sources and len(sources) == 1 else sources,
         quality=options.quality,
-        steps=options.steps,
+        num_inference_steps=options.num_inference_steps,
         sampler=options.sampler,
         spacing=options.spacing,
         guidance_scale=options.guidance_scale,
@@ -150,7 +156,7 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--num-samples", type=_number, help="8, or one for each source, if left out")
     add("--quality", default="paper", help="preset of the next three: paper, balanced or draft")
-    add("--steps", type=_number, help="network evaluations a text, if not the preset's")
+    add("--num-inference-steps", type=_number, help="network evaluations a text, if not the preset's")
     add("--sampler", choices=list(SAMPLERS), help="if not the preset's")
     add("--spacing", choices=SPACINGS, help="of the steps, if not the preset's")
     add("--seed", type=_number, default=0, help="the same seed gives the same texts")

@@ -55,7 +55,7 @@ def check_learned(times: object) -> str | None:
         place = places[0]
         found = f"do not fall: {times[place - 1]:g} is followed by {times[place]:g} (entry {place + 1})"
     return (
-        f"The learned times of this model {found}; learn them again with ld4lg learn-times RUN_DIR, or choose the "
+        f"The learned times of this model {found}; learn them again with ld4lg learn-timesteps RUN_DIR, or choose the "
         "spacing time or log_snr."
     )
 

@@ -142,10 +142,7 @@ OPTIONS: Mapping[str, Rule] = {
     "batch_size": WholeNumber(),
     "seed": WholeNumber(0, 2**64 - 1),
     # More steps than this fill the memory with their table long before they change a sample.
-    "num_inference_steps": (_STEPS := WholeNumber(1, 100_000)),
-    "sampling_steps": _STEPS,
-    "num_steps": _STEPS,
-    "steps": _STEPS,
+    "num_inference_steps": WholeNumber(1, 100_000),
     "guidance_scale": Number(-1000, 1000),
     "guidance_interval": Interval(),
     "strength": Number(0, 1, above=True),

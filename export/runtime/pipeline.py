@@ -78,7 +78,7 @@ class OnnxTextDiffusion:
         class_name: str | None = None,
         source: str | Sequence[str] | None = None,
         quality: str = "paper",
-        steps: int | None = None,
+        num_inference_steps: int | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
         guidance_scale: float | None = None,
@@ -94,8 +94,8 @@ class OnnxTextDiffusion:
             class_id, class_name: of a class-conditional model, one class or an id for each sample.
             source: of a sequence-to-sequence model, one text or one for each sample.
             quality: ``paper`` (as published), ``balanced`` or ``draft``: presets of the next three.
-            steps: network evaluations. sampler: a name in `sampling.SAMPLERS`. spacing of the steps: one of
-                `schedules.SPACINGS`.
+            num_inference_steps: network evaluations. sampler: a name in `sampling.SAMPLERS`. spacing of the steps:
+                one of `schedules.SPACINGS`.
             guidance_scale: None is 2 with a source and 1 without. guidance_interval: the times, 1 noise and 0 data,
                 between which there is guidance.
             on_texts: called with the texts of every batch as soon as they are there.
@@ -105,7 +105,7 @@ class OnnxTextDiffusion:
             RuntimeInputError: an option out of range, or a condition that the model does not have.
         """
         _check(num_samples=num_samples, batch_size=batch_size, seed=seed)
-        steps, sampler, spacing = self._plan(quality, steps, sampler, spacing)
+        num_inference_steps, sampler, spacing = self._plan(quality, num_inference_steps, sampler, spacing)
         rules = self.rules(**decoding)
         check_memory(self.config.diffusion, rules, self._vocabulary, min(batch_size, num_samples))
         sources = chosen_sources(self.config, source, num_samples)
@@ -118,7 +118,7 @@ class OnnxTextDiffusion:
                     ids,
                     class_ids=classes_of(self.config, classes, seed, ids),
                     sources=sources_of(sources, ids),
-                    steps=steps,
+                    num_inference_steps=num_inference_steps,
                     sampler=sampler,
                     spacing=spacing,
                     guidance_scale=guidance_scale,
@@ -141,7 +141,7 @@ class OnnxTextDiffusion:
         *,
         class_ids: np.ndarray | None = None,
         sources: Sequence[str] | None = None,
-        steps: int = 250,
+        num_inference_steps: int = 250,
         sampler: str | None = None,
         spacing: str = "time",
         guidance_scale: float | None = None,
@@ -151,10 +151,15 @@ class OnnxTextDiffusion:
         """Latents (B, N, d) of one batch and, in recipe v1, the mask (B, N) of their real positions."""
         diffusion = self.config.diffusion
         scale = diffusion.guidance_scale if guidance_scale is None else guidance_scale
-        _check(seed=seed, steps=steps, guidance_scale=scale, guidance_interval=guidance_interval)
+        _check(
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=scale,
+            guidance_interval=guidance_interval,
+        )
         sample_ids = sample_numbers(sample_ids)
         timesteps = len(diffusion.schedule.alphas_cumprod or ())
-        if timesteps and (sentence := more_than_timesteps(steps, timesteps)):
+        if timesteps and (sentence := more_than_timesteps(num_inference_steps, timesteps)):
             raise RuntimeInputError(sentence)
         if scale != 1.0 and class_ids is None and sources is None:
             raise RuntimeInputError(
@@ -173,7 +178,7 @@ class OnnxTextDiffusion:
         def fresh(stream: int) -> np.ndarray:
             return noise.philox_normal(seed, sample_ids, stream, shape)[:, :width]
 
-        grid = sampling_grid(diffusion.schedule.levels(), steps, spacing)
+        grid = sampling_grid(diffusion.schedule.levels(), num_inference_steps, spacing)
         scales = [scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
         table = step_table(diffusion.sampler if sampler is None else sampler, grid, diffusion.objective)
         conditions = self._conditions(None if mask is None else mask[:, :width], class_ids, sources)
@@ -241,7 +246,7 @@ class OnnxTextDiffusion:
         return rules
 
     def _plan(
-        self, quality: str, steps: int | None, sampler: str | None, spacing: str | None
+        self, quality: str, num_inference_steps: int | None, sampler: str | None, spacing: str | None
     ) -> tuple[int, str, str]:
         """Steps, sampler and spacing: the given ones, else the preset's, else the recipe's."""
         _check_choice("quality", quality, self.config.qualities)
@@ -251,7 +256,7 @@ class OnnxTextDiffusion:
         spacing = preset.spacing if spacing is None else spacing
         _check_choice("sampler", sampler, SAMPLERS)
         _check_choice("spacing", spacing, SPACINGS)
-        return preset.num_steps if steps is None else steps, sampler, spacing
+        return preset.num_steps if num_inference_steps is None else num_inference_steps, sampler, spacing
 
     def _conditions(
         self, mask: np.ndarray | None, class_ids: np.ndarray | None, sources: Sequence[str] | None

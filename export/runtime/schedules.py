@@ -89,7 +89,7 @@ def _times(schedule: Mapping, num_steps: int, spacing: str) -> np.ndarray:
         learned = schedule["learned_times"]
         if learned is None:
             raise RuntimeInputError(
-                "This model has no learned times; export it after ld4lg learn-times, or choose the spacing time or "
+                "This model has no learned times; export it after ld4lg learn-timesteps, or choose the spacing time or "
                 "log_snr."
             )
         if sentence := levels.check_learned(learned):

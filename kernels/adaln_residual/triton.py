@@ -9,8 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
-
-_MAX_WIDTH = 16384  # one program holds a whole row
+from ld4lg_fast.kernels.triton import centered, launch_options, load_floats, through_norm
 
 
 @triton.jit(do_not_specialize=["rows", "rows_per_group"])
@@ -43,30 +42,26 @@ def adaln_residual_forward(
     columns = tl.arange(0, BLOCK)
     keep = columns < WIDTH
 
-    h = tl.load(h_ptr + row * h_stride + columns, mask=keep, other=0.0).to(tl.float32)
-    residual = tl.load(residual_ptr + row * residual_stride + columns, mask=keep, other=0.0).to(tl.float32)
-    scale = tl.load(scale_ptr + group * scale_stride + columns, mask=keep, other=0.0).to(tl.float32)
-    shift = tl.load(shift_ptr + group * shift_stride + columns, mask=keep, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    h = load_floats(h_ptr + row * h_stride + columns, keep)
+    residual = load_floats(residual_ptr + row * residual_stride + columns, keep)
+    scale = load_floats(scale_ptr + group * scale_stride + columns, keep)
+    shift = load_floats(shift_ptr + group * shift_stride + columns, keep)
+    weight = load_floats(weight_ptr + columns, keep)
+    bias = load_floats(bias_ptr + columns, keep)
 
-    mean = tl.sum(h, 0) / WIDTH
-    centred = tl.where(keep, h - mean, 0.0)
-    rstd = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / WIDTH + eps)
-    x = residual + (1.0 + scale) * (centred * rstd * weight + bias) + shift
+    mean, difference, rstd = centered(h, keep, eps, WIDTH)
+    x = residual + (1.0 + scale) * (difference * rstd * weight + bias) + shift
     x = x.to(x_ptr.dtype.element_ty)
     tl.store(x_ptr + row * WIDTH + columns, x, mask=keep)
     tl.store(stats_ptr + row, mean)
     tl.store(stats_ptr + rows + row, rstd)
 
     if HAS_NEXT:
-        next_weight = tl.load(next_weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
-        next_bias = tl.load(next_bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+        next_weight = load_floats(next_weight_ptr + columns, keep)
+        next_bias = load_floats(next_bias_ptr + columns, keep)
         stored = tl.where(keep, x.to(tl.float32), 0.0)
-        mean = tl.sum(stored, 0) / WIDTH
-        centred = tl.where(keep, stored - mean, 0.0)
-        rstd = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / WIDTH + eps)
-        y = centred * rstd * next_weight + next_bias
+        mean, difference, rstd = centered(stored, keep, eps, WIDTH)
+        y = difference * rstd * next_weight + next_bias
         tl.store(y_ptr + row * WIDTH + columns, y.to(y_ptr.dtype.element_ty), mask=keep)
         tl.store(stats_ptr + 2 * rows + row, mean)
         tl.store(stats_ptr + 3 * rows + row, rstd)
@@ -106,10 +101,10 @@ def adaln_residual_backward(
     group = part // parts
     columns = tl.arange(0, BLOCK)
     keep = columns < WIDTH
-    scale = tl.load(scale_ptr + group * scale_stride + columns, mask=keep, other=0.0).to(tl.float32)
-    gain = (1.0 + scale) * tl.load(weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    scale = load_floats(scale_ptr + group * scale_stride + columns, keep)
+    gain = (1.0 + scale) * load_floats(weight_ptr + columns, keep)
     if HAS_NEXT:
-        next_weight = tl.load(next_weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+        next_weight = load_floats(next_weight_ptr + columns, keep)
         sum_y_normed = tl.zeros((BLOCK,), tl.float32)
         sum_y = tl.zeros((BLOCK,), tl.float32)
     sum_normed = tl.zeros((BLOCK,), tl.float32)
@@ -119,30 +114,26 @@ def adaln_residual_backward(
     last = tl.minimum(first + ROWS_PER_PART, rows_per_group)
     for i in range(first, last):
         row = group * rows_per_group + i
-        grad = tl.load(grad_x_ptr + row * grad_x_stride + columns, mask=keep, other=0.0).to(tl.float32)
+        grad = load_floats(grad_x_ptr + row * grad_x_stride + columns, keep)
         if HAS_NEXT:
-            grad_y = tl.load(grad_y_ptr + row * grad_y_stride + columns, mask=keep, other=0.0).to(tl.float32)
-            x = tl.load(x_ptr + row * WIDTH + columns, mask=keep, other=0.0).to(tl.float32)
+            grad_y = load_floats(grad_y_ptr + row * grad_y_stride + columns, keep)
+            x = load_floats(x_ptr + row * WIDTH + columns, keep)
             mean = tl.load(stats_ptr + 2 * rows + row)
             rstd = tl.load(stats_ptr + 3 * rows + row)
             x_normed = tl.where(keep, (x - mean) * rstd, 0.0)
             sum_y_normed += grad_y * x_normed
             sum_y += grad_y
-            inner = grad_y * next_weight
-            along = tl.sum(inner * x_normed, 0) / WIDTH
-            grad += rstd * (inner - tl.sum(inner, 0) / WIDTH - x_normed * along)
+            grad += through_norm(grad_y * next_weight, x_normed, rstd, WIDTH)
             target = grad_residual_ptr + row * WIDTH + columns
             tl.store(target, grad.to(grad_residual_ptr.dtype.element_ty), mask=keep)
 
-        h = tl.load(h_ptr + row * h_stride + columns, mask=keep, other=0.0).to(tl.float32)
+        h = load_floats(h_ptr + row * h_stride + columns, keep)
         mean = tl.load(stats_ptr + row)
         rstd = tl.load(stats_ptr + rows + row)
         normed = tl.where(keep, (h - mean) * rstd, 0.0)
         sum_normed += grad * normed
         sum_grad += grad
-        inner = grad * gain
-        along = tl.sum(inner * normed, 0) / WIDTH
-        grad_h = rstd * (inner - tl.sum(inner, 0) / WIDTH - normed * along)
+        grad_h = through_norm(grad * gain, normed, rstd, WIDTH)
         tl.store(grad_h_ptr + row * WIDTH + columns, grad_h.to(grad_h_ptr.dtype.element_ty), mask=keep)
 
     SUMS: tl.constexpr = 4 if HAS_NEXT else 2
@@ -152,14 +143,6 @@ def adaln_residual_backward(
     if HAS_NEXT:
         tl.store(sums + 2 * WIDTH, sum_y_normed, mask=keep)
         tl.store(sums + 3 * WIDTH, sum_y, mask=keep)
-
-
-def launch_options(width: int) -> dict[str, int]:
-    """Block and warps for rows of this width, a program each: about 8 elements a thread."""
-    if width > _MAX_WIDTH:
-        raise ValueError(f"a row may have at most {_MAX_WIDTH} elements on the GPU, got {width}")
-    block = triton.next_power_of_2(width)
-    return {"BLOCK": block, "num_warps": min(16, max(1, block // 256))}
 
 
 def forward(

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ld4lg_fast.kernels.adaln_residual.triton import launch_options
 from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
+from ld4lg_fast.kernels.triton import centered, launch_options, load_floats, through_norm
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -29,17 +29,14 @@ def add_layer_norm_forward(
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     keep = columns < WIDTH
-    branch = tl.load(branch_ptr + row * branch_stride + columns, mask=keep, other=0.0).to(tl.float32)
-    residual = tl.load(residual_ptr + row * residual_stride + columns, mask=keep, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    branch = load_floats(branch_ptr + row * branch_stride + columns, keep)
+    residual = load_floats(residual_ptr + row * residual_stride + columns, keep)
+    weight = load_floats(weight_ptr + columns, keep)
+    bias = load_floats(bias_ptr + columns, keep)
     x = (residual + branch).to(x_ptr.dtype.element_ty)
     tl.store(x_ptr + row * WIDTH + columns, x, mask=keep)
-    stored = x.to(tl.float32)
-    mean = tl.sum(stored, 0) / WIDTH
-    centred = tl.where(keep, stored - mean, 0.0)
-    rstd = 1.0 / tl.sqrt_rn(tl.sum(centred * centred, 0) / WIDTH + eps)
-    y = centred * rstd * weight + bias
+    mean, difference, rstd = centered(x.to(tl.float32), keep, eps, WIDTH)
+    y = difference * rstd * weight + bias
     tl.store(y_ptr + row * WIDTH + columns, y.to(y_ptr.dtype.element_ty), mask=keep)
     tl.store(stats_ptr + row, mean)
     tl.store(stats_ptr + rows + row, rstd)
@@ -65,23 +62,21 @@ def add_layer_norm_backward(
     part = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     keep = columns < WIDTH
-    weight = tl.load(weight_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    weight = load_floats(weight_ptr + columns, keep)
     sum_normed = tl.zeros((BLOCK,), tl.float32)
     sum_grad = tl.zeros((BLOCK,), tl.float32)
     first = part * ROWS_PER_PART
     for i in range(0, tl.minimum(ROWS_PER_PART, rows - first)):
         row = first + i
-        grad_x = tl.load(grad_x_ptr + row * grad_x_stride + columns, mask=keep, other=0.0).to(tl.float32)
-        grad_y = tl.load(grad_y_ptr + row * grad_y_stride + columns, mask=keep, other=0.0).to(tl.float32)
-        x = tl.load(x_ptr + row * WIDTH + columns, mask=keep, other=0.0).to(tl.float32)
+        grad_x = load_floats(grad_x_ptr + row * grad_x_stride + columns, keep)
+        grad_y = load_floats(grad_y_ptr + row * grad_y_stride + columns, keep)
+        x = load_floats(x_ptr + row * WIDTH + columns, keep)
         mean = tl.load(stats_ptr + row)
         rstd = tl.load(stats_ptr + rows + row)
         normed = tl.where(keep, (x - mean) * rstd, 0.0)
         sum_normed += grad_y * normed
         sum_grad += grad_y
-        inner = grad_y * weight
-        along = tl.sum(inner * normed, 0) / WIDTH
-        grad = grad_x + rstd * (inner - tl.sum(inner, 0) / WIDTH - normed * along)
+        grad = grad_x + through_norm(grad_y * weight, normed, rstd, WIDTH)
         tl.store(grad_ptr + row * WIDTH + columns, grad.to(grad_ptr.dtype.element_ty), mask=keep)
     sums = sums_ptr + part * 2 * WIDTH + columns
     tl.store(sums, sum_normed, mask=keep)

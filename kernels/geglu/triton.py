@@ -11,6 +11,7 @@ from torch import Tensor
 from ld4lg_fast.kernels.geglu.op import ROWS_PER_PART, parts_of
 from ld4lg_fast.kernels.geglu.reference import dropout_threshold
 from ld4lg_fast.kernels.layout import as_rows
+from ld4lg_fast.kernels.triton import load_floats
 
 _BLOCK, _BLOCK_BACKWARD = 1024, 512
 
@@ -60,10 +61,10 @@ def geglu_forward(
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     keep = columns < WIDTH
     source = projected_ptr + row * stride + columns
-    value = tl.load(source, mask=keep, other=0.0).to(tl.float32)
-    gate = tl.load(source + WIDTH, mask=keep, other=0.0).to(tl.float32)
-    value += tl.load(bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
-    gate += tl.load(bias_ptr + WIDTH + columns, mask=keep, other=0.0).to(tl.float32)
+    value = load_floats(source, keep)
+    gate = load_floats(source + WIDTH, keep)
+    value += load_floats(bias_ptr + columns, keep)
+    gate += load_floats(bias_ptr + WIDTH + columns, keep)
     out = value * (gate * normal_cdf(gate))
     if DROPOUT:
         out *= dropout_factors(seed_ptr, threshold, factor, row, columns)
@@ -92,17 +93,17 @@ def geglu_backward(
     part = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     keep = columns < WIDTH
-    value_bias = tl.load(bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
-    gate_bias = tl.load(bias_ptr + WIDTH + columns, mask=keep, other=0.0).to(tl.float32)
+    value_bias = load_floats(bias_ptr + columns, keep)
+    gate_bias = load_floats(bias_ptr + WIDTH + columns, keep)
     value_sum = tl.zeros((BLOCK,), tl.float32)
     gate_sum = tl.zeros((BLOCK,), tl.float32)
     first = part * ROWS_PER_PART
     for i in range(0, tl.minimum(ROWS_PER_PART, rows - first)):
         row = first + i
         source = projected_ptr + row * stride + columns
-        value = tl.load(source, mask=keep, other=0.0).to(tl.float32) + value_bias
-        gate = tl.load(source + WIDTH, mask=keep, other=0.0).to(tl.float32) + gate_bias
-        grad = tl.load(grad_ptr + row * grad_stride + columns, mask=keep, other=0.0).to(tl.float32)
+        value = load_floats(source, keep) + value_bias
+        gate = load_floats(source + WIDTH, keep) + gate_bias
+        grad = load_floats(grad_ptr + row * grad_stride + columns, keep)
         if DROPOUT:
             grad *= dropout_factors(seed_ptr, threshold, factor, row, columns)
         below = normal_cdf(gate)

@@ -8,10 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ld4lg_fast.kernels import gpu
 from ld4lg_fast.kernels.geglu.reference import dropout_threshold
 from ld4lg_fast.kernels.geglu.triton import dropout_factors, normal_cdf
 from ld4lg_fast.kernels.layout import as_rows
+from ld4lg_fast.kernels.triton import load_floats
 
 _GROUP = 8  # row blocks that share a stretch of the weight in the L2 cache
 
@@ -67,13 +67,18 @@ def geglu_linear_kernel(
     # The product is rounded as a stored one would be, so that backward sees the same numbers.
     value = value.to(out_ptr.dtype.element_ty).to(tl.float32)
     gate = gate.to(out_ptr.dtype.element_ty).to(tl.float32)
-    value += tl.load(bias_ptr + column, mask=keep_column, other=0.0).to(tl.float32)[None, :]
-    gate += tl.load(bias_ptr + WIDTH + column, mask=keep_column, other=0.0).to(tl.float32)[None, :]
+    value += load_floats(bias_ptr + column, keep_column)[None, :]
+    gate += load_floats(bias_ptr + WIDTH + column, keep_column)[None, :]
     out = value * (gate * normal_cdf(gate))
     if DROPOUT:
         out *= dropout_factors(seed_ptr, threshold, factor, row[:, None], column[None, :])
     target = out_ptr + row.to(tl.int64)[:, None] * WIDTH + column[None, :]
     tl.store(target, out.to(out_ptr.dtype.element_ty), mask=keep_row[:, None] & keep_column[None, :])
+
+
+def generation(tensor: Tensor) -> int:
+    """The GPU's major compute capability: 8 Ampere, 9 Hopper; 8 for the interpreter on a CPU."""
+    return torch.cuda.get_device_capability(tensor.device)[0] if tensor.is_cuda else 8
 
 
 def tile(dtype: torch.dtype, generation: int) -> dict[str, int]:
@@ -94,7 +99,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, seed: Tensor | None, dropou
     rows = out.numel() // width
     if rows:
         x, weight = as_rows(x, inner), as_rows(weight, inner)
-        blocks = tile(x.dtype, gpu.generation(x))
+        blocks = tile(x.dtype, generation(x))
         programs = triton.cdiv(rows, blocks["BLOCK_ROWS"]) * triton.cdiv(width, blocks["BLOCK_COLUMNS"])
         geglu_linear_kernel[(programs,)](
             x,

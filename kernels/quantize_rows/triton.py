@@ -5,10 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ld4lg_fast.kernels.adaln_residual.triton import launch_options
 from ld4lg_fast.kernels.geglu.triton import normal_cdf
 from ld4lg_fast.kernels.layout import as_rows
 from ld4lg_fast.kernels.quantize_rows.reference import LARGEST, SMALLEST
+from ld4lg_fast.kernels.triton import launch_options, load_floats
 
 
 @triton.jit
@@ -29,11 +29,11 @@ def quantize_rows_kernel(
     columns = tl.arange(0, BLOCK)
     keep = columns < WIDTH
     source = x_ptr + row * stride + columns
-    x = tl.load(source, mask=keep, other=0.0).to(tl.float32)
+    x = load_floats(source, keep)
     if GEGLU:
-        gate = tl.load(source + WIDTH, mask=keep, other=0.0).to(tl.float32)
-        gate += tl.load(bias_ptr + WIDTH + columns, mask=keep, other=0.0).to(tl.float32)
-        x += tl.load(bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+        gate = load_floats(source + WIDTH, keep)
+        gate += load_floats(bias_ptr + WIDTH + columns, keep)
+        x += load_floats(bias_ptr + columns, keep)
         x *= gate * normal_cdf(gate)
     largest = tl.maximum(tl.max(tl.abs(x), 0), SMALLEST)
     tl.store(scale_ptr + row, tl.div_rn(largest, LARGEST))

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ld4lg_fast.kernels.philox_normal.triton import philox_normal_block
+from ld4lg_fast.kernels.triton import load_floats
 
 _BLOCK = 128  # counters of four elements
 
@@ -41,10 +42,10 @@ def sampler_step_kernel(
 
     z = tl.load(z_ptr + place, mask=keep, other=0.0)
     x_start = tl.load(c) * z
-    x_start += tl.load(c + 1) * tl.load(output_ptr + place, mask=keep, other=0.0).to(tl.float32)
+    x_start += tl.load(c + 1) * load_floats(output_ptr + place, keep)
     if GUIDED:
-        uncond = tl.load(output_ptr + samples.to(tl.int64) * SIZE + place, mask=keep, other=0.0)
-        x_start += tl.load(c + 2) * uncond.to(tl.float32)
+        uncond = load_floats(output_ptr + samples.to(tl.int64) * SIZE + place, keep)
+        x_start += tl.load(c + 2) * uncond
     z_next = tl.load(c + 3) * z + tl.load(c + 4) * x_start
     if x_prev_ptr is not None:
         z_next += tl.load(c + 5) * tl.load(x_prev_ptr + place, mask=keep, other=0.0)

@@ -11,13 +11,14 @@ from omegaconf.errors import OmegaConfBaseException
 from ld4lg_fast.checkpoints.files import read_text
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.json_files import MOST_DEPTH
+from ld4lg_fast.export.runtime.renamed import current_entries
 
 FILE = "config.yaml"
 MAX_BYTES = 2**20
 
 
 def read_run_config(path: Path) -> DictConfig:
-    """The config that a training stored, its interpolations as they stand.
+    """The config that a training stored, its interpolations as they stand and its options by today's names.
 
     Raises:
         CheckpointError: the file is missing or damaged, or is YAML that no training writes: anchors, deep nesting.
@@ -43,7 +44,11 @@ def read_run_config(path: Path) -> DictConfig:
         raise CheckpointError(f"{path} cannot be read as the config of a run ({reason[:200]}).") from error
     if not isinstance(config, DictConfig):
         raise CheckpointError(f"{path} is no mapping, so it is no config of a run.")
-    return config
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    for section, entries in content.items():
+        if isinstance(entries, dict):
+            content[section] = current_entries(section, entries)
+    return OmegaConf.create(content)
 
 
 def resolved(config: DictConfig, path: Path, section: str) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from ld4lg_fast._version import __version__
 from ld4lg_fast.checkpoints.files import write_atomically
 from ld4lg_fast.checkpoints.run_config import check_interpolations, read_run_config, resolver_keys
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.export.runtime.renamed import current_words
 
 GROUPS = ("dataset", "model", "autoencoder", "recipe")
 GOING_ON = {"resume": True, "train.stage": "diffusion"}
-TEACHERS = ("train.distill_from", "train.adapt_from")
+TEACHERS = ("train.distill_from", "train.finetune_decoder_from")
 
 
 def is_run_config(path: Path) -> bool:
@@ -49,7 +50,8 @@ def on_stored_groups(arguments: Sequence[str]) -> list[str]:
 
     What cannot be read is left to Hydra, which says why.
     """
-    settings = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    options = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    settings = current_words(options)
     try:
         parsed = {part.key_or_group: part for part in OverridesParser.create().parse_overrides(settings)}
         given = {key: parsed[key].value() for key in (*GOING_ON, *TEACHERS) if key in parsed}

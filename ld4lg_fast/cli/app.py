@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from ld4lg_fast.export.runtime.renamed import RENAMED, renamed_word
 from ld4lg_fast.export.runtime.text_display import terminal_output
+from ld4lg_fast.terminal.renamed_options import with_current_names
 
 HELP = """Fast latent diffusion for language generation: train, sample, evaluate, deploy.
 
@@ -25,8 +27,22 @@ change), 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 by a closed pip
 """
 
 
+class OwnOptions(TyperCommand):
+    """A command whose options may be given by their old names."""
+
+    def make_context(self, name: str | None, args: list[str], *others: Any, **options: Any) -> Any:
+        return super().make_context(name, with_current_names(args), *others, **options)
+
+
 class Commands(TyperGroup):
     """The commands and their help within `terminal_output`, as typer has an exit code of its own for a closed pipe."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if not name.startswith("-") and name in RENAMED:
+            print(renamed_word(name), file=sys.stderr)
+            args = [RENAMED[name], *args[1:]]
+        return super().resolve_command(ctx, args)
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with terminal_output():

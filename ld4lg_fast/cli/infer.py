@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.decoding.reranking import choose, in_groups
 from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.engine.engine import check_fits
-from ld4lg_fast.engine.learned_timesteps import FEW_STEPS, learn_times
+from ld4lg_fast.engine.learned_timesteps import FEW_STEPS, learn_timesteps
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
 from ld4lg_fast.export.runtime.similarity import CHOICES, SURENESS
 from ld4lg_fast.export.runtime.text_display import list_item
@@ -46,12 +46,9 @@ CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are lear
 
 
 def sample_with_bar(
-    pipe: TextDiffusionPipeline, num_samples: int, tries: int = 1, length: int | None = None, **options: Any
+    pipe: TextDiffusionPipeline, num_samples: int, length: int | None = None, **options: Any
 ) -> tuple[TextDiffusionOutput, float]:
-    """The best of so many tries at ``options``, sampled under a progress bar, and the seconds that it took.
-
-    With a ``length`` the best are those that come nearest to it, see `LatentOperations.of_length`.
-    """
+    """A call of the pipeline, or of its `of_length`, under a progress bar, and the seconds that it took."""
     start = time.perf_counter()
     with progress_bar() as bar:
         tasks = {}
@@ -63,19 +60,19 @@ def sample_with_bar(
                 )
             bar.update(tasks[phase], completed=done)
 
-        best = pipe.best
+        call: Callable[..., TextDiffusionOutput] = pipe
         if length is not None:
             pipe.check_length(length)  # nothing is to be learned for a call that is refused
             told = pipe.autoencoder.perceiver is None
             conditions = {name: options[name] for name in CONDITIONS if options.get(name) is not None}
             guide = None if told else pipe.learn_length(**conditions)
-            best = partial(pipe.of_length, length=length, guide=guide)
-        output = best(num_samples, tries=tries, progress=progress, **options)
+            call = partial(pipe.of_length, length=length, guide=guide)
+        output = call(num_samples, progress=progress, **options)
     return output, time.perf_counter() - start
 
 
-def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None:
-    """Runs `learn_times` under a progress bar and writes what it found into the run's denoiser.
+def learn_and_keep_timesteps(run_dir: Path, device: torch.device, seed: int) -> None:
+    """Runs `learn_timesteps` under a progress bar and writes what it found into the run's denoiser.
 
     Raises:
         CheckpointError: no finished run, or none that can be written to, as a model that ships or lies on the hub.
@@ -90,7 +87,9 @@ def learn_and_keep_times(run_dir: Path, device: torch.device, seed: int) -> None
     check("seed", seed)
     with RunLock(run_dir), progress_bar() as bar:
         task = bar.add_task("trying curves")
-        found = learn_times(model, seed, lambda done, total: bar.update(task, completed=done, total=total))
+        found = learn_timesteps(
+            model, seed, lambda done, total: bar.update(task, completed=done, total=total)
+        )
         with fingerprint.renewed(run_dir):
             model.save(run_dir / "denoiser")
     console.print(
@@ -151,7 +150,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
             pipe,
             num_samples=len(ids),
             sample_ids=ids,
-            num_inference_steps=settings["sampling_steps"],
+            num_inference_steps=settings["num_inference_steps"],
             decoding=decoding,
             source=None if sources is None else [sources[index // num_candidates] for index in ids],
             **{name: settings[name] for name in PASSED_ON},
@@ -196,7 +195,7 @@ def default_name(settings: Mapping) -> str:
     """``ddpm_250_beam_seed0.json``, with the class where one was asked for; UTF-8 whatever the locale."""
     asked = settings["class_id"] if settings["class_name"] is None else settings["class_name"]
     of_class = "" if asked is None else "_class_" + os.fsdecode(re.sub(r"[\W_]+", "-", str(asked)).encode())
-    sampling = f"{settings['sampler']}_{settings['sampling_steps']}_{settings['strategy']}"
+    sampling = f"{settings['sampler']}_{settings['num_inference_steps']}_{settings['strategy']}"
     return f"{sampling}{of_class}_seed{settings['seed']}.json"
 
 

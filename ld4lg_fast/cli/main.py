@@ -59,20 +59,20 @@ def evaluate(
         print_json(loads(path.read_text(encoding="utf-8")))
 
 
-@app.command("learn-times")
-def learn_times_command(
+@app.command("learn-timesteps")
+def learn_timesteps_command(
     run_dir: Annotated[Path, typer.Argument(parser=path, help="Run directory of a finished training.")],
     seed: Seed = 0,
 ) -> None:
     """Learns where few sampling steps should lie, and keeps it in the run for generation.spacing=learned.
 
     \b
-    ld4lg learn-times outputs/e2e
+    ld4lg learn-timesteps outputs/e2e
     python scripts/infer.py infer.output_dir=outputs/e2e generation.spacing=learned generation.num_inference_steps=10
     """
-    from ld4lg_fast.cli.infer import choose_device, learn_and_keep_times
+    from ld4lg_fast.cli.infer import choose_device, learn_and_keep_timesteps
 
-    learn_and_keep_times(run_dir, choose_device(None), seed)
+    learn_and_keep_timesteps(run_dir, choose_device(None), seed)
 
 
 @app.command("import-checkpoint")

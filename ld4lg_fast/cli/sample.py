@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ld4lg_fast.cli.app import NumSamples, Seed, app, path
+from ld4lg_fast.cli.app import NumSamples, OwnOptions, Seed, app, path
 from ld4lg_fast.export.runtime.text_display import print_json, typed
 from ld4lg_fast.terminal.hydra_arguments import hydra_value
 
@@ -32,10 +32,10 @@ def demo(
     # After so short a training likely words without repetition read best.
     options += ["decoding.top_p=0.8", "decoding.no_repeat_ngram_size=3", "decoding.repetition_penalty=1.2"]
     train_main([*options, f"hydra.run.dir={hydra_value(output_dir)}"])
-    sample(output_dir, num_samples=num_samples, steps=50, seed=seed)
+    sample(output_dir, num_samples=num_samples, num_inference_steps=50, seed=seed)
 
 
-@app.command()
+@app.command(cls=OwnOptions)
 def sample(
     run_dir: Annotated[
         Path | None,
@@ -50,7 +50,7 @@ def sample(
             help="Sampler and steps: paper, balanced or draft; paper of your own runs, draft of a model that ships."
         ),
     ] = None,
-    steps: Annotated[
+    num_inference_steps: Annotated[
         int | None, typer.Option(help="Network evaluations a text, if not the preset's.")
     ] = None,
     sampler: Annotated[
@@ -64,7 +64,7 @@ def sample(
         str | None,
         typer.Option(help="How latents become text, if not the model's own: greedy, beam or nucleus."),
     ] = None,
-    tries: Annotated[
+    best_of: Annotated[
         int | None,
         typer.Option(
             help="Sample this many times as many texts, and keep those of which the decoder is surest, or those "
@@ -82,7 +82,7 @@ def sample(
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(help="Tokens that the texts should have, about; see also --tries."),
+        typer.Option(help="Tokens that the texts should have, about; see also --best-of."),
     ] = None,
     seed: Seed = 0,
     json: Annotated[
@@ -97,7 +97,7 @@ def sample(
     \b
     ld4lg sample --num-samples 50 --seed 1
     ld4lg sample outputs/e2e --num-samples 16 --quality balanced
-    ld4lg sample outputs/e2e --sampler dpmpp_2m --steps 20 --strategy nucleus --json texts.json
+    ld4lg sample outputs/e2e --sampler dpmpp_2m --num-inference-steps 20 --strategy nucleus --json texts.json
     ld4lg sample outputs/ag_news --class-name Sports --guidance-scale 4
     """
     from dataclasses import asdict, replace
@@ -115,10 +115,10 @@ def sample(
     file = None if json is None or to_stdout else output_file("--json", json)
     ships = run_directory(run_dir).parent == FOLDER
     quality = ("draft" if ships else "paper") if quality is None else quality
-    tries = (4 if ships else 1) if tries is None else tries
+    best_of = (4 if ships else 1) if best_of is None else best_of
     # What is wrong is said before the model is loaded.
-    check_given(num_samples=num_samples, steps=steps, tries=tries, guidance_scale=guidance_scale, seed=seed)
-    sampling_plan(quality, sampler, steps)
+    check_given(num_samples=num_samples, best_of=best_of, guidance_scale=guidance_scale, seed=seed)
+    sampling_plan(quality, sampler, num_inference_steps)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
     class_name, source = (None if text is None else typed(text) for text in (class_name, source))
     own = pipe.decoding
@@ -126,24 +126,23 @@ def sample(
     settings: dict[str, Any] = {
         "quality": quality,
         "sampler": sampler,
+        "num_inference_steps": num_inference_steps,
         "precision": precision,
-        "tries": tries,
+        "best_of": best_of,
         "length": length,
         "class_name": class_name,
         "source": source,
         "guidance_scale": guidance_scale,
         "seed": seed,
     }
-    output, seconds = sample_with_bar(
-        pipe, num_samples=num_samples, num_inference_steps=steps, decoding=decoding, **settings
-    )
+    output, seconds = sample_with_bar(pipe, num_samples=num_samples, decoding=decoding, **settings)
     print_texts(output.texts, seconds)
     if json is None:
         return
     content = {
         "texts": output.texts,
         "run": str(DEFAULT if run_dir is None else run_dir),
-        "settings": settings | {"steps": steps},
+        "settings": settings,
         "decoding": asdict(decoding),
         "seconds": round(seconds, 3),
     }

@@ -134,7 +134,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def learned_times(self) -> list[float] | None:
-        """The model's own times: those of `learned_timesteps.learn_times`, else of an adaptive schedule; or None."""
+        """The model's own times: those of `learn_timesteps`, else of an adaptive schedule; or None."""
         times = self.recipe.get("learned_times")
         if times is None and self.time_warp is not None and self.diffusion.sampling_schedule is None:
             return self.time_warp.sampling_times()

@@ -6,7 +6,7 @@ eq. 1; v: Salimans & Ho 2022). Letters: B batch, N latent positions, d latent wi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.models.layers import Modulation, project_to_sphere
+from ld4lg_fast.models.denoiser_base import Denoiser
+from ld4lg_fast.models.layers import project_to_sphere
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
 WEIGHTINGS = ("none", "x_start", "min_snr")
@@ -76,7 +77,7 @@ def noise_from_flow(z_t: Tensor, flow: Tensor, alpha_sq: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One network evaluation in all three views, each (B, N, d)."""
+    """One network evaluation as noise, x_start and v, each (B, N, d)."""
 
     noise: Tensor
     x_start: Tensor
@@ -86,30 +87,24 @@ class Prediction:
 def prediction(
     output: Tensor, z_t: Tensor, alpha_sq: Tensor, objective: str, project: bool = False
 ) -> Prediction:
-    """Reads a raw network output (B, N, d) under ``objective`` as noise, x_start and v.
+    """Converts a network output (B, N, d) under ``objective`` to noise, x_start and v.
 
     ``pred_flow`` is ``noise - x_start``, the velocity of the straight path ``(1-s)·x_start + s·noise`` (Lipman et al.
-    2023, Liu et al. 2023) at ``s = sigma / (alpha + sigma)``, of which ``z_t`` is a multiple. ``project`` puts x_start
-    on the sphere of radius √d and derives the other two from it again.
+    2023, Liu et al. 2023) at ``s = sigma / (alpha + sigma)``, of which ``z_t`` is a multiple. ``project``
+    projects x_start to the sphere of radius √d and derives noise and v from it.
     """
     if objective == "pred_noise":
-        noise, x_start = output, x_start_from_noise(z_t, output, alpha_sq)
-        v = v_from_x_start_and_noise(x_start, noise, alpha_sq)
+        x_start, noise = x_start_from_noise(z_t, output, alpha_sq), output
     elif objective == "pred_x0":
         x_start, noise = output, noise_from_x_start(z_t, output, alpha_sq)
-        v = v_from_x_start_and_noise(x_start, noise, alpha_sq)
     elif objective == "pred_flow":
         x_start, noise = x_start_from_flow(z_t, output, alpha_sq), noise_from_flow(z_t, output, alpha_sq)
-        v = v_from_x_start_and_noise(x_start, noise, alpha_sq)
     else:
-        v, x_start, noise = (
-            output,
-            x_start_from_v(z_t, output, alpha_sq),
-            noise_from_v(z_t, output, alpha_sq),
-        )
+        x_start, noise, v = x_start_from_v(z_t, output, alpha_sq), noise_from_v(z_t, output, alpha_sq), output
     if project:
         x_start = project_to_sphere(x_start)
         noise = noise_from_x_start(z_t, x_start, alpha_sq)
+    if project or objective != "pred_v":
         v = v_from_x_start_and_noise(x_start, noise, alpha_sq)
     return Prediction(noise, x_start, v)
 
@@ -136,14 +131,6 @@ class TrainingDraws:
             name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **tensors)
-
-
-class Denoiser(Protocol):
-    """The network as the loss sees it; one of `ld4lg_fast.models`."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Tensor: ...
-
-    def modulate(self, time: Tensor, class_id: Tensor | None = None) -> Modulation: ...
 
 
 @dataclass(frozen=True)

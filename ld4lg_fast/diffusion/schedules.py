@@ -209,7 +209,7 @@ def sampling_times(
     Args:
         spacing: ``time``: equal steps, as published. ``log_snr``: equal steps of log-SNR between times 0.995 and
             0.005 (Lu et al. 2022, section 5), then to data. ``learned``: equal shares of the list ``learned``.
-        learned: the model's own times from 1 to 0, see `learned_timesteps.learn_times`.
+        learned: the model's own times from 1 to 0, see `learned_timesteps.learn_timesteps`.
 
     Raises:
         ConfigError: ``num_steps`` below 1, an unknown spacing, or a model without learned times or with ones that do
@@ -224,7 +224,7 @@ def sampling_times(
     if spacing == "learned":
         if learned is None:
             raise ConfigError(
-                "This model has no learned times; learn them with ld4lg learn-times RUN_DIR, or choose the spacing "
+                "This model has no learned times; learn them with ld4lg learn-timesteps RUN_DIR, or choose the spacing "
                 "time or log_snr."
             )
         if sentence := levels.check_learned(learned):

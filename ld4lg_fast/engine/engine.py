@@ -54,7 +54,7 @@ def sample_batches(
     num_samples: int,
     *,
     sampler: str = "ddpm",
-    num_steps: int = 250,
+    num_inference_steps: int = 250,
     spacing: str = "time",
     seed: int = 0,
     batch_size: int | None = None,
@@ -110,14 +110,18 @@ def sample_batches(
     """
     config, device = model.denoiser.config, model.latent_mean.device
     num_samples = check_fits(model, num_samples, kept=False)
-    num_steps, seed, guidance_scale, eta, strength = check_options(
-        num_steps=num_steps, seed=seed, guidance_scale=guidance_scale, eta=eta, strength=strength
+    num_inference_steps, seed, guidance_scale, eta, strength = check_options(
+        num_inference_steps=num_inference_steps,
+        seed=seed,
+        guidance_scale=guidance_scale,
+        eta=eta,
+        strength=strength,
     )
     batch_size, cuda_graph = check_given(batch_size=batch_size, cuda_graph=cuda_graph)
     check_options(guidance_interval=guidance_interval)
     check_given(steer=steer, progress=progress, callback=callback)
     batch_size = fitting_batch(model) if batch_size is None else batch_size
-    _check(model, num_steps, guidance_scale, context)
+    _check(model, num_inference_steps, guidance_scale, context)
     if start is not None:
         _check_start(start, (num_samples, config.max_len, config.dim_latent))
     class_ids = _class_ids(class_id, config.num_classes, num_samples, device)
@@ -126,7 +130,7 @@ def sample_batches(
         model,
         denoiser=prepared_denoiser(model.denoiser, precision),
         sampler=sampler,
-        num_steps=num_steps,
+        num_inference_steps=num_inference_steps,
         spacing=spacing,
         seed=seed,
         classes=None if class_ids is None else class_ids.unique(),
@@ -273,10 +277,12 @@ def _class_ids(
     return ids.expand(num_samples)
 
 
-def _check(model: LatentDiffusion, num_steps: int, guidance_scale: float, context: Context | None) -> None:
+def _check(
+    model: LatentDiffusion, num_inference_steps: int, guidance_scale: float, context: Context | None
+) -> None:
     config, schedule = model.denoiser.config, model.diffusion.schedule_for_sampling
     if isinstance(schedule, DiscreteSchedule) and (
-        sentence := more_than_timesteps(num_steps, schedule.num_train_timesteps)
+        sentence := more_than_timesteps(num_inference_steps, schedule.num_train_timesteps)
     ):
         raise ConfigError(sentence)
     if guidance_scale != 1.0 and not config.num_classes and context is None:

@@ -19,7 +19,7 @@ SAMPLES, FEW_STEPS, MANY_STEPS = 64, 8, 150
 SAMPLER = "unipc"
 
 
-def learn_times(
+def learn_timesteps(
     model: LatentDiffusion, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, float]:
     """Gives the model the times of the best curve, for the spacing ``learned``.
@@ -43,7 +43,13 @@ def learn_times(
 
     def latents(num_steps: int, spacing: str) -> Tensor:
         samples = sample_latents(
-            model, SAMPLES, sampler=SAMPLER, num_steps=num_steps, spacing=spacing, seed=seed, progress=advance
+            model,
+            SAMPLES,
+            sampler=SAMPLER,
+            num_inference_steps=num_steps,
+            spacing=spacing,
+            seed=seed,
+            progress=advance,
         )
         return model.normalize(samples)
 

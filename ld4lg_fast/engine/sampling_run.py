@@ -101,7 +101,7 @@ class SamplingRun:
         model: LatentDiffusion,
         *,
         sampler: str,
-        num_steps: int,
+        num_inference_steps: int,
         spacing: str = "time",
         seed: int,
         classes: Tensor | None = None,
@@ -124,7 +124,7 @@ class SamplingRun:
             raise ConfigError(f"cuda_graph=true needs a GPU, not {self.device.type}; leave it out.")
         self.cuda_graph = on_gpu if cuda_graph is None else cuda_graph
         schedule = model.diffusion.schedule_for_sampling
-        grid = sampling_grid(schedule, num_steps, spacing, model.learned_times, strength)
+        grid = sampling_grid(schedule, num_inference_steps, spacing, model.learned_times, strength)
         self.first_level = grid.alpha_sq[0].item()
         low, high = guidance_interval
         scales = [guidance_scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
@@ -139,7 +139,7 @@ class SamplingRun:
         if looks_back:
             table[:, 5] = 1.0
         self.coefficients = table[:, :7].to(self.device).contiguous()
-        self.steps = torch.arange(num_steps, device=self.device)
+        self.steps = torch.arange(num_inference_steps, device=self.device)
         signed_seed = seed - 2**64 if seed >= 2**63 else seed
         self.seed_tensor = torch.tensor(signed_seed, device=self.device) if self.has_noise else None
         self.classes = None

@@ -63,7 +63,7 @@ GROUPS: Groups = {
     "generation": {
         **SAMPLING,
         "num_samples": RULES["num_samples"],
-        "strategies": OrNull(ListOf(Text())),
+        "strategy": OrNull(ListOf(Text())),
     },
     "evaluation": {
         **{name: OrNull(rule) if name in MAY_BE_NONE else rule for name, rule in SETTINGS.items()},
@@ -144,12 +144,10 @@ def _frontier(generation: Mapping, evaluation: Mapping) -> list[tuple[int, float
 
 
 def _decodings(generation: Mapping) -> dict[str, DecodingConfig]:
-    given = generation["strategies"]
+    given = generation["strategy"]
     strategies = [given] if isinstance(given, str) else list(given)
     if not strategies:
-        raise ConfigError(
-            "generation.strategies is empty; give one or more, as in generation.strategies=[beam]."
-        )
+        raise ConfigError("generation.strategy is empty; give one or more, as in generation.strategy=[beam].")
     known = {field.name for field in fields(DecodingConfig)} - {"strategy"}
     common = {key: value for key, value in generation.items() if key in known}
     return {strategy: DecodingConfig(strategy=strategy, **common) for strategy in strategies}

@@ -14,6 +14,7 @@ from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.evaluation.ngrams import ngrams
 from ld4lg_fast.evaluation.report_charts import Point, bars, histogram, scatter
 from ld4lg_fast.evaluation.report_latents import Film, LatentMap
+from ld4lg_fast.export.runtime.renamed import current_entries
 from ld4lg_fast.export.runtime.similarity import word_pattern
 
 BETTER_LOW = {"perplexity", "memorization"}
@@ -110,11 +111,11 @@ def _as_script(data: Mapping) -> str:
 
 
 def _facts(content: Mapping) -> str:
-    how, versions = content["settings"]["generation"], content["versions"]
+    how, versions = current_entries("generation", content["settings"]["generation"]), content["versions"]
     facts = {
         "run": content["checkpoint"] or content["run"],
         "corpus": f"{content['dataset']['name']}, {content['references']['split']} texts",
-        "sampler": f"{how['sampler']}, {how['sampling_steps']} steps",
+        "sampler": f"{how['sampler']}, {how['num_inference_steps']} steps",
         "guidance": f"{how['guidance_scale']:g}",
         "seeds": ", ".join(name.removeprefix("seed ") for name in content["texts"]),
         "device": content["device"],

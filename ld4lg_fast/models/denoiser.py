@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
+from ld4lg_fast.models.denoiser_base import Denoiser, DenoiserSizes
 from ld4lg_fast.models.layers import (
-    DIM_HEAD,
     CrossAttention,
     GEGLUFeedForward,
     Modulation,
@@ -31,7 +31,7 @@ from ld4lg_fast.models.layers import (
 
 
 @dataclass(frozen=True)
-class DenoiserConfig:
+class DenoiserConfig(DenoiserSizes):
     """Sizes and switches of a `DiffusionTransformer`.
 
     Args:
@@ -66,8 +66,7 @@ class DenoiserConfig:
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
-        if self.heads is None and (self.dim < DIM_HEAD or self.dim % DIM_HEAD):
-            raise ConfigError(f"Denoiser width {self.dim} must be a positive multiple of {DIM_HEAD}.")
+        super().__post_init__()
         if self.num_dense_connections and self.depth <= self.num_dense_connections:
             raise ConfigError(
                 f"A denoiser of depth {self.depth} cannot have {self.num_dense_connections} dense connections; "
@@ -78,10 +77,6 @@ class DenoiserConfig:
                 f"{self.num_dense_connections} U-ViT skips need a depth of at least "
                 f"{2 * self.num_dense_connections}, not {self.depth}."
             )
-
-    @property
-    def null_class(self) -> int | None:
-        return self.num_classes or None
 
     @property
     def class_modulates(self) -> bool:
@@ -108,14 +103,14 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all evaluations for a batch share besides time and class, so that a sampler computes it once.
+    """What all evaluations of a batch share besides time and class, computed once by a sampler.
 
     Args:
         guided: the output has 2B rows for B inputs, the second half of them unconditional.
         self_bias: (B, 1, N, N), guided (2B, 1, N, N), or None. source_bias: (B, 1, N, M) or None.
         source: each block's cross-attention keys and values (B, M, 2·H·64); None without a source.
-        no_source: under guidance, each block's cross-attention to the null token alone, (1, 1, D): whatever
-            the query, a softmax over one key is 1.
+        no_source: under guidance, each block's cross-attention to the null token alone, (1, 1, D); it does not
+            depend on the query, as a softmax over one key is 1.
     """
 
     guided: bool = False
@@ -125,10 +120,15 @@ class Conditions:
     no_source: tuple[Tensor, ...] | None = None
 
 
-class DiffusionTransformer(nn.Module):
+class DiffusionTransformer(Denoiser):
     """Predicts noise, x_start or v from a noised latent (recipe v2)."""
 
-    OPTIONAL = ("init_self_cond", "context_proj", "null_context")  # used with or without a condition alone
+    OPTIONAL = (
+        "init_self_cond",
+        "context_proj",
+        "null_context",
+    )  # unused in batches with, or without, a condition
+    config: DenoiserConfig
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class DiffusionTransformer(nn.Module):
         blocks = (Block(config) for _ in range(config.depth))
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]  # of any modules
         if config.scale_shift:
-            # One product gives every block's scale and shift; stored block by block.
+            # One matmul gives every block's scale and shift; stored block by block.
             self.modulation = nn.Linear(dim_time, 2 * dim * config.depth)
             store_in_parts(self, "modulation", [f"blocks.{i}.modulation" for i in range(config.depth)])
             nn.init.zeros_(self.modulation.weight)
@@ -169,11 +169,7 @@ class DiffusionTransformer(nn.Module):
         Raises:
             ConfigError: a class-conditional model without ids, or ids given to an unconditional one.
         """
-        if (class_id is not None) != bool(self.config.num_classes):
-            raise ConfigError(
-                f"This denoiser has {self.config.num_classes} classes; "
-                + ("give class_id." if self.config.num_classes else "it takes no class_id.")
-            )
+        self.check_class(class_id)
         weight = self.time_mlp[0].weight
         # The sinusoid of 1000·alpha_sq stays in float32: bfloat16 would lose its phase.
         tau = self.time_mlp(self.sinusoid(time.float() * 1000).to(weight.dtype))
@@ -183,46 +179,12 @@ class DiffusionTransformer(nn.Module):
         return Modulation(self.time_proj(tau), self.modulation(tau) if self.config.scale_shift else None)
 
     def network_input(self, z_t: Tensor, x_self_cond: Tensor | None) -> Tensor:
-        """What `run_blocks` takes: (B, N, d), with a self-condition or its learned start vector (B, N, 2d)."""
+        """The input of `run_blocks`: (B, N, d), with a self-condition or its learned start vector (B, N, 2d)."""
         if not self.config.self_condition:
             return z_t
         if x_self_cond is None:
             x_self_cond = self.init_self_cond.expand_as(z_t)
         return torch.cat([z_t, x_self_cond], dim=-1)
-
-    def forward(
-        self,
-        z_t: Tensor,
-        time: Tensor,
-        *,
-        mask: Tensor | None = None,
-        x_self_cond: Tensor | None = None,
-        class_id: Tensor | None = None,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
-        modulation: Modulation | None = None,
-    ) -> Tensor:
-        """One evaluation of the network.
-
-        Args:
-            z_t: (B, N, d). time: (B,) ``alpha_sq`` in [0, 1].
-            mask: (B, N), True = keep; None when all positions are real. context_mask: (B, M) likewise.
-            x_self_cond: (B, N, d), the previous x_start; None uses the learned start vector.
-            class_id: (B,) long in [0, num_classes]. context: (B, M, dim_context).
-            modulation: that of ``time`` and ``class_id``, where it is known already.
-
-        Returns:
-            (B, N, d) in the dtype of the weights (or of autocast).
-
-        Raises:
-            ConfigError: more positions than ``max_len``, a mask of another shape, or a condition that this
-                model does not have (or needs and was not given).
-        """
-        return self.run_blocks(
-            self.network_input(z_t, x_self_cond),
-            self.modulate(time, class_id) if modulation is None else modulation,
-            self.conditions(z_t.shape[:2], mask, context, context_mask),
-        )
 
     def conditions(
         self,
@@ -233,7 +195,7 @@ class DiffusionTransformer(nn.Module):
         class_id: Tensor | None = None,
         guided: bool = False,
     ) -> Conditions:
-        """`Conditions` of a batch of ``shape`` (B, N), with masks and context as in `forward`.
+        """`Conditions` of a batch of ``shape`` (B, N); masks and context as in `forward`.
 
         ``class_id`` is part of the `Modulation` alone.
         """
@@ -270,7 +232,7 @@ class DiffusionTransformer(nn.Module):
         return Conditions(guided, self_bias, source, source_bias, no_source)
 
     def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: Conditions) -> Tensor:
-        """The part that a sampler repeats: `network_input` -> output (B, N, d), guided (2B, N, d)."""
+        """The part that runs in every step: `network_input` -> output (B, N, d), guided (2B, N, d)."""
         n, depth = self.config.num_dense_connections, self.config.depth
         skips: list[Tensor] = []
         x = self.input_proj(inputs.to(modulation.embedding.dtype)) + self.pos_emb(inputs.shape[1])

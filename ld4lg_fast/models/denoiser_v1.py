@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.models.denoiser_base import Denoiser, DenoiserSizes
 from ld4lg_fast.models.layers import (
     DIM_HEAD,
     CrossAttention,
@@ -41,7 +42,7 @@ def relative_position_bucket(distance: Tensor, num_buckets: int = 32, max_distan
 
 
 @dataclass(frozen=True)
-class DenoiserConfigV1:
+class DenoiserConfigV1(DenoiserSizes):
     """Sizes and switches of a `DiffusionTransformerV1`.
 
     Args:
@@ -65,14 +66,6 @@ class DenoiserConfigV1:
     dropout: float = 0.1
     heads: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.heads is None and (self.dim < DIM_HEAD or self.dim % DIM_HEAD):
-            raise ConfigError(f"Denoiser width {self.dim} must be a positive multiple of {DIM_HEAD}.")
-
-    @property
-    def null_class(self) -> int | None:
-        return self.num_classes or None
-
     @property
     def class_modulates(self) -> bool:
         """Whether the class is part of the `Modulation`."""
@@ -95,16 +88,16 @@ class BlockV1(nn.Module):
 
 @dataclass(frozen=True)
 class ConditionsV1:
-    """What all evaluations for a batch share besides time, so that a sampler computes it once.
+    """What all evaluations of a batch share besides time, computed once by a sampler.
 
-    Rows R are B, or 2B where ``guided``: then the second half of the output is unconditional.
+    R rows: B, or 2B where ``guided``; the second half of the output is then unconditional.
 
     Args:
         self_bias: (R or 1, H, N, N): relative positions and padding.
         first_bias, cross_bias: padding for cross-attention, (R, 1, N, M), without and with a self-condition;
             None where nothing is padded.
         class_keys_values: each block's cross-attention keys and values of the class token (R, 1, 2·H·64).
-        rows: (R, N) real positions, where `attend` has to be told of them.
+        rows: (R, N) real positions where `attend` needs them, else None.
     """
 
     guided: bool
@@ -115,11 +108,12 @@ class ConditionsV1:
     rows: Tensor | None
 
 
-class DiffusionTransformerV1(nn.Module):
+class DiffusionTransformerV1(Denoiser):
     """Predicts x_start or noise from noised encoder states (recipe v1)."""
 
     NUM_BUCKETS = 32
-    OPTIONAL = ("null_self_cond", "self_cond_proj")  # used with or without a self-condition alone
+    OPTIONAL = ("null_self_cond", "self_cond_proj")  # unused in batches with, or without, a self-condition
+    config: DenoiserConfigV1
 
     def __init__(self, config: DenoiserConfigV1) -> None:
         super().__init__()
@@ -157,37 +151,10 @@ class DiffusionTransformerV1(nn.Module):
         return Modulation(self.time_proj(tau), self.modulation(tau))
 
     def network_input(self, z_t: Tensor, x_self_cond: Tensor | None) -> Tensor:
-        """What `run_blocks` takes: (B, N, d), or with a self-condition (B, N, 2d)."""
-        return z_t if x_self_cond is None else torch.cat([z_t, x_self_cond], dim=-1)
-
-    def forward(
-        self,
-        z_t: Tensor,
-        time: Tensor,
-        *,
-        mask: Tensor | None = None,
-        x_self_cond: Tensor | None = None,
-        class_id: Tensor | None = None,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
-        modulation: Modulation | None = None,
-    ) -> Tensor:
-        """One evaluation of the network.
-
-        Args:
-            z_t: (B, N, d). time: (B,) integer step. mask: (B, N), True = keep, or None.
-            x_self_cond: (B, N, d). class_id: (B,) long in [0, num_classes].
-            modulation: that of ``time``, where it is known already.
-
-        Raises:
-            ConfigError: more positions than ``max_len``, a mask of another shape, missing or superfluous class ids,
-                or a source text (this recipe has none).
-        """
-        conditions = self.conditions(z_t.shape[:2], mask, context, context_mask, class_id)
-        if not self.config.self_condition:
-            x_self_cond = None
-        modulation = self.modulate(time) if modulation is None else modulation
-        return self.run_blocks(self.network_input(z_t, x_self_cond), modulation, conditions)
+        """The input of `run_blocks`: (B, N, d), or with a self-condition (B, N, 2d)."""
+        if x_self_cond is None or not self.config.self_condition:
+            return z_t
+        return torch.cat([z_t, x_self_cond], dim=-1)
 
     def conditions(
         self,
@@ -198,17 +165,13 @@ class DiffusionTransformerV1(nn.Module):
         class_id: Tensor | None = None,
         guided: bool = False,
     ) -> ConditionsV1:
-        """`ConditionsV1` of a batch of ``shape`` (B, N), with mask and class_id as in `forward`.
+        """`ConditionsV1` of a batch of ``shape`` (B, N); mask and class_id as in `forward`.
 
         Under guidance class_id has 2B ids.
         """
         if context is not None or context_mask is not None:
             raise ConfigError("Recipe v1 has no sequence-to-sequence mode; use recipe v2 for a source text.")
-        if (class_id is not None) != bool(self.config.num_classes):
-            raise ConfigError(
-                f"This denoiser has {self.config.num_classes} classes; "
-                + ("give class_id." if self.config.num_classes else "it takes no class_id.")
-            )
+        self.check_class(class_id)
         dtype = compute_dtype(self.input_proj.weight)
         rows = check_mask("mask", mask, tuple(shape))
         self_bias, first_bias, cross_bias = self.position_bias(shape[1]).to(dtype), None, None
@@ -228,12 +191,12 @@ class DiffusionTransformerV1(nn.Module):
         if class_id is not None and self.config.cross_attention:
             token = self.class_embedding(class_id)[:, None].to(dtype)
             keys_values = tuple(block.cross_attn.kv(token) for block in self.blocks)
-        # A loss needs to be told of padded rows, and kernels on a GPU, where they would become 0 or NaN; see `attend`.
-        told = rows if torch.is_grad_enabled() or self.input_proj.weight.is_cuda else None
-        return ConditionsV1(guided, self_bias, first_bias, cross_bias, keys_values, told)
+        # Needed for gradients, and by attention kernels on a GPU, which give 0 or NaN for padded queries; see `attend`.
+        needed = rows if torch.is_grad_enabled() or self.input_proj.weight.is_cuda else None
+        return ConditionsV1(guided, self_bias, first_bias, cross_bias, keys_values, needed)
 
     def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: ConditionsV1) -> Tensor:
-        """The part that a sampler repeats: `network_input` -> output (B, N, d), guided (2B, N, d)."""
+        """The part that runs in every step: `network_input` -> output (B, N, d), guided (2B, N, d)."""
         weight = self.input_proj.weight
         z_t, *x_self_cond = inputs.to(weight.dtype).split(self.config.dim_latent, dim=-1)
         x = self.input_proj(z_t) + self.pos_emb(z_t.shape[1]) + modulation.embedding
@@ -241,7 +204,7 @@ class DiffusionTransformerV1(nn.Module):
         if x_self_cond:
             tokens = self.self_cond_proj(x_self_cond[0])
         elif self.config.self_condition:
-            # Not a view: without gradient, torch's FLOP counter stumbles over one of a parameter.
+            # Not a view: torch's FLOP counter fails on a view of a parameter without gradient.
             tokens = self.null_self_cond.to(compute_dtype(weight)).repeat(x.shape[0], 1, 1)
         if not x_self_cond and (tokens is not None or conditions.class_keys_values):
             cross_bias = conditions.first_bias
@@ -263,7 +226,7 @@ class DiffusionTransformerV1(nn.Module):
     def _keys_values(
         self, index: int, normed: Tensor, tokens: Tensor | None, conditions: ConditionsV1
     ) -> Tensor:
-        """Of the self-condition's tokens and the class token; without any condition, of the latents themselves."""
+        """Keys and values of the self-condition and class tokens; without any condition, of the latents themselves."""
         kv, class_keys_values = self.blocks[index].cross_attn.kv, conditions.class_keys_values
         if tokens is None:
             return kv(normed) if class_keys_values is None else class_keys_values[index]

@@ -9,6 +9,7 @@ state dict is taken and joins them when one is loaded.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.kernels import ops
-
-DIM_HEAD = 64
+from ld4lg_fast.models.attention_backends import DIM_HEAD, AttentionModule, attention
+from ld4lg_fast.models.packed_sequences import Varlen
 
 
 def store_in_parts(module: nn.Module, fused: str, parts: Sequence[str]) -> None:
@@ -74,16 +75,6 @@ def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor
     if mask is not None and mask.shape != shape:
         raise ConfigError(f"{name} has the shape {tuple(mask.shape)}; it must be {shape}, True = keep.")
     return None if mask is None else mask.bool()
-
-
-def split_heads(x: Tensor) -> Tensor:
-    """(B, N, H·64) -> (B, H, N, 64)."""
-    return x.unflatten(-1, (-1, DIM_HEAD)).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, H, N, 64) -> (B, N, H·64)."""
-    return x.transpose(1, 2).flatten(2)
 
 
 def twice(x: Tensor) -> Tensor:
@@ -166,30 +157,20 @@ def attend(
     k: Tensor,
     v: Tensor,
     bias: Tensor | None,
-    dropout: float,
     rows: Tensor | None = None,
-    norms: Sequence[HeadRMSNorm] = (),
+    **options: Any,
 ) -> Tensor:
-    """Attention of q (B, N, H·64) to k, v (B, M, H·64), (B, N, H·64); ``bias`` broadcastable to (B, H, N, M).
-
-    ``norms``: those of q and k, or none.
+    """`attention_backends.attention` with its ``options``, where some queries may be padding.
 
     ``rows`` (B, N) are the real queries. The others attend uniformly by their bias already, but SDPA's
     backward on a CPU gets rows without any allowed key wrong (the log of their number of keys is lost next
     to the lowest finite number), so where a loss reaches such rows they are told here.
     """
-    if dropout:
-        q_heads, k_heads, v_heads = (split_heads(x) for x in (q, k, v))
-        if norms:
-            q_heads, k_heads = norms[0](q_heads), norms[1](k_heads)
-        out = F.scaled_dot_product_attention(q_heads, k_heads, v_heads, attn_mask=bias, dropout_p=dropout)
-        out = merge_heads(out)
-    else:
-        out = ops.short_attention(q, k, v, bias, *(norm.gamma for norm in norms))
+    out = attention(q, k, v, bias, **options)
     return out if rows is None else torch.where(rows[..., None], out, v.mean(dim=1, keepdim=True))
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(AttentionModule):
     """Multi-head self-attention without biases; q, k, v are one matrix, stored as to_q, to_k, to_v.
 
     ``heads`` are 64 wide; None means as many as fill ``dim``. ``qk_norm``: q and k are RMS-normalised per head
@@ -208,14 +189,21 @@ class SelfAttention(nn.Module):
         self.dropout = dropout
         store_in_parts(self, "qkv", ("to_q", "to_k", "to_v"))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-        """x (B, N, D); ``bias``, broadcastable to (B, H, N, N), is added to the scores; ``rows``: `attend`."""
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        rows: Tensor | None = None,
+        varlen: Varlen | None = None,
+    ) -> Tensor:
+        """x (B, N, D); ``bias``, broadcastable to (B, H, N, N), is added to the scores; ``rows``: `attend`;
+        ``varlen``: lengths of packed sequences, x is then (G, T, D)."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        dropout = self.dropout if self.training else 0.0
-        return self.to_out(attend(q, k, v, bias, dropout, rows, self.norms))
+        options = {"dropout": self.dropout if self.training else 0.0, "backend": self.attn_implementation}
+        return self.to_out(attend(q, k, v, bias, rows, norms=self.norms, varlen=varlen, **options))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(AttentionModule):
     """Attention from x to a context of the same width; k, v are one matrix, stored as to_k, to_v.
 
     ``heads`` as in `SelfAttention`.
@@ -231,13 +219,19 @@ class CrossAttention(nn.Module):
         store_in_parts(self, "kv", ("to_k", "to_v"))
 
     def forward(
-        self, x: Tensor, keys_values: Tensor, bias: Tensor | None = None, rows: Tensor | None = None
+        self,
+        x: Tensor,
+        keys_values: Tensor,
+        bias: Tensor | None = None,
+        rows: Tensor | None = None,
+        varlen: Varlen | None = None,
     ) -> Tensor:
         """x (B, N, D) attends to a context of which ``keys_values`` (B, M, 2·H·64) = ``kv(context)`` are given, so
-        that a fixed one is projected once; ``bias`` is added to the scores, broadcastable to (B, H, N, M)."""
+        that a fixed one is projected once; ``bias`` is added to the scores, broadcastable to (B, H, N, M).
+        ``rows``, ``varlen``: as in `SelfAttention`."""
         k, v = keys_values.chunk(2, dim=-1)
-        dropout = self.dropout if self.training else 0.0
-        return self.to_out(attend(self.to_q(x), k, v, bias, dropout, rows))
+        options = {"dropout": self.dropout if self.training else 0.0, "backend": self.attn_implementation}
+        return self.to_out(attend(self.to_q(x), k, v, bias, rows, varlen=varlen, **options))
 
 
 def add_and_norm(branch: Tensor, residual: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,13 @@ Letters: B batch, T tokens, N latents, d latent width, W language model width, H
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.kernels import ops
+from ld4lg_fast.models.attention_backends import AttentionModule, attention, choose
 from ld4lg_fast.models.layers import (
     DIM_HEAD,
     HeadRMSNorm,
@@ -23,6 +24,7 @@ from ld4lg_fast.models.layers import (
     project_to_sphere,
     store_in_parts,
 )
+from ld4lg_fast.models.packed_sequences import Lengths, PackedSequences, Varlen, appended
 
 DECODERS = ("transformer", "perceiver")
 
@@ -68,7 +70,7 @@ def feed_forward(dim: int, mult: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, mult * dim), nn.GELU(), nn.Linear(mult * dim, dim))
 
 
-class PerceiverAttention(nn.Module):
+class PerceiverAttention(AttentionModule):
     """Queries attend to the inputs and to themselves; q and k are RMS-normalised per head.
 
     Inner width max(input width, query width). Where the widths are equal, one key-value projection serves both.
@@ -84,16 +86,44 @@ class PerceiverAttention(nn.Module):
         self.query_to_kv = nn.Linear(dim_query, 2 * inner, bias=False) if dim_query != dim_input else None
         self.to_out = nn.Linear(inner, dim_query)
 
-    def forward(self, x: Tensor, queries: Tensor, bias: Tensor | None) -> Tensor:
-        """x (B, T, dim_input), queries (B, N, dim_query); ``bias`` broadcastable to (B, H, N, T + N)."""
+    def forward(
+        self, x: Tensor, queries: Tensor, bias: Tensor | None, packing: "InputPacking | None" = None
+    ) -> Tensor:
+        """x (B, T, dim_input), queries (B, N, dim_query); ``bias`` broadcastable to (B, H, N, T + N).
+
+        With a ``packing`` x is (1, tokens, dim_input).
+        """
         x, queries = self.input_norm(x), self.query_norm(queries)
         own_kv = self.to_kv if self.query_to_kv is None else self.query_to_kv
-        k, v = torch.cat([self.to_kv(x), own_kv(queries)], dim=1).chunk(2, dim=-1)
-        gains = self.q_rms.gamma, self.k_rms.gamma
-        return self.to_out(ops.short_attention(self.to_q(queries), k, v, bias, *gains))
+        q, own, varlen = self.to_q(queries), own_kv(queries), None
+        if packing is not None:
+            q, own, varlen = q.flatten(0, 1)[None], own.flatten(0, 1)[None], packing.varlen
+        keys_values = torch.cat([self.to_kv(x), own], dim=1)
+        if packing is not None:
+            keys_values = keys_values.index_select(1, packing.order)
+        k, v = keys_values.chunk(2, dim=-1)
+        options: dict[str, Any] = {"norms": (self.q_rms, self.k_rms), "backend": self.attn_implementation}
+        out = attention(q, k, v, bias, varlen=varlen, **options)
+        return self.to_out(out.reshape(*queries.shape[:2], -1))
 
 
-class PerceiverResampler(nn.Module):
+@dataclass(frozen=True)
+class InputPacking:
+    """The inputs of a batch packed, each text's own queries after its tokens.
+
+    ``order`` (tokens + B·N,) puts keys in these places, from all tokens followed by all queries.
+    """
+
+    order: Tensor
+    varlen: Varlen
+
+    @classmethod
+    def of(cls, packed: PackedSequences, num_queries: int) -> "InputPacking":
+        order, keys = appended(packed.sample, packed.lengths, num_queries)
+        return cls(order, Varlen(Lengths.equal(packed.shape[0], num_queries, order.device), keys))
+
+
+class PerceiverResampler(AttentionModule):
     """Learned queries read the inputs: (B, T, dim_input) -> (B, N, dim_query)."""
 
     def __init__(
@@ -111,21 +141,24 @@ class PerceiverResampler(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, length = x.shape[:2]
         x = x + self.pos_emb(length)
-        bias = None
+        bias, packing, num_queries = None, None, self.queries.shape[0]
         if (mask := check_mask("attention_mask", mask, (batch, length))) is not None:
-            num_queries = self.queries.shape[0]
-            keys = torch.cat([mask, mask.new_ones(batch, num_queries)], dim=1)
-            bias = attention_bias(
-                mask.new_ones(batch, num_queries), keys, compute_dtype(self.attn[0].to_q.weight)
-            )
+            dtype = compute_dtype(self.attn[0].to_q.weight)
+            if choose(self.attn_implementation, x.device, dtype, length) == "flash_attn":
+                packed = PackedSequences.of(mask)
+                x, packing = packed.pack(x), InputPacking.of(packed, num_queries)
+            else:
+                keys = torch.cat([mask, mask.new_ones(batch, num_queries)], dim=1)
+                bias = attention_bias(mask.new_ones(batch, num_queries), keys, dtype)
         queries = self.queries.expand(batch, -1, -1)
         for attn, ff in zip(self.attn, self.ff, strict=True):
-            queries, normed = add_and_norm(attn(x, queries, bias), queries, ff[0])  # type: ignore[arg-type]  # its norm
+            branch = attn(x, queries, bias, packing)
+            queries, normed = add_and_norm(branch, queries, ff[0])  # type: ignore[arg-type]  # its norm
             queries = queries + ff[1:](normed)
         return self.norm(queries)
 
 
-class RMSSelfAttention(nn.Module):
+class RMSSelfAttention(AttentionModule):
     """Pre-normed self-attention with per-head RMS-normalised q and k, and a bias on the output."""
 
     def __init__(self, dim: int) -> None:
@@ -138,8 +171,8 @@ class RMSSelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
-        gains = self.q_rms.gamma, self.k_rms.gamma
-        return self.to_out(ops.short_attention(q, k, v, None, *gains))
+        norms = (self.q_rms, self.k_rms)
+        return self.to_out(attention(q, k, v, norms=norms, backend=self.attn_implementation))
 
 
 class TransformerExpander(nn.Module):

@@ -27,7 +27,7 @@ from ld4lg_fast.export.runtime.option_checks import (
 
 RULES: Mapping[str, Rule] = {
     **OPTIONS,
-    "tries": WholeNumber(1, 10_000),
+    "best_of": WholeNumber(1, 10_000),
     "num_texts": WholeNumber(2),
     "max_tokens": WholeNumber(),
     "length": WholeNumber(),

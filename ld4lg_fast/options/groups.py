@@ -98,7 +98,7 @@ SAMPLING: Entries = {
     "batch_size": OrNull(RULES["batch_size"]),
     "quality": Text(),
     "sampler": OrNull(Text()),
-    "sampling_steps": OrNull(RULES["sampling_steps"]),
+    "num_inference_steps": OrNull(RULES["num_inference_steps"]),
     "spacing": OrNull(Text()),
     "guidance_scale": OrNull(RULES["guidance_scale"]),
     "guidance_interval": RULES["guidance_interval"],

@@ -18,10 +18,10 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Number
 from ld4lg_fast.models.layers import project_to_sphere
 from ld4lg_fast.options.checks import check_options, check_texts, numbers, text_list
+from ld4lg_fast.pipeline.base import PipelineBase
 from ld4lg_fast.pipeline.decode import checked_decoding
 from ld4lg_fast.pipeline.infilling import fill_gap, split_at_gap
 from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput, check_free, chosen
-from ld4lg_fast.pipeline.base import PipelineBase
 
 
 def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
@@ -43,10 +43,11 @@ class LatentOperations(PipelineBase, ABC):
         self, latents: Tensor, decoding: DecodingConfig | str | None = None, *, mask: Tensor | None = None
     ) -> list[str]: ...
 
-    def _counts(self, num_samples: int, tries: int) -> tuple[int, int]:
+    def _counts(self, num_samples: int, best_of: int) -> tuple[int, int]:
         """How many are wanted and how many are sampled for that, if the memory holds them."""
-        num_samples, tries = check_options(num_samples=num_samples, tries=tries)
-        return num_samples, check_fits(self.model, num_samples * tries, "num_samples times tries")
+        num_samples, best_of = check_options(num_samples=num_samples, best_of=best_of)
+        name = "num_samples" if best_of == 1 else "num_samples times best_of"
+        return num_samples, check_fits(self.model, num_samples * best_of, name)
 
     @abstractmethod
     def sample(self, *arguments: Any, **options: Any) -> SampledLatents: ...
@@ -158,7 +159,7 @@ class LatentOperations(PipelineBase, ABC):
         Raises:
             ConfigError: ``strength`` out of range, or an option that is set here.
         """
-        check_free("vary", options, "start", "lengths")
+        check_free("vary", options, "best_of", "start", "lengths")
         check_texts(text=text)
         check_options(strength=strength)
         num_samples = check_fits(self.model, num_samples)
@@ -179,7 +180,7 @@ class LatentOperations(PipelineBase, ABC):
         Raises:
             ConfigError: ``strength`` out of range, no texts, or an option that is set here.
         """
-        check_free("edit", options, "num_samples", "start", "lengths")
+        check_free("edit", options, "num_samples", "best_of", "start", "lengths")
         check_options(strength=strength)
         texts = text_list("texts", texts)
         latents, mask = self.encode(texts)
@@ -193,7 +194,7 @@ class LatentOperations(PipelineBase, ABC):
         *,
         gap: str = "___",
         strength: float = 0.7,
-        tries: int = 4,
+        best_of: int = 4,
         max_tokens: int = 12,
         **options: Any,
     ) -> TextDiffusionOutput:
@@ -209,7 +210,7 @@ class LatentOperations(PipelineBase, ABC):
         Args:
             num_samples: the most texts; there are fewer where fillings are the same.
             strength: in (0, 1], see `vary`; more gives more different fillings.
-            tries: latents sampled for each text that is asked for.
+            best_of: latents sampled for each text that is asked for.
             max_tokens: of a filling. ``options`` are those of a call but for decoding, start and lengths.
 
         Returns:
@@ -228,7 +229,7 @@ class LatentOperations(PipelineBase, ABC):
         _, max_tokens = check_options(strength=strength, max_tokens=max_tokens)
         before, after = split_at_gap(text, gap)
         rest = f"{before.rstrip()} {after.lstrip()}".strip()
-        num_samples, count = self._counts(num_samples, tries)
+        num_samples, count = self._counts(num_samples, best_of)
         sampled = self.sample(
             count, start=self.encode([rest])[0].expand(count, -1, -1), strength=strength, **options
         )

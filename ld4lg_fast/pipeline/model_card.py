@@ -11,6 +11,7 @@ from torch import nn
 from ld4lg_fast._version import __version__
 from ld4lg_fast.checkpoints.files import read_json
 from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.renamed import current_entries
 from ld4lg_fast.export.runtime.text_display import displayed
 from ld4lg_fast.pipeline.base import PipelineBase
 
@@ -130,9 +131,9 @@ def _evaluation(found: Mapping) -> str:
         cells = ["–" if figure is None else f"{figure['mean']:.4g}" for figure in figures]
         lines.append([row["name"], str(row["num_texts"]), *cells])
     lines.insert(1, ["---"] * len(lines[0]))
-    how = found["settings"]["generation"]
+    how = current_entries("generation", found["settings"]["generation"])
     return (
-        f"Sampled with `{how['sampler']}`, {how['sampling_steps']} steps, measured by `ld4lg evaluate`.\n\n"
+        f"Sampled with `{how['sampler']}`, {how['num_inference_steps']} steps, measured by `ld4lg evaluate`.\n\n"
         + "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
     )
 

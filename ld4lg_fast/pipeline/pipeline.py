@@ -18,7 +18,6 @@ from ld4lg_fast.engine.engine import check_fits, fitting_batch, sample_batches, 
 from ld4lg_fast.options.checks import check_given, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.pipeline.decode import checked_decoding, decode_in_batches
-from ld4lg_fast.pipeline.selection import SelectionOperations
 from ld4lg_fast.pipeline.model_card import model_card
 from ld4lg_fast.pipeline.outputs import (
     Callback,
@@ -30,6 +29,7 @@ from ld4lg_fast.pipeline.outputs import (
     joined,
 )
 from ld4lg_fast.pipeline.presets import sampling_plan
+from ld4lg_fast.pipeline.selection import SelectionOperations
 from ld4lg_fast.pipeline.sources import encode_sources
 
 
@@ -76,6 +76,7 @@ class TextDiffusionPipeline(SelectionOperations):
         self,
         num_samples: int = 1,
         *,
+        best_of: int = 1,
         decoding: DecodingConfig | str | None = None,
         seed: int = 0,
         batch_size: int | None = None,
@@ -86,16 +87,19 @@ class TextDiffusionPipeline(SelectionOperations):
         """Samples texts: `sample_batches`, whose ``options`` these are, each batch then decoded.
 
         The same seed gives the same texts whatever the batch size. ``decoding`` may be the name of a strategy.
+        With ``best_of`` above 1 that many times as many texts are sampled, conditions being those of all of them, and
+        those with the highest `confidences` are kept: better texts, and less varied ones.
         ``progress`` is called as ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
         """
-        num_samples = check_fits(self.model, num_samples)
+        num_samples, count = self._counts(num_samples, best_of)
         given: dict[str, Any] = {"batch_size": batch_size, "sample_ids": sample_ids, "progress": progress}
-        batches = list(self.stream(num_samples, decoding=decoding, seed=seed, **given, **options))
+        batches = list(self.stream(count, decoding=decoding, seed=seed, **given, **options))
         texts = {
             row: text for batch in batches for row, text in zip(batch.rows.tolist(), batch.texts, strict=True)
         }
         sampled = joined(batches)
-        return TextDiffusionOutput(**vars(sampled), texts=[texts[row] for row in range(num_samples)])
+        output = TextDiffusionOutput(**vars(sampled), texts=[texts[row] for row in range(count)])
+        return output if best_of == 1 else self._most_confident(output, num_samples)
 
     def stream(
         self,
@@ -218,7 +222,7 @@ class TextDiffusionPipeline(SelectionOperations):
             self.model,
             num_samples,
             sampler=plan.sampler or self.model.default_sampler,
-            num_steps=plan.num_steps,
+            num_inference_steps=plan.num_steps,
             spacing=plan.spacing,
             seed=seed,
             batch_size=batch_size,

@@ -32,7 +32,10 @@ QUALITIES = {
 
 
 def sampling_plan(
-    quality: str, sampler: str | None = None, num_steps: int | None = None, spacing: str | None = None
+    quality: str,
+    sampler: str | None = None,
+    num_inference_steps: int | None = None,
+    spacing: str | None = None,
 ) -> SamplingPlan:
     """The preset of that name, with what is given in the place of its own.
 
@@ -42,25 +45,25 @@ def sampling_plan(
     check_choice("quality", quality, QUALITIES)
     check_choice("sampler", sampler, samplers.SAMPLERS, or_none=True)
     check_choice("spacing", spacing, SPACINGS, or_none=True)
-    (num_steps,) = check_given(num_steps=num_steps)
+    (num_inference_steps,) = check_given(num_inference_steps=num_inference_steps)
     preset = QUALITIES[quality]
     return SamplingPlan(
         preset.sampler if sampler is None else sampler,
-        preset.num_steps if num_steps is None else num_steps,
+        preset.num_steps if num_inference_steps is None else num_inference_steps,
         preset.spacing if spacing is None else spacing,
     )
 
 
 def resolved_generation(pipe: PipelineBase, generation: Mapping) -> dict:
     """The entries of a ``generation`` config that the preset or the model decides, with the values that are used."""
-    plan = sampling_plan(*(generation[name] for name in ("quality", "sampler", "sampling_steps", "spacing")))
+    plan = sampling_plan(
+        *(generation[name] for name in ("quality", "sampler", "num_inference_steps", "spacing"))
+    )
     scale, own = generation["guidance_scale"], asdict(pipe.decoding)
     decoding = {name: own[name] for name in DECODING if name in generation and generation[name] is None}
-    if generation.get("strategies", ()) is None:
-        decoding["strategies"] = [pipe.decoding.strategy]
     return decoding | {
         "sampler": plan.sampler or pipe.model.default_sampler,
-        "sampling_steps": plan.num_steps,
+        "num_inference_steps": plan.num_steps,
         "spacing": plan.spacing,
         "guidance_scale": pipe.default_guidance() if scale is None else scale,
     }

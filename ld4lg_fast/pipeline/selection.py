@@ -23,19 +23,8 @@ from ld4lg_fast.pipeline.outputs import TextDiffusionOutput, check_free, chosen
 class SelectionOperations(LatentOperations, ABC):
     """The part of `TextDiffusionPipeline` that samples more than it keeps."""
 
-    def best(self, num_samples: int, *, tries: int = 4, **options: Any) -> TextDiffusionOutput:
-        """The ``num_samples`` samples of ``tries`` times as many of whose text the decoder is surest.
-
-        Latents between two texts are told as neither; the decoder is then unsure (`confidences`). What is gained in
-        quality costs variety, and ``tries`` times the sampling. ``options`` are those of a call.
-
-        Raises:
-            ConfigError: fewer than one try.
-        """
-        num_samples, count = self._counts(num_samples, tries)
-        output = self(count, **options)
-        if tries == 1:
-            return output
+    def _most_confident(self, output: TextDiffusionOutput, num_samples: int) -> TextDiffusionOutput:
+        """The ``num_samples`` samples with the highest `confidences`, in their order."""
         scores = self.confidences(output.latents, output.texts, output.mask)
         kept = scores.topk(num_samples).indices.sort().values.tolist()
         return chosen(output, kept, [output.texts[row] for row in kept])
@@ -87,14 +76,14 @@ class SelectionOperations(LatentOperations, ABC):
         num_samples: int,
         length: int,
         *,
-        tries: int = 4,
+        best_of: int = 4,
         guide: LengthGuide | None = None,
         pull: float = 0.5,
         **options: Any,
     ) -> TextDiffusionOutput:
         """Texts of about ``length`` tokens (as `token_counts` counts them), by selection and by guidance.
 
-        ``tries`` times as many are sampled, and those nearest in length are kept. With a ``guide`` (`learn_length`)
+        ``best_of`` times as many are sampled, and those nearest in length are kept. With a ``guide`` (`learn_length`)
         every prediction is led towards that length first: the gradient of the squared difference (Dhariwal & Nichol
         2021), which is exact and costs nothing as the guide is linear. A model of recipe v1 is told the length
         outright, and the surest are kept. Lengths that the training texts do not have are not reached.
@@ -105,17 +94,17 @@ class SelectionOperations(LatentOperations, ABC):
                 for lengths.
 
         Raises:
-            ConfigError: a length that the model does not handle, fewer than one try, ``pull`` out of range, a guide
+            ConfigError: a length that the model does not handle, ``best_of`` below 1, ``pull`` out of range, a guide
                 of another model, or an option that is set here.
         """
-        num_samples, count = self._counts(num_samples, tries)
+        num_samples, count = self._counts(num_samples, best_of)
         (pull,) = check_options(pull=pull)
         self._check_guide(guide)
         special = self.check_length(length)
         if self.autoencoder.perceiver is None:
             check_free("of_length", options, "lengths")
             lengths = torch.full((count,), length + special)
-            return self.best(num_samples, tries=tries, lengths=lengths, **options)
+            return self(num_samples, best_of=best_of, lengths=lengths, **options)
         if guide is not None:
             check_free("of_length with a guide", options, "steer")
             options["steer"] = partial(guide.to(self.device).steer, length=length, pull=pull)

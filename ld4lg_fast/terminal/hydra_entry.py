@@ -27,6 +27,7 @@ from ld4lg_fast.terminal.hydra_arguments import (
     flags_last,
     hydra_value,
 )
+from ld4lg_fast.terminal.renamed_options import with_current_names
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"
 UNKNOWN_OPTION = (ConfigAttributeError, ConfigKeyError)
@@ -140,7 +141,6 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     """
     # Hydra would print a traceback and exit with 1; this makes it raise instead.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = flags_last(sys.argv[1:])
     jobs = _Jobs(task, config_name)
     Folders.sweeps = False
 
@@ -148,6 +148,7 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
         jobs(config)
 
     try:
+        sys.argv[1:] = with_current_names(flags_last(sys.argv[1:]))
         check_hydra_options(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
     except _Ended as ended:

@@ -103,25 +103,25 @@ class DecoderStage(AutoencoderStage):
 
 
 def load_given(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentDiffusion]:
-    """Autoencoder and denoiser of the run ``train.adapt_from``.
+    """Autoencoder and denoiser of the run ``train.finetune_decoder_from``.
 
     Raises:
         CheckpointError: there are none, or they do not belong together.
         ConfigError: a model of recipe v1, which has no Perceiver to adapt.
     """
-    given = RunDirectory(str(options.adapt_from))
+    given = RunDirectory(str(options.finetune_decoder_from))
     fingerprint.check(given.path)
     autoencoder, model = LanguageAutoencoder.load(given.autoencoder), LatentDiffusion.load(given.denoiser)
     if autoencoder.perceiver is None:
         raise ConfigError(
-            f"train.adapt_from={given.path} is of recipe v1, which has no Perceiver whose decoder could be adapted; "
-            "name a run of recipe v2 or v3."
+            f"train.finetune_decoder_from={given.path} is of recipe v1, which has no Perceiver whose decoder could be "
+            "adapted; name a run of recipe v2 or v3."
         )
     return autoencoder, model
 
 
 def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
-    """Runs the stage on the run ``train.adapt_from``; afterwards the run directory has ``autoencoder/``."""
+    """Runs the stage on the run ``train.finetune_decoder_from``; afterwards the run directory has ``autoencoder/``."""
     autoencoder, model = load_given(session.options)
     tokens, validation = tokenize(autoencoder, dataset, session)
     write_statistics(tokens, dataset, session)

@@ -79,7 +79,7 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
         _check_second_stage(config, dataset, autoencoder, session)
     if "decoder" in stages:
         check_batch("decoder", options.decoder, len(dataset.train), session.world_size)
-        _check_conditions("train.adapt_from", load_given(options)[1], classes, limit)
+        _check_conditions("train.finetune_decoder_from", load_given(options)[1], classes, limit)
     return Prepared(dataset, decoding, pretrained)
 
 

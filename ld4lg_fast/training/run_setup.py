@@ -91,13 +91,15 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
     composed = _values(config)
     check_sections(composed)
     check("resume", composed.get("resume"), Switch())
-    for name in ("stage", "distill_from", "adapt_from"):
+    for name in ("stage", "distill_from", "finetune_decoder_from"):
         check(f"train.{name}", composed["train"].get(name), RULES[name])
     stage, resume = config.train.stage, config.resume
-    given = {name: config.train[name] for name in ("distill_from", "adapt_from") if config.train[name]}
+    given = {
+        name: config.train[name] for name in ("distill_from", "finetune_decoder_from") if config.train[name]
+    }
     if len(given) > 1:
         raise ConfigError(
-            "train.distill_from and train.adapt_from cannot be combined; give one after the other."
+            "train.distill_from and train.finetune_decoder_from cannot be combined; give one after the other."
         )
     if given and not resume:
         [(option, path)] = given.items()
@@ -208,7 +210,7 @@ def carry_out(plan: Plan, lock: RunLock) -> None:
     elif plan.opening is Opening.STUDENT:
         run.copy(Path(plan.config.train.distill_from), STAGE_ONE_RESULTS)
     elif plan.opening is Opening.ADAPTED:
-        run.copy(Path(plan.config.train.adapt_from), ("denoiser",))
+        run.copy(Path(plan.config.train.finetune_decoder_from), ("denoiser",))
     stored = plan.config.copy()
     stored.resume = False
     stored_config.store(run.config, stored, plan.groups)

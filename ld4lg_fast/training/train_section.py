@@ -38,7 +38,7 @@ RULES: Mapping[str, Rule] = {
     "distill_steps": WholeNumber(1, 100_000),
     "distill_teacher_steps": WholeNumber(1, 100_000),
     "distill_from": NAME_OR_NULL,
-    "adapt_from": NAME_OR_NULL,
+    "finetune_decoder_from": NAME_OR_NULL,
 }
 
 
@@ -111,16 +111,17 @@ class TrainOptions:
     distill_from: str | None = None
     distill_steps: int = 4
     distill_teacher_steps: int = 32
-    adapt_from: str | None = None
+    finetune_decoder_from: str | None = None
     decoder: StageOptions = DECODER
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
             check(f"train.{name}", getattr(self, name), rule)
-        if (self.stage == "decoder") != (self.adapt_from is not None):
+        if (self.stage == "decoder") != (self.finetune_decoder_from is not None):
             raise ConfigError(
-                f"train.stage={self.stage} does not go with train.adapt_from={self.adapt_from}: give "
-                "train.adapt_from=RUN_DIR alone, which chooses the decoder stage, or leave it out for the others."
+                f"train.stage={self.stage} does not go with train.finetune_decoder_from={self.finetune_decoder_from}: "
+                "give train.finetune_decoder_from=RUN_DIR alone, which chooses the decoder stage, or leave it out for "
+                "the others."
             )
         if (
             self.distill_teacher_steps % self.distill_steps

@@ -50,7 +50,7 @@ def test_ops(tmp_path):
 def test_sample_throughput(tmp_path):
     target = tmp_path / "sample.json"
     rungs = ["published", "published + SDPA", "engine, fp32"]
-    sizes = ("--steps", "2", "--batch-sizes", "2", "--rounds", "1", "--device", "cpu")
+    sizes = ("--num-inference-steps", "2", "--batch-sizes", "2", "--rounds", "1", "--device", "cpu")
     run("sample_throughput.py", "--config", "small", *sizes, "--only", *rungs, "--json", str(target))
     result = json.loads(target.read_text())
     assert [row["name"] for row in result["rungs"]] == rungs

@@ -16,7 +16,7 @@ import torch
 from ld4lg_fast.checkpoints import run_lock
 from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.checkpoints.run_lock import RunLock
-from ld4lg_fast.cli.infer import learn_and_keep_times
+from ld4lg_fast.cli.infer import learn_and_keep_timesteps
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from tests.conftest import make_model
@@ -158,7 +158,7 @@ def test_a_run_behind_a_link_is_locked_and_moved_where_it_lies(tmp_path):
     assert link.is_symlink() and not list(tmp_path.rglob(".lock"))
 
 
-@pytest.mark.parametrize("write", ["save_pretrained", "learn_and_keep_times"])
+@pytest.mark.parametrize("write", ["save_pretrained", "learn_and_keep_timesteps"])
 def test_whoever_writes_a_model_into_a_run_takes_the_lock(tmp_path, autoencoder, write):
     run_dir = tmp_path / "run"
     pipe = TextDiffusionPipeline(autoencoder, make_model())
@@ -168,7 +168,7 @@ def test_whoever_writes_a_model_into_a_run_takes_the_lock(tmp_path, autoencoder,
         if write == "save_pretrained":
             pipe.save_pretrained(run_dir)
         else:
-            learn_and_keep_times(run_dir, torch.device("cpu"), 0)
+            learn_and_keep_timesteps(run_dir, torch.device("cpu"), 0)
     assert tree(run_dir) == before
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.checkpoints import shipped
 from ld4lg_fast.cli import main as cli
-from ld4lg_fast.cli.infer import learn_and_keep_times
+from ld4lg_fast.cli.infer import learn_and_keep_timesteps
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.evaluation import command as evaluation
@@ -128,7 +128,7 @@ def test_times_are_not_learned_for_a_model_that_cannot_keep_them(tiny, tmp_path,
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(CheckpointError, match="e2e-small is no folder that the times could be kept in"):
-        learn_and_keep_times(Path("e2e-small"), torch.device("cpu"), 0)
+        learn_and_keep_timesteps(Path("e2e-small"), torch.device("cpu"), 0)
     assert not list(Path().iterdir())
 
 

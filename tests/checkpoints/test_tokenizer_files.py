@@ -335,7 +335,7 @@ def test_a_text_that_the_tokenizer_fails_at_is_one_sentence(run, what):
     uses = (
         lambda: pipe.encode([text]),
         lambda: pipe.vary(text, 1, num_inference_steps=2),
-        lambda: pipe.infill(f"{text} ___", 1, tries=1, num_inference_steps=2),
+        lambda: pipe.infill(f"{text} ___", 1, best_of=1, num_inference_steps=2),
     )
     for use in uses:
         with pytest.raises(DataError, match="The tokenizer cannot encode") as caught:

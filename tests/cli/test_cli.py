@@ -26,7 +26,7 @@ from tests.doc_commands import PYPROJECT
 
 COMMANDS = {
     *("train", "sample", "evaluate", "export", "run-onnx", "bench", "import-checkpoint", "demo", "doctor"),
-    "learn-times",
+    "learn-timesteps",
 }
 
 

@@ -145,7 +145,7 @@ def test_samplers_reach_the_data_of_a_perfect_flow(sampler):
         return found
 
     model.denoiser.modulate, model.denoiser.run_blocks = modulate, perfect
-    latents = sample_latents(model, 3, sampler=sampler, num_steps=12)
+    latents = sample_latents(model, 3, sampler=sampler, num_inference_steps=12)
     torch.testing.assert_close(model.normalize(latents), datum.expand(3, 6, 8), rtol=1e-2, atol=1e-2)
 
 

@@ -228,7 +228,7 @@ def test_learned_times_that_do_not_fall_are_refused(kind):
     times, said = REFUSED_TIMES[kind]
     with pytest.raises(ConfigError, match=said) as refused:
         sampling_grid(ContinuousSchedule(), 5, "learned", times)
-    assert "learn-times" in str(refused.value)
+    assert "learn-timesteps" in str(refused.value)
     with pytest.raises(RuntimeInputError) as own:
         own_schedules.sampling_grid(schedule_levels(ContinuousSchedule(), times), 5, "learned")
     assert str(own.value) == str(refused.value)
@@ -272,16 +272,16 @@ def v1_model(timesteps: int = 40):
 
 def test_more_steps_than_timesteps_are_refused():
     with pytest.raises(ConfigError, match="41 sampling steps were asked for.*trained with 40 timesteps"):
-        sample_latents(v1_model(), 1, num_steps=41)
+        sample_latents(v1_model(), 1, num_inference_steps=41)
 
 
 def test_the_first_recipe_starts_where_it_is_told():
     start = torch.zeros(1, 6, 8)
-    assert sample_latents(v1_model(), 1, num_steps=4, start=start, strength=0.1).isfinite().all()
+    assert sample_latents(v1_model(), 1, num_inference_steps=4, start=start, strength=0.1).isfinite().all()
     with pytest.raises(
         ConfigError, match=r"5 steps do not fit the spacing 'time' from strength 0\.1 on; ask for at most 4"
     ):
-        sample_latents(v1_model(), 1, num_steps=5, start=start, strength=0.1)
+        sample_latents(v1_model(), 1, num_inference_steps=5, start=start, strength=0.1)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

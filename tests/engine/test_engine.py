@@ -15,7 +15,8 @@ from tests.conftest import RECIPE, make_model, randomize
 def test_a_sample_does_not_depend_on_the_batch_size(sampler):
     model = make_model(num_dense_connections=1)
     runs = [
-        sample_latents(model, 9, sampler=sampler, num_steps=6, seed=3, batch_size=size) for size in (1, 7, 64)
+        sample_latents(model, 9, sampler=sampler, num_inference_steps=6, seed=3, batch_size=size)
+        for size in (1, 7, 64)
     ]
     assert runs[0].shape == (9, 6, 8)
     for run in runs[1:]:
@@ -24,15 +25,18 @@ def test_a_sample_does_not_depend_on_the_batch_size(sampler):
 
 def test_samples_differ_between_seeds_and_indices():
     model = make_model()
-    first, second = (sample_latents(model, 2, num_steps=4, seed=seed) for seed in (0, 1))
+    first, second = (sample_latents(model, 2, num_inference_steps=4, seed=seed) for seed in (0, 1))
     assert (first - second).abs().max() > 0.1 and (first[0] - first[1]).abs().max() > 0.1
-    assert torch.equal(first, sample_latents(model, 2, num_steps=4, seed=0))
+    assert torch.equal(first, sample_latents(model, 2, num_inference_steps=4, seed=0))
 
 
 def test_more_samples_begin_with_the_same_ones():
     model = make_model()
     torch.testing.assert_close(
-        sample_latents(model, 5, num_steps=4)[:2], sample_latents(model, 2, num_steps=4), rtol=1e-4, atol=1e-5
+        sample_latents(model, 5, num_inference_steps=4)[:2],
+        sample_latents(model, 2, num_inference_steps=4),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -47,9 +51,9 @@ def make_v1(objective: str = "pred_x0", **denoiser):
 
 
 @torch.no_grad()
-def plain_samples(model, num_samples, sampler, num_steps, eta=0.0, lengths=None, **conditions):
+def plain_samples(model, num_samples, sampler, num_inference_steps, eta=0.0, lengths=None, **conditions):
     """The plain sampler over the plain network, with the engine's noise."""
-    grid, shape = sampling_grid(model.diffusion.schedule, num_steps), (6, 8)
+    grid, shape = sampling_grid(model.diffusion.schedule, num_inference_steps), (6, 8)
     ids = torch.arange(num_samples)
     mask = None if lengths is None else torch.arange(6) < lengths[:, None]
     z = get_sampler(sampler)(
@@ -62,8 +66,10 @@ def plain_samples(model, num_samples, sampler, num_steps, eta=0.0, lengths=None,
     return model.unnormalize(z if mask is None else z * mask[..., None])
 
 
-def engine_samples(model, num_samples, sampler, num_steps, **options):
-    return sample_latents(model, num_samples, sampler=sampler, num_steps=num_steps, seed=7, **options)
+def engine_samples(model, num_samples, sampler, num_inference_steps, **options):
+    return sample_latents(
+        model, num_samples, sampler=sampler, num_inference_steps=num_inference_steps, seed=7, **options
+    )
 
 
 def assert_near(got, want):
@@ -148,7 +154,7 @@ def test_no_unconditional_half_is_computed_outside_the_interval(monkeypatch):
 
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     model, sizes, counts = make_model(), [], []
-    want = sample_latents(model, 7, num_steps=2)
+    want = sample_latents(model, 7, num_inference_steps=2)
     run_blocks = DiffusionTransformer.run_blocks
 
     def out_of_memory(self, inputs, modulation, conditions):
@@ -158,7 +164,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
         return run_blocks(self, inputs, modulation, conditions)
 
     monkeypatch.setattr(DiffusionTransformer, "run_blocks", out_of_memory)
-    got = sample_latents(model, 7, num_steps=2, batch_size=10, progress=counts.append)
+    got = sample_latents(model, 7, num_inference_steps=2, batch_size=10, progress=counts.append)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert sizes == [7, 3, 1] + [1] * 13 and sum(counts) == 14
 
@@ -167,7 +173,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
 
     monkeypatch.setattr(DiffusionTransformer, "run_blocks", never)
     with pytest.raises(ConfigError, match="A single sample does not fit the memory of cpu"):
-        sample_latents(model, 7, num_steps=2)
+        sample_latents(model, 7, num_inference_steps=2)
 
 
 def test_guided_padded_rows_may_be_told():
@@ -198,7 +204,7 @@ def test_batches_come_one_by_one_longest_first_and_unpadded(monkeypatch):
         model,
         4,
         sampler="ddim",
-        num_steps=2,
+        num_inference_steps=2,
         batch_size=2,
         lengths=torch.tensor([2, 5, 3, 4]),
         callback=lambda step, rows, x_start: seen.append((step, rows.tolist(), tuple(x_start.shape))),
@@ -212,13 +218,13 @@ def test_batches_come_one_by_one_longest_first_and_unpadded(monkeypatch):
 
 def test_progress_counts_every_step_of_every_sample():
     counts = []
-    sample_latents(make_model(), 5, num_steps=4, batch_size=2, progress=counts.append)
+    sample_latents(make_model(), 5, num_inference_steps=4, batch_size=2, progress=counts.append)
     assert sum(counts) == 20
 
 
 def test_more_steps_than_timesteps_are_refused():
     with pytest.raises(ConfigError, match="trained with 50 timesteps"):
-        sample_latents(make_v1(), 1, num_steps=51)
+        sample_latents(make_v1(), 1, num_inference_steps=51)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +232,7 @@ def test_more_steps_than_timesteps_are_refused():
     [
         ({"num_samples": 0}, "num_samples is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"num_steps": 0}, "num_steps is 0"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"sampler": "euler"}, "Unknown sampler 'euler'"),
         ({"guidance_scale": 2.0}, "guidance_scale 2.0 needs"),
         ({"class_id": 1}, "trained without classes"),
@@ -235,15 +241,15 @@ def test_more_steps_than_timesteps_are_refused():
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        sample_latents(make_model(), **{"num_samples": 2, "num_steps": 2} | options)
+        sample_latents(make_model(), **{"num_samples": 2, "num_inference_steps": 2} | options)
 
 
 @pytest.mark.parametrize("class_id", [4, -1, torch.tensor([0, 9])])
 def test_class_out_of_range_is_refused(class_id):
     with pytest.raises(ConfigError, match="classes 0 to 2"):
-        sample_latents(make_model(num_classes=3), 2, num_steps=2, class_id=class_id)
+        sample_latents(make_model(num_classes=3), 2, num_inference_steps=2, class_id=class_id)
 
 
 def test_wrong_number_of_class_ids_is_refused():
     with pytest.raises(ConfigError, match="give one id or 2"):
-        sample_latents(make_model(num_classes=3), 2, num_steps=2, class_id=torch.tensor([0, 1, 2]))
+        sample_latents(make_model(num_classes=3), 2, num_inference_steps=2, class_id=torch.tensor([0, 1, 2]))

@@ -22,7 +22,7 @@ def official(case: Case) -> tuple[LatentDiffusion, dict]:
     model = LatentDiffusion(parameter_names.load_denoiser(case.weights), recipe_v2(settings))
     options = {
         "sampler": SAMPLER_NAMES.get(settings["sampler"], settings["sampler"]),
-        "num_steps": settings["sampling_timesteps"],
+        "num_inference_steps": settings["sampling_timesteps"],
         "guidance_scale": call.get("cls_free_guidance", 1.0),
         "project": call.get("l2_normalize", False),
         "class_id": inputs.get("class_id"),
@@ -41,7 +41,7 @@ def unofficial(case: Case) -> tuple[LatentDiffusion, dict]:
     model.latent_scale.copy_(inputs["x_std"])
     options = {
         "sampler": "ddim",
-        "num_steps": call["sampling_steps"],
+        "num_inference_steps": call["sampling_steps"],
         "eta": call["eta"],
         "class_id": call.get("class_id"),
         "lengths": torch.tensor(call["lengths"]),

@@ -50,7 +50,7 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 @pytest.mark.parametrize("precision", list(NEARLY))
 def test_every_precision_samples_nearly_the_same(precision, recipe):
     model = make_v1() if recipe == "v1" else make_model(num_classes=3, **DIM)
-    options = {"sampler": "ddim", "num_steps": 5, "seed": 7}
+    options = {"sampler": "ddim", "num_inference_steps": 5, "seed": 7}
     if recipe == "v2":
         options |= CLASSES | {"guidance_scale": 2.0}
     want = sample_latents(model, 3, **options)
@@ -64,7 +64,7 @@ def test_every_precision_samples_nearly_the_same(precision, recipe):
 def test_an_int8_sample_does_not_depend_on_its_neighbours():
     model = make_model()
     runs = [
-        sample_latents(model, 5, sampler="ddim", num_steps=4, precision="int8", batch_size=size)
+        sample_latents(model, 5, sampler="ddim", num_inference_steps=4, precision="int8", batch_size=size)
         for size in (1, 5)
     ]
     # An input that lies between two bytes may be rounded either way.
@@ -82,10 +82,10 @@ def test_a_prepared_denoiser_follows_its_weights_and_shares_the_others():
     with torch.no_grad():
         model.denoiser.blocks[0].attn.qkv.weight.mul_(2)
     assert prepared_denoiser(denoiser, "fp32") is not first
-    want = sample_latents(model, 2, sampler="ddim", num_steps=3)
+    want = sample_latents(model, 2, sampler="ddim", num_inference_steps=3)
     with torch.no_grad():
         model.denoiser.blocks[0].attn.qkv.weight.div_(2)
-    assert relative_error(sample_latents(model, 2, sampler="ddim", num_steps=3), want) > 1e-3
+    assert relative_error(sample_latents(model, 2, sampler="ddim", num_inference_steps=3), want) > 1e-3
 
 
 def test_what_is_prepared_goes_with_its_model():
@@ -105,7 +105,7 @@ def test_what_is_prepared_goes_with_its_model():
 )
 def test_precisions_that_are_not_there_are_refused(precision, reason):
     with pytest.raises(ConfigError, match=reason):
-        sample_latents(make_model(), 1, num_steps=1, precision=precision)
+        sample_latents(make_model(), 1, num_inference_steps=1, precision=precision)
 
 
 def test_int8_needs_a_cpu_and_the_library(monkeypatch):
@@ -149,7 +149,7 @@ def test_captured_steps_give_the_same_samples(sampler, monkeypatch):
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: run)
     monkeypatch.setattr("ld4lg_fast.engine.sampling_run.TABLE_ELEMENTS", 3 * 4 * 2 * 64 * 2)  # three steps
     model, ids = make_model(num_classes=3), torch.arange(3)
-    options = {"sampler": sampler, "num_steps": 9, "seed": 1, "classes": CLASSES["class_id"]}
+    options = {"sampler": sampler, "num_inference_steps": 9, "seed": 1, "classes": CLASSES["class_id"]}
     runs = []
     for cuda_graph in (False, True):
         run = SamplingRun(model, guidance_scale=2.0, guidance_interval=(0.3, 0.8), **options)
@@ -184,7 +184,7 @@ def test_what_is_captured_has_run_before_in_its_shapes(monkeypatch):
 
 def test_a_cuda_graph_needs_a_gpu():
     with pytest.raises(ConfigError, match="cuda_graph=true needs a GPU, not cpu"):
-        sample_latents(make_model(), 1, num_steps=1, cuda_graph=True)
+        sample_latents(make_model(), 1, num_inference_steps=1, cuda_graph=True)
 
 
 def test_a_compiled_denoiser_is_compiled_in_another_precision():
@@ -207,7 +207,7 @@ def test_replayed_steps_on_a_gpu(precision, recipe, compiled):
         compile_regions(model.denoiser)
     options = {
         "sampler": "ddpm",
-        "num_steps": 20,
+        "num_inference_steps": 20,
         "guidance_scale": 2.0,
         "class_id": 1,
         "lengths": torch.tensor([6, 4, 6, 3, 5]) if recipe == "v1" else None,

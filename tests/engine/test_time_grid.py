@@ -11,7 +11,7 @@ from ld4lg_fast.cli import main as cli
 from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule, sampling_grid, sampling_times
 from ld4lg_fast.engine import learned_timesteps
 from ld4lg_fast.engine.engine import sample_latents
-from ld4lg_fast.engine.learned_timesteps import learn_times
+from ld4lg_fast.engine.learned_timesteps import learn_timesteps
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.pipeline.presets import QUALITIES, sampling_plan
 from tests.conftest import make_model
@@ -64,8 +64,8 @@ def test_steps_of_a_discrete_schedule_stay_apart():
 def test_spacings_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match="Unknown spacing 'karras'; choose one of time, log_snr, learned"):
         sampling_times(ContinuousSchedule(), 5, "karras")
-    with pytest.raises(ConfigError, match="no learned times; learn them with ld4lg learn-times RUN_DIR"):
-        sample_latents(make_model(), 1, num_steps=2, spacing="learned")
+    with pytest.raises(ConfigError, match="no learned times; learn them with ld4lg learn-timesteps RUN_DIR"):
+        sample_latents(make_model(), 1, num_inference_steps=2, spacing="learned")
     with pytest.raises(ConfigError, match="9 steps do not fit the spacing 'learned'"):
         sampling_grid(DiscreteSchedule("linear", 8), 9, "learned", SOME_TIMES)
 
@@ -82,12 +82,12 @@ def test_learned_times_err_no_more_than_equal_ones(monkeypatch):
     monkeypatch.setattr(learned_timesteps, "MANY_STEPS", 40)
     monkeypatch.setattr(learned_timesteps, "SAMPLES", 8)
     model, done = make_model(), []
-    found = learn_times(model, progress=lambda *numbers: done.append(numbers))
+    found = learn_timesteps(model, progress=lambda *numbers: done.append(numbers))
     assert 0 < found["learned"] <= found["equal"]
     assert done[-1] == (40 + 8 * 25, 40 + 8 * 25)
     assert model.learned_times[0] == 1 and model.learned_times[-1] == 0
     exact, *few = (
-        sample_latents(model, 8, sampler="unipc", num_steps=steps, spacing=spacing)
+        sample_latents(model, 8, sampler="unipc", num_inference_steps=steps, spacing=spacing)
         for steps, spacing in ((40, "time"), (8, "time"), (8, "learned"))
     )
     equal, learned = (((latents - exact) / model.divisor).square().mean().sqrt().item() for latents in few)
@@ -98,7 +98,7 @@ def test_the_command_keeps_what_it_learned(autoencoder, tmp_path, monkeypatch):
     monkeypatch.setattr(learned_timesteps, "MANY_STEPS", 20)
     monkeypatch.setattr(learned_timesteps, "SAMPLES", 4)
     TextDiffusionPipeline(autoencoder, make_model()).save_pretrained(tmp_path / "run")
-    result = CliRunner().invoke(cli.app, ["learn-times", str(tmp_path / "run")])
+    result = CliRunner().invoke(cli.app, ["learn-timesteps", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "run" / "denoiser" / "config.json").read_text())
     assert len(config["recipe"]["learned_times"]) == learned_timesteps.POINTS

@@ -53,7 +53,7 @@ def as_on_a_gpu(monkeypatch):
 def test_sampling(sampler, num_classes, as_on_a_gpu, monkeypatch):
     captures = []
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: captures.append(run) or run)
-    options = {"sampler": sampler, "num_steps": 6, "seed": 1, "project": True}
+    options = {"sampler": sampler, "num_inference_steps": 6, "seed": 1, "project": True}
     classes = torch.arange(3) if num_classes else None
     if num_classes:
         options |= {"classes": classes, "guidance_scale": 2.0, "guidance_interval": (0.3, 0.8)}

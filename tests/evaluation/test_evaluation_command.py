@@ -22,7 +22,7 @@ NAMES = ("calm", "loud", "odd")
 NO_MODELS = ["mauve_model", "sentence_model", "perplexity_model", "bertscore_model"]
 FAST = [
     "evaluation.reference_seed=null",
-    *("generation.num_samples=6", "generation.num_inference_steps=2", "generation.strategies=[greedy]"),
+    *("generation.num_samples=6", "generation.num_inference_steps=2", "generation.strategy=[greedy]"),
     *("generation.max_length=10", *(f"evaluation.{name}=null" for name in NO_MODELS)),
 ]
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def run_test(monkeypatch, run_dir, *overrides):
 
 def test_texts_figures_and_all_that_repeats_them(run_dir, monkeypatch, capsys):
     pytest.importorskip("spacy")
-    strategies = "generation.strategies=[greedy,nucleus]"
+    strategies = "generation.strategy=[greedy,nucleus]"
     content = run_test(monkeypatch, run_dir, strategies, "evaluation.seeds=[0,1]")
     assert [row["name"] for row in content["rows"]] == [
         *("greedy", "nucleus", "test texts against validation", "test texts against train")
@@ -263,8 +263,8 @@ def test_sequence_to_sequence_with_candidates(autoencoder, tmp_path, monkeypatch
             ["generation.class_name=odd"],
             "class_name 'odd' was given, but this model was trained without classes",
         ),
-        (["generation.strategies=[]"], "generation.strategies is empty"),
-        (["generation.strategies=[beams]"], "Unknown decoding strategy 'beams'"),
+        (["generation.strategy=[]"], "generation.strategy is empty"),
+        (["generation.strategy=[beams]"], "Unknown decoding strategy 'beams'"),
         (["generation.sampler=euler"], "Unknown sampler 'euler'"),
         (["evaluation.seeds=[1,1]"], "evaluation.seeds=[1, 1] must be different numbers"),
         (
@@ -342,13 +342,13 @@ def test_a_run_that_does_not_name_its_corpus(run_dir, monkeypatch, capsys):
 
 
 def test_two_processes_sample_the_same_texts(run_dir, monkeypatch):
-    alone = run_test(monkeypatch, run_dir, "generation.strategies=[beam,nucleus]", "generation.num_samples=5")
+    alone = run_test(monkeypatch, run_dir, "generation.strategy=[beam,nucleus]", "generation.num_samples=5")
     out = run_dir.parent / "two.json"
     # Accelerate's own --cpu starts one process; this is torchrun, and without a GPU the processes use gloo.
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--main_process_port", "0"]
     arguments = [f"infer.output_dir={run_dir}", f"infer.output_file={out}", *FAST]
-    arguments += ["generation.strategies=[beam,nucleus]", "generation.num_samples=5"]
+    arguments += ["generation.strategy=[beam,nucleus]", "generation.num_samples=5"]
     done = subprocess.run(
         [*launcher, str(ROOT / "scripts" / "test.py"), *arguments], cwd=ROOT, capture_output=True, text=True
     )

@@ -94,7 +94,7 @@ def data_of(text):
 def test_the_page_holds_all_that_was_measured_and_fetches_nothing(class_run, monkeypatch):
     pytest.importorskip("spacy")
     seeds = "evaluation.seeds=[3,4]"
-    page, content = evaluate(monkeypatch, class_run, "generation.strategies=[greedy,nucleus]", seeds)
+    page, content = evaluate(monkeypatch, class_run, "generation.strategy=[greedy,nucleus]", seeds)
     text = page.read_text()
     assert Page(text).fetched == [] and "http" not in text.replace("http-equiv", "") and "url(" not in text
     assert "<!--" not in text.replace("<!doctype", "")

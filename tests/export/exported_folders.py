@@ -13,7 +13,14 @@ from ld4lg_fast.export.runtime.folder import sha256_of
 from ld4lg_fast.export.runtime.folder_schema import PROOFS, digest_of
 from tests.export.test_export import MAKERS, saved
 
-OPTIONS = {"num_samples": 3, "steps": 3, "sampler": "ddim", "seed": 1, "strategy": "greedy", "max_length": 12}
+OPTIONS = {
+    "num_samples": 3,
+    "num_inference_steps": 3,
+    "sampler": "ddim",
+    "seed": 1,
+    "strategy": "greedy",
+    "max_length": 12,
+}
 
 
 def small_export(tokenizer, place: Path) -> Path:

@@ -162,7 +162,7 @@ def test_the_folder_writes_the_sentences_of_the_pipeline(exported):
         options |= {"sampler": sampler, "spacing": spacing, "seed": 5}
         decoding = DecodingConfig(strategy, max_length=15)
         wanted = pipe(7, num_inference_steps=steps, decoding=decoding, batch_size=3, **options).texts
-        got = model(7, steps=steps, strategy=strategy, max_length=15, **options)
+        got = model(7, num_inference_steps=steps, strategy=strategy, max_length=15, **options)
         assert got == wanted
         assert len(set(got)) > 3, "sentences that are alike prove little"
 
@@ -200,7 +200,7 @@ def test_classes_are_drawn_and_lengths_too(exported):
     options = given(pipe, 5)
     options |= {"sampler": "ddim", "seed": 1}
     wanted = pipe(5, num_inference_steps=3, decoding=DecodingConfig("greedy"), **options).texts
-    got = load(folder)(5, steps=3, strategy="greedy", batch_size=2, **options)
+    got = load(folder)(5, num_inference_steps=3, strategy="greedy", batch_size=2, **options)
     assert got == wanted
 
 
@@ -211,7 +211,8 @@ def test_latents_are_those_of_the_pipeline(exported, sampler):
     wanted = pipe.sample(4, num_inference_steps=9, sampler=sampler, seed=2, **options)
     classes = None if wanted.class_ids is None else wanted.class_ids.numpy()
     sources = options.get("source")
-    got, mask = load(folder).sample(ids, class_ids=classes, sources=sources, steps=9, sampler=sampler, seed=2)
+    few = {"num_inference_steps": 9, "sampler": sampler, "seed": 2}
+    got, mask = load(folder).sample(ids, class_ids=classes, sources=sources, **few)
     latents = wanted.latents.numpy()[:, : got.shape[1]]
     if mask is not None:
         assert (mask == wanted.mask.numpy()[:, : mask.shape[1]]).all() and wanted.mask.sum() == mask.sum()
@@ -292,7 +293,7 @@ def test_the_folder_needs_no_torch(small, tmp_path):
         pytest.skip(f"pip cannot install here: {installed.stderr.strip().splitlines()[-1]}")
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
     texts = tmp_path / "texts.json"
-    arguments = ["--num-samples", "6", "--seed", "1", "--steps", "5", "--sampler", "ddim", "--json", texts]
+    arguments = "--num-samples 6 --seed 1 --num-inference-steps 5 --sampler ddim --json".split() + [texts]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [python, moved / "generate.py", *arguments], capture_output=True, text=True, env=clean, cwd=tmp_path
@@ -321,9 +322,12 @@ def command(monkeypatch, capsys, *arguments) -> tuple[int, str]:
     return stopped.value.code, printed.err or printed.out
 
 
+FIRST_ORDER = ("--sampler", "dpmpp_published", "--num-inference-steps", 1)
+
+
 def test_commands_sample_and_refuse_in_one_sentence(small, tmp_path, monkeypatch, capsys):
     pipe, folder = small
-    few = ("--num-samples", 2, "--steps", 2, "--sampler", "ddim")
+    few = ("--num-samples", 2, "--num-inference-steps", 2, "--sampler", "ddim")
     code, printed = command(monkeypatch, capsys, "run-onnx", folder, *few, "--json", tmp_path / "texts.json")
     assert code == 0 or "error" not in printed
     assert (
@@ -356,9 +360,9 @@ def test_commands_sample_and_refuse_in_one_sentence(small, tmp_path, monkeypatch
         (("run-onnx", folder, "--class-id", 1), "trained without classes"),
         (("run-onnx", folder, "--source", "a"), "trained without source texts"),
         (("run-onnx", folder, "--guidance-scale", 2), "needs a class-conditional"),
-        (("run-onnx", folder, "--steps", 0), "steps is 0"),
+        (("run-onnx", folder, "--num-inference-steps", 0), "num_inference_steps is 0"),
         (("run-onnx", folder, "--guidance-interval", 0.5, 0.2), "guidance_interval is (0.5, 0.2)"),
-        (("run-onnx", folder, "--sampler", "dpmpp_published", "--steps", 1), "at least 2 steps"),
+        (("run-onnx", folder, *few, *FIRST_ORDER), "at least 2 steps"),
     ):
         code, printed = command(monkeypatch, capsys, *arguments)
         assert code == 2 and sentence in printed and printed.count("\n") == 1, printed

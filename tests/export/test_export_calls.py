@@ -26,7 +26,7 @@ BAD_OPTIONS = [
     *(("num_samples", value) for value in (0, -1, 2.0, True, "3", None, 2**31)),
     *(("batch_size", value) for value in (0, -1, 1.5, None, 10**30)),
     *(("seed", value) for value in (-1, 2**64, 0.0, float("nan"), "0", None)),
-    *(("steps", value) for value in (0, -1, 2.5, 10**6, "8")),
+    *(("num_inference_steps", value) for value in (0, -1, 2.5, 10**6, "8")),
     *(("sampler", value) for value in ("", "euler", 3)),
     *(("spacing", value) for value in ("", "even", ["time"])),
     *(("quality", value) for value in ("", "best", None, {})),
@@ -117,11 +117,11 @@ def test_latents_that_are_none_are_not_decoded(model):
         model.decode(good, np.ones((2, 6), bool))
     for ids in ([-1], [0.5], [], ["a"], [[0]], [2**63], 3):
         with pytest.raises(RuntimeInputError, match="sample_ids is .*; it must be one or more whole numbers"):
-            model.sample(ids, steps=2)
+            model.sample(ids, num_inference_steps=2)
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, folder / "generate.py", "--steps", "2", *arguments]
+    command = [sys.executable, folder / "generate.py", "--num-inference-steps", "2", *arguments]
     return subprocess.run(command, capture_output=True, env={**os.environ, **environment})
 
 
@@ -133,7 +133,7 @@ def test_the_command_prints_to_any_terminal_and_refuses_in_one_line(folder, expo
     for arguments, said in (
         (("--seed", "1.5"), "seed is 1.5; it must be a whole number from 0 to 2**64-1."),
         (("--threads", "1000000"), "threads is 1000000; it must be a whole number from 1 to"),
-        (("--steps", "9" * 5000), "steps is inf; it must be a whole number"),
+        (("--num-inference-steps", "9" * 5000), "num_inference_steps is inf; it must be a whole number"),
         (("--sampler", "\x1b[31m" * 900), "invalid choice: '\\x1b[31m"),
         (("--json", "/"), "--json / is not a regular file; name another one."),
         (("--json", "/dev/null"), "--json /dev/null is not a regular file; name another one."),

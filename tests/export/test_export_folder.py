@@ -168,7 +168,7 @@ def test_a_folder_of_version_0_1_0_is_read_with_one_line(folder, exported, tmp_p
         f"{folder} was exported by version 0.1.0, without checksums: whether"
     )
     done = subprocess.run(
-        [sys.executable, folder / "generate.py", "--steps", "2"], capture_output=True, text=True
+        [sys.executable, folder / "generate.py", "--num-inference-steps", "2"], capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stderr == record.getMessage() + "\n"
     for name, damage in (("weights.bin", "truncated"), ("denoiser.onnx", "zeros"), ("cache.onnx", "missing")):
@@ -250,7 +250,7 @@ def test_a_graph_that_fails_while_it_runs_is_one_sentence(folder, capfd):
     content["generation"] |= {"max_length": 1500, "min_length": 1400}
     seal(folder, content | {"max_len": 2000})
     with pytest.raises(RuntimeInputError, match="onnxruntime .* cannot run .*decoder.onnx: ") as caught:
-        OnnxTextDiffusion(folder, threads=1)(1, steps=2, sampler="ddim")
+        OnnxTextDiffusion(folder, threads=1)(1, num_inference_steps=2, sampler="ddim")
     assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
 
 

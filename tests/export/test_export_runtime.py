@@ -91,7 +91,7 @@ def test_levels_of_other_spacings_are_those_of_the_discrete_schedules(spacing):
 
 
 def test_spacings_that_cannot_be_are_refused():
-    with pytest.raises(RuntimeInputError, match="no learned times; export it after ld4lg learn-times"):
+    with pytest.raises(RuntimeInputError, match="no learned times; export it after ld4lg learn-timesteps"):
         own_schedules.sampling_grid(schedule_levels(V1, None), 8, "learned")
     with pytest.raises(RuntimeInputError, match="Unknown spacing 'even'"):
         own_schedules.sampling_grid(stored(V1), 8, "even")

@@ -50,6 +50,6 @@ def test_outputs_of_another_shape_are_refused(exported, tmp_path, graph, output,
         if change == "sliced along 1" and graph == "decoder" and options["strategy"] == "nucleus":
             continue  # one beam of one
         with pytest.raises(RuntimeInputError) as caught:
-            OnnxTextDiffusion(folder, threads=1)(2, steps=2, sampler="ddim", seed=3, **options)
+            OnnxTextDiffusion(folder, threads=1)(2, num_inference_steps=2, sampler="ddim", seed=3, **options)
         sentence = str(caught.value)
         assert "\n" not in sentence and f"output {output} " in sentence

@@ -122,7 +122,7 @@ TRAINING = (
         "train.validation_texts=4",
         "train.validation_samples=2",
     ),
-    "train.validation_sampling_steps=2",
+    "train.validation_num_inference_steps=2",
 )
 
 

@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from ld4lg_fast.kernels import gpu  # noqa: E402
+from ld4lg_fast.kernels.geglu_linear import triton as geglu_linear  # noqa: E402
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 MAX_REGISTERS = 168  # three programs of four warps on a multiprocessor's 65,536 registers
@@ -97,7 +97,7 @@ def compile_case(launches, tmp_path, monkeypatch):
 
     def kernels(case, dtype, capability):
         launches.clear()
-        monkeypatch.setattr(gpu, "generation", lambda _: capability // 10)
+        monkeypatch.setattr(geglu_linear, "generation", lambda _: capability // 10)
         with ToTriton():
             run(getattr(ops, case.op), case.arguments(dtype))
         for kernel, arguments, options in launches:

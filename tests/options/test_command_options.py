@@ -136,7 +136,10 @@ def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
             "generation.num_beams is 2.5; it must be a whole number from 1 to 256.",
         ),
         ("generation.top_k=2.5", "generation.top_k is 2.5; it must be a whole number from 0"),
-        ("generation.num_inference_steps=2.5", "generation.num_inference_steps is 2.5; it must be a whole number"),
+        (
+            "generation.num_inference_steps=2.5",
+            "generation.num_inference_steps is 2.5; it must be a whole number",
+        ),
         ("generation.batch_size=2.5", "generation.batch_size is 2.5; it must be a whole number"),
         ("generation.seed=1.5", "generation.seed is 1.5; it must be a whole number from 0 to 2**64-1."),
         ("generation.seed=-1", "generation.seed is -1; it must be a whole number from 0 to 2**64-1."),
@@ -203,7 +206,7 @@ def test_each_is_told_in_one_sentence_before_anything_is_written(
 # What each command must be given.
 NEEDED = {
     "sample": ["RUN"],
-    "learn-times": ["RUN"],
+    "learn-timesteps": ["RUN"],
     "export": ["RUN", "NEW"],
     "import-checkpoint": ["RUN", "NEW"],
 }
@@ -258,7 +261,7 @@ def test_no_option_of_the_command_line_ends_in_a_traceback(
 
 
 @pytest.mark.parametrize(
-    "command", ["sample", "learn-times", "export", "import-checkpoint", "run-onnx", "evaluate"]
+    "command", ["sample", "learn-timesteps", "export", "import-checkpoint", "run-onnx", "evaluate"]
 )
 def test_an_empty_path_is_not_the_current_directory(command, run_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(run_dir)

@@ -246,9 +246,9 @@ def test_more_samples_than_the_memory_holds_are_refused_at_once(pipes):
     for call, option in (
         (lambda: pipe(2**31 - 1), "num_samples is 2147483647"),
         (lambda: pipe.sample(2**31 - 1), "num_samples is 2147483647"),
-        (lambda: pipe.best(10**7, tries=1000), "num_samples times tries is 10000000000"),
-        (lambda: pipe.of_length(10**7, 5, tries=1000), "num_samples times tries is 10000000000"),
-        (lambda: pipe.infill("a ___", 10**7, tries=1000), "num_samples times tries is 10000000000"),
+        (lambda: pipe(10**7, best_of=1000), "num_samples times best_of is 10000000000"),
+        (lambda: pipe.of_length(10**7, 5, best_of=1000), "num_samples times best_of is 10000000000"),
+        (lambda: pipe.infill("a ___", 10**7, best_of=1000), "num_samples times best_of is 10000000000"),
         (lambda: pipe.vary("a", 2**31 - 1), "num_samples is 2147483647"),
         (lambda: pipe.interpolate("a", "b", 2**31 - 1), "num_texts is 2147483647"),
     ):

@@ -44,7 +44,7 @@ SMALLEST = [
     "train.checkpoint_every=2",
     "train.validation_texts=4",
     "train.validation_samples=3",
-    "train.validation_sampling_steps=3",
+    "train.validation_num_inference_steps=3",
 ]
 PLACES = ("river", "bridge", "market", "old town", "station")
 GREEDY = DecodingConfig("greedy", 12, min_length=0)
@@ -66,7 +66,7 @@ def train(run_dir: Path, *overrides: str) -> str:
 def infer(run_dir: Path, *overrides: str) -> tuple[dict, str]:
     """Runs the infer command with few steps; returns its file's content and what it printed."""
     file = run_dir / "texts.json"
-    few = ["generation.sampling_steps=3", "generation.strategy=greedy", f"infer.output_file={file}"]
+    few = ["generation.num_inference_steps=3", "generation.strategy=greedy", f"infer.output_file={file}"]
     with pytest.MonkeyPatch.context() as patch, console.capture() as output:
         patch.setattr(sys, "argv", ["infer.py", f"infer.output_dir={run_dir}", *few, *overrides])
         inference.main()
@@ -333,7 +333,7 @@ def test_candidates_of_the_test_sources_and_the_choice_between_them(pair_run):
         6,
         source=[source for source in surest["sources"] for _ in range(3)],
         sampler=settings["sampler"],
-        num_inference_steps=settings["sampling_steps"],
+        num_inference_steps=settings["num_inference_steps"],
         seed=settings["seed"],
     ).latents
     candidates = [text for group in surest["candidates"] for text in group]

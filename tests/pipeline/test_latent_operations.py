@@ -119,7 +119,7 @@ def test_the_less_noise_the_nearer(pipe):
 def test_a_strength_of_one_forgets_the_start():
     model = make_model()
     start = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
-    options = {"sampler": "ddim", "num_steps": 6}
+    options = {"sampler": "ddim", "num_inference_steps": 6}
     free = sample_latents(model, 2, **options)
     torch.testing.assert_close(sample_latents(model, 2, start=start, **options), free, rtol=1e-2, atol=1e-2)
 
@@ -168,20 +168,20 @@ def test_confidence_is_the_decoders_own_likelihood(pipe):
 
 def test_the_best_of_several_tries(pipe):
     options = {"quality": "draft", "decoding": GREEDY, "seed": 2}
-    best, every = pipe.best(3, tries=4, **options), pipe(12, **options)
+    best, every = pipe(3, best_of=4, **options), pipe(12, **options)
     scores = pipe.confidences(every.latents, every.texts)
     assert best.rows.tolist() == sorted(scores.argsort(descending=True)[:3].tolist())
     assert best.texts == [every.texts[row] for row in best.rows.tolist()]
     assert torch.equal(best.latents, every.latents[best.rows])
-    with pytest.raises(ConfigError, match="tries is 0"):
-        pipe.best(3, tries=0)
+    with pytest.raises(ConfigError, match="best_of is 0"):
+        pipe(3, best_of=0)
 
 
 GAPPED = "the pub near the ___ is cheap"
 
 
 def test_a_gap_is_filled_and_all_other_words_stay(pipe):
-    options = {"strength": 0.6, "tries": 3, "max_tokens": 4, "quality": "draft", "seed": 1}
+    options = {"strength": 0.6, "best_of": 3, "max_tokens": 4, "quality": "draft", "seed": 1}
     filled = pipe.infill(GAPPED, 4, **options)
     assert 1 <= len(filled.texts) <= 4 and len(set(filled.texts)) == len(filled.texts)
     for text in filled.texts:

@@ -63,7 +63,13 @@ def test_sampling_is_led_to_the_length(known, project):
         seen.append(x_start)
         return guide.steer(x_start, 25)
 
-    options = {"sampler": "unipc", "num_steps": 5, "class_id": 1, "guidance_scale": 2.0, "project": project}
+    options = {
+        "sampler": "unipc",
+        "num_inference_steps": 5,
+        "class_id": 1,
+        "guidance_scale": 2.0,
+        "project": project,
+    }
     free, led = (model.normalize(sample_latents(model, 3, steer=s, **options)) for s in (None, steer))
     assert len(seen) == 5 and not torch.allclose(free, led)
     wanted = guide.steer(seen[-1], 25)
@@ -78,7 +84,7 @@ def test_the_nearest_in_length_are_kept(pipe):
     counts = pipe.token_counts(every.texts)
     whole = [len(pipe.autoencoder.tokenizer(text)["input_ids"]) - 2 for text in every.texts]
     assert counts.tolist() == [min(count, 30) for count in whole], "30 is what the model handles"
-    nearest = pipe.of_length(3, 8, tries=4, **OPTIONS)
+    nearest = pipe.of_length(3, 8, best_of=4, **OPTIONS)
     misses = (counts - 8).abs()
     assert nearest.rows.tolist() == sorted(misses.argsort(stable=True)[:3].tolist())
     assert nearest.texts == [every.texts[row] for row in nearest.rows.tolist()]
@@ -90,7 +96,7 @@ def test_a_guide_from_texts_and_from_samples(pipe):
     latents = pipe.model.normalize(pipe.encode(texts)[0])
     again = LengthGuide.fit(latents, pipe.token_counts(texts))
     assert torch.equal(guide.weight, again.weight) and guide.bias == again.bias
-    led = pipe.of_length(2, 9, tries=1, guide=guide, pull=1.0, **OPTIONS)
+    led = pipe.of_length(2, 9, best_of=1, guide=guide, pull=1.0, **OPTIONS)
     reached = guide.lengths(pipe.model.normalize(led.latents))
     torch.testing.assert_close(reached, torch.full((2,), 9.0), rtol=0, atol=0.05)
     own = pipe.learn_length(num_samples=40, decoding=DecodingConfig("greedy", 20))
@@ -101,7 +107,7 @@ def test_recipe_v1_is_told_the_length(autoencoder):
     model = make_v1(dim_latent=autoencoder.lm.config.hidden_size, max_len=autoencoder.max_len)
     hidden = LanguageAutoencoder(autoencoder.lm, autoencoder.tokenizer, None, autoencoder.max_len, True)
     pipe = TextDiffusionPipeline(hidden, model)
-    output = pipe.of_length(2, 7, tries=2, **OPTIONS)
+    output = pipe.of_length(2, 7, best_of=2, **OPTIONS)
     assert output.mask.sum(dim=1).tolist() == [9, 9], "with both special tokens"
     with pytest.raises(ConfigError, match="learn_length is not needed"):
         pipe.learn_length()
@@ -112,7 +118,7 @@ def test_lengths_that_cannot_be_are_refused(pipe):
         ({"length": 0}, "length is 0"),
         ({"length": 31}, "length is 31; it must be a whole number from 1 to 30"),
         ({"length": 9, "pull": 2}, "pull is 2; it must be a finite number from 0 to 1"),
-        ({"length": 9, "tries": 0}, "tries is 0"),
+        ({"length": 9, "best_of": 0}, "best_of is 0"),
     ):
         with pytest.raises(ConfigError, match=trouble):
             pipe.of_length(1, **options)
@@ -142,13 +148,13 @@ def test_the_command_line_asks_for_a_length(pipe, tmp_path, monkeypatch):
         "greedy",
     ]
     result = CliRunner().invoke(
-        app, [*command, "--length", "9", "--tries", "2", "--json", str(tmp_path / "texts.json")]
+        app, [*command, "--length", "9", "--best-of", "2", "--json", str(tmp_path / "texts.json")]
     )
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "texts.json").read_text())
     assert content["settings"]["length"] == 9
     options = {"quality": "draft", "decoding": "greedy"}
-    assert content["texts"] == pipe.of_length(2, 9, tries=2, guide=guide, **options).texts
+    assert content["texts"] == pipe.of_length(2, 9, best_of=2, guide=guide, **options).texts
 
 
 def test_lengths_are_learned_under_what_the_samples_are_asked_for(pipe, monkeypatch):
@@ -158,7 +164,7 @@ def test_lengths_are_learned_under_what_the_samples_are_asked_for(pipe, monkeypa
     monkeypatch.setattr(TextDiffusionPipeline, "learn_length", lambda self, **given: told.update(given))
     monkeypatch.setattr(TextDiffusionPipeline, "of_length", lambda self, *_, **options: options)
     asked = {"class_name": None, "source": "A question?", "guidance_scale": 3.0}
-    options, _ = sample_with_bar(pipe, 2, tries=2, length=9, quality="draft", **asked)
+    options, _ = sample_with_bar(pipe, 2, best_of=2, length=9, quality="draft", **asked)
     assert told == {"source": "A question?", "guidance_scale": 3.0}, (
         "a model of sources samples from none but these"
     )

@@ -39,10 +39,9 @@ GIVEN = {
 METHODS = {
     "vary": ({"text": "a pub", "num_samples": 2}, {"start", "lengths"}),
     "edit": ({"texts": ["a pub", "an inn"]}, {"num_samples", "start", "lengths"}),
-    "infill": ({"text": "a ___ pub", "num_samples": 2, "tries": 1}, {"decoding", "start", "lengths"}),
-    "best": ({"num_samples": 2, "tries": 1}, set()),
-    "of_length": ({"num_samples": 2, "length": 5, "tries": 1}, set()),
-    "of_length with a guide": ({"num_samples": 2, "length": 5, "tries": 1, "guide": GUIDE}, {"steer"}),
+    "infill": ({"text": "a ___ pub", "num_samples": 2, "best_of": 1}, {"decoding", "start", "lengths"}),
+    "of_length": ({"num_samples": 2, "length": 5, "best_of": 1}, set()),
+    "of_length with a guide": ({"num_samples": 2, "length": 5, "best_of": 1, "guide": GUIDE}, {"steer"}),
     "learn_length from texts": ({"texts": ["a pub", "an inn"] * 20}, set(GIVEN)),
     "learn_length": ({"num_samples": 30}, set()),
 }

@@ -117,7 +117,7 @@ def test_presets_are_sampler_and_steps(run_dir):
 
 
 def test_two_processes_write_the_sentences_of_one(run_dir, tmp_path):
-    options = [f"infer.output_dir={run_dir}", "generation.num_samples=5", "generation.sampling_steps=3"]
+    options = [f"infer.output_dir={run_dir}", "generation.num_samples=5", "generation.num_inference_steps=3"]
     options += ["generation.max_length=12", "infer.device=cpu"]
     launchers = {
         "one": [sys.executable],
@@ -152,7 +152,7 @@ def test_what_is_left_open_is_decoded_as_the_run_says(run_dir, tmp_path, monkeyp
     pipe = TextDiffusionPipeline.from_pretrained(run_dir)
     pipe.decoding = DecodingConfig("nucleus", max_length=12, top_p=0.6)
     pipe.save_pretrained(tmp_path)
-    options = [f"infer.output_dir={tmp_path}", "generation.num_samples=3", "generation.sampling_steps=2"]
+    options = [f"infer.output_dir={tmp_path}", "generation.num_samples=3", "generation.num_inference_steps=2"]
     for asked, decoding in (
         ((), pipe.decoding),
         (("generation.top_p=0.9",), replace(pipe.decoding, top_p=0.9)),
@@ -166,7 +166,7 @@ def test_what_is_left_open_is_decoded_as_the_run_says(run_dir, tmp_path, monkeyp
 
 
 def test_infer_writes_texts_and_settings(run_dir, monkeypatch, capsys):
-    options = ["generation.num_samples=5", "generation.sampling_steps=3", "generation.sampler=dpmpp_2m"]
+    options = ["generation.num_samples=5", "generation.num_inference_steps=3", "generation.sampler=dpmpp_2m"]
     run_infer(monkeypatch, f"infer.output_dir={run_dir}", *options, "generation.max_length=12")
     path = run_dir / "samples" / "dpmpp_2m_3_beam_seed0.json"
     content = json.loads(path.read_text())
@@ -241,7 +241,16 @@ def make_wider():
 
 def test_command_line_samples_and_reports(run_dir, tmp_path, monkeypatch, capsys):
     out = tmp_path / "texts.json"
-    arguments = ["sample", str(run_dir), "--num-samples", "2", "--steps", "2", "--json", str(out)]
+    arguments = [
+        "sample",
+        str(run_dir),
+        "--num-samples",
+        "2",
+        "--num-inference-steps",
+        "2",
+        "--json",
+        str(out),
+    ]
     monkeypatch.setattr(sys, "argv", ["ld4lg", *arguments])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -118,7 +118,7 @@ def test_push_to_hub_uploads_a_run_and_a_filled_card(pipe, tmp_path, monkeypatch
     figures = {"diversity": {"mean": 0.123456}, "memorization": {"mean": 0.5}}
     found = {
         "rows": [{"name": "beam", "num_texts": 9, "metrics": figures}],
-        "settings": {"generation": {"sampler": "unipc", "sampling_steps": 25}},
+        "settings": {"generation": {"sampler": "unipc", "num_inference_steps": 25}},
     }
     (tmp_path / "evaluation.json").write_text(json.dumps(found))
     url = pipe.push_to_hub(

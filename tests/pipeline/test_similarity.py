@@ -289,7 +289,7 @@ def test_reconstructions_are_compared_in_every_script():
 
 
 def test_samples_of_classes_have_files_of_their_own():
-    settings = {"class_id": None, "sampler": "ddpm", "sampling_steps": 2, "strategy": "beam", "seed": 0}
+    settings = {"class_id": None, "sampler": "ddpm", "num_inference_steps": 2, "strategy": "beam", "seed": 0}
     names = [
         default_name(settings | {"class_name": name})
         for name in ("Спорт", "Новости", "科学", "Très bon", "a/b")

@@ -34,7 +34,9 @@ CALLS = {
     "vary": lambda pipe: pipe.vary(LONG[0], 2, num_inference_steps=2, decoding=GREEDY).texts,
     "interpolate": lambda pipe: pipe.interpolate(SHORT[0], LONG[1], 3, decoding=GREEDY),
     "confidences": lambda pipe: pipe.confidences(pipe.encode(SHORT)[0], [SHORT[0], LONG[0]]),
-    "infill": lambda pipe: pipe.infill("the ___ pub", 2, tries=2, max_tokens=3, num_inference_steps=2).texts,
+    "infill": lambda pipe: (
+        pipe.infill("the ___ pub", 2, best_of=2, max_tokens=3, num_inference_steps=2).texts
+    ),
     "beam": lambda pipe: pipe.decode(pipe.encode(SHORT)[0], DecodingConfig("beam", 12)),
 }
 

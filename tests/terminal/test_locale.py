@@ -24,7 +24,7 @@ LD4LG = str(Path(sys.executable).with_name("ld4lg"))
 C_LOCALE = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
 C_LOCALE.pop("PYTHONIOENCODING", None)
 NAMES = ("Très bon", "悪い", "[run] 😀")
-FAST = ["--num-samples", "3", "--steps", "2", "--strategy", "greedy", "--tries", "1"]
+FAST = ["--num-samples", "3", "--num-inference-steps", "2", "--strategy", "greedy", "--best-of", "1"]
 
 
 def test_every_text_file_is_opened_with_an_encoding():
@@ -97,7 +97,7 @@ def test_a_c_locale_reads_the_classes_that_a_message_names(run_dir):
 def test_hydra_commands_keep_names_of_every_kind(run_dir, tmp_path):
     file = tmp_path / os.fsdecode(b"t\xe9xte.json")
     words = [f"infer.output_dir='{run_dir}'", f"infer.output_file='{file}'", "generation.class_name='悪い'"]
-    words += ["generation.num_samples=2", "generation.sampling_steps=2", "generation.strategy=greedy"]
+    words += ["generation.num_samples=2", "generation.num_inference_steps=2", "generation.strategy=greedy"]
     done = run(sys.executable, str(ROOT / "scripts" / "infer.py"), *words)
     assert done.returncode == 0, done.stderr
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -121,7 +121,7 @@ def test_a_run_directory_that_weights_cannot_be_written_to_is_refused_before_tra
             "scripts/infer.py",
             "infer.output_dir='RUN'",
             "generation.num_samples=2",
-            "generation.sampling_steps=2",
+            "generation.num_inference_steps=2",
         ),
         ("scripts/test.py", "--help"),
         ("-m", "ld4lg_fast.training", "--cfg", "job"),

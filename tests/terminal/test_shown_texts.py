@@ -150,7 +150,7 @@ def test_classes_of_a_run_are_shown(autoencoder, tmp_path, monkeypatch, shown):
         autoencoder, make_model(num_classes=2), statistics, DecodingConfig("greedy", 8, min_length=0)
     )
     pipe.save_pretrained(tmp_path / "run")
-    options = ["generation.num_samples=4", "generation.sampling_steps=2", "generation.class_id=1"]
+    options = ["generation.num_samples=4", "generation.num_inference_steps=2", "generation.class_id=1"]
     monkeypatch.setattr(sys, "argv", ["infer.py", f"infer.output_dir={tmp_path / 'run'}", *options])
     inference.main()
     shown(4)

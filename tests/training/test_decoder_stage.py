@@ -20,7 +20,7 @@ SIZES = ("train.decoder.steps=6", "train.decoder.batch_size=16")
 def test_adapting_a_run(tmp_path, capsys):
     run_dir, adapted_dir = tmp_path / "run", tmp_path / "adapted"
     command(run_dir, "recipe=v3")
-    asked = [f"train.adapt_from={run_dir}", *SIZES]
+    asked = [f"train.finetune_decoder_from={run_dir}", *SIZES]
     command(adapted_dir, *asked)
     given, adapted = (TextDiffusionPipeline.from_pretrained(folder) for folder in (run_dir, adapted_dir))
     recipes = DecodingConfig("nucleus", no_repeat_ngram_size=None, repetition_penalty=None)
@@ -40,11 +40,17 @@ def test_adapting_a_run(tmp_path, capsys):
     assert json.loads((adapted_dir / "reconstruction.json").read_text())["step"] == 6
     capsys.readouterr()
 
-    assert "train.adapt_from needs a run directory of its own" in refused(capsys, adapted_dir, *asked)
-    assert "is no finished run" in refused(capsys, tmp_path / "other", f"train.adapt_from={tmp_path / 'no'}")
+    assert "train.finetune_decoder_from needs a run directory of its own" in refused(
+        capsys, adapted_dir, *asked
+    )
+    assert "is no finished run" in refused(
+        capsys, tmp_path / "other", f"train.finetune_decoder_from={tmp_path / 'no'}"
+    )
     both = (*asked, f"train.distill_from={run_dir}")
     assert "cannot be combined" in refused(capsys, tmp_path / "other", *both)
-    assert "give train.adapt_from=RUN_DIR" in refused(capsys, tmp_path / "other", "train.stage=decoder")
+    assert "give train.finetune_decoder_from=RUN_DIR" in refused(
+        capsys, tmp_path / "other", "train.stage=decoder"
+    )
     assert "train.decoder=3 must be a group of options" in refused(
         capsys, tmp_path / "other", "train.decoder=3"
     )
@@ -66,7 +72,14 @@ def test_more_steps_go_on_with_classes_and_sources_of_their_own(tmp_path, monkey
 
     monkeypatch.setattr(TextDiffusionPipeline, "sample", noted)
     options = ("train.decoder.batch_size=16", "train.decoder.learning_rate=1e-4", "train.validate_every=9")
-    main([f"train.adapt_from={run_dir}", f"hydra.run.dir={adapted_dir}", "train.decoder.steps=2", *options])
+    main(
+        [
+            f"train.finetune_decoder_from={run_dir}",
+            f"hydra.run.dir={adapted_dir}",
+            "train.decoder.steps=2",
+            *options,
+        ]
+    )
     main([f"hydra.run.dir={adapted_dir}", "resume=true", "train.decoder.steps=4"])
     assert losses(adapted_dir, "decoder").keys() == {1, 2, 3, 4}
     assert all(len(classes) == len(sources) for classes, sources in asked) and len(asked) >= 4
@@ -79,7 +92,7 @@ def test_more_steps_go_on_with_classes_and_sources_of_their_own(tmp_path, monkey
 
 def test_a_run_without_a_perceiver_is_refused(tmp_path, capsys):
     command(tmp_path / "run", "recipe=v1", "model.denoiser.dim=64")
-    refusal = refused(capsys, tmp_path / "adapted", f"train.adapt_from={tmp_path / 'run'}", *SIZES)
+    refusal = refused(capsys, tmp_path / "adapted", f"train.finetune_decoder_from={tmp_path / 'run'}", *SIZES)
     assert "is of recipe v1, which has no Perceiver" in refusal
 
 

@@ -67,7 +67,10 @@ def test_a_run_goes_where_hydra_says_and_leaves_nothing_else(tmp_path):
     [
         ("dataset=novels", "choose one of ag_news, custom, demo, e2e"),
         ("model=huge", "choose one of base, small, small-seq2seq, tiny"),
-        ("train.speed=3", "There is no option train.speed; train has activation_checkpointing, adapt_from, "),
+        (
+            "train.speed=3",
+            "There is no option train.speed; train has activation_checkpointing, autoencoder, ",
+        ),
         ("modle=tiny", "There is no option modle"),
         ("model.language_model.dim", "option=value"),
         ("dataset=[demo,e2e]", "exactly one"),

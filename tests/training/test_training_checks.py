@@ -88,7 +88,7 @@ VALUES = [
     ("train.mixed_precision=foo", "train.mixed_precision 'foo'"),
     ("train.distill_teacher_steps=6", "must be a multiple of train.distill_steps=4"),
     ("train.distill_from=3", "train.distill_from is 3"),
-    ("train.adapt_from=''", "train.adapt_from is ''; it must be a name, or null"),
+    ("train.finetune_decoder_from=''", "train.finetune_decoder_from is ''; it must be a name, or null"),
     ("autoencoder.name_or_path=''", "autoencoder.name_or_path is ''"),
     ("resume=maybe", "resume is 'maybe'; it must be true or false"),
     ("decoding.temperature=hot", "decoding.temperature is 'hot'"),
@@ -134,7 +134,7 @@ TOGETHER = [
     ),
     ("autoencoder.name_or_path=/no/such/folder", "'/no/such/folder' is neither a local folder"),
     ("train.cuda_graph=true", "needs a GPU"),
-    ("train.stage=decoder", "give train.adapt_from=RUN_DIR"),
+    ("train.stage=decoder", "give train.finetune_decoder_from=RUN_DIR"),
 ]
 
 
@@ -188,7 +188,7 @@ def test_values_that_cannot_be_are_refused(options, said, place, capsys):
         "resume=true hydra.run.dir=half",
         "train.stage=diffusion hydra.run.dir=run",
         "train.distill_from=run hydra.run.dir=new",
-        "train.adapt_from=run hydra.run.dir=new",
+        "train.finetune_decoder_from=run hydra.run.dir=new",
     ],
 )
 @pytest.mark.parametrize(("options", "said"), VALUES[::9])
@@ -229,12 +229,13 @@ def test_what_does_not_go_together_is_found_before_the_first_step(options, said,
         ("train.distill_from=run hydra.run.dir=new/a/b train.diffusion.batch_size=61", "more than the 60"),
         ("train.distill_from=run hydra.run.dir=new recipe.self_condition_prob=0", "prob=0 cannot be changed"),
         ("train.distill_from=run hydra.run.dir=new model.denoiser.dropout=0", "dropout=0 cannot be changed"),
-        ("train.adapt_from=run hydra.run.dir=new train.decoder.batch_size=64", "more than the 60"),
+        ("train.finetune_decoder_from=run hydra.run.dir=new train.decoder.batch_size=64", "more than the 60"),
         (
-            "train.adapt_from=run hydra.run.dir=new train.decoder.batch_size=16 train.decoder.micro_batches=5",
+            "train.finetune_decoder_from=run hydra.run.dir=new train.decoder.batch_size=16 "
+            "train.decoder.micro_batches=5",
             "cannot be dealt",
         ),
-        ("train.adapt_from=run hydra.run.dir=new train.distill_from=run", "cannot be combined"),
+        ("train.finetune_decoder_from=run hydra.run.dir=new train.distill_from=run", "cannot be combined"),
         ("dataset=demo hydra.run.dir=run/config.yaml", "choose another directory"),
         ("dataset=demo hydra.run.dir=run/config.yaml/new", "choose another directory"),
         ("dataset=demo hydra.run.dir=.", "holds no run of ld4lg-fast"),
@@ -256,7 +257,7 @@ def test_a_teacher_with_classes_wants_a_corpus_with_classes(tmp_path, capsys):
         [*(o for o in SMALLEST if not o.startswith("dataset")), *options, f"hydra.run.dir={tmp_path / 'run'}"]
     )
     capsys.readouterr()
-    for option in ("distill_from", "adapt_from"):
+    for option in ("distill_from", "finetune_decoder_from"):
         asked = [f"train.{option}={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'new'}"]
         sizes = ["train.decoder.batch_size=16", "dataset.label_column=null"]
         sentence = unchanged(tmp_path, capsys, [*asked, *sizes])
