@@ -176,6 +176,11 @@ class Recipe(_Recipe):
     loss_weighting: Name = "none"
     self_condition_noise: Annotated[float, Field(ge=0, le=100)] = 0.0
     adaptive_schedule: bool = False
+    context_blocks: Annotated[int, Field(ge=0, le=64)] = 0
+    context_layers: Annotated[int, Field(ge=1, le=64)] = 2
+    context_noise: Probability = 0.0
+    cut_share: Probability = 0.0
+    prefix_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
 
 
 class LatentDiffusionFile(Schema):

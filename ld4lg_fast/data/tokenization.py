@@ -174,7 +174,7 @@ def _tokenize(texts: Sequence[str], tokenizer: Any, max_len: int) -> TokenizedTe
                 row = _token_ids([texts[first + i]], tokenizer)[0]
                 ids[i] = row
             if len(row) > max_len:
-                around = around or _special_tokens_around(chunk[i], tokenizer)
+                around = around or special_tokens_around(chunk[i], tokenizer)
                 ids[i] = _truncated(row, max_len, side, *around)
                 num_truncated += 1
         lengths += [len(row) for row in ids]
@@ -249,7 +249,16 @@ def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[l
     return _heeding_signals(work) if sum(map(len, texts)) > _LONG_TEXT else work()
 
 
-def _special_tokens_around(text: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
+def token_counts(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """How many tokens each text has, special tokens not counted.
+
+    Raises ``DataError``, see `encoding`.
+    """
+    reserved = tokenizer.num_special_tokens_to_add()
+    return [len(row) - reserved for _, chunk in _chunks(texts) for row in _token_ids(chunk, tokenizer)]
+
+
+def special_tokens_around(text: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
     """How many special tokens the tokenizer puts before a text and after it."""
     with encoding([text]):
         mask = tokenizer([text], return_special_tokens_mask=True, verbose=False)["special_tokens_mask"][0]

@@ -14,9 +14,10 @@ from ld4lg_fast.checkpoints.files import read_json, write_json
 from ld4lg_fast.checkpoints.schemas import LatentDiffusionFile, LatentDiffusionFileV1, validated
 from ld4lg_fast.checkpoints.tensors import build_and_load, save_weights
 from ld4lg_fast.diffusion.adaptive_schedule import TimeWarp
-from ld4lg_fast.diffusion.process import GaussianDiffusion, LossOutput, TrainingDraws
+from ld4lg_fast.diffusion.process import GaussianDiffusion, LossOutput, TrainingDraws, add_noise
 from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.models.context_encoder import BlockContext, ContextEncoder, ContextEncoderConfig
 from ld4lg_fast.models.denoiser import DenoiserConfig, DiffusionTransformer
 from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
 
@@ -86,6 +87,18 @@ class LatentDiffusion(nn.Module):
             raise ConfigError(
                 "recipe.adaptive_schedule=true needs continuous times (recipe v2 or v3); leave it out with recipe v1."
             )
+        self.context_encoder: ContextEncoder | None = None
+        if num_blocks := recipe.get("context_blocks", 0):
+            sizes = denoiser.config
+            self.context_encoder = ContextEncoder(
+                ContextEncoderConfig(
+                    num_blocks,
+                    num_latents=sizes.max_len,
+                    dim_latent=sizes.dim_latent,
+                    dim=sizes.dim_context,
+                    depth=recipe["context_layers"],
+                )
+            )
         self.register_buffer("latent_mean", torch.zeros(denoiser.config.dim_latent))
         self.register_buffer("latent_scale", torch.ones(()))
 
@@ -143,7 +156,12 @@ class LatentDiffusion(nn.Module):
     @property
     def is_seq2seq(self) -> bool:
         """Whether the denoiser attends to a source text."""
-        return bool(getattr(self.denoiser.config, "dim_context", 0))
+        return bool(getattr(self.denoiser.config, "dim_context", 0)) and self.context_encoder is None
+
+    @property
+    def writes_documents(self) -> bool:
+        """Whether the denoiser attends to the blocks before, so that prompts are continued."""
+        return self.context_encoder is not None
 
     @property
     def source_max_len(self) -> int:
@@ -161,6 +179,13 @@ class LatentDiffusion(nn.Module):
     def unnormalize(self, latents: Tensor) -> Tensor:
         return latents * self.divisor + self.latent_mean
 
+    def encode_blocks(self, blocks: BlockContext) -> tuple[Tensor, Tensor]:
+        """What the denoiser attends to of the blocks before, (B, M, dim_context), and its mask (B, M)."""
+        latents = self.normalize(blocks.latents)
+        if blocks.noise_share is not None and blocks.noise is not None:
+            latents = add_noise(latents, blocks.noise, 1 - blocks.noise_share)
+        return self.context_encoder(latents, blocks)  # type: ignore[misc]  # a model of recipe blocks has it
+
     def draw(self, latents: Tensor, generator: torch.Generator) -> TrainingDraws:
         """All randomness of one training step for latents (B, N, d)."""
         return self.diffusion.draw(latents, generator, self.denoiser.config.num_classes > 0)
@@ -174,8 +199,14 @@ class LatentDiffusion(nn.Module):
         class_id: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        blocks: BlockContext | None = None,
     ) -> LossOutput:
-        """Training loss of raw latents (B, N, d); conditions as in `GaussianDiffusion.training_loss`."""
+        """Training loss of raw latents (B, N, d); conditions as in `GaussianDiffusion.training_loss`.
+
+        ``blocks``: the blocks before, of recipe ``blocks``, in the place of a context; None drops them.
+        """
+        if blocks is not None:
+            context, context_mask = self.encode_blocks(blocks)
         return self.diffusion.training_loss(
             self.denoiser,
             self.normalize(latents),

@@ -4,8 +4,9 @@ It runs once for each block that is written; the denoiser's cross-attention keys
 sampling steps. Letters: B batch, K context blocks, N latents, d latent width, D width, M = 1 + K·N context positions.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,31 @@ class ContextEncoderConfig:
             raise ConfigError(f"The context encoder's width {self.dim} must be a multiple of {DIM_HEAD}.")
 
 
+@dataclass(frozen=True)
+class BlockContext:
+    """The blocks before those that are written.
+
+    Args:
+        latents: (B, K, N, d), the last block last; a row without so many begins with any others, which are not seen.
+        num_blocks: (B,) int64, how many of the K blocks are real.
+        begins: (B,) bool, the document begins within the K blocks.
+        continues: (B,) bool, the last block breaks off within a sentence, and the written one continues it.
+        noise_share, noise: (B,) and (B, K, N, d), mixed into the normalised latents in training; or None.
+    """
+
+    latents: Tensor
+    num_blocks: Tensor
+    begins: Tensor
+    continues: Tensor
+    noise_share: Tensor | None = None
+    noise: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "BlockContext":
+        """The same with ``change`` applied to every tensor."""
+        tensors: dict[str, Any] = {name: change(value) for name, value in vars(self).items() if value is not None}
+        return replace(self, **tensors)
+
+
 class ContextLayer(nn.Module):
     """Pre-normed self-attention and feed-forward."""
 
@@ -74,15 +100,8 @@ class ContextEncoder(nn.Module):
         self.layers: Sequence[ContextLayer] = nn.ModuleList(layers)  # type: ignore[assignment]  # of any modules
         self.norm = nn.LayerNorm(c.dim)
 
-    def forward(self, latents: Tensor, num_blocks: Tensor, begins: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
-        """States and their mask (B, M), True = keep.
-
-        Args:
-            latents: (B, K, N, d) normalised latents, the last block last; what stands before the first real one of a
-                row is not seen.
-            num_blocks: (B,) how many of the K blocks are real.
-            begins: (B,) bool, the first real block begins the document (without any: the written one does).
-            continues: (B,) bool, the last block breaks off, and the written one continues it.
+    def forward(self, latents: Tensor, context: BlockContext) -> tuple[Tensor, Tensor]:
+        """States (B, M, D) and their mask (B, M), True = keep; ``latents`` are the context's, normalised and noised.
 
         Raises:
             ConfigError: latents of another shape than the model's.
@@ -95,9 +114,9 @@ class ContextEncoder(nn.Module):
             )
         weight = self.input_proj.weight
         places = torch.arange(c.num_blocks, device=latents.device)
-        real = places >= c.num_blocks - num_blocks[:, None]
+        real = places >= c.num_blocks - context.num_blocks[:, None]
         states = self.input_proj(latents.to(weight.dtype)) + self.latent_emb + self.distance_emb.flip(0)[:, None]
-        first = self.state_emb(2 * begins.long() + continues.long())[:, None]
+        first = self.state_emb(2 * context.begins.long() + context.continues.long())[:, None]
         x = torch.cat([first, states.flatten(1, 2)], dim=1)
         mask = torch.cat([real.new_ones(batch, 1), real.repeat_interleave(c.num_latents, dim=1)], dim=1)
         bias = None

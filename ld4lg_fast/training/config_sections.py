@@ -111,6 +111,11 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "schedule_scale": Number(1e-3, 1e3),
         "sampling_schedule": OneOf(ScheduleName(), NULL),
         "adaptive_schedule": SWITCH,
+        "context_blocks": WholeNumber(1, 64),
+        "context_layers": WholeNumber(1, 64),
+        "context_noise": SHARE,
+        "cut_share": SHARE,
+        "prefix_tokens": WholeNumber(0, 4096),
         "l2_normalized": SWITCH,
         "beta_schedule": Choice(("linear", "cosine", "sqrt")),
         "num_train_timesteps": WholeNumber(1, 100_000),
@@ -178,6 +183,7 @@ def check_model_options(config: Mapping) -> None:
         if name not in given:
             raise ConfigError(f"The option {name} is missing; give it, or leave out what deletes it.")
     _check_denoiser(config["model"]["denoiser"], config["recipe"])
+    _check_documents(config["dataset"], config["recipe"])
 
 
 def _check_denoiser(sizes: Mapping, recipe: Mapping) -> None:
@@ -196,3 +202,16 @@ def _check_denoiser(sizes: Mapping, recipe: Mapping) -> None:
             f"recipe.loss_weighting={recipe['loss_weighting']} weights squared errors; it needs recipe.loss_type=l2, "
             f"not {recipe.get('loss_type')}."
         )
+
+
+def _check_documents(corpus: Mapping, recipe: Mapping) -> None:
+    """Documents are for the recipe that writes them, and the other way round."""
+    documents, blocks = bool(corpus.get("documents")), "context_blocks" in recipe
+    if documents and not blocks:
+        raise ConfigError("dataset.documents=true needs recipe=blocks, which writes texts block by block.")
+    if blocks and not documents:
+        raise ConfigError("recipe=blocks needs dataset.documents=true, whose texts are cut into blocks.")
+    if blocks and corpus["max_len"] < 8:
+        raise ConfigError(f"dataset.max_len={corpus['max_len']} leaves no room in a block; give at least 8.")
+    if blocks and (corpus.get("seq2seq") or corpus.get("source_column")):
+        raise ConfigError("recipe=blocks cannot be combined with source texts; leave dataset.source_column out.")

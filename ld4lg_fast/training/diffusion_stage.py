@@ -3,8 +3,9 @@
 Letters: B texts, N latents, d latent width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,8 @@ def build_denoiser(
         if limit is not None:
             recipe["source_max_len"] = limit
             sizes["dim_context"] = autoencoder.lm.config.hidden_size
+        if "context_blocks" in recipe:
+            sizes["dim_context"] = sizes["dim"]
     return LatentDiffusion.create(recipe, sizes)
 
 
@@ -72,7 +75,7 @@ class DiffusionStage:
     ) -> None:
         self.session, self.options = session, session.options.diffusion
         self.module = self.trained = model.to(session.device)
-        optional = tuple(f"denoiser.{name}" for name in model.denoiser.OPTIONAL)
+        optional = (*(f"denoiser.{name}" for name in model.denoiser.OPTIONAL), "context_encoder")
         self.skipped = [name for name, _ in model.named_parameters() if name.startswith(optional)]
         if not model.diffusion.l2_normalized:
             rows = np.arange(len(training))
@@ -97,9 +100,7 @@ class DiffusionStage:
 
     def batch(self, step: int, part: Part) -> tuple:
         session, whole = self.session, self.batches[step]
-        latents, conditions = self.training.batch(part.of(whole), session.device)
-        if self._drops_context(step):
-            conditions |= {"context": None, "context_mask": None}
+        latents, conditions = self._batch_of(step, part, whole)
         # Drawn for the whole batch, so that the number of its parts changes nothing.
         like = torch.empty(1).expand(len(whole), *latents.shape[1:])
         draws = self.module.draw(like, step_generator(session.seed, NAME, step))
@@ -120,6 +121,13 @@ class DiffusionStage:
                 sums = self.session.accelerator.reduce(sums, "sum")
                 self.warp.record(sums, 1 / self.options.micro_batches)
         return output.loss
+
+    def _batch_of(self, step: int, part: Part, whole: Sequence[int]) -> tuple[Tensor, dict[str, Any]]:
+        """The latents of ``part`` of the texts ``whole``, and their conditions."""
+        latents, conditions = self.training.batch(part.of(whole), self.session.device)
+        if self._drops_context(step):
+            conditions |= {"context": None, "context_mask": None}
+        return latents, conditions
 
     def _drops_context(self, step: int) -> bool:
         """One coin a step for the sources of the whole batch, as published (golden NOTES 26)."""

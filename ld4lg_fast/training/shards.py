@@ -31,9 +31,14 @@ class Rows:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """Rows ``indices`` (len(indices), …) float32, copied."""
-        numbers = np.searchsorted(self._starts, indices, side="right") - 1
-        picked = [self.parts[n][i - self._starts[n]] for n, i in zip(numbers, indices, strict=True)]
-        return torch.stack(picked).float()
+        rows = np.asarray(indices, dtype=np.int64)
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        taken = torch.empty(len(rows), *self.row_shape)
+        for number in np.unique(numbers):
+            places = torch.from_numpy(np.flatnonzero(numbers == number))
+            within = torch.from_numpy(rows[numbers == number] - self._starts[number])
+            taken[places] = self.parts[number][within].float()
+        return taken
 
     def span(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop``, all of one part, uncopied."""

@@ -1,0 +1,112 @@
+"""Both stages of recipe ``blocks``, whose texts are blocks of documents.
+
+Letters: B blocks, T tokens, P prefix tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.data import TextDataset, TextSplit, collate
+from ld4lg_fast.data.documents import in_blocks
+from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
+from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
+from ld4lg_fast.training.block_latents import ContextDraws
+from ld4lg_fast.training.block_tokens import BlockTokens
+from ld4lg_fast.training.conditioned_latents import to_device
+from ld4lg_fast.training.diffusion_stage import NAME, DiffusionStage
+from ld4lg_fast.training.seeding import step_generator
+from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.train_step import Part
+
+PREFIX_SHARE = 0.5  # of the blocks, before which the text decoder reads the last tokens
+
+
+def dataset_of_blocks(
+    dataset: TextDataset, autoencoder: LanguageAutoencoder, session: Session
+) -> TextDataset:
+    """A corpus of documents as one of blocks; of the validation documents as many as have the blocks that are validated
+    on, but at least one."""
+    tokenizer = autoencoder.tokenizer
+    room = autoencoder.max_len - tokenizer.num_special_tokens_to_add()
+    most = session.options.validation_texts
+    some = dataset.validation.select(range(min(most, len(dataset.validation))))
+    cut = in_blocks(
+        replace(dataset, validation=some, test=TextSplit([])), lambda texts: token_counts(texts, tokenizer), room
+    )
+    offsets: Any = cut.validation.offsets
+    kept = max(1, int(np.searchsorted(offsets, most, side="right")) - 1)
+    validation = cut.validation.select(range(int(offsets[kept])))
+    return replace(cut, validation=replace(validation, offsets=offsets[: kept + 1]))
+
+
+def block_tokens(split: TextSplit, tokens: Any, autoencoder: LanguageAutoencoder) -> BlockTokens:
+    """The tokenised blocks of a split of `dataset_of_blocks`."""
+    around = special_tokens_around(split.texts[0], autoencoder.tokenizer)
+    return BlockTokens(tokens, split.offsets, *around)  # type: ignore[arg-type]  # blocks have offsets
+
+
+class BlockAutoencoderStage(AutoencoderStage):
+    """The language autoencoder on blocks and parts of them, whose decoder often reads the last tokens before first."""
+
+    blocks: BlockTokens
+    recipe: Mapping
+
+    def batch(self, step: int, part: Part) -> tuple:
+        whole = self.batches[step]
+        generator = step_generator(self.session.seed, self.name, f"{step}/blocks")
+        coins = torch.rand(len(whole), 4, generator=generator).numpy()
+        rows, labels, prefixes = [], [], []
+        firsts = self.blocks.firsts
+        for index, coin in zip(part.of(whole), part.of(coins), strict=True):
+            row, prefix = self._row(index, int(firsts[index]), coin)
+            rows.append(row)
+            before = self.blocks.before if prefix else 0
+            labels.append(row[:before] + prefix + row[before:])
+            prefixes.append(before + len(prefix))
+        ids, mask = self._collate(rows)
+        read, real = collate(labels, self.module.tokenizer.pad_token_id)
+        weight = float(part.count * sum(map(len, rows)) / self.blocks.tokens.lengths[whole].sum())
+        noise = step_generator(self.session.seed, self.name, step)
+        smoothing = self.smoothing_of(part.of(whole), training=True)
+        given = (read.masked_fill(~real, -100), torch.tensor(prefixes))
+        tensors = tuple(to_device(tensor, self.session.device) for tensor in given)
+        return weight, (ids, mask, smoothing, noise, part.index, part.count, *tensors)
+
+    def _row(self, block: int, first: int, coin: Sequence[float]) -> tuple[list[int], list[int]]:
+        """A block or a part of it, and the tokens that the decoder reads before it."""
+        blocks, count = self.blocks, self.recipe["prefix_tokens"]
+        row, prefix = blocks.tokens[block], []
+        if count and coin[0] < PREFIX_SHARE:
+            prefix = blocks.preceding(block, first, count)
+        size = len(row) - blocks.before - blocks.after
+        if coin[1] < self.recipe["cut_share"] and size > 1:
+            place = 1 + int(coin[2] * (size - 1))
+            if coin[3] < 0.5:
+                return blocks.head(block, place), prefix
+            row = blocks.tail(block, place)
+            if count and coin[0] < PREFIX_SHARE:
+                prefix = (prefix + blocks.text(block)[:place])[-count:]
+        return row, prefix
+
+
+class BlockDiffusionStage(DiffusionStage):
+    """Denoising of blocks, each seen after noised latents of the blocks before it."""
+
+    has_fixed_shapes = False
+
+    def _batch_of(self, step: int, part: Part, whole: Sequence[int]) -> tuple[Tensor, dict[str, Any]]:
+        recipe = self.module.recipe
+        generator = step_generator(self.session.seed, NAME, f"{step}/blocks")
+        draws = self.training.draw(len(whole), generator, recipe["cut_share"], recipe["context_noise"])
+        mine = ContextDraws(*(part.of(tensor) for tensor in vars(draws).values()))
+        latents, conditions = self.training.batch(part.of(whole), self.session.device, mine)
+        coin = torch.rand((), generator=generator)
+        if coin.item() < self.context_drop_prob:
+            conditions["blocks"] = None
+        return latents, conditions
