@@ -1,6 +1,6 @@
-"""Classes and source texts that samples are asked for: checked all at once, drawn batch by batch.
+"""Class and source text of samples: options checked for all samples at once, then resolved batch by batch.
 
-Letters: B batch.
+The package checks them with the same functions. Letters: B batch.
 """
 
 from collections.abc import Sequence
@@ -11,92 +11,104 @@ import numpy as np
 from . import noise
 from .errors import RuntimeInputError
 from .folder_schema import FolderConfig
-from .option_checks import WholeNumber, elements, plain, shown
+from .option_checks import MOST, WholeNumber, elements, plain, shown, text_complaint
 
 MOST_NAMES = 30  # of classes in a message
 
 
-def chosen_classes(
-    config: FolderConfig, class_id: int | Sequence[int] | None, class_name: str | None, num_samples: int
-) -> int | np.ndarray | None:
-    """The class of all samples or one for each; None where none was asked for.
+def check_classes(
+    names: Sequence[str], class_id: Any, class_name: Any, num_samples: int
+) -> int | list[int] | None:
+    """The class id of all samples or a list with one for each; None if neither option was given.
+
+    Args:
+        names: of the model's classes; empty for a model without classes.
 
     Raises:
-        RuntimeInputError: a class that the model does not have, or another number of them than of samples.
+        RuntimeInputError: a class that the model does not have, both options, or another number of ids than samples.
     """
     if class_id is None and class_name is None:
         return None
-    count = config.diffusion.num_classes
-    if not count:
-        raise RuntimeInputError("A class was given, but this model was trained without classes.")
-    if class_id is not None and class_name is not None:
-        raise RuntimeInputError("class_id and class_name exclude each other; give one of them.")
-    if class_name is not None:
-        return _class_of(config, class_name)
-    given = elements(class_id)
-    numbers: list[Any] = [class_id] if given is None else given
-    for number in numbers:
-        if not WholeNumber(-(2**63), 2**63).allows(number):
-            raise RuntimeInputError(f"class_id {shown(class_id)} must be an integer, or one for each sample.")
-        if not 0 <= number < count:
-            raise RuntimeInputError(
-                f"class_id {plain(number)} is out of range; this model has the classes {_known(config)}."
-            )
-    if given is not None and len(given) != num_samples:
-        raise RuntimeInputError(f"class_id has {len(given)} entries; give one id or {num_samples} of them.")
-    return plain(class_id) if given is None else np.array(given, np.int64)
-
-
-def _class_of(config: FolderConfig, name: Any) -> int:
-    names = [known.casefold() for known in config.statistics.class_names or ()]
-    if not isinstance(name, str) or name.casefold() not in names:
+    if not names:
+        given = f"class_id {shown(class_id)}" if class_name is None else f"class_name {shown(class_name)}"
         raise RuntimeInputError(
-            f"There is no class {shown(name)}; this model has the classes {_known(config)}."
+            f"{given} was given, but this model was trained without classes; leave it out."
         )
-    return names.index(name.casefold())
+    if class_id is not None and class_name is not None:
+        raise RuntimeInputError(
+            f"class_id {shown(class_id)} and class_name {shown(class_name)} exclude each other; give one of them."
+        )
+    if class_name is not None:
+        return class_index(names, class_name)
+    ids = elements(class_id)
+    for number in [class_id] if ids is None else ids:
+        if not WholeNumber(-MOST, MOST).allows(number):
+            raise RuntimeInputError(f"class_id {shown(class_id)} must be an integer, or one for each sample.")
+        if not 0 <= number < len(names):
+            raise RuntimeInputError(
+                f"class_id {plain(number)} is out of range; this model has {describe_classes(names)}."
+            )
+    if ids is not None and len(ids) != num_samples:
+        raise RuntimeInputError(f"class_id has {len(ids)} entries; give one id or {num_samples} of them.")
+    return plain(class_id) if ids is None else [plain(number) for number in ids]
 
 
-def _known(config: FolderConfig) -> str:
-    names = config.statistics.class_names or ()
-    told = ", ".join(f"{index} {name}" for index, name in enumerate(names[:MOST_NAMES]))
-    return told if len(names) <= MOST_NAMES else f"{told}, … {len(names) - 1} {names[-1]}"
+def class_index(names: Sequence[str], name: Any) -> int:
+    """The id of a class by its name, ignoring case; Hydra passes names that look like numbers as numbers.
+
+    Raises:
+        RuntimeInputError: there is no such class.
+    """
+    folded = [known.casefold() for known in names]
+    asked = str(name).casefold() if isinstance(name, str | int | float) else None
+    if asked not in folded or isinstance(name, bool):
+        raise RuntimeInputError(f"There is no class {shown(name)}; this model has {describe_classes(names)}.")
+    return folded.index(asked)
+
+
+def describe_classes(names: Sequence[str]) -> str:
+    """``the classes 0 World, 1 Sports``; of many classes the first and the last."""
+    listed = "the classes " + ", ".join(f"{index} {name}" for index, name in enumerate(names[:MOST_NAMES]))
+    return listed if len(names) <= MOST_NAMES else f"{listed}, … {len(names) - 1} {names[-1]}"
 
 
 def classes_of(
-    config: FolderConfig, chosen: int | np.ndarray | None, seed: int, ids: np.ndarray
+    config: FolderConfig, chosen: int | list[int] | None, seed: int, ids: np.ndarray
 ) -> np.ndarray | None:
     """A class (B,) for each of the samples ``ids``; None for a model without classes.
 
-    Without a choice it is the null class where that was trained, else drawn as often as in the training texts.
+    Without a choice: the null class where that was trained, else classes with the frequencies of the training texts.
     """
     count, default = config.diffusion.num_classes, config.diffusion.default_class
     if not count:
         return None
-    if isinstance(chosen, np.ndarray):
-        return chosen[ids]
+    if isinstance(chosen, list):
+        return np.array(chosen, np.int64)[ids]
     if chosen is None and default is None:
         return noise.draw(config.statistics.class_counts or [1] * count, seed, ids, noise.CLASS_STREAM)
     return np.full(len(ids), default if chosen is None else chosen, np.int64)
 
 
-def chosen_sources(
-    config: FolderConfig, source: str | Sequence[str] | None, num_samples: int
+def check_sources(
+    is_seq2seq: bool, source: Any, num_samples: int, option: str = "--source"
 ) -> str | list[str] | None:
-    """The source text of all samples or one for each; None for a model that writes from none.
+    """The source text of all samples or a list with one for each; None for a model that takes none.
+
+    Args:
+        option: how the command line gives a source, for messages.
 
     Raises:
-        RuntimeInputError: no text where the model needs one, one where it does not, another number of them than of
-            samples, or a text that is blank or none.
+        RuntimeInputError: sources missing, superfluous, blank, no texts, or another number of them than of samples.
     """
-    if config.source is None:
+    if not is_seq2seq:
         if source is not None:
             raise RuntimeInputError(
-                "A source text was given, but this model was trained without source texts."
+                "A source text was given, but this model was trained without source texts; leave source out."
             )
         return None
     if source is None:
         raise RuntimeInputError(
-            "This model writes from a source text; give source=..., or --source on the command line."
+            f"This model writes from a source text; give source=..., or {option} on the command line."
         )
     given = [source] if isinstance(source, str) else elements(source)
     if given is None:
@@ -107,12 +119,10 @@ def chosen_sources(
         )
     for place, text in enumerate(given):
         name = "source" if isinstance(source, str) else f"source[{place}]"
-        if not isinstance(text, str):
-            raise RuntimeInputError(f"{name} is {shown(text)}; it must be a text.")
+        if sentence := text_complaint(name, text):
+            raise RuntimeInputError(sentence)
         if not text.strip():
             raise RuntimeInputError(f"{name} is blank; give a text.")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise RuntimeInputError(f"{name} is {shown(text)}, which is not whole Unicode; give it as UTF-8.")
     return given[0] if isinstance(source, str) else given
 
 

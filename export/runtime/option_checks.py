@@ -173,6 +173,13 @@ def complaint(name: str, value: Any, rule: Rule | None = None) -> str | None:
     return f"{name} is {shown(value)}; it must be {rule}."
 
 
+def text_complaint(name: str, text: Any) -> str | None:
+    """The sentence that refuses an option that is not one text of whole characters, or None."""
+    if isinstance(text, str) and not Text().allows(text):
+        return f"{name} is {shown(text)}, which is not whole Unicode; give it as UTF-8."
+    return complaint(name, text, Text())
+
+
 def first_complaint(values: Mapping[str, Any], may_be_none: Collection[str] = ()) -> str | None:
     """The first `complaint` about options by name; None is allowed for those of ``may_be_none``."""
     found = (

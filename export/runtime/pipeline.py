@@ -14,7 +14,7 @@ import numpy as np
 
 from . import noise
 from .batch_checks import check_latents, check_memory, sample_numbers
-from .conditions import chosen_classes, chosen_sources, classes_of, sources_of
+from .conditions import check_classes, check_sources, classes_of, sources_of
 from .decoding import DecodingRules
 from .errors import RuntimeInputError
 from .folder import CONFIG, read_config
@@ -108,8 +108,8 @@ class OnnxTextDiffusion:
         num_inference_steps, sampler, spacing = self._plan(quality, num_inference_steps, sampler, spacing)
         rules = self.rules(**decoding)
         check_memory(self.config.diffusion, rules, self._vocabulary, min(batch_size, num_samples))
-        sources = chosen_sources(self.config, source, num_samples)
-        classes = chosen_classes(self.config, class_id, class_name, num_samples)
+        sources = check_sources(self.config.source is not None, source, num_samples)
+        classes = check_classes(self.config.statistics.class_names or (), class_id, class_name, num_samples)
         texts: list[str] = []
         for start in range(0, num_samples, batch_size):
             ids = np.arange(start, min(start + batch_size, num_samples))

@@ -3,10 +3,13 @@
 Letters: D model width, R rows, G groups of rows that share scale and shift.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.layout import ROWS_PER_PART, parts_of_group
+from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, Inputs
+from ld4lg_fast.kernels.layout import ROWS_PER_PART
 from ld4lg_fast.kernels.native import (
     DTYPE_CODES,
     FLOAT,
@@ -40,40 +43,15 @@ _vectors = function(
 )
 
 
-def forward(
-    h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """x and statistics (2, R) float32."""
-    x, _, stats = _run(h, residual, weight, bias, scale, shift, None, None, eps)
+    x, _, stats = forward_norm(*Inputs.without_next(*arguments))
     return x, stats
 
 
-def forward_norm(
-    h: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    next_weight: Tensor,
-    next_bias: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """x, y and statistics (4, R) float32."""
-    return _run(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
-
-
-def _run(
-    h: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    next_weight: Tensor | None,
-    next_bias: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+def forward_norm(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    """x, y and statistics (4, R) float32. Without a next norm y is None and the statistics are (2, R)."""
+    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = Inputs(*arguments)
     width = h.shape[-1]
     rows = h.numel() // width
     x = contiguous_like(residual)
@@ -108,30 +86,20 @@ def _run(
     return x, y, stats
 
 
-def backward(
-    grad_x: Tensor,
-    grad_y: Tensor | None,
-    h: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    scale: Tensor,
-    next_weight: Tensor | None,
-    stats: Tensor,
-) -> list[Tensor]:
+def backward(*arguments: Any) -> list[Tensor]:
     """See ``ld4lg::adaln_residual_backward`` in ``op.py``."""
+    inputs = BackwardInputs(*arguments)
+    grad_x, grad_y, h, x, weight, scale, next_weight, stats = inputs
     width = h.shape[-1]
-    rows = h.numel() // width
-    scale = as_matrix(scale, width)
-    groups = scale.numel() // width
-    rows_per_group = rows // max(1, groups)
-    parts = parts_of_group(rows_per_group)
+    rows, rows_per_group, groups, parts = inputs.parts()
     grad_h = contiguous_like(h)
     grad_residual = None if grad_y is None else contiguous_like(grad_x)
     sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
     results = [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
     if rows == 0:
         return results
-    grad_x, h, weight = as_matrix(grad_x, width), as_matrix(h, width), weight.contiguous()
+    grad_x, h, scale = (as_matrix(tensor, width) for tensor in (grad_x, h, scale))
+    weight = weight.contiguous()
     if grad_y is not None and next_weight is not None:
         grad_y, next_weight = as_matrix(grad_y, width), next_weight.contiguous()
     _backward(

@@ -20,27 +20,20 @@ from torch import Tensor
 
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.adaln_residual import reference
+from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, Inputs
 from ld4lg_fast.kernels.argument_checks import check_device
 from ld4lg_fast.kernels.backend import INTERPRETED
-from ld4lg_fast.kernels.layout import grouped_modulation, parts_of_group
+from ld4lg_fast.kernels.layout import grouped_modulation
 from ld4lg_fast.kernels.library import is_traced, operator, register, register_autograd
 
 
-def check(
-    h: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    next_weight: Tensor | None,
-    next_bias: Tensor | None,
-) -> None:
-    """Refuses shapes and devices that do not fit, but for how scale and shift broadcast.
+def check(inputs: Inputs) -> None:
+    """Refuses shapes and devices that do not fit. How scale and shift broadcast is checked elsewhere.
 
     Raises:
         ValueError: naming them.
     """
+    h, residual, weight, bias, _, _, next_weight, next_bias, _ = inputs
     shape = h.shape
     if residual.shape != shape:
         raise ValueError(f"residual has shape {tuple(residual.shape)}; it needs h's, {tuple(shape)}")
@@ -53,10 +46,7 @@ def check(
     for name, vector in vectors:
         if vector is not None and vector.shape != width:
             raise ValueError(f"{name} has shape {tuple(vector.shape)}; it needs {width}, h's last axis")
-    check_device(
-        "h residual weight bias scale shift next_weight next_bias",
-        *(h, residual, weight, bias, scale, shift, next_weight, next_bias),
-    )
+    check_device("h residual weight bias scale shift next_weight next_bias", *inputs[:-1])
 
 
 def check_groups(scale: Tensor, rows: int, width: int) -> None:
@@ -72,45 +62,27 @@ def check_groups(scale: Tensor, rows: int, width: int) -> None:
         )
 
 
-def check_operator(
-    h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
-) -> None:
-    """What ``ld4lg::adaln_residual`` takes: scale and shift as `layout.grouped_modulation` gives them."""
-    check_operator_norm(h, residual, weight, bias, scale, shift, None, None, eps)
+def check_operator(*arguments: Any) -> None:
+    """Checks the arguments of ``ld4lg::adaln_residual``."""
+    check_operator_norm(*Inputs.without_next(*arguments))
 
 
-def check_operator_norm(
-    h: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    next_weight: Tensor | None,
-    next_bias: Tensor | None,
-    eps: float,
-) -> None:
-    """The same of ``ld4lg::adaln_residual_norm``."""
-    check(h, residual, weight, bias, scale, shift, next_weight, next_bias)
+def check_operator_norm(*arguments: Any) -> None:
+    """Checks those of ``ld4lg::adaln_residual_norm``: scale and shift as `layout.grouped_modulation` gives them."""
+    inputs = Inputs(*arguments)
+    check(inputs)
+    h, scale, shift = inputs.h, inputs.scale, inputs.shift
     if scale.shape != shift.shape:
         raise ValueError(f"shift has shape {tuple(shift.shape)}; it needs scale's, {tuple(scale.shape)}")
     check_groups(scale, h.numel() // h.shape[-1], h.shape[-1])
 
 
-def check_backward(
-    grad_x: Tensor,
-    grad_y: Tensor | None,
-    h: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    scale: Tensor,
-    next_weight: Tensor | None,
-    stats: Tensor,
-) -> None:
-    """What ``ld4lg::adaln_residual_backward`` takes."""
+def check_backward(*arguments: Any) -> None:
+    """Checks the arguments of ``ld4lg::adaln_residual_backward``."""
+    grad_x, grad_y, h, x, weight, scale, next_weight, stats = BackwardInputs(*arguments)
     if grad_x.shape != h.shape:
         raise ValueError(f"grad_x has shape {tuple(grad_x.shape)}; it needs h's, {tuple(h.shape)}")
-    check(h, grad_x, weight, weight, scale, scale, next_weight, next_weight)
+    check(Inputs(h, grad_x, weight, weight, scale, scale, next_weight, next_weight, 0.0))
     if not (grad_y is None) == (x is None) == (next_weight is None):
         raise ValueError("grad_y, x and next_weight come together; give all or none")
     check_device("h grad_x grad_y x stats", h, grad_x, grad_y, x, stats)
@@ -141,44 +113,24 @@ def check_stats(stats: Tensor, kinds: int, rows: int) -> None:
 _INPUTS = "Tensor h, Tensor residual, Tensor weight, Tensor bias, Tensor scale, Tensor shift"
 
 
-def _fake(
-    h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    h, residual = arguments[:2]
     stats = h.new_empty((2, h.numel() // h.shape[-1]), dtype=torch.float32)
     return residual.new_empty(residual.shape), stats
 
 
-def _fake_norm(
-    h: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    next_weight: Tensor,
-    next_bias: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_norm(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    h, residual, *_, next_weight, _, _ = arguments
     stats = h.new_empty((4, h.numel() // h.shape[-1]), dtype=torch.float32)
     y_dtype = torch.promote_types(residual.dtype, next_weight.dtype)
     return residual.new_empty(residual.shape), residual.new_empty(residual.shape, dtype=y_dtype), stats
 
 
-def _fake_backward(
-    grad_x: Tensor,
-    grad_y: Tensor | None,
-    h: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    scale: Tensor,
-    next_weight: Tensor | None,
-    stats: Tensor,
-) -> list[Tensor]:
-    width = h.shape[-1]
-    groups = scale.numel() // width
-    parts = parts_of_group(h.numel() // width // max(1, groups))
-    sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
-    results = [h.new_empty(h.shape), sums]
+def _fake_backward(*arguments: Any) -> list[Tensor]:
+    inputs = BackwardInputs(*arguments)
+    grad_x, grad_y, h = inputs[:3]
+    sums = (*inputs.parts()[2:], 2 if grad_y is None else 4, h.shape[-1])
+    results = [h.new_empty(h.shape), h.new_empty(sums, dtype=torch.float32)]
     return results if grad_y is None else [*results, grad_x.new_empty(grad_x.shape)]
 
 
@@ -210,7 +162,7 @@ _adaln_residual_backward = operator("adaln_residual_backward")
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    h, _, weight, bias, scale, _, _ = inputs
+    h, _, weight, bias, scale, *_ = inputs
     stats = output[1]
     ctx.mark_non_differentiable(stats)
     ctx.save_for_backward(h, weight, bias, scale, stats)
@@ -218,8 +170,7 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 def _backward(ctx: Any, grad_x: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     h, weight, bias, scale, stats = ctx.saved_tensors
-    results = _adaln_residual_backward(grad_x, None, h, None, weight, scale, None, stats)
-    grad_h, sums = results
+    grad_h, sums = _adaln_residual_backward(grad_x, None, h, None, weight, scale, None, stats)
     return grad_h, grad_x, *_vector_gradients(sums, weight, bias, scale, None), None
 
 
@@ -232,8 +183,9 @@ def _setup_norm(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) 
 
 def _backward_norm(ctx: Any, grad_x: Tensor, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     h, x, weight, bias, scale, next_weight, stats = ctx.saved_tensors
-    results = _adaln_residual_backward(grad_x, grad_y, h, x, weight, scale, next_weight, stats)
-    grad_h, sums, grad_residual = results
+    grad_h, sums, grad_residual = _adaln_residual_backward(
+        grad_x, grad_y, h, x, weight, scale, next_weight, stats
+    )
     return grad_h, grad_residual, *_vector_gradients(sums, weight, bias, scale, next_weight), None
 
 
@@ -305,7 +257,7 @@ def adaln_residual(
         ValueError: shapes or devices that do not fit; the message names them.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    check(h, residual, weight, bias, scale, shift, next_weight, next_bias)
+    check(Inputs(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps))
     dtypes = {h.dtype, residual.dtype, scale.dtype, shift.dtype, weight.dtype, bias.dtype}
     if next_weight is not None and next_bias is not None:
         dtypes |= {next_weight.dtype, next_bias.dtype}

@@ -3,12 +3,15 @@
 Letters: D model width, R rows, G groups of rows that share scale and shift, P parts of a group.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows, parts_of_group
+from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, Inputs
+from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows
 from ld4lg_fast.kernels.triton import centered, launch_options, load_floats, through_norm
 
 
@@ -145,40 +148,15 @@ def adaln_residual_backward(
         tl.store(sums + 3 * WIDTH, sum_y, mask=keep)
 
 
-def forward(
-    h: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """x and statistics (2, R) float32."""
-    x, _, stats = _forward(h, residual, weight, bias, scale, shift, None, None, eps)
+    x, _, stats = forward_norm(*Inputs.without_next(*arguments))
     return x, stats
 
 
-def forward_norm(
-    h: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    next_weight: Tensor,
-    next_bias: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """x, y and statistics (4, R) float32."""
-    return _forward(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps)
-
-
-def _forward(
-    h: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    next_weight: Tensor | None,
-    next_bias: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor | None, Tensor]:
+def forward_norm(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    """x, y and statistics (4, R) float32. Without a next norm y is None and the statistics are (2, R)."""
+    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = Inputs(*arguments)
     width = h.shape[-1]
     rows = h.numel() // width
     x = residual.new_empty(residual.shape)
@@ -217,28 +195,17 @@ def _forward(
     return x, y, stats
 
 
-def backward(
-    grad_x: Tensor,
-    grad_y: Tensor | None,
-    h: Tensor,
-    x: Tensor | None,
-    weight: Tensor,
-    scale: Tensor,
-    next_weight: Tensor | None,
-    stats: Tensor,
-) -> list[Tensor]:
+def backward(*arguments: Any) -> list[Tensor]:
     """See ``ld4lg::adaln_residual_backward`` in ``op.py``."""
+    inputs = BackwardInputs(*arguments)
+    grad_x, grad_y, h, x, weight, scale, next_weight, stats = inputs
     width = h.shape[-1]
-    rows = h.numel() // width
+    rows, rows_per_group, groups, parts = inputs.parts()
     grad_h = h.new_empty(h.shape)
     grad_residual = None if grad_y is None else grad_x.new_empty(grad_x.shape)
-    scale_rows = as_rows(scale, width)
-    groups = scale_rows.shape[0]
-    rows_per_group = rows // max(1, groups)
-    parts = parts_of_group(rows_per_group)
     sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
     if rows:
-        h, grad_x = as_rows(h, width), as_rows(grad_x, width)
+        grad_x, h, scale = (as_rows(tensor, width) for tensor in (grad_x, h, scale))
         if grad_y is not None and next_weight is not None:
             grad_y, next_weight = as_rows(grad_y, width), next_weight.contiguous()
         adaln_residual_backward[(groups * parts,)](
@@ -247,7 +214,7 @@ def backward(
             h,
             x,
             weight.contiguous(),
-            scale_rows,
+            scale,
             next_weight,
             stats,
             grad_h,
@@ -256,7 +223,7 @@ def backward(
             grad_x.stride(0),
             0 if grad_y is None else grad_y.stride(0),
             h.stride(0),
-            scale_rows.stride(0),
+            scale.stride(0),
             rows,
             rows_per_group,
             parts,

@@ -11,9 +11,9 @@ from ld4lg_fast.checkpoints.run_config import read_run_config, resolved
 from ld4lg_fast.data import TextDataset, TextSplit, load_from_config
 from ld4lg_fast.data.corpus import SPLITS
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
+from ld4lg_fast.export.runtime.conditions import describe_classes
 from ld4lg_fast.options.checks import RULES, check
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-from ld4lg_fast.pipeline.statistics import describe_classes
 
 HELD_OUT = ("test", "validation")
 

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.errors import RuntimeInputError
 from ld4lg_fast.export.runtime.option_checks import (
     OPTIONS,
     Choice,
@@ -17,12 +19,12 @@ from ld4lg_fast.export.runtime.option_checks import (
     Number,
     Rule,
     Switch,
-    Text,
     WholeNumber,
     complaint,
     elements,
     plain,
     shown,
+    text_complaint,
 )
 
 RULES: Mapping[str, Rule] = {
@@ -40,6 +42,15 @@ RULES: Mapping[str, Rule] = {
     "callback": Function(),
 }
 """What the options of the package may be, by name; names to choose from are checked where they are defined."""
+
+
+@contextmanager
+def as_config_errors() -> Iterator[None]:
+    """Raises what the exported runtime's checks refuse as ``ConfigError``, in the same words."""
+    try:
+        yield
+    except RuntimeInputError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check(name: str, value: Any, rule: Rule | None = None) -> None:
@@ -95,9 +106,8 @@ def text_list(name: str, texts: str | Sequence[str]) -> list[str]:
 def check_texts(**texts: Any) -> None:
     """`check` of options that are one text each."""
     for name, text in texts.items():
-        if isinstance(text, str) and not Text().allows(text):
-            raise ConfigError(f"{name} is {shown(text)}, which is not whole Unicode; give it as UTF-8.")
-        check(name, text, Text())
+        if sentence := text_complaint(name, text):
+            raise ConfigError(sentence)
 
 
 def numbers(

@@ -1,4 +1,4 @@
-"""What is known of a run's training texts: their lengths and classes, and how samples draw from them.
+"""Statistics of a run's training texts: lengths and classes, from which those of samples are drawn.
 
 Letters: B batch.
 """
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.checkpoints.schemas import StatisticsFile, read
-from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.export.runtime.conditions import check_classes
 from ld4lg_fast.kernels import ops
+from ld4lg_fast.options.checks import as_config_errors
 
-LENGTH_STREAM = (1 << 30) + 1  # random streams of a sample's length and class, apart from all others
+LENGTH_STREAM = (1 << 30) + 1  # random streams of a sample's length and class, used for nothing else
 CLASS_STREAM = (1 << 30) + 2
 
 FILE = "statistics.json"
@@ -69,34 +70,26 @@ class RunStatistics:
         return _draw((0, *self.length_counts[1:]), seed, sample_ids, LENGTH_STREAM)
 
     def draw_classes(self, seed: int, sample_ids: Tensor) -> Tensor:
-        """A class (B,) long for each sample, as often as in the training texts (evenly if that is unknown)."""
+        """A class (B,) long for each sample, with the frequencies of the training texts (uniform if unknown)."""
         counts = self.class_counts or (1,) * len(self.class_names or ())
         return _draw(counts, seed, sample_ids, CLASS_STREAM)
 
     def class_index(self, name: str) -> int:
-        """The id of a class by its name, whatever its case.
+        """The id of a class by its name, ignoring case.
 
         Raises:
             ConfigError: there is no such class.
         """
-        if self.class_names is None:
-            raise ConfigError(
-                f"class_name {shown(name)} was given, but this model was trained without classes; leave it out."
-            )
-        folded = [known.casefold() for known in self.class_names]
-        # Hydra reads the name of a class as a number where it can.
-        asked = str(name).casefold() if isinstance(name, str | int | float) else None
-        if asked not in folded or isinstance(name, bool):
-            raise ConfigError(
-                f"There is no class {shown(name)}; this model has {describe_classes(self.class_names)}."
-            )
-        return folded.index(asked)
+        with as_config_errors():
+            index = check_classes(self.class_names or (), None, name, num_samples=1)
+        assert isinstance(index, int)  # as a name was given
+        return index
 
     def of_classes(self, num_classes: int) -> "RunStatistics":
-        """These with a name for each class of a model that knows so many, made up where none are stored.
+        """These statistics with a name for each of ``num_classes`` classes (``class 0`` … where none are stored).
 
         Raises:
-            CheckpointError: they are of another number of classes.
+            CheckpointError: they have another number of classes.
         """
         if not num_classes:
             return replace(self, class_names=None, class_counts=None)
@@ -110,10 +103,10 @@ class RunStatistics:
         return self
 
     def of_lengths(self, max_len: int) -> "RunStatistics":
-        """These, where no text is longer than a model reads.
+        """These statistics, after a check that no text has more than ``max_len`` tokens.
 
         Raises:
-            CheckpointError: one is.
+            CheckpointError: one has.
         """
         if len(self.length_counts) > max_len + 1:
             raise CheckpointError(
@@ -142,7 +135,7 @@ class RunStatistics:
 
     @classmethod
     def load(cls, directory: Path) -> "RunStatistics":
-        """Reads what `save` wrote; a directory without the file gives statistics that know nothing.
+        """Reads what `save` wrote; without the file, everything is unknown.
 
         Raises:
             CheckpointError: the file is damaged.
@@ -163,16 +156,11 @@ class RunStatistics:
         )
 
 
-def describe_classes(names: Sequence[str]) -> str:
-    """``the classes 0 World, 1 Sports``."""
-    return "the classes " + ", ".join(f"{index} {name}" for index, name in enumerate(names))
-
-
 def _draw(counts: Sequence[int], seed: int, sample_ids: Tensor, stream: int) -> Tensor:
-    """Indices into ``counts``, as often as they say; a function of (seed, sample id) alone."""
+    """Indices (B,) into ``counts``, sampled in proportion to them; a function of (seed, sample id) alone."""
     normal = ops.philox_normal(seed, sample_ids, stream, (1,))[:, 0]
     cumulative = torch.tensor(counts, dtype=torch.float64, device=sample_ids.device).cumsum(0)
     threshold = torch.special.ndtr(normal.double()) * cumulative[-1]
-    # A uniform number of exactly 1 must not run over the last index that occurs.
+    # A uniform number of exactly 1 must not give an index beyond the last that occurs.
     last = int(torch.tensor(counts).nonzero().max())
     return torch.searchsorted(cumulative, threshold, right=True).clamp(max=last)

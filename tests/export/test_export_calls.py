@@ -64,7 +64,7 @@ def test_options_out_of_range_are_refused_by_name(model, name):
     for value in (value for option, value in BAD_OPTIONS if option == name):
         with pytest.raises(RuntimeInputError) as caught:
             model(**OPTIONS | {"strategy": "nucleus"} | {name: value})
-        said, wanted = str(caught.value), {"class_id": "A class", "source": "A source"}.get(name, name)
+        said, wanted = str(caught.value), {"source": "A source"}.get(name, name)
         assert wanted in said and "\n" not in said and len(said) < 400, (value, said)
 
 
