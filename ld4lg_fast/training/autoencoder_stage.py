@@ -1,7 +1,6 @@
 """Stage one: the language autoencoder learns to give texts back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -10,33 +9,17 @@ from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Perturbation, Smoothing
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.files import write_json
-from ld4lg_fast.data import LengthBucketedBatches, TextDataset, TokenizedTexts, collate, tokenize_texts
+from ld4lg_fast.data import LengthBucketedBatches, TextDataset, TokenizedTexts, collate
 from ld4lg_fast.models.lm_attention import use_short_attention
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.console import console
-from ld4lg_fast.terminal.progress import duration
-from ld4lg_fast.training.autoencoder_model import (
-    NAME,
-    build_from_scratch,
-    learned_texts,
-    learns_nothing,
-    make_tokenizer,
-    tokenize,
-    tokenized,
-)
+from ld4lg_fast.training.autoencoder_model import NAME
 from ld4lg_fast.training.conditioned_latents import to_device
-from ld4lg_fast.training.derived_options import source_limit
-from ld4lg_fast.training.latent_cache import BATCH as ENCODED
-from ld4lg_fast.training.latent_cache import encode_latents, encode_sources, encoding_seconds
-from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.reconstruction import BATCH, measure_reconstruction
 from ld4lg_fast.training.seeding import StepBatches, step_generator
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.time_budget import StageClock
 from ld4lg_fast.training.train_step import Part
-
-LONG_ENCODING = 0.1  # of the run's time limit, above which it is announced
-
 
 def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Session) -> RunStatistics:
     """``statistics.json``: how long the training texts are, and how many each class has."""
@@ -68,7 +51,7 @@ class AutoencoderStage:
         self,
         autoencoder: LanguageAutoencoder,
         tokens: TokenizedTexts,
-        validation: TokenizedTexts,
+        validation: TokenizedTexts | Sequence[list[int]],
         session: Session,
         smoothing: Smoothing = NO_SMOOTHING,
     ) -> None:
@@ -132,68 +115,9 @@ class AutoencoderStage:
         return total, count
 
 
-def train_autoencoder(
-    pretrained: LanguageAutoencoder | None,
-    config: Mapping,
-    dataset: TextDataset,
-    session: Session,
-    clock: StageClock,
-) -> None:
-    """Runs the stage; afterwards the run directory has ``autoencoder/`` and ``reconstruction.json``.
-
-    Args:
-        pretrained: what `load_pretrained` gave.
-    """
-    autoencoder = pretrained
-    if autoencoder is None:
-        autoencoder = build_from_scratch(config, dataset, make_tokenizer(config, dataset, session))
-    tokens, validation = tokenize(autoencoder, dataset, session)
-    write_statistics(tokens, dataset, session)
-    step = 0
-    if learns_nothing(config):
-        autoencoder.to(session.device)
-        console.print("The latents are the frozen language model's hidden states: there is nothing to train.")
-    else:
-        limit = clock.run.limit
-        if clock.end is not None and limit is not None and session.options.stage == "all":
-            seconds = session.alone(lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session))
-            clock.make_room(seconds)
-            if seconds > LONG_ENCODING * limit:
-                console.print(f"Encoding the corpus between the stages is going to take {duration(seconds)}.")
-        learned = learned_texts(config, dataset)
-        if learned is not dataset.train.texts:
-            tokens = tokenized(learned, autoencoder, autoencoder.max_len, session)
-        shares = {field.name: config["autoencoder"].get(field.name, 0.0) for field in fields(Smoothing)}
-        stage = AutoencoderStage(autoencoder, tokens, validation, session, Smoothing(**shares))
-        step = TrainingLoop(stage, session, clock).run().step
-    finish_autoencoder(autoencoder, validation, session, clock, step)
-
-
-def _encoding_seconds(
-    autoencoder: LanguageAutoencoder,
-    tokens: TokenizedTexts,
-    dataset: TextDataset,
-    config: Mapping,
-    session: Session,
-) -> float:
-    """How long the second stage is going to take before its first step."""
-    autoencoder.to(session.device).eval()
-    seconds = encoding_seconds(
-        lambda texts: encode_latents(autoencoder, tokens, session, texts), tokens, session
-    )
-    limit = source_limit(config, dataset)
-    if limit is not None:
-        some = tokenize_texts((dataset.train.sources or [])[:ENCODED], autoencoder.tokenizer, limit)
-        of_some = encoding_seconds(
-            lambda texts: encode_sources(autoencoder, some, limit, session, texts), some, session
-        )
-        seconds += of_some * len(tokens) / len(some)
-    return seconds
-
-
 def finish_autoencoder(
     autoencoder: LanguageAutoencoder,
-    validation: TokenizedTexts,
+    validation: TokenizedTexts | Sequence[list[int]],
     session: Session,
     clock: StageClock,
     step: int,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.data import TextDataset, TextSplit, collate
+from ld4lg_fast.autoencoder.latent_augmentation import Smoothing
+from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
 from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
@@ -51,20 +52,33 @@ def block_tokens(split: TextSplit, tokens: Any, autoencoder: LanguageAutoencoder
     return BlockTokens(tokens, split.offsets, *around)  # type: ignore[arg-type]  # blocks have offsets
 
 
+def not_blank(tokens: TokenizedTexts, texts: Sequence[str]) -> list[list[int]]:
+    """The blocks that say something; every autoencoder gives the empty ones back."""
+    return [tokens[i] for i in range(len(tokens)) if texts[i]]
+
+
 class BlockAutoencoderStage(AutoencoderStage):
     """The language autoencoder on blocks and parts of them, whose decoder often reads the last tokens before first."""
 
-    blocks: BlockTokens
-    recipe: Mapping
+    def __init__(
+        self,
+        blocks: BlockTokens,
+        recipe: Mapping,
+        autoencoder: LanguageAutoencoder,
+        validation: Sequence[list[int]],
+        session: Session,
+        smoothing: Smoothing,
+    ) -> None:
+        super().__init__(autoencoder, blocks.tokens, validation, session, smoothing)
+        self.blocks, self.recipe, self.firsts = blocks, recipe, blocks.firsts
 
     def batch(self, step: int, part: Part) -> tuple:
         whole = self.batches[step]
         generator = step_generator(self.session.seed, self.name, f"{step}/blocks")
         coins = torch.rand(len(whole), 4, generator=generator).numpy()
         rows, labels, prefixes = [], [], []
-        firsts = self.blocks.firsts
         for index, coin in zip(part.of(whole), part.of(coins), strict=True):
-            row, prefix = self._row(index, int(firsts[index]), coin)
+            row, prefix = self._row(index, int(self.firsts[index]), coin)
             rows.append(row)
             before = self.blocks.before if prefix else 0
             labels.append(row[:before] + prefix + row[before:])

@@ -156,7 +156,7 @@ def _begin(planned: Plan, lock: RunLock, decoding: DecodingConfig) -> None:
 
 def _work(pretrained: "LanguageAutoencoder | None") -> Mapping[str, Callable]:
     """What each stage does."""
-    from ld4lg_fast.training.autoencoder_stage import train_autoencoder
+    from ld4lg_fast.training.autoencoder_training import train_autoencoder
     from ld4lg_fast.training.decoder_stage import train_decoder
     from ld4lg_fast.training.denoiser_training import train_denoiser
 

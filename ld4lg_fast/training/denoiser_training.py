@@ -7,10 +7,13 @@ import torch
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
-from ld4lg_fast.data import TextDataset, TokenizedTexts
+from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
 from ld4lg_fast.training.autoencoder_stage import write_statistics
+from ld4lg_fast.training.block_latents import BlockLatents
+from ld4lg_fast.training.block_stages import BlockDiffusionStage, block_tokens, dataset_of_blocks
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
 from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.diffusion_stage import DiffusionStage, build_denoiser
@@ -46,11 +49,16 @@ def _conditions(
 def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
     """Runs the stage on the run directory's autoencoder; afterwards the directory has ``denoiser/``."""
     autoencoder = LanguageAutoencoder.load(session.run.autoencoder).to(session.device)
+    documents = "context_blocks" in config["recipe"]
+    if documents:
+        dataset = dataset_of_blocks(dataset, autoencoder, session)
     tokens, validation_tokens = tokenize(autoencoder, dataset, session)
     statistics = write_statistics(tokens, dataset, session)
+    if documents:
+        _train_on_blocks(config, dataset, autoencoder, (tokens, validation_tokens), statistics, session, clock)
+        return
     latents = cached_latents(autoencoder, tokens, session)
-    every = range(len(validation_tokens))
-    validation = session.alone(lambda: Rows([encode_latents(autoencoder, validation_tokens, session, every)]))
+    validation = _encoded(autoencoder, validation_tokens, session)
     sources, validation_sources = _source_states(config, dataset, autoencoder, session)
     kind: Callable[..., DiffusionStage] = DiffusionStage
     if session.options.distill_from is None:
@@ -70,6 +78,49 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
         ),
         session,
     )
+    _train(stage, session, clock)
+
+
+def _encoded(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session) -> Rows:
+    """Latents that are not kept on disk."""
+    return session.alone(lambda: Rows([encode_latents(autoencoder, tokens, session, range(len(tokens)))]))
+
+
+def _train_on_blocks(
+    config: Mapping,
+    dataset: TextDataset,
+    autoencoder: LanguageAutoencoder,
+    tokens: tuple[TokenizedTexts, TokenizedTexts],
+    statistics: RunStatistics,
+    session: Session,
+    clock: StageClock,
+) -> None:
+    """The stage of recipe ``blocks``; ``tokens`` are those of the training and the validation blocks."""
+    model = build_denoiser(config, dataset, autoencoder)
+    num_context = model.recipe["context_blocks"]
+
+    def conditioned(split: TextSplit, ids: TokenizedTexts, encode: Callable[..., Rows]) -> BlockLatents:
+        blocks = block_tokens(split, ids, autoencoder)
+        heads, tails = blocks.cut_in_two(session.seed)
+        labels = torch.tensor(split.labels) if split.labels and model.denoiser.config.num_classes else None
+        rows = (encode(autoencoder, part, session, name) for part, name in ((ids, "latents"), (heads, "heads"), (tails, "tails")))
+        return BlockLatents(*rows, firsts=blocks.firsts, num_context=num_context, labels=labels)
+
+    stage = BlockDiffusionStage(
+        model,
+        conditioned(dataset.train, tokens[0], cached_latents),
+        ValidationSet(
+            conditioned(dataset.validation, tokens[1], lambda *given: _encoded(*given[:3])),
+            autoencoder,
+            statistics,
+            None,
+        ),
+        session,
+    )
+    _train(stage, session, clock)
+
+
+def _train(stage: DiffusionStage, session: Session, clock: StageClock) -> None:
     TrainingLoop(stage, session, clock).run()
 
     def save() -> None:

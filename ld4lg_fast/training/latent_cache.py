@@ -93,8 +93,10 @@ def encoding_seconds(
     return (time.perf_counter() - start) * len(tokens) / len(middle) / session.world_size
 
 
-def cached_latents(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session) -> Rows:
-    """The latents (B, N, d) of ``tokens``, from the run's ``cache/latents/`` or computed into it.
+def cached_latents(
+    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, name: str = "latents"
+) -> Rows:
+    """The latents (B, N, d) of ``tokens``, from the folder ``name`` of the run's cache or computed into it.
 
     Call in all processes. Perceiver latents are float32; hidden states are many, so bfloat16.
     """
@@ -104,7 +106,7 @@ def cached_latents(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, ses
     starts = range(0, len(tokens), per_shard)
     shards = [range(start, min(start + per_shard, len(tokens))) for start in starts]
     return _cached(
-        session.run.cache / "latents",
+        session.run.cache / name,
         [((len(texts), *shape), texts) for texts in shards],
         lambda texts: encode_latents(autoencoder, tokens, session, texts),
         dtype,
