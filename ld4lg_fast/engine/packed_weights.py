@@ -16,6 +16,7 @@ from ld4lg_fast.engine.precision import (
     NarrowCpuLinear,
     Pack,
     PlainLinear,
+    checked_precision,
     choose_linear,
 )
 from ld4lg_fast.engine.regional_compile import compile_regions, is_compiled
@@ -88,7 +89,7 @@ def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
     Raises:
         ConfigError: a precision that this device has no products for.
     """
-    weight = denoiser.input_proj.weight
+    weight, precision = denoiser.input_proj.weight, checked_precision(precision)
     dtype, pack = choose_linear(precision, weight.dtype, weight.device)
     if pack is Int8Linear and backend.has_fast_bf16():
         dtype = torch.bfloat16  # eight bits are enough for what becomes bytes

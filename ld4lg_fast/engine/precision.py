@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend, ops
 from ld4lg_fast.options.checks import check_choice
+from ld4lg_fast.options.precisions import precision_name
 
 Linear = Callable[..., Tensor]
 """(x (R, I), residual (R, O) or None) -> x Wᵀ + bias, or its GELU, + residual, (R, O)."""
@@ -176,13 +177,15 @@ _DTYPES = {
 PRECISIONS = tuple(_DTYPES)
 
 
-def check_precision(precision: str | None) -> None:
-    """Refuses unknown names; None is the precision of a model's weights.
+def checked_precision(precision: str | None) -> str | None:
+    """The name in `PRECISIONS` of a precision; None is that of a model's weights.
 
     Raises:
         ConfigError: it is none of `PRECISIONS`.
     """
-    check_choice("precision", precision, PRECISIONS, or_none=True)
+    name = precision_name(precision)
+    check_choice("precision", name, PRECISIONS, or_none=True)
+    return name
 
 
 def choose_linear(
@@ -197,7 +200,7 @@ def choose_linear(
     Raises:
         ConfigError: an unknown precision, or one that this device has no products for.
     """
-    check_precision(precision)
+    precision = checked_precision(precision)
     reason = _unavailable(precision, device)
     if reason is not None:
         raise ConfigError(f"precision={precision} cannot be had here: {reason}.")
