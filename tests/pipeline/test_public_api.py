@@ -57,7 +57,8 @@ def test_the_options_of_a_call_are_those_of_sampling_and_decoding():
     assert set(get_type_hints(CallOptions)) == explained
     shared = explained - set(get_type_hints(SamplingOptions)) | {"self", "num_samples", "decoding", "options"}
     assert set(inspect.signature(TextDiffusionPipeline.stream).parameters) == shared
-    assert set(inspect.signature(TextDiffusionPipeline.__call__).parameters) == shared | {"best_of"}
+    own = {"self", "num_samples", "best_of", "decoding", "options"}
+    assert set(inspect.signature(TextDiffusionPipeline.__call__).parameters) == own
 
 
 def test_samplers_and_strategies_are_swapped_by_name(pipe):
