@@ -1,7 +1,7 @@
 """The text decoder against transformers' ``generate``: sentences a second, latency, agreement of the tokens.
 
 python benchmarks/decode_throughput.py [--config bart-base|small] [--run RUN_DIR] [--device cpu|cuda]
-    [--batch-sizes N ...] [--strategies greedy beam nucleus] [--dtypes fp32 bf16 int8 ...] [--rounds N]
+    [--batch-sizes N ...] [--strategies greedy beam nucleus] [--precisions fp32 bf16 int8 ...] [--rounds N]
     [--json FILE [--add]]
 
 The model has random weights that make its texts vary, and random encoder states; they seldom end early, so every
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from harness import Timing, add_device, chosen_device, describe_device, timed, versions
+from harness import Timing, add_device, add_precisions, chosen_device, describe_device, timed, versions
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -183,16 +183,14 @@ def main() -> None:
     add_device(parser)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16, 128])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument(
-        "--dtypes", nargs="+", choices=PRECISIONS, help="default fp32 bf16 int8; on a GPU fp32 bf16"
-    )
+    add_precisions(parser, PRECISIONS, "default fp32 bf16 int8; on a GPU fp32 bf16")
     parser.add_argument("--max-length", type=int, default=64, help="tokens of a sentence, at most")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
     parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
     parser.add_argument("--add", action="store_true", help="keep other strategies and batch sizes in FILE")
     options = parser.parse_args()
     device = chosen_device(parser, options)
-    dtypes = options.dtypes or (["fp32", "bf16", "int8"] if device == "cpu" else ["fp32", "bf16"])
+    dtypes = options.precisions or (["fp32", "bf16", "int8"] if device == "cpu" else ["fp32", "bf16"])
     facts = {"model": options.run.name if options.run else options.config, "max_length": options.max_length}
     facts |= {"device": describe_device(device), "versions": versions()}
     rows = []

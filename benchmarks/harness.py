@@ -7,7 +7,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from ld4lg_fast.engine.precision import PlainLinear
+from ld4lg_fast.options.precisions import precision_name
 from ld4lg_fast.terminal.versions import installed_versions
 
 PACKAGES = ("ld4lg-fast", "torch", "triton", "transformers", "onnxruntime", "numpy")
@@ -45,6 +46,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """The option ``--device``: the GPU where there is one."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
+
+
+def add_precisions(parser: argparse.ArgumentParser, names: Iterable[str], help: str) -> None:
+    """The option ``--precisions``, each by either of its names."""
+    parser.add_argument("--precisions", nargs="+", type=precision_name, choices=list(names), help=help)
 
 
 def chosen_device(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:

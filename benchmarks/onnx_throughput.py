@@ -152,7 +152,7 @@ def plain_latents(pipe: TextDiffusionPipeline, batch: int, dtype: torch.dtype) -
     """The latents of `denoisers` as plain PyTorch computes them in ``dtype``."""
     pipe = copy.deepcopy(pipe).to(dtype=dtype)
     with use_backend("reference"):
-        return pipe.sample(batch, num_inference_num_inference_steps=STEPS, **SAMPLING).latents.numpy()
+        return pipe.sample(batch, num_inference_steps=STEPS, **SAMPLING).latents.numpy()
 
 
 def export_all(config: str, run: Path | None, place: Path) -> tuple[TextDiffusionPipeline, dict[str, Path]]:

@@ -1,6 +1,6 @@
 """Times every operation, and the denoiser made of them, at the paper's sizes in every backend, in interleaved runs.
 
-python benchmarks/ops.py [--device cpu|cuda] [--op NAME ...] [--batch-sizes 8 64] [--dtypes float32] [--json FILE]
+python benchmarks/ops.py [--device cpu|cuda] [--op NAME ...] [--batch-sizes 8 64] [--precisions fp32] [--json FILE]
 
 Backends: the plain reference eager and compiled, and the kernels (native C++ on a CPU, Triton on a GPU). Where
 the library itself goes to the reference, because the kernel is slower there, a row "auto (reference)" says so.
@@ -23,6 +23,7 @@ from unittest.mock import patch
 import torch
 from harness import (
     add_device,
+    add_precisions,
     chosen_device,
     copy_bandwidth,
     describe_device,
@@ -42,7 +43,7 @@ from ld4lg_fast.kernels.case_table import benchmark_cases
 from ld4lg_fast.kernels.testing import OpCase
 from ld4lg_fast.training.malloc_settings import keep_freed_memory
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KERNELS = {"cpu": "native", "cuda": "triton"}
 SLOW = {"denoiser", "linear_cross_entropy"}  # which a few rounds tell as much of
 EAGER, COMPILED = "reference eager", "reference compiled"
@@ -238,13 +239,13 @@ def main() -> None:
     add_device(parser)
     parser.add_argument("--op", nargs="+", help="only these operations")
     parser.add_argument("--batch-sizes", nargs="+", type=int, help="sequences (default 8 64; on a GPU 8 256)")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default float32; on a GPU bfloat16")
+    add_precisions(parser, DTYPES, "default fp32; on a GPU bf16")
     parser.add_argument("--json", type=Path, help="where to write the result; a plot comes beside it")
     options = parser.parse_args()
     device = chosen_device(parser, options)
     keep_freed_memory()  # of all backends alike: else the time is that of mapping pages, and as chance has it
     batch_sizes = options.batch_sizes or {"cpu": [8, 64], "cuda": [8, 256]}[device]
-    dtypes = [DTYPES[name] for name in options.dtypes or {"cpu": ["float32"], "cuda": ["bfloat16"]}[device]]
+    dtypes = [DTYPES[name] for name in options.precisions or {"cpu": ["fp32"], "cuda": ["bf16"]}[device]]
     cases = [case for batch in batch_sizes for case in benchmark_cases(batch)]
     known = sorted({DenoiserBenchmark.name, *(case.op for case in cases)})
     for name in options.op or ():

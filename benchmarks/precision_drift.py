@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from decode_throughput import agreement
-from harness import add_device, chosen_device, describe_device, versions
+from harness import add_device, add_precisions, chosen_device, describe_device, versions
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", type=Path)
     add_device(parser)
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="default int8; on a GPU bf16")
+    add_precisions(parser, PRECISIONS, "default int8; on a GPU bf16")
     parser.add_argument("--num-samples", type=int, default=256)
     parser.add_argument("--quality", default="balanced")
     parser.add_argument("--json", type=Path, help="where to write the result")

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from harness import (
     add_device,
+    add_precisions,
     chosen_device,
     describe_device,
     interleaved,
@@ -230,9 +231,7 @@ def main() -> None:
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="guidance scale; not 1 makes the model class-conditional"
     )
-    parser.add_argument(
-        "--precisions", nargs="+", choices=DTYPES, help="default fp32; on a GPU fp32 bf16 fp8"
-    )
+    add_precisions(parser, DTYPES, "default fp32; on a GPU fp32 bf16 fp8")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these rungs")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
     parser.add_argument(

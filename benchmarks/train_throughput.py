@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from harness import (
     add_device,
+    add_precisions,
     chosen_device,
     describe_device,
     interleaved,
@@ -165,9 +166,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=(*STAGES, "both"), default="both")
     add_device(parser)
     parser.add_argument("--batch-size", type=int, help="texts a step (default 8; on a GPU the paper's)")
-    parser.add_argument(
-        "--precisions", nargs="+", choices=DTYPES, help="default fp32, and bf16 where the processor has it"
-    )
+    add_precisions(parser, DTYPES, "default fp32, and bf16 where the processor has it")
     parser.add_argument(
         "--without-compile", action="store_true", help="leave out the rungs that take minutes to compile"
     )

@@ -34,7 +34,8 @@ from ld4lg_fast.export.runtime.records import as_json
 from ld4lg_fast.export.staging import staging_folder
 from ld4lg_fast.export.validation import validate_folder
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.options.checks import check_folder
+from ld4lg_fast.options.checks import check_choice, check_folder
+from ld4lg_fast.options.precisions import TORCH_NAMES, precision_name
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import QUALITIES
 
@@ -62,7 +63,7 @@ _FOREIGN_SETTINGS = {
 def export_run(
     run_dir: Path | str,
     out_dir: Path | str,
-    precision: str = "float32",
+    precision: str = "fp32",
     validate: bool = True,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -73,7 +74,7 @@ def export_run(
     bfloat16, which no CPU runs, as float32 only.
 
     Args:
-        precision: ``float32``; ``float16`` or ``bfloat16`` for GPUs; ``int8`` (dynamic, per channel).
+        precision: ``fp32``; ``fp16`` or ``bf16`` for GPUs; ``int8`` (dynamic, per channel).
         validate: compare every graph with the unpatched eager model on random inputs (see `validate_folder`).
 
     Raises:
@@ -82,14 +83,15 @@ def export_run(
         ValidationError: a graph computes something else than the model.
     """
     out_dir = Path(os.path.abspath(out_dir))
-    if precision not in PRECISIONS:
-        raise ConfigError(f"Unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    name = precision_name(precision)
+    stored = TORCH_NAMES.get(name, name)
+    check_choice("precision", name, list(map(precision_name, PRECISIONS)))
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise ConfigError(f"{out_dir} exists and is not empty; choose another folder or remove it.")
     check_folder("out_dir", out_dir.parent)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir)
     try:
-        config = folder_config(pipe, precision)
+        config = folder_config(pipe, stored)
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         with staging_folder(out_dir) as temporary:
             folder = temporary / "folder"

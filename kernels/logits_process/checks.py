@@ -1,5 +1,7 @@
 """What `ops.logits_process` and its kin take. Letters: R rows, V vocabulary, T tokens that the texts have room for."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,27 +13,18 @@ from ld4lg_fast.kernels.argument_checks import (
     check_integer,
     check_within,
 )
+from ld4lg_fast.kernels.logits_process.arguments import Inputs
 
 
-def check(
-    logits: Tensor,
-    ids: Tensor,
-    length: Tensor,
-    eos: Tensor,
-    forced: Tensor,
-    min_length: int,
-    repetition_penalty: float,
-    no_repeat_ngram_size: int,
-    normalize: bool = False,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> None:
+def check(*arguments: Any) -> None:
     """Refuses shapes, dtypes, devices and numbers that do not fit.
 
     Raises:
         ValueError: naming them.
     """
+    inputs = Inputs(*arguments)
+    logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = inputs[:8]
+    temperature, top_k, top_p = inputs[9:]
     of_logits, of_ids = logits.shape, ids.shape
     if len(of_logits) != 2 or len(of_ids) != 2 or of_logits[0] != of_ids[0]:
         raise ValueError(

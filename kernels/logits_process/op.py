@@ -81,19 +81,17 @@ def logits_process(
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, temperature, top_k, top_p)
-    check(logits, ids, length, eos, forced, *rules)
-    name = backend.choose("logits_process", logits.device.type, (logits.dtype,))
-    return _scores(name, logits, ids, length, eos, forced, *rules)
+    inputs = (logits, ids, length, eos, forced, *rules)
+    check(*inputs)
+    return _scores(backend.choose("logits_process", logits.device.type, (logits.dtype,)), *inputs)
 
 
-def _scores(
-    name: str, logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor, *rules: Any
-) -> Tensor:
+def _scores(name: str, *inputs: Any) -> Tensor:
     """`logits_process` on the backend ``name``, once the arguments are checked."""
-    if name != "native" and logits.is_cpu and not is_traced(logits, ids, length, eos, forced):
-        check_indices(logits, ids, length, eos, forced)
-    run = reference.logits_process if name == "reference" else _logits_process
-    return run(logits, ids, length, eos, forced, *rules)
+    tensors = inputs[:5]
+    if name != "native" and tensors[0].is_cpu and not is_traced(*tensors):
+        check_indices(*tensors)
+    return reference.logits_process(*inputs) if name == "reference" else _logits_process(*inputs)
 
 
 def logits_best(
@@ -116,18 +114,28 @@ def logits_best(
     Raises:
         As `logits_process`, and ValueError for a count beyond the vocabulary.
     """
-    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize)
-    check(logits, ids, length, eos, forced, *rules)
+    inputs = (
+        logits,
+        ids,
+        length,
+        eos,
+        forced,
+        min_length,
+        repetition_penalty,
+        no_repeat_ngram_size,
+        normalize,
+    )
+    check(*inputs)
     check_count(count, logits.shape[1])
     name = backend.choose("logits_best", logits.device.type, (logits.dtype,))
     if name != "native":
-        scores = _scores(name, logits, ids, length, eos, forced, *rules, 1.0, 0, 1.0)
+        scores = _scores(name, *inputs, 1.0, 0, 1.0)
         if count == 1:
             return scores.max(-1, keepdim=True)
         return scores.topk(count)
     from ld4lg_fast.kernels.logits_process.cpu import logits_best as native
 
-    return native(logits, ids, length, eos, forced, *rules, count)
+    return native(count, *inputs)
 
 
 def logits_draw(
@@ -157,14 +165,15 @@ def logits_draw(
         As `logits_process`, and ValueError for uniform numbers of another shape or dtype or, on a CPU, out of (0, 1).
     """
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, False, temperature, top_k, top_p)
-    check(logits, ids, length, eos, forced, *rules)
+    inputs = (logits, ids, length, eos, forced, *rules)
+    check(*inputs)
     check_uniforms(uniforms, logits)
     name = backend.choose("logits_draw", logits.device.type, (logits.dtype,))
     if name != "native":
-        return draw(_scores(name, logits, ids, length, eos, forced, *rules), uniforms)
+        return draw(_scores(name, *inputs), uniforms)
     from ld4lg_fast.kernels.logits_process.cpu import logits_draw as native
 
-    return native(logits, ids, length, eos, forced, uniforms, *rules)
+    return native(uniforms, *inputs)
 
 
 def draw(scores: Tensor, uniforms: Tensor) -> Tensor:

@@ -1,27 +1,21 @@
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ld4lg_fast.kernels.logits_process.arguments import Inputs
 
-def logits_process(
-    logits: Tensor,
-    ids: Tensor,
-    length: Tensor,
-    eos: Tensor,
-    forced: Tensor,
-    min_length: int = 0,
-    repetition_penalty: float = 1.0,
-    no_repeat_ngram_size: int = 0,
-    normalize: bool = False,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-) -> Tensor:
+
+def logits_process(*arguments: Any, **named: Any) -> Tensor:
     """See `ops.logits_process`. Computes in float32, or in float64 for float64 logits.
 
     Tokens out of the vocabulary change nothing, and the nearest length within range stands for another: what the
     kernels do on a GPU, where nobody looks at them first.
     """
+    inputs = Inputs(*arguments, **named)
+    logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = inputs[:8]
+    normalize, temperature, top_k, top_p = inputs[8:]
     scores = logits if logits.dtype == torch.float64 else logits.float()
     if normalize:
         scores = F.log_softmax(scores, dim=-1)

@@ -1,9 +1,13 @@
 """The decoding rules in Triton: one program a row."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from ld4lg_fast.kernels.logits_process.arguments import Inputs
 
 _BLOCK = 2048
 
@@ -180,21 +184,11 @@ def logits_process_kernel(
         _limit(scores_ptr, vocabulary, top_k, top_p, TOP_K, TOP_P, BLOCK)
 
 
-def logits_process(
-    logits: Tensor,
-    ids: Tensor,
-    length: Tensor,
-    eos: Tensor,
-    forced: Tensor,
-    min_length: int,
-    repetition_penalty: float,
-    no_repeat_ngram_size: int,
-    normalize: bool,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> Tensor:
+def logits_process(*arguments: Any) -> Tensor:
     """(R, V) float32."""
+    inputs = Inputs(*arguments)
+    logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = inputs[:8]
+    normalize, temperature, top_k, top_p = inputs[8:]
     rows, vocabulary = logits.shape
     scores = logits.new_empty(logits.shape, dtype=torch.float32)
     if scores.numel():

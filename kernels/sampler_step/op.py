@@ -3,6 +3,8 @@
 No derivative: nothing is trained through a sampler. Letters: B batch, N positions, d latent width, S steps.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,26 +12,18 @@ from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.argument_checks import check_device, check_integer, check_within
 from ld4lg_fast.kernels.library import is_traced, operator, register
 from ld4lg_fast.kernels.sampler_step import reference
+from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 
 COEFFICIENTS = 7
 
 
-def check(
-    output: Tensor,
-    z: Tensor,
-    x_prev: Tensor | None,
-    coefficients: Tensor,
-    step: Tensor,
-    seed: Tensor | None,
-    sample_ids: Tensor | None,
-    stream: int,
-    self_condition: bool,
-) -> None:
+def check(*arguments: Any) -> None:
     """Refuses shapes, dtypes, devices and numbers that do not fit.
 
     Raises:
         ValueError: naming them.
     """
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, _ = Inputs(*arguments)
     shape, of_output, of_coefficients = z.shape, output.shape, coefficients.shape
     if len(shape) != 3 or (of_output != shape and of_output != (2 * shape[0], shape[1], shape[2])):
         raise ValueError(
@@ -69,17 +63,8 @@ def check_step(step: Tensor, coefficients: Tensor) -> None:
     check_within("step", step, 0, coefficients.shape[0] - 1)
 
 
-def _fake(
-    output: Tensor,
-    z: Tensor,
-    x_prev: Tensor | None,
-    coefficients: Tensor,
-    step: Tensor,
-    seed: Tensor | None,
-    sample_ids: Tensor | None,
-    stream: int,
-    self_condition: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    output, z, *_, self_condition = Inputs(*arguments)
     *lead, width = z.shape
     network_input = output.new_empty((*lead, 2 * width if self_condition else width))
     return z.new_empty(z.shape), z.new_empty(z.shape), network_input

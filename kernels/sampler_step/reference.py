@@ -1,24 +1,19 @@
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.philox_normal.reference import philox_normal
+from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 
 
-def sampler_step(
-    output: Tensor,
-    z: Tensor,
-    x_prev: Tensor | None,
-    coefficients: Tensor,
-    step: Tensor,
-    seed: Tensor | None = None,
-    sample_ids: Tensor | None = None,
-    stream: int = 1,
-    self_condition: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
+def sampler_step(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See `ops.sampler_step`. Computes in float32, or in float64 where z has it.
 
     The nearest step within range stands for another, as on a GPU, where nobody looks at it first.
     """
+    inputs = Inputs(*arguments, **named)
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = inputs
     step = step.clamp(0, coefficients.shape[0] - 1)
     dtype = torch.promote_types(z.dtype, torch.float32)
     row = coefficients.index_select(0, step.reshape(1))[0].to(dtype)

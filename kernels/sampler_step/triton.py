@@ -1,11 +1,14 @@
 """One step of a sampler in Triton, see `ops.sampler_step`."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ld4lg_fast.kernels.philox_normal.triton import philox_normal_block
+from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 from ld4lg_fast.kernels.triton import load_floats
 
 _BLOCK = 128  # counters of four elements
@@ -63,18 +66,9 @@ def sampler_step_kernel(
     tl.store(input_ptr + place, z_next.to(input_ptr.dtype.element_ty), mask=keep)
 
 
-def sampler_step(
-    output: Tensor,
-    z: Tensor,
-    x_prev: Tensor | None,
-    coefficients: Tensor,
-    step: Tensor,
-    seed: Tensor | None,
-    sample_ids: Tensor | None,
-    stream: int,
-    self_condition: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = Inputs(*arguments)
     batch, positions, width = z.shape
     dtype = z.dtype
     z = z.float().contiguous()

@@ -1,5 +1,7 @@
 """Attention over short sequences in C++. Letters: B batch, N queries, M keys, H heads of width 64."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from ld4lg_fast.kernels.native import (
     contiguous_like,
     function,
 )
+from ld4lg_fast.kernels.short_attention.arguments import Inputs
 from ld4lg_fast.kernels.short_attention.reference import DIM_HEAD
 
 _SEQUENCE = [POINTER, I64, I64]
@@ -22,63 +25,42 @@ _forward = function("ld4lg_short_attention", [*_INPUTS, POINTER])
 _backward = function("ld4lg_short_attention_backward", [*_INPUTS, *_SEQUENCE] + 6 * [POINTER])
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-) -> Tensor:
+def forward(*arguments: Any) -> Tensor:
     """(B, N, H·64) in q's dtype; bias (B, H, N, M)."""
-    out = contiguous_like(q)
-    if not out.numel() or not k.shape[1]:
+    inputs = Inputs(*arguments)
+    out = contiguous_like(inputs.q)
+    if not out.numel() or not inputs.k.shape[1]:
         return out.zero_()
-    inputs = _Inputs(q, k, v, bias, q_gain, k_gain)
-    _forward(*inputs.described, out.data_ptr())
+    block = _Block(inputs)
+    _forward(*block.values, out.data_ptr())
     return out
 
 
-def backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-) -> list[Tensor]:
+def backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
     """See ``ld4lg::short_attention_backward`` in ``op.py``."""
-    batch, queries, width = q.shape
-    heads = width // DIM_HEAD
+    q, k, v, bias, q_gain, k_gain = inputs = Inputs(*arguments)
     found = [contiguous_like(x) for x in (q, k, v)]
 
     def room(*shape: int) -> Tensor:
         return q.new_empty(shape, dtype=torch.float32)
 
-    grad_bias = None if bias is None else room(batch, heads, queries, k.shape[1])
+    batch, heads, _, _ = pairs = inputs.pairs()
+    grad_bias = None if bias is None else room(*pairs)
     sums = [None if gain is None else room(batch, heads, DIM_HEAD) for gain in (q_gain, k_gain)]
     found += [x for x in (grad_bias, *sums) if x is not None]
     if not q.numel() or not k.numel():
         return [x.zero_() for x in found]
-    inputs, grad = _Inputs(q, k, v, bias, q_gain, k_gain), _adjacent(grad)
+    block, grad = _Block(inputs), _adjacent(grad)
     targets = (address(x) for x in (*found[:3], grad_bias, *sums))
-    _backward(*inputs.described, *_sequence(grad), *targets)
+    _backward(*block.values, *_sequence(grad), *targets)
     return found
 
 
-class _Inputs:
-    """What both functions take first, ``described``, and the tensors that its pointers need alive."""
+class _Block:
+    """``values``: the first arguments of both C++ functions. Keeps the tensors alive that its pointers need."""
 
-    def __init__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        q_gain: Tensor | None,
-        k_gain: Tensor | None,
-    ) -> None:
+    def __init__(self, inputs: Inputs) -> None:
+        q, k, v, bias, q_gain, k_gain = inputs
         q, k, v = map(_adjacent, (q, k, v))
         strides: tuple[int, ...] = (0, 0, 0, 0)
         bias_dtype = 0
@@ -88,7 +70,7 @@ class _Inputs:
         if q_gain is not None and k_gain is not None:
             q_gain, k_gain = as_vector(q_gain), as_vector(k_gain)
         self.alive = q, k, v, bias, q_gain, k_gain
-        self.described = (
+        self.values = (
             *(value for x in (q, k, v) for value in _sequence(x)),
             DTYPE_CODES[q.dtype],
             address(bias),

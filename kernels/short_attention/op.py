@@ -15,17 +15,17 @@ from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.argument_checks import check_device
 from ld4lg_fast.kernels.library import operator, register, register_autograd
 from ld4lg_fast.kernels.short_attention import reference
+from ld4lg_fast.kernels.short_attention.arguments import Inputs
 from ld4lg_fast.kernels.short_attention.reference import DIM_HEAD
 
 
-def check(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, q_gain: Tensor | None, k_gain: Tensor | None
-) -> None:
+def check(inputs: Inputs) -> None:
     """Refuses shapes, dtypes and devices that do not fit.
 
     Raises:
         ValueError: naming them.
     """
+    q, k, v, bias, q_gain, k_gain = inputs
     of_q, of_k = q.shape, k.shape
     if len(of_q) != 3 or of_q[2] % DIM_HEAD or len(of_k) != 3 or of_k[::2] != of_q[::2]:
         raise ValueError(
@@ -44,41 +44,28 @@ def check(
     if bias is not None:
         if bias.dtype != q.dtype:
             raise ValueError(f"bias is {bias.dtype}; it needs q's dtype, {q.dtype}")
-        wanted = pairs(q, k)
+        wanted = inputs.pairs()
         try:
             bias.expand(wanted)
         except RuntimeError:
             raise ValueError(
                 f"bias {tuple(bias.shape)} does not broadcast to (B, H, N, M), {wanted}"
             ) from None
-    check_device("q k v bias q_gain k_gain", q, k, v, bias, q_gain, k_gain)
+    check_device("q k v bias q_gain k_gain", *inputs)
 
 
-def pairs(q: Tensor, k: Tensor) -> tuple[int, int, int, int]:
-    """(B, H, N, M)."""
-    return q.shape[0], q.shape[2] // DIM_HEAD, q.shape[1], k.shape[1]
+def check_operator(*arguments: Any) -> None:
+    """Checks the arguments of ``ld4lg::short_attention``: the bias has all pairs."""
+    inputs = Inputs(*arguments)
+    check(inputs)
+    bias, wanted = inputs.bias, inputs.pairs()
+    if bias is not None and bias.shape != wanted:
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; it needs (B, H, N, M), {wanted}")
 
 
-def check_operator(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, q_gain: Tensor | None, k_gain: Tensor | None
-) -> None:
-    """What ``ld4lg::short_attention`` takes: a bias of all pairs."""
-    check(q, k, v, bias, q_gain, k_gain)
-    if bias is not None and bias.shape != pairs(q, k):
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; it needs (B, H, N, M), {pairs(q, k)}")
-
-
-def check_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-) -> None:
-    """What ``ld4lg::short_attention_backward`` takes."""
-    check_operator(q, k, v, bias, q_gain, k_gain)
+def check_backward(grad: Tensor, q: Tensor, *others: Any) -> None:
+    """Checks the arguments of ``ld4lg::short_attention_backward``."""
+    check_operator(q, *others)
     check_device("q grad", q, grad)
     if grad.shape != q.shape or grad.dtype != q.dtype:
         raise ValueError(
@@ -89,28 +76,17 @@ def check_backward(
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? q_gain, Tensor? k_gain"
 
 
-def _fake(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, q_gain: Tensor | None, k_gain: Tensor | None
-) -> Tensor:
+def _fake(q: Tensor, *_: Any) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def _fake_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-) -> list[Tensor]:
-    batch, length, width = q.shape
+def _fake_backward(_: Tensor, *arguments: Any) -> list[Tensor]:
+    q, k, v, bias, q_gain, k_gain = inputs = Inputs(*arguments)
     found = [x.new_empty(x.shape) for x in (q, k, v)]
     if bias is not None:
-        found.append(q.new_empty((batch, width // 64, length, k.shape[1]), dtype=torch.float32))
-    return found + [
-        q.new_empty((batch, width // 64, 64), dtype=torch.float32) for g in (q_gain, k_gain) if g is not None
-    ]
+        found.append(q.new_empty(inputs.pairs(), dtype=torch.float32))
+    sums = (*inputs.pairs()[:2], DIM_HEAD)
+    return found + [q.new_empty(sums, dtype=torch.float32) for g in (q_gain, k_gain) if g is not None]
 
 
 register(f"short_attention({_INPUTS}) -> Tensor", _fake, check_operator, "short_attention", "forward")
@@ -130,9 +106,8 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, bias, q_gain, k_gain = ctx.saved_tensors
-    found = _short_attention_backward(grad, q, k, v, bias, q_gain, k_gain)
-    grad_q, grad_k, grad_v, *rest = found
+    *_, bias, q_gain, _ = ctx.saved_tensors
+    grad_q, grad_k, grad_v, *rest = _short_attention_backward(grad, *ctx.saved_tensors)
     grad_bias = None if bias is None else rest.pop(0).to(bias.dtype)
     gains = [part.sum((0, 1)).to(q_gain.dtype) for part in rest] or [None, None]
     return grad_q, grad_k, grad_v, grad_bias, *gains
@@ -174,16 +149,17 @@ def short_attention(
         ValueError: shapes, dtypes or devices that do not fit, or a length above 128 for a backend asked for by name.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    check(q, k, v, bias, q_gain, k_gain)
-    tensors = [t for t in (q, k, v, bias, q_gain, k_gain) if t is not None]
-    name = backend.choose("short_attention", q.device.type, tuple({t.dtype for t in tensors}))
+    inputs = Inputs(q, k, v, bias, q_gain, k_gain)
+    check(inputs)
+    dtypes = {tensor.dtype for tensor in inputs if tensor is not None}
+    name = backend.choose("short_attention", q.device.type, tuple(dtypes))
     longest = max(q.shape[1], k.shape[1])
     if backend.current_backend() == "auto" and (name == "triton" or longest > MAX_LENGTH):
         name = "reference"
     if name == "reference":
-        return reference.short_attention(q, k, v, bias, q_gain, k_gain)
+        return reference.short_attention(*inputs)
     if longest > MAX_LENGTH:
         raise ValueError(f"short_attention takes at most {MAX_LENGTH} positions on '{name}', got {longest}")
     if bias is not None:
-        bias = bias.expand(pairs(q, k))
+        bias = bias.expand(inputs.pairs())
     return _short_attention(q, k, v, bias, q_gain, k_gain)

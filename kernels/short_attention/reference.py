@@ -1,6 +1,10 @@
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ld4lg_fast.kernels.short_attention.arguments import Inputs
 
 DIM_HEAD = 64
 EXCLUDED = -1e38  # pairs with a bias below it do not count
@@ -29,20 +33,13 @@ def short_attention(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
 
 
-def gradients(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-) -> list[Tensor]:
+def gradients(grad: Tensor, *arguments: Any) -> list[Tensor]:
     """Gradients of q, k, v, then (B, H, N, M) of the scores with a bias, (B, H, 64) of the gains with gains.
 
     Those of the bias and of the gains are their sums over what they are shared by. Pairs that the bias
     excludes get none, also where a query has no other.
     """
+    q, k, v, bias, q_gain, k_gain = Inputs(*arguments)
     dtype = q.dtype
     grad, q, k, v = (x.float().unflatten(-1, (-1, DIM_HEAD)).transpose(1, 2) for x in (grad, q, k, v))
     q_normed, k_normed = rms_normalized(q, q_gain), rms_normalized(k, k_gain)

@@ -3,11 +3,14 @@
 Letters: B batch, N queries, M keys, H heads of width 64.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ld4lg_fast.kernels.short_attention.arguments import Inputs
 from ld4lg_fast.kernels.short_attention.reference import gradients
 
 _BACKWARD_LENGTH = 64  # longer heads do not fit the registers with all their gradients
@@ -209,17 +212,10 @@ def _strided(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-) -> Tensor:
+def forward(*arguments: Any) -> Tensor:
     """(B, N, H·64) in q's dtype; bias (B, H, N, M)."""
-    batch, queries, width = q.shape
-    heads, keys = width // 64, k.shape[1]
+    q, k, v, bias, q_gain, k_gain = inputs = Inputs(*arguments)
+    batch, heads, queries, keys = inputs.pairs()
     out = q.new_empty(q.shape)
     if not out.numel() or not keys:
         return out.zero_()
@@ -243,20 +239,12 @@ def forward(
     return out
 
 
-def backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    q_gain: Tensor | None,
-    k_gain: Tensor | None,
-) -> list[Tensor]:
+def backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
     """See ``ld4lg::short_attention_backward`` in ``op.py``."""
-    batch, queries, width = q.shape
-    heads, keys = width // 64, k.shape[1]
+    q, k, v, bias, q_gain, k_gain = inputs = Inputs(*arguments)
+    batch, heads, queries, keys = inputs.pairs()
     if max(queries, keys) > _BACKWARD_LENGTH:
-        return gradients(grad, q, k, v, bias, q_gain, k_gain)
+        return gradients(grad, *inputs)
     grads = [x.new_empty(x.shape) for x in (q, k, v)]
     scores = None if bias is None else q.new_empty((batch, heads, queries, keys), dtype=torch.float32)
     sums = [

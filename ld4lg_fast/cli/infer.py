@@ -27,6 +27,7 @@ from ld4lg_fast.export.runtime.similarity import CHOICES, SURENESS
 from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.options.checks import check, check_folder, choose_device, output_file
 from ld4lg_fast.options.groups import INFER, checked_groups
+from ld4lg_fast.options.precisions import torch_dtype
 from ld4lg_fast.pipeline.pipeline import TextDiffusionOutput, TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import DECODING, resolved_generation
 from ld4lg_fast.pipeline.sources import read_sources
@@ -133,7 +134,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
         raise ConfigError(
             f"Unknown similarity generation.choose_by={generation['choose_by']}; choose one of {', '.join(CHOICES)}."
         )
-    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, getattr(torch, asked["dtype"]))
+    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, torch_dtype(asked["dtype"]))
     num_samples, num_candidates = generation["num_samples"], generation["num_candidates"]
     sources, references = choose_sources(pipe, run_dir, asked["source_file"], num_samples, num_candidates)
     num_texts = (DEFAULT_SAMPLES if num_samples is None else num_samples) if sources is None else len(sources)

@@ -121,9 +121,7 @@ def export_command(
     out_dir: Annotated[
         Path, typer.Argument(parser=path, help="Folder to write; it must not exist or be empty.")
     ],
-    precision: Annotated[
-        str, typer.Option(help="float32, int8 (CPU), float16 or bfloat16 (GPU).")
-    ] = "float32",
+    precision: Annotated[str, typer.Option(help="fp32, int8 (CPU), fp16 or bf16 (GPU).")] = "fp32",
     validate: Annotated[bool, typer.Option(help="Compare the graphs with PyTorch's numbers.")] = True,
 ) -> None:
     """Turns a run into a folder of ONNX graphs that samples without PyTorch.

@@ -8,7 +8,7 @@ from typing import Any
 
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.checkpoints.schemas import DecodingFile, read
-from ld4lg_fast.engine.precision import check_precision
+from ld4lg_fast.engine.precision import checked_precision
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export.runtime.option_checks import above_max_length, plain, too_many_for_a_file
 from ld4lg_fast.export.runtime.similarity import CHOICES
@@ -65,7 +65,7 @@ class DecodingConfig:
         for name in (*NUMBERS, *MAY_BE_NONE):
             object.__setattr__(self, name, plain(getattr(self, name)))
         check_choice("choose_decode", self.choose_decode, CHOICES)
-        check_precision(self.precision)
+        object.__setattr__(self, "precision", checked_precision(self.precision))
         if self.max_length is not None and self.max_length < self.min_length:
             raise ConfigError(
                 f"max_length is {self.max_length}; it must be at least min_length, {self.min_length}."

@@ -1,7 +1,4 @@
-"""Work on a GPU as CUDA graphs: captured once, then replayed without Python or launches between.
-
-`Capture` captures; `CapturedSteps` are a sampler's steps.
-"""
+"""CUDA graphs: `Capture` captures what a function launches, `GraphedSteps` runs a sampler's steps as graphs."""
 
 import threading
 from collections.abc import Callable
@@ -12,26 +9,26 @@ import torch
 from torch import Tensor
 
 Advance = Callable[..., tuple[Tensor, ...]]
-"""(guided, step (), *state) -> the next state, tensors of the same shapes from the second step on."""
-
+"""(guided, step (), *state) -> the next state; its shapes are constant from the second step on."""
 
 _capturing = threading.Lock()
 
 
 @cache
 def _stream(device: int) -> torch.cuda.Stream:
-    """One for all captures of a GPU: cuBLAS keeps memory for each."""
+    """One stream for all captures of a GPU, as cuBLAS allocates a workspace for each stream."""
     return torch.cuda.Stream(device)
 
 
 class Capture:
-    """Captures what a function launches, and gives what launches it again.
+    """Captures the kernels that a function launches as a CUDA graph and returns a function that replays it.
 
-    All graphs of one `Capture` share their memory: what one leaves there, the replay of another overwrites. One thread
-    captures at a time; what others do on the GPU meanwhile is no part of it.
+    All graphs of one `Capture` share a memory pool, so a replay overwrites what another graph left there. One thread
+    captures at a time; work of other threads is not captured.
 
     Args:
-        often: freed memory, which a graph cannot have, is given back before the first capture alone: that takes long.
+        often: empties the allocator's cache only before the first capture, as that is slow; a graph cannot use cached
+            memory.
     """
 
     def __init__(self, often: bool = False) -> None:
@@ -39,7 +36,7 @@ class Capture:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]:
-        # As torch.cuda.graph does it, which has one stream for all GPUs, and no ``often``.
+        # Not torch.cuda.graph, which has one stream for all GPUs and empties the cache for every capture.
         with _capturing:
             graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
             pool = None if self.graph is None else self.graph.pool()
@@ -52,7 +49,7 @@ class Capture:
                 try:
                     run()
                 except BaseException:
-                    with suppress(RuntimeError):  # what went wrong is what has to be known
+                    with suppress(RuntimeError):  # the first error is the one to report
                         graph.capture_end()
                     raise
                 graph.capture_end()
@@ -60,10 +57,10 @@ class Capture:
         return graph.replay
 
 
-class CapturedSteps:
-    """Calls of ``advance``, whose state lives in buffers of its own once the first step is done.
+class GraphedSteps:
+    """A sampler's steps as CUDA graphs; their state is kept in static buffers after the first step.
 
-    The first step of either kind, guided or not, runs as it is, which compiles its kernels; it is captured then.
+    The first guided and the first unguided step run eagerly, which compiles their kernels, and are then captured.
     """
 
     def __init__(self, advance: Advance) -> None:
@@ -74,9 +71,9 @@ class CapturedSteps:
         self.step: Tensor | None = None
 
     def __call__(self, guided: bool, step: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """The state after ``step``. What is returned is overwritten by the next call."""
+        """The state after ``step``; the next call overwrites it."""
         if self.step is None:
-            # A row of a table lies at any address, and kernels are compiled anew for odd ones.
+            # A copy, as kernels are recompiled for addresses that are not aligned.
             self.step = step.clone()
         else:
             self.step.copy_(step)
@@ -89,12 +86,12 @@ class CapturedSteps:
         else:
             self.state = tuple(tensor.clone() for tensor in after)
             if any(old.shape != new.shape for old, new in zip(state, after, strict=True)):
-                # Kernels of these shapes have to be compiled and planned, too, before a capture.
+                # Kernels for these shapes must be compiled before a capture, too.
                 self.advance(guided, self.step, *self.state)
         self.replays[guided] = self.capture(lambda: self._store(self.advance(guided, self.step, *self.state)))
         return self.state
 
     def _store(self, after: tuple[Tensor, ...]) -> None:
-        # In order: a tensor that is a later one's buffer is read before that is overwritten.
+        # In order: a tensor may be the buffer of a later one, which is read before it is overwritten.
         for buffer, tensor in zip(self.state, after, strict=True):
             buffer.copy_(tensor)

@@ -1,4 +1,4 @@
-"""Samples shared out over the processes of ``accelerate launch``; with one process they are all its own."""
+"""Samples distributed over the processes of ``accelerate launch``."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from accelerate.utils import gather_object
 
 
 def share(num_samples: int, processes: PartialState) -> list[int]:
-    """The numbers of this process's samples, every num_processes-th one."""
+    """Ids of this process's samples: every num_processes-th one."""
     return list(range(processes.process_index, num_samples, processes.num_processes))
 
 
 def gathered(ids: Sequence[int], rows: Sequence, processes: PartialState) -> list | None:
-    """All processes' rows in the order of their samples' numbers ``ids``; None but in the main process."""
+    """Rows of all processes, ordered by sample id, in the main process; None in the others."""
     pairs = list(zip(ids, rows, strict=True))
     if processes.num_processes > 1:
         pairs = gather_object(pairs)

@@ -1,4 +1,4 @@
-"""Sampling latents: options checked, samples cut into batches; each batch is a call of a `SamplingRun`.
+"""Samples latents: checks options and divides samples into batches, each of them a call of a `SamplingRun`.
 
 Letters: B batch, N latent positions, d latent width, M context length, S sampling steps.
 """
@@ -28,10 +28,10 @@ from ld4lg_fast.options.checks import (
     whole_numbers,
 )
 
-CPU_BATCH, CUDA_BATCH = 64, 1024  # more make a device no faster
-MEMORY_SHARE = 0.5  # of what is free: decoding needs the rest
-TEXT_BYTES = 256  # of a text as Python keeps it
-COUNT_BYTES = 64  # of a sample that is not kept: its number, its place and what they are sorted by
+CPU_BATCH, CUDA_BATCH = 64, 1024  # larger batches are not faster
+MEMORY_SHARE = 0.5  # of the free memory; decoding needs the rest
+TEXT_BYTES = 256  # of a text as a Python string
+COUNT_BYTES = 64  # of a sample whose latents are not kept: its id and its position
 
 Context = Tensor | Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -77,36 +77,35 @@ def sample_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Samples batch by batch: yields (rows, latents), rows (B,) of 0 … num_samples-1, latents (B, N, d).
 
-    Every sample has its own random numbers, drawn from (seed, its id), so a sample does not depend on the
-    batch size or on its neighbours. A batch that the memory does not hold is halved. What cannot work is refused by the
-    call itself, before the first batch is asked for.
+    The random numbers of a sample depend only on (seed, its id), so a sample does not depend on the batch size or on
+    other samples. A batch that runs out of memory is halved. Options are checked by the call, before the first batch.
 
     Args:
-        batch_size: None is as many as fill the device and fit its memory, see `fitting_batch`.
+        batch_size: None is what fills the device and fits its memory, see `fitting_batch`.
         sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's.
         spacing: of the steps: ``time``, ``log_snr`` or ``learned``, see `schedules.sampling_times`.
-        guidance_scale: w in ``w·cond + (1-w)·uncond`` (Ho & Salimans 2022); 1 means no second evaluation.
+        guidance_scale: w in ``w·cond + (1-w)·uncond`` (Ho & Salimans 2022); 1 skips the unconditional evaluation.
         guidance_interval: the times, 1 noise and 0 data, between which there is guidance.
-        class_id: one id or (num_samples,); the null class when a class-conditional model gets none.
+        class_id: one id or (num_samples,); None is the null class of a class-conditional model.
         context: (num_samples, M, dim_context) source states with ``context_mask`` (num_samples, M); or a
-            function that gives both for the rows (B,) of a batch.
-        lengths: (num_samples,) real positions of each sample (recipe v1); None means all N. Samples of like
-            length share a batch, and no batch is padded beyond its longest.
-        project: every x_start is put on the sphere of l2-normalised latents.
-        steer: called with every x_start that is predicted, normalised (B, N, d), and gives what is used in its place.
-        start: (num_samples, N, d) latents, un-normalised, that are noised up to time ``strength``, in (0, 1], and
-            denoised from there (SDEdit, Meng et al. 2022); None starts from noise alone.
-        precision: of the blocks' products, one of `precision.PRECISIONS`; None is that of the weights.
-        cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
-        sample_ids: (num_samples,) the samples' numbers, by default 0 … num_samples-1; with ids of their own,
-            several processes can share samples out.
-        progress: called with the number of samples whose step has been done, num_samples·S in all.
+            function that returns both for the rows (B,) of a batch.
+        lengths: (num_samples,) real positions of each sample (recipe v1); None means all N. Batches are made by
+            length and padded to their longest sample.
+        project: projects every x_start to the sphere of l2-normalised latents.
+        steer: maps every predicted x_start, normalised (B, N, d), to the one that is used instead.
+        start: (num_samples, N, d) latents, un-normalised, that are noised to time ``strength``, in (0, 1], and
+            denoised from there (SDEdit, Meng et al. 2022); None starts from pure noise.
+        precision: of the blocks' matmuls, one of `precision.PRECISIONS`; None is that of the weights.
+        cuda_graph: whether to capture a step as a CUDA graph once for each batch and replay it; None: on a GPU.
+        sample_ids: (num_samples,) ids of the samples, by default 0 … num_samples-1; several processes can sample
+            disjoint ids.
+        progress: called after every step of a batch with its number of samples, num_samples·S in all.
         callback: called as ``callback(step, rows, x_start)`` after every step of a batch, with the normalised
-            latents (B, N, d) as predicted there.
+            latents (B, N, d) predicted in it.
 
     Raises:
         ConfigError: an option out of range, a condition that the model was not trained for, or a single sample
-            that does not fit the memory.
+            that does not fit in memory.
     """
     config, device = model.denoiser.config, model.latent_mean.device
     num_samples = check_fits(model, num_samples, kept=False)
@@ -197,11 +196,11 @@ def sample_batches(
 
 
 def fitting_batch(model: LatentDiffusion) -> int:
-    """Samples at once that keep the device busy and that its free memory holds, by the sizes of the activations."""
+    """Batch size that fills the device and whose activations fit in its free memory."""
     config, device = model.denoiser.config, model.latent_mean.device
     if device.type != "cuda":
         return CPU_BATCH
-    # Of a position under guidance: input, residual, norm, q, k and v, both halves of the feed-forward, all skips.
+    # Activations of a position under guidance: input, residual, norm, q, k and v, feed-forward (value, gate), skips.
     widths = 2 * config.dim * (6 + 12 + getattr(config, "num_dense_connections", 0))
     sample_bytes = config.max_len * widths * model.denoiser.input_proj.weight.element_size()
     free, _ = torch.cuda.mem_get_info(device)
@@ -209,15 +208,15 @@ def fitting_batch(model: LatentDiffusion) -> int:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether the memory did not suffice; the allocator of the CPU has no error of its own for that."""
+    """Whether an allocation failed; the CPU allocator raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def halved(batch_size: int, device: torch.device, error: RuntimeError) -> int:
-    """The batch to try after one that the memory did not hold; any other ``error`` is raised again.
+    """Half of a batch size that ran out of memory; any other ``error`` is raised again.
 
     Raises:
-        ConfigError: it was a single sample.
+        ConfigError: the batch was a single sample.
     """
     if not out_of_memory(error):
         raise error
@@ -229,9 +228,7 @@ def halved(batch_size: int, device: torch.device, error: RuntimeError) -> int:
 
 
 def check_fits(model: LatentDiffusion, num_samples: int, name: str = "num_samples", kept: bool = True) -> int:
-    """Refuses more samples than the memory holds: texts, and latents in batches, together and in order, if ``kept``.
-
-    Returns their number, as a number of Python.
+    """Refuses more samples than memory holds (with their latents and texts if ``kept``); returns their number as int.
 
     Raises:
         ConfigError: the sentence says how many there may be.
@@ -247,10 +244,10 @@ def check_fits(model: LatentDiffusion, num_samples: int, name: str = "num_sample
 def sample_id_tensor(
     sample_ids: Tensor | Sequence[int] | None, num_samples: int, device: torch.device | str
 ) -> Tensor:
-    """The samples' numbers (num_samples,) int64; None counts from 0.
+    """Ids of the samples (num_samples,) int64; None counts from 0.
 
     Raises:
-        ConfigError: another number of ids than samples, or ids that are no whole numbers from 0 on.
+        ConfigError: another number of ids than samples, or ids that are not whole numbers from 0.
     """
     if sample_ids is None:
         return torch.arange(num_samples, device=device)

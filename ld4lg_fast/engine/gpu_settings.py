@@ -1,4 +1,4 @@
-"""What our loops set on a GPU while they run."""
+"""SDPA backends and current device used inside the sampling and decoding loops on a GPU."""
 
 import threading
 from collections.abc import Iterator
@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# Without cuDNN's, which torch would prefer on Hopper: it plans for about half a second whenever it meets a new shape,
-# and texts, and what is left of a batch, have many; nor may it plan while a graph is captured.
+# Without cuDNN, which torch prefers on Hopper: it plans for about half a second for every new shape, of which decoding
+# has many, and cannot plan while a graph is captured.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
 
 _lock = threading.Lock()
 _inside = 0
@@ -19,7 +18,7 @@ _attention = ExitStack()
 
 @contextmanager
 def _chosen_attention() -> Iterator[None]:
-    """`ATTENTION` from the first thread that enters until the last one has left: the choice is the whole process's."""
+    """Selects `ATTENTION` from the first thread that enters until the last leaves, as the setting is process-wide."""
     global _inside
     with _lock:
         if not _inside:
@@ -35,10 +34,7 @@ def _chosen_attention() -> Iterator[None]:
 
 
 def gpu_settings(device: torch.device) -> AbstractContextManager:
-    """Makes ``device`` the current one, where graphs are captured, and chooses among attention kernels.
-
-    On another device than a GPU it does nothing.
-    """
+    """Makes a GPU the current device, which graph capture needs, and selects `ATTENTION`; elsewhere does nothing."""
     if device.type != "cuda":
         return nullcontext()
     with ExitStack() as stack:

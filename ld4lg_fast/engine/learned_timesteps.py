@@ -1,7 +1,6 @@
-"""Sampling times learned from the error that a model makes with them.
+"""Learned sampling times: a grid search for the time curve with which few steps come closest to many.
 
-Where a sampler's steps should lie depends on the model. Curves ``t(u) = (1 - u^a)^b`` (Kumaraswamy 1980; a = b = 1 are
-equal steps) are tried with few steps, and the one whose samples come nearest to those of many steps is kept.
+Curves are ``t(u) = (1 - u^a)^b`` (Kumaraswamy 1980; a = b = 1 are equal steps).
 """
 
 from collections.abc import Callable
@@ -22,14 +21,14 @@ SAMPLER = "unipc"
 def learn_timesteps(
     model: LatentDiffusion, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, float]:
-    """Gives the model the times of the best curve, for the spacing ``learned``.
+    """Stores the times of the best curve in the model's recipe, for the spacing ``learned``.
 
-    Conditions are left out: the null class, no source text. ``progress`` is called as ``progress(done, total)`` with
+    Samples are unconditional: the null class, no source text. ``progress`` is called as ``progress(done, total)`` with
     network evaluations of `SAMPLES` samples.
 
     Returns:
-        The root mean square error of few steps, in normalised latents, with ``equal`` steps and with ``learned``
-        ones, and the curve's ``a`` and ``b``.
+        Root mean square errors in normalised latents, with ``equal`` steps and with ``learned`` ones, and the curve's
+        ``a`` and ``b``.
     """
     limit = getattr(model.diffusion.schedule_for_sampling, "num_train_timesteps", MANY_STEPS)
     few, many = min(FEW_STEPS, limit), min(MANY_STEPS, limit)

@@ -1,4 +1,4 @@
-"""Models prepared for the processor and the precision that they run in, once for as long as their weights stay."""
+"""Models with packed weights for a device and a precision, cached until their weights change."""
 
 import copy
 import threading
@@ -16,6 +16,7 @@ from ld4lg_fast.engine.precision import (
     NarrowCpuLinear,
     Pack,
     PlainLinear,
+    checked_precision,
     choose_linear,
 )
 from ld4lg_fast.engine.regional_compile import compile_regions, is_compiled
@@ -31,9 +32,9 @@ _preparing = threading.RLock()
 
 
 def prepared_once(module: nn.Module, key: object, make: Callable[[], T]) -> T:
-    """What ``make()`` prepares from the module's weights; it is called again when one of them has changed.
+    """The cached result of ``make()`` for a module; ``make`` is called again after a weight has changed.
 
-    Threads that need the same wait for the first of them to prepare it.
+    Concurrent threads wait for the first of them.
     """
     state = tuple(
         (tensor.data_ptr(), tensor._version) for tensor in (*module.parameters(), *module.buffers())
@@ -46,7 +47,7 @@ def prepared_once(module: nn.Module, key: object, make: Callable[[], T]) -> T:
 
 
 class PreparedLinear(nn.Module):
-    """A Linear with its product prepared."""
+    """A Linear whose matmul has packed weights."""
 
     def __init__(self, linear: nn.Linear, pack: Pack) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class PreparedLinear(nn.Module):
 
 
 class PreparedFeedForward(nn.Module):
-    """A `GEGLUFeedForward` with its products prepared; the GEGLU is part of one of them where that can be."""
+    """A `GEGLUFeedForward` whose matmuls have packed weights, fused with the GEGLU where a kernel supports it."""
 
     def __init__(self, feed_forward: GEGLUFeedForward, pack: Pack) -> None:
         super().__init__()
@@ -80,18 +81,18 @@ class PreparedFeedForward(nn.Module):
 
 
 def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
-    """The denoiser with its blocks' and skips' products prepared; everything else is shared with it, or cast.
+    """The denoiser with packed weights in its blocks and skips; other parts are shared with it, or cast.
 
     Args:
         precision: one of `precision.PRECISIONS`; None is that of the weights.
 
     Raises:
-        ConfigError: a precision that this device has no products for.
+        ConfigError: a precision that this device does not support.
     """
-    weight = denoiser.input_proj.weight
+    weight, precision = denoiser.input_proj.weight, checked_precision(precision)
     dtype, pack = choose_linear(precision, weight.dtype, weight.device)
     if pack is Int8Linear and backend.has_fast_bf16():
-        dtype = torch.bfloat16  # eight bits are enough for what becomes bytes
+        dtype = torch.bfloat16  # its 8 significant bits suffice for inputs that are quantized to int8
     if dtype == weight.dtype and pack is PlainLinear:
         return denoiser
     compiles = is_compiled(denoiser)
@@ -101,7 +102,7 @@ def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
         if dtype != weight.dtype:
             plain = copy.deepcopy(denoiser)
             plain.to(dtype)  # in place
-        if pack is not PlainLinear:  # products that a compiler does not see, or not as they are meant
+        if pack is not PlainLinear:  # torch.compile cannot optimize these matmuls
             return _prepared_twin(plain, pack)
         if compiles:
             compile_regions(plain)
@@ -114,21 +115,21 @@ def _prepared_twin(denoiser: Denoiser, pack: Pack) -> Denoiser:
     twin = _twin(denoiser)
     packs: dict[str, Pack] = {"blocks": pack, "dense_projections": pack}
     if denoiser.input_proj.weight.dtype == torch.bfloat16 and backend.has_fast_bf16():
-        packs["modulation"] = NarrowCpuLinear  # of all steps at once: few rows, and the largest weight
+        packs["modulation"] = NarrowCpuLinear  # few rows (all steps at once) and the largest weight
     for name in packs.keys() & twin._modules.keys():
         twin._modules[name] = _with_products(twin.get_submodule(name), packs[name])
     return twin
 
 
 def _twin(module: Module) -> Module:
-    """Another module with the same parameters and children, in which children can be replaced."""
+    """A shallow copy of a module, in which children can be replaced."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     return twin
 
 
 def _with_products(module: nn.Module, pack: Pack) -> nn.Module:
-    """The module with every Linear in it prepared."""
+    """A copy of the module in which every Linear has packed weights."""
     if isinstance(module, nn.Linear):
         return PreparedLinear(module, pack)
     if isinstance(module, GEGLUFeedForward):

@@ -1,4 +1,4 @@
-"""Matrix products with fixed weights, prepared once for the processor they run on.
+"""Matmuls with constant weights in several precisions, packed for the device that they run on.
 
 Letters: R rows, I inputs, O outputs.
 """
@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend, ops
 from ld4lg_fast.options.checks import check_choice
+from ld4lg_fast.options.precisions import precision_name
 
 Linear = Callable[..., Tensor]
 """(x (R, I), residual (R, O) or None) -> x Wᵀ + bias, or its GELU, + residual, (R, O)."""
 
 Pack = Callable[..., Linear]
-"""(weight (O, I), bias (O,) or None, gelu) -> the product, followed by the exact GELU where asked for."""
+"""(weight (O, I), bias (O,) or None, gelu) -> the matmul, followed by the exact GELU if ``gelu``."""
 
 
 def _finish(product: Tensor, gelu: bool, residual: Tensor | None) -> Tensor:
@@ -27,7 +28,7 @@ def _finish(product: Tensor, gelu: bool, residual: Tensor | None) -> Tensor:
 
 
 class PlainLinear:
-    """torch's own product."""
+    """torch's matmul."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         self.weight, self.bias, self.gelu = weight, bias, gelu
@@ -37,7 +38,7 @@ class PlainLinear:
 
 
 class OneDnnLinear:
-    """oneDNN's product on weights in the order that its kernels read, as torch's compiler uses it."""
+    """oneDNN's matmul on prepacked weights, as torch.compile uses it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
@@ -52,10 +53,7 @@ class OneDnnLinear:
 
 
 class CpuLinear:
-    """`ops.PackedLinear` for few rows where the C++ library is built, `OneDnnLinear` for more.
-
-    Either order of the weights is made when it is first needed.
-    """
+    """`ops.PackedLinear` for few rows if the C++ library is built, `OneDnnLinear` for more; packed at first use."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         self.weight, self.bias, self.gelu = weight, bias, gelu
@@ -77,10 +75,10 @@ class CpuLinear:
 
 
 class CpuBFloat16Linear(CpuLinear):
-    """The same with weights in bfloat16, inputs and outputs in float32.
+    """`CpuLinear` with weights in bfloat16, inputs and outputs in float32.
 
-    Only oneDNN's product rounds the inputs to bfloat16 as well; a processor that has no such product uses ours for
-    any number of rows.
+    Only oneDNN rounds the inputs to bfloat16, too. On CPUs without bfloat16 in oneDNN, `ops.PackedLinear` serves any
+    number of rows.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
@@ -96,7 +94,7 @@ class CpuBFloat16Linear(CpuLinear):
 
 
 class NarrowCpuLinear:
-    """`ops.NarrowLinear`; with ``geglu`` value·GELU(gate) of the product, in one pass."""
+    """`ops.NarrowLinear`; ``geglu`` fuses value·GELU(gate) with the matmul."""
 
     def __init__(
         self,
@@ -113,14 +111,14 @@ class NarrowCpuLinear:
 
 
 class Int8Linear(NarrowCpuLinear):
-    """Products of bytes, with a scale for each row of the weight and of the input, and sums in int32."""
+    """int8 matmul with a scale for each row of the weight and of the input; accumulates in int32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False, geglu: bool = False) -> None:
         super().__init__(weight, bias, gelu, geglu, torch.int8)
 
 
 class Fp8Linear:
-    """Products of float8 (e4m3): a scale for each row of the weight and of the input, see `ops.quantize_rows`."""
+    """float8 (e4m3) matmul with a scale for each row of the weight and of the input, see `ops.quantize_rows`."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
         quantized, scale = ops.quantize_rows(weight.detach())
@@ -132,8 +130,8 @@ class Fp8Linear:
         return _finish(self.product(*ops.quantize_rows(x)), self.gelu, residual)
 
     def product(self, quantized: Tensor, scale: Tensor) -> Tensor:
-        """(R, O) bfloat16 of an input that has been quantised."""
-        # Fast sums are kept in fewer bits, which loses less than inputs of eight do.
+        """(R, O) bfloat16 of a quantized input."""
+        # The error of fast accumulation is smaller than that of 8-bit inputs.
         return torch._scaled_mm(
             quantized,
             self.weight,
@@ -146,13 +144,13 @@ class Fp8Linear:
 
 
 def fp8_or_plain(weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Linear:
-    """`Fp8Linear` where its sizes are whole blocks of sixteen, which the product needs."""
+    """`Fp8Linear` if the sizes are multiples of 16, as `torch._scaled_mm` requires, else `PlainLinear`."""
     kind: Pack = PlainLinear if any(size % 16 for size in weight.shape) else Fp8Linear
     return kind(weight, bias, gelu)
 
 
 class Tf32Linear(PlainLinear):
-    """torch's product of float32 with the inputs rounded to ten bits (tensor cores)."""
+    """torch's float32 matmul with TF32 tensor cores."""
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         settings = torch.backends.cuda.matmul
@@ -163,7 +161,7 @@ class Tf32Linear(PlainLinear):
             settings.allow_tf32 = before
 
 
-FEW_ROWS_BF16 = 8  # up to which our own product with weights in bfloat16 is not slower than oneDNN's
+FEW_ROWS_BF16 = 8  # up to which `ops.PackedLinear` in bfloat16 is not slower than oneDNN
 
 _DTYPES = {
     "fp32": torch.float32,
@@ -176,28 +174,30 @@ _DTYPES = {
 PRECISIONS = tuple(_DTYPES)
 
 
-def check_precision(precision: str | None) -> None:
-    """Refuses unknown names; None is the precision of a model's weights.
+def checked_precision(precision: str | None) -> str | None:
+    """The name in `PRECISIONS` of a precision; None is that of a model's weights.
 
     Raises:
         ConfigError: it is none of `PRECISIONS`.
     """
-    check_choice("precision", precision, PRECISIONS, or_none=True)
+    name = precision_name(precision)
+    check_choice("precision", name, PRECISIONS, or_none=True)
+    return name
 
 
 def choose_linear(
     precision: str | None, weights: torch.dtype, device: torch.device, few_rows: bool = False
 ) -> tuple[torch.dtype, Pack]:
-    """The dtype of everything but the products, and what prepares the products.
+    """The dtype of everything but the matmuls, and the `Pack` of the matmuls.
 
     Args:
-        few_rows: whether reading the weights is most of the work, as it is in a step of a decoder: on a CPU, bf16
-            then is that of the weights alone.
+        few_rows: whether reading the weights dominates, as in a decoding step; on a CPU, bf16 then applies to the
+            weights only.
 
     Raises:
-        ConfigError: an unknown precision, or one that this device has no products for.
+        ConfigError: an unknown precision, or one that this device does not support.
     """
-    check_precision(precision)
+    precision = checked_precision(precision)
     reason = _unavailable(precision, device)
     if reason is not None:
         raise ConfigError(f"precision={precision} cannot be had here: {reason}.")
@@ -220,7 +220,7 @@ _SPECIAL: dict[str, Pack] = {"tf32": Tf32Linear, "int8": Int8Linear, "fp8": fp8_
 
 
 def _unavailable(precision: str | None, device: torch.device) -> str | None:
-    """Why the device has no such products."""
+    """Why the device does not support a precision, or None."""
     if precision == "int8":
         if device.type != "cpu":
             return f"integer products are for a CPU, not for {device.type}; use bf16"

@@ -1,4 +1,4 @@
-"""The repeated parts of a model: what is compiled, recomputed in the backward pass, or sharded as one piece."""
+"""Repeated regions of a model, which are compiled, recomputed in the backward pass, or sharded one by one."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -20,7 +20,7 @@ KINDS = (
 
 
 def regions(model: nn.Module) -> Iterator[nn.Module]:
-    """The self-attentions and feed-forwards of our own networks, the layers of a language model."""
+    """Self-attention and feed-forward modules of our networks, and the layers of a language model."""
     for child in model.children():
         if isinstance(child, KINDS):
             yield child
@@ -35,11 +35,11 @@ def compile_regions(model: nn.Module) -> None:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether `compile_regions` has been called for it; copies of a module are never compiled."""
+    """Whether `compile_regions` has been called for the model; copies of a module are not compiled."""
     return any(region._compiled_call_impl is not None for region in regions(model))
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Activation checkpointing (Chen et al. 2016): a region keeps its inputs alone and runs again backwards."""
+    """Activation checkpointing (Chen et al. 2016): a region keeps only its inputs and recomputes the rest."""
     for region in regions(model):
         region.forward = partial(checkpoint, region.forward, use_reentrant=False)

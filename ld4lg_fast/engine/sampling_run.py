@@ -1,6 +1,6 @@
-"""One sampling run: everything that a sampler's steps share computed once, then batch after batch.
+"""`SamplingRun`: the fast loop over a sampler's steps; what all steps share is computed once for all batches.
 
-`samplers` says what is computed; here it is computed fast. Letters: B batch, N latent positions, d latent width,
+It computes what `samplers.sample` does. Letters: B batch, N latent positions, d latent width,
 D model width, L blocks, S sampling steps, C classes that occur in the run.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser, LatentDiffusion
 from ld4lg_fast.diffusion.samplers import get_update, step_coefficients
 from ld4lg_fast.diffusion.schedules import sampling_grid
-from ld4lg_fast.engine.cuda_graphs import CapturedSteps
+from ld4lg_fast.engine.cuda_graphs import GraphedSteps
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.kernels import ops
@@ -20,14 +20,14 @@ from ld4lg_fast.models.layers import Modulation, project_to_sphere
 from ld4lg_fast.options.checks import check_floats
 
 START_STREAM = 0  # random stream of z_T; step k draws from stream 1 + k
-TABLE_ELEMENTS = 2**26  # of all steps' modulations, at most as many at once
+TABLE_ELEMENTS = 2**26  # of the table of modulations, at most
 
 
 class StepModulations:
-    """The `Modulation` of every step and class, from one product for as many steps as `TABLE_ELEMENTS` hold."""
+    """Table of the `Modulation` of every step and class, computed in chunks of at most `TABLE_ELEMENTS`."""
 
     def __init__(self, denoiser: AnyDenoiser, times: Tensor, classes: Tensor | None) -> None:
-        """``times`` (S,) as the network is told them; ``classes`` (C,) where they modulate, else None."""
+        """``times`` (S,): the network's time inputs; ``classes`` (C,) if classes modulate, else None."""
         self.denoiser, self.times, self.classes = denoiser, times, classes
         self.num_classes = 1 if classes is None else len(classes)
         per_step = self.num_classes * 2 * denoiser.config.dim * denoiser.config.depth
@@ -37,7 +37,7 @@ class StepModulations:
         self.rows: Modulation
 
     def fill(self, step: int) -> None:
-        """Makes the table that ``step`` is in, unless it is there."""
+        """Computes the chunk that contains ``step``, unless it is there."""
         first = step - step % self.steps_at_once
         if first == self.filled:
             return
@@ -46,21 +46,21 @@ class StepModulations:
         rows = self.denoiser.modulate(times.repeat_interleave(self.num_classes), ids)
         if self.filled is None:
             self.rows = rows
-        else:  # in place, where a captured step looks for them
+        else:  # in place, as a captured graph reads this memory
             self.rows.overwrite(rows)
         self.first.fill_(first)
         self.filled = first
 
     def at(self, step: Tensor, class_index: Tensor) -> Modulation:
-        """Rows of a step () for places (R,) in ``classes``."""
+        """Rows of a step () for indices (R,) into ``classes``."""
         return self.rows.rows((step - self.first) * self.num_classes + class_index)
 
 
 def _steered(steer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``steer`` with what it gives checked, by its type and shape alone: nothing waits for values.
+    """``steer`` with a check of the type and shape of its result, which does not synchronize with the GPU.
 
     Raises:
-        ConfigError: on the call, where it gives something else than latents like those that it was given.
+        ConfigError: on the call, if the result is not latents of the same shape and device.
     """
 
     def steered(x_start: Tensor) -> Tensor:
@@ -79,21 +79,19 @@ def _steered(steer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 class SamplingRun:
-    """A sampler's steps for one model: ``run(sample_ids, …) -> latents``, as often as there are batches.
+    """A sampler's steps for one model: ``run(sample_ids, …) -> latents`` for each batch.
 
     Args:
         sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's. spacing: of its steps, in `schedules.SPACINGS`.
-        classes: (C,) all class ids that batches will ask for; None for a model without classes.
+        classes: (C,) all class ids that occur in batches; None for a model without classes.
         guidance_scale: w in ``w·cond + (1-w)·uncond``, in the steps that begin at times within
             ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
-        project: every x_start is put on the sphere of l2-normalised latents.
-        steer: what every x_start (B, N, d) is changed into, before it is projected; None: nothing.
-        strength: the time that the first step begins at, less than 1 where latents to start from are given.
-        denoiser: the model's, see `prepared_denoiser`; None is the model's own.
-        cuda_graph: whether steps are captured and replayed; None: on a GPU.
+        strength: the time of the first step, below 1 if latents to start from are given.
+        denoiser: see `prepared_denoiser`; None is the model's own.
+        project, steer, cuda_graph: see `engine.sample_batches`; ``steer`` comes before ``project``.
 
     Raises:
-        ConfigError: a CUDA graph on a device that has none.
+        ConfigError: a CUDA graph on another device than a GPU.
     """
 
     def __init__(
@@ -202,7 +200,7 @@ class SamplingRun:
             )
             return z, x_start, x_next, inputs
 
-        run = CapturedSteps(advance) if self.cuda_graph else advance
+        run = GraphedSteps(advance) if self.cuda_graph else advance
         zeros = torch.zeros_like(z)
         state: tuple[Tensor, ...] = (z, zeros, zeros, self.denoiser.network_input(z, None))
         for k, step in enumerate(self.steps):
@@ -221,7 +219,7 @@ class SamplingRun:
         context: Tensor | None,
         context_mask: Tensor | None,
     ) -> dict[bool, tuple]:
-        """By guided or not, as far as steps need it: the denoiser's conditions, and places in ``classes``."""
+        """The denoiser's conditions and indices into ``classes``, for guided and unguided steps as needed."""
         found = {}
         for guided in set(self.guided):
             ids = class_id
@@ -237,7 +235,7 @@ class SamplingRun:
         return found
 
     def _changed(self, z: Tensor, output: Tensor, step: Tensor) -> Tensor:
-        """The guided x_start, steered and projected, in the place of the network's output."""
+        """The guided x_start, steered and projected, which replaces the network's output."""
         from_z, from_cond, from_uncond = self.to_x_start.index_select(0, step.reshape(1))[0]
         cond, *uncond = output.float().split(z.shape[0])
         x_start = from_z * z + from_cond * cond

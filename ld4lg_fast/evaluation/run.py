@@ -24,6 +24,7 @@ from ld4lg_fast.evaluation.report_latents import film, latent_map
 from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
 from ld4lg_fast.options.checks import choose_device, output_file
+from ld4lg_fast.options.precisions import torch_dtype
 from ld4lg_fast.pipeline.decode import checked_decoding
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import resolved_generation
@@ -91,7 +92,7 @@ class Evaluation:
             network.num_classes,
             self.from_sources,
         )
-        self.pipe.to(self.device, getattr(torch, infer["dtype"]))
+        self.pipe.to(self.device, torch_dtype(infer["dtype"]))
         self.path = output_file("infer.output_file", given or self._default_path())
         for decoding in self.options.decodings.values():
             checked_decoding(decoding, decoding, self.pipe.autoencoder)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
+from ld4lg_fast.models.attention_backends import choose
 from ld4lg_fast.models.denoiser_base import Denoiser, DenoiserSizes
 from ld4lg_fast.models.layers import (
     CrossAttention,
@@ -28,6 +29,7 @@ from ld4lg_fast.models.layers import (
     store_in_parts,
     twice,
 )
+from ld4lg_fast.models.packed_sequences import Lengths, PackedSequences, Varlen
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class Conditions:
         source: each block's cross-attention keys and values (B, M, 2·H·64); None without a source.
         no_source: under guidance, each block's cross-attention to the null token alone, (1, 1, D); it does not
             depend on the query, as a softmax over one key is 1.
+        source_varlen: for FlashAttention, in the place of ``source_bias``: the sources are packed, ``source`` is
+            (1, T, 2·H·64).
     """
 
     guided: bool = False
@@ -118,6 +122,7 @@ class Conditions:
     source: tuple[Tensor, ...] | None = None
     source_bias: Tensor | None = None
     no_source: tuple[Tensor, ...] | None = None
+    source_varlen: Varlen | None = None
 
 
 class DiffusionTransformer(Denoiser):
@@ -215,8 +220,17 @@ class DiffusionTransformer(Denoiser):
         else:
             tokens = self.context_proj(context)
             columns = check_mask("context_mask", context_mask, tokens.shape[:2])
-        source_bias = None
-        if rows is not None or columns is not None:
+        source_bias, varlen = None, None
+        longest = max(length, tokens.shape[1])
+        if (
+            columns is not None
+            and rows is None
+            and choose(self.attn_implementation, weight.device, dtype, longest) == "flash_attn"
+        ):
+            packed = PackedSequences.of(columns)
+            tokens = packed.pack(tokens)
+            varlen = Varlen(Lengths.equal(batch, length, weight.device), packed.lengths)
+        elif rows is not None or columns is not None:
             real = torch.ones((), dtype=torch.bool, device=weight.device)
             source_bias = attention_bias(
                 real.expand(batch, length) if rows is None else rows,
@@ -229,7 +243,7 @@ class DiffusionTransformer(Denoiser):
             attention = [block.cross_attn for block in self.blocks]
             no_source = tuple(attn.to_out(attn.kv(null).chunk(2, dim=-1)[1]) for attn in attention)
         source = tuple(block.cross_attn.kv(tokens) for block in self.blocks)
-        return Conditions(guided, self_bias, source, source_bias, no_source)
+        return Conditions(guided, self_bias, source, source_bias, no_source, varlen)
 
     def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: Conditions) -> Tensor:
         """The part that runs in every step: `network_input` -> output (B, N, d), guided (2B, N, d)."""
@@ -270,9 +284,13 @@ class DiffusionTransformer(Denoiser):
         return self.output_proj(normed)
 
     def _attend_to_source(self, index: int, x: Tensor, keys_values: Tensor, conditions: Conditions) -> Tensor:
-        block = self.blocks[index]
-        cond = block.cross_norm(x[: keys_values.shape[0]])
-        cond = block.cross_attn(cond, keys_values, conditions.source_bias)
+        block, varlen = self.blocks[index], conditions.source_varlen
+        cond = block.cross_norm(x if conditions.no_source is None else x[: x.shape[0] // 2])
+        if varlen is None:
+            cond = block.cross_attn(cond, keys_values, conditions.source_bias)
+        else:
+            packed = cond.flatten(0, 1)[None]
+            cond = block.cross_attn(packed, keys_values, varlen=varlen).view_as(cond)
         if conditions.no_source is None:
             return cond
         return torch.cat([cond, conditions.no_source[index].expand_as(cond)])

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.models.attention_backends import AttentionModule
 from ld4lg_fast.models.layers import DIM_HEAD, Modulation
 
 
@@ -30,7 +31,7 @@ class DenoiserSizes:
         return self.num_classes or None
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(AttentionModule, ABC):
     """A network that predicts noise, x_start, v or flow from noised latents.
 
     `forward` evaluates it once. A sampler calls the parts: `modulate` for all steps at once, `conditions` once for a

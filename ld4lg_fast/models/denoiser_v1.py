@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.models.attention_backends import choose
 from ld4lg_fast.models.denoiser_base import Denoiser, DenoiserSizes
 from ld4lg_fast.models.layers import (
     DIM_HEAD,
@@ -28,6 +29,13 @@ from ld4lg_fast.models.layers import (
     compute_dtype,
     store_in_parts,
     twice,
+)
+from ld4lg_fast.models.packed_sequences import (
+    Lengths,
+    PackedSequences,
+    Varlen,
+    appended,
+    relative_columns,
 )
 
 
@@ -98,6 +106,7 @@ class ConditionsV1:
             None where nothing is padded.
         class_keys_values: each block's cross-attention keys and values of the class token (R, 1, 2·H·64).
         rows: (R, N) real positions where `attend` needs them, else None.
+        packing: for FlashAttention, in the place of biases and rows.
     """
 
     guided: bool
@@ -106,6 +115,61 @@ class ConditionsV1:
     cross_bias: Tensor | None
     class_keys_values: tuple[Tensor, ...] | None
     rows: Tensor | None
+    packing: "PackingV1 | None" = None
+
+
+@dataclass(frozen=True)
+class PackedKeys:
+    """Keys of a cross-attention, packed. ``order`` puts class tokens after those of their sample; None without."""
+
+    order: Tensor | None
+    varlen: Varlen
+
+
+@dataclass(frozen=True)
+class PackingV1:
+    """A batch without its padding: (1, T, D), or (2, T, D) under guidance, in the place of (B, N, D) and (2B, N, D).
+
+    Args:
+        self_varlen: of self-attention, for one copy of the batch and for two.
+        first_keys, cross_keys: of cross-attention, without and with a self-condition.
+    """
+
+    latents: PackedSequences
+    self_varlen: tuple[Varlen, Varlen]
+    first_keys: PackedKeys
+    cross_keys: PackedKeys
+
+    @classmethod
+    def of(
+        cls, latents: PackedSequences, position_bias: Tensor, config: DenoiserConfigV1, guided: bool
+    ) -> "PackingV1":
+        """From the places of real positions and the bias of relative positions (H, N, N)."""
+        batch, lengths, device = latents.shape[0], latents.lengths, latents.index.device
+
+        def keys(sample: Tensor, of_keys: Lengths, with_class: bool) -> PackedKeys:
+            order = None
+            if with_class:
+                order, of_keys = appended(sample, of_keys, 1)
+            varlen = Varlen(lengths, of_keys)
+            return PackedKeys(order, varlen.twice() if guided else varlen)
+
+        has_class = config.num_classes > 0
+        one_each = torch.arange(batch, device=device), Lengths.equal(batch, 1, device)
+        every = latents.sample, lengths
+        first = one_each if config.self_condition or has_class else every
+        columns = relative_columns(position_bias, latents, DIM_HEAD)
+        own = Varlen(lengths, lengths, columns)
+        return cls(
+            latents,
+            (own, own.twice()),
+            keys(*first, config.self_condition and has_class),
+            keys(*every, has_class),
+        )
+
+    def per_token(self, x: Tensor) -> Tensor:
+        """Rows (B, 1, D) as (1, T, D); one row for all samples stays (1, 1, D)."""
+        return x if x.shape[0] == 1 else x.index_select(0, self.latents.sample).transpose(0, 1)
 
 
 class DiffusionTransformerV1(Denoiser):
@@ -175,6 +239,11 @@ class DiffusionTransformerV1(Denoiser):
         dtype = compute_dtype(self.input_proj.weight)
         rows = check_mask("mask", mask, tuple(shape))
         self_bias, first_bias, cross_bias = self.position_bias(shape[1]).to(dtype), None, None
+        packing = None
+        device = self_bias.device
+        if choose(self.attn_implementation, device, dtype, shape[1], has_bias=True) == "flash_attn":
+            real = torch.ones(*shape, dtype=torch.bool, device=device) if rows is None else rows
+            packing, rows = PackingV1.of(PackedSequences.of(real), self_bias[0], self.config, guided), None
         if rows is not None:
             rows = twice(rows) if guided else rows
             padding = attention_bias(rows, rows, dtype)
@@ -193,44 +262,72 @@ class DiffusionTransformerV1(Denoiser):
             keys_values = tuple(block.cross_attn.kv(token) for block in self.blocks)
         # Needed for gradients, and by attention kernels on a GPU, which give 0 or NaN for padded queries; see `attend`.
         needed = rows if torch.is_grad_enabled() or self.input_proj.weight.is_cuda else None
-        return ConditionsV1(guided, self_bias, first_bias, cross_bias, keys_values, needed)
+        return ConditionsV1(guided, self_bias, first_bias, cross_bias, keys_values, needed, packing)
 
     def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: ConditionsV1) -> Tensor:
         """The part that runs in every step: `network_input` -> output (B, N, d), guided (2B, N, d)."""
-        weight = self.input_proj.weight
+        weight, packing = self.input_proj.weight, conditions.packing
+        positions, embedding = self.pos_emb(inputs.shape[1]), modulation.embedding
+        if packing is not None:
+            inputs, embedding = packing.latents.pack(inputs), packing.per_token(embedding)
+            positions = positions.index_select(0, packing.latents.position)
         z_t, *x_self_cond = inputs.to(weight.dtype).split(self.config.dim_latent, dim=-1)
-        x = self.input_proj(z_t) + self.pos_emb(z_t.shape[1]) + modulation.embedding
-        tokens, cross_bias = None, conditions.cross_bias
+        x = self.input_proj(z_t) + positions + embedding
+        tokens = None
         if x_self_cond:
             tokens = self.self_cond_proj(x_self_cond[0])
         elif self.config.self_condition:
             # Not a view: torch's FLOP counter fails on a view of a parameter without gradient.
-            tokens = self.null_self_cond.to(compute_dtype(weight)).repeat(x.shape[0], 1, 1)
-        if not x_self_cond and (tokens is not None or conditions.class_keys_values):
-            cross_bias = conditions.first_bias
+            copies = (x.shape[0], 1, 1) if packing is None else (1, packing.latents.shape[0], 1)
+            tokens = self.null_self_cond.to(compute_dtype(weight)).repeat(copies)
+        has_other_keys = not x_self_cond and (tokens is not None or conditions.class_keys_values is not None)
+        cross_bias = conditions.first_bias if has_other_keys else conditions.cross_bias
+        keys = None
+        if packing is not None:
+            keys = packing.first_keys if has_other_keys else packing.cross_keys
 
         for i, block in enumerate(self.blocks):
-            rows = None if conditions.rows is None else conditions.rows[: x.shape[0]]
-            branch = block.attn(block.attn_norm(x), conditions.self_bias[: x.shape[0]], rows)
+            branch = self._attend_to_itself(block, x, conditions)
             if conditions.guided and i == 0:
                 x, branch = twice(x), twice(branch)  # up to here the two halves are the same
             if self.config.cross_attention:
                 x, normed = add_and_norm(branch, x, block.cross_norm)
-                keys_values = self._keys_values(i, normed, tokens, conditions)
-                branch = block.cross_attn(normed, keys_values, cross_bias, conditions.rows)
+                keys_values = self._keys_values(i, normed, tokens, conditions, keys)
+                varlen = None if keys is None else keys.varlen
+                branch = block.cross_attn(normed, keys_values, cross_bias, conditions.rows, varlen)
             x, normed = add_and_norm(branch, x, block.ff_norm)
             scale, shift = modulation.of_block(i)
+            if packing is not None:
+                scale, shift = packing.per_token(scale), packing.per_token(shift)
             x = x + block.ff(normed) * (1 + scale) + shift
-        return self.output_proj(self.norm(x))
+        output = self.output_proj(self.norm(x))
+        return output if packing is None else packing.latents.unpack(output)
+
+    def _attend_to_itself(self, block: BlockV1, x: Tensor, conditions: ConditionsV1) -> Tensor:
+        normed, count = block.attn_norm(x), x.shape[0]
+        if conditions.packing is not None:
+            return block.attn(normed, varlen=conditions.packing.self_varlen[count - 1])
+        rows = None if conditions.rows is None else conditions.rows[:count]
+        return block.attn(normed, conditions.self_bias[:count], rows)
 
     def _keys_values(
-        self, index: int, normed: Tensor, tokens: Tensor | None, conditions: ConditionsV1
+        self,
+        index: int,
+        normed: Tensor,
+        tokens: Tensor | None,
+        conditions: ConditionsV1,
+        keys: PackedKeys | None,
     ) -> Tensor:
         """Keys and values of the self-condition and class tokens; without any condition, of the latents themselves."""
-        kv, class_keys_values = self.blocks[index].cross_attn.kv, conditions.class_keys_values
+        kv, of_class = self.blocks[index].cross_attn.kv, None
+        if conditions.class_keys_values is not None:
+            of_class = conditions.class_keys_values[index]
+            if conditions.packing is not None:
+                of_class = of_class.view(normed.shape[0], -1, of_class.shape[-1])
         if tokens is None:
-            return kv(normed) if class_keys_values is None else class_keys_values[index]
+            return kv(normed) if of_class is None else of_class
         keys_values = twice(kv(tokens)) if conditions.guided else kv(tokens)
-        if class_keys_values is None:
+        if of_class is None:
             return keys_values
-        return torch.cat([keys_values, class_keys_values[index]], dim=1)
+        keys_values = torch.cat([keys_values, of_class], dim=1)
+        return keys_values if keys is None or keys.order is None else keys_values.index_select(1, keys.order)

@@ -1,4 +1,7 @@
-"""The short attention of `ops` as one that transformers' models can be told to use, for training in bfloat16 on a CPU.
+"""Our attention backends as implementations that transformers' models can be told to use.
+
+`ops.short_attention` serves training in bfloat16 on a CPU; FlashAttention serves passes over whole texts on a GPU:
+encoding, teacher-forced training, scoring. `decoding.stack`, which decodes token by token, has its own attention.
 
 Letters: B batch, H heads, N queries, M keys, d width of a head.
 """
@@ -11,10 +14,29 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.models.layers import DIM_HEAD
+from ld4lg_fast.models.attention_backends import DIM_HEAD, flash_attention
+from ld4lg_fast.models.packed_sequences import Lengths, PackedSequences, Varlen
 
 NAME = "ld4lg_short"
+FLASH = "ld4lg_flash"
+
+
+def set_lm_attention(lm: PreTrainedModel, name: str) -> None:
+    """Has a language model use a backend of `attention_backends.BACKENDS`; ``auto`` is SDPA.
+
+    ``short_attention`` leaves what it has no case for to SDPA, see `use_short_attention`.
+
+    Raises:
+        ConfigError: FlashAttention for a model that adds a bias to its scores.
+    """
+    if name == "flash_attn" and hasattr(lm.config, "relative_attention_num_buckets"):
+        raise ConfigError(
+            f"attn_implementation=flash_attn adds no bias to attention scores, and {lm.config.model_type} has relative "
+            "position biases; choose auto or sdpa."
+        )
+    lm.set_attn_implementation({"flash_attn": FLASH, "short_attention": NAME}.get(name, "sdpa"))
 
 
 def use_short_attention(lm: PreTrainedModel, device: torch.device) -> None:
@@ -53,6 +75,42 @@ def _attention(
     return ops.short_attention(q, k, v, bias).unflatten(-1, (heads, dim)), None
 
 
+def _flash_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """FlashAttention in transformers' form, see `_attention`; keys that a mask hides are not computed.
+
+    The mask of an attention that is causal is its triangle alone; that of any other is the same for all queries.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    causal = (getattr(module, "is_causal", False) if is_causal is None else is_causal) and q.shape[1] > 1
+    varlen = None
+    if attention_mask is not None and not causal:
+        first = attention_mask[:, 0, 0] if attention_mask.dim() == 4 else attention_mask
+        keep = first.bool() if attention_mask.dim() == 2 or first.dtype == torch.bool else first == 0
+        packed = PackedSequences.of(keep.expand(*k.shape[:2]))
+        varlen = Varlen(Lengths.equal(*q.shape[:2], q.device), packed.lengths)
+        k, v = packed.pack(k)[0], packed.pack(v)[0]
+    elif attention_mask is not None and len(attention_mask) > 1:
+        raise ConfigError("attn_implementation=flash_attn has no padding in causal attention; choose sdpa.")
+    heads = q if varlen is None else q.flatten(0, 1)
+    out = flash_attention(heads, k, v, varlen, scale=scaling, dropout=dropout, causal=causal)
+    return out.view(q.shape), None
+
+
+def _padding(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """The mask of tokens (B, M) as it is."""
+    return attention_mask
+
+
 def _mask(*arguments: Any, **options: Any) -> Tensor | None:
     """The mask in full: a causal one is not left to the attention."""
     return sdpa_mask(*arguments, **options | {"allow_is_causal_skip": False})
@@ -60,3 +118,5 @@ def _mask(*arguments: Any, **options: Any) -> Tensor | None:
 
 AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, _mask)
+AttentionInterface.register(FLASH, _flash_attention)
+AttentionMaskInterface.register(FLASH, _padding)

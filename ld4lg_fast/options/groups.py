@@ -22,9 +22,9 @@ from ld4lg_fast.export.runtime.option_checks import (
 )
 from ld4lg_fast.export.runtime.text_display import typed
 from ld4lg_fast.options.checks import RULES, check
+from ld4lg_fast.options.precisions import TORCH_NAMES, PrecisionChoice
 
 CORPUS = "dataset"  # a group whose further entries are checked where the corpus is read
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ RUN: Entries = {
     "output_dir": Path(),
     "output_file": OrNull(Path()),
     "device": OrNull(Name()),
-    "dtype": Choice(DTYPES),
+    "dtype": PrecisionChoice(tuple(TORCH_NAMES)),
 }
 
 INFER: Groups = {

@@ -1,4 +1,4 @@
-"""What a pipeline is made of, loaded, saved and moved: language autoencoder, denoiser, statistics, decoding."""
+"""`PipelineBase`: the parts of a pipeline (autoencoder, denoiser, statistics, decoding), loaded, saved and moved."""
 
 from pathlib import Path
 from typing import Self
@@ -20,13 +20,13 @@ from ld4lg_fast.pipeline.sources import check_source_length
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.hydra_arguments import override, shell_command
 
-SEQ2SEQ_GUIDANCE = 2.0  # the published default where there is a source
+SEQ2SEQ_GUIDANCE = 2.0  # the published default of sequence-to-sequence models
 
 logger = get_logger("ld4lg_fast")
 
 
 class PipelineBase:
-    """The part of `TextDiffusionPipeline` that has nothing to do with sampling."""
+    """The part of `TextDiffusionPipeline` that loads, saves, moves and compiles its models."""
 
     def __init__(
         self,
@@ -44,18 +44,15 @@ class PipelineBase:
 
     @classmethod
     def from_pretrained(cls, path_or_hub: Path | str | None = None, revision: str | None = None) -> Self:
-        """Loads a run directory, a model that ships by its name, or a repository ``owner/name`` of the hub.
-
-        The weights become float32.
+        """Loads a run directory, a shipped model by its name, or a repository ``owner/name`` of the hub, in float32.
 
         Args:
-            path_or_hub: None is the model that ships (see `shipped.shipped_models`). A run of one's
-                own comes first, then a model that ships, then the hub.
+            path_or_hub: looked up as a run directory, then as a shipped model (see `shipped.shipped_models`), then on
+                the hub. None is the shipped model.
             revision: branch, tag or commit of the repository.
 
         Raises:
-            CheckpointError: the folder or repository does not exist, is no run, or has not finished its
-                diffusion stage.
+            CheckpointError: the folder or repository does not exist, is not a run, or has no trained denoiser.
             ConfigError: ``path_or_hub`` is no path, or ``revision`` no text.
         """
         if revision is not None:
@@ -85,7 +82,8 @@ class PipelineBase:
 
         Raises:
             CheckpointError: it cannot be written to.
-            ConfigError: no path, another process is writing into it, or ``decoding`` asks for more than a file may.
+            ConfigError: not a path, another process is writing to it, or ``decoding`` has more beams or decodes than
+                a file may have.
         """
         directory = checked_path("directory", directory)
         self.decoding.check_storable()
@@ -98,12 +96,12 @@ class PipelineBase:
     def to(
         self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
     ) -> Self:
-        """Moves both models, as ``to("cuda", torch.bfloat16)`` or ``to(torch.bfloat16)``.
+        """Moves both models: ``to("cuda", torch.bfloat16)`` or ``to(torch.bfloat16)``.
 
-        ``dtype`` is that of the networks, latents and schedules stay float32.
+        ``dtype`` is that of the networks; latents and schedules stay float32.
 
         Raises:
-            ConfigError: a device that is not there, or what is no dtype of floating-point numbers.
+            ConfigError: a device that is not available, or a dtype that is not floating-point.
         """
         device, dtype = checked_place(device, dtype)
         self.autoencoder.to(device=device, dtype=dtype)
@@ -112,12 +110,10 @@ class PipelineBase:
         return self
 
     def compile(self) -> Self:
-        """Compiles the denoiser's blocks with ``torch.compile``, one compilation for all of them, at the first call.
+        """Compiles the denoiser's blocks with ``torch.compile`` at the first call; one compilation serves all blocks.
 
-        The precisions tf32 and fp8 run uncompiled all the same.
-
-        It is for a GPU. On a CPU it says that nothing changes: there the engine replaces the products by prepared
-        ones, which a compiler does not see.
+        For GPUs; the precisions tf32 and fp8 run uncompiled. On a CPU it logs that nothing changes, as the engine
+        replaces the matmuls by kernels with packed weights, which ``torch.compile`` cannot optimize.
         """
         if self.device.type == "cpu":
             logger.warning(
@@ -132,5 +128,5 @@ class PipelineBase:
         return self.model.latent_mean.device
 
     def default_guidance(self) -> float:
-        """The published guidance scale: 2 with a source text, else 1 (none)."""
+        """The published guidance scale: 2 for sequence-to-sequence models, else 1 (no guidance)."""
         return SEQ2SEQ_GUIDANCE if self.model.is_seq2seq else 1.0

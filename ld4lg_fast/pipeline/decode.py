@@ -1,4 +1,4 @@
-"""Texts from latents, batch by batch. Letters: B latents, N latent positions, d latent width."""
+"""Decodes latents to texts in batches. Letters: B latents, N latent positions, d latent width."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,10 @@ from ld4lg_fast.export.runtime.option_checks import shown
 def checked_decoding(
     given: DecodingConfig | str | None, own: DecodingConfig, autoencoder: LanguageAutoencoder
 ) -> DecodingConfig:
-    """The decoding that is meant, a configuration or the name of a strategy, else the pipeline's ``own``.
+    """The `DecodingConfig` of ``given``, a configuration or the name of a strategy, or the pipeline's ``own``.
 
     Raises:
-        ConfigError: what was given is neither, or cannot be had from this model on its device.
+        ConfigError: neither of them, or lengths or a precision that the model does not support on its device.
     """
     if isinstance(given, str):
         given = DecodingConfig(given)
@@ -43,7 +43,7 @@ def decode_in_batches(
     batch_size: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> list[str]:
-    """Texts of latents (B, N, d) and their mask (B, N); a batch that the memory does not hold is halved."""
+    """Texts of latents (B, N, d) and their mask (B, N); a batch that runs out of memory is halved."""
     texts: list[str] = []
     while len(texts) < len(latents):
         rows = slice(len(texts), len(texts) + batch_size)

@@ -1,4 +1,4 @@
-"""A gap between given words, filled by the decoder of a language autoencoder.
+"""Infilling: the decoder of a language autoencoder fills a gap between given words.
 
 Letters: B latents, N latent positions, d latent width, W language model width, G tokens of a gap at most.
 """
@@ -14,7 +14,7 @@ from ld4lg_fast.errors import ConfigError
 
 
 def split_at_gap(text: str, gap: str) -> tuple[str, str]:
-    """What stands before the gap and after it.
+    """The text before the gap and the text after it.
 
     Raises:
         ConfigError: the text does not have exactly one gap, or nothing else.
@@ -37,22 +37,22 @@ def fill_gap(
     max_tokens: int,
     batch_size: int = 64,
 ) -> tuple[list[str], Tensor]:
-    """For each of the latents (B, N, d) the words of the gap that the decoder finds most probable.
+    """The most probable words of the gap for each of the latents (B, N, d).
 
-    The decoder is made to say ``before``, goes on greedily for 1 … ``max_tokens`` tokens, and is made to say ``after``;
-    that number of tokens is kept for which the whole text is most probable.
+    The decoder is forced to ``before``, continues greedily for 1 … ``max_tokens`` tokens, and is forced to ``after``;
+    the number of tokens with the highest log-probability of the whole text is kept.
 
     Returns:
-        The words of the gap, B of them; the mean log-probability a token of the whole text, kept words included, (B,)
-        float32: latents that would not have said the kept words score low.
+        The words of the gap, B of them; the mean log-probability per token of the whole text, kept words included,
+        (B,) float32, which is low if the latents do not fit the kept words.
 
     Raises:
         ConfigError: the kept words leave no room for a gap, or latents that are not finite.
-        DataError: the tokenizer fails at the kept words.
+        DataError: the tokenizer cannot encode the kept words.
     """
     autoencoder.check_latents(latents)
     tokenizer, lm = autoencoder.tokenizer, autoencoder.lm
-    # White space belongs to the word that follows it, as in a whole text.
+    # White space is tokenized with the word after it, as in a whole text.
     with encoding((before, after)):
         parts = [tokenizer(words, add_special_tokens=False)["input_ids"] for words in (before, after)]
         opening = [token for token in tokenizer("")["input_ids"] if token != tokenizer.eos_token_id]
@@ -79,7 +79,7 @@ def fill_gap(
 
 
 def _continued(autoencoder: LanguageAutoencoder, states: Tensor, head: Tensor, count: int) -> Tensor:
-    """The ``count`` tokens (B, G) after ``head``, each the most probable one that is not special."""
+    """``count`` tokens (B, G) after ``head``, decoded greedily without special tokens."""
     special = torch.tensor(autoencoder.tokenizer.all_special_ids, device=states.device)
     ids = head
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What can be done with the latents of given texts: encode, walk from one to another, draw analogies, vary, edit, fill.
+"""Operations on the latents of given texts: encoding, interpolation, analogies, variation, editing, infilling.
 
 Letters: B texts, N latent positions, d latent width.
 """
@@ -25,11 +25,11 @@ from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput, che
 
 
 def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
-    """Between vectors (…, d) along the arc, their norms interpolated too: ``share`` 0 is the first (Shoemake 1985)."""
+    """Spherical interpolation (Shoemake 1985) of vectors (…, d) with linear norms; ``share`` 0 gives ``first``."""
     norms = (first.norm(dim=-1, keepdim=True), second.norm(dim=-1, keepdim=True))
     one, other = first / norms[0].clamp(min=1e-12), second / norms[1].clamp(min=1e-12)
     angle = (one * other).sum(-1, keepdim=True).clamp(-1, 1).acos()
-    near = angle < 1e-4  # where the arc is a line
+    near = angle < 1e-4  # interpolated linearly
     safe = angle.where(~near, torch.ones_like(angle))
     weights = [torch.where(near, part, (part * safe).sin() / safe.sin()) for part in (1 - share, share)]
     return (weights[0] * one + weights[1] * other) * ((1 - share) * norms[0] + share * norms[1])
@@ -44,7 +44,7 @@ class LatentOperations(PipelineBase, ABC):
     ) -> list[str]: ...
 
     def _counts(self, num_samples: int, best_of: int) -> tuple[int, int]:
-        """How many are wanted and how many are sampled for that, if the memory holds them."""
+        """Numbers of texts to keep and to sample, after a check that the memory holds those to sample."""
         num_samples, best_of = check_options(num_samples=num_samples, best_of=best_of)
         name = "num_samples" if best_of == 1 else "num_samples times best_of"
         return num_samples, check_fits(self.model, num_samples * best_of, name)
@@ -57,9 +57,9 @@ class LatentOperations(PipelineBase, ABC):
 
     @torch.no_grad()
     def encode(self, texts: str | Sequence[str], batch_size: int = 64) -> tuple[Tensor, Tensor | None]:
-        """Latents (B, N, d) float32 of texts (or of one), as `decode` takes them, and in recipe v1 their mask (B, N).
+        """Latents (B, N, d) float32 of texts (or of one text) for `decode`, and in recipe v1 their mask (B, N).
 
-        Texts are cut to what the model handles.
+        Texts are truncated to the model's maximum length.
 
         Raises:
             ConfigError: no texts, or ``batch_size`` below 1.
@@ -83,7 +83,7 @@ class LatentOperations(PipelineBase, ABC):
     def interpolate(
         self, first: str, second: str, num_texts: int = 5, decoding: DecodingConfig | str | None = None
     ) -> list[str]:
-        """``num_texts`` texts on the way from one text to another, both ends' own decodings included, see `between`.
+        """``num_texts`` texts decoded between two texts, the reconstructions of both included; see `between`.
 
         Raises:
             ConfigError: fewer than 2 texts.
@@ -98,13 +98,12 @@ class LatentOperations(PipelineBase, ABC):
     def between(
         self, first: Sequence[str], second: Sequence[str], shares: Tensor | Sequence[float]
     ) -> tuple[Tensor, Tensor | None]:
-        """Latents (B, N, d) on the way from texts to as many others, ``shares`` (B,) of it gone, and in v1 their mask.
+        """Latents (B, N, d) interpolated between pairs of texts at ``shares`` (B,) in [0, 1], and in v1 their mask.
 
-        Every latent vector turns from the one's to the other's along the arc (`slerp`). In recipe v1 lengths change
-        evenly on the way.
+        Latent vectors are interpolated by `slerp`; in recipe v1 lengths are interpolated linearly.
 
         Raises:
-            ConfigError: no texts, another number of one than of the other, or shares that do not lie between 0 and 1.
+            ConfigError: no texts, different numbers of texts, or shares outside [0, 1].
         """
         first, second = text_list("first", first), text_list("second", second)
         shares, count = numbers("shares", shares, Number(0, 1), len(first), self.device), len(first)
@@ -127,13 +126,12 @@ class LatentOperations(PipelineBase, ABC):
         amount: float = 1.0,
         decoding: DecodingConfig | str | None = None,
     ) -> str:
-        """The text changed as ``was`` changes into ``becomes``: their difference is added to its latents.
+        """The decoding of latents(text) + amount · (latents(becomes) - latents(was)), after Mikolov et al. 2013.
 
-        As analogies are drawn with word vectors (Mikolov et al. 2013); the more ``was`` has in common with ``text``,
-        word for word, the better. ``amount`` scales the difference.
+        It works best if ``was`` shares most words with ``text``.
 
         Raises:
-            ConfigError: a model of recipe v1, whose latents have a length of their own, or an ``amount`` that is none.
+            ConfigError: a model of recipe v1, whose latents have no fixed size, or ``amount`` is not a number.
         """
         check_texts(text=text, was=was, becomes=becomes)
         (amount,) = check_options(amount=amount)
@@ -151,10 +149,11 @@ class LatentOperations(PipelineBase, ABC):
     def vary(
         self, text: str, num_samples: int = 4, *, strength: float = 0.5, **options: Any
     ) -> TextDiffusionOutput:
-        """Texts near a text: its latents are noised up to time ``strength`` and denoised again (Meng et al. 2022).
+        """Variations of a text: its latents are noised to time ``strength`` and denoised (SDEdit, Meng et al. 2022).
 
         Args:
-            strength: in (0, 1]; 1 forgets the text. ``options`` are those of a call but for start and lengths.
+            strength: in (0, 1]; at 1 nothing of the text is left.
+            options: those of a call, except best_of, start and lengths.
 
         Raises:
             ConfigError: ``strength`` out of range, or an option that is set here.
@@ -171,11 +170,11 @@ class LatentOperations(PipelineBase, ABC):
     def edit(
         self, texts: str | Sequence[str], *, strength: float = 0.5, **options: Any
     ) -> TextDiffusionOutput:
-        """One text near each of ``texts`` under other conditions, as ``edit(texts, class_name="Sports")``.
+        """A variation of each of ``texts`` under other conditions: ``edit(texts, class_name="Sports")``.
 
         Args:
-            strength: in (0, 1], see `vary`. ``options`` are those of a call but for num_samples, start and lengths; a
-                class or source for each text, or one.
+            strength: in (0, 1], see `vary`.
+            options: those of a call, except best_of, start and lengths; one class or source, or one for each text.
 
         Raises:
             ConfigError: ``strength`` out of range, no texts, or an option that is set here.
@@ -198,27 +197,27 @@ class LatentOperations(PipelineBase, ABC):
         max_tokens: int = 12,
         **options: Any,
     ) -> TextDiffusionOutput:
-        """Texts in which ``gap`` is filled and every other word stays, as ``infill("The Eagle is a ___ pub.")``.
+        """Fills ``gap`` in a text and keeps every other word: ``infill("The Eagle is a ___ pub.")``.
 
-        A latent position stands for no word, so none can be held fixed while the others are denoised (as RePaint does
-        with pixels, Lugmayr et al. 2022). Instead latents are sampled near the text without its gap, as in `vary`; for
-        each the decoder is made to say the kept words and chooses those of the gap (`infilling.fill_gap`); and those
-        latents are kept under which the whole text is most probable. What fills the gap is thus one greedy choice for
-        each latent: likely words, about as many as the training texts would have there. It cannot plan several
-        gaps, and kept words that the corpus has nowhere (a new name) make a poor start, but they stay.
+        Latent positions do not correspond to words, so none can be held fixed during denoising (as RePaint does with
+        pixels, Lugmayr et al. 2022). Instead: latents are sampled near the text without its gap, as in `vary`; for
+        each of them the decoder is forced to the kept words and fills the gap greedily (`infilling.fill_gap`); the
+        latents under which the whole text has the highest log-probability are kept. Several gaps are not supported,
+        and kept words that are not in the training texts (such as a new name) make the filling worse.
 
         Args:
-            num_samples: the most texts; there are fewer where fillings are the same.
-            strength: in (0, 1], see `vary`; more gives more different fillings.
-            best_of: latents sampled for each text that is asked for.
-            max_tokens: of a filling. ``options`` are those of a call but for decoding, start and lengths.
+            num_samples: at most as many texts; fewer if fillings are equal.
+            strength: in (0, 1], see `vary`; larger values give more diverse fillings.
+            best_of: latents sampled for each text.
+            max_tokens: of a filling.
+            options: those of a call, except decoding, start and lengths.
 
         Returns:
-            Different texts, those of which the decoder is surest first.
+            Different texts, by descending log-probability.
 
         Raises:
             ConfigError: not exactly one gap, nothing but a gap, no room for it, an option that is set here, or a
-                model of recipe v1, whose latents are those of a given number of tokens.
+                model of recipe v1, whose number of latents is the number of tokens.
         """
         check_free("infill", options, "decoding", "start", "lengths")
         if self.autoencoder.perceiver is None:
@@ -234,11 +233,10 @@ class LatentOperations(PipelineBase, ABC):
             count, start=self.encode([rest])[0].expand(count, -1, -1), strength=strength, **options
         )
         words, scores = fill_gap(self.autoencoder, sampled.latents, before.rstrip(), after, max_tokens)
-        # The first of a filling is the surest of it.
-        surest: dict[str, int] = {}
+        best: dict[str, int] = {}  # of each filling, the row with the highest score
         for row in scores.argsort(descending=True).tolist():
-            surest.setdefault(words[row], row)
-        kept = list(surest.values())[:num_samples]
+            best.setdefault(words[row], row)
+        kept = list(best.values())[:num_samples]
         return chosen(sampled, kept, [f"{before}{words[row]}{after}" for row in kept])
 
     @torch.no_grad()
@@ -249,12 +247,12 @@ class LatentOperations(PipelineBase, ABC):
         mask: Tensor | None = None,
         batch_size: int = 64,
     ) -> Tensor:
-        """How sure the decoder is of each text, told its latents (B, N, d): mean log-probability a token, (B,) float32.
+        """The decoder's mean log-probability per token of each text given its latents (B, N, d): (B,) float32.
 
-        ``mask`` (B, N) belongs to the latents in recipe v1.
+        ``mask`` (B, N): that of the latents in recipe v1.
 
         Raises:
-            ConfigError: no latents of this model, a mask of another shape than theirs, or another number of texts.
+            ConfigError: latents or a mask of another shape than the model's, or another number of texts.
         """
         self.autoencoder.check_latents(latents, mask)
         (batch_size,) = check_options(batch_size=batch_size)

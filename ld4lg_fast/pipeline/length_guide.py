@@ -1,4 +1,4 @@
-"""The length of a text as a linear function of its latents, towards which sampling can be led.
+"""`LengthGuide`: predicts the length of a text from its latents linearly, and moves latents towards a length.
 
 Letters: B texts, N latent positions, d latent width.
 """
@@ -10,17 +10,16 @@ from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge, as multiples of the mean variance times the texts
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # ridge penalties, relative to the mean diagonal of XᵀX
 FEWEST_TEXTS = 20
-HELD_OUT = 5  # every so-manieth text chooses the penalty
+HELD_OUT = 5  # every fifth text is held out to choose the penalty
 
 
 @dataclass(frozen=True)
 class LengthGuide:
     """Tokens of a text ≈ ``(latents · weight).sum() + bias``, special tokens not counted (Hoerl & Kennard 1970).
 
-    ``weight`` (N, d) float32 belongs to normalised latents; ``error`` is the root mean square error in tokens on texts
-    that the fit did not see.
+    ``weight`` (N, d) float32, for normalised latents; ``error``: root mean square error in tokens on held-out texts.
     """
 
     weight: Tensor
@@ -29,7 +28,7 @@ class LengthGuide:
 
     @classmethod
     def fit(cls, latents: Tensor, lengths: Tensor) -> "LengthGuide":
-        """From normalised latents (B, N, d) and the lengths (B,) of their texts.
+        """Fits normalised latents (B, N, d) to the lengths (B,) of their texts.
 
         Raises:
             ConfigError: fewer than 20 texts, or all of one length.
@@ -53,17 +52,17 @@ class LengthGuide:
         return cls(weight.float().reshape(latents.shape[1:]), bias, errors[best])
 
     def to(self, device: torch.device) -> "LengthGuide":
-        """This one, its weight on a device."""
+        """A copy with its weight on a device."""
         return replace(self, weight=self.weight.to(device))
 
     def lengths(self, latents: Tensor) -> Tensor:
-        """Tokens (B,) that normalised latents (B, N, d) will have."""
+        """Predicted number of tokens (B,) of normalised latents (B, N, d)."""
         return (latents * self.weight).sum(dim=(1, 2)) + self.bias
 
     def steer(self, latents: Tensor, length: float, pull: float = 1.0) -> Tensor:
-        """Normalised latents (B, N, d), moved the share ``pull`` of the shortest way to those of so many tokens.
+        """Moves normalised latents (B, N, d) along ``weight`` so that ``pull`` of their length error is corrected.
 
-        The way is along the gradient of `lengths`, which is ``weight`` everywhere.
+        ``weight`` is the gradient of `lengths`, so this is the shortest way.
         """
         missing = pull * (length - self.lengths(latents))
         return latents + missing[:, None, None] * self.weight / self.weight.square().sum()

@@ -28,11 +28,11 @@ def model_card(
     license: str | None = None,
     evaluation: Path | str | None = None,
 ) -> "ModelCard":
-    """A `huggingface_hub.ModelCard` that says what the model is, what it was trained on, and how to use it.
+    """A `huggingface_hub.ModelCard`: sizes, training texts, evaluation, limits and usage.
 
     Args:
-        license: an identifier of the hub, as ``mit``; None leaves it to whoever publishes.
-        evaluation: the JSON file of ``ld4lg evaluate``, whose table it then shows.
+        license: an identifier of the hub such as ``mit``; None leaves it out.
+        evaluation: a JSON file of ``ld4lg evaluate``, whose table the card shows.
 
     Raises:
         CheckpointError: ``evaluation`` cannot be read.
@@ -144,5 +144,5 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text in a table of Markdown, where it is no markup: the names of classes may be anything."""
+    """A text escaped for a Markdown table, as class names may contain anything."""
     return displayed(re.sub(r"([\\`*\[\]|])", r"\\\1", text)).replace("<", "&lt;")

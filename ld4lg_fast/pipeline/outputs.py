@@ -1,4 +1,4 @@
-"""What a call of the pipeline takes and gives. Letters: B samples, N latent positions, d latent width."""
+"""Options and outputs of a call of the pipeline. Letters: B samples, N latent positions, d latent width."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +36,13 @@ class TextDiffusionOutput(SampledLatents):
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The options of a call that say how latents are sampled; `TextDiffusionPipeline.sample_batches` explains them."""
+    """Options of a call that control sampling, see `TextDiffusionPipeline.sample_batches`."""
 
     quality: str
     num_inference_steps: int | None
     sampler: str | None
     spacing: str | None
+    eta: float | None
     class_id: int | Sequence[int] | Tensor | None
     class_name: str | None
     source: Sequence[str] | str | None
@@ -77,7 +78,7 @@ def check_free(method: str, options: Mapping[str, Any], *own: str) -> None:
 
 
 def joined(batches: Sequence[SampledLatents]) -> SampledLatents:
-    """One of many, in the order of their rows."""
+    """All batches as one, in the order of their rows."""
     order = torch.argsort(torch.cat([batch.rows for batch in batches]))
 
     def join(parts: list[Tensor | None]) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""`TextDiffusionPipeline`: a trained run as one object that writes text.
+"""`TextDiffusionPipeline`: samples texts from a trained run.
 
 Letters: N latent positions, d latent width.
 """
@@ -34,13 +34,13 @@ from ld4lg_fast.pipeline.sources import encode_sources
 
 
 class TextDiffusionPipeline(SelectionOperations):
-    """Latent diffusion model and language autoencoder, ready to sample.
+    """Samples texts from a latent diffusion model and a language autoencoder.
 
     >>> pipe = TextDiffusionPipeline.from_pretrained("outputs/demo")
     >>> pipe(num_samples=4, num_inference_steps=25, sampler="dpmpp_2m", seed=1).texts
 
-    ``statistics`` tells the classes and lengths of the training texts; None: nothing is known of them.
-    ``decoding`` is how its latents become text where a call does not say; None: the paper's beam search.
+    ``statistics``: classes and lengths of the training texts; None if unknown.
+    ``decoding``: the default of calls; None is the paper's beam search.
     """
 
     def push_to_hub(
@@ -52,15 +52,15 @@ class TextDiffusionPipeline(SelectionOperations):
         license: str | None = None,
         evaluation: Path | str | None = None,
     ) -> str:
-        """Publishes a folder that `from_pretrained` reads, with a model card; returns the repository's address.
+        """Uploads a folder that `from_pretrained` reads, with a model card; returns the repository's address.
 
-        The card says what the statistics of the run say: sizes, number, lengths and classes of the training texts.
+        The card lists the sizes of the networks and the number, lengths and classes of the training texts.
 
         Args:
-            repo_id: ``owner/name``; it is made where it does not exist.
+            repo_id: ``owner/name``; created if it does not exist.
             token: of the hub; None is that of ``hf auth login``.
-            license: of the weights, as ``mit``; None leaves it to be filled in.
-            evaluation: a JSON file of ``ld4lg evaluate``, whose figures the card then shows.
+            license: of the weights, such as ``mit``; None leaves it out.
+            evaluation: a JSON file of ``ld4lg evaluate``, whose table the card shows.
 
         Raises:
             CheckpointError: ``evaluation`` cannot be read.
@@ -78,22 +78,21 @@ class TextDiffusionPipeline(SelectionOperations):
         *,
         best_of: int = 1,
         decoding: DecodingConfig | str | None = None,
-        seed: int = 0,
-        batch_size: int | None = None,
-        sample_ids: Tensor | Sequence[int] | None = None,
-        progress: Progress | None = None,
-        **options: Unpack[SamplingOptions],
+        **options: Unpack[CallOptions],
     ) -> TextDiffusionOutput:
-        """Samples texts: `sample_batches`, whose ``options`` these are, each batch then decoded.
+        """Samples latents by `sample_batches`, which takes the ``options``, and decodes them to texts.
 
-        The same seed gives the same texts whatever the batch size. ``decoding`` may be the name of a strategy.
-        With ``best_of`` above 1 that many times as many texts are sampled, conditions being those of all of them, and
-        those with the highest `confidences` are kept: better texts, and less varied ones.
-        ``progress`` is called as ``progress(phase, done, total)`` with phase ``denoise`` or ``decode``.
+        The same seed gives the same texts at any batch size.
+
+        Args:
+            best_of: samples that many times ``num_samples`` texts and keeps those with the highest `confidences`:
+                better and less varied texts. Conditions given one by one are those of all that are sampled.
+            decoding: a `DecodingConfig` or the name of a strategy; None is the pipeline's own.
+            options: see `sample_batches`; ``progress`` is called as ``progress(phase, done, total)`` with phase
+                ``denoise`` or ``decode``.
         """
         num_samples, count = self._counts(num_samples, best_of)
-        given: dict[str, Any] = {"batch_size": batch_size, "sample_ids": sample_ids, "progress": progress}
-        batches = list(self.stream(count, decoding=decoding, seed=seed, **given, **options))
+        batches = list(self.stream(count, decoding=decoding, **options))
         texts = {
             row: text for batch in batches for row, text in zip(batch.rows.tolist(), batch.texts, strict=True)
         }
@@ -112,7 +111,7 @@ class TextDiffusionPipeline(SelectionOperations):
         progress: Progress | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[TextDiffusionOutput]:
-        """Texts of a call with the same arguments, in batches as they are finished; ``rows`` says which they are."""
+        """As a call with the same arguments, but yields each batch when it is finished; ``rows`` are its samples."""
         num_samples = check_fits(self.model, num_samples, kept=False)
         (seed,) = check_options(seed=seed)
         check_given(batch_size=batch_size, progress=progress)
@@ -139,7 +138,7 @@ class TextDiffusionPipeline(SelectionOperations):
         return outputs()
 
     def sample(self, num_samples: int = 1, **options: Unpack[CallOptions]) -> SampledLatents:
-        """Latents, which `decode` turns into text: all of `sample_batches`, whose ``options`` these are, as one."""
+        """Latents of all samples, for `decode`; ``options`` as in `sample_batches`."""
         check_fits(self.model, num_samples)
         return joined(list(self.sample_batches(num_samples, **options)))
 
@@ -152,6 +151,7 @@ class TextDiffusionPipeline(SelectionOperations):
         num_inference_steps: int | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
+        eta: float | None = None,
         class_id: int | Sequence[int] | Tensor | None = None,
         class_name: str | None = None,
         source: Sequence[str] | str | None = None,
@@ -169,36 +169,38 @@ class TextDiffusionPipeline(SelectionOperations):
         progress: Progress | None = None,
         callback: Callback | None = None,
     ) -> Iterator[SampledLatents]:
-        """Samples latents, and yields them batch by batch; what cannot work is refused before the first.
+        """Samples latents and yields them batch by batch. Options are checked before the first batch.
 
         Args:
             quality: ``paper`` (as published, 250 steps), ``balanced`` or ``draft``, see `presets.QUALITIES`.
-            num_inference_steps, sampler, spacing: in the place of the preset's: network evaluations, a name in
+            num_inference_steps, sampler, spacing: override those of the preset: network evaluations, a name in
                 `samplers.SAMPLERS` (None is the one that the recipe was published with), and one of
                 `schedules.SPACINGS`.
-            class_id, class_name: one class, or an id for each sample. Without both: no class where the model
-                was also trained without, else classes as often as in the training texts.
+            eta: in [0, 1], of the sampler ``ddim`` alone: 0, which None stands for, is deterministic, 1 is ancestral
+                sampling (Song et al. 2021, eq. 16).
+            class_id, class_name: one class, or an id for each sample. Without both: no class if the model was also
+                trained without, else classes with the frequencies of the training texts.
             source: one text for all samples or one for each, for a sequence-to-sequence model. Samples of the
                 same source differ by their ids.
             guidance_scale: w in ``w·cond + (1-w)·uncond``; None is 2 with a source and 1 without.
             guidance_interval: the times, 1 noise and 0 data, between which there is guidance.
-            lengths: (num_samples,) real positions of each sample (recipe v1); None draws them as they are in the
-                training texts.
-            start, strength: latents (num_samples, N, d) to start from, noised up to that time; see `vary`.
-            steer: called with every x_start that is predicted, normalised (B, N, d), and gives what is used in its
-                place; see `of_length`.
-            precision: of the denoiser's products, one of `precision.PRECISIONS`; None is that of its weights.
-            cuda_graph: whether a step is captured once a batch and then replayed; None: on a GPU.
-            seed, sample_ids: a sample depends on the seed, its number and its conditions alone; the numbers are by
-                default 0 … num_samples-1.
+            lengths: (num_samples,) real positions of each sample (recipe v1); None samples them from the lengths of
+                the training texts.
+            start, strength: latents (num_samples, N, d) to start from, noised to time ``strength``; see `vary`.
+            steer: maps every predicted x_start, normalised (B, N, d), to the one that is used instead; see
+                `of_length`.
+            precision: of the denoiser's matmuls, one of `precision.PRECISIONS`; None is that of its weights.
+            cuda_graph: whether to capture a step as a CUDA graph once for each batch and replay it; None: on a GPU.
+            seed, sample_ids: a sample depends only on the seed, its id and its conditions; ids are by default
+                0 … num_samples-1.
             batch_size: None is as many as the device holds.
             progress: called as ``progress("denoise", done, total)``.
             callback: called as ``callback(step, rows, x_start)`` after every step of a batch, with the normalised
-                latents (B, N, d) as predicted there.
+                latents (B, N, d) predicted in it.
 
         Raises:
             ConfigError: an option out of range, or a condition that the model was not trained for or misses.
-            CheckpointError: the run does not say how long its training texts were (recipe v1).
+            CheckpointError: the run has no lengths of its training texts (recipe v1).
         """
         num_samples = check_fits(self.model, num_samples, kept=False)
         (seed,) = check_options(seed=seed)
@@ -224,6 +226,7 @@ class TextDiffusionPipeline(SelectionOperations):
             sampler=plan.sampler or self.model.default_sampler,
             num_inference_steps=plan.num_steps,
             spacing=plan.spacing,
+            eta=eta,
             seed=seed,
             batch_size=batch_size,
             guidance_scale=self.default_guidance() if guidance_scale is None else guidance_scale,
@@ -267,10 +270,10 @@ class TextDiffusionPipeline(SelectionOperations):
         sample_ids: Tensor | Sequence[int] | None = None,
         progress: Progress | None = None,
     ) -> list[str]:
-        """Texts from latents (num_samples, N, d) and their mask (recipe v1), both as `sample` gives them.
+        """Texts of latents (num_samples, N, d) and their mask (recipe v1), as `sample` returns them.
 
-        ``decoding`` defaults to the pipeline's own, and may be the name of a strategy; only nucleus sampling uses
-        ``seed`` and ``sample_ids``.
+        ``decoding`` is a `DecodingConfig` or the name of a strategy; None is the pipeline's own. Only nucleus sampling
+        uses ``seed`` and ``sample_ids``.
 
         Raises:
             ConfigError: an option out of range, no latents of this model, or a mask of another shape than theirs.

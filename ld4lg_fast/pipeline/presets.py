@@ -37,7 +37,7 @@ def sampling_plan(
     num_inference_steps: int | None = None,
     spacing: str | None = None,
 ) -> SamplingPlan:
-    """The preset of that name, with what is given in the place of its own.
+    """The preset of that name, with the given options overriding its own.
 
     Raises:
         ConfigError: no such preset, sampler or spacing, or a number of steps that cannot be.

@@ -1,4 +1,4 @@
-"""Texts that are chosen of many: those of which the decoder is surest, and those of a length that was asked for.
+"""Sampling more texts than are kept: those with the highest decoder log-probability, or nearest to a length.
 
 Letters: B texts.
 """
@@ -21,7 +21,7 @@ from ld4lg_fast.pipeline.outputs import TextDiffusionOutput, check_free, chosen
 
 
 class SelectionOperations(LatentOperations, ABC):
-    """The part of `TextDiffusionPipeline` that samples more than it keeps."""
+    """The part of `TextDiffusionPipeline` that samples more texts than it keeps."""
 
     def _most_confident(self, output: TextDiffusionOutput, num_samples: int) -> TextDiffusionOutput:
         """The ``num_samples`` samples with the highest `confidences`, in their order."""
@@ -30,7 +30,7 @@ class SelectionOperations(LatentOperations, ABC):
         return chosen(output, kept, [output.texts[row] for row in kept])
 
     def token_counts(self, texts: str | Sequence[str]) -> Tensor:
-        """Tokens of each text as the model counts them, special ones left out: (B,) float32.
+        """Number of tokens of each text without special tokens, (B,) float32.
 
         Raises:
             ConfigError: no texts.
@@ -42,14 +42,14 @@ class SelectionOperations(LatentOperations, ABC):
     def learn_length(
         self, texts: Sequence[str] | None = None, num_samples: int = 256, **options: Any
     ) -> LengthGuide:
-        """How latents tell the length of their text, for `of_length`: a ridge regression on given texts (some hundred).
+        """Fits a `LengthGuide` for `of_length`: a ridge regression of text length on latents, on a few hundred texts.
 
-        Without texts the model's own ``num_samples`` samples are used, of ``quality="draft"`` and greedy decoding
-        unless ``options`` of a call say otherwise.
+        Without ``texts`` it uses ``num_samples`` samples of the model, with ``quality="draft"`` and greedy decoding
+        unless ``options`` of a call override them.
 
         Raises:
-            ConfigError: fewer than 20 texts, texts of one length, options of a call beside texts, or a model of recipe
-                v1, which is told the length.
+            ConfigError: fewer than 20 texts, texts of one length, options of a call together with texts, or a model of
+                recipe v1, which takes the length as a condition.
         """
         if self.autoencoder.perceiver is None:
             raise ConfigError(
@@ -66,7 +66,7 @@ class SelectionOperations(LatentOperations, ABC):
         return LengthGuide.fit(self.model.normalize(latents), self.token_counts(texts).to(self.device))
 
     def check_length(self, length: int) -> int:
-        """Refuses a length in tokens that the model does not handle; returns how many special ones come to it."""
+        """Refuses a length in tokens that the model does not handle; returns the number of special tokens of a text."""
         special = self.autoencoder.tokenizer.num_special_tokens_to_add()
         check("length", length, WholeNumber(1, self.autoencoder.max_len - special))
         return special
@@ -81,17 +81,17 @@ class SelectionOperations(LatentOperations, ABC):
         pull: float = 0.5,
         **options: Any,
     ) -> TextDiffusionOutput:
-        """Texts of about ``length`` tokens (as `token_counts` counts them), by selection and by guidance.
+        """Texts of about ``length`` tokens (see `token_counts`), by selection and by guidance.
 
-        ``best_of`` times as many are sampled, and those nearest in length are kept. With a ``guide`` (`learn_length`)
-        every prediction is led towards that length first: the gradient of the squared difference (Dhariwal & Nichol
-        2021), which is exact and costs nothing as the guide is linear. A model of recipe v1 is told the length
-        outright, and the surest are kept. Lengths that the training texts do not have are not reached.
+        Samples ``best_of`` times ``num_samples`` texts and keeps those nearest in length. With a ``guide``
+        (`learn_length`) every predicted x_start is first moved along the gradient of the squared length error
+        (Dhariwal & Nichol 2021), which is exact and cheap as the guide is linear. A model of recipe v1 takes the length
+        as a condition; the texts with the highest `confidences` are kept. Lengths that no training text has are not
+        reached.
 
         Args:
-            pull: in [0, 1], the share of the way to the length at which each prediction is moved; 1 insists on it, at
-                the cost of fluency. ``options`` are those of a call; with a guide but for steer, in recipe v1 but
-                for lengths.
+            pull: in [0, 1], the fraction of the length error that each prediction is corrected by; 1 costs fluency.
+            options: those of a call, except ``steer`` with a guide, and ``lengths`` in recipe v1.
 
         Raises:
             ConfigError: a length that the model does not handle, ``best_of`` below 1, ``pull`` out of range, a guide

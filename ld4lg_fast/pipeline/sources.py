@@ -1,4 +1,4 @@
-"""What a sequence-to-sequence denoiser attends to: the frozen encoder's states of a source text.
+"""Source texts of sequence-to-sequence models: read from files, and encoded by the frozen language model's encoder.
 
 Letters: B batch, M context length, W language model width.
 """
@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 
 
 def check_source_length(autoencoder: LanguageAutoencoder, model: LatentDiffusion) -> None:
-    """Refuses a denoiser whose sources are longer than the language model reads, or have room for no word.
+    """Refuses a denoiser whose source length exceeds the language model's, or leaves no room for a word.
 
     Raises:
         CheckpointError: it names the key of the denoiser's file.
@@ -63,7 +63,7 @@ def encode_sources(
 
 
 def read_sources(path: Path) -> list[str]:
-    """The source texts of a .txt (one a line), .jsonl, .json, .csv or .tsv file, blank ones left out with a word.
+    """The source texts of a .txt (one a line), .jsonl, .json, .csv or .tsv file; logs how many blank ones are left out.
 
     A table's column is ``source``, ``src``, ``text`` or ``document``, or its only one.
 

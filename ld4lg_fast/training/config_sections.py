@@ -25,6 +25,7 @@ from ld4lg_fast.export.runtime.similarity import CHOICES
 from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.options.checks import check
 from ld4lg_fast.options.groups import DECODING
+from ld4lg_fast.options.precisions import PrecisionChoice
 from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf
 
 # Runs of earlier versions do not say how they are decoded.
@@ -127,7 +128,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         },
         "strategy": Choice(("auto", *STRATEGIES)),
         "choose_decode": Choice(CHOICES),
-        "precision": OneOf(Choice(PRECISIONS), NULL),
+        "precision": OneOf(PrecisionChoice(PRECISIONS), NULL),
     },
 }
 

@@ -10,6 +10,7 @@ import torch
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Choice, Number, Rule, Switch, WholeNumber
 from ld4lg_fast.options.checks import check
+from ld4lg_fast.options.precisions import PrecisionChoice, precision_name
 from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, OneOf
 
 STAGES = ("all", "autoencoder", "diffusion", "decoder")
@@ -29,7 +30,7 @@ RULES: Mapping[str, Rule] = {
     "stage": Choice(STAGES),
     "max_minutes": OneOf(Number(0, 1e7, above=True), NULL),
     "autoencoder_share": Number(0.01, 0.99),
-    "mixed_precision": Choice(PRECISIONS),
+    "mixed_precision": PrecisionChoice(PRECISIONS),
     "compile": AUTO_OR_SWITCH,
     **dict.fromkeys(("activation_checkpointing", "cuda_graph", "profile", "wandb", "tensorboard"), Switch()),
     **dict.fromkeys(("log_every", "checkpoint_every", "validate_every", "validation_texts"), WholeNumber()),
@@ -141,7 +142,7 @@ class TrainOptions:
     def precision(self) -> str:
         """What Accelerate is told: ``no`` or ``bf16``."""
         if self.mixed_precision != "auto":
-            return self.mixed_precision
+            return precision_name(self.mixed_precision)
         if torch.cuda.is_available():
             return "bf16" if torch.cuda.is_bf16_supported() else "no"
         return "bf16" if cpu_has_bf16() else "no"

@@ -107,7 +107,7 @@ def test_decode_throughput(tmp_path):
     sizes = ["--config", "small", "--batch-sizes", "1", "--max-length", "8", "--rounds", "1"]
     run(
         "decode_throughput.py",
-        *("--device", "cpu", "--strategies", "greedy", "beam", "--dtypes", "fp32", "int8"),
+        *("--device", "cpu", "--strategies", "greedy", "beam", "--precisions", "fp32", "int8"),
         *sizes,
         *("--json", str(target)),
     )
@@ -136,7 +136,7 @@ def test_decode_throughput(tmp_path):
 def test_decode_throughput_of_a_run(tmp_path, autoencoder):
     TextDiffusionPipeline(autoencoder, make_model()).save_pretrained(tmp_path / "own-run")
     target = tmp_path / "decode.json"
-    sizes = ("--batch-sizes", "3", "--max-length", "8", "--rounds", "1", "--dtypes", "fp32")
+    sizes = ("--batch-sizes", "3", "--max-length", "8", "--rounds", "1", "--precisions", "fp32")
     options = ("--run", str(tmp_path / "own-run"), "--strategies", "greedy", "--device", "cpu")
     run("decode_throughput.py", *options, *sizes, "--json", str(target))
     result = json.loads(target.read_text())

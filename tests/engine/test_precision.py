@@ -176,7 +176,7 @@ def test_what_is_captured_has_run_before_in_its_shapes(monkeypatch):
         return run
 
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", capture)
-    steps, state = cuda_graphs.CapturedSteps(advance), (torch.zeros(2, 1),)
+    steps, state = cuda_graphs.GraphedSteps(advance), (torch.zeros(2, 1),)
     for number, guided in enumerate((False, False, True, True)):
         state = steps(guided, torch.tensor(number), *state)
     assert ran.count((False, (2, 1))) == 1

@@ -55,9 +55,10 @@ def test_the_options_of_a_call_are_those_of_sampling_and_decoding():
         "num_samples",
     }
     assert set(get_type_hints(CallOptions)) == explained
-    for method in (TextDiffusionPipeline.__call__, TextDiffusionPipeline.stream):
-        named = set(inspect.signature(method).parameters) - {"self", "num_samples", "decoding", "options"}
-        assert named == explained - set(get_type_hints(SamplingOptions))
+    shared = explained - set(get_type_hints(SamplingOptions)) | {"self", "num_samples", "decoding", "options"}
+    assert set(inspect.signature(TextDiffusionPipeline.stream).parameters) == shared
+    own = {"self", "num_samples", "best_of", "decoding", "options"}
+    assert set(inspect.signature(TextDiffusionPipeline.__call__).parameters) == own
 
 
 def test_samplers_and_strategies_are_swapped_by_name(pipe):

@@ -1,0 +1,19 @@
+"""The arguments of the operator in the order of its schema."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """Arguments of ``ld4lg::sampler_step``, described in `ops.sampler_step`."""
+
+    output: Tensor
+    z: Tensor
+    x_prev: Tensor | None
+    coefficients: Tensor
+    step: Tensor
+    seed: Tensor | None = None
+    sample_ids: Tensor | None = None
+    stream: int = 1
+    self_condition: bool = True
