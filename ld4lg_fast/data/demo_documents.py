@@ -166,9 +166,7 @@ def generate_demo_documents(num_documents: int, seed: int = 0) -> list[str]:
     return list(documents)
 
 
-def demo_documents(
-    seed: int = 42, train: int = 8000, validation: int = 500, test: int = 500
-) -> TextDataset:
+def demo_documents(seed: int = 42, train: int = 8000, validation: int = 500, test: int = 500) -> TextDataset:
     """The documents of the given sizes, none in two splits; the held-out sets don't depend on ``train``."""
     documents = generate_demo_documents(validation + test + train, seed)
     held_out = validation + test

@@ -67,7 +67,9 @@ class BlockContext:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "BlockContext":
         """The same with ``change`` applied to every tensor."""
-        tensors: dict[str, Any] = {name: change(value) for name, value in vars(self).items() if value is not None}
+        tensors: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if value is not None
+        }
         return replace(self, **tensors)
 
 
@@ -115,7 +117,9 @@ class ContextEncoder(nn.Module):
         weight = self.input_proj.weight
         places = torch.arange(c.num_blocks, device=latents.device)
         real = places >= c.num_blocks - context.num_blocks[:, None]
-        states = self.input_proj(latents.to(weight.dtype)) + self.latent_emb + self.distance_emb.flip(0)[:, None]
+        states = (
+            self.input_proj(latents.to(weight.dtype)) + self.latent_emb + self.distance_emb.flip(0)[:, None]
+        )
         first = self.state_emb(2 * context.begins.long() + context.continues.long())[:, None]
         x = torch.cat([first, states.flatten(1, 2)], dim=1)
         mask = torch.cat([real.new_ones(batch, 1), real.repeat_interleave(c.num_latents, dim=1)], dim=1)

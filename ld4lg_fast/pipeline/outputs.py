@@ -30,9 +30,13 @@ class SampledLatents:
 
 @dataclass(frozen=True)
 class TextDiffusionOutput(SampledLatents):
-    """`SampledLatents` and their ``texts``."""
+    """`SampledLatents` and their ``texts``.
+
+    Of documents, ``texts`` are what was written after the ``prompts``, and the latents those of the first block.
+    """
 
     texts: list[str]
+    prompts: list[str] | None = None
 
 
 class SamplingOptions(TypedDict, total=False):

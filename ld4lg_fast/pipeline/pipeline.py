@@ -15,9 +15,13 @@ from torch import Tensor
 from ld4lg_fast.checkpoints import hub
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine.engine import check_fits, fitting_batch, sample_batches, sample_id_tensor
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.options.checks import check_given, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.pipeline.decode import checked_decoding, decode_in_batches
+from ld4lg_fast.pipeline.documents import MAX_NEW_TOKENS, DocumentOperations, prompt_list
 from ld4lg_fast.pipeline.model_card import model_card
 from ld4lg_fast.pipeline.outputs import (
     Callback,
@@ -29,11 +33,10 @@ from ld4lg_fast.pipeline.outputs import (
     joined,
 )
 from ld4lg_fast.pipeline.presets import sampling_plan
-from ld4lg_fast.pipeline.selection import SelectionOperations
 from ld4lg_fast.pipeline.sources import encode_sources
 
 
-class TextDiffusionPipeline(SelectionOperations):
+class TextDiffusionPipeline(DocumentOperations):
     """Samples texts from a latent diffusion model and a language autoencoder.
 
     >>> pipe = TextDiffusionPipeline.from_pretrained("outputs/demo")
@@ -74,8 +77,10 @@ class TextDiffusionPipeline(SelectionOperations):
 
     def __call__(
         self,
-        num_samples: int = 1,
+        num_samples: int | None = None,
         *,
+        prompt: str | Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
         best_of: int = 1,
         decoding: DecodingConfig | str | None = None,
         **options: Unpack[CallOptions],
@@ -85,13 +90,24 @@ class TextDiffusionPipeline(SelectionOperations):
         The same seed gives the same texts at any batch size.
 
         Args:
+            num_samples: None is one, or one for each prompt.
+            prompt, max_new_tokens: of a model of recipe ``blocks``: the text that every sample goes on with, or one for
+                each, and the most tokens that are added (None: 512); a document may end earlier, by itself. Without a
+                prompt it begins a document. ``texts`` are what was added.
             best_of: samples that many times ``num_samples`` texts and keeps those with the highest `confidences`:
                 better and less varied texts. Conditions given one by one are those of all that are sampled.
             decoding: a `DecodingConfig` or the name of a strategy; None is the pipeline's own.
             options: see `sample_batches`; ``progress`` is called as ``progress(phase, done, total)`` with phase
                 ``denoise`` or ``decode``.
         """
-        num_samples, count = self._counts(num_samples, best_of)
+        self.check_prompt(prompt, max_new_tokens, dict(options))
+        if self.model.writes_documents:
+            if best_of != 1:
+                raise ConfigError(
+                    f"best_of is {shown(best_of)}; a model that writes documents takes no best_of: leave it out."
+                )
+            return self._documents(num_samples, prompt, max_new_tokens, decoding, **options)
+        num_samples, count = self._counts(1 if num_samples is None else num_samples, best_of)
         batches = list(self.stream(count, decoding=decoding, **options))
         texts = {
             row: text for batch in batches for row, text in zip(batch.rows.tolist(), batch.texts, strict=True)
@@ -100,10 +116,27 @@ class TextDiffusionPipeline(SelectionOperations):
         output = TextDiffusionOutput(**vars(sampled), texts=[texts[row] for row in range(count)])
         return output if best_of == 1 else self._most_confident(output, num_samples)
 
+    def _documents(
+        self, num_samples: int | None, prompt: Any, max_new_tokens: Any, decoding: Any, **options: Any
+    ) -> TextDiffusionOutput:
+        """A call of a model that writes documents."""
+        prompts, count = prompt_list(prompt, num_samples)
+        given: dict[str, Any] = {"prompt": prompts, "max_new_tokens": max_new_tokens, "decoding": decoding}
+        texts, first = [""] * count, []
+        for batch in self.stream(count, **given, **options):
+            if len(first) < count and not texts[int(batch.rows[0])]:
+                first.append(batch)
+            for row, text in zip(batch.rows.tolist(), batch.texts, strict=True):
+                texts[row] += text
+        of_each = prompts if len(prompts) == count else prompts * count
+        return TextDiffusionOutput(**vars(joined(first)), texts=texts, prompts=of_each)
+
     def stream(
         self,
-        num_samples: int = 1,
+        num_samples: int | None = None,
         *,
+        prompt: str | Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
         decoding: DecodingConfig | str | None = None,
         seed: int = 0,
         batch_size: int | None = None,
@@ -111,12 +144,37 @@ class TextDiffusionPipeline(SelectionOperations):
         progress: Progress | None = None,
         **options: Unpack[SamplingOptions],
     ) -> Iterator[TextDiffusionOutput]:
-        """As a call with the same arguments, but yields each batch when it is finished; ``rows`` are its samples."""
+        """As a call with the same arguments, but yields each batch when it is finished; ``rows`` are its samples.
+
+        Of documents a batch holds one block for each of its rows, in the order in which they are written.
+        """
+        self.check_prompt(prompt, max_new_tokens, dict(options))
+        prompts, num_samples = prompt_list(prompt, num_samples)
         num_samples = check_fits(self.model, num_samples, kept=False)
         (seed,) = check_options(seed=seed)
         check_given(batch_size=batch_size, progress=progress)
         decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
+        if self.model.writes_documents:
+            classes = chosen_classes(
+                self.model,
+                self.statistics,
+                options.pop("class_id", None),
+                options.pop("class_name", None),
+                seed,
+                ids,
+            )
+            return self.write(
+                prompts,
+                decoding,
+                max_new_tokens or MAX_NEW_TOKENS,
+                seed,
+                ids,
+                class_ids=classes,
+                batch_size=batch_size,
+                progress=progress,
+                **options,
+            )
         written = 0
 
         def decoded(phase: str, done: int, total: int) -> None:
@@ -158,6 +216,7 @@ class TextDiffusionPipeline(SelectionOperations):
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         lengths: Tensor | None = None,
+        blocks: BlockContext | None = None,
         start: Tensor | None = None,
         strength: float = 1.0,
         steer: Callable[[Tensor], Tensor] | None = None,
@@ -186,6 +245,8 @@ class TextDiffusionPipeline(SelectionOperations):
             guidance_interval: the times, 1 noise and 0 data, between which there is guidance.
             lengths: (num_samples,) real positions of each sample (recipe v1); None samples them from the lengths of
                 the training texts.
+            blocks: of a model of recipe ``blocks``, the blocks before each sample; None: it is not known what stands
+                before.
             start, strength: latents (num_samples, N, d) to start from, noised to time ``strength``; see `vary`.
             steer: maps every predicted x_start, normalised (B, N, d), to the one that is used instead; see
                 `of_length`.
@@ -212,6 +273,11 @@ class TextDiffusionPipeline(SelectionOperations):
         lengths, mask = real_lengths(
             self.model, self.statistics, lengths, seed, ids, self.autoencoder.perceiver is None
         )
+        context: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+        if sources is not None:
+            context = partial(self._encode_sources, sources)
+        elif blocks is not None:
+            context = partial(self._encode_blocks, blocks)
         total, done = num_samples * plan.num_steps, 0
 
         def advance(count: int) -> None:
@@ -232,7 +298,7 @@ class TextDiffusionPipeline(SelectionOperations):
             guidance_scale=self.default_guidance() if guidance_scale is None else guidance_scale,
             guidance_interval=guidance_interval,
             class_id=class_ids,
-            context=None if sources is None else partial(self._encode_sources, sources),
+            context=context,
             lengths=lengths,
             # As published, only sequence-to-sequence sampling stays on the sphere (golden NOTES 27).
             project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
@@ -257,6 +323,9 @@ class TextDiffusionPipeline(SelectionOperations):
     def _encode_sources(self, sources: Sequence[str], rows: Tensor) -> tuple[Tensor, Tensor]:
         texts = [sources[row] for row in rows.tolist()]
         return encode_sources(self.autoencoder, texts, self.model.source_max_len, self.device)
+
+    def _encode_blocks(self, blocks: BlockContext, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.encode_blocks(blocks.map(lambda tensor: tensor[rows]))
 
     @torch.no_grad()
     def decode(

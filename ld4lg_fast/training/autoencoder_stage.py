@@ -21,6 +21,7 @@ from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.time_budget import StageClock
 from ld4lg_fast.training.train_step import Part
 
+
 def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Session) -> RunStatistics:
     """``statistics.json``: how long the training texts are, and how many each class has."""
     statistics = RunStatistics.of_texts(

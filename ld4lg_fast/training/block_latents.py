@@ -52,7 +52,9 @@ class BlockLatents:
     def mask(self, rows: Sequence[int] | np.ndarray) -> None:
         """Every latent is real."""
 
-    def draw(self, count: int, generator: torch.Generator, cut_share: float, most_noise: float) -> ContextDraws:
+    def draw(
+        self, count: int, generator: torch.Generator, cut_share: float, most_noise: float
+    ) -> ContextDraws:
         """`ContextDraws` of a batch of ``count`` blocks."""
         shape = (count, self.num_context, *self.latents.row_shape)
         return ContextDraws(

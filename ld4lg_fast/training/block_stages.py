@@ -38,7 +38,9 @@ def dataset_of_blocks(
     most = session.options.validation_texts
     some = dataset.validation.select(range(min(most, len(dataset.validation))))
     cut = in_blocks(
-        replace(dataset, validation=some, test=TextSplit([])), lambda texts: token_counts(texts, tokenizer), room
+        replace(dataset, validation=some, test=TextSplit([])),
+        lambda texts: token_counts(texts, tokenizer),
+        room,
     )
     offsets: Any = cut.validation.offsets
     kept = max(1, int(np.searchsorted(offsets, most, side="right")) - 1)

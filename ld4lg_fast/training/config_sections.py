@@ -215,4 +215,6 @@ def _check_documents(corpus: Mapping, recipe: Mapping) -> None:
     if blocks and corpus["max_len"] < 8:
         raise ConfigError(f"dataset.max_len={corpus['max_len']} leaves no room in a block; give at least 8.")
     if blocks and (corpus.get("seq2seq") or corpus.get("source_column")):
-        raise ConfigError("recipe=blocks cannot be combined with source texts; leave dataset.source_column out.")
+        raise ConfigError(
+            "recipe=blocks cannot be combined with source texts; leave dataset.source_column out."
+        )

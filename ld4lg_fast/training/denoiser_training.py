@@ -55,7 +55,9 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
     tokens, validation_tokens = tokenize(autoencoder, dataset, session)
     statistics = write_statistics(tokens, dataset, session)
     if documents:
-        _train_on_blocks(config, dataset, autoencoder, (tokens, validation_tokens), statistics, session, clock)
+        _train_on_blocks(
+            config, dataset, autoencoder, (tokens, validation_tokens), statistics, session, clock
+        )
         return
     latents = cached_latents(autoencoder, tokens, session)
     validation = _encoded(autoencoder, validation_tokens, session)
@@ -103,7 +105,10 @@ def _train_on_blocks(
         blocks = block_tokens(split, ids, autoencoder)
         heads, tails = blocks.cut_in_two(session.seed)
         labels = torch.tensor(split.labels) if split.labels and model.denoiser.config.num_classes else None
-        rows = (encode(autoencoder, part, session, name) for part, name in ((ids, "latents"), (heads, "heads"), (tails, "tails")))
+        rows = (
+            encode(autoencoder, part, session, name)
+            for part, name in ((ids, "latents"), (heads, "heads"), (tails, "tails"))
+        )
         return BlockLatents(*rows, firsts=blocks.firsts, num_context=num_context, labels=labels)
 
     stage = BlockDiffusionStage(
