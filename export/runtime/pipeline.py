@@ -28,7 +28,7 @@ from .sampling import SAMPLERS, Network, sample, step_table
 from .schedules import SPACINGS, SamplingGrid, sampling_grid
 from .search import decode_tokens
 from .session import Feeds, Session, check_providers
-from .similarity import SIMILARITIES, SURENESS, minimum_bayes_risk
+from .similarity import SCORE, SIMILARITIES, minimum_bayes_risk
 from .text_tokenizer import TextTokenizer
 
 
@@ -221,7 +221,7 @@ class OnnxTextDiffusion:
         if decodes == 1:
             return texts
         groups = [slice(first, first + decodes) for first in range(0, len(texts), decodes)]
-        if rules.choose_decode == SURENESS:
+        if rules.choose_decode == SCORE:
             return [texts[group][scores[group].argmax()] for group in groups]
         similarity = SIMILARITIES[rules.choose_decode]
         return [texts[group][minimum_bayes_risk(texts[group], similarity)] for group in groups]

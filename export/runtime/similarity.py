@@ -1,8 +1,7 @@
-"""How alike two texts are, by what they have in common, and which of several is most like the others.
+"""Text similarity (BLEU, ROUGE-L) and minimum Bayes risk, the same in the package and the exported runtime.
 
-Words are what a text's script has. Texts in ASCII give the tokens of sacrebleu and rouge-score; elsewhere a word is a
-run of letters, digits and their marks, and in scripts that are written without spaces a character with its marks. The
-package and the exported runtime compare texts with the same functions. The standard library alone.
+Tokens depend on the script: ASCII texts have those of sacrebleu and rouge-score; otherwise a word is a run of letters,
+digits and their marks, or in scripts without spaces one character with its marks. Uses the standard library only.
 """
 
 import math
@@ -38,13 +37,12 @@ _13A = (
 )
 _ENTITIES = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}
 LONGEST = 4  # tokens of an n-gram
-KEPT_TEXTS = 1024  # whose tokens are remembered: every candidate is compared with every other
+KEPT_TEXTS = 1024  # whose tokens are cached, as every candidate is compared with every other
 
 
 @lru_cache(KEPT_TEXTS)
 def words(text: str) -> tuple[str, ...]:
-    """Words and numbers without regard to case, or to how accents and widths are encoded; of a text without any, its
-    symbols (emoji)."""
+    """Words and numbers, ignoring case, Unicode normalization and width; of a text without any, its symbols (emoji)."""
     if text.isascii():
         return tuple(_ASCII_WORD.findall(text.lower()))
     text = _OTHER_WIDTHS.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text)
@@ -62,7 +60,7 @@ def word_pattern(letter: str, shortest: int = 1) -> re.Pattern[str]:
 
 
 def set_apart(text: str) -> str:
-    """The text with spaces around characters of scripts without spaces; any other text as it is."""
+    """The text with spaces around characters of scripts without spaces."""
     if text.isascii() or not re.search(f"[{_SPACELESS}]", text):
         return text
     return " ".join(re.sub(f"[{_SPACELESS}][{_set('M')}]*", r" \g<0> ", text).split())
@@ -79,8 +77,7 @@ def _set(category: str) -> str:
 
 
 def bleu(text: str, reference: str) -> float:
-    """Sentence BLEU as sacrebleu computes it, to the last bit so that the same of two equal candidates is kept:
-    smoothed (NIST), of as many orders as the text has, 0 to 100."""
+    """Sentence BLEU, 0 to 100, with NIST smoothing and effective order; bit-identical to sacrebleu's."""
     tokens, others = _tokens(text), _tokens(reference)
     logs, halving = [], 1
     for order in range(1, min(LONGEST, len(tokens)) + 1):
@@ -120,7 +117,7 @@ def rouge_l(text: str, reference: str) -> float:
 
 
 def _common(ours: Sequence[str], theirs: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a row of its table at once as the bits of a number (Hyyrö 2004)."""
+    """Length of the longest common subsequence by the bit-parallel algorithm of Hyyrö (2004)."""
     places: dict[str, int] = {}
     for place, word in enumerate(theirs):
         places[word] = places.get(word, 0) | 1 << place
@@ -133,12 +130,12 @@ def _common(ours: Sequence[str], theirs: Sequence[str]) -> int:
 
 
 SIMILARITIES: dict[str, Callable[[str, str], float]] = {"bleu": bleu, "rougeL": rouge_l}
-SURENESS = "score"  # the model's own score as the way to choose
-CHOICES = (SURENESS, *SIMILARITIES)
+SCORE = "score"  # chooses by the decoder's log-probability
+CHOICES = (SCORE, *SIMILARITIES)
 
 
 def minimum_bayes_risk(texts: Sequence[str], similarity: Callable[[str, str], float] = bleu) -> int:
-    """Index of the text that is most like the others on average (Kumar & Byrne 2004); or the first."""
+    """Index of the first text with the highest mean similarity to the others (Kumar & Byrne 2004)."""
     means = [
         sum(similarity(text, other) for place, other in enumerate(texts) if place != number)
         for number, text in enumerate(texts)

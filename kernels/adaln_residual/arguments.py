@@ -16,15 +16,15 @@ class Inputs(NamedTuple):
     bias: Tensor
     scale: Tensor
     shift: Tensor
-    next_weight: Tensor | None
-    next_bias: Tensor | None
-    eps: float
+    next_weight: Tensor | None = None
+    next_bias: Tensor | None = None
+    eps: float = 1e-5
 
     @classmethod
     def without_next(cls, *arguments: Any) -> "Inputs":
         """From the arguments of ``ld4lg::adaln_residual``."""
         *tensors, eps = arguments
-        return cls(*tensors, None, None, eps)
+        return cls(*tensors, eps=eps)
 
 
 class BackwardInputs(NamedTuple):

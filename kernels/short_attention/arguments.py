@@ -11,9 +11,9 @@ class Inputs(NamedTuple):
     q: Tensor
     k: Tensor
     v: Tensor
-    bias: Tensor | None
-    q_gain: Tensor | None
-    k_gain: Tensor | None
+    bias: Tensor | None = None
+    q_gain: Tensor | None = None
+    k_gain: Tensor | None = None
 
     def pairs(self) -> tuple[int, int, int, int]:
         """(B, H, N, M)."""

@@ -19,15 +19,9 @@ def rms_normalized(x: Tensor, gain: Tensor | None) -> Tensor:
     return (wide / norm.clamp(min=1e-8) * gain).to(x.dtype)
 
 
-def short_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None = None,
-    q_gain: Tensor | None = None,
-    k_gain: Tensor | None = None,
-) -> Tensor:
+def short_attention(*arguments: Any, **named: Any) -> Tensor:
     """See `ops.short_attention`: PyTorch's own attention between two transpositions."""
+    q, k, v, bias, q_gain, k_gain = Inputs(*arguments, **named)
     q, k, v = (x.unflatten(-1, (-1, DIM_HEAD)).transpose(1, 2) for x in (q, k, v))
     q, k = rms_normalized(q, q_gain), rms_normalized(k, k_gain)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)

@@ -31,7 +31,7 @@ from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.reranking import choose_by_risk, choose_by_score
 from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.export.runtime.similarity import SURENESS
+from ld4lg_fast.export.runtime.similarity import SCORE
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.models.layers import DIM_HEAD, compute_dtype
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
@@ -305,7 +305,7 @@ class LanguageAutoencoder(nn.Module):
         ]
         if len(rows) == 1:
             return rows[0]
-        if decoding.choose_decode == SURENESS:
+        if decoding.choose_decode == SCORE:
             chosen = choose_by_score(self.lm, states, decodes, mask)
         else:
             chosen = choose_by_risk([self.decode_text(ids) for ids in rows], decoding.choose_decode)

@@ -23,7 +23,7 @@ from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.engine.engine import check_fits
 from ld4lg_fast.engine.learned_timesteps import FEW_STEPS, learn_timesteps
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
-from ld4lg_fast.export.runtime.similarity import CHOICES, SURENESS
+from ld4lg_fast.export.runtime.similarity import CHOICES, SCORE
 from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.options.checks import check, check_folder, choose_device, output_file
 from ld4lg_fast.options.groups import INFER, checked_groups
@@ -159,7 +159,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
         texts = output.texts
         classes = [None] * len(texts) if output.class_ids is None else output.class_ids.tolist()
         scores = [0.0] * len(texts)
-        if num_candidates > 1 and generation["choose_by"] == SURENESS:
+        if num_candidates > 1 and generation["choose_by"] == SCORE:
             scores = pipe.confidences(output.latents, texts, output.mask).tolist()
     rows = gathered(ids, list(zip(texts, classes, scores, strict=True)), processes)
     if rows is None:

@@ -1,4 +1,4 @@
-"""What is decoded, and how exactly it is computed."""
+"""`DecodingConfig`: the strategy and options of decoding, stored as ``decoding.json``."""
 
 import os
 from collections.abc import Mapping
@@ -28,16 +28,16 @@ class DecodingConfig:
     Args:
         strategy: ``greedy``, ``beam`` or ``nucleus``. num_beams: beam only. top_p, temperature, top_k: nucleus only.
         max_length, min_length: in tokens, special tokens included; max_length None is the model's own limit.
-        no_repeat_ngram_size: 0 for none. repetition_penalty: 1 for none. None of either: the paper's value, but none
-            where tokens are drawn, as it changes the probabilities that they are drawn from.
-        top_k: the most probable tokens that are drawn from; 0 for all.
+        no_repeat_ngram_size: 0 for none. repetition_penalty: 1 for none. None of either: the paper's value for greedy
+            and beam search, no rule for nucleus sampling, whose probabilities it would change.
+        top_k: number of most probable tokens to sample from; 0 for all.
         length_penalty: beam scores are divided by length^length_penalty; None is the model's own.
         early_stopping: when a beam search ends: True as soon as num_beams texts are complete, False when better
             ones are unlikely, ``never`` when they are impossible; None is the model's own.
-        num_decodes: nucleus only: how many texts are drawn from each latent, of which one is kept.
-        choose_decode: the one that is kept: ``score``, the most probable a token, or minimum Bayes risk with the
-            similarity ``bleu`` or ``rougeL``.
-        precision: of the matrix products, one of `precision.PRECISIONS`; None is that of the model's weights.
+        num_decodes: nucleus only: texts sampled from each latent, of which one is kept.
+        choose_decode: which one is kept: ``score``, the highest mean log-probability per token, or minimum Bayes risk
+            with the similarity ``bleu`` or ``rougeL``.
+        precision: of the matmuls, one of `precision.PRECISIONS`; None is that of the model's weights.
 
     Raises:
         ConfigError: an unknown strategy or a value out of range.
@@ -78,14 +78,14 @@ class DecodingConfig:
 
     @property
     def rules(self) -> dict:
-        """The ``no_repeat_ngram_size`` and ``repetition_penalty`` that hold, by name."""
+        """The effective ``no_repeat_ngram_size`` and ``repetition_penalty``, by name."""
         given = {name: getattr(self, name) for name in NO_RULES if getattr(self, name) is not None}
         papers = {name: getattr(DecodingConfig, name) for name in NO_RULES}
         return (NO_RULES if self.strategy == "nucleus" else papers) | given
 
     @classmethod
     def of(cls, given: Mapping, name: str) -> "DecodingConfig":
-        """The paper's way but for what is ``given``; ``name`` is that of the group in messages.
+        """The paper's config with the ``given`` entries; ``name`` is that of the group in messages.
 
         Raises:
             ConfigError: an entry that does not exist, or a value out of range.
@@ -99,7 +99,7 @@ class DecodingConfig:
         return config
 
     def check_storable(self) -> None:
-        """Refuses more beams or decodes than a file may ask for.
+        """Refuses more beams or decodes than a file may have.
 
         Raises:
             ConfigError: the sentence names them.
@@ -110,10 +110,10 @@ class DecodingConfig:
 
     @classmethod
     def load(cls, directory: Path) -> "DecodingConfig":
-        """What a run directory says, or the paper's way.
+        """The config of a run directory, or the paper's if it has none.
 
         Raises:
-            CheckpointError: the file is damaged, or says something impossible.
+            CheckpointError: the file is damaged, or has values out of range.
         """
         path = directory / FILE
         if not os.path.lexists(path):
@@ -125,7 +125,7 @@ class DecodingConfig:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
     def save(self, directory: Path) -> None:
-        """Keeps it in a run directory, where it is not the paper's way."""
+        """Writes it to a run directory, unless it is the paper's config."""
         if self != DecodingConfig():
             write_json(directory / FILE, asdict(self))
         else:
@@ -136,8 +136,7 @@ def check_lengths(config: DecodingConfig, max_len: int) -> None:
     """Refuses longer texts than a model of at most ``max_len`` tokens handles.
 
     Raises:
-        ConfigError: ``config.max_length``, in which the start token is counted, which is none of the text, or
-            ``config.min_length``.
+        ConfigError: ``config.max_length`` (which counts the start token) or ``config.min_length`` is too large.
     """
     if config.max_length is None and (sentence := above_max_length(config.min_length, max_len)):
         raise ConfigError(sentence)

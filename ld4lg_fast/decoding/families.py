@@ -1,4 +1,4 @@
-"""The decoders of BART and T5 models as one description, read from the modules of transformers.
+"""`Decoder`: one description of the decoders of BART and T5 models, read from the modules of transformers.
 
 BART (Lewis et al. 2020): norms after each branch, learned positions, biases. T5 (Raffel et al. 2020) and its
 multilingual and 1.1 variants: norms before each branch, a relative position bias shared by the layers, no biases.
@@ -24,10 +24,10 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Layer:
-    """The products and norms of a decoder layer: ``qkv`` (3·H·K, D), ``cross_kv`` (2·H·K, D).
+    """The matmuls and norms of a decoder layer: ``qkv`` (3·H·K, D), ``cross_kv`` (2·H·K, D).
 
-    ``activation`` is None where ``ff_in`` has done it. Modules are called by their ``forward``: a step has dozens of
-    calls, and of the hooks that a plain call asks about there are none.
+    ``activation`` is None if it is part of ``ff_in``. Modules are called by their ``forward``, which skips the hook
+    checks of ``__call__``: a step has dozens of calls.
     """
 
     self_norm: Map
@@ -64,7 +64,7 @@ class Decoder:
 
 
 def read_decoder(lm: PreTrainedModel, dtype: torch.dtype, pack: Pack) -> Decoder:
-    """The decoder of ``lm`` in ``dtype``, its products prepared by ``pack``.
+    """The decoder of ``lm`` in ``dtype``, with weights packed by ``pack``.
 
     Raises:
         UnsupportedError: another family.
@@ -81,7 +81,7 @@ def _in_dtype(module: Any, dtype: torch.dtype) -> Any:
 
 
 def _fused(pack: Pack, *linears: nn.Linear, gelu: bool = False) -> Linear:
-    """Several maps of the same input as one, their outputs side by side; one alone is not copied."""
+    """Linears of the same input as one, with concatenated outputs; a single one is not copied."""
     if len(linears) == 1:
         return pack(linears[0].weight, linears[0].bias, gelu)
     bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])

@@ -1,9 +1,10 @@
-"""Token ids from encoder states: through the fast decoder, or through transformers' ``generate`` where it must be.
+"""Token ids from encoder states, by the fast decoder or, where that does not support a model, by ``generate``.
 
 Letters: B batch, N latents, W language model width, V vocabulary.
 """
 
 import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,11 +33,10 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.kernels import ops
 
-TOKEN_STREAM = 1 << 30  # random stream of token draws, apart from the samplers' steps
+TOKEN_STREAM = 1 << 30  # random stream of sampled tokens, apart from those of the samplers' steps
 
 logger = get_logger("ld4lg_fast.decoding")
 
-_told: set[str] = set()
 
 
 @torch.no_grad()
@@ -54,20 +54,20 @@ def generate_ids(
 ) -> Tensor:
     """Token ids (B, length) decoded from encoder states (B, N, W).
 
-    In float32 they are those of ``generate``. Models and options that the fast decoder does not know go through
-    ``generate``, and the log says once why.
+    In float32 they equal those of ``generate``. Models and options that the fast decoder does not support are decoded by
+    ``generate``, which is logged once with the reason.
 
     Args:
         max_len: the most tokens that the model handles.
         mask: (B, N) cross-attention mask, or None for all positions.
-        seed, sample_ids, decode: nucleus sampling draws from (seed, sample id, number of the decode) alone; ids
-            default to 0 … B-1.
+        seed, sample_ids, decode: the random numbers of nucleus sampling depend only on (seed, sample id, number of the
+            decode); ids default to 0 … B-1.
         prefix: (B, P) int64, tokens that the decoder reads before the first one that it writes; the result begins with
             the start token and these. Lengths of ``config`` are without them.
 
     Raises:
-        ConfigError: lengths that the model does not handle, see `check_lengths`, or a precision that is not to be had
-            for this model on this device.
+        ConfigError: lengths that the model does not handle, see `check_lengths`, or a precision that this model or
+            device does not support.
     """
     check_lengths(config, max_len)
     options = _options(lm, config, max_len, 0 if prefix is None else prefix.shape[1])
@@ -81,7 +81,7 @@ def generate_ids(
     except UnsupportedError as reason:
         if config.precision is not None:
             raise ConfigError(f"precision={config.precision} cannot be had here: {reason}.") from reason
-        _tell(f"decoding through transformers' generate: the fast decoder does not know {reason}")
+        _warn_once(f"decoding through transformers' generate: the fast decoder does not know {reason}")
         with gpu_settings(states.device):
             return _generate(lm, states, mask, options, config, uniforms, prefix)
     search: Search
@@ -98,7 +98,7 @@ def generate_ids(
 
 
 def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int, prefix: int) -> GenerationConfig:
-    """The model's own options with what ``config`` says."""
+    """The model's generation options, overridden by ``config``."""
     options = copy.deepcopy(lm.generation_config)
     beam = config.strategy == "beam"
     options.update(
@@ -121,7 +121,7 @@ def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int, prefix: 
 
 
 def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | None, decode: int) -> Tensor:
-    """Uniform numbers (B, max_length) float64 for the draws of each sample."""
+    """Uniform random numbers (B, max_length) float64 for the sampled tokens of each text."""
     if sample_ids is None:
         sample_ids = torch.arange(len(states))
     normal = ops.philox_normal(seed, sample_ids.to(states.device), TOKEN_STREAM + decode, (max_length,))
@@ -129,19 +129,18 @@ def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | N
 
 
 def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack:
-    """The prepared decoder of a model, one for each precision."""
+    """The cached decoder of a model, one for each precision."""
     dtype, pack = choose_linear(precision, lm.dtype, lm.device, few_rows=True)
     return prepared_once(lm, precision, lambda: DecoderStack(read_decoder(lm, dtype, pack), dtype))
 
 
-def _tell(message: str) -> None:
-    if message not in _told:
-        _told.add(message)
-        logger.warning(message)
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 class _InverseTransform(LogitsProcessor):
-    """Leaves one token a row, the one that `draw` gives, so that ``generate``'s greedy search takes it."""
+    """Masks all tokens but the sampled one (`ops.draw`), so that ``generate``'s greedy search takes it."""
 
     def __init__(self, uniforms: Tensor) -> None:
         self.uniforms = uniforms

@@ -1,4 +1,4 @@
-"""The loop over a batch's tokens: when to stop, which sentences to drop, and on a GPU the captured steps.
+"""The decoding loop over a batch: when to stop, which sentences to drop, and CUDA graphs of its steps.
 
 Letters: S sentences, T = max_length tokens.
 """
@@ -12,25 +12,24 @@ from ld4lg_fast.decoding.rules import Rules
 from ld4lg_fast.decoding.search import Search, read_prefix
 from ld4lg_fast.engine.cuda_graphs import Capture
 
-GRAPH_SPAN = 32  # tokens: a graph attends to the cache in steps of so many
-CHECK_EVERY = 8  # steps between two questions to a GPU whether it is done
-# Sentences are dropped once this share of what is computed is finished: moving the others, and on a GPU
-# capturing their steps, costs too.
+GRAPH_SPAN = 32  # tokens; a graph attends to a multiple of it
+CHECK_EVERY = 8  # steps between two checks, which synchronize with the GPU
+# Share of finished sentences from which they are dropped: moving the others, and capturing their steps, costs time.
 DROP_SHARE = {"cpu": 1 / 8, "cuda": 1 / 2}
-# Beams: of fewer a step moves mostly the weights, and takes about as long for half of them.
+# Beams, below which none are dropped: reading the weights dominates then, so fewer beams are not faster.
 FEW_BEAMS = {"cpu": 1, "cuda": 512}
 
 
-class CapturedSteps:
-    """A search's steps on a GPU. Of each span the first step runs as it is, which prepares whatever its kernels
-    need; the second is captured as a graph, and from then on replayed."""
+class GraphedSearch:
+    """A search's steps as CUDA graphs: of each span the first step runs eagerly, which compiles its kernels, the second
+    is captured, and it and later ones are replayed."""
 
     def __init__(self, search: Search, max_length: int) -> None:
         self.search, self.max_length, self.capture = search, max_length, Capture(often=True)
         self.forget()
 
     def forget(self) -> None:
-        """After the search has got new tensors."""
+        """Drops the graph, as the search has new tensors."""
         self.span = 0
         self.replay: Callable[[], object] | None = None
 
@@ -46,11 +45,11 @@ class CapturedSteps:
 
 
 def run(search: Search, rules: Rules, sentences: int, fill: int, prefix: Tensor | None = None) -> Tensor:
-    """Decodes to the end: ids (S, length), as long as the longest text and filled up behind the others' ends."""
+    """Decodes to the end: ids (S, length of the longest text), padded with ``fill``."""
     device = rules.eos.device
     rows = torch.arange(sentences, device=device)
     ids = torch.full((sentences, rules.max_length), fill, device=device)
-    steps = CapturedSteps(search, rules.max_length) if device.type == "cuda" else None
+    steps = GraphedSearch(search, rules.max_length) if device.type == "cuda" else None
     first = 1
     if prefix is not None:
         read_prefix(search, prefix)

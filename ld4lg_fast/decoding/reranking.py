@@ -1,6 +1,6 @@
-"""Reranking: one text out of several for the same source or latent.
+"""Reranking: chooses one of several texts for the same source or latent.
 
-By minimum Bayes risk, by the model's own score, or, as an upper bound, by the likeness to a reference.
+By minimum Bayes risk, by the decoder's log-probability, or, as an upper bound, by similarity to a reference.
 
 Letters: B batch, N latents, W language model width, T tokens.
 """
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.similarity import SIMILARITIES, SURENESS, bleu, minimum_bayes_risk
+from ld4lg_fast.export.runtime.similarity import SCORE, SIMILARITIES, bleu, minimum_bayes_risk
 
 T = TypeVar("T")
 Similarity = Callable[[str, str], float]
@@ -32,32 +32,32 @@ def get_similarity(name: str) -> Similarity:
 
 
 def choose(candidates: Sequence[str], scores: Sequence[float], by: str) -> int:
-    """Index of one candidate: by minimum Bayes risk under a similarity of that name, or the first with the best score.
+    """Index of one candidate: the first with the highest score (``by="score"``), or by minimum Bayes risk.
 
-    ``scores`` say how sure the model is of each, see `LatentOperations.confidences`; ``by="score"`` takes the surest.
+    ``scores``: log-probabilities, see `LatentOperations.confidences`. Other values of ``by`` name a similarity.
 
     Raises:
         ConfigError: unknown name.
     """
-    if by == SURENESS:
+    if by == SCORE:
         return max(range(len(candidates)), key=scores.__getitem__)
     return minimum_bayes_risk(candidates, get_similarity(by))
 
 
 def oracle(candidates: Sequence[str], reference: str, similarity: Similarity = bleu) -> tuple[int, float]:
-    """Index and score of the candidate that is most like the reference: what a perfect choice would give."""
+    """Index and score of the candidate most similar to the reference: an upper bound of reranking."""
     scores = [similarity(text, reference) for text in candidates]
     best = max(scores)
     return scores.index(best), best
 
 
 def in_groups(entries: Sequence[T], num_candidates: int) -> list[list[T]]:
-    """Texts or scores in a row, ``num_candidates`` for each source -> one list for each source."""
+    """Splits consecutive texts or scores, ``num_candidates`` for each source, into one list for each source."""
     return [list(entries[i : i + num_candidates]) for i in range(0, len(entries), num_candidates)]
 
 
 def model_scores(lm: PreTrainedModel, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
-    """(B,) float32: mean log-probability of the tokens (B, T) after the first, to the first end, given the states.
+    """Mean log-probability (B,) float32 of the tokens (B, T) after the first, up to the first end, given the states.
 
     Args:
         states: (B, N, W) encoder states, mask (B, N) or None for all.
@@ -78,12 +78,12 @@ def model_scores(lm: PreTrainedModel, states: Tensor, ids: Tensor, mask: Tensor 
 def choose_by_score(
     lm: PreTrainedModel, states: Tensor, decodes: list[Tensor], mask: Tensor | None
 ) -> list[int]:
-    """For each of B latents, which of its decodes (B, T) the model finds most probable a token."""
+    """For each of B latents, the index of the decode (B, T) with the highest mean log-probability per token."""
     scores = torch.stack([model_scores(lm, states, ids, mask) for ids in decodes])
     return scores.argmax(0).tolist()
 
 
 def choose_by_risk(decodes: list[list[str]], similarity: str) -> list[int]:
-    """For each latent, which of its decodes is most like the others; ``decodes`` lists the texts of each decode."""
+    """For each latent, the index of the decode most similar to the others; ``decodes`` lists the texts of each decode."""
     measure = get_similarity(similarity)
     return [minimum_bayes_risk(texts, measure) for texts in zip(*decodes, strict=True)]

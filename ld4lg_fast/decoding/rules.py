@@ -1,4 +1,4 @@
-"""The decoding rules of a call: special tokens, lengths, penalties, read from transformers' options.
+"""`Rules`: special tokens, lengths and penalties of decoding, read from transformers' generation options.
 
 Letters: R rows (sentences times beams), T tokens, V vocabulary.
 """
@@ -13,8 +13,8 @@ from transformers import GenerationConfig
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 
-# Options that `Rules` follows, that `generate_ids` has already followed, or that change no token here.
-_FOLLOWED = {
+# Options that `Rules` applies, that `generate_ids` has already applied, or that change no token here.
+_SUPPORTED = {
     *("max_length", "min_length", "num_beams", "length_penalty", "early_stopping", "repetition_penalty"),
     *("no_repeat_ngram_size", "decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
     *("forced_bos_token_id", "forced_eos_token_id"),
@@ -35,17 +35,17 @@ _NEUTRAL = {
 
 
 class UnsupportedError(Exception):
-    """The fast decoder cannot do what is asked; the message says what."""
+    """The fast decoder does not support an option or a model, which the message names."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules as tensors on the decoding device, so that no step waits for the host.
+    """Decoding rules as tensors on the device, so that no step synchronizes with the host.
 
     Attributes:
         eos: (E,) int64 tokens that end a text. fill: what follows the end in a beam search's result.
-        forced: (max_length,) int64, the token that a text of that many tokens must go on with, or -1.
-        length_norm: (max_length + 1,) float32, by what the score of a text of so many new tokens is divided.
+        forced: (max_length,) int64, the token forced after that many tokens, or -1.
+        length_norm: (max_length + 1,) float32, the divisor of a beam's score by number of new tokens.
     """
 
     max_length: int
@@ -64,15 +64,15 @@ class Rules:
 
     @classmethod
     def read(cls, options: GenerationConfig, vocabulary: int, device: torch.device) -> "Rules":
-        """The rules that ``generate`` would follow under ``options`` for a model of so many tokens.
+        """The rules that ``generate`` would apply under ``options``, for a model with ``vocabulary`` tokens.
 
         Raises:
             ConfigError: a token id that the vocabulary does not have.
-            UnsupportedError: an option that only ``generate`` knows.
+            UnsupportedError: an option that only ``generate`` supports.
         """
         for name, value in options.to_diff_dict().items():
             neutral = value is None or value is False or (value is not True and value == _NEUTRAL.get(name))
-            if name not in _FOLLOWED and not neutral:
+            if name not in _SUPPORTED and not neutral:
                 raise UnsupportedError(f"the option {name}={value!r}")
         start = options.decoder_start_token_id
         start = options.bos_token_id if start is None else start
@@ -105,7 +105,7 @@ class Rules:
             length_penalty=length_penalty,
             start=start,
             pad=pad,
-            fill=pad or eos[0],  # transformers takes a padding token of 0 for none
+            fill=pad or eos[0],  # transformers treats a padding token of 0 as none
             eos=torch.tensor(eos, device=device),
             forced=forced.to(device),
             length_norm=torch.tensor(lengths, dtype=torch.float32, device=device),
@@ -118,7 +118,7 @@ class Rules:
         return ops.logits_best(logits, ids, length, **self._arguments(), normalize=normalize, count=count)
 
     def draw(self, logits: Tensor, ids: Tensor, length: Tensor, uniforms: Tensor, **limits: Any) -> Tensor:
-        """The next token (R,), drawn; ``limits`` are temperature, top_k and top_p; see `ops.logits_draw`."""
+        """The next token (R,), sampled; ``limits`` are temperature, top_k and top_p; see `ops.logits_draw`."""
         return ops.logits_draw(logits, ids, length, **self._arguments(), uniforms=uniforms, **limits)
 
     def _arguments(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Greedy search, sampling and beam search, a step of the whole batch at a time.
 
-Everything a step reads and writes is a tensor on the decoding device, its position too, so a step never waits for
-the host and its shapes depend on nothing but ``span``: it can be captured as a graph.
+All that a step reads and writes, its position included, is a tensor on the device, and shapes depend on ``span`` only.
+So a step does not synchronize with the host and can be captured as a CUDA graph.
 
 Letters: S sentences, W beams, T = max_length tokens, V vocabulary.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from ld4lg_fast.decoding.rules import Rules
 from ld4lg_fast.decoding.stack import Cache, DecoderStack
 
-IMPOSSIBLE = -1.0e9  # transformers' mark for beams that must not be chosen
+IMPOSSIBLE = -1.0e9  # score of beams that must not be chosen, as in transformers
 
 
 class Search(Protocol):
@@ -26,10 +26,10 @@ class Search(Protocol):
     length: Tensor
 
     def advance(self, span: int) -> None:
-        """One token more for every text; ``span`` is at least the tokens that there are."""
+        """Adds one token to every text; ``span`` is at least their present length."""
 
     def done(self) -> Tensor:
-        """(S,) bool: which sentences cannot change any more."""
+        """(S,) bool: which sentences are finished."""
 
     def result(self) -> Tensor:
         """(S, T) the best text of each sentence so far."""
@@ -49,7 +49,7 @@ def read_prefix(search: Search, prefix: Tensor) -> None:
 
 
 class GreedySearch:
-    """One text a sentence, of the best token at each step."""
+    """One text for each sentence, by the most probable token at each step."""
 
     def __init__(self, stack: DecoderStack, cache: Cache, rules: Rules, sentences: int) -> None:
         device = rules.eos.device
@@ -83,7 +83,7 @@ class GreedySearch:
 
 
 class NucleusSearch(GreedySearch):
-    """One text a sentence, its tokens drawn with its own uniform numbers (S, T); limits as `Rules.draw` has them."""
+    """One text for each sentence, sampled with its uniform random numbers (S, T); limits as in `Rules.draw`."""
 
     def __init__(
         self, stack: DecoderStack, cache: Cache, rules: Rules, uniforms: Tensor, **limits: Any
@@ -101,7 +101,7 @@ class NucleusSearch(GreedySearch):
 
 
 class BeamSearch:
-    """transformers' beam search: W running texts a sentence, and the W best complete ones with their scores."""
+    """transformers' beam search: W running texts for each sentence, and the W best complete ones with their scores."""
 
     def __init__(self, stack: DecoderStack, cache: Cache, rules: Rules, sentences: int) -> None:
         device, beams = rules.eos.device, rules.num_beams
@@ -109,11 +109,11 @@ class BeamSearch:
         self.ids = torch.full((sentences, beams, rules.max_length), rules.fill, device=device)
         self.ids[:, :, 0] = rules.start
         self.scores = torch.zeros(sentences, beams, device=device)
-        self.scores[:, 1:] = IMPOSSIBLE  # all beams are still the same
+        self.scores[:, 1:] = IMPOSSIBLE  # all beams are equal at first
         self.complete_ids = self.ids.clone()
         self.complete_scores = torch.full((sentences, beams), IMPOSSIBLE, device=device)
         self.complete = torch.zeros(sentences, beams, dtype=torch.bool, device=device)
-        self.hopeful = torch.ones(sentences, 1, dtype=torch.bool, device=device)
+        self.can_improve = torch.ones(sentences, 1, dtype=torch.bool, device=device)
         self.length = torch.ones(1, dtype=torch.int64, device=device)
         self.candidates = max(2, 1 + len(rules.eos)) * beams
         self.chosen_first = torch.arange(self.candidates, device=device) < beams
@@ -122,7 +122,7 @@ class BeamSearch:
         rules, (sentences, beams, tokens) = self.rules, self.ids.shape
         last = self.length - 1
         logits = self.stack.step(self.ids.index_select(2, last).flatten(), last, span, self.cache)
-        # The best of all beams are among the best of each.
+        # The best candidates of all beams are among the best of each beam.
         count = min(self.candidates, logits.shape[1])
         scores, token = rules.best(logits, self.ids.view(-1, tokens), self.length, count, normalize=True)
         scores = (scores.view(sentences, beams, -1) + self.scores[:, :, None]).flatten(1)
@@ -138,40 +138,40 @@ class BeamSearch:
         self.ids.copy_(_pick(ids, kept))
         self.scores.copy_(running)
         self.length += 1
-        self._judge_hope()
+        self._update_can_improve()
 
     def _add_complete(self, ids: Tensor, scores: Tensor, ends: Tensor) -> None:
-        """Takes in the texts that have just ended, as far as they are better than the complete ones."""
+        """Merges the texts that have just ended into the complete ones and keeps the best."""
         added = ends & self.chosen_first
         scores = scores / self.rules.length_norm.index_select(0, self.length)
         if self.rules.early_stopping is True:
             scores = scores + self.complete.all(1, keepdim=True).float() * IMPOSSIBLE
-        scores = scores + (~self.hopeful).float() * IMPOSSIBLE + (~added).float() * IMPOSSIBLE
+        scores = scores + (~self.can_improve).float() * IMPOSSIBLE + (~added).float() * IMPOSSIBLE
         best, kept = torch.cat([self.complete_scores, scores], dim=1).topk(self.ids.shape[1])
         self.complete_ids.copy_(_pick(torch.cat([self.complete_ids, ids], dim=1), kept))
         self.complete.copy_(torch.cat([self.complete, added], dim=1).gather(1, kept))
         self.complete_scores.copy_(best)
 
-    def _judge_hope(self) -> None:
-        """Whether a running text could still become better than the worst complete one."""
+    def _update_can_improve(self) -> None:
+        """Checks whether a running text could still become better than the worst complete one."""
         rules = self.rules
         longest = rules.early_stopping == "never" and rules.length_penalty > 0
         norm = rules.length_norm[-2:-1] if longest else rules.length_norm.index_select(0, self.length - 1)
         worst = self.complete_scores.amin(1, keepdim=True)
         worst = torch.where(self.complete, worst, IMPOSSIBLE)
-        self.hopeful &= (self.scores[:, :1] / norm > worst).any(1, keepdim=True)
+        self.can_improve &= (self.scores[:, :1] / norm > worst).any(1, keepdim=True)
 
     def done(self) -> Tensor:
         if self.rules.early_stopping is True:
-            return ~self.hopeful[:, 0] | self.complete.all(1)
-        return ~self.hopeful[:, 0]
+            return ~self.can_improve[:, 0] | self.complete.all(1)
+        return ~self.can_improve[:, 0]
 
     def result(self) -> Tensor:
         return self.complete_ids[:, 0]
 
     def keep(self, sentences: Tensor) -> None:
         self.cache.keep(sentences)
-        for name in ("ids", "scores", "complete_ids", "complete_scores", "complete", "hopeful"):
+        for name in ("ids", "scores", "complete_ids", "complete_scores", "complete", "can_improve"):
             setattr(self, name, getattr(self, name)[sentences])
 
 

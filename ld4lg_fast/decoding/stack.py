@@ -1,8 +1,8 @@
-"""One decoding step of a whole batch, with caches that are written in place and never reordered.
+"""One decoding step of a batch, with key-value caches that are written in place and never reordered.
 
-The beams of a sentence share its cross-attention keys and values. Every position of the self-attention cache has a
-slot for each of them, and of each beam it is noted in which slots its own past lies: choosing beams changes these
-numbers and moves no key.
+The beams of a sentence share its cross-attention keys and values. Every position of the self-attention cache has one
+slot for each beam, and an index says in which slots the past of a beam is: choosing beams changes the index and moves
+no key.
 
 Letters: S sentences, W beams, T positions, N latents, H heads, K head width, D model width, V vocabulary.
 """
@@ -21,13 +21,13 @@ from ld4lg_fast.kernels import backend, ops
 
 @dataclass
 class Cache:
-    """What a batch remembers between steps.
+    """Key-value caches of a batch.
 
     Attributes:
         keys, values: of each layer (S, H, T, W, K). cross_keys, cross_values: of each layer (S, H, N, 1, K).
         cross_bias: (S, 1, N), added to the cross-attention's scores, or None.
-        chosen: (S, W, T) int64, in which slot of a position a beam's past lies, or -1; None for a single beam whose
-            past is all that is cached.
+        chosen: (S, W, T) int64, the slot of each position that belongs to a beam's past, or -1; None for a single beam
+            on a CPU, to whose past the whole cache belongs.
         position_bias: (T, H, T) of the decoder, or None.
     """
 
@@ -59,19 +59,19 @@ class Cache:
         self.values[layer].index_copy_(2, position, value.transpose(1, 2).unsqueeze(2))
 
     def enter(self, position: Tensor) -> None:
-        """From now on, the past of each beam includes its own slot of ``position`` (1,)."""
+        """Adds each beam's own slot of ``position`` (1,) to its past."""
         if self.chosen is not None:
             own = torch.arange(self.chosen.shape[1], device=self.chosen.device)
             self.chosen.index_copy_(2, position, own[None, :, None].expand_as(self.chosen[:, :, :1]))
 
     def relative_bias(self, position: Tensor, span: int) -> Tensor | None:
-        """(1, H, span): what the decoder adds to the scores of the first positions, seen from ``position`` (1,)."""
+        """Relative position bias (1, H, span) of a query at ``position`` (1,), or None."""
         if self.position_bias is None:
             return None
         return self.position_bias.index_select(0, position)[:, :, :span]
 
     def spread_bias(self, position: Tensor, span: int) -> Tensor | None:
-        """The same for every slot, -inf for the slots of others; (S or 1, H or 1, W or 1, span·W)."""
+        """`relative_bias` for every slot, with -inf for slots of other beams' pasts: (S or 1, H or 1, W or 1, span·W)."""
         bias = self.relative_bias(position, span)
         bias = None if bias is None else bias[:, :, None, :, None]
         if self.chosen is not None:
@@ -108,7 +108,7 @@ class DecoderStack:
 
         def empty() -> list[Tensor]:
             shape = (sentences, decoder.heads, max_length, num_beams, key.shape[-1])
-            # Positions that are not written yet are masked, and masking does not survive NaN.
+            # Zeros, as positions that are not written yet are masked, and a masked NaN would still give NaN.
             return [key.new_zeros(shape) for _ in decoder.layers]
 
         chosen = None
@@ -129,7 +129,7 @@ class DecoderStack:
         )
 
     def step(self, tokens: Tensor, position: Tensor, span: int, cache: Cache) -> Tensor:
-        """Logits (S·W, V) of what follows ``tokens`` (S·W,), which stand at ``position`` (1,) < ``span``."""
+        """Logits (S·W, V) of the token after ``tokens`` (S·W,) at ``position`` (1,) < ``span``."""
         return self.decoder.head(self.decoder.final(self.read(tokens, position, span, cache)))
 
     def read(self, tokens: Tensor, position: Tensor, span: int, cache: Cache) -> Tensor:

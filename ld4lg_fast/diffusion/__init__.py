@@ -1,4 +1,4 @@
-"""The diffusion process: noise schedules, z_t, predictions and loss, samplers, and the model that has a denoiser in it.
+"""The diffusion process: noise schedules, z_t, predictions and loss, samplers, and the latent diffusion model.
 
 Imports models and checkpoints.
 """

@@ -1,23 +1,23 @@
-"""Training times that follow the denoiser's own error, so that it rises evenly over them.
+"""Adaptive training times: sampled most often where the denoiser's error of x_start rises most.
 
-As time warping of continuous diffusion for categorical data (Dieleman et al. 2022, section 4.3): where the error of
-x_start rises steeply there is most to learn, and times are drawn there most often. Letters: B rows, K bins.
+Time warping of continuous diffusion for categorical data (Dieleman et al. 2022, section 4.3), which makes the error
+rise linearly in the sampled times. Letters: B rows, K bins.
 """
 
 import torch
 from torch import Tensor, nn
 
 BINS = 64
-DECAY = 0.998  # of what was recorded, a step
+DECAY = 0.998  # of recorded errors, per step
 EVERY = 100  # steps between two fits
-PLAIN_SHARE = 0.1  # of the times that are drawn evenly all the same, so that none is never seen
+PLAIN_SHARE = 0.1  # of times that are sampled uniformly, so that all occur
 
 
 class TimeWarp(nn.Module):
-    """A rising map of [0, 1] onto itself: what is drawn evenly -> times of the schedule.
+    """A monotone, piecewise linear map of [0, 1]: uniform samples -> times of the schedule.
 
-    Buffers: ``knots`` (K + 1,) the map's values at equal distances, at first the identity; ``errors`` and ``counts``
-    (K,), sums over the rows whose time is in a bin, older ones counting less.
+    Buffers: ``knots`` (K + 1,), values at equidistant points, at first the identity; ``errors`` and ``counts`` (K,),
+    exponentially decayed sums over the rows whose time is in a bin.
     """
 
     knots: Tensor
@@ -31,26 +31,26 @@ class TimeWarp(nn.Module):
         self.register_buffer("counts", torch.zeros(BINS))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Times of the schedule (B,) for evenly drawn ``t`` (B,) in [0, 1]."""
+        """Times of the schedule (B,) for uniform samples ``t`` (B,) in [0, 1]."""
         place = t * BINS
         left = place.long().clamp(max=BINS - 1)
         return torch.lerp(self.knots[left], self.knots[left + 1], place - left)
 
     def sums(self, times: Tensor, errors: Tensor) -> Tensor:
-        """Of each bin the sum of the ``errors`` (B,) of the rows with ``times`` (B,) in it; their number: (2, K)."""
+        """Sum of ``errors`` (B,) and number of rows in each bin of ``times`` (B,): (2, K)."""
         places = (times * BINS).long().clamp(max=BINS - 1)
         found = errors.new_zeros(2, BINS)
         return found.index_add_(1, places, torch.stack([errors, torch.ones_like(errors)]))
 
     @torch.no_grad()
     def record(self, sums: Tensor, share: float = 1.0) -> None:
-        """Takes note of ``sums`` (2, K) of all processes, those of a ``share`` of a step's batch."""
+        """Adds ``sums`` (2, K) of all processes, which come from a ``share`` of a step's batch."""
         for known, new in zip((self.errors, self.counts), sums, strict=True):
             known.mul_(DECAY**share).add_(new)
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Moves the knots to where the mean error, made to rise, has risen by equal parts; needs two bins with rows."""
+        """Sets the knots to quantiles of the mean error's running maximum; needs two bins with rows."""
         seen = self.counts > 0
         if seen.sum() < 2:
             return
@@ -61,12 +61,12 @@ class TimeWarp(nn.Module):
         times = torch.cat([ends[:1], centres[seen], ends[1:]])
         reached = torch.cat([ends[:1], risen, ends[1:]])
         reached = (1 - PLAIN_SHARE) * reached + PLAIN_SHARE * times
-        # The inverse, which exists as the plain share rises everywhere.
+        # The inverse, which exists as PLAIN_SHARE makes the curve rise strictly.
         even = torch.linspace(0, 1, BINS + 1, device=times.device)
         right = torch.searchsorted(reached, even).clamp(1, len(times) - 1)
         low, high = reached[right - 1], reached[right]
         self.knots.copy_(torch.lerp(times[right - 1], times[right], (even - low) / (high - low)))
 
     def sampling_times(self) -> list[float]:
-        """The knots from 1 to 0, as the spacing ``learned`` takes them."""
+        """The knots from 1 to 0, for the spacing ``learned``."""
         return self.knots.flip(0).tolist()

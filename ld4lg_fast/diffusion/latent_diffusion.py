@@ -1,4 +1,4 @@
-"""A denoiser, the process it was trained for, and the scale of its latents: the unit that is saved.
+"""`LatentDiffusion`: a denoiser with its diffusion process and the statistics of its latents, saved as one.
 
 Letters: B batch, N latent positions, d latent width.
 """
@@ -37,8 +37,8 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
         recipe: ``version`` (``v1``, ``v2`` or ``v3``), ``objective``, ``loss_type``, ``self_condition_prob``,
             ``class_drop_prob``; v1: ``beta_schedule``, ``num_train_timesteps``; v2 and v3: ``schedule``,
             ``schedule_scale``, ``sampling_schedule`` (or None), ``l2_normalized``, and perhaps ``loss_weighting``,
-            ``self_condition_noise`` and ``adaptive_schedule``. Further entries are kept with the model:
-            ``context_drop_prob`` and ``source_max_len`` of sequence-to-sequence.
+            ``self_condition_noise`` and ``adaptive_schedule``. Further entries are stored with the model:
+            ``context_drop_prob`` and ``source_max_len`` of sequence-to-sequence models.
 
     Raises:
         ConfigError: an unknown version or a missing entry.
@@ -121,7 +121,7 @@ class LatentDiffusion(nn.Module):
             raise ConfigError(f"The denoiser's options do not fit recipe {version}: {error}.") from error
 
     def check_latents_of(self, num_latents: int, dim_latent: int) -> None:
-        """Refuses an autoencoder with other latents than those that the denoiser was trained on.
+        """Refuses an autoencoder whose latents have another size than those that the denoiser was trained on.
 
         Raises:
             CheckpointError: naming both sizes.
@@ -165,7 +165,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def source_max_len(self) -> int:
-        """The most tokens of a source text, as trained."""
+        """Maximum number of tokens of a source text in training."""
         return self.recipe.get("source_max_len", 64)
 
     @property

@@ -111,11 +111,11 @@ def prediction(
 
 @dataclass(frozen=True)
 class TrainingDraws:
-    """All randomness of one training step, so that a step can be replayed exactly.
+    """The random numbers of one training step, so that a step can be replayed exactly.
 
-    ``t`` (B,): float times in [0, 1], or v1's integer steps. ``noise`` (B, N, d). ``self_condition``: one coin
-    for the whole batch. ``class_drop`` (B,) bool: rows that see the null class. ``self_condition_noise`` (B, N, d)
-    and ``self_condition_share`` (B,): what is mixed into the self-condition.
+    ``t`` (B,): float times in [0, 1], or v1's integer steps. ``noise`` (B, N, d). ``self_condition``: whether the batch
+    is trained with a self-condition. ``class_drop`` (B,) bool: rows with the null class. ``self_condition_noise``
+    (B, N, d) and ``self_condition_share`` (B,): noise that is mixed into the self-condition, and its variance.
     """
 
     t: Tensor
@@ -142,22 +142,21 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class GaussianDiffusion:
-    """What is predicted, under which schedule, with which loss.
+    """Objective, schedules and loss of a diffusion process.
 
     Args:
         objective: ``pred_v``, ``pred_x0``, ``pred_noise`` or ``pred_flow``.
         loss_type: ``l2``, ``l1`` or ``smooth_l1``.
-        schedule: the training schedule; a `DiscreteSchedule` selects recipe v1's conventions: the mean runs over
-            all positions, padded ones included, and the self-condition pass still sees a dropped class.
+        schedule: the training schedule; a `DiscreteSchedule` selects recipe v1's conventions: the loss is the mean over
+            all positions, padded ones included, and the self-condition pass gets the class even if it is dropped.
         sampling_schedule: None means the training schedule.
         self_condition_prob: chance that a batch is trained with a self-condition (Chen et al. 2022).
         class_drop_prob: chance that a row is trained with the null class (Ho & Salimans 2022).
         l2_normalized: latents lie on the sphere of radius √d; self-conditions are projected onto it.
-        loss_weighting: of the squared error of what is predicted: ``none``; ``x_start`` makes it that of x_start;
-            ``min_snr`` makes it that of x_start times min(SNR, 5) (Hang et al. 2023).
+        loss_weighting: ``none``; ``x_start``: weights squared errors so that they equal those of x_start; ``min_snr``:
+            those of x_start times min(SNR, 5) (Hang et al. 2023).
         self_condition_noise: in training a self-condition is ``√(1-s)·x̂ + √s·noise`` with s ~ U(0, this) for each
-            row, so that sampling survives its own early mistakes (conditioning augmentation, Ho et al. 2022, on the
-            self-condition).
+            row, which makes sampling robust to errors of early steps (conditioning augmentation, Ho et al. 2022).
 
     Raises:
         ConfigError: unknown objective, loss or weighting, a share outside [0, 1], or a weighted ``l1``.
@@ -200,7 +199,7 @@ class GaussianDiffusion:
         return self.sampling_schedule or self.schedule
 
     def draw(self, x_start: Tensor, generator: torch.Generator, class_conditional: bool) -> TrainingDraws:
-        """Draws times, noise and coins for a batch of latents (B, N, d), on the generator's device."""
+        """Samples times, noise and dropouts for latents (B, N, d), on the generator's device."""
         batch, device = x_start.shape[0], x_start.device
         rng: dict[str, Any] = {"generator": generator, "device": generator.device}
         if isinstance(self.schedule, DiscreteSchedule):
@@ -221,11 +220,11 @@ class GaussianDiffusion:
         return draws.map(lambda tensor: tensor.to(device))
 
     def loss_weights(self, alpha_sq: Tensor) -> Tensor:
-        """What squared errors at levels ``alpha_sq`` (B,) are multiplied by, (B,) float32."""
+        """Weights (B,) float32 of squared errors at levels ``alpha_sq`` (B,)."""
         alpha_sq = alpha_sq.double()
         sigma_sq = (1 - alpha_sq).clamp(min=1e-12)
         snr = alpha_sq / sigma_sq
-        # Squared error of what is predicted, as a multiple of that of x_start.
+        # Squared error of the objective's target as a multiple of that of x_start.
         multiple = {
             "pred_noise": snr,
             "pred_x0": torch.ones_like(snr),
@@ -258,7 +257,7 @@ class GaussianDiffusion:
             x_start: (B, N, d). mask: (B, N) bool, True = keep, or None for no padding.
             class_id: (B,) long; rows in ``draws.class_drop`` are replaced by ``null_class``.
             context: (B, M, dim_context) with ``context_mask`` (B, M).
-            self_conditioned: whether the network takes a self-condition at all.
+            self_conditioned: whether the network has a self-condition.
 
         The loss is the mean over each example's first ``mask.sum()`` positions, then over the batch.
         """
@@ -268,7 +267,7 @@ class GaussianDiffusion:
         dropped_id = class_id
         if class_id is not None and draws.class_drop is not None and null_class is not None:
             dropped_id = class_id.masked_fill(draws.class_drop, null_class)
-        # Both passes see the same times and, where classes are part of the modulation, the same classes.
+        # Both passes have the same times and, if classes are part of the modulation, the same classes.
         modulation = denoiser.modulate(time, dropped_id)
         conditions: dict[str, Any] = {
             "mask": mask,

@@ -1,10 +1,10 @@
-"""Noise schedules: from a time to the squared signal level.
+"""Noise schedules, from time to squared signal level, and the grids of levels that samplers visit.
 
 Everywhere ``alpha_sq`` is the squared signal level (what the official code calls alpha) and
 ``log_snr = log(alpha_sq / (1 - alpha_sq))``. Two families:
 
-* `ContinuousSchedule` (recipe v2): t in [0, 1], t = 0 is data. The network is told ``alpha_sq``.
-* `DiscreteSchedule` (recipe v1): integer steps 0 … T-1 of a beta table. The network is told the step.
+* `ContinuousSchedule` (recipe v2): t in [0, 1], t = 0 is data. The network's time input is ``alpha_sq``.
+* `DiscreteSchedule` (recipe v1): integer steps 0 … T-1 of a beta table. The network's time input is the step.
 
 Letters: S sampling steps, T training timesteps.
 """
@@ -50,7 +50,7 @@ def _tan(t: Tensor, d: float) -> Tensor:
 
 
 def _straight(t: Tensor) -> Tensor:
-    """The straight path of flow matching: signal to noise 1-t to t (Lipman et al. 2023)."""
+    """The linear path of flow matching (Lipman et al. 2023): amplitudes of signal and noise are as 1-t to t."""
     return (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
 
 
@@ -143,11 +143,11 @@ class DiscreteSchedule:
         name: ``linear`` (1e-4 … 0.02, not rescaled with T), ``cosine`` (s = 0.008) or ``sqrt`` (s = 1e-4).
         num_train_timesteps: T.
 
-    ``betas`` and ``alphas_cumprod`` (T,) are float64: near data, float32 leaves ``1 - alpha_sq`` three
-    digits, and the noise prediction divides by its root.
+    ``betas`` and ``alphas_cumprod`` (T,) are float64: near data, ``1 - alpha_sq`` has only three digits in float32, and
+    the noise prediction divides by its root.
 
     Raises:
-        ConfigError: unknown name, fewer than one step, or so many that float64 does not tell their levels apart.
+        ConfigError: unknown name, fewer than one step, or so many that levels are equal in float64.
     """
 
     MAX_BETA = 0.999
@@ -156,7 +156,7 @@ class DiscreteSchedule:
         if num_train_timesteps < 1:
             raise ConfigError(f"num_train_timesteps {num_train_timesteps} must be at least 1.")
         self.name, self.num_train_timesteps = name, num_train_timesteps
-        # Also where a model is made on the meta device.
+        # On the CPU also if a model is built on the meta device.
         linspace = partial(torch.linspace, dtype=torch.float64, device="cpu")
         if name == "linear":
             betas = linspace(1e-4, 0.02, num_train_timesteps)
@@ -193,7 +193,7 @@ SPACINGS = ("time", "log_snr", "learned")
 
 
 def _log_snr_curve(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-    """Times from 1 to 0 and their log-SNRs, ascending, float64."""
+    """Times from 1 to 0 and their log-SNRs, ascending, both float64."""
     if isinstance(schedule, DiscreteSchedule):
         times = np.arange(schedule.num_train_timesteps, 0, -1) / schedule.num_train_timesteps
         return times, torch.logit(schedule.alphas_cumprod.flip(0)).numpy()
@@ -204,16 +204,15 @@ def _log_snr_curve(schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
 def sampling_times(
     schedule: Schedule, num_steps: int, spacing: str = "time", learned: Sequence[float] | None = None
 ) -> Tensor:
-    """S+1 descending times, 1 noise and 0 data, between which a sampler steps.
+    """The S+1 descending times of a sampler's steps, 1 noise and 0 data.
 
     Args:
         spacing: ``time``: equal steps, as published. ``log_snr``: equal steps of log-SNR between times 0.995 and
-            0.005 (Lu et al. 2022, section 5), then to data. ``learned``: equal shares of the list ``learned``.
+            0.005 (Lu et al. 2022, section 5), then to data. ``learned``: quantiles of the list ``learned``.
         learned: the model's own times from 1 to 0, see `learned_timesteps.learn_timesteps`.
 
     Raises:
-        ConfigError: ``num_steps`` below 1, an unknown spacing, or a model without learned times or with ones that do
-            not fall.
+        ConfigError: ``num_steps`` below 1, an unknown spacing, or learned times that are missing or not descending.
     """
     if num_steps < 1:
         raise ConfigError(f"The number of sampling steps is {num_steps}; it must be at least 1.")
@@ -239,14 +238,14 @@ def sampling_times(
 
 @dataclass(frozen=True)
 class SamplingGrid:
-    """The noise levels a sampler visits: S steps, from noise to data. They rise strictly.
+    """The noise levels of a sampler's S steps, strictly ascending from noise to data.
 
-    ``alpha_sq`` (S+1,): level before step k is ``[k]``, after it ``[k + 1]``.
-    ``network_time`` (S,): what the network is told in step k (``alpha_sq``, or v1's integer step).
+    ``alpha_sq`` (S+1,): ``[k]`` before step k, ``[k + 1]`` after it.
+    ``network_time`` (S,): the network's time input in step k (``alpha_sq``, or v1's integer step).
     ``log_snr`` (S+1,): computed without the cancellation in ``1 - alpha_sq``.
-    ``times`` (S+1,) float32: the same levels as times, 1 noise and 0 data.
+    ``times`` (S+1,) float32: the times of these levels, 1 noise and 0 data.
 
-    Levels are float32 (v1: ``alpha_sq`` float64), or float64 where float32 does not tell them apart.
+    Levels are float32 (v1: ``alpha_sq`` float64), or float64 where they would be equal in float32.
     """
 
     alpha_sq: Tensor
@@ -275,12 +274,11 @@ def sampling_grid(
     learned: Sequence[float] | None = None,
     first: float = 1.0,
 ) -> SamplingGrid:
-    """The levels at `sampling_times`, of which all are ``first`` times as large where sampling does not start from
-    noise alone. Recipe v1 truncates equal steps from 1 on to integers, as published (more than T of them repeat some,
-    which the engine refuses), and rounds others.
+    """The levels at ``first`` times the `sampling_times`; ``first`` is below 1 if sampling starts from noised latents.
 
-    Levels that coincide, at a schedule's clamped ends or rounded to float32, are moved apart (`levels.spread`); in
-    recipe v1 towards noise by whole steps, but not beyond the first.
+    Recipe v1 truncates equal steps from time 1 to integers, as published (more than T of them repeat some, which the
+    engine refuses), and rounds other times. Equal levels, at a schedule's clamped ends or after rounding to float32,
+    are moved apart (`levels.spread`); in recipe v1 towards noise by whole steps, but not beyond the first.
 
     Raises:
         ConfigError: as `sampling_times`, or more steps than there are distinct levels.

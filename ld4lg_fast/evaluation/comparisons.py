@@ -7,7 +7,7 @@ from ld4lg_fast.decoding.reranking import choose, in_groups, oracle
 from ld4lg_fast.errors import DataError
 from ld4lg_fast.evaluation.references import References, of_class
 from ld4lg_fast.evaluation.report import Row
-from ld4lg_fast.export.runtime.similarity import SIMILARITIES, SURENESS
+from ld4lg_fast.export.runtime.similarity import SCORE, SIMILARITIES
 
 Measure = Callable[..., dict]
 Choose = Callable[[Sequence[str], Sequence[float], str], int]
@@ -126,7 +126,7 @@ def choices() -> dict[str, Choose]:
     """The ways to choose one of several candidates, by name; the oracles know the reference."""
     ways: dict[str, Choose] = {
         "first candidate": lambda candidates, sure, reference: 0,
-        "surest": lambda candidates, sure, reference: choose(candidates, sure, SURENESS),
+        "surest": lambda candidates, sure, reference: choose(candidates, sure, SCORE),
     }
     for name in ORACLES:
         ways[f"minimum Bayes risk by {name}"] = _chosen_by(name)

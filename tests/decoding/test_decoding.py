@@ -167,7 +167,7 @@ def test_what_is_not_known_goes_through_generate_and_says_so_once(lm, reason, ca
     lm, (states, mask) = lm(), make_states(3)
     if lm.config.model_type == "bart":
         lm.generation_config.suppress_tokens = [7, 8]
-    monkeypatch.setattr(generate, "_told", set())
+    generate._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, logger="ld4lg_fast.decoding"):
         for _ in range(2):
             got = generate_ids(lm, states, GREEDY, MAX_LEN, mask=mask)

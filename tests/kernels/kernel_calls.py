@@ -7,27 +7,9 @@ from torch import Tensor
 
 from ld4lg_fast.kernels import ops
 
-EVERYWHERE = (
-    "adaln_residual",
-    "add_layer_norm",
-    "draw",
-    "geglu",
-    "geglu_linear",
-    "linear_cross_entropy",
-    "logits_best",
-    "logits_draw",
-    "logits_process",
-    "philox_normal",
-    "quantize_rows",
-    "sampler_step",
-    "short_attention",
-)
-ON_A_CPU = (
-    "cached_attention",
-    "packed_linear",
-    "narrow_linear",
-    "byte_linear",
-)  # that the C++ library alone has
+# Operations of the C++ library alone, and those that every backend has.
+ON_A_CPU = ("cached_attention", "packed_linear", "narrow_linear", "byte_linear")
+EVERYWHERE = tuple(name for name in ops.__all__ if name.islower() and name not in ON_A_CPU)
 VOCABULARY, TOKENS = 11, 6
 
 
