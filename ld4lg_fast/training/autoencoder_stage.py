@@ -1,6 +1,6 @@
 """Stage one: the language autoencoder learns to give texts back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
