@@ -1,9 +1,10 @@
 """Golden cases: reading a folder of them, and judging what an implementation gives.
 
-The format is that of ``tests/golden/README.md``. An implementation is a table
-``kind -> function(case) -> outputs``.
+The format is that of ``tests/golden/README.md``. An implementation is a module with
+a function of the name of each kind, from a case to its outputs.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 IMPLEMENTATIONS = ("reference", "ld4lg_fast")
+KINDS = ("official_", "unofficial_")  # how the names of all kinds begin
 Adapter = Callable[["Case"], Mapping[str, Tensor]]
 
 
@@ -155,12 +157,11 @@ class Steps:
 
 
 def adapters(implementation: str) -> Mapping[str, Adapter]:
-    """The table of an implementation, imported on demand."""
-    if implementation == "reference":
-        from golden_reference import ADAPTERS
-    else:
-        from golden_library import ADAPTERS
-    return ADAPTERS
+    """The functions of an implementation by kind, which is their name; imported on demand."""
+    module = importlib.import_module(
+        {"reference": "golden_reference", "ld4lg_fast": "golden_library"}[implementation]
+    )
+    return {name: adapter for name, adapter in vars(module).items() if name.startswith(KINDS)}
 
 
 def replay(case: Case, implementation: str) -> Verdict:

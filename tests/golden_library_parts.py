@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.process import LossOutput, Prediction, TrainingDraws
 from ld4lg_fast.models import parameter_names
+from ld4lg_fast.models.perceiver import Perceiver
 
 
 class RecordedDenoiser(nn.Module):
@@ -43,6 +44,33 @@ class PredictionSteps(Steps):
 
     def __call__(self, step: int, z: Tensor, prediction: Prediction) -> None:
         super().__call__(step, z, prediction.x_start)
+
+
+# Published names of a denoiser's inputs, by ours.
+INPUTS = {
+    "mask": ("mask", "x_mask"),
+    "x_self_cond": ("x_self_cond",),
+    "class_id": ("class_id",),
+    "context": ("seq2seq_cond",),
+    "context_mask": ("seq2seq_mask",),
+}
+
+
+def denoiser_output(denoiser: nn.Module, case: Case) -> dict[str, Tensor]:
+    """What a denoiser computes from a case's inputs, those of either version."""
+    inputs = case.inputs
+    conditions = {ours: inputs[name] for ours, names in INPUTS.items() for name in names if name in inputs}
+    return {"out": denoiser(inputs["x"], inputs["time" if "time" in inputs else "t"], **conditions)}
+
+
+def perceiver_outputs(perceiver: Perceiver, case: Case) -> dict[str, Tensor]:
+    inputs = case.inputs
+    latents = perceiver.encode(inputs["encoder_outputs"], inputs["attention_mask"])
+    decoded = perceiver.decode(latents)
+    outputs = {"latents": latents, "decoded": decoded, "forward": decoded}
+    if "free_latents" in inputs:
+        outputs["decoded_free_latents"] = perceiver.decode(inputs["free_latents"])
+    return outputs
 
 
 def gradients(network: nn.Module, names: dict[str, str]) -> dict[str, Tensor]:

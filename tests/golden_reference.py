@@ -1,4 +1,4 @@
-"""The reference implementation's answers to golden cases: kind -> function(case) -> outputs."""
+"""The reference implementation's outputs for golden cases: a function for each kind, of its name."""
 
 import torch
 from golden_cases import Case, Steps, given
@@ -245,24 +245,3 @@ def unofficial_sampling(case: Case) -> dict[str, Tensor]:
     timesteps = v1_diffusion.sampling_timesteps(diffusion.timesteps, case.call_args["sampling_steps"])
     ids = diffusion.class_ids(final.shape[0], case.call_args.get("class_id"))
     return steps.outputs() | given(final=final, mask=mask, timestep_steps=timesteps[:-1], class_id_used=ids)
-
-
-ADAPTERS = {
-    adapter.__name__: adapter
-    for adapter in (
-        official_denoiser,
-        official_autoencoder,
-        official_schedules,
-        official_conversions,
-        official_predictions,
-        official_training_loss,
-        official_sampling,
-        unofficial_denoiser,
-        unofficial_relative_position_buckets,
-        unofficial_beta_schedules,
-        unofficial_sampling_timesteps,
-        unofficial_latent_normalization,
-        unofficial_training_loss,
-        unofficial_sampling,
-    )
-}
