@@ -12,6 +12,7 @@ from ld4lg_fast._version import __version__
 from ld4lg_fast.engine.precision import PRECISIONS, choose_linear
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.models.attention_backends import PACKAGES, unusable_reason
 from ld4lg_fast.terminal.versions import installed_versions
 
 REQUIRED = ("transformers", "accelerate", "tokenizers", "datasets", "safetensors", "hydra-core")
@@ -21,6 +22,7 @@ OPTIONAL = {
     "onnx": "onnx",
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
+    "onnxruntime-gpu": "onnx-gpu",
     "mauve-text": "eval",
     "scikit-learn": "eval",
     "spacy": "eval",
@@ -28,15 +30,20 @@ OPTIONAL = {
     "gguf": "eval",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
+    "flash-attn": "flash-attn",
+    "flash-attn-4": "flash-attn-4",
 }
-"""Packages that some commands need, and the extra of ld4lg-fast that brings each."""
+"""Packages that some commands need, and an extra of ld4lg-fast that installs each."""
+ALTERNATIVES = ({"onnxruntime", "onnxruntime-gpu"}, {"flash-attn", "flash-attn-4"})
+"""Packages of which one suffices."""
 
 
 def examine() -> dict:
-    """Everything that `report` tells, as JSON: ``versions``, ``missing`` packages with the command that brings
-    them, ``devices``, ``kernels``, ``precisions`` by device and ``compile``; the last three give the reason why
-    not, or null for what works."""
-    versions = installed_versions((*REQUIRED, *OPTIONAL))
+    """Everything that `report` prints, as JSON: ``versions``, ``missing`` packages with the command that installs
+    them, ``devices``, ``kernels``, ``attention`` packages, ``precisions`` by device and ``compile``; the last four give
+    the reason why something does not work, or null."""
+    versions = installed_versions(dict.fromkeys((*REQUIRED, *OPTIONAL, *(p.distribution for p in PACKAGES))))
+    present = set(versions).union(*(names for names in ALTERNATIVES if names & versions.keys()))
     devices = {"cpu": _cpu()} | {
         f"cuda:{index}": _gpu(index)
         for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -51,12 +58,19 @@ def examine() -> dict:
         "missing": {
             name: f"pip install 'ld4lg-fast[{extra}]'"
             for name, extra in OPTIONAL.items()
-            if name not in versions
+            if name not in present
         },
         "devices": devices,
         "kernels": {name: backend.unavailable_reason(name) for name in backend.BACKENDS},
         "precisions": {
             device: {name: _precision_trouble(name, device) for name in PRECISIONS} for device in devices
+        },
+        "attention": {
+            device: {
+                package.distribution: unusable_reason(package, torch.device(device)) for package in PACKAGES
+            }
+            for device in devices
+            if device != "cpu" or len(devices) == 1
         },
         "compile": _compile_trouble(),
     }
@@ -76,6 +90,9 @@ def report(found: Mapping | None = None) -> Iterator[str]:
         yield "GPU: none that torch can use"
     for name, reason in found["kernels"].items():
         yield f"kernels, {name}: {reason or 'works'}"
+    for device, packages in found["attention"].items():
+        for name, reason in packages.items():
+            yield f"attention, {name} on {device}: {reason or 'works'}"
     for device, precisions in found["precisions"].items():
         for name, reason in precisions.items():
             yield f"precision {name} on {device}: {reason or 'works'}"

@@ -108,7 +108,8 @@ def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
             compile_regions(plain)
         return plain
 
-    return prepared_once(denoiser, (precision, denoiser.training, compiles), make)
+    attention = denoiser.attn_implementation
+    return prepared_once(denoiser, (precision, denoiser.training, compiles, attention), make)
 
 
 def _prepared_twin(denoiser: Denoiser, pack: Pack) -> Denoiser:

@@ -16,27 +16,39 @@ from transformers.masking_utils import sdpa_mask
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.models.attention_backends import DIM_HEAD, flash_attention
+from ld4lg_fast.models.attention_backends import DIM_HEAD, flash_attention, set_attn_implementation
 from ld4lg_fast.models.packed_sequences import Lengths, PackedSequences, Varlen
 
 NAME = "ld4lg_short"
-FLASH = "ld4lg_flash"
+FLASH = "ld4lg_varlen"  # transformers loads packages of its own for names with "flash"
 
 
 def set_lm_attention(lm: PreTrainedModel, name: str) -> None:
-    """Has a language model use a backend of `attention_backends.BACKENDS`; ``auto`` is SDPA.
+    """Has a language model use a backend of `attention_backends.BACKENDS`; ``auto`` is transformers' choice, or SDPA.
 
     ``short_attention`` leaves what it has no case for to SDPA, see `use_short_attention`.
 
     Raises:
         ConfigError: FlashAttention for a model that adds a bias to its scores.
     """
+    if name == "auto" and lm.config._attn_implementation not in (NAME, FLASH):
+        return
     if name == "flash_attn" and hasattr(lm.config, "relative_attention_num_buckets"):
         raise ConfigError(
             f"attn_implementation=flash_attn adds no bias to attention scores, and {lm.config.model_type} has relative "
             "position biases; choose auto or sdpa."
         )
     lm.set_attn_implementation({"flash_attn": FLASH, "short_attention": NAME}.get(name, "sdpa"))
+
+
+def set_attention(autoencoder: nn.Module, name: str) -> None:
+    """Has a language autoencoder, its ``lm`` and its Perceiver, use a backend that `check_attn_implementation` passes.
+
+    Raises:
+        ConfigError: see `set_lm_attention`.
+    """
+    set_lm_attention(autoencoder.lm, name)  # type: ignore[arg-type]  # a language model
+    set_attn_implementation(autoencoder, name)
 
 
 def use_short_attention(lm: PreTrainedModel, device: torch.device) -> None:

@@ -21,9 +21,12 @@ from ld4lg_fast.models.attention_backends import (
 from ld4lg_fast.models.denoiser import DenoiserConfig, DiffusionTransformer
 from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
 from ld4lg_fast.models.layers import HeadRMSNorm
+from ld4lg_fast.models.lm_attention import set_lm_attention
 from ld4lg_fast.models.packed_sequences import Lengths, PackedSequences, Varlen
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from tests.models import flash_attn_stand_in as stand_in
+from tests.models.test_lm_attention import bart, t5
 
 GPU = torch.device("cuda", 0)
 
@@ -310,3 +313,55 @@ def test_the_perceiver_packed(install, decoder):
 def _with(model, backend):
     set_attn_implementation(model, backend)
     return model
+
+
+def test_a_language_model_computes_what_it_does_by_sdpa(install):
+    install(2, dtypes=(torch.float32,))
+    model = bart().eval()
+    generator = torch.Generator().manual_seed(1)
+    ids, mask = torch.randint(3, 50, (4, 11), generator=generator), mask_of(LENGTHS, 11)
+    bias = torch.zeros(4, 1, 11, 11).masked_fill(~mask[:, None, None], torch.finfo(torch.float32).min)
+    earlier = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril()
+    earlier = torch.zeros(earlier.shape).masked_fill(~earlier, torch.finfo(torch.float32).min)
+    for given, past in ((mask.long(), None), (bias, earlier)):  # tokens' masks, and ours of pairs
+        options = {"attention_mask": given, "decoder_input_ids": ids, "decoder_attention_mask": past}
+        expected = model(input_ids=ids, **options).logits
+        set_lm_attention(model, "flash_attn")
+        torch.testing.assert_close(model(input_ids=ids, **options).logits, expected, rtol=1e-4, atol=1e-5)
+        assert {causal for _, _, causal in stand_in.options} == {False, True}
+        assert (44, sum(LENGTHS)) in stand_in.tokens and (44, 44) in stand_in.tokens
+        stand_in.tokens.clear()
+        set_lm_attention(model, "auto")
+        assert model.config._attn_implementation == "sdpa"
+    assert not stand_in.tokens
+
+
+def test_t5_is_refused_for_its_relative_positions():
+    with pytest.raises(ConfigError, match="t5 has relative position biases"):
+        set_lm_attention(t5(), "flash_attn")
+
+
+def test_a_pipeline_is_told_and_samples_the_same(install):
+    pipe = TextDiffusionPipeline.from_pretrained(attn_implementation="sdpa")
+    options = {"num_inference_steps": 3, "seed": 2}
+    expected = pipe.sample(2, **options).latents
+    install(2, dtypes=(torch.float32,))
+    assert pipe.set_attention("flash_attn") is pipe
+    torch.testing.assert_close(pipe.sample(2, **options).latents, expected, rtol=1e-3, atol=1e-3)
+    assert stand_in.tokens
+    latents, _ = pipe.encode(["a cat", "the longer text of both"])
+    assert {causal for _, _, causal in stand_in.options} == {False}
+    stand_in.tokens.clear()
+    pipe.set_attention("auto")
+    torch.testing.assert_close(
+        pipe.encode(["a cat", "the longer text of both"])[0], latents, rtol=1e-3, atol=1e-3
+    )
+    pipe.sample(2, **options)
+    assert not stand_in.tokens
+
+
+def test_without_a_gpu_a_pipeline_says_so_before_it_loads_anything():
+    with pytest.raises(
+        ConfigError, match="attn_implementation=flash_attn cannot run here: it needs an NVIDIA GPU"
+    ):
+        TextDiffusionPipeline.from_pretrained("no/such/folder", attn_implementation="flash_attn")
