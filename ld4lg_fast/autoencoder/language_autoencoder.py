@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ld4lg_fast.autoencoder import latent_checks
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Draws, Perturbation
+from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION, Augmentation, Draws
 from ld4lg_fast.autoencoder.pretrained import fetched
 from ld4lg_fast.checkpoints.files import write_json, writing
 from ld4lg_fast.checkpoints.language_model import BUILDING, load_language_model
@@ -38,7 +38,7 @@ from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Silences transformers' bars for files that load in a moment."""
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -212,7 +212,7 @@ class LanguageAutoencoder(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        smoothing: Perturbation = NO_SMOOTHING,
+        augmentation: Augmentation = NO_AUGMENTATION,
         generator: torch.Generator | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -220,12 +220,12 @@ class LanguageAutoencoder(nn.Module):
         """Cross-entropy of reconstructing the text, teacher-forced, padding ignored; a scalar.
 
         Args:
-            generator: source of the smoothing's randomness.
+            generator: source of the augmentation's randomness.
             rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
         """
         draws = Draws(generator, rank, world_size)
-        read = smoothing.perturbed(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
-        latents = smoothing.blurred(self.encode(read, attention_mask), draws)
+        read = augmentation.corrupt_tokens(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
+        latents = augmentation.augment_latents(self.encode(read, attention_mask), draws)
         labels = input_ids.masked_fill(~attention_mask.bool(), -100)
         cross = None if self.perceiver is not None else self._attention_bias(_for_each_query(attention_mask))
         return self._language_model_loss(self.decode_states(latents), cross, labels)
@@ -301,7 +301,7 @@ class LanguageAutoencoder(nn.Module):
             CheckpointError: the disk is full or the folder cannot be written to.
         """
         directory = Path(directory)
-        with _without_progress_bars(), writing(directory):
+        with without_progress_bars(), writing(directory):
             self.lm.save_pretrained(directory / "language_model")
             self.tokenizer.save_pretrained(directory / "tokenizer")
         if self.perceiver is not None:
@@ -326,7 +326,7 @@ class LanguageAutoencoder(nn.Module):
         directory = Path(directory)
         path = directory / "autoencoder.json"
         file = read(AutoencoderFile, path, "a saved autoencoder")
-        with _without_progress_bars():
+        with without_progress_bars():
             lm = load_language_model(directory / "language_model")
             tokenizer = load_tokenizer(directory / "tokenizer", lm)
         limit = getattr(lm.config, "max_position_embeddings", None)

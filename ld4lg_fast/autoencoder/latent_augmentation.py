@@ -36,18 +36,18 @@ class Draws:
         return mine.pin_memory().to(like.device, non_blocking=True)
 
 
-class Perturbation(Protocol):
-    """What texts and their latents go through on the way to the decoder, as `Smoothing` does it."""
+class Augmentation(Protocol):
+    """What texts and their latents go through on the way to the decoder, as `LatentAugmentation` does it."""
 
-    def perturbed(
+    def corrupt_tokens(
         self, ids: Tensor, mask: Tensor, tokenizer: PreTrainedTokenizerBase, max_len: int, draws: Draws, /
     ) -> Tensor: ...
 
-    def blurred(self, latents: Tensor, draws: Draws, /) -> Tensor: ...
+    def augment_latents(self, latents: Tensor, draws: Draws, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class Smoothing:
+class LatentAugmentation:
     """The largest shares; each text's own is drawn from U(0, that).
 
     Args:
@@ -70,7 +70,7 @@ class Smoothing:
             if not 0 <= value <= 1:
                 raise ConfigError(f"autoencoder.{name}={value}; it must lie between 0 and 1.")
 
-    def perturbed(
+    def corrupt_tokens(
         self, ids: Tensor, mask: Tensor, tokenizer: PreTrainedTokenizerBase, max_len: int, draws: Draws
     ) -> Tensor:
         """Token ids (B, T) as the encoder reads them; special tokens stay."""
@@ -84,7 +84,7 @@ class Smoothing:
             hit = hit & (ids != special)
         return torch.where(hit, other, ids)
 
-    def blurred(self, latents: Tensor, draws: Draws) -> Tensor:
+    def augment_latents(self, latents: Tensor, draws: Draws) -> Tensor:
         """Latents (B, N, d) as the decoder sees them."""
         if self.decoder_noise:
             share = draws(torch.rand, latents, 1, 1).to(latents) * self.decoder_noise
@@ -97,4 +97,4 @@ class Smoothing:
         return latents
 
 
-NO_SMOOTHING = Smoothing()
+NO_AUGMENTATION = LatentAugmentation()

@@ -18,8 +18,8 @@ from ld4lg_fast.export.runtime.text_display import get_logger
 
 FILE = "fingerprint.json"
 FOLDERS = ("autoencoder", "denoiser")
-ALONE = ("statistics.json", "decoding.json")
-READ = (".json", ".safetensors", ".model", ".txt", ".jinja")  # what transformers may read in a folder
+SINGLE_FILES = ("statistics.json", "decoding.json")
+SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # what transformers may read in a folder
 
 logger = get_logger("ld4lg_fast")
 
@@ -27,8 +27,8 @@ logger = get_logger("ld4lg_fast")
 def _files(run_dir: Path) -> dict[str, Path]:
     """The files of the model by their path in the run directory; hidden ones and prose do not count."""
     inside = (path for folder in FOLDERS for path in sorted((run_dir / folder).rglob("*")))
-    found = [path for path in inside if path.suffix in READ and not path.name.startswith(".")]
-    found += [path for name in ALONE if os.path.lexists(path := run_dir / name)]
+    found = [path for path in inside if path.suffix in SUFFIXES and not path.name.startswith(".")]
+    found += [path for name in SINGLE_FILES if os.path.lexists(path := run_dir / name)]
     return {path.relative_to(run_dir).as_posix(): path for path in found}
 
 

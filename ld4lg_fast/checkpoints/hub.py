@@ -8,8 +8,8 @@ from ld4lg_fast.errors import CheckpointError
 
 # What loading reads, and no code, pickle or picture beside it; the patterns' stars stand for folders, too.
 FILES = (
-    *(f"{folder}/*{suffix}" for folder in fingerprint.FOLDERS for suffix in fingerprint.READ),
-    *fingerprint.ALONE,
+    *(f"{folder}/*{suffix}" for folder in fingerprint.FOLDERS for suffix in fingerprint.SUFFIXES),
+    *fingerprint.SINGLE_FILES,
     fingerprint.FILE,
     "config.yaml",
 )

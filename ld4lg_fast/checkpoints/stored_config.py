@@ -17,8 +17,8 @@ from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export.runtime.renamed import current_words
 
 GROUPS = ("dataset", "model", "autoencoder", "recipe")
-GOING_ON = {"resume": True, "train.stage": "diffusion"}
-TEACHERS = ("train.distill_from", "train.finetune_decoder_from")
+RESUMING = {"resume": True, "train.stage": "diffusion"}
+SOURCE_RUNS = ("train.distill_from", "train.finetune_decoder_from")
 
 
 def is_run_config(path: Path) -> bool:
@@ -44,7 +44,7 @@ def store(path: Path, config: DictConfig, groups: Mapping[str, str]) -> None:
     write_atomically(path, text.encode())
 
 
-def on_stored_groups(arguments: Sequence[str]) -> list[str]:
+def with_stored_groups(arguments: Sequence[str]) -> list[str]:
     """A command line with the config groups of the run that it goes on with, or whose models it takes, where it does
     not choose them itself: so Hydra knows the options of that run and not those of its own defaults.
 
@@ -54,8 +54,8 @@ def on_stored_groups(arguments: Sequence[str]) -> list[str]:
     settings = current_words(options)
     try:
         parsed = {part.key_or_group: part for part in OverridesParser.create().parse_overrides(settings)}
-        given = {key: parsed[key].value() for key in (*GOING_ON, *TEACHERS) if key in parsed}
-        if any(given.get(key) == value for key, value in GOING_ON.items()):
+        given = {key: parsed[key].value() for key in (*RESUMING, *SOURCE_RUNS) if key in parsed}
+        if any(given.get(key) == value for key, value in RESUMING.items()):
             # Where the run lies may depend on the name of the data set and on nothing else.
             place = [
                 str(part.input_line)
@@ -64,7 +64,7 @@ def on_stored_groups(arguments: Sequence[str]) -> list[str]:
             ]
             with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
                 path = Path(compose("train", place, return_hydra_config=True).hydra.run.dir) / "config.yaml"
-        elif teachers := [str(given[key]) for key in TEACHERS if given.get(key)]:
+        elif teachers := [str(given[key]) for key in SOURCE_RUNS if given.get(key)]:
             path = Path(teachers[0]) / "config.yaml"
         else:
             return list(arguments)

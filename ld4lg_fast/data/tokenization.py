@@ -66,7 +66,7 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    _heeding_signals(lambda: tokenizer.train_from_iterator(texts, trainer, length=len(texts)))
+    _interruptible(lambda: tokenizer.train_from_iterator(texts, trainer, length=len(texts)))
     tokenizer.pre_tokenizer = words
     bos, pad, eos, unk = SPECIAL_TOKENS
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -137,7 +137,7 @@ def tokenize_texts(
     return tokenized
 
 
-def _heeding_signals(work: Callable[[], T]) -> T:
+def _interruptible(work: Callable[[], T]) -> T:
     """Does work that does not return to Python for long in a thread, so that Ctrl-C and SIGTERM need not wait for it.
 
     What a signal's handler raises is raised here; the thread is then left behind.
@@ -246,7 +246,7 @@ def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[l
         with encoding(texts):
             return tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
 
-    return _heeding_signals(work) if sum(map(len, texts)) > _LONG_TEXT else work()
+    return _interruptible(work) if sum(map(len, texts)) > _LONG_TEXT else work()
 
 
 def _special_tokens_around(text: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:

@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from ld4lg_fast.autoencoder.language_autoencoder import _without_progress_bars
+from ld4lg_fast.autoencoder.language_autoencoder import without_progress_bars
 from ld4lg_fast.autoencoder.pretrained import hub_answers
 from ld4lg_fast.checkpoints.language_model import load_pretrained
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
@@ -99,7 +99,7 @@ class ScoringModels:
 
 
 def _loaded(kind: type, place: str, options: dict, device: torch.device) -> ScoringModel:
-    with _without_progress_bars():
+    with without_progress_bars():
         # No score is read off the pooler, which some encoders are stored without.
         model, tokenizer = load_pretrained(kind, place, optional=("pooler.",), **options)
     return ScoringModel(model.to(device), tokenizer)  # type: ignore[arg-type]  # a decorator of theirs loses self

@@ -1,4 +1,4 @@
-"""Stage one: the language autoencoder learns to give texts back."""
+"""Stage one: the language autoencoder learns to reconstruct texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -7,22 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Perturbation, Smoothing
+from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION, Augmentation, LatentAugmentation
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.files import write_json
-from ld4lg_fast.data import LengthBucketedBatches, TextDataset, TokenizedTexts, collate, tokenize_texts
-from ld4lg_fast.models.lm_attention import use_short_attention
+from ld4lg_fast.data import TextDataset, TokenizedTexts, collate, tokenize_texts
+from ld4lg_fast.models.lm_attention import set_attention, use_short_attention
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.terminal.progress import duration
 from ld4lg_fast.training.autoencoder_model import (
     NAME,
     build_from_scratch,
-    learned_texts,
-    learns_nothing,
     make_tokenizer,
+    nothing_to_train,
     tokenize,
     tokenized,
+    training_texts,
 )
 from ld4lg_fast.training.conditioned_latents import to_device
 from ld4lg_fast.training.derived_options import source_limit
@@ -35,11 +35,11 @@ from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.time_budget import StageClock
 from ld4lg_fast.training.train_step import Part
 
-LONG_ENCODING = 0.1  # of the run's time limit, above which it is announced
+LONG_ENCODING = 0.1  # share of the time limit above which the encoding time is announced
 
 
 def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Session) -> RunStatistics:
-    """``statistics.json``: how long the training texts are, and how many each class has."""
+    """Writes ``statistics.json``: the training texts' token lengths and class counts."""
     statistics = RunStatistics.of_texts(
         tokens.lengths.tolist(),
         dataset.train.labels,
@@ -57,7 +57,7 @@ def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Sess
 
 
 class AutoencoderStage:
-    """Teacher-forced reconstruction on batches of texts of like length; see `loop.Stage`."""
+    """Teacher-forced reconstruction on length-bucketed batches; see `loop.Stage`."""
 
     name = NAME
     ema = None
@@ -70,7 +70,7 @@ class AutoencoderStage:
         tokens: TokenizedTexts,
         validation: TokenizedTexts,
         session: Session,
-        smoothing: Smoothing = NO_SMOOTHING,
+        augmentation: LatentAugmentation = NO_AUGMENTATION,
     ) -> None:
         self.session, self.options = session, getattr(session.options, self.name)
         self.module = autoencoder.to(session.device)
@@ -78,28 +78,23 @@ class AutoencoderStage:
         self.trained: nn.Module = autoencoder
         if autoencoder.freeze_lm and autoencoder.perceiver is not None:
             self.trained = autoencoder.perceiver
-        self.tokens, self.validation, self.smoothing = tokens, validation, smoothing
-        lengths = tokens.lengths
-        self.batches = StepBatches(
-            lambda epoch: LengthBucketedBatches(
-                lengths, self.options.batch_size, seed=session.seed, epoch=epoch
-            )
-        )
+        self.tokens, self.validation, self.augmentation = tokens, validation, augmentation
+        self.batches = StepBatches(len(tokens), self.options.batch_size, session.seed, tokens.lengths)
 
     def batch(self, step: int, part: Part) -> tuple:
         whole = self.batches[step]
         mine = part.of(whole)
         ids, mask = self._collate([self.tokens[index] for index in mine])
-        # The mean over the tokens of all parts, though each has texts of other lengths.
+        # Weights the parts by their tokens, so that the loss is the mean over all tokens of the batch.
         lengths = self.tokens.lengths
         weight = float(part.count * lengths[mine].sum() / lengths[whole].sum())
         generator = step_generator(self.session.seed, self.name, step)
-        smoothing = self.smoothing_of(mine, training=True)
-        return weight, (ids, mask, smoothing, generator, part.index, part.count)
+        augmentation = self.augmentation_of(mine, training=True)
+        return weight, (ids, mask, augmentation, generator, part.index, part.count)
 
-    def smoothing_of(self, rows: Sequence[int], training: bool) -> Perturbation:
-        """What the latents of those texts go through, in a step of training or of validation."""
-        return self.smoothing if training else NO_SMOOTHING
+    def augmentation_of(self, rows: Sequence[int], training: bool) -> Augmentation:
+        """The augmentation of the texts ``rows`` in a training or a validation step."""
+        return self.augmentation if training else NO_AUGMENTATION
 
     def loss(self, model: nn.Module, batch: tuple) -> Tensor:
         weight, inputs = batch
@@ -112,20 +107,20 @@ class AutoencoderStage:
     @torch.no_grad()
     def validate(self, step: int) -> None:
         self.module.eval()
-        total, count = self.session.summed(*self.session.alone(self._validation_sums))
+        total, count = self.session.summed(*self.session.interruptible(self._validation_sums))
         seconds = round(self.session.clock.seconds(), 2)
         self.session.metrics_log.write(self.name, step, validation_loss=total / count, seconds=seconds)
         console.print(f"{self.name}, step {step}: validation loss {total / count:.4f}")
 
     def _validation_sums(self) -> tuple[float, int]:
-        """The loss of this process's validation texts, summed over their tokens, and the number of these."""
+        """Loss of this process's validation texts, summed over their tokens, and the number of tokens."""
         total, count = 0.0, 0
         mine = self.session.mine(range(len(self.validation)))
         for start in range(0, len(mine), BATCH):
             rows = mine[start : start + BATCH]
             ids, mask = self._collate([self.validation[i] for i in rows])
             tokens = int(mask.sum())
-            unseen = self.smoothing_of(rows, training=False), step_generator(0, self.name, rows[0])
+            unseen = self.augmentation_of(rows, training=False), step_generator(0, self.name, rows[0])
             with self.session.accelerator.autocast():
                 total += tokens * self.module.loss(ids, mask, *unseen).item()
             count += tokens
@@ -139,10 +134,10 @@ def train_autoencoder(
     session: Session,
     clock: StageClock,
 ) -> None:
-    """Runs the stage; afterwards the run directory has ``autoencoder/`` and ``reconstruction.json``.
+    """Runs the stage, which writes ``autoencoder/`` and ``reconstruction.json`` to the run directory.
 
     Args:
-        pretrained: what `load_pretrained` gave.
+        pretrained: the result of `load_pretrained`.
     """
     autoencoder = pretrained
     if autoencoder is None:
@@ -150,22 +145,31 @@ def train_autoencoder(
     tokens, validation = tokenize(autoencoder, dataset, session)
     write_statistics(tokens, dataset, session)
     step = 0
-    if learns_nothing(config):
+    if nothing_to_train(config):
         autoencoder.to(session.device)
         console.print("The latents are the frozen language model's hidden states: there is nothing to train.")
     else:
         limit = clock.run.limit
         if clock.end is not None and limit is not None and session.options.stage == "all":
-            seconds = session.alone(lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session))
+            seconds = session.interruptible(
+                lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session)
+            )
             clock.make_room(seconds)
             if seconds > LONG_ENCODING * limit:
                 console.print(f"Encoding the corpus between the stages is going to take {duration(seconds)}.")
-        learned = learned_texts(config, dataset)
+        learned = training_texts(config, dataset)
         if learned is not dataset.train.texts:
             tokens = tokenized(learned, autoencoder, autoencoder.max_len, session)
-        shares = {field.name: config["autoencoder"].get(field.name, 0.0) for field in fields(Smoothing)}
-        stage = AutoencoderStage(autoencoder, tokens, validation, session, Smoothing(**shares))
+        shares = {
+            field.name: config["autoencoder"].get(field.name, 0.0) for field in fields(LatentAugmentation)
+        }
+        stage = AutoencoderStage(autoencoder, tokens, validation, session, LatentAugmentation(**shares))
+        chosen = session.options.attn_implementation
+        if chosen != "auto":
+            set_attention(autoencoder, chosen)
         step = TrainingLoop(stage, session, clock).run().step
+        if chosen != "auto":  # what follows computes in float32
+            set_attention(autoencoder, "auto")
     finish_autoencoder(autoencoder, validation, session, clock, step)
 
 
@@ -176,7 +180,7 @@ def _encoding_seconds(
     config: Mapping,
     session: Session,
 ) -> float:
-    """How long the second stage is going to take before its first step."""
+    """Estimated seconds that the second stage spends on encoding before its first step."""
     autoencoder.to(session.device).eval()
     seconds = encoding_seconds(
         lambda texts: encode_latents(autoencoder, tokens, session, texts), tokens, session
@@ -198,7 +202,7 @@ def finish_autoencoder(
     clock: StageClock,
     step: int,
 ) -> None:
-    """Measures how well texts are given back, prints it, and saves the autoencoder."""
+    """Measures and prints the reconstruction quality, and saves the autoencoder."""
     result = measure_reconstruction(autoencoder, validation, session, clock.is_over)
 
     def finish() -> None:

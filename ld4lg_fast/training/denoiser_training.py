@@ -1,4 +1,4 @@
-"""Stage two from tokens to a saved denoiser, distilled or not."""
+"""Stage two: encodes the corpus, trains or distills the denoiser, and saves it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,6 +9,7 @@ from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.data import TextDataset, TokenizedTexts
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.models.attention_backends import set_attn_implementation
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
 from ld4lg_fast.training.autoencoder_stage import write_statistics
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
@@ -44,13 +45,15 @@ def _conditions(
 
 
 def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
-    """Runs the stage on the run directory's autoencoder; afterwards the directory has ``denoiser/``."""
+    """Runs the stage with the run's autoencoder and writes ``denoiser/`` to the run directory."""
     autoencoder = LanguageAutoencoder.load(session.run.autoencoder).to(session.device)
     tokens, validation_tokens = tokenize(autoencoder, dataset, session)
     statistics = write_statistics(tokens, dataset, session)
     latents = cached_latents(autoencoder, tokens, session)
     every = range(len(validation_tokens))
-    validation = session.alone(lambda: Rows([encode_latents(autoencoder, validation_tokens, session, every)]))
+    validation = session.interruptible(
+        lambda: Rows([encode_latents(autoencoder, validation_tokens, session, every)])
+    )
     sources, validation_sources = _source_states(config, dataset, autoencoder, session)
     kind: Callable[..., DiffusionStage] = DiffusionStage
     if session.options.distill_from is None:
@@ -70,6 +73,8 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
         ),
         session,
     )
+    # Its average, which samples in float32, stays as it is.
+    set_attn_implementation(stage.trained, session.options.attn_implementation)
     TrainingLoop(stage, session, clock).run()
 
     def save() -> None:
@@ -89,7 +94,7 @@ def _source_states(
     tokens, validation_tokens = tokenize_sources(autoencoder, dataset, limit, session)
     states = cached_sources(autoencoder, tokens, limit, session)
     every = range(len(validation_tokens))
-    validation = session.alone(
+    validation = session.interruptible(
         lambda: Rows([encode_sources(autoencoder, validation_tokens, limit, session, every)])
     )
     return SourceStates(states, tokens.offsets), SourceStates(validation, validation_tokens.offsets)

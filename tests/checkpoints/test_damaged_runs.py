@@ -36,7 +36,7 @@ def plain_argv(monkeypatch):
 
 
 def store_with(tmp_path: Path, *steps: int) -> tuple[CheckpointStore, nn.Linear, Ema]:
-    store, model = CheckpointStore(tmp_path / "diffusion", averages=True), nn.Linear(3, 2)
+    store, model = CheckpointStore(tmp_path / "diffusion", has_ema=True), nn.Linear(3, 2)
     for step in steps:
         store.save(TrainingState(step), model, Ema(model), {"weight/exp_avg": torch.ones(2, 3)})
     return store, model, Ema(model)

@@ -104,8 +104,8 @@ def seal_run(folder: Path) -> None:
 
 
 def _is_of_the_model(name: Path) -> bool:
-    inside = name.parts[0] in fingerprint.FOLDERS and name.suffix in fingerprint.READ
-    return inside or str(name) in fingerprint.ALONE
+    inside = name.parts[0] in fingerprint.FOLDERS and name.suffix in fingerprint.SUFFIXES
+    return inside or str(name) in fingerprint.SINGLE_FILES
 
 
 def seal_export(folder: Path) -> None:

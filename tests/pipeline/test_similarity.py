@@ -19,7 +19,7 @@ from ld4lg_fast.evaluation.report_page import _words
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable, check_known
 from ld4lg_fast.export.runtime import decoding, pipeline, similarity
 from ld4lg_fast.export.runtime.similarity import SIMILARITIES, bleu, rouge_l, set_apart, words
-from ld4lg_fast.training.distillation import spread
+from ld4lg_fast.training.distillation import distinct_shares
 from ld4lg_fast.training.reconstruction import _compare
 
 # A text and another one of the same script; where it has spaces, words of several letters.
@@ -299,4 +299,6 @@ def test_samples_of_classes_have_files_of_their_own():
 
 
 def test_a_collapse_is_seen_in_every_script():
-    assert spread(["我喜欢茶", "我喜欢茶"]) == (0.5, 0.5) and spread(["हिन्दी में", "हिन्दी"]) == (1, 2 / 3)
+    assert distinct_shares(["我喜欢茶", "我喜欢茶"]) == (0.5, 0.5) and distinct_shares(
+        ["हिन्दी में", "हिन्दी"]
+    ) == (1, 2 / 3)

@@ -105,7 +105,7 @@ def test_a_round_trip_is_the_same_on_any_number_of_processes(autoencoder, classe
     def trip(rank, world_size):
         mine = {name: values[rank::world_size] for name, values in conditions.items()}
         draws = Draws(torch.Generator().manual_seed(3), rank, world_size)
-        return RoundTrip(pipe, mine).blurred(latents[rank::world_size], draws)
+        return RoundTrip(pipe, mine).augment_latents(latents[rank::world_size], draws)
 
     whole, parts = trip(0, 1), [trip(rank, 2) for rank in range(2)]
     together = torch.stack(parts, dim=1).flatten(0, 1)

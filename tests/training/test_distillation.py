@@ -8,7 +8,7 @@ import torch
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.samplers import ddim, guided_denoiser, sample
 from ld4lg_fast.diffusion.schedules import sampling_grid
-from ld4lg_fast.training.distillation import DistillationStage, spread, student_of
+from ld4lg_fast.training.distillation import DistillationStage, distinct_shares, student_of
 from tests.conftest import make_model
 from tests.training.test_training import command, refused
 
@@ -54,7 +54,7 @@ def test_a_student_is_a_copy_that_learns():
     student = student_of(teacher, 4)
     assert all(p.requires_grad for p in student.parameters()) and student.recipe["distilled_steps"] == 4
     assert "distilled_steps" not in teacher.recipe
-    assert spread(["a pub", "a pub", "A bar"]) == (2 / 3, 3 / 6)
+    assert distinct_shares(["a pub", "a pub", "A bar"]) == (2 / 3, 3 / 6)
 
 
 def test_distilling_a_run(tmp_path, monkeypatch, capsys):

@@ -16,7 +16,6 @@ from torch import nn
 from ld4lg_fast.checkpoints import stored_config
 from ld4lg_fast.checkpoints.run_directory import STAGE_ONE_RESULTS, RunDirectory
 from ld4lg_fast.checkpoints.run_lock import RunLock
-from ld4lg_fast.data import ShuffledBatches
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.terminal.progress import duration
@@ -164,7 +163,7 @@ def test_seeds_differ_by_seed_stage_and_step():
 
 def test_batches_are_the_same_whatever_step_is_asked_first():
     def make():
-        return StepBatches(lambda epoch: ShuffledBatches(10, 3, seed=5, epoch=epoch))
+        return StepBatches(10, 3, seed=5)
 
     in_order, at_once = make(), make()
     wanted = [in_order[step] for step in range(9)]
@@ -314,11 +313,11 @@ def test_a_command_line_that_goes_on_is_composed_on_the_groups_of_its_run(tmp_pa
     monkeypatch.chdir(tmp_path)
     place, option = "hydra.run.dir=outputs/demo", "recipe.self_condition_noise=0.2"
     for going_on in ("resume=true", "train.stage=diffusion"):
-        arguments = stored_config.on_stored_groups([going_on, option, place])
+        arguments = stored_config.with_stored_groups([going_on, option, place])
         assert arguments == [going_on, option, place, *choices]
         assert composed(*arguments[1:2], *choices).recipe.self_condition_noise == 0.2
         # The directory that the data set alone leads to; a choice of one's own stays.
-        by_name = stored_config.on_stored_groups([going_on, "dataset=demo", "model=base"])
+        by_name = stored_config.with_stored_groups([going_on, "dataset=demo", "model=base"])
         assert by_name == [going_on, "dataset=demo", "model=base", "autoencoder=scratch", "recipe=v3"]
     for arguments in (
         [option, place],
@@ -327,7 +326,7 @@ def test_a_command_line_that_goes_on_is_composed_on_the_groups_of_its_run(tmp_pa
         ["resume=true", "dataset=none"],
         ["resume=true", "a=[", place],
     ):
-        assert stored_config.on_stored_groups(arguments) == arguments
+        assert stored_config.with_stored_groups(arguments) == arguments
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b\n", "a: 1\n", "{broken", "\x00"])

@@ -175,11 +175,11 @@ def test_a_run_that_was_interrupted_before_its_config_can_be_started_again(tmp_p
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_waits_for_a_check(number):
     before = signal.getsignal(number)
-    with Interrupts() as wish:
-        wish.check()
+    with Interrupts() as interrupts_:
+        interrupts_.check()
         os.kill(os.getpid(), number)
         with pytest.raises(Interrupted) as stopped:
-            wish.check()
+            interrupts_.check()
         assert stopped.value.exit_code == CODES[number]
     assert signal.getsignal(number) is before
 
@@ -189,7 +189,7 @@ def test_a_second_signal_stops_at_once_unless_it_comes_with_the_first(number, mo
     with Interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), number)  # as service managers and closing terminals do
-    monkeypatch.setattr(interrupts, "ONE_WISH", 0.0)
+    monkeypatch.setattr(interrupts, "SAME_REQUEST", 0.0)
     with Interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
@@ -203,28 +203,28 @@ def test_a_second_signal_stops_at_once_unless_it_comes_with_the_first(number, mo
 
 def test_under_a_launcher_only_the_first_signal_counts(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(interrupts, "ONE_WISH", 0.0)
-    with Interrupts() as wish:
+    monkeypatch.setattr(interrupts, "SAME_REQUEST", 0.0)
+    with Interrupts() as interrupts_:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        assert wish.received == signal.SIGINT
+        assert interrupts_.received == signal.SIGINT
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
     """As SIGHUP under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interrupts() as wish, wish.at_once():
+        with Interrupts() as interrupts_, interrupts_.immediately():
             os.kill(os.getpid(), signal.SIGHUP)
-            assert wish.received is None
+            assert interrupts_.received is None
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_from_before_long_work_keeps_it_from_beginning():
-    with Interrupts() as wish:
+    with Interrupts() as interrupts_:
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted), wish.at_once():
+        with pytest.raises(Interrupted), interrupts_.immediately():
             raise AssertionError("it began")
 
 
