@@ -10,7 +10,6 @@ import yaml
 from golden_cases import Case, judge
 from golden_library_parts import denoiser_output, perceiver_outputs
 from safetensors.torch import save_file
-from transformers import T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
 
 from ld4lg_fast.cli.main import app
@@ -18,6 +17,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models import parameter_names
 from tests.conftest import randomize
+from tests.language_models import tiny_t5
 from tests.published import published_checkpoints as fake
 from tests.published.published_checkpoints import STATISTICS, Official, Unofficial, golden_cases
 
@@ -241,20 +241,7 @@ def test_safetensors_without_tied_weights(unofficial):
 
 
 def test_a_t5_and_its_source_encoder_in_bfloat16(official, tokenizer):
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=64,
-        d_kv=16,
-        num_heads=4,
-        d_ff=64,
-        num_layers=1,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=1,
-        pad_token_id=1,
-        eos_token_id=2,
-    )
-    official.lm = lm = randomize(T5ForConditionalGeneration(config), std=0.3).eval()
+    official.lm = lm = randomize(tiny_t5(len(tokenizer)), std=0.3).eval()
     lm.save_pretrained(official.lm_folder)
     official.denoiser = fake.official_denoiser(8, 8, dim_context=64)
     encoder = lm.get_encoder().state_dict()
