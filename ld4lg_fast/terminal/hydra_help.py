@@ -32,7 +32,7 @@ EVALUATE_HELP = """Usage: ld4lg evaluate RUN_DIR [--report PAGE.html] [--json FI
 
 Samples from a run and measures the texts beside real ones: a table, a JSON file in the run directory (or FILE; with
 --json - it is printed, and nothing else) and, with --report, one self-contained page of figures, plots and samples. A
-metric whose model is not at hand is skipped.
+metric whose model is not available is skipped.
 
 Examples:
   ld4lg evaluate outputs/e2e --report page.html
@@ -45,12 +45,12 @@ Options and their values, as in generation.num_samples=200:
 
 
 def train_help() -> str:
-    """What ``ld4lg train --help`` prints."""
+    """The output of ``ld4lg train --help``."""
     return TRAIN_HELP.format(groups=choices_of(*GROUPS), options=options_of("train"))
 
 
 def evaluate_help() -> str:
-    """What ``ld4lg evaluate --help`` prints."""
+    """The output of ``ld4lg evaluate --help``."""
     return EVALUATE_HELP.format(options=options_of("test"))
 
 
@@ -61,12 +61,12 @@ def options_of(config_name: str) -> str:
 
 
 def config_text(config_name: str) -> str:
-    """A packaged config file."""
+    """The text of a packaged config file."""
     return (resources.files("ld4lg_fast.configs") / f"{config_name}.yaml").read_text(encoding="utf-8")
 
 
 def choices_of(*groups: str) -> str:
-    """``dataset=`` and what can follow it, a line a group."""
+    """A line for each group with its choices: ``dataset=  demo, e2e``."""
     folder = resources.files("ld4lg_fast.configs")
     lines = []
     for group in groups:
