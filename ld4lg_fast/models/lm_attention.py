@@ -100,22 +100,25 @@ def _flash_attention(
 ) -> tuple[Tensor, None]:
     """FlashAttention in transformers' form, see `_attention`; keys that a mask hides are not computed.
 
-    The mask of an attention that is causal is its triangle alone; that of any other is the same for all queries.
+    A mask of pairs, as `LanguageAutoencoder` gives it, is the triangle alone where the attention is causal, and the same
+    for all queries elsewhere.
     """
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     causal = (getattr(module, "is_causal", False) if is_causal is None else is_causal) and q.shape[1] > 1
-    varlen = None
-    if attention_mask is not None and not causal:
-        first = attention_mask[:, 0, 0] if attention_mask.dim() == 4 else attention_mask
-        keep = first.bool() if attention_mask.dim() == 2 or first.dtype == torch.bool else first == 0
-        packed = PackedSequences.of(keep.expand(*k.shape[:2]))
-        varlen = Varlen(Lengths.equal(*q.shape[:2], q.device), packed.lengths)
-        k, v = packed.pack(k)[0], packed.pack(v)[0]
-    elif attention_mask is not None and len(attention_mask) > 1:
-        raise ConfigError("attn_implementation=flash_attn has no padding in causal attention; choose sdpa.")
-    heads = q if varlen is None else q.flatten(0, 1)
-    out = flash_attention(heads, k, v, varlen, scale=scaling, dropout=dropout, causal=causal)
-    return out.view(q.shape), None
+    common: dict[str, Any] = {"scale": scaling, "dropout": dropout, "causal": causal}
+    of_pairs = attention_mask is not None and attention_mask.dim() == 4
+    if attention_mask is None or (causal and of_pairs):
+        return flash_attention(q, k, v, **common), None
+    keep = attention_mask.bool()
+    if of_pairs:
+        first = attention_mask[:, 0, 0]
+        keep = first if first.dtype == torch.bool else first == 0
+    packed = PackedSequences.of(keep.expand(*k.shape[:2]))
+    queries = packed.lengths if causal else Lengths.equal(*q.shape[:2], q.device)
+    q_packed = packed.pack(q)[0] if causal else q.flatten(0, 1)
+    varlen = Varlen(queries, packed.lengths)
+    out = flash_attention(q_packed, packed.pack(k)[0], packed.pack(v)[0], varlen, **common)
+    return (packed.unpack(out.flatten(1)[None]) if causal else out).view(q.shape), None
 
 
 def _padding(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:

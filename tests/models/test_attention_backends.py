@@ -329,7 +329,7 @@ def test_a_language_model_computes_what_it_does_by_sdpa(install):
         set_lm_attention(model, "flash_attn")
         torch.testing.assert_close(model(input_ids=ids, **options).logits, expected, rtol=1e-4, atol=1e-5)
         assert {causal for _, _, causal in stand_in.options} == {False, True}
-        assert (44, sum(LENGTHS)) in stand_in.tokens and (44, 44) in stand_in.tokens
+        assert stand_in.tokens == [(44, sum(LENGTHS)), (44, 44), (44, sum(LENGTHS)), (44, 44), (44, sum(LENGTHS))]
         stand_in.tokens.clear()
         set_lm_attention(model, "auto")
         assert model.config._attn_implementation == "sdpa"
