@@ -111,6 +111,7 @@ def _sample(folder: Path, options: argparse.Namespace) -> None:
         num_inference_steps=options.num_inference_steps,
         sampler=options.sampler,
         spacing=options.spacing,
+        eta=options.eta,
         guidance_scale=options.guidance_scale,
         guidance_interval=tuple(options.guidance_interval),
         seed=options.seed,
@@ -159,6 +160,7 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     add("--num-inference-steps", type=_number, help="network evaluations a text, if not the preset's")
     add("--sampler", choices=list(SAMPLERS), help="if not the preset's")
     add("--spacing", choices=SPACINGS, help="of the steps, if not the preset's")
+    add("--eta", type=_number, help="of ddim: 0 is deterministic, 1 ancestral sampling")
     add("--seed", type=_number, default=0, help="the same seed gives the same texts")
     add("--class-id", type=_number, help="of a class-conditional model")
     add("--class-name", type=typed, help="the same by name")

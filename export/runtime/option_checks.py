@@ -146,6 +146,7 @@ OPTIONS: Mapping[str, Rule] = {
     "guidance_scale": Number(-1000, 1000),
     "guidance_interval": Interval(),
     "strength": Number(0, 1, above=True),
+    "eta": Number(0, 1),
     "max_length": WholeNumber(2),
     "min_length": WholeNumber(0),
     "num_beams": WholeNumber(1, 256),
@@ -197,6 +198,13 @@ def too_many_for_a_file(prefix: str, **counts: int) -> str | None:
         if count > MOST_IN_A_FILE:
             return f"{prefix}{name} is {count}; {bound}"
     return None
+
+
+def eta_of_another(eta: Any, sampler: str) -> str | None:
+    """The sentence about an ``eta`` for another sampler than DDIM, which alone has one, or None."""
+    if eta is None or sampler == "ddim":
+        return None
+    return f"eta is {shown(eta)}, which the sampler {sampler} does not have; leave it out, or choose the sampler ddim."
 
 
 def above_max_length(min_length: Any, max_length: int) -> str | None:

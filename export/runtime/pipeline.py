@@ -23,7 +23,7 @@ from .graph_checks import check_graphs
 from .json_files import REMEDY
 from .language_model import LanguageModel
 from .levels import more_than_timesteps
-from .option_checks import Choice, WholeNumber, above_max_length, complaint, first_complaint
+from .option_checks import Choice, WholeNumber, above_max_length, complaint, eta_of_another, first_complaint
 from .sampling import SAMPLERS, Network, sample, step_table
 from .schedules import SPACINGS, SamplingGrid, sampling_grid
 from .search import decode_tokens
@@ -81,6 +81,7 @@ class OnnxTextDiffusion:
         num_inference_steps: int | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
+        eta: float | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
@@ -96,6 +97,8 @@ class OnnxTextDiffusion:
             quality: ``paper`` (as published), ``balanced`` or ``draft``: presets of the next three.
             num_inference_steps: network evaluations. sampler: a name in `sampling.SAMPLERS`. spacing of the steps:
                 one of `schedules.SPACINGS`.
+            eta: in [0, 1], of the sampler ``ddim`` alone: 0, which None stands for, is deterministic, 1 ancestral
+                sampling.
             guidance_scale: None is 2 with a source and 1 without. guidance_interval: the times, 1 noise and 0 data,
                 between which there is guidance.
             on_texts: called with the texts of every batch as soon as they are there.
@@ -121,6 +124,7 @@ class OnnxTextDiffusion:
                     num_inference_steps=num_inference_steps,
                     sampler=sampler,
                     spacing=spacing,
+                    eta=eta,
                     guidance_scale=guidance_scale,
                     guidance_interval=guidance_interval,
                     seed=seed,
@@ -144,6 +148,7 @@ class OnnxTextDiffusion:
         num_inference_steps: int = 250,
         sampler: str | None = None,
         spacing: str = "time",
+        eta: float | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
@@ -156,7 +161,11 @@ class OnnxTextDiffusion:
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
             guidance_interval=guidance_interval,
+            eta=0.0 if eta is None else eta,
         )
+        sampler = diffusion.sampler if sampler is None else sampler
+        if sentence := eta_of_another(eta, sampler):
+            raise RuntimeInputError(sentence)
         sample_ids = sample_numbers(sample_ids)
         timesteps = len(diffusion.schedule.alphas_cumprod or ())
         if timesteps and (sentence := more_than_timesteps(num_inference_steps, timesteps)):
@@ -180,7 +189,7 @@ class OnnxTextDiffusion:
 
         grid = sampling_grid(diffusion.schedule.levels(), num_inference_steps, spacing)
         scales = [scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
-        table = step_table(diffusion.sampler if sampler is None else sampler, grid, diffusion.objective)
+        table = step_table(sampler, grid, diffusion.objective, eta or 0.0)
         conditions = self._conditions(None if mask is None else mask[:, :width], class_ids, sources)
         network = self._guided(grid, scales, conditions)
         latents = sample(

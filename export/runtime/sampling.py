@@ -7,6 +7,7 @@ Letters: S sampling steps, B batch, N positions, d latent width.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -39,14 +40,21 @@ def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.float64, objective:
 
 
 def _ddim(
-    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+    step: int,
+    z: Array,
+    x_start: Array,
+    history: Sequence[Array],
+    grid: SamplingGrid,
+    noise: Array,
+    eta: float = 0.0,
 ) -> Array:
-    """Song et al. 2021, deterministic."""
+    """Song et al. 2021, eq. 12 and 16: deterministic at eta = 0, ancestral at eta = 1."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     if np.float32(now) < np.float32(after) < 1:
-        after = np.float64(np.float32(after))  # as published
-    noise = _noise_from_x_start(z, x_start, grid.alpha_sq[step])
-    return np.sqrt(after) * x_start + np.sqrt(1 - after) * noise
+        now, after = np.float64(np.float32(now)), np.float64(np.float32(after))  # as published
+    sigma = eta * np.sqrt((1 - now / after) * (1 - after) / (1 - now))
+    predicted = _noise_from_x_start(z, x_start, grid.alpha_sq[step])
+    return np.sqrt(after) * x_start + np.sqrt(1 - after - sigma**2) * predicted + sigma * noise
 
 
 def _ddpm(
@@ -153,9 +161,9 @@ SAMPLERS = {
 }
 
 
-def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
+def step_table(sampler: str, grid: SamplingGrid, objective: str, eta: float = 0.0) -> np.ndarray:
     """Coefficients (S, 7) float32 of each step: of z and the output in x_start, then of z, x_start, the x_start
-    before, fresh noise and the x_start before that in the next z.
+    before, fresh noise and the x_start before that in the next z. ``eta`` is DDIM's.
 
     Raises:
         RuntimeInputError: an unknown sampler, or one that needs more steps.
@@ -169,13 +177,14 @@ def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
     grid = SamplingGrid(*(level.astype(np.float64) for level in vars(grid).values()))
     z_unit, output_unit = np.eye(2)
     z, x_start, x_prev, noise, x_before = np.eye(5)
+    update = partial(_ddim, eta=eta) if sampler == "ddim" else SAMPLERS[sampler]
     rows = []
     for step in range(grid.num_steps):
         if step + 1 == grid.num_steps:
             # The release's sampler returns the last but one x_start.
             after = x_prev if sampler == "dpmpp_published" else x_start
         else:
-            after = SAMPLERS[sampler](step, z, x_start, (x_prev, x_before)[:step], grid, noise)
+            after = update(step, z, x_start, (x_prev, x_before)[:step], grid, noise)
         from_network = _x_start(z_unit, output_unit, grid.alpha_sq[step], objective)
         rows.append(np.concatenate([from_network, after]))
     return np.stack(rows).astype(np.float32)

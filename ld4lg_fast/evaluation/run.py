@@ -117,8 +117,8 @@ class Evaluation:
         return sample_texts(self.pipe, self.conditions, self.options.decodings, options, seed, self.processes)
 
     def _sampling_options(self, setting: tuple[int, float] | None = None) -> dict:
-        names = ("sampler", "spacing", "guidance_scale", "guidance_interval", "precision", "batch_size")
-        options = {name: self.generation[name] for name in names}
+        names = ("sampler", "spacing", "eta", "guidance_scale", "guidance_interval", "batch_size")
+        options = {name: self.generation[name] for name in (*names, "precision")}
         options["num_inference_steps"] = self.generation["num_inference_steps"]
         if setting is not None:
             options["num_inference_steps"], options["guidance_scale"] = setting

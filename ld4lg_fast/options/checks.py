@@ -35,7 +35,6 @@ RULES: Mapping[str, Rule] = {
     "length": WholeNumber(),
     "pull": Number(0, 1),
     "amount": Number(-1000, 1000),
-    "eta": Number(0, 1),
     "cuda_graph": Switch(),
     "steer": Function(),
     "progress": Function(),

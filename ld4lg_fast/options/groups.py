@@ -100,6 +100,7 @@ SAMPLING: Entries = {
     "sampler": OrNull(Text()),
     "num_inference_steps": OrNull(RULES["num_inference_steps"]),
     "spacing": OrNull(Text()),
+    "eta": OrNull(RULES["eta"]),
     "guidance_scale": OrNull(RULES["guidance_scale"]),
     "guidance_interval": RULES["guidance_interval"],
     "class_id": OrNull(ClassNumber()),

@@ -11,13 +11,11 @@ from ld4lg_fast.models.denoiser import DiffusionTransformer
 from tests.conftest import RECIPE, make_model, randomize
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_a_sample_does_not_depend_on_the_batch_size(sampler):
+@pytest.mark.parametrize(("sampler", "eta"), [*((name, None) for name in sorted(SAMPLERS)), ("ddim", 1)])
+def test_a_sample_does_not_depend_on_the_batch_size(sampler, eta):
     model = make_model(num_dense_connections=1)
-    runs = [
-        sample_latents(model, 9, sampler=sampler, num_inference_steps=6, seed=3, batch_size=size)
-        for size in (1, 7, 64)
-    ]
+    options = {"sampler": sampler, "eta": eta, "num_inference_steps": 6, "seed": 3}
+    runs = [sample_latents(model, 9, batch_size=size, **options) for size in (1, 7, 64)]
     assert runs[0].shape == (9, 6, 8)
     for run in runs[1:]:
         torch.testing.assert_close(run, runs[0], rtol=1e-4, atol=1e-5)
@@ -234,6 +232,8 @@ def test_more_steps_than_timesteps_are_refused():
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"sampler": "euler"}, "Unknown sampler 'euler'"),
+        ({"sampler": "unipc", "eta": 0.5}, "eta is 0.5, which the sampler unipc does not have; leave it out"),
+        ({"sampler": "ddim", "eta": 1.5}, "eta is 1.5; it must be a finite number from 0 to 1"),
         ({"guidance_scale": 2.0}, "guidance_scale 2.0 needs"),
         ({"class_id": 1}, "trained without classes"),
         ({"guidance_interval": (0.5, 0.2)}, "guidance_interval is"),

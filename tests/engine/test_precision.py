@@ -143,13 +143,14 @@ def test_a_feed_forward_of_fp8_products():
     assert got.dtype == torch.bfloat16 and relative_error(got.float(), want) < 0.06
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "unipc"])
-def test_captured_steps_give_the_same_samples(sampler, monkeypatch):
+@pytest.mark.parametrize(("sampler", "eta"), [("ddpm", 0), ("dpmpp_2m", 0), ("unipc", 0), ("ddim", 0.5)])
+def test_captured_steps_give_the_same_samples(sampler, eta, monkeypatch):
     """With a capture that only remembers what to run, as a GPU's does."""
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: run)
     monkeypatch.setattr("ld4lg_fast.engine.sampling_run.TABLE_ELEMENTS", 3 * 4 * 2 * 64 * 2)  # three steps
     model, ids = make_model(num_classes=3), torch.arange(3)
-    options = {"sampler": sampler, "num_inference_steps": 9, "seed": 1, "classes": CLASSES["class_id"]}
+    options = {"sampler": sampler, "eta": eta, "num_inference_steps": 9, "seed": 1}
+    options["classes"] = CLASSES["class_id"]
     runs = []
     for cuda_graph in (False, True):
         run = SamplingRun(model, guidance_scale=2.0, guidance_interval=(0.3, 0.8), **options)

@@ -77,7 +77,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "edit": {"texts": ["a pub"]},
     "infill": {"text": "a ___ pub"},
     "confidences": {"latents": LATENTS, "texts": ["a pub", "an inn"]},
-    "best": {"num_samples": 2},
     "token_counts": {"texts": ["a pub"]},
     "learn_length": {},
     "of_length": {"num_samples": 2, "length": 5},

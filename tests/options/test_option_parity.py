@@ -10,11 +10,11 @@ from ld4lg_fast.export import exporter
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
 from ld4lg_fast.export.runtime.decoding import DecodingRules
 from ld4lg_fast.export.runtime.option_checks import shown
-from tests.export.test_export import v2_t5
+from tests.export.export_models import v2_t5
 from tests.options.test_option_coverage import BAD
 
 CALL = ("num_samples", "seed", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval")
-CALL += ("quality", "sampler", "spacing", "class_id", "class_name", "source")
+CALL += ("eta", "quality", "sampler", "spacing", "class_id", "class_name", "source")
 DECODING = sorted(
     {field.name for field in fields(DecodingConfig)} & {field.name for field in fields(DecodingRules)}
 )
