@@ -12,3 +12,11 @@ def exported(tokenizer, tmp_path_factory) -> Path:
     from tests.export.exported_folders import small_export
 
     return small_export(tokenizer, tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture
+def folder(exported, tmp_path) -> Path:
+    """A copy of ``exported``, to be changed."""
+    from tests.export.exported_folders import copied
+
+    return copied(exported, tmp_path / "folder")

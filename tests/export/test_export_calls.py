@@ -11,16 +11,7 @@ import numpy as np
 import pytest
 
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
-from tests.export.exported_folders import (
-    OPTIONS,
-    copied,
-)
-
-
-@pytest.fixture
-def folder(exported, tmp_path) -> Path:
-    return copied(exported, tmp_path / "folder")
-
+from tests.export.exported_folders import OPTIONS
 
 BAD_OPTIONS = [
     *(("num_samples", value) for value in (0, -1, 2.0, True, "3", None, 2**31)),

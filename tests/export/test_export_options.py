@@ -10,7 +10,7 @@ from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError, comm
 from ld4lg_fast.export.runtime.decoding import DecodingRules
 from ld4lg_fast.export.runtime.folder_schema import parse_config
 from ld4lg_fast.export.runtime.records import as_json
-from tests.export.test_export import v2_t5
+from tests.export.export_models import v2_t5
 
 
 @pytest.mark.parametrize(

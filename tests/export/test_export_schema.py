@@ -12,8 +12,8 @@ from ld4lg_fast.export.runtime import RuntimeInputError
 from ld4lg_fast.export.runtime.folder import read_config
 from ld4lg_fast.export.runtime.folder_schema import PROOFS, FolderConfig, digest_of, parse_config
 from ld4lg_fast.export.runtime.records import as_json
+from tests.export.export_models import MAKERS
 from tests.export.exported_folders import changed
-from tests.export.test_export import MAKERS
 
 
 @pytest.fixture(scope="module")
