@@ -95,11 +95,7 @@ def adaln_residual_backward(
     BLOCK: tl.constexpr,
     HAS_NEXT: tl.constexpr,
 ) -> None:
-    """One program for ROWS_PER_PART rows of a group: their gradients, and the column sums of the part.
-
-    With g the gradient of x and n, m the normalised h and x, the sums are Σ g·n, Σ g and, with HAS_NEXT,
-    Σ grad_y·m, Σ grad_y: all that the gradients of the vectors need.
-    """
+    """One program for ROWS_PER_PART rows of a group: their gradients, and the part's column sums (see ``op.py``)."""
     part = tl.program_id(0).to(tl.int64)
     group = part // parts
     columns = tl.arange(0, BLOCK)
