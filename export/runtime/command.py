@@ -1,4 +1,4 @@
-"""The command ``generate.py`` of an exported folder, and ``ld4lg run-onnx``."""
+"""The command line of an exported folder: ``generate.py`` and ``ld4lg run-onnx``."""
 
 import argparse
 import os
@@ -20,11 +20,11 @@ from .text_display import displayed, json_text, list_item, print_json, terminal_
 from .text_files import read_sources
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
-MOST_SAID = 300  # letters of what argparse says, in which it repeats a whole argument
+MOST_SAID = 300  # characters of argparse's messages, which repeat whole arguments
 
 
 def _number(text: str) -> int | float | str:
-    """A number, or the text itself, which `option_checks` refuses in its own words."""
+    """A number, or the text itself, which `option_checks` refuses."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -46,14 +46,20 @@ DECODING: dict[str, dict] = {
     "num_beams": {"type": _number, "help": "of beam search"},
     "top_p": {
         "type": _number,
-        "help": "of nucleus sampling: the share of the probability that is drawn from",
+        "help": "of nucleus sampling: the cumulative probability of the tokens to sample from",
     },
-    "top_k": {"type": _number, "help": "the same: the most probable tokens that are drawn from, 0 for all"},
+    "top_k": {
+        "type": _number,
+        "help": "the same: the number of most probable tokens to sample from, 0 for all",
+    },
     "temperature": {"type": _number, "help": "the same: above 1 texts differ more"},
-    "num_decodes": {"type": _number, "help": "the same: texts drawn from each latent, of which one is kept"},
+    "num_decodes": {
+        "type": _number,
+        "help": "the same: texts sampled from each latent, of which one is kept",
+    },
     "choose_decode": {
         "choices": CHOICES,
-        "help": "the one that is kept: the most probable (score), or the one most like the others",
+        "help": "which one is kept: the most probable (score), or the most similar to the others",
     },
     "max_length": {"type": _number, "help": "tokens of a text, special ones included"},
     "min_length": {"type": _number, "help": "the same"},
@@ -66,9 +72,9 @@ EXAMPLES = """examples:
 
 
 def main(folder: Path, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Samples as the arguments say, prints the texts; exit code 2 and one sentence on bad input.
+    """Samples texts and prints them; one sentence and exit code 2 on bad input.
 
-    ``prog`` is how the command is typed; None: as its script is called.
+    ``prog``: the command's name in messages; None: the script's name.
     """
     with terminal_output():
         words = sys.argv[1:] if arguments is None else arguments
@@ -136,7 +142,7 @@ def _show(texts: list[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses in one sentence, as everything else here."""
+    """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
         said = displayed(message if len(message) <= MOST_SAID else f"{message[:MOST_SAID]}…")
@@ -201,10 +207,10 @@ def _sources_in(path: Path) -> list[str]:
 
 
 def _output_file(path: Path) -> Path:
-    """The file that is to be written, after a check that it can be; what a link leads to is meant.
+    """The output file after a check that it can be written; links are resolved.
 
     Raises:
-        RuntimeInputError: a directory, a device, or a place where nothing can be written.
+        RuntimeInputError: a directory, a device, or a file that cannot be written.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -219,7 +225,7 @@ def _output_file(path: Path) -> Path:
 
 
 def _write(path: Path, content: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(content, encoding="utf-8")

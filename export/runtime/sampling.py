@@ -1,7 +1,7 @@
-"""Samplers in NumPy: the numbers of `ld4lg_fast.diffusion.samplers`.
+"""Samplers in NumPy, with the same numbers as `ld4lg_fast.diffusion.samplers`.
 
-Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients: computed in
-float64 and rounded at the end, as the PyTorch engine does. Everywhere ``alpha_sq`` is the squared signal level.
+Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients, computed in
+float64 and rounded at the end as in the PyTorch engine. ``alpha_sq`` is the squared signal level.
 Letters: S sampling steps, B batch, N positions, d latent width.
 """
 
@@ -69,7 +69,7 @@ def _ddpm(
 def _dpmpp_published(
     step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
 ) -> Array:
-    """What the official release calls dpmpp: the exact step of the ODE for a constant x_start."""
+    """The official release's ``dpmpp``: the exact step of the ODE for a constant x_start."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
     gain = np.sqrt(after) * np.expm1(-half_step)
@@ -86,7 +86,7 @@ def _dpmpp_2m(
 def _dpmpp_2m_sde(
     step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
 ) -> Array:
-    """Lu et al. 2022, appendix B: the same extrapolation on the SDE."""
+    """Lu et al. 2022, appendix B: `_dpmpp_2m` for the SDE."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
     alpha, sigma, shrink = np.sqrt(after), np.sqrt(1 - after), np.expm1(-2 * half_step)
@@ -99,7 +99,7 @@ def _dpmpp_2m_sde(
 def _unipc(
     step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
 ) -> Array:
-    """Zhao et al. 2023, alg. 1, UniPC-2: 2M, its state corrected by the evaluation made there."""
+    """Zhao et al. 2023, alg. 1, UniPC-2: 2M with its state corrected by the evaluation at that state."""
     if history:
         z = z + _unic(step, x_start, history, grid)
     return _dpmpp_2m(step, z, x_start, history, grid, noise)
@@ -181,7 +181,7 @@ def step_table(sampler: str, grid: SamplingGrid, objective: str, eta: float = 0.
     rows = []
     for step in range(grid.num_steps):
         if step + 1 == grid.num_steps:
-            # The release's sampler returns the last but one x_start.
+            # The release's sampler returns the x_start of the step before the last.
             after = x_prev if sampler == "dpmpp_published" else x_start
         else:
             after = update(step, z, x_start, (x_prev, x_before)[:step], grid, noise)
@@ -203,7 +203,7 @@ def sample(
     """From the starting noise z (B, N, d) to latents, by the coefficients of `step_table`.
 
     ``network(z, step, x_prev)`` is the guided network, with the x_start of the step before; ``noise(step)`` fresh
-    noise. ``project`` puts every x_start on the sphere of radius √d.
+    noise. ``project``: projects every x_start to the sphere of radius √d.
     """
     x_start = x_prev = None
     for step, (from_z, from_output, *to_next) in enumerate(table):

@@ -89,8 +89,8 @@ class _Ended(BaseException):
 class _Jobs:
     """The task as Hydra calls it: once, or under --multirun once for each job.
 
-    ``results``: of the jobs that did not fail. ``exit_code``: of the first job that failed; later jobs still run, unless
-    a signal or an unexpected error ended it.
+    ``results``: of the jobs that did not fail. ``exit_code``: of the first job that failed; later jobs still run,
+    unless a signal or an unexpected error ended it.
     """
 
     def __init__(self, task: Callable[[DictConfig], object], config_name: str) -> None:
@@ -106,7 +106,7 @@ class _Jobs:
             result = self.task(config)
         except (LD4LGError, OmegaConfBaseException) as error:
             # Raised on, Hydra would print a second line.
-            complain(_in_one_sentence(error) + _which_job())
+            complain(in_one_sentence(error) + _which_job())
             self._failed(2)
         except KeyboardInterrupt:
             self._failed(SIGNALLED + 2)
@@ -159,7 +159,7 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     except BrokenPipeError:
         raise
     except Exception as error:  # raised by Hydra; the task's errors are caught in _Jobs
-        fail(_in_one_sentence(error))
+        fail(in_one_sentence(error))
     finally:
         Folders.tidy()
     if Folders.sweeps and not jobs.num_begun:
@@ -171,7 +171,8 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     return jobs.results[-1] if jobs.results else None
 
 
-def _in_one_sentence(error: Exception) -> str:
+def in_one_sentence(error: Exception) -> str:
+    """What Hydra, OmegaConf or the task raised, for a person."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.partition("/")
         return f"There is no {group}={name}; choose one of {', '.join(error.options)}."
