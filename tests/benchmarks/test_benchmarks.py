@@ -200,7 +200,7 @@ def test_every_variant_of_the_ablation_can_be_trained():
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    from benchmarks.recipe_ablation import V2, VARIANTS, split_stages
+    from benchmarks.recipe_variants import V2, VARIANTS, split_stages
     from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 
     def built(*overrides: str) -> tuple[dict, LatentDiffusion]:
