@@ -11,7 +11,7 @@ from ld4lg_fast.diffusion.schedules import sampling_times
 from ld4lg_fast.errors import ConfigError
 from tests.conftest import make_model
 from tests.engine.test_engine import make_v1
-from tests.training.test_training import cached, command, losses
+from tests.training.small_runs import cached, command, losses
 
 ADAPTIVE = ["recipe=v3", "recipe.adaptive_schedule=true"]
 

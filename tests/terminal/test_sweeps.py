@@ -16,8 +16,8 @@ from ld4lg_fast.terminal.hydra_arguments import flags_last
 from ld4lg_fast.terminal.hydra_entry import hydra_entry
 from ld4lg_fast.training import main as train
 from tests.conftest import make_model
+from tests.training.small_runs import SMALLEST, losses
 from tests.training.test_train_cli import ENVIRONMENT, GRACE
-from tests.training.test_training import SMALLEST, losses
 from tests.training.test_training_checks import tree
 
 INFER = Path(__file__).parents[2] / "scripts" / "infer.py"

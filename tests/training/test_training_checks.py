@@ -16,7 +16,7 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training import main
 from ld4lg_fast.training.run_setup import check_config
-from tests.training.test_training import SMALLEST, command, refused
+from tests.training.small_runs import SMALLEST, command, refused
 from tests.training.test_training_parts import composed
 
 # An option of each kind, and a part of the sentence that refuses it.
@@ -144,11 +144,6 @@ def tree(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in folder.rglob("*")
     }
-
-
-@pytest.fixture(autouse=True)
-def plain_argv(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py"])
 
 
 @pytest.fixture(scope="module")
@@ -310,4 +305,4 @@ def test_every_option_of_the_packaged_configs_has_a_rule(choice):
 def test_a_folder_named_as_a_tracker_is_no_tracker(tmp_path, monkeypatch, capsys):
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "pip install wandb" in refused(capsys, tmp_path / "run", "train.wandb=true")
+    assert "pip install wandb" in refused(capsys, command, tmp_path / "run", "train.wandb=true")

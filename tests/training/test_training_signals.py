@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ld4lg_fast.training import (
     validation,
 )
 from ld4lg_fast.training.interrupts import SIGNALS, Interrupted, Interrupts
-from tests.training.test_training import SMALLEST, command, records
+from tests.training.small_runs import SMALLEST, command, printed, records
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 HOURS = 3600.0
@@ -47,18 +46,11 @@ AFTER_THE_STEP = {
 }
 
 
-@pytest.fixture(autouse=True)
-def plain_argv(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py"])
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nobody interrupted."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    with pytest.MonkeyPatch.context() as patch, console.capture():
-        patch.setattr(sys, "argv", ["scripts/train.py"])
-        command(run_dir)
+    printed(command, run_dir)
     return run_dir
 
 
