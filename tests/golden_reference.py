@@ -1,5 +1,7 @@
 """The reference implementation's outputs for golden cases: a function for each kind, of its name."""
 
+from typing import Any
+
 import torch
 from golden_cases import Case, Steps, given
 from torch import Tensor, nn
@@ -38,6 +40,15 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
     grads = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     norm = torch.stack([grad.norm() for grad in grads.values()]).norm()
     return {f"grad/{name}": grad for name, grad in grads.items()} | {"grad_norm": norm}
+
+
+def training_loss(diffusion: nn.Module, case: Case) -> tuple[Any, dict[str, Tensor]]:
+    """The loss with the case's draws, and the outputs that both versions call by the same name."""
+    inputs = case.inputs
+    coin = inputs.pop("coin").item() if "coin" in inputs else None
+    result = diffusion(coin=coin, **inputs)
+    result.loss.backward()
+    return result, given(loss=result.loss, x_self_cond=result.x_self_cond, class_id_used=result.class_id)
 
 
 class RecordedNetwork(nn.Module):
@@ -133,17 +144,8 @@ def official_predictions(case: Case) -> dict[str, Tensor]:
 
 def official_training_loss(case: Case) -> dict[str, Tensor]:
     network = load(v2_denoiser.DiffusionTransformer(**case.constructor), case)
-    inputs = case.inputs
-    coin = inputs.pop("coin").item() if "coin" in inputs else None
-    result = diffusion_v2(network, case.settings)(coin=coin, **inputs)
-    result.loss.backward()
-    return gradients(network) | given(
-        loss=result.loss,
-        z_t=result.z_t,
-        pred_x_start=result.x_start,
-        x_self_cond=result.x_self_cond,
-        class_id_used=result.class_id,
-    )
+    result, outputs = training_loss(diffusion_v2(network, case.settings), case)
+    return outputs | gradients(network) | {"z_t": result.z_t, "pred_x_start": result.x_start}
 
 
 def official_sampling(case: Case) -> dict[str, Tensor]:
@@ -217,21 +219,19 @@ class _Sized(nn.Module):
 
 def unofficial_training_loss(case: Case) -> dict[str, Tensor]:
     network = load(v1_denoiser.DiffusionTransformer(**case.constructor), case)
-    inputs = case.inputs
-    coin = inputs.pop("coin").item() if "coin" in inputs else None
     diffusion = v1_diffusion.GaussianDiffusion(network, **case.settings)
-    result = diffusion(coin=coin, **inputs)
-    result.loss.backward()
-    return gradients(network) | given(
-        loss=result.loss,
-        x_mean=diffusion.x_mean,
-        x_std=diffusion.x_std,
-        x_t=result.x_t,
-        pred_x0=result.pred_x0,
-        pred_noise=result.pred_noise,
-        x_self_cond=result.x_self_cond,
-        class_id_used=result.class_id,
-        class_id_used_by_self_cond_pass=result.class_id_self_cond,
+    result, outputs = training_loss(diffusion, case)
+    return (
+        outputs
+        | gradients(network)
+        | given(
+            x_mean=diffusion.x_mean,
+            x_std=diffusion.x_std,
+            x_t=result.x_t,
+            pred_x0=result.pred_x0,
+            pred_noise=result.pred_noise,
+            class_id_used_by_self_cond_pass=result.class_id_self_cond,
+        )
     )
 
 
