@@ -1,4 +1,4 @@
-"""Our attention backends as implementations that transformers' models can be told to use.
+"""Our attention backends, registered as attention implementations of transformers.
 
 `ops.short_attention` serves training in bfloat16 on a CPU; FlashAttention serves passes over whole texts on a GPU:
 encoding, teacher-forced training, scoring. `decoding.stack`, which decodes token by token, has its own attention.
@@ -52,7 +52,7 @@ def set_attention(autoencoder: nn.Module, name: str) -> None:
 
 
 def use_short_attention(lm: PreTrainedModel, device: torch.device) -> None:
-    """Has a model attend by `ops.short_attention` on a CPU in bfloat16, where PyTorch's own takes long to go back."""
+    """Selects `ops.short_attention` on a CPU in bfloat16, where the backward pass of PyTorch's SDPA is slow."""
     if device.type == "cpu":
         lm.set_attn_implementation(NAME)
 
@@ -100,8 +100,8 @@ def _flash_attention(
 ) -> tuple[Tensor, None]:
     """FlashAttention in transformers' form, see `_attention`; keys that a mask hides are not computed.
 
-    A mask of pairs, as `LanguageAutoencoder` gives it, is the triangle alone where the attention is causal, and the same
-    for all queries elsewhere.
+    A mask of pairs, as `LanguageAutoencoder` gives it, is the triangle alone if the attention is causal, and the same
+    for all queries otherwise.
     """
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     causal = (getattr(module, "is_causal", False) if is_causal is None else is_causal) and q.shape[1] > 1

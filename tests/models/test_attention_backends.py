@@ -329,7 +329,13 @@ def test_a_language_model_computes_what_it_does_by_sdpa(install):
         set_lm_attention(model, "flash_attn")
         torch.testing.assert_close(model(input_ids=ids, **options).logits, expected, rtol=1e-4, atol=1e-5)
         assert {causal for _, _, causal in stand_in.options} == {False, True}
-        assert stand_in.tokens == [(44, sum(LENGTHS)), (44, 44), (44, sum(LENGTHS)), (44, 44), (44, sum(LENGTHS))]
+        assert stand_in.tokens == [
+            (44, sum(LENGTHS)),
+            (44, 44),
+            (44, sum(LENGTHS)),
+            (44, 44),
+            (44, sum(LENGTHS)),
+        ]
         stand_in.tokens.clear()
         set_lm_attention(model, "auto")
         assert model.config._attn_implementation == "sdpa"
