@@ -144,7 +144,7 @@ class PipelineBase:
         """
         if self.device.type == "cpu":
             logger.warning(
-                "compile() changes nothing on a CPU, where the engine prepares the products itself"
+                "compile() changes nothing on a CPU, where the engine packs the weights of matmuls itself"
             )
             return self
         compile_regions(self.model.denoiser)

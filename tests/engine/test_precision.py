@@ -109,7 +109,7 @@ def test_precisions_that_are_not_there_are_refused(precision, reason):
 
 
 def test_int8_needs_a_cpu_and_the_library(monkeypatch):
-    with pytest.raises(ConfigError, match="integer products are for a CPU, not for cuda"):
+    with pytest.raises(ConfigError, match="int8 matmuls need a CPU, not cuda"):
         choose_linear("int8", torch.float32, torch.device("cuda"))
     monkeypatch.setitem(backend._missing, "native", "the C++ library was not built")
     with pytest.raises(
