@@ -122,11 +122,9 @@ def test_triton_ignores_what_the_reference_ignores(argument, change, size):
     from ld4lg_fast.kernels.logits_process import triton as kernel
 
     arguments = spoiled("logits_process", argument, change)
-    rules = {"no_repeat_ngram_size": size, "normalize": True, "top_k": 0, "top_p": 1.0}
-    arguments |= rules
-    torch.testing.assert_close(
-        kernel.logits_process(*logits_process.Inputs(**arguments)), plain.logits_process(**arguments)
-    )
+    arguments |= {"no_repeat_ngram_size": size, "normalize": True, "top_k": 0, "top_p": 1.0}
+    inputs = logits_process.Inputs(**arguments)
+    torch.testing.assert_close(kernel.logits_process(*inputs), plain.logits_process(*inputs))
 
 
 @pytest.mark.skipif(not backend.INTERPRETED, reason="the kernels of a GPU run in Triton's interpreter alone")
@@ -136,9 +134,8 @@ def test_triton_takes_the_nearest_step(step):
     from ld4lg_fast.kernels.sampler_step import triton as kernel
 
     arguments = spoiled("sampler_step", "step", torch.tensor(step)) | {"self_condition": True}
-    torch.testing.assert_close(
-        kernel.sampler_step(*sampler_step.Inputs(**arguments)), plain.sampler_step(**arguments)
-    )
+    inputs = sampler_step.Inputs(**arguments)
+    torch.testing.assert_close(kernel.sampler_step(*inputs), plain.sampler_step(*inputs))
 
 
 DEADLY = {  # calls that once crashed the process or wrote out of bounds
