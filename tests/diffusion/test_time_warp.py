@@ -1,4 +1,4 @@
-"""Training times that are learned from the denoiser's own error."""
+"""Adaptive training times (`TimeWarp`)."""
 
 import shutil
 
@@ -30,7 +30,7 @@ def test_it_begins_as_the_identity():
     torch.testing.assert_close(warp(t), t, msg="nothing was recorded")
 
 
-def test_the_error_rises_evenly_over_what_is_drawn():
+def test_the_error_rises_linearly_over_the_sampled_times():
     def error(time):  # all that there is to learn lies around 0.3
         return torch.sigmoid((time - 0.3) * 20)
 

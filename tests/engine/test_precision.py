@@ -1,4 +1,4 @@
-"""Denoisers with their products prepared in a precision, and steps that are captured and replayed."""
+"""Denoisers with packed weights in all precisions, and steps that are captured and replayed."""
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ from tests.engine.test_engine import CLASSES, assert_near, make_v1
 
 CPU = torch.device("cpu")
 DIM = {"num_dense_connections": 1}
-# Relative error of latents: of rounding to bf16's 8 bits, and to bytes, in every product.
+# Relative error of latents, from rounding to bf16 and to int8 in every matmul.
 NEARLY = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.01, "int8": 0.2}
 
 
 def scales_rows() -> bool:
-    """Whether torch's products of float8 know a scale for each row on a CPU, as all do on a GPU."""
+    """Whether `torch._scaled_mm` supports row-wise scales on a CPU, as it does on a GPU."""
     matrix, scale = torch.zeros(16, 16).to(torch.float8_e4m3fn), torch.ones(16, 1)
     try:
         torch._scaled_mm(matrix, matrix.t(), scale, scale.t(), out_dtype=torch.bfloat16)
@@ -145,7 +145,7 @@ def test_a_feed_forward_of_fp8_products():
 
 @pytest.mark.parametrize(("sampler", "eta"), [("ddpm", 0), ("dpmpp_2m", 0), ("unipc", 0), ("ddim", 0.5)])
 def test_captured_steps_give_the_same_samples(sampler, eta, monkeypatch):
-    """With a capture that only remembers what to run, as a GPU's does."""
+    """With a stand-in for `Capture` that records the function and runs it on replay."""
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: run)
     monkeypatch.setattr("ld4lg_fast.engine.sampling_run.TABLE_ELEMENTS", 3 * 4 * 2 * 64 * 2)  # three steps
     model, ids = make_model(num_classes=3), torch.arange(3)
@@ -163,7 +163,7 @@ def test_captured_steps_give_the_same_samples(sampler, eta, monkeypatch):
 
 
 def test_what_is_captured_has_run_before_in_its_shapes(monkeypatch):
-    """Recipe v1 begins without a self-condition, in other shapes than all steps but the first have."""
+    """Recipe v1 starts without a self-condition, so its first step has other shapes than the rest."""
     ran = []
 
     def advance(guided, step, x):

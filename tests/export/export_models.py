@@ -27,7 +27,7 @@ def v2_bart(tokenizer, max_len: int = 16) -> TextDiffusionPipeline:
 
 
 def v3_bart(tokenizer) -> TextDiffusionPipeline:
-    """Class-conditional, with what recipe v3 may add to v2."""
+    """Class-conditional, with the options that recipe v3 adds to v2."""
     recipe = {"version": "v3", "objective": "pred_flow", "schedule": "straight"}
     model = make_model(recipe=recipe, depth=1, num_classes=3, qk_norm=True)
     return TextDiffusionPipeline(bart(tokenizer, PERCEIVER), model, STATISTICS)

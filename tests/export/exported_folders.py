@@ -1,4 +1,4 @@
-"""Exported folders for tests: copied, changed, sealed again after a change, and refused."""
+"""Exported folders for tests: copies, changes, new checksums after a change, and refusals."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ def small_export(tokenizer, place: Path) -> Path:
 
 
 def copied(folder: Path, target: Path) -> Path:
-    """A copy to change."""
+    """A copy that may be changed."""
     return shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
@@ -49,7 +49,7 @@ def changed(content: dict, path: tuple, value: object) -> dict:
 
 
 def seal(folder: Path, content: dict | None = None) -> None:
-    """Sizes, checksums and digest that fit what is there, as by somebody who changes a folder on purpose."""
+    """Writes matching sizes, checksums and digest, as somebody would who changes a folder on purpose."""
     content = content_of(folder) if content is None else content
     names = [name for name in content["files"] if (folder / name).is_file()]
     content["files"] = {name: (folder / name).stat().st_size for name in names}
@@ -60,7 +60,7 @@ def seal(folder: Path, content: dict | None = None) -> None:
 
 
 def refused(folder: Path, *names: str) -> str:
-    """The sentence that refuses the folder; it has those names in it."""
+    """The sentence that refuses the folder, after a check that it contains the given names."""
     with pytest.raises(RuntimeInputError) as caught:
         OnnxTextDiffusion(folder, threads=1)(**OPTIONS)
     sentence = str(caught.value)
@@ -69,7 +69,7 @@ def refused(folder: Path, *names: str) -> str:
 
 
 def change_graph(folder: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> None:
-    """Rewrites a graph, with its weights where they are, and seals the folder again."""
+    """Rewrites a graph without moving its weights, and updates the checksums."""
     model = onnx.load(folder / name, load_external_data=False)
     change(model)
     (folder / name).write_bytes(model.SerializeToString())

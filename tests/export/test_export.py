@@ -1,4 +1,4 @@
-"""Runs exported to ONNX: the same sentences as PyTorch, without PyTorch; what is refused."""
+"""Runs exported to ONNX: the same texts as with PyTorch, without PyTorch; refusals."""
 
 import copy
 import json
@@ -118,7 +118,7 @@ def test_a_long_text_outgrows_its_cache_and_leaves_finished_ones_behind(tokenize
         assert lengths[0] < SPAN and lengths[-1] > SPAN, lengths
 
 
-def test_classes_are_drawn_and_lengths_too(exported):
+def test_classes_and_lengths_are_sampled(exported):
     pipe, folder = exported
     options = given(pipe, 5)
     options |= {"sampler": "ddim", "seed": 1}
@@ -183,7 +183,7 @@ def test_int8_is_smaller_and_near(small, tmp_path):
     assert sizes[1] < 0.5 * sizes[0]
 
 
-def test_lower_precisions_keep_float32_at_the_door(small):
+def test_lower_precisions_keep_float32_inputs_and_outputs(small):
     """The text decoder in float16: all its matrices; but latents and logits are float32, for the runtime.
 
     Vectors are no concern here: norms compute in float32 and keep theirs so.
@@ -204,7 +204,7 @@ def test_lower_precisions_keep_float32_at_the_door(small):
 
 
 def test_the_folder_needs_no_torch(small, tmp_path):
-    """generate.py in an environment that has onnxruntime, tokenizers and numpy alone."""
+    """generate.py in an environment with only onnxruntime, tokenizers and numpy."""
     pipe, folder = small
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)

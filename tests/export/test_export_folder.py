@@ -1,4 +1,4 @@
-"""Exported folders that are not what was exported: one sentence each, and never another text."""
+"""Damaged and changed exported folders: each is refused in one sentence and never gives other texts."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ from tests.export.exported_folders import (
 
 @pytest.fixture(autouse=True)
 def nothing_waits():
-    """What hangs, as by reading from a pipe, fails."""
+    """A timeout, as a call that reads from a pipe would hang."""
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail("this waits for something"))
     signal.alarm(300)
     yield
@@ -99,7 +99,7 @@ def test_files_of_another_export_are_refused(exported, tokenizer, tmp_path):
 
 
 def test_links_to_the_same_files_are_followed(exported, tmp_path):
-    """As in the caches of hubs; weights.bin itself must lie where the graphs do, for onnxruntime."""
+    """Links, as in the caches of hubs; onnxruntime requires the targets of graphs and weights.bin in one folder."""
     blobs = copied(exported, tmp_path / "blobs")
     (tmp_path / "folder").mkdir()
     for path in blobs.iterdir():
@@ -180,7 +180,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(folder):
 
 def test_a_panic_of_the_tokenizers_library_is_one_sentence(exported, monkeypatch):
     class PanicException(BaseException):
-        """As the library's, which is no Exception."""
+        """A panic of the library, which is not an Exception."""
 
     class Panics:
         def from_file(self):

@@ -1,4 +1,4 @@
-"""Graphs of an exported folder that cannot be used: each is refused in one sentence."""
+"""Invalid graphs in an exported folder: each is refused in one sentence."""
 
 import numpy as np
 import onnx
@@ -28,7 +28,7 @@ def place(key: str, value: str):
 
 
 def hidden(model: onnx.ModelProto) -> None:
-    """Weights outside in a graph inside of a node, as in the branch of an If."""
+    """External weights in the subgraph of a node, such as the branch of an If."""
     node = model.graph.node.add(op_type="If", name="if")
     branch = node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g
     tensor = branch.initializer.add(name="w", data_type=1, data_location=TensorProto.EXTERNAL)
@@ -65,7 +65,7 @@ def sized(number: int):
 
 
 def first_inline(value: float):
-    """A bias of that value inside of the graph."""
+    """Sets a bias in the graph to that value."""
 
     def change(model: onnx.ModelProto) -> None:
         for tensor in model.graph.initializer:
@@ -83,7 +83,7 @@ def unknown_operation(model: onnx.ModelProto) -> None:
 
 
 def test_a_graph_that_fails_while_it_runs_is_one_sentence(folder, capfd):
-    """The decoder has places for 16 tokens; the config says 2,000, and forbids that the text ends before."""
+    """The decoder has positions for 16 tokens; the config says 2,000 and forbids shorter texts."""
     content = content_of(folder)
     content["generation"] |= {"max_length": 1500, "min_length": 1400}
     seal(folder, content | {"max_len": 2000})

@@ -1,4 +1,4 @@
-"""The NumPy loops of the exported runtime against PyTorch's and transformers'; no graph is made here."""
+"""The NumPy loops of the exported runtime against PyTorch and transformers (without ONNX graphs)."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ LEARNED = ((1 - np.linspace(0, 1, 65) ** 1.3) ** 1.6).tolist()
 
 
 def stored(schedule) -> dict:
-    """A schedule as an exported folder's config has it."""
+    """A schedule in the form of an exported folder's config."""
     return schedule_levels(schedule, LEARNED)
 
 
@@ -50,7 +50,7 @@ def test_noise_is_that_of_the_pipeline(seed, first, stream, shape):
     )
 
 
-def test_lengths_and_classes_are_drawn_as_in_the_pipeline():
+def test_lengths_and_classes_are_sampled_as_in_the_pipeline():
     statistics = RunStatistics((5, 0, 3, 1, 0, 7, 2, 0), ("a", "b", "c"), (3, 0, 8))
     ids = torch.arange(400)
     lengths = noise.draw((0, *statistics.length_counts[1:]), 7, ids.numpy(), noise.LENGTH_STREAM)
@@ -115,7 +115,7 @@ def test_levels_are_those_of_the_discrete_schedules_at_every_number_of_steps():
 
 
 def some_network(z_t: torch.Tensor, time: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
-    """Anything nonlinear in all that a network sees."""
+    """A nonlinear function of all inputs of a network."""
     z_t = z_t + 0.3 * torch.sin(z_t * 2 + time)
     return z_t if previous is None else z_t - 0.2 * torch.tanh(previous)
 
@@ -156,7 +156,7 @@ def test_samplers_walk_the_same_path(name, options, schedule, objective, project
 @pytest.mark.parametrize("objective", ["pred_v", "pred_x0", "pred_noise", "pred_flow"])
 @pytest.mark.parametrize(("name", "options"), WAYS)
 def test_coefficients_are_those_of_the_engine(name, options, objective):
-    """To float32's last places, so that latents differ by the rounding of the network alone."""
+    """Equal up to float32 rounding, so that latents differ only by rounding in the network."""
     for schedule in (schedules.ContinuousSchedule("cosine"), schedules.ContinuousSchedule("tan-2"), V1):
         for steps in (4, 25):
             grid = schedules.sampling_grid(schedule, steps)
@@ -173,7 +173,7 @@ def test_every_sampler_is_there():
 
 
 class TorchDecoder:
-    """A language model without any cache as the decoding loops see it; every few tokens it asks for room."""
+    """A language model without a cache, with the interface of the decoding loops; it needs `grow` every few tokens."""
 
     def __init__(self, lm: BartForConditionalGeneration, states: torch.Tensor, beams: int) -> None:
         self.lm, self.states = lm, states

@@ -1,4 +1,4 @@
-"""``config.json`` of exported folders: what every key may hold, and what JSON may be at all."""
+"""The schema of an exported folder's ``config.json``, and bounds on JSON itself."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from tests.export.exported_folders import changed
 
 @pytest.fixture(scope="module")
 def contents(tokenizer) -> dict[str, dict]:
-    """What ``config.json`` says of models of all kinds, as JSON has it; the files are made up."""
+    """``config.json`` of all kinds of models as parsed JSON, with invented files."""
     files = {f"{name}.onnx": 1 for name in ("denoiser", "latents", "decoder", "cache", "source")}
     files |= {"tokenizer.json": 1, "weights.bin": 1}
     found = {}

@@ -1,4 +1,4 @@
-"""transformers' models with our attention, as they are trained, give what they give with PyTorch's."""
+"""transformers' models give the same loss and gradients with our attention as with PyTorch's."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def t5():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often our attention was called."""
+    """The number of calls of our attention."""
     found = []
     monkeypatch.setattr(
         lm_attention.ops, "short_attention", lambda *a, ours=ops.short_attention: found.append(1) or ours(*a)
@@ -46,7 +46,7 @@ def calls(monkeypatch):
 
 
 def gradients(model, bf16, length=17):
-    """The loss of four texts of unlike length, and all gradients."""
+    """The loss of four texts of different lengths, and all gradients."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, 50, (4, length), generator=generator)
     mask = (torch.arange(length) < torch.tensor([[length], [1], [5], [length - 1]])).long()

@@ -1,4 +1,4 @@
-"""The pipeline and the exported runtime refuse the same values in the same words; no graph is made here."""
+"""The pipeline and the exported runtime refuse the same values with the same sentences (without ONNX graphs)."""
 
 from dataclasses import fields
 
@@ -31,7 +31,7 @@ def both(tokenizer):
 
 
 def said(error: type[Exception], call, *arguments, **options) -> str | None:
-    """The sentence that refuses a call; None where it goes on to sessions and samplers."""
+    """The sentence that refuses a call; None if it reaches sessions and samplers."""
     try:
         call(*arguments, **options)
     except error as refused:

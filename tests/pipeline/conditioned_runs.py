@@ -1,4 +1,4 @@
-"""Trainings with conditions and what they infer, in this process; shared by the tests."""
+"""Trainings with conditions and their inference, in this process; shared by tests."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def losses(run_dir: Path) -> dict:
 
 
 def resumed(original: Path, run_dir: Path) -> None:
-    """Copies a run without what its last steps wrote, and resumes the copy."""
+    """Copies a run without the files of its last steps, and resumes the copy."""
     shutil.copytree(original, run_dir)
     for lost in ("denoiser", f"checkpoints/diffusion/step_{STEPS}", "cache"):
         shutil.rmtree(run_dir / lost)

@@ -1,4 +1,4 @@
-"""Whole runs with conditions, in this process: classes, sources; from training to inferring."""
+"""Whole runs with classes and sources, from training to inference, in this process."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Tensors that a pipeline is given: those that it computes with, and the sentence about each of the others."""
+"""Tensors as arguments of the pipeline: accepted ones, and the sentence that refuses each of the others."""
 
 import pytest
 import torch

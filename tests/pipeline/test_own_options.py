@@ -1,4 +1,4 @@
-"""Methods that pass options on to a call: they take all but those that they set themselves."""
+"""Methods that pass options on to a call accept all options except those that they set themselves."""
 
 import inspect
 

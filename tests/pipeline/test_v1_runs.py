@@ -1,4 +1,4 @@
-"""Whole runs of recipe v1, in this process: from training to inferring."""
+"""Whole runs of recipe v1, from training to inference, in this process."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_v1_caches_hidden_states_with_real_padding_and_takes_statistics_of_real_
     )
 
 
-def test_v1_infers_with_its_own_sampler_and_drawn_lengths(v1_run):
+def test_v1_infers_with_its_own_sampler_and_sampled_lengths(v1_run):
     run_dir, _ = v1_run
     content, _ = infer(run_dir)
     assert content["settings"]["sampler"] == "ddim" and len(content["texts"]) == 16

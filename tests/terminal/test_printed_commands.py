@@ -1,4 +1,4 @@
-"""What is handed to Hydra arrives unchanged, and commands that are printed can be pasted into a shell."""
+"""Values reach Hydra unchanged, and printed commands can be pasted into a shell."""
 
 import shlex
 import subprocess
@@ -70,7 +70,7 @@ anything = st.text(alphabet=st.characters(exclude_categories=()), max_size=20)  
 
 
 def arrives(word: str) -> object:
-    """What a config holds after an override."""
+    """The value in a config after an override."""
     (parsed,) = parser.parse_overrides([word])
     config = OmegaConf.create({"key": None})
     OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
@@ -97,7 +97,7 @@ def test_what_needs_no_quotes_has_none():
 
 
 def option(command: str, key: str) -> object:
-    """What Hydra reads for an option of a printed command."""
+    """The value that Hydra parses from an option of a printed command."""
     (word,) = (word for word in shlex.split(command) if word.startswith(f"{key}="))
     return arrives(f"key={word.partition('=')[2]}")
 
