@@ -27,7 +27,7 @@ SAMPLER_NAMES = {"dpmpp": "dpmpp_published"}
 
 
 def recipe_v2(settings: dict) -> dict:
-    """A recipe of ours from the official release's settings; what a case leaves open has no part in it."""
+    """A recipe from the official release's settings; options that a case leaves out do not affect it."""
     return {
         "version": "v2",
         "objective": settings.get("objective", "pred_v"),
@@ -42,7 +42,7 @@ def recipe_v2(settings: dict) -> dict:
 
 
 def recipe_v1(settings: dict) -> dict:
-    """The same from the unofficial implementation's settings."""
+    """A recipe from the unofficial implementation's settings."""
     return {
         "version": "v1",
         "objective": settings.get("objective", "pred_x0"),
@@ -55,14 +55,14 @@ def recipe_v1(settings: dict) -> dict:
 
 
 class TimeItself(ContinuousSchedule):
-    """A schedule whose level is the time, to see which times a grid visits."""
+    """A schedule whose alpha² is the time itself: shows the times of a sampling grid."""
 
     def alpha_sq(self, t: Tensor) -> Tensor:
         return t
 
 
 def grid_times(num_steps: int) -> Tensor:
-    """(S+1,) times of the samplers."""
+    """(S+1,) times of a sampling grid."""
     return sampling_grid(TimeItself(), num_steps).alpha_sq
 
 

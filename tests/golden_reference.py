@@ -52,7 +52,7 @@ def training_loss(diffusion: nn.Module, case: Case) -> tuple[Any, dict[str, Tens
 
 
 class RecordedNetwork(nn.Module):
-    """Gives recorded outputs in turn, and remembers with which time and class it was called."""
+    """Returns recorded outputs in turn; records the times and classes of the calls."""
 
     def __init__(self, outputs: list[Tensor], num_classes: int) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ def unofficial_latent_normalization(case: Case) -> dict[str, Tensor]:
 
 
 class _Sized(nn.Module):
-    """A network of which only the latent width is asked."""
+    """A network that has a latent width and nothing else."""
 
     def __init__(self, x_dim: int) -> None:
         super().__init__()

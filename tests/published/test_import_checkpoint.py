@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from golden_cases import Case, judge
+from golden_cases import Case, compare
 from golden_library_parts import denoiser_output, perceiver_outputs
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -25,7 +25,7 @@ DATASETS = {0: "roc", 4: "ag_news"}
 
 
 def check(case: Case, outputs: dict[str, torch.Tensor]) -> None:
-    verdict = judge(case, outputs)
+    verdict = compare(case, outputs)
     assert verdict.good, f"{case.id}: {verdict.share:.4f} of the tolerance: {verdict.reason}"
 
 
