@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from harness import add_device, chosen_device, describe_device, versions
 
-from benchmarks.bench_page import page
+from benchmarks.bench_page import fastest_rungs, page
 from benchmarks.piece_runner import Outcome, PieceRunner
 from benchmarks.pieces import left_out, pieces
 from ld4lg_fast.cli.bench import find_suites
@@ -62,14 +62,10 @@ def gather(out: Path, outcomes: list[Outcome], device: str, missing: dict[str, s
 def headline(found: dict) -> dict:
     """The last line of the output: how many pieces ended how, and the fastest rung of each ladder."""
     statuses = [piece["status"] for piece in found["pieces"]]
-    fastest = {}
-    for piece in found["pieces"]:
-        rungs = [rung for rung in (piece["result"] or {}).get("rungs", []) if rung["speedup_vs_published"]]
-        if rungs:
-            best = max(rungs, key=lambda rung: rung["speedup_vs_published"])
-            fastest[piece["name"]] = {"rung": best["name"], "speedup": round(best["speedup_vs_published"], 2)}
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
-    return {"pieces": counts, "fastest": fastest, "device": found["device"]["name"]}
+    kept = ("title", "fastest", "batch", "speedup_vs_published", "speedup_vs_remedies")
+    fastest = [{name: rung[name] for name in kept} for rung in fastest_rungs(found["pieces"])]
+    return {"device": found["device"]["name"], "pieces": counts, "fastest": fastest}
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ FURTHER_LEGENDS = {
     "difference": "largest difference of replayed from eager latents, over the largest latent",
     "busy": "share of the time in which a kernel runs (on a CPU: an operator of torch)",
 }
+GLANCE = ("title", "fastest", "batch", "speedup_vs_published", "speedup_vs_remedies", "share_of_bf16_ceiling")
 BARS = {"speedup_vs_published", "share_of_ceiling", "speedup_vs_generate", "mfu", "share"}
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2128;--soft:#5c6672;--line:#d8dee5;--paper:#fff;--card:#f6f8fa;
@@ -48,19 +49,20 @@ font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
 h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.15rem;margin:0 .6rem 0 0;display:inline}
 section{border-top:1px solid var(--line);padding:1rem 0}p{margin:.4rem 0}
 .soft,dt,figcaption{color:var(--soft);font-size:.87rem}code{font-size:.85em;color:var(--soft)}
-.scroll{overflow-x:auto;margin:.6rem 0;border:1px solid var(--line);border-radius:.4rem}
+.scroll{overflow:auto;max-height:80vh;margin:.6rem 0;border:1px solid var(--line);border-radius:.4rem}
 table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-nums;width:100%}
 th,td{padding:.3rem .55rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
-th{background:var(--card);font-weight:600;vertical-align:bottom;white-space:normal;min-width:4.5rem}
+th{background:var(--card);font-weight:600;vertical-align:bottom;white-space:normal;min-width:4.5rem;
+overflow-wrap:normal;position:sticky;top:0;z-index:1}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--card);white-space:normal;
-min-width:8.5rem}
+min-width:8.5rem}th:first-child{z-index:2}
 tr:last-child td{border-bottom:0}.done{color:var(--good)}.failed,.timeout{color:var(--bad)}
 .skipped,.not-reached{color:var(--wait)}.status{font-weight:600;font-size:.87rem}
 dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.2rem .9rem;margin:.5rem 0;font-size:.87rem}
 dd{margin:0}pre{white-space:pre-wrap;background:var(--card);padding:.6rem;border-radius:.4rem;font-size:.8rem;
 max-height:24rem;overflow:auto}nav a{margin-right:.9rem;color:inherit}
 @media(max-width:40rem){body{padding:.7rem}th:first-child,td:first-child{min-width:6.5rem;max-width:9rem}
-dl{grid-template-columns:1fr}dt{margin-top:.4rem}}
+dl{grid-template-columns:minmax(5rem,9rem) 1fr}}
 """
 
 
@@ -185,6 +187,19 @@ def piece_section(piece: Mapping) -> str:
     return "".join(parts) + "</section>"
 
 
+def fastest_rungs(pieces: Sequence[Mapping]) -> list[dict]:
+    """Of every ladder and batch the rung that is fastest against the published code, with its piece's ``title``."""
+    best: dict[tuple, dict] = {}
+    for piece in pieces:
+        for rung in (piece["result"] or {}).get("rungs", []):
+            if not rung["speedup_vs_published"]:
+                continue
+            key = piece["name"], rung.get("stage"), rung["batch"]
+            if key not in best or rung["speedup_vs_published"] > best[key]["speedup_vs_published"]:
+                best[key] = rung | {"title": piece["title"], "fastest": rung["name"]}
+    return list(best.values())
+
+
 def page(found: Mapping) -> str:
     """The whole page of what ``all.py`` gathered."""
     pieces = found["pieces"]
@@ -199,9 +214,9 @@ def page(found: Mapping) -> str:
         f"<title>ld4lg-fast: benchmarks</title><style>{STYLE}</style>"
         f"<h1>ld4lg-fast on {escape(found['device']['name'])}</h1>"
         f"<p>{escape(counts)}; {minutes:.0f} minutes of measuring.</p><nav class=soft>{links}</nav>"
+        f"<section><h2>At a glance</h2>{table(fastest_rungs(pieces), GLANCE)}</section>"
         f"<section><h2>Machine</h2>{facts(found['device'] | {'cpu': found['cpu']['name']})}"
-        f"{facts({'threads': found['cpu']['threads'], 'instructions': found['cpu']['features']})}"
-        f"{facts(found['versions'])}</section>"
+        f"{facts({'cpu features': found['cpu']['features']} | found['versions'])}</section>"
         + "".join(map(piece_section, pieces))
         + f"<section><h2>Missing</h2>{missing}</section></html>\n"
     )

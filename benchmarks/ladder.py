@@ -71,9 +71,11 @@ def speedups(rungs: Sequence[Rung], seconds: Mapping[str, float]) -> dict[str, d
 
 
 def cell(value: object) -> str:
-    """A figure with three digits, or a dash where nothing was measured."""
+    """A figure with three digits or more, or a dash where nothing was measured."""
     if value is None:
         return "–"
+    if isinstance(value, float) and abs(value) >= 1000:
+        return f"{value:.0f}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

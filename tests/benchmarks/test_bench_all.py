@@ -127,10 +127,19 @@ def test_the_page_shows_every_kind_of_result():
     machine = {"name": "A <GPU>", "threads": 2, "features": ["avx2"]}
     html = page({"device": machine, "cpu": machine, "versions": {}, "pieces": shown, "missing": {"a": "b"}})
     assert "Its figures are in bench.json" not in html
-    for text in ("engine, int8", "reference compiled", "beam", "int8", "gemm", "test_x: no", "A &lt;GPU&gt;"):
+    for text in (
+        "engine, int8",
+        "reference compiled",
+        "beam",
+        "int8",
+        "gemm",
+        "test_x: no",
+        "A &lt;GPU&gt;",
+        "7.4",
+    ):
         assert text in html, text
     assert "<b>ran eagerly" not in html and "&lt;b&gt;ran eagerly" in html and "<script" not in html
-    assert html.count("<section") == html.count("</section>") == len(shown) + 2
+    assert html.count("<section") == html.count("</section>") == len(shown) + 3
 
 
 class FakeGraph:
