@@ -64,9 +64,11 @@ def resume_command(run: RunDirectory) -> str:
     """The command that resumes an interrupted run with the same number of processes and the same sharding."""
     script = sys.argv[0]
     program = [script] if script.endswith("train.py") else ["-m", "ld4lg_fast.training"]
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    processes, sharded = os.environ.get("LOCAL_WORLD_SIZE", "1"), parse_flag_from_env("ACCELERATE_USE_FSDP")
     launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
-    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if processes == "1" and not sharded and Path(script).name == "ld4lg":
+        launcher, program = ["ld4lg"], ["train"]
+    if sharded:
         fsdp2 = str(resources.files("ld4lg_fast.configs") / "accelerate" / "fsdp2.yaml")
         launcher = ["accelerate", "launch", "--config_file", fsdp2, "--num_processes", processes]
     return shell_command(*launcher, *program, "resume=true", override("hydra.run.dir", run.path))
@@ -74,12 +76,13 @@ def resume_command(run: RunDirectory) -> str:
 
 def next_command(run: RunDirectory) -> str:
     """The command to run after training: sample, or train the denoiser where there is none."""
-    checkout = sys.argv[0].endswith("train.py")  # without one there are no scripts
+    script = Path(sys.argv[0])
+    checkout = script.name == "train.py"  # without one there are no scripts
     if not run.has_denoiser:
-        program = ("python", "scripts/train.py") if checkout else ("ld4lg", "train")
+        program = ("python", script) if checkout else ("ld4lg", "train")
         return shell_command(*program, "train.stage=diffusion", override("hydra.run.dir", run.path))
     if checkout:
-        return shell_command("python", "scripts/infer.py", override("infer.output_dir", run.path))
+        return shell_command("python", script.with_name("infer.py"), override("infer.output_dir", run.path))
     return shell_command("ld4lg", "sample", run.path)
 
 

@@ -143,6 +143,34 @@ def test_commands_after_a_training_can_be_pasted(name, program, monkeypatch):
         assert option(command, "infer.output_dir") == name
 
 
+@pytest.mark.parametrize(
+    ("typed", "begins"),
+    [
+        ("/usr/bin/ld4lg", ("ld4lg train resume=true", "ld4lg train train.stage", "ld4lg sample ")),
+        (
+            "/repo/scripts/train.py",
+            (
+                "python /repo/scripts/train.py resume=true",
+                "python /repo/scripts/train.py train.stage",
+                "python /repo/scripts/infer.py infer.",
+            ),
+        ),
+        (
+            "/lib/ld4lg_fast/training/__main__.py",
+            ("python -m ld4lg_fast.training resume=true", "ld4lg train train.stage", "ld4lg sample "),
+        ),
+    ],
+)
+def test_printed_commands_are_those_of_the_program_that_was_started(typed, begins, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [typed])
+    run = RunDirectory("run")
+    monkeypatch.setattr(RunDirectory, "has_denoiser", False)
+    said = [resume_command(run), next_command(run)]
+    monkeypatch.setattr(RunDirectory, "has_denoiser", True)
+    said.append(next_command(run))
+    assert all(command.startswith(begin) for command, begin in zip(said, begins, strict=True)), said
+
+
 def run_dir_of_sample(command: str) -> Path:
     program, name, *arguments = shlex.split(command)
     assert (program, name) == ("ld4lg", "sample")

@@ -43,7 +43,7 @@ def test_a_run_goes_where_hydra_says_and_leaves_nothing_else(tmp_path):
     assert "Traceback" not in result.stderr
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/*")] == ["outputs/demo"]
     assert not list(tmp_path.rglob(".hydra")) and not list(tmp_path.rglob("*.log"))
-    assert "python scripts/infer.py infer.output_dir=outputs/demo" in result.stdout
+    assert f"python {SCRIPT.with_name('infer.py')} infer.output_dir=outputs/demo" in result.stdout
     assert "validation loss" in result.stdout and "step 3 of 3" in result.stdout
     assert (tmp_path / "outputs" / "demo" / "denoiser" / "model.safetensors").exists()
 
