@@ -1,6 +1,6 @@
-"""Corpora, tokenization and batches: everything between a file of texts and tensors of token ids.
+"""Corpora, tokenization and batches: from text files to tensors of token ids.
 
-Imports errors.
+Imports checkpoints (atomic writes, the hub) and the rooms above it.
 """
 
 from ld4lg_fast.data.batching import collate, shuffled_batches

@@ -1,4 +1,4 @@
-"""All metrics of a set of texts as one dictionary; what cannot be computed is named with the reason.
+"""All metrics of a set of texts as one dictionary, with reasons for those that cannot be computed.
 
 Both functions return ``{"num_texts", "empty_texts", "metrics": {name: value}, "skipped": {name: sentence}}``.
 """
@@ -49,7 +49,7 @@ class _Results:
     def add_all(
         self, names: Sequence[str], compute: Callable[[], Mapping[str, float]], model: str = ""
     ) -> None:
-        """What ``compute`` gives, or why it cannot; ``model`` is the option that names the model it needs."""
+        """Adds the results of ``compute``, or the reason for their absence; ``model`` is its model's option."""
         try:
             self.metrics.update(compute())
         except ModelUnavailable as reason:
@@ -63,7 +63,7 @@ class _Results:
 
 @dataclass
 class _Scorer:
-    """Figures of texts by the models of ``settings``, as far as they are not in the cache."""
+    """Computes metrics with the models of ``settings`` and a cache."""
 
     settings: EvaluationSettings
     models: ScoringModels
@@ -128,14 +128,14 @@ def evaluate_texts(
 ) -> dict:
     """MAUVE, perplexity, diversity, memorization and unique words of ``samples``.
 
-    Empty samples are counted and left out of the metrics.
+    Empty samples are counted and excluded from the metrics.
 
     Args:
-        references: real texts that are held out; the first ``len(samples)`` of them count.
-        training: the training texts, for memorization; None leaves it out.
-        settings: which models score.
-        models: give the same object to several calls and each model is loaded once.
-        cache: keeps features, perplexities and the training set's n-grams.
+        references: held-out real texts, of which the first ``len(samples)`` are used.
+        training: the training texts, for memorization; None omits the metric.
+        settings: the scoring models.
+        models: share one object between calls to load each model once.
+        cache: for features, perplexities and the training set's n-grams.
 
     Raises:
         DataError: fewer references than samples.
@@ -168,7 +168,7 @@ def evaluate_texts(
 
 
 def _lists(*texts: str | Sequence[str]) -> list[Sequence[str]]:
-    """One text alone is a list of it."""
+    """Turns single texts into lists."""
     return [[part] if isinstance(part, str) else part for part in texts]
 
 
@@ -179,10 +179,10 @@ def evaluate_pairs(
     settings: EvaluationSettings | None = None,
     models: ScoringModels | None = None,
 ) -> dict:
-    """ROUGE-1/2/L plain and stemmed, BERTScore, and SacreBLEU of one prediction for each reference.
+    """ROUGE-1/2/L with and without stemming, BERTScore, and SacreBLEU of one prediction per reference.
 
     Raises:
-        DataError: the two are not of the same number, or there are none.
+        DataError: their numbers differ or are zero.
     """
     predictions, references = _lists(predictions, references)
     if len(predictions) != len(references) or not len(references):

@@ -62,7 +62,7 @@ def memorization(tokens: Sequence[Sequence[str]], training: np.ndarray) -> float
 
 
 def unique_words(texts: Sequence[str]) -> int:
-    """Distinct lower-cased words of two characters or more, as word_count of `evaluate` counts them; and characters in
-    scripts without spaces."""
+    """Number of distinct lower-cased words of at least two characters, as word_count of `evaluate`; in scripts without
+    spaces, of distinct characters."""
     pattern = word_pattern(r"\w", shortest=2)
     return len({word for text in texts for word in pattern.findall(text.lower())})

@@ -26,27 +26,25 @@ from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.options.checks import check
 from ld4lg_fast.options.groups import DECODING
 from ld4lg_fast.options.precisions import PrecisionChoice
-from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf
+from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, Described, MultipleOf, OneOf
 
 # Absent in runs of earlier versions.
 MAY_BE_MISSING: Mapping[str, Mapping] = {"decoding": {}}
 SECTIONS = ("train", "dataset", "model", "autoencoder", "recipe", "decoding")
 
 
-class ScheduleName:
-    """The name of a `ContinuousSchedule`."""
+def _is_schedule(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(ContinuousSchedule(value))
+    except ConfigError:
+        return False
 
-    def allows(self, value: Any) -> bool:
-        try:
-            return isinstance(value, str) and bool(ContinuousSchedule(value))
-        except ConfigError:
-            return False
 
-    def __str__(self) -> str:
-        return (
-            "cosine, simple_linear, beta_linear, sigmoid, straight, tan-D (as in tan-9) or shifted_cosine-R (as in "
-            "shifted_cosine-0.5)"
-        )
+SCHEDULE = Described(
+    "cosine, simple_linear, beta_linear, sigmoid, straight, tan-D (as in tan-9) or shifted_cosine-R (as in "
+    "shifted_cosine-0.5)",
+    _is_schedule,
+)
 
 
 # Sizes have the bounds of the saved files (`ld4lg_fast.checkpoints.schemas`).
@@ -108,9 +106,9 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "self_condition_noise": SHARE,
         "class_drop_prob": SHARE,
         "context_drop_prob": SHARE,
-        "schedule": ScheduleName(),
+        "schedule": SCHEDULE,
         "schedule_scale": Number(1e-3, 1e3),
-        "sampling_schedule": OneOf(ScheduleName(), NULL),
+        "sampling_schedule": OneOf(SCHEDULE, NULL),
         "adaptive_schedule": SWITCH,
         "l2_normalized": SWITCH,
         "beta_schedule": Choice(("linear", "cosine", "sqrt")),
