@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels.short_attention import op
 from ld4lg_fast.models import attention_backends
 from ld4lg_fast.models.attention_backends import (
     BACKENDS,
@@ -163,6 +164,10 @@ def test_short_attention_by_name_says_why_not(dropout, length, sentence):
     x = some(1, length, 64)
     with pytest.raises(ConfigError, match=f"short_attention cannot run here: .*{sentence}"):
         attention(x, x, x, dropout=dropout, backend="short_attention")
+
+
+def test_short_attention_has_one_limit():
+    assert op.MAX_LENGTH == attention_backends.SHORT
 
 
 def test_auto_follows_its_table(install):
