@@ -19,7 +19,7 @@ from harness import add_device, chosen_device, describe_device, synchronize, ver
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.ladder import print_ladder
+from benchmarks.ladder import cell, print_ladder
 from benchmarks.paper_models import CONFIGS, make_setup
 from ld4lg_fast.engine.engine import sample_latents
 from ld4lg_fast.engine.precision import PRECISIONS
@@ -102,9 +102,8 @@ def main() -> None:
             run()
             synchronize(device)
         found.append({"name": name, "batch": batch} | time_of_kernels(kernels(profiler, device)))
-        print_ladder(
-            found[-1]["top"], ("name", "calls", "total_ms", "share"), f"{name}: {found[-1]['busy']:.0%} busy"
-        )
+        title = f"{name}: busy for {cell(found[-1]['busy'])} of {found[-1]['span_ms']:.1f} ms"
+        print_ladder(found[-1]["top"], ("name", "calls", "total_ms", "share"), title)
     if options.json:
         given.pop("lengths")
         result = {"config": options.config, "settings": given, "profiles": found}

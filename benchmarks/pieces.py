@@ -102,7 +102,7 @@ def _whole(device: str) -> list[Piece]:
     packages = ("onnx", "onnxscript", "onnxruntime")
     found.append(Piece("onnx", "The exported folder", ("onnx_throughput.py", "--rounds", "3"), 5, packages))
     if not gpu:
-        found.append(Piece("whole-job", "From noise to text", ("whole_job.py", "--quick"), 8))
+        found.append(Piece("whole-job", "From noise to text", ("whole_job.py", "--quick"), 8, ("hydra",)))
     return found
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from ld4lg_fast.cli.bench import find_suites
+from ld4lg_fast.cli import bench
 from ld4lg_fast.diffusion.samplers import SAMPLERS
 from ld4lg_fast.engine import cuda_graphs
 from ld4lg_fast.engine.sampling_run import SamplingRun
@@ -89,9 +90,18 @@ def test_ctrl_c_keeps_what_is_there(tmp_path, fake):
     assert json.loads((out / "works.json").read_text()) == {"n": 1} and not (out / "interrupts.json").exists()
 
 
+def test_a_suite_ends_after_ctrl_c_in_its_own_way(tmp_path, monkeypatch):
+    code = "import os, signal, sys, time; os.kill(os.getppid(), signal.SIGINT); time.sleep(1); sys.exit(5)"
+    (tmp_path / "suite.py").write_text(code)
+    monkeypatch.setattr(bench, "find_suites", lambda: {"suite": tmp_path / "suite.py"})
+    before = signal.getsignal(signal.SIGINT)
+    assert bench.run_suite("suite", []) == 5
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_benchmark_is_a_piece_or_says_why_not(device):
-    suites = find_suites()
+    suites = bench.find_suites()
     files = {suite_name(path.name) for path in suites.values()}
     assert files == set(suites)
     for quick in (False, True):
