@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from .decoding import CHOICES, STRATEGIES
 from .errors import RuntimeInputError
+from .option_checks import unknown_option
 from .pipeline import OnnxTextDiffusion
 from .renamed import current_words, given_twice, renamed_words
 from .sampling import SAMPLERS
@@ -149,6 +150,9 @@ class _Parser(argparse.ArgumentParser):
         without = re.match(r"argument (--[\w-]+): expected (at least )?one argument$", said)
         if without:
             said += f" (one that begins with - is joined to it, as in {without[1]}=-x)"
+        if unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", said):
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            self.exit(BAD_INPUT, f"error: {unknown_option(unknown[1], known)}\n")
         self.exit(BAD_INPUT, f"error: {said}; --help lists the options.\n")
 
 

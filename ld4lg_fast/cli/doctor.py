@@ -14,6 +14,7 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.models.attention_backends import PACKAGES, unusable_reason
 from ld4lg_fast.terminal.versions import installed_versions
+from ld4lg_fast.training.train_section import auto_precision
 
 REQUIRED = ("transformers", "accelerate", "tokenizers", "datasets", "safetensors", "hydra-core")
 OPTIONAL = {
@@ -40,8 +41,8 @@ ALTERNATIVES = ({"onnxruntime", "onnxruntime-gpu"}, {"flash-attn", "flash-attn-4
 
 def examine() -> dict:
     """Everything that `report` prints, as JSON: ``versions``, ``missing`` packages with the command that installs
-    them, ``devices``, ``kernels``, ``attention`` packages, ``precisions`` by device and ``compile``; the last four give
-    the reason why something does not work, or null."""
+    them, ``devices``, ``kernels``, ``attention`` packages, ``precisions`` by device, ``compile``, which give the reason
+    why something does not work, or null, and ``mixed_precision`` of training: what ``auto`` is and why."""
     versions = installed_versions(dict.fromkeys((*REQUIRED, *OPTIONAL, *(p.distribution for p in PACKAGES))))
     present = set(versions).union(*(names for names in ALTERNATIVES if names & versions.keys()))
     devices = {"cpu": _cpu()} | {
@@ -72,6 +73,7 @@ def examine() -> dict:
             for device in devices
             if device != "cpu" or len(devices) == 1
         },
+        "mixed_precision": dict(zip(("auto", "reason"), auto_precision(), strict=True)),
         "compile": _compile_trouble(),
     }
 
@@ -96,6 +98,8 @@ def report(found: Mapping | None = None) -> Iterator[str]:
     for device, precisions in found["precisions"].items():
         for name, reason in precisions.items():
             yield f"precision {name} on {device}: {reason or 'works'}"
+    training = found["mixed_precision"]
+    yield f"training, train.mixed_precision=auto: {training['auto']}, as {training['reason']}"
     yield f"torch.compile: {found['compile'] or 'works'}"
 
 

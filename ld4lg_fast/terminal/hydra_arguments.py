@@ -1,9 +1,12 @@
 """Arguments of Hydra commands: reordered and checked before Hydra parses them, and quoted where we print them."""
 
+import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import yaml
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import WholeNumber, complaint, unknown_option
@@ -54,6 +57,33 @@ def _takes_value(flag: str) -> bool:
 
 def _shortens(flag: str, name: str) -> bool:
     return len(flag) > 3 and name.startswith(flag)
+
+
+def check_flags(arguments: Sequence[str], config_name: str) -> None:
+    """Refuses flags that Hydra does not have.
+
+    Raises:
+        ConfigError: the message names the option of the config whose name is nearest.
+    """
+    from hydra._internal.utils import get_args_parser  # imported late, as it takes a while
+
+    known = [*get_args_parser()._option_string_actions, "--help"]
+    sections = {
+        name: part for name, part in yaml.safe_load(config_text(config_name)).items() if name != "hydra"
+    }
+    options = {
+        option: f"{section}.{option}"
+        for section, part in sections.items()
+        if isinstance(part, dict)
+        for option in part
+    }
+    for word in arguments:
+        flag = word.partition("=")[0]
+        if not flag.startswith("--") or flag == "--" or any(name.startswith(flag) for name in known):
+            continue
+        close = difflib.get_close_matches(flag.strip("-").replace("-", "_"), options, n=1)
+        hint = f"did you mean {options[close[0]]}=VALUE?" if close else "options are written NAME=VALUE;"
+        raise ConfigError(f"There is no option {flag}; {hint} --help lists the options.")
 
 
 def check_hydra_options(arguments: Sequence[str]) -> None:

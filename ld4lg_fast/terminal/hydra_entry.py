@@ -22,6 +22,7 @@ from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.option_checks import unknown_option
 from ld4lg_fast.export.runtime.text_display import displayed, terminal_output
 from ld4lg_fast.terminal.hydra_arguments import (
+    check_flags,
     check_hydra_options,
     check_top_level,
     flags_last,
@@ -149,6 +150,7 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
 
     try:
         sys.argv[1:] = with_current_names(flags_last(sys.argv[1:]))
+        check_flags(sys.argv[1:], config_name)
         check_hydra_options(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
     except _Ended as ended:

@@ -151,11 +151,7 @@ class TrainOptions:
     @property
     def precision(self) -> str:
         """Accelerate's mixed precision: ``no`` or ``bf16``."""
-        if self.mixed_precision != "auto":
-            return precision_name(self.mixed_precision)
-        if torch.cuda.is_available():
-            return "bf16" if torch.cuda.is_bf16_supported() else "no"
-        return "bf16" if cpu_has_bf16() else "no"
+        return auto_precision()[0] if self.mixed_precision == "auto" else precision_name(self.mixed_precision)
 
     def compiles(self, device: torch.device) -> bool:
         """Whether blocks are compiled; ``auto``: on a GPU only, as a CPU gains nothing from minutes of compilation."""
@@ -170,6 +166,20 @@ def _is_installed(package: str) -> bool:
     """Whether a package can be imported; a plain folder of that name, such as W&B creates, does not count."""
     found = find_spec(package)
     return found is not None and found.loader is not None
+
+
+def auto_precision() -> tuple[str, str]:
+    """What ``train.mixed_precision=auto`` uses on this machine, ``bf16`` or ``no``, and why."""
+    if torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported():
+            return "bf16", "the GPU multiplies it"
+        return "no", "the GPU does not multiply bf16"
+    if cpu_has_bf16():
+        return "bf16", "the CPU multiplies it (AVX-512 BF16)"
+    return (
+        "no",
+        "the CPU does not multiply bf16 by itself (AVX-512 BF16), so training in it is slower than in fp32",
+    )
 
 
 def cpu_has_bf16() -> bool:
