@@ -38,7 +38,6 @@ TOKEN_STREAM = 1 << 30  # random stream of sampled tokens, apart from those of t
 logger = get_logger("ld4lg_fast.decoding")
 
 
-
 @torch.no_grad()
 def generate_ids(
     lm: PreTrainedModel,
