@@ -10,47 +10,21 @@ from ld4lg_fast.kernels.short_attention import op
 from ld4lg_fast.models import attention_backends
 from ld4lg_fast.models.attention_backends import (
     BACKENDS,
-    HALF,
-    PACKAGES,
     attention,
     check_attn_implementation,
     choose,
     flash_attention,
     set_attn_implementation,
-    unusable_reason,
 )
 from ld4lg_fast.models.denoiser import DenoiserConfig, DiffusionTransformer
 from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
 from ld4lg_fast.models.layers import HeadRMSNorm
-from ld4lg_fast.models.lm_attention import set_lm_attention
 from ld4lg_fast.models.packed_sequences import Lengths, PackedSequences, Varlen
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from tests.models import flash_attn_stand_in as stand_in
-from tests.models.test_lm_attention import bart, t5
 
 GPU = torch.device("cuda", 0)
-
-
-@pytest.fixture
-def install(monkeypatch):
-    """Puts stand-ins in the place of packages, and a GPU of some compute capability in that of the device."""
-
-    def put(*versions, capability=(9, 0), dtypes=HALF):
-        by_number = {package.version: package for package in PACKAGES}
-        known = {by_number[number].distribution: f"{number}.0" for number in versions}
-        for number in versions:
-            monkeypatch.setitem(sys.modules, by_number[number].module, stand_in.VERSIONS[number]())
-        monkeypatch.setattr(attention_backends, "installed_version", lambda p: known.get(p.distribution))
-        monkeypatch.setattr(attention_backends, "capability", lambda device: capability)
-        monkeypatch.setattr(attention_backends, "HALF", dtypes)
-        unusable_reason.cache_clear()
-
-    stand_in.tokens.clear()
-    stand_in.options.clear()
-    unusable_reason.cache_clear()
-    yield put
-    unusable_reason.cache_clear()
 
 
 def some(*shape, dtype=torch.bfloat16, seed=0):
@@ -318,38 +292,6 @@ def test_the_perceiver_packed(install, decoder):
 def _with(model, backend):
     set_attn_implementation(model, backend)
     return model
-
-
-def test_a_language_model_computes_what_it_does_by_sdpa(install):
-    install(2, dtypes=(torch.float32,))
-    model = bart().eval()
-    generator = torch.Generator().manual_seed(1)
-    ids, mask = torch.randint(3, 50, (4, 11), generator=generator), mask_of(LENGTHS, 11)
-    bias = torch.zeros(4, 1, 11, 11).masked_fill(~mask[:, None, None], torch.finfo(torch.float32).min)
-    earlier = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril()
-    earlier = torch.zeros(earlier.shape).masked_fill(~earlier, torch.finfo(torch.float32).min)
-    for given, past in ((mask.long(), None), (bias, earlier)):  # tokens' masks, and ours of pairs
-        options = {"attention_mask": given, "decoder_input_ids": ids, "decoder_attention_mask": past}
-        expected = model(input_ids=ids, **options).logits
-        set_lm_attention(model, "flash_attn")
-        torch.testing.assert_close(model(input_ids=ids, **options).logits, expected, rtol=1e-4, atol=1e-5)
-        assert {causal for _, _, causal in stand_in.options} == {False, True}
-        assert stand_in.tokens == [
-            (44, sum(LENGTHS)),
-            (44, 44),
-            (44, sum(LENGTHS)),
-            (44, 44),
-            (44, sum(LENGTHS)),
-        ]
-        stand_in.tokens.clear()
-        set_lm_attention(model, "auto")
-        assert model.config._attn_implementation == "sdpa"
-    assert not stand_in.tokens
-
-
-def test_t5_is_refused_for_its_relative_positions():
-    with pytest.raises(ConfigError, match="t5 has relative position biases"):
-        set_lm_attention(t5(), "flash_attn")
 
 
 def test_a_pipeline_is_told_and_samples_the_same(install):
