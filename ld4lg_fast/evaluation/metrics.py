@@ -20,7 +20,10 @@ from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 from ld4lg_fast.export.runtime.similarity import set_apart
 
 BERTSCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
-TEXT_METRICS = ("mauve", "mauve_sentence", "perplexity", "diversity", "memorization", "unique_words")
+TEXT_METRICS = (
+    *("mauve", "mauve_sentence", "perplexity", "diversity", "memorization"),
+    *("diversity_words", "memorization_words", "unique_words"),
+)
 PAIR_METRICS = (
     *seq2seq.ROUGE,
     *seq2seq.STEMMED_ROUGE,
@@ -99,12 +102,13 @@ class _Scorer:
         return float(values.mean(dtype=np.float64))
 
     def memorization(self, texts: Sequence[str], training: Sequence[str]) -> float:
-        tokens = ngrams.tokens_of(texts)
+        kind, tokens_of = ngrams.best_tokens()
+        tokens = tokens_of(texts)
 
         def compute() -> np.ndarray:
-            return np.unique(ngrams.ngram_hashes(ngrams.tokens_of(training)))
+            return np.unique(ngrams.ngram_hashes(tokens_of(training)))
 
-        parts = (str(ngrams.MEMORIZATION_ORDER), *map(set_apart, training))
+        parts = (f"{ngrams.MEMORIZATION_ORDER}{kind}", *map(set_apart, training))
         return ngrams.memorization(tokens, self.cache.get("training_ngrams", parts, compute))
 
     def bertscore(
@@ -127,6 +131,8 @@ def evaluate_texts(
     cache: ArrayCache | None = None,
 ) -> dict:
     """MAUVE, perplexity, diversity, memorization and unique words of ``samples``.
+
+    Without spaCy, n-grams are over words, and the metrics are ``diversity_words`` and ``memorization_words``.
 
     Empty samples are counted and excluded from the metrics.
 
@@ -160,9 +166,10 @@ def evaluate_texts(
         results.add("mauve_sentence", lambda: scorer.sentence_mauve(sentence, texts, real), "sentence_model")
     if (perplexity := settings.perplexity_model) is not None:
         results.add("perplexity", lambda: scorer.perplexity(perplexity, texts), "perplexity_model")
-    results.add("diversity", lambda: ngrams.diversity(ngrams.tokens_of(texts)))
+    kind, tokens_of = ngrams.best_tokens()
+    results.add(f"diversity{kind}", lambda: ngrams.diversity(tokens_of(texts)))
     if training is not None:
-        results.add("memorization", lambda: scorer.memorization(texts, training))
+        results.add(f"memorization{kind}", lambda: scorer.memorization(texts, training))
     results.add("unique_words", lambda: ngrams.unique_words(texts))
     return results.as_dict()
 

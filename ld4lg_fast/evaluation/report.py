@@ -23,6 +23,22 @@ def versions() -> dict[str, str]:
     return installed_versions(PACKAGES)
 
 
+LEGENDS = {
+    "mauve": "likeness of samples and references in the features of a language model, 0 to 1, higher is better",
+    "mauve_sentence": "the same in the features of a sentence encoder",
+    "perplexity": "mean over the texts, by a language model; lower reads more fluently",
+    "diversity": "product of the shares of distinct 2-, 3- and 4-grams of spaCy's tokens; higher repeats less",
+    "memorization": "share of the 4-grams (spaCy's tokens) that occur in the training texts",
+    "diversity_words": "diversity over words, as spaCy is not installed; not comparable with published figures",
+    "memorization_words": "memorization over words, likewise",
+    "unique_words": "distinct words of all texts together",
+    "rouge1": "ROUGE-1, -2 and L: shared words, word pairs and longest common subsequence, 0 to 1",
+    "bertscore_f1": "likeness of the token features of text and reference by a language model",
+    "sacrebleu": "BLEU, 0 to 100",
+    "gap_sacrebleu": "what choosing gains over the first candidate, as a share of what the best one would gain",
+}
+
+
 @dataclass
 class Row:
     """One row of the table: results for each seed.
@@ -83,6 +99,8 @@ def print_report(rows: Sequence[Row], title: str) -> None:
     # Log files get a wide table.
     wide = {"file": console.file, "width": WIDTH_WHERE_PIPED, "quiet": console.quiet}
     (console if console.is_terminal else TextConsole(**wide)).print(table)
+    for name in filter(LEGENDS.__contains__, names):
+        console.print(f"{name.replace('_', ' ')}: {LEGENDS[name]}.")
     for why, missing in reasons(row.skipped() for row in rows).items():
         console.print(f"{', '.join(missing)} skipped: {why}.")
     for row in rows:

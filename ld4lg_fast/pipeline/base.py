@@ -147,6 +147,9 @@ class PipelineBase:
                 "compile() changes nothing on a CPU, where the engine packs the weights of matmuls itself"
             )
             return self
+        logger.warning(
+            "the first call compiles the denoiser's blocks, which takes from half a minute to some minutes"
+        )
         compile_regions(self.model.denoiser)
         return self
 
