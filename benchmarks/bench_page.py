@@ -150,7 +150,7 @@ def _seconds(result: Mapping) -> str:
 
 def _tests(result: Mapping) -> str:
     counts = {"passed": result["passed"], "failed": len(result["failed"]), "skipped": len(result["skipped"])}
-    lines = "".join(f"<li>{escape(line)}</li>" for line in result["failed"])
+    lines = "".join(f"<li>{escape(line)}</li>" for line in [*result["failed"], *result["skipped"]])
     return facts(counts) + f"<ul>{lines}</ul>"
 
 

@@ -229,15 +229,17 @@ def test_time_between_launches():
 def test_outcomes_of_the_gpu_tests(tmp_path):
     cases = (
         '<testcase classname="a" name="fine"/><testcase classname="a" name="bad"><failure message="1 != 2&#10;x"/>'
-        '</testcase><testcase classname="a" name="broken"><error message="no module"/></testcase>'
+        '</testcase><testcase classname="a" name="broken"><error message="gone"/></testcase>'
+        '<testcase classname="" name="b"><error message="collection failure">ModuleNotFoundError: No module named '
+        "'hydra'</error></testcase>"
         '<testcase classname="a" name="off"><skipped message="why"/></testcase>'
     )
     (tmp_path / "r.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
     found = gpu_tests.outcomes(tmp_path / "r.xml")
     assert found == {
         "passed": 1,
-        "failed": ["a::bad: 1 != 2", "a::broken: no module"],
-        "skipped": ["a::off: why"],
+        "failed": ["a::bad: 1 != 2", "a::broken: gone"],
+        "skipped": ["::b: No module named 'hydra'", "a::off: why"],
     }
     assert len(gpu_tests.test_files()) >= 4
 
