@@ -173,6 +173,7 @@ def bench_command(
 
     \b
     ld4lg bench                        what there is
+    ld4lg bench all                    all of them, and one page
     ld4lg bench ops -- --help          what one of them can do
     ld4lg bench sample --json out.json
     """
