@@ -180,7 +180,7 @@ def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
             "generation.top_p=???",
             "generation.top_p is needed; it must be a finite number above 0 and at most 1.",
         ),
-        ("infer.dtype=???", "infer.dtype is needed; it must be one of float32, bfloat16, float16."),
+        ("infer.dtype=???", "infer.dtype is needed; it must be one of fp32, bf16, fp16."),
         (
             "+generation.sead=1",
             "There is no option generation.sead (did you mean generation.seed?); generation has",
