@@ -115,24 +115,8 @@ _INPUTS = "Tensor h, Tensor residual, Tensor weight, Tensor bias, Tensor scale, 
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
-    h, residual = arguments[:2]
-    stats = h.new_empty((2, h.numel() // h.shape[-1]), dtype=torch.float32)
-    return residual.new_empty(residual.shape), stats
-
-
-def _fake_norm(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    h, residual, *_, next_weight, _, _ = arguments
-    stats = h.new_empty((4, h.numel() // h.shape[-1]), dtype=torch.float32)
-    y_dtype = torch.promote_types(residual.dtype, next_weight.dtype)
-    return residual.new_empty(residual.shape), residual.new_empty(residual.shape, dtype=y_dtype), stats
-
-
-def _fake_backward(*arguments: Any) -> list[Tensor]:
-    inputs = BackwardInputs(*arguments)
-    grad_x, grad_y, h = inputs[:3]
-    sums = (*inputs.parts()[2:], 2 if grad_y is None else 4, h.shape[-1])
-    results = [h.new_empty(h.shape), h.new_empty(sums, dtype=torch.float32)]
-    return results if grad_y is None else [*results, grad_x.new_empty(grad_x.shape)]
+    x, _, stats = Inputs.without_next(*arguments).outputs()
+    return x, stats
 
 
 register(
@@ -145,7 +129,7 @@ register(
 register(
     f"adaln_residual_norm({_INPUTS}, Tensor next_weight, Tensor next_bias, float eps)"
     " -> (Tensor x, Tensor y, Tensor stats)",
-    _fake_norm,
+    lambda *arguments: Inputs(*arguments).outputs(),
     check_operator_norm,
     "adaln_residual",
     "forward_norm",
@@ -153,7 +137,7 @@ register(
 register(
     "adaln_residual_backward(Tensor grad_x, Tensor? grad_y, Tensor h, Tensor? x, Tensor weight, Tensor scale,"
     " Tensor? next_weight, Tensor stats) -> Tensor[]",
-    _fake_backward,
+    lambda *arguments: BackwardInputs(*arguments).outputs(),
     check_backward,
     "adaln_residual",
     "backward",

@@ -1,5 +1,7 @@
 """Attention of one new position of every text over its cache, in C++."""
 
+from typing import Any
+
 from torch import Tensor, get_num_threads
 
 from ld4lg_fast.kernels.argument_checks import check_within
@@ -11,16 +13,9 @@ _cached_attention = function(
 )
 
 
-def cached_attention(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    span: int,
-    scale: float,
-    chosen: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
+def cached_attention(*arguments: Any) -> Tensor:
     """See `ops.cached_attention`."""
+    query, keys, values, span, scale, chosen, bias = arguments
     sentences, heads, capacity, slots, width = keys.shape
     query = query if query.stride(1) == 1 else query.contiguous()
     texts = query.shape[0]

@@ -5,7 +5,6 @@ Letters: B batch, N queries, M keys, H heads of width 64.
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -245,12 +244,8 @@ def backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
     batch, heads, queries, keys = inputs.pairs()
     if max(queries, keys) > _BACKWARD_LENGTH:
         return gradients(grad, *inputs)
-    grads = [x.new_empty(x.shape) for x in (q, k, v)]
-    scores = None if bias is None else q.new_empty((batch, heads, queries, keys), dtype=torch.float32)
-    sums = [
-        None if g is None else q.new_empty((batch, heads, 64), dtype=torch.float32) for g in (q_gain, k_gain)
-    ]
-    found = [x for x in (*grads, scores, *sums) if x is not None]
+    targets = inputs.gradients()
+    found = [x for x in targets if x is not None]
     if not q.numel() or not k.numel():
         return [x.zero_() for x in found]
     grad, q, k, v = (_strided(x) for x in (grad, q, k, v))
@@ -261,9 +256,7 @@ def backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
         v,
         bias,
         *(None if gain is None else gain.contiguous() for gain in (q_gain, k_gain)),
-        *grads,
-        scores,
-        *sums,
+        *targets,
         *(stride for x in (grad, q, k, v) for stride in x.stride()[:2]),
         *((0, 0, 0, 0) if bias is None else bias.stride()),
         N=queries,
