@@ -4,7 +4,7 @@ Models are built on the meta device, without memory for their weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from ld4lg_fast.decoding.config import DecodingConfig, check_lengths
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion, make_diffusion
 from ld4lg_fast.diffusion.schedules import DiscreteSchedule, sampling_grid
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import (
     build_from_scratch,
     load_pretrained,
@@ -53,7 +54,6 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
     Raises:
         LD4LGError: a stage cannot be trained; the message names the option to change.
     """
-    options = session.options
     dataset = load_from_config(config["dataset"])
     classes, limit = number_of_classes(config, dataset), source_limit(config, dataset)
     decoding = chosen_decoding(config, from_sources=limit is not None)
@@ -61,42 +61,60 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
         check_lengths(decoding, config["dataset"]["max_len"])
     except ConfigError as error:
         raise ConfigError(f"decoding.{error}") from error
-    if options.cuda_graph:
-        check_capture(session.accelerator, options, config["recipe"].get("adaptive_schedule", False))
+    if session.options.cuda_graph:
+        check_capture(session.accelerator, session.options, config["recipe"].get("adaptive_schedule", False))
+    num_texts = {stage: len(dataset.train) for stage in stages}
+    if "autoencoder" in stages:
+        num_texts["autoencoder"] = len(training_texts(config, dataset))
+        if nothing_to_train(config):
+            del num_texts["autoencoder"]
+    fit_batches(session, num_texts)
+    options = session.options
     pretrained = autoencoder = None
     if "autoencoder" in stages:
         pretrained = load_pretrained(config, dataset)
         autoencoder = pretrained or _first_stage_skeleton(config, dataset, session)
-        if not nothing_to_train(config):
-            check_batch(
-                "autoencoder", options.autoencoder, len(training_texts(config, dataset)), session.world_size
-            )
+        if "autoencoder" in num_texts:
             sizes = "model.language_model and model.perceiver"
             check_memory(sizes, autoencoder, options.autoencoder, "autoencoder", session)
     if "diffusion" in stages:
-        check_batch("diffusion", options.diffusion, len(dataset.train), session.world_size)
         _check_second_stage(config, dataset, autoencoder, session)
     if "decoder" in stages:
-        check_batch("decoder", options.decoder, len(dataset.train), session.world_size)
         _check_conditions("train.finetune_decoder_from", load_source_run(options)[1], classes, limit)
     return Prepared(dataset, decoding, pretrained)
 
 
-def check_batch(stage: str, options: StageOptions, num_texts: int, world_size: int) -> None:
-    """Checks a stage's batch size.
+def fit_batches(session: Session, num_texts: Mapping[str, int]) -> None:
+    """Lowers the batch sizes of stages to the number of texts that they train on, and says so in one line.
+
+    Args:
+        num_texts: of each stage by its name.
 
     Raises:
-        ConfigError: it exceeds the number of texts, or is no multiple of processes times micro-batches.
+        ConfigError: a batch size is no multiple of processes times micro-batches, or there are too few texts for one.
     """
-    batch_size, parts = options.batch_size, world_size * options.micro_batches
-    option = f"train.{stage}.batch_size={batch_size}"
-    if batch_size > num_texts:
-        raise ConfigError(f"{option} is more than the {num_texts} training texts; choose at most that many.")
-    if batch_size % parts:
-        raise ConfigError(
-            f"{option} cannot be dealt to {world_size} processes in {options.micro_batches} micro-batches each; "
-            f"choose a multiple of {parts}."
+    lowered = {}
+    for stage, count in num_texts.items():
+        options: StageOptions = getattr(session.options, stage)
+        parts = session.world_size * options.micro_batches
+        option, dealt = (
+            f"train.{stage}.batch_size={options.batch_size}",
+            (f"{session.world_size} processes in {options.micro_batches} micro-batches each"),
         )
+        if options.batch_size % parts:
+            raise ConfigError(f"{option} cannot be dealt to {dealt}; choose a multiple of {parts}.")
+        if count < parts:
+            raise ConfigError(
+                f"{count} training texts cannot be dealt to {dealt}; lower train.{stage}.micro_batches, or give "
+                "more texts."
+            )
+        if options.batch_size > count:
+            lowered[stage] = replace(options, batch_size=count // parts * parts)
+    if lowered:
+        session.options = replace(session.options, **lowered)
+        sizes = " and ".join(f"train.{stage}.batch_size={part.batch_size}" for stage, part in lowered.items())
+        count = min(num_texts[stage] for stage in lowered)
+        console.print(f"There are only {count} training texts, so this run uses {sizes}.")
 
 
 def _on_meta(options: str, build: Callable[[], M]) -> M:
