@@ -100,8 +100,9 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *_, bias, q_gain, _ = ctx.saved_tensors
-    grad_q, grad_k, grad_v, *rest = _short_attention_backward(grad, *ctx.saved_tensors)
+    saved = ctx.saved_tensors  # read once: under activation checkpointing each reading recomputes
+    *_, bias, q_gain, _ = saved
+    grad_q, grad_k, grad_v, *rest = _short_attention_backward(grad, *saved)
     grad_bias = None if bias is None else rest.pop(0).to(bias.dtype)
     gains = [part.sum((0, 1)).to(q_gain.dtype) for part in rest] or [None, None]
     return grad_q, grad_k, grad_v, grad_bias, *gains
