@@ -6,6 +6,7 @@ Letters: B batch, N latent positions, d latent width.
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class LatentDiffusion(nn.Module):
         Raises:
             ConfigError: an unknown recipe version, or a field that the denoiser does not have.
         """
-        version = recipe.get("version")
+        version: Any = recipe.get("version")
         _check_version(version)
         architecture, config = ARCHITECTURES[version]
         try:

@@ -84,7 +84,8 @@ class Evaluation:
             )
         names = self.pipe.statistics.class_names or ()
         with as_config_errors():
-            self.class_id = check_classes(names, generation["class_id"], generation["class_name"], 1)
+            chosen: Any = check_classes(names, generation["class_id"], generation["class_name"], 1)
+        self.class_id: int | None = chosen  # one, as the options have one
         dataset = load_dataset(run_directory(infer["output_dir"]), config["dataset"])
         self.dataset = shuffled(dataset, config["evaluation"]["reference_seed"])
         self.references = choose_references(

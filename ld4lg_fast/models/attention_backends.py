@@ -271,7 +271,8 @@ def attention(
     if norms:
         heads[:2] = norms[0](heads[0]), norms[1](heads[1])
     if name == "sdpa":
-        out = F.scaled_dot_product_attention(*heads, attn_mask=bias, dropout_p=dropout)
+        queries, keys, values = heads
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, dropout_p=dropout)
         return out.transpose(1, 2).flatten(2)
     if bias is not None:
         raise ConfigError(

@@ -114,7 +114,7 @@ def _flash_attention(
         first = attention_mask[:, 0, 0]
         keep = first if first.dtype == torch.bool else first == 0
     packed = PackedSequences.of(keep.expand(*k.shape[:2]))
-    queries = packed.lengths if causal else Lengths.equal(*q.shape[:2], q.device)
+    queries = packed.lengths if causal else Lengths.equal(q.shape[0], q.shape[1], q.device)
     q_packed = packed.pack(q)[0] if causal else q.flatten(0, 1)
     varlen = Varlen(queries, packed.lengths)
     out = flash_attention(q_packed, packed.pack(k)[0], packed.pack(v)[0], varlen, **common)

@@ -84,7 +84,7 @@ def composed_options(config_name: str, overrides: Sequence[str]) -> str:
         text = config_text(f"{group}/{choices[group]}")
         comments |= _comments(text, "" if "@package _global_" in text else group)
     values: Any = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]), resolve=True
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
     )
     return "\n".join(_lines(values, comments, ""))
 

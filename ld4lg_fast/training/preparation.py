@@ -5,7 +5,7 @@ Models are built on the meta device, without memory for their weights.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -93,7 +93,7 @@ def fit_batches(session: Session, num_texts: Mapping[str, int]) -> None:
     Raises:
         ConfigError: a batch size is no multiple of processes times micro-batches, or there are too few texts for one.
     """
-    lowered = {}
+    lowered: dict[str, Any] = {}
     for stage, count in num_texts.items():
         options: StageOptions = getattr(session.options, stage)
         parts = session.world_size * options.micro_batches
