@@ -11,7 +11,7 @@ from itertools import count
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from ld4lg_fast.data import LengthBucketedBatches, collate, tokenize_texts
+from ld4lg_fast.data import collate, shuffled_batches, tokenize_texts
 from ld4lg_fast.models.lm_attention import use_short_attention
 from ld4lg_fast.training.train_section import cpu_has_bf16
 
@@ -55,7 +55,9 @@ def train_corpus_model(
     tokens = tokenize_texts(list(texts), tokenizer, max_len)
     start, step = time.perf_counter(), 0
     for epoch in count():
-        for batch in LengthBucketedBatches(tokens.lengths, batch_size, seed=seed, epoch=epoch):
+        for batch in shuffled_batches(
+            len(tokens), batch_size, seed=seed, epoch=epoch, lengths=tokens.lengths
+        ):
             progress = max(step / steps, (time.perf_counter() - start) / max_seconds)
             if progress >= 1:
                 return model.eval()

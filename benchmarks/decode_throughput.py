@@ -18,11 +18,21 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from harness import Timing, add_device, add_precisions, chosen_device, describe_device, timed, versions
+from harness import (
+    Timing,
+    add_device,
+    add_precisions,
+    can_plot,
+    chosen_device,
+    describe_device,
+    timed,
+    versions,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from benchmarks.graph_counts import CountedCall, GraphCounts, counted_graphs, graph_fault
 from benchmarks.language_models import SIZES, random_bart
 from ld4lg_fast.decoding import STRATEGIES, DecodingConfig, generate, generate_ids
 from ld4lg_fast.engine.precision import PRECISIONS
@@ -103,24 +113,35 @@ def agreement(ours: Tensor, wanted: Tensor) -> float:
 
 
 def measure(
-    lm, states, mask, config: DecodingConfig, dtypes: list[str], rounds: int, device: str
-) -> list[dict]:
-    """A row for ``generate`` and one for each dtype of ours."""
+    lm,
+    states,
+    mask,
+    config: DecodingConfig,
+    dtypes: list[str],
+    rounds: int,
+    device: str,
+    counts: GraphCounts,
+) -> tuple[list[dict], list[str]]:
+    """A row for ``generate`` and one for each dtype of ours, and what is wrong with their CUDA graphs."""
     runs = baselines(lm, states, mask, config)
-    agreements = dict.fromkeys(runs, None)
+    agreements, ours = dict.fromkeys(runs, None), {}
     names = dict.fromkeys(runs, "fp32")
     wanted = wanted_tokens(lm, states, mask, config)
     for dtype in dtypes:
         own = DecodingConfig(**(vars(config) | {"precision": dtype}))
         name = f"ours, {dtype}"
-        runs[name] = partial(generate_ids, lm, states, own, config.max_length, mask=mask)
+        run = partial(generate_ids, lm, states, own, config.max_length, mask=mask)
+        runs[name] = ours[name] = CountedCall(run, counts)
         names[name], agreements[name] = dtype, agreement(runs[name](), wanted)
     seconds = {name: [] for name in runs}
     for _ in range(rounds):  # each has run once by now
         for name, run in runs.items():
             seconds[name].append(timed(run, device)[0])
     timings = {name: Timing.of(taken) for name, taken in seconds.items()}
-    return [
+    faults = []
+    if device == "cuda":  # a batch's steps are captured anew as its cache grows and shrinks
+        faults = [graph_fault(name, run.last, run.last.replays // 2, 1) for name, run in ours.items()]
+    rows = [
         {
             "name": name,
             "strategy": config.strategy,
@@ -132,9 +153,12 @@ def measure(
             "latency_s_p80": timing.p80,
             "speedup_vs_generate": timings["generate"].median / timing.median,
             "token_agreement": agreements[name],
+            "graph_captures": ours[name].last.captures if name in ours else 0,
+            "graph_replays": ours[name].last.replays if name in ours else 0,
         }
         for name, timing in timings.items()
     ]
+    return rows, [f"{config.strategy}, batch {len(states)}, {fault}" for fault in faults if fault]
 
 
 def earlier_rows(path: Path, facts: dict) -> list[dict]:
@@ -193,7 +217,7 @@ def main() -> None:
     dtypes = options.precisions or (["fp32", "bf16", "int8"] if device == "cpu" else ["fp32", "bf16"])
     facts = {"model": options.run.name if options.run else options.config, "max_length": options.max_length}
     facts |= {"device": describe_device(device), "versions": versions()}
-    rows = []
+    rows, errors = [], []
     if options.add and options.json and options.json.exists():
         try:
             rows = earlier_rows(options.json, facts)
@@ -209,7 +233,9 @@ def main() -> None:
         mask = None if mask is None else mask.to(device)
         for strategy in options.strategies:
             config = DecodingConfig(strategy, options.max_length)
-            measured = measure(lm, states, mask, config, dtypes, options.rounds, device)
+            with counted_graphs() as counts:
+                measured, faults = measure(lm, states, mask, config, dtypes, options.rounds, device, counts)
+            errors += faults
             rows = [row for row in rows if (row["batch"], row["strategy"]) != (batch, strategy)] + measured
             for row in measured:
                 print(
@@ -219,8 +245,11 @@ def main() -> None:
                 )
     if options.json:
         rows.sort(key=lambda row: (row["batch"], STRATEGIES.index(row["strategy"])))
-        options.json.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n")
-        plot(rows, options.json.with_suffix(".png"))
+        options.json.write_text(json.dumps(facts | {"rows": rows, "errors": errors}, indent=2) + "\n")
+        if can_plot():
+            plot(rows, options.json.with_suffix(".png"))
+    if errors:
+        raise SystemExit("\n".join(errors))
 
 
 if __name__ == "__main__":

@@ -2,19 +2,19 @@
 
 import argparse
 import ctypes
-import os
 import platform
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from ld4lg_fast.engine.precision import PlainLinear
+from ld4lg_fast.engine.precision import PRECISIONS, PlainLinear, choose_linear
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.options.precisions import precision_name
 from ld4lg_fast.terminal.versions import installed_versions
 
@@ -154,8 +154,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | installed_versions(PACKAGES)
 
 
-def peak_mib(function: Callable[[], object], device: str) -> float:
-    """Memory that one call adds at its peak: on a GPU allocated bytes, else growth of the resident set, sampled."""
+def added_peak_mib(function: Callable[[], object], device: str) -> float | None:
+    """Memory in MiB that one call needs at its peak beyond what is taken before it; weights do not count.
+
+    On a GPU that is of allocated bytes, else of the resident set by the kernel's own high-water mark; None where that
+    cannot be reset.
+    """
     if device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -163,24 +167,17 @@ def peak_mib(function: Callable[[], object], device: str) -> float:
         function()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later would hide a rung's own need
-    highest = before = _resident_bytes()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.002):
-            highest = max(highest, _resident_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     try:
-        function()
-    finally:
-        done.set()
-        watcher.join()
-    return (highest - before) / 2**20
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(
+                0
+            )  # what the allocator keeps for later would hide what the call needs
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # see proc(5): resets VmHWM
+        before = _high_water_mib()
+    except OSError:
+        return None
+    function()
+    return _high_water_mib() - before
 
 
 def return_freed_memory() -> None:
@@ -192,5 +189,35 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _high_water_mib() -> float:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
+
+
+def has_module(name: str) -> bool:
+    """Whether a package can be imported."""
+    return find_spec(name) is not None
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed; says so where it is not."""
+    if not has_module("matplotlib"):
+        print("no plot is drawn: matplotlib is not installed")
+    return has_module("matplotlib")
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 by itself."""
+    return device == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def available_precisions(device: str) -> list[str]:
+    """Precisions that the device multiplies in by itself; on a CPU fp16 is none of them."""
+    found = []
+    for name in PRECISIONS:
+        if device == "cpu" and (name == "fp16" or (name == "bf16" and not has_bf16(device))):
+            continue
+        with suppress(ConfigError):
+            choose_linear(name, torch.float32, torch.device(device))
+            found.append(name)
+    return found

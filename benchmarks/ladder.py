@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import can_plot
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +19,39 @@ class Rung:
     precision: str
     ours: bool
     run: Callable[[], Any]
+
+
+def announce(rung: Rung) -> None:
+    """Says what takes long before it starts."""
+    if "compile" in rung.name:
+        print(f"{rung.name}: compiling, which takes from half a minute to some minutes …", flush=True)
+
+
+LEGENDS = {
+    "batch": "samples or texts at once",
+    "denoise_ms_per_step": "milliseconds of one sampling step of the whole batch, median over the rounds",
+    "decode_ms_per_sample": "milliseconds from one sample's latents to its text by beam search; published: generate of "
+    "transformers in fp32",
+    "samples_per_s": "sampling with as many steps as ran and decoding; in training texts a second",
+    "speedup_vs_published": "times as fast as the published code in fp32, in the same run",
+    "speedup_vs_remedies": "times as fast as the best of the published rungs of the same precision",
+    "share_of_ceiling": "FLOPs of the published network over the time, as a share of the rate of one large matmul of "
+    "torch in the rung's precision, measured in the same run",
+    "share_of_bf16_ceiling": "the same as a share of the bf16 matmul's rate, so that precisions can be compared",
+    "mfu": "FLOPs of our training step over the time, as a share of the rate of one large matmul in the precision",
+    "added_peak_mib": "memory that one call needs at its peak beyond what was taken before it, MiB; no weights",
+    "time_to_first_s": "the first call of all, with compilation and packing of weights, and its decoding, seconds",
+    "first_call_s": "the first call of all, with compilation, seconds",
+    "drift": "what the precision does to latents of the trained model that ships: root mean square of the difference "
+    "from fp32 over that of the fp32 latents",
+    "tokens_changed": "share of that model's greedily decoded tokens that differ from those of fp32",
+    "paper_hours": "hours for the paper's number of texts at this rate",
+}
+
+
+def legend(columns: Sequence[str]) -> list[str]:
+    """A line for each of the columns that `LEGENDS` explains."""
+    return [f"{name.replace('_', ' ')}: {LEGENDS[name]}" for name in columns if name in LEGENDS]
 
 
 def speedups(rungs: Sequence[Rung], seconds: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
@@ -37,9 +71,11 @@ def speedups(rungs: Sequence[Rung], seconds: Mapping[str, float]) -> dict[str, d
 
 
 def cell(value: object) -> str:
-    """A figure with three digits, or a dash where nothing was measured."""
+    """A figure with three digits or more, or a dash where nothing was measured."""
     if value is None:
         return "–"
+    if isinstance(value, float) and abs(value) >= 1000:
+        return f"{value:.0f}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -51,6 +87,7 @@ def print_ladder(rungs: Sequence[Mapping], columns: Sequence[str], title: str) -
         table.add_row(*(cell(rung.get(column)) for column in columns))
     console = Console()
     (console if console.is_terminal else Console(width=180)).print(table)
+    print(*legend(columns), sep="\n")
 
 
 def write_ladder(result: Mapping, columns: Sequence[str], speed: str, path: Path) -> None:
@@ -63,9 +100,11 @@ def write_ladder(result: Mapping, columns: Sequence[str], speed: str, path: Path
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(cell(rung.get(column)) for column in columns) for rung in rungs]
-    path.with_suffix(".md").write_text("".join(f"| {line} |\n" for line in lines))
-    _plot(rungs, speed, path.with_suffix(".png"))
-    print(path, path.with_suffix(".md"), path.with_suffix(".png"))
+    table = "".join(f"| {line} |\n" for line in lines)
+    path.with_suffix(".md").write_text(table + "".join(f"\n{line}\n" for line in legend(columns)))
+    print(path, path.with_suffix(".md"))
+    if can_plot():
+        _plot(rungs, speed, path.with_suffix(".png"))
 
 
 def _plot(rungs: Sequence[Mapping], speed: str, path: Path) -> None:

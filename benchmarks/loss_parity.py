@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import torch
-from harness import describe_device, versions
+from harness import can_plot, describe_device, versions
 
 from benchmarks.reference.v2_autoencoder import PerceiverAutoencoder
 from benchmarks.reference.v2_denoiser import DiffusionTransformer
@@ -67,7 +67,8 @@ def main() -> None:
             "versions": versions(),
         }
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-        _plot(stages, arguments.json.with_suffix(".png"))
+        if can_plot():
+            _plot(stages, arguments.json.with_suffix(".png"))
 
 
 def _plot(stages: dict, path: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import describe_device, interleaved, versions
+from harness import can_plot, describe_device, interleaved, versions
 from transformers.modeling_outputs import BaseModelOutput
 
 from benchmarks import language_models
@@ -263,7 +263,8 @@ def main() -> None:
     print(*(sentence for told in result["validation"].values() for sentence in told), sep="\n")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
-        plot(result, options.json.with_suffix(".png"))
+        if can_plot():
+            plot(result, options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

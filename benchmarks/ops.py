@@ -24,6 +24,7 @@ import torch
 from harness import (
     add_device,
     add_precisions,
+    can_plot,
     chosen_device,
     copy_bandwidth,
     describe_device,
@@ -272,8 +273,9 @@ def main() -> None:
     if options.json:
         result = {"ops": kept_rows(options.json, machine, rows) + rows, "ceilings": ceilings} | machine
         options.json.write_text(json.dumps(result, indent=1) + "\n")
-        plot(result["ops"], options.json.with_suffix(".png"))
-        print(options.json, options.json.with_suffix(".png"))
+        print(options.json)
+        if can_plot():
+            plot(result["ops"], options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

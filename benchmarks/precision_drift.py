@@ -1,6 +1,6 @@
 """What a precision costs on a trained model: how far latents move from fp32, and how many tokens change.
 
-python benchmarks/precision_drift.py RUN_DIR [--precisions int8 ...] [--num-samples N] [--quality balanced]
+python benchmarks/precision_drift.py [RUN_DIR] [--precisions int8 ...] [--num-samples N] [--quality balanced]
     [--json FILE]
 
 All samples start from the same noise. ``drift`` is the root mean square of the difference over that of the fp32
@@ -10,11 +10,19 @@ The denoiser and the decoder are changed apart and together.
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from decode_throughput import agreement
-from harness import add_device, add_precisions, chosen_device, describe_device, versions
+from harness import (
+    add_device,
+    add_precisions,
+    available_precisions,
+    chosen_device,
+    describe_device,
+    versions,
+)
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -33,25 +41,18 @@ def tokens(pipe: TextDiffusionPipeline, sampled: SampledLatents, precision: str)
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_dir", type=Path)
-    add_device(parser)
-    add_precisions(parser, PRECISIONS, "default int8; on a GPU bf16")
-    parser.add_argument("--num-samples", type=int, default=256)
-    parser.add_argument("--quality", default="balanced")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args()
-    device = chosen_device(parser, options)
-    pipe = TextDiffusionPipeline.from_pretrained(options.run_dir).to(device)
+def drift_rows(
+    pipe: TextDiffusionPipeline, precisions: Iterable[str], num_samples: int, quality: str
+) -> list[dict]:
+    """Three rows a precision: of the denoiser alone, the decoder alone, and both."""
 
     def sample(precision: str) -> SampledLatents:
-        return pipe.sample(options.num_samples, quality=options.quality, precision=precision)
+        return pipe.sample(num_samples, quality=quality, precision=precision)
 
     exact = sample("fp32")
     wanted = tokens(pipe, exact, "fp32")
     rows = []
-    for precision in options.precisions or (["bf16"] if device == "cuda" else ["int8"]):
+    for precision in precisions:
         near = sample(precision)
         real = slice(None) if exact.mask is None else exact.mask
         difference = (near.latents - exact.latents)[real]
@@ -75,7 +76,24 @@ def main() -> None:
                     "texts_changed": (one != other).any(dim=1).float().mean().item(),
                 }
             )
-    table = Table(title=f"{options.num_samples} samples of {options.run_dir}, {options.quality}")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run_dir", type=Path, nargs="?", help="a finished run; default: the model that ships")
+    add_device(parser)
+    add_precisions(parser, PRECISIONS, "default: all that the device multiplies in by itself, but fp32")
+    parser.add_argument("--num-samples", type=int, default=256)
+    parser.add_argument("--quality", default="balanced")
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args()
+    device = chosen_device(parser, options)
+    pipe = TextDiffusionPipeline.from_pretrained(options.run_dir).to(device)
+    precisions = options.precisions or [name for name in available_precisions(device) if name != "fp32"]
+    name = options.run_dir.name if options.run_dir else "the model that ships"
+    rows = drift_rows(pipe, precisions, options.num_samples, options.quality)
+    table = Table(title=f"{options.num_samples} samples of {name}, {options.quality}")
     for column in rows[0]:
         table.add_column(column.replace("_", " "))
     for row in rows:
@@ -83,7 +101,7 @@ def main() -> None:
     Console().print(table)
     if options.json:
         result = {
-            "run": options.run_dir.name,
+            "run": name,
             "num_samples": options.num_samples,
             "quality": options.quality,
             "rows": rows,

@@ -7,12 +7,12 @@ python benchmarks/sample_throughput.py [--config paper-v2|paper-v1|small] [--num
 The models have the papers' sizes and random weights, the same in every rung. All rungs of a batch size run in
 turns. ``denoise`` is sampling latents, ``decode`` writing texts of them by beam search with the paper's rules,
 through ``generate`` of transformers in the published rungs; ``samples_per_s`` counts both, with as many steps as
-ran. ``drift`` is the root mean square of a rung's latents minus the published ones in fp32, from the same noise,
-over the root mean square of those, and ``tokens_changed`` the share of greedily decoded tokens that differ; random
-weights amplify both, precision_drift.py tells them of a trained model. ``time_to_first_s`` is the first call of all,
-with compilation and preparation. Under guidance a rung of each precision guides in the middle of the times alone
-(Kynkäänniemi et al. 2024): it computes something else, and its drift is that from guidance at all times. On a GPU
-the engine runs with Triton's kernels wherever there are any, and in fp32, bf16 and fp16 with its blocks compiled, too.
+ran. ``drift`` and ``tokens_changed`` say what a precision costs the model that ships (precision_drift.py), since
+random weights amplify every rounding; ``difference_from_published``, in the JSON alone, compares the latents of the
+random weights, and is small only in fp32. Shares of the ceiling are of a large matmul of torch, timed in the same run.
+Under guidance a rung of each precision guides in the middle of the times alone (Kynkäänniemi et al. 2024), which
+computes something else. On a GPU the engine runs with Triton's kernels wherever there are any, and in fp32, bf16 and
+fp16 with its blocks compiled, too; a rung that does not replay its CUDA graph is an error and gets no row.
 With --json a plot and a Markdown table are written beside the file.
 """
 
@@ -25,10 +25,11 @@ import torch
 from harness import (
     add_device,
     add_precisions,
+    added_peak_mib,
+    available_precisions,
     chosen_device,
     describe_device,
     interleaved,
-    peak_mib,
     product_rate,
     timed,
     versions,
@@ -36,13 +37,16 @@ from harness import (
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
+from benchmarks.graph_counts import CountedCall, counted_graphs, graph_fault
+from benchmarks.ladder import Rung, announce, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS, NUM_CLASSES, SamplingSetup, make_setup
+from benchmarks.precision_drift import drift_rows
 from benchmarks.remedies import REMEDIES, Remedies
 from benchmarks.text_decoding import TextDecoding
+from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.engine.engine import sample_latents
-from ld4lg_fast.engine.precision import PlainLinear, Tf32Linear
+from ld4lg_fast.engine.precision import Fp8Linear, PlainLinear, Tf32Linear
 from ld4lg_fast.engine.regional_compile import compile_regions
 from ld4lg_fast.engine.sampling_run import START_STREAM
 from ld4lg_fast.kernels import ops
@@ -51,19 +55,29 @@ from ld4lg_fast.kernels.backend import use_backend
 SEED = 0
 GUIDED_TIMES = (0.25, 0.75)
 COMPILED = ("fp32", "bf16", "fp16")  # whose products are torch's own on a GPU
-# The products that a precision's share of the ceiling is taken of; there is no plain product of int8 or fp8.
-DTYPES = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "int8": torch.float32,
-    "fp8": torch.bfloat16,
+DRIFT_SAMPLES = 32
+
+
+class _Int8Matmul(PlainLinear):
+    """torch's matmul of bytes, without scales."""
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return torch._int_mm(x, self.weight.t())
+
+
+# The large matmul that a precision's share of the ceiling is taken of.
+MATMULS: dict[str, tuple[torch.dtype, type]] = {
+    "fp32": (torch.float32, PlainLinear),
+    "tf32": (torch.float32, Tf32Linear),
+    "bf16": (torch.bfloat16, PlainLinear),
+    "fp16": (torch.float16, PlainLinear),
+    "int8": (torch.int8, _Int8Matmul),
+    "fp8": (torch.bfloat16, Fp8Linear),
 }
 COLUMNS = (
     *("name", "batch", "denoise_ms_per_step", "decode_ms_per_sample", "samples_per_s"),
-    *("speedup_vs_published", "speedup_vs_remedies", "share_of_ceiling"),
-    *("peak_mib", "time_to_first_s", "drift", "tokens_changed"),
+    *("speedup_vs_published", "speedup_vs_remedies", "share_of_ceiling", "share_of_bf16_ceiling"),
+    *("added_peak_mib", "time_to_first_s", "drift", "tokens_changed"),
 )
 
 
@@ -88,11 +102,14 @@ class Ladder:
             compile_regions(self.compiled.denoiser)
         self.lengths = setup.lengths(batch)
         self.class_id = 0 if setup.ours.denoiser.config.num_classes else None
+        self.errors: list[str] = []
 
-    def rungs(self, precisions: list[str]) -> list[Rung]:
+    def rungs(self, precisions: list[str], with_compile: bool = True) -> list[Rung]:
         found = [Rung("published", "fp32", False, self._published(Remedies()))]
         for precision in precisions:
             for name, remedies in REMEDIES.get(precision, {}).items():
+                if remedies.compile and not with_compile:
+                    continue
                 found.append(Rung(f"published + {name}", precision, False, self._published(remedies)))
         if "fp32" in precisions:
             found.append(Rung("engine, plain ops, fp32", "fp32", True, self._ours("fp32", "reference")))
@@ -101,7 +118,7 @@ class Ladder:
             if self.compiled is not None:
                 run = self._ours(precision, "triton")
                 found.append(Rung(f"engine, {precision}, Triton's kernels alone", precision, True, run))
-                if precision in COMPILED:
+                if precision in COMPILED and with_compile:
                     run = self._ours(precision, "auto", model=self.compiled)
                     found.append(Rung(f"engine, {precision}, compiled", precision, True, run))
             if self.guidance != 1.0:
@@ -146,7 +163,7 @@ class Ladder:
                     model or self.setup.ours,
                     self.batch,
                     sampler=self.setup.sampler,
-                    num_steps=self.num_steps,
+                    num_inference_steps=self.num_steps,
                     seed=SEED,
                     batch_size=self.batch,
                     guidance_scale=self.guidance,
@@ -165,7 +182,7 @@ class Ladder:
             self._published(Remedies(), steps)()
         return counter.get_total_flops() // steps
 
-    def drift(self, latents: Tensor, published: Tensor) -> float:
+    def difference(self, latents: Tensor, published: Tensor) -> float:
         """Root mean square difference over root mean square, at real positions."""
         real = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
         if self.lengths is not None:
@@ -174,21 +191,28 @@ class Ladder:
         difference = (latents.float() - published.float())[real]
         return (difference.square().mean() / published.float()[real].square().mean()).sqrt().item()
 
-    def measure(self, rungs: list[Rung], rounds: int, rates: dict[str, float]) -> list[dict]:
-        """One row a rung; drift is that from the first one where it is the published one."""
-        flops = self.flops_per_step()
-        first, drifts, peaks, changed = {}, {}, {}, {}
+    def measure(
+        self, rungs: list[Rung], rounds: int, rates: dict[str, float], drifts: dict[str, dict]
+    ) -> list[dict]:
+        """One row a rung; a graph that is not replayed is an error, and its rung has no row."""
+        with counted_graphs() as counts:
+            for rung in rungs:
+                rung.run = CountedCall(rung.run, counts)
+            return self._measure(rungs, rounds, rates, drifts)
+
+    def _measure(
+        self, rungs: list[Rung], rounds: int, rates: dict[str, float], drifts: dict[str, dict]
+    ) -> list[dict]:
+        flops = self.flops_per_step() * self.num_steps
+        first, peaks, differences = {}, {}, {}
         wanted = None
         for rung in rungs:
+            announce(rung)
             first[rung.name], latents = timed(rung.run, self.device)
             wanted = latents if wanted is None else wanted
-            drifts[rung.name] = changed[rung.name] = None
-            if rungs[0].name == "published":
-                drifts[rung.name] = self.drift(latents, wanted)
-                changed[rung.name] = self.decoding.tokens_changed(
-                    latents, wanted, self.lengths, rung.precision
-                )
-            peaks[rung.name] = peak_mib(rung.run, self.device)
+            compared = rungs[0].name == "published"
+            differences[rung.name] = self.difference(latents, wanted) if compared else None
+            peaks[rung.name] = added_peak_mib(rung.run, self.device)
             print(f"{rung.name}: first call {first[rung.name]:.1f} s", flush=True)
         decode = self.decoding.seconds(
             wanted, {rung.precision if rung.ours else "published" for rung in rungs}
@@ -197,6 +221,9 @@ class Ladder:
         gains = speedups(rungs, {name: timing.median for name, timing in timings.items()})
         rows = []
         for rung in rungs:
+            if fault := self._graph_fault(rung):
+                self.errors.append(fault)
+                continue
             timing = timings[rung.name]
             decoder = rung.precision if rung.ours else "published"
             rows.append(
@@ -212,14 +239,38 @@ class Ladder:
                     "decode_ms_per_sample": decode[decoder] / self.batch * 1e3,
                     "samples_per_s": self.batch / (timing.median + decode[decoder]),
                     **gains[rung.name],
-                    "share_of_ceiling": flops * self.num_steps / rates[rung.precision] / timing.median,
-                    "peak_mib": peaks[rung.name],
+                    "share_of_ceiling": flops / rates[rung.precision] / timing.median,
+                    "share_of_bf16_ceiling": flops / rates["bf16"] / timing.median
+                    if "bf16" in rates
+                    else None,
+                    "added_peak_mib": peaks[rung.name],
                     "time_to_first_s": first[rung.name] + decode[decoder],
-                    "drift": drifts[rung.name],
-                    "tokens_changed": changed[rung.name],
+                    "difference_from_published": differences[rung.name],
+                    "graph_captures": rung.run.last.captures,
+                    "graph_replays": rung.run.last.replays,
+                    **(drifts[rung.precision] if rung.ours else dict.fromkeys(("drift", "tokens_changed"))),
                 }
             )
         return rows
+
+    def _graph_fault(self, rung: Rung) -> str | None:
+        """Of every batch the first step of a kind is captured, and all others are replayed."""
+        if not (rung.ours and self.device == "cuda"):
+            return None
+        kinds = 2 if "guided only" in rung.name else 1
+        name = f"{rung.name}, batch {self.batch}"
+        return graph_fault(name, rung.run.last, kinds, max(0, self.num_steps - kinds))
+
+
+def trained_drifts(device: str, precisions: list[str]) -> dict[str, dict]:
+    """``drift`` and ``tokens_changed`` of the model that ships, by precision."""
+    pipe = TextDiffusionPipeline.from_pretrained().to(device)
+    rows = drift_rows(pipe, [name for name in precisions if name != "fp32"], DRIFT_SAMPLES, "balanced")
+    return {"fp32": {"drift": 0.0, "tokens_changed": 0.0}} | {
+        row["precision"]: {name: row[name] for name in ("drift", "tokens_changed")}
+        for row in rows
+        if row["part"] == "both"
+    }
 
 
 def main() -> None:
@@ -231,7 +282,8 @@ def main() -> None:
     parser.add_argument(
         "--guidance", type=float, default=1.0, help="guidance scale; not 1 makes the model class-conditional"
     )
-    add_precisions(parser, DTYPES, "default fp32; on a GPU fp32 bf16 fp8")
+    add_precisions(parser, MATMULS, "default: all that the device multiplies in by itself")
+    parser.add_argument("--without-compile", action="store_true", help="leave out what takes long to compile")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these rungs")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
     parser.add_argument(
@@ -243,32 +295,34 @@ def main() -> None:
         parser.error("the published recipe v1 has no guidance; leave --guidance out")
     on_gpu = device == "cuda"
     steps = options.num_inference_steps or (50 if on_gpu else 4)
-    precisions = options.precisions or (["fp32", "bf16", "fp8"] if on_gpu else ["fp32"])
+    precisions = options.precisions or available_precisions(device)
     setup = make_setup(options.config, device, NUM_CLASSES if options.guidance != 1.0 else 0)
     decoding = TextDecoding(setup, options.config, device)
-    rates = {
-        name: product_rate(device, DTYPES[name], Tf32Linear if name == "tf32" else PlainLinear)
-        for name in {"fp32", *precisions}
-    }
-    rungs = []
+    rates = {name: product_rate(device, *MATMULS[name]) for name in ["fp32", *precisions]}
+    drifts = trained_drifts(device, precisions)
+    rungs, errors = [], []
     for batch in options.batch_sizes or ([1, 256] if on_gpu else [1, 8]):
         ladder = Ladder(setup, decoding, batch, steps, options.guidance, device)
-        found = {rung.name: rung for rung in ladder.rungs(precisions)}
+        found = {rung.name: rung for rung in ladder.rungs(precisions, not options.without_compile)}
         for name in options.only or ():
             if name not in found:
                 parser.error(f"unknown rung {name!r}; choose among {', '.join(map(repr, found))}")
         wanted = [rung for name, rung in found.items() if name in (options.only or found)]
-        rungs += ladder.measure(wanted, options.rounds, rates)
+        rungs += ladder.measure(wanted, options.rounds, rates, drifts)
+        errors += ladder.errors
     print_ladder(rungs, COLUMNS, f"{options.config}, {steps} steps, guidance {options.guidance:g}, {device}")
     result = {
         "config": options.config,
         "rungs": rungs,
+        "errors": errors,
         "ceilings": {f"product_tflop_per_s_{name}": rate / 1e12 for name, rate in rates.items()},
         "device": describe_device(device),
         "versions": versions(),
     }
     if options.json:
         write_ladder(result, COLUMNS, "speedup_vs_published", options.json)
+    if errors:
+        raise SystemExit("\n".join(errors))
 
 
 if __name__ == "__main__":

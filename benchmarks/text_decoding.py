@@ -4,17 +4,16 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from decode_throughput import agreement, published, random_model
+from decode_throughput import published, random_model
 from harness import interleaved
 from torch import Tensor
 
 from benchmarks.paper_models import SamplingSetup
-from ld4lg_fast.decoding import NO_RULES, DecodingConfig, generate_ids
+from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 
 MAX_LENGTH, ROUNDS = 32, 3
 BEAM = DecodingConfig(max_length=MAX_LENGTH)
-GREEDY = DecodingConfig("greedy", MAX_LENGTH, min_length=0, **NO_RULES)
 
 
 class TextDecoding:
@@ -43,18 +42,3 @@ class TextDecoding:
         with torch.no_grad():
             timings = interleaved(runs, self.device, ROUNDS, round_seconds=0)
         return {name: timing.median for name, timing in timings.items()}
-
-    def tokens_changed(
-        self, latents: Tensor, wanted: Tensor, lengths: Tensor | None, precision: str
-    ) -> float:
-        """Share of greedy tokens that differ between latents in a precision and the wanted ones in fp32."""
-        mask = None
-        if lengths is not None:
-            mask = torch.arange(latents.shape[1], device=self.device) < lengths.to(self.device)[:, None]
-        found = [
-            generate_ids(
-                self.lm, self.states(z.float()), replace(GREEDY, precision=chosen), MAX_LENGTH, mask=mask
-            )
-            for z, chosen in ((latents, precision), (wanted, "fp32"))
-        ]
-        return 1 - agreement(*found)

@@ -20,17 +20,19 @@ import torch
 from harness import (
     add_device,
     add_precisions,
+    added_peak_mib,
     chosen_device,
     describe_device,
+    has_bf16,
     interleaved,
-    peak_mib,
     product_rate,
     return_freed_memory,
     timed,
     versions,
 )
 
-from benchmarks.ladder import Rung, print_ladder, speedups, write_ladder
+from benchmarks.graph_counts import CountedCall, counted_graphs, graph_fault
+from benchmarks.ladder import Rung, announce, print_ladder, speedups, write_ladder
 from benchmarks.paper_models import CONFIGS
 from benchmarks.remedies import REMEDIES, Lent, Remedies
 from benchmarks.training_models import STAGES, STEPS, OneProcess, TrainingSetup
@@ -46,7 +48,7 @@ PAPER_TEXTS = {"autoencoder": 50_000 * 256, "diffusion": 250_000 * 128}
 PAPER_BATCH = {"autoencoder": 256, "diffusion": 128}
 COLUMNS = (
     *("name", "stage", "batch", "samples_per_s", "steps_per_s", "speedup_vs_published"),
-    *("speedup_vs_remedies", "mfu", "peak_mib", "first_call_s", "paper_hours"),
+    *("speedup_vs_remedies", "mfu", "added_peak_mib", "first_call_s", "paper_hours"),
 )
 
 
@@ -58,6 +60,7 @@ class Ladder:
         self.stage, self.batch, self.device = stage, batch, device
         self.train_step = self._make_train_step()
         self.steps_done = 0
+        self.errors: list[str] = []
 
     def _make_train_step(self, cuda_graph: bool = False) -> TrainStep:
         device, options = torch.device(self.device), replace(self.setup.options, cuda_graph=cuda_graph)
@@ -122,13 +125,20 @@ class Ladder:
         return counter.get_total_flops()
 
     def measure(self, rungs: list[Rung], rounds: int, rates: dict[str, float]) -> list[dict]:
-        """One row a rung."""
+        """One row a rung; a graph that is not replayed is an error, and its rung has no row."""
+        with counted_graphs() as counts:
+            for rung in rungs:
+                rung.run = CountedCall(rung.run, counts)
+            return self._measure(rungs, rounds, rates)
+
+    def _measure(self, rungs: list[Rung], rounds: int, rates: dict[str, float]) -> list[dict]:
         flops = self.flops()
         first, peaks = {}, {}
         for rung in rungs:
             self.use_memory_as(rung)
+            announce(rung)
             first[rung.name], _ = timed(rung.run, self.device)
-            peaks[rung.name] = peak_mib(rung.run, self.device)
+            peaks[rung.name] = added_peak_mib(rung.run, self.device)
             print(f"{self.stage}, {rung.name}: first call {first[rung.name]:.1f} s", flush=True)
         named = {rung.name: rung for rung in rungs}
         functions = {name: rung.run for name, rung in named.items()}
@@ -138,6 +148,9 @@ class Ladder:
         gains = speedups(rungs, {name: timing.median for name, timing in timings.items()})
         rows = []
         for rung in rungs:
+            if rung.name.endswith(", graph") and (fault := graph_fault(rung.name, rung.run.last, 0, STEPS)):
+                self.errors.append(f"{self.stage}, {fault}")
+                continue
             timing = timings[rung.name]
             speed = STEPS * self.batch / timing.median
             rows.append(
@@ -152,7 +165,9 @@ class Ladder:
                     "steps_per_s": STEPS / timing.median,
                     **gains[rung.name],
                     "mfu": flops / timing.median / rates[rung.precision],
-                    "peak_mib": peaks[rung.name],
+                    "added_peak_mib": peaks[rung.name],
+                    "graph_captures": rung.run.last.captures,
+                    "graph_replays": rung.run.last.replays,
                     "first_call_s": first[rung.name],
                     "paper_hours": PAPER_TEXTS[self.stage] / speed / 3600,
                 }
@@ -182,24 +197,27 @@ def main() -> None:
             parser.error("recipe v1 trains no autoencoder; use --stage diffusion")
         print("recipe v1 trains no autoencoder: diffusion alone is measured")
         stages = ("diffusion",)
-    has_bf16 = device == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16")
-    precisions = options.precisions or ["fp32", *["bf16"] * bool(has_bf16)]
+    precisions = options.precisions or ["fp32", *["bf16"] * has_bf16(device)]
     rates = {name: product_rate(device, DTYPES[name]) for name in {"fp32", *precisions}}
-    rungs = []
+    rungs, errors = [], []
     for stage in stages:
         batch = options.batch_size or (PAPER_BATCH[stage] if device == "cuda" else 8)
         ladder = Ladder(options.config, stage, batch, device)
         rungs += ladder.measure(ladder.rungs(precisions, not options.without_compile), options.rounds, rates)
+        errors += ladder.errors
     print_ladder(rungs, COLUMNS, f"training, {options.config}, {device}")
     result = {
         "config": options.config,
         "rungs": rungs,
+        "errors": errors,
         "ceilings": {f"product_tflop_per_s_{name}": rate / 1e12 for name, rate in rates.items()},
         "device": describe_device(device),
         "versions": versions(),
     }
     if options.json:
         write_ladder(result, COLUMNS, "speedup_vs_published", options.json)
+    if errors:
+        raise SystemExit("\n".join(errors))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+import yaml
 from torch import Tensor, nn
 
 from benchmarks.language_models import random_bart
@@ -16,7 +16,7 @@ from benchmarks.paper_models import SamplingSetup, corpus_lengths, make_setup
 from benchmarks.reference.training import Trainer, autoencoder_loss, diffusion_loss
 from benchmarks.reference.v2_autoencoder import PerceiverAutoencoder
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING
+from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION
 from ld4lg_fast.data import TokenizedTexts, collate
 from ld4lg_fast.models import parameter_names
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
@@ -94,7 +94,9 @@ class TrainingSetup:
             perceiver = parameter_names.load_perceiver(self.perceiver.state_dict(), l2_normalize=False)
             tokenizer = SimpleNamespace(pad_token_id=PAD)
             autoencoder = LanguageAutoencoder(self.lm, tokenizer, perceiver, MAX_LEN, freeze_lm=True)
-            return AutoencoderStage(autoencoder.train(), self.tokens, [], session, smoothing=NO_SMOOTHING)
+            return AutoencoderStage(
+                autoencoder.train(), self.tokens, [], session, augmentation=NO_AUGMENTATION
+            )
         model = self.setup.ours.train()
         shape = (len(self.tokens), model.denoiser.config.max_len, model.denoiser.config.dim_latent)
         lengths = self.tokens.lengths if model.diffusion.discrete else None
@@ -116,6 +118,8 @@ def _random_texts(number: int, vocab_size: int) -> TokenizedTexts:
 
 
 def _paper_options(batch: int) -> TrainOptions:
-    with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
-        config = compose("train", ["model=base", *(f"train.{s}.batch_size={batch}" for s in STAGES)])
-    return read_options(OmegaConf.to_container(config.train, resolve=True))
+    """The ``train`` section as the package has it, which are the paper's numbers; read without Hydra."""
+    section = yaml.safe_load((files("ld4lg_fast.configs") / "train.yaml").read_text("utf-8"))["train"]
+    for stage in STAGES:
+        section[stage]["batch_size"] = batch
+    return read_options(section)

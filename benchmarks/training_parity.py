@@ -15,7 +15,7 @@ from benchmarks.reference.v2_denoiser import DiffusionTransformer
 from benchmarks.reference.v2_diffusion import GaussianDiffusion
 from benchmarks.training_models import PAD, OneProcess
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING
+from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION
 from ld4lg_fast.data import TokenizedTexts, collate
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.models import parameter_names
@@ -64,7 +64,9 @@ class Parity:
         perceiver = parameter_names.load_perceiver(self.perceiver.state_dict(), l2_normalize=False)
         autoencoder = LanguageAutoencoder(self.lm, self.tokenizer, perceiver, MAX_LEN, freeze_lm=True)
         if name == "autoencoder":
-            return AutoencoderStage(autoencoder.train(), self.tokens, [], session, smoothing=NO_SMOOTHING)
+            return AutoencoderStage(
+                autoencoder.train(), self.tokens, [], session, augmentation=NO_AUGMENTATION
+            )
         model = LatentDiffusion(
             parameter_names.load_denoiser(self.network.state_dict(), dropout=0.0), V2_RECIPE
         )

@@ -1,7 +1,7 @@
-"""The text decoder as ONNX graphs: its caches are written in place, shared by beams and never reordered.
+"""The text decoder as ONNX graphs. Its caches are written in place, shared by beams and never reordered.
 
-The scheme is that of `ld4lg_fast.decoding.stack`: the beams of a sentence attend to the cache of all of them, and
-``bias`` says which slots are a beam's own past.
+As in `ld4lg_fast.decoding.stack`, the beams of a sentence attend to the cache of all of them, and ``bias`` selects
+the slots of a beam's own past.
 
 Letters: S sentences, W beams, T cached tokens, N latent positions, d latent width, H heads, K head width,
 V vocabulary.
@@ -50,7 +50,7 @@ class DecoderStep(nn.Module):
         mask: Tensor | None = None,
     ) -> list[Tensor]:
         """``past`` (S, H, T, W, K) and ``cross`` (S, H, N, K): key, value, key, value, … of each layer. The tokens
-        stand at ``position`` (1,) < T; ``bias`` (S, W, T·W) is 0 where a beam sees that slot of ``past``, else -inf.
+        are at ``position`` (1,) < T; ``bias`` (S, W, T·W) is 0 where a beam sees that slot of ``past``, else -inf.
         ``mask`` (S, N): recipe v1's real positions."""
         decoder, dtype = self.decoder, past[0].dtype
         bias = bias[:, None].to(dtype)

@@ -46,7 +46,7 @@ PRECISIONS = {
     "int8": torch.float32,  # quantised after the export
 }
 
-# Generation settings that the runtime does not have, and the value at which they do nothing.
+# Generation settings that the runtime lacks, with the value that disables them.
 _FOREIGN_SETTINGS = {
     "sequence_bias": None,
     "encoder_repetition_penalty": 1.0,
@@ -69,9 +69,9 @@ def export_run(
 ) -> Path:
     """Writes ``out_dir``: graphs, tokenizer, config, and the runtime with its command ``generate.py``.
 
-    The folder appears whole or not at all. ``say`` is told in sentences how far the graphs are from PyTorch; those
-    of int8 are checked as float32 first, so that what is told afterwards is the cost of int8 alone, and those of
-    bfloat16, which no CPU runs, as float32 only.
+    The folder appears complete or not at all. ``say`` gets sentences with the differences of the graphs from PyTorch.
+    int8 graphs are checked in float32 first, so that their difference shows the cost of int8 alone; bfloat16 graphs
+    are checked in float32 only, since onnxruntime does not run them on a CPU.
 
     Args:
         precision: ``fp32``; ``fp16`` or ``bf16`` for GPUs; ``int8`` (dynamic, per channel).
@@ -79,8 +79,8 @@ def export_run(
 
     Raises:
         ConfigError: an unknown precision, a folder that is not empty, a language model that cannot be exported.
-        CheckpointError: ``run_dir`` is no finished run.
-        ValidationError: a graph computes something else than the model.
+        CheckpointError: ``run_dir`` is not a finished run.
+        ValidationError: a graph differs from the model.
     """
     out_dir = Path(os.path.abspath(out_dir))
     name = precision_name(precision)
@@ -104,7 +104,7 @@ def export_run(
         raise ConfigError(
             f"{out_dir} cannot be written ({error.strerror}); free some space there or choose another folder."
         ) from error
-    except RuntimeInputError as error:  # what the runtime would refuse
+    except RuntimeInputError as error:  # a value that the runtime refuses
         raise ConfigError(f"{run_dir} cannot be exported: {error}") from error
     return out_dir
 
@@ -132,12 +132,12 @@ def _write_folder(
     _write_runtime(folder)
     _write_config(folder, config)
     if precision != "bfloat16":
-        OnnxTextDiffusion(folder, ["CPUExecutionProvider"])  # what is written can be read
+        OnnxTextDiffusion(folder, ["CPUExecutionProvider"])  # the folder can be loaded
 
 
 def _write_graphs(pipe: TextDiffusionPipeline, precision: str, folder: Path) -> None:
     plain = copy.deepcopy(pipe).to(dtype=PRECISIONS[precision])
-    # Fewer and plainer operations than what fused attention is taken apart into.
+    # Eager attention exports to fewer and simpler operations than fused attention.
     plain.autoencoder.lm.set_attn_implementation("eager")
     with backend.use_backend("reference"):
         models = {graph.name: to_onnx(graph) for graph in make_graphs(plain)}
@@ -145,7 +145,7 @@ def _write_graphs(pipe: TextDiffusionPipeline, precision: str, folder: Path) -> 
 
 
 def _write_runtime(folder: Path) -> None:
-    """The runtime's sources, and the command and the page that come with them."""
+    """Copies the runtime's sources, ``generate.py`` and ``README.md``."""
     sources = Path(runtime.__file__).parent
     shutil.copytree(sources, folder / RUNTIME, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("generate.py", "README.md"):
@@ -154,7 +154,7 @@ def _write_runtime(folder: Path) -> None:
 
 
 def _write_config(folder: Path, config: FolderConfig) -> None:
-    """``config.json``, with sizes and checksums of all files that are there."""
+    """Writes ``config.json`` with sizes and checksums of all files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
     sizes = {name: path.stat().st_size for name, path in zip(names, files, strict=True)}
@@ -165,10 +165,10 @@ def _write_config(folder: Path, config: FolderConfig) -> None:
 
 
 def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
-    """All that the runtime has to know beside the graphs, for ``config.json``; the files are not there yet.
+    """The content of ``config.json``, without sizes and checksums of files.
 
     Raises:
-        ConfigError: a setting of the language model that the runtime does not follow.
+        ConfigError: a setting of the language model that the runtime does not support.
         CheckpointError: recipe v1 without the lengths of its training texts.
         RuntimeInputError: a value that the runtime would refuse.
     """
@@ -178,7 +178,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
         raise CheckpointError(
             "The lengths of this model's training texts are unknown; its run directory needs a statistics.json."
         )
-    # Without a class: the null class where it was trained (recipe v1: always), else drawn.
+    # Default class: the null class if it was trained (recipe v1: always), else a sampled one.
     null_by_default = diffusion.discrete or diffusion.class_drop_prob > 0
     content = {
         "format": FORMAT,
@@ -221,7 +221,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
 def schedule_levels(
     schedule: ContinuousSchedule | DiscreteSchedule, learned_times: list[float] | None
 ) -> dict:
-    """What the runtime's `sampling_grid` computes any number of steps from."""
+    """The arguments of the runtime's `sampling_grid` for any number of steps."""
     levels = {"name": schedule.name, "learned_times": learned_times}
     if isinstance(schedule, DiscreteSchedule):
         return levels | {"alphas_cumprod": schedule.alphas_cumprod.tolist()}
@@ -229,9 +229,9 @@ def schedule_levels(
 
 
 def own_decoding(decoding: DecodingConfig) -> dict:
-    """How the run's texts are decoded where nobody says otherwise; what it leaves to the language model is left out."""
+    """The run's own default decoding settings, without those of the language model."""
     settings = asdict(decoding) | decoding.rules
-    del settings["precision"]  # of PyTorch's products
+    del settings["precision"]  # of PyTorch's matmuls
     return {name: value for name, value in settings.items() if value is not None}
 
 
@@ -239,7 +239,7 @@ def generation_settings(lm: PreTrainedModel) -> dict:
     """The language model's own rules, under the names of the runtime's `DecodingRules`.
 
     Raises:
-        ConfigError: a setting that the runtime does not follow.
+        ConfigError: a setting that the runtime does not support.
     """
     settings = lm.generation_config
     for name, idle in _FOREIGN_SETTINGS.items():
@@ -263,5 +263,5 @@ def generation_settings(lm: PreTrainedModel) -> dict:
 
 
 def _single(token: int | list[int] | None) -> int | list[int] | None:
-    """transformers takes a list of one token for that token."""
+    """In transformers, a list of one token means that token."""
     return token[0] if isinstance(token, list) and len(token) == 1 else token

@@ -1,4 +1,4 @@
-"""What becomes an ONNX graph: a module with example inputs, dynamic axes and names."""
+"""A module with example inputs, dynamic axes and names, to be exported as an ONNX graph."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Graph:
     """A module, example ``inputs`` for its ``forward`` (tensors or lists of them), and the names of its outputs.
 
-    ``axes`` gives the dynamic axes of each input a name; equal names are equal sizes. Sizes in the example differ
-    where names do, so that the exporter never takes two axes for one.
+    ``axes`` names the dynamic axes of each input; axes of the same name have the same size. Axes of different names
+    have different sizes in the example, so that the exporter does not merge them.
     """
 
     name: str
@@ -20,7 +20,7 @@ class Graph:
     outputs: list[str]
 
     def input_names(self) -> list[str]:
-        """One name for each tensor: those of a cache are ``past.0.key``, ``past.0.value``, ``past.1.key``, …"""
+        """One name for each tensor. A cache has ``past.0.key``, ``past.0.value``, ``past.1.key``, …"""
         names = []
         for name, value in self.inputs.items():
             if name == "source":

@@ -27,7 +27,7 @@ FAMILIES = ("bart", "t5", "mt5")
 
 
 class DenoiserV2(nn.Module):
-    """`DiffusionTransformer` with switches in place of left-out arguments."""
+    """`DiffusionTransformer` with boolean inputs instead of optional arguments."""
 
     def __init__(self, denoiser: DiffusionTransformer) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class DenoiserV2(nn.Module):
         source_mask: Tensor | None = None,
         has_source: Tensor | None = None,
     ) -> Tensor:
-        """``has_self_cond`` (1,) and ``has_source`` (B,) bool choose the learned vectors where they are False;
-        ``source`` are the keys and values of `SourceEncoder`."""
+        """``has_self_cond`` (1,) and ``has_source`` (B,) bool select the learned vectors where False;
+        ``source`` has the keys and values of `SourceEncoder`."""
         network = self.denoiser
         if x_self_cond is not None and has_self_cond is not None:
             x_self_cond = torch.where(has_self_cond, x_self_cond, network.init_self_cond.float())
@@ -63,7 +63,7 @@ class DenoiserV2(nn.Module):
 
 
 class DenoiserV1(nn.Module):
-    """`DiffusionTransformerV1` with a switch in place of a left-out self-condition."""
+    """`DiffusionTransformerV1` with a boolean input instead of an optional self-condition."""
 
     def __init__(self, denoiser: DiffusionTransformerV1) -> None:
         super().__init__()
@@ -78,12 +78,12 @@ class DenoiserV1(nn.Module):
         has_self_cond: Tensor | None = None,
         class_id: Tensor | None = None,
     ) -> Tensor:
-        """Inputs as those of `DenoiserV2`, and the mask (B, N) of real positions; output elsewhere means nothing."""
+        """Inputs of `DenoiserV2` and the mask (B, N) of real positions; the output is undefined elsewhere."""
         network = self.denoiser
         conditions = network.conditions(z_t.shape[:2], mask, class_id=class_id)
         if x_self_cond is None or has_self_cond is None:
             return network.run_blocks(z_t, network.modulate(time), conditions).float()
-        # The learned token stands in the first place, and the other places are masked.
+        # The learned token is at the first position, and the other positions are masked.
         real = _or_first(mask, has_self_cond)
         if class_id is not None:
             real = torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
@@ -103,7 +103,7 @@ class DenoiserV1(nn.Module):
 
 
 def _or_first(mask: Tensor, given: Tensor) -> Tensor:
-    """The mask (B, N) where ``given``, elsewhere the first place alone (onnxruntime has no Where of booleans)."""
+    """The mask (B, N) where ``given``, else the first position only (onnxruntime has no Where of booleans)."""
     first = torch.arange(mask.shape[1]) == 0
     return (mask & given) | (first & ~given)
 

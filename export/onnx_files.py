@@ -18,8 +18,8 @@ from ld4lg_fast.export.graphs import Graph
 
 OPSET = 20
 WEIGHTS = "weights.bin"
-ALIGNMENT = 4096  # a page, so that the weights can be mapped into memory
-SMALL = 1024  # bytes that stay inside the graph
+ALIGNMENT = 4096  # a memory page, so that the weights can be mapped
+SMALL = 1024  # bytes; smaller tensors stay inside the graph
 
 
 def to_onnx(graph: Graph) -> ModelProto:
@@ -43,14 +43,14 @@ def to_onnx(graph: Graph) -> ModelProto:
         )
     model = program.model_proto  # type: ignore[union-attr]  # None is for the other exporter
     for entry in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.initializer):
-        del entry.metadata_props[:]  # where in Python it came from
+        del entry.metadata_props[:]  # its origin in Python
     _fold_transposes(model)
     return model
 
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Without the warnings of a tool, none of which a user can do anything about."""
+    """Hides a tool's warnings, which are of no use to users."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -60,7 +60,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 
 
 def _fold_transposes(model: ModelProto) -> None:
-    """Stores a weight that is only used transposed in that form, so that loading it costs no work."""
+    """Stores weights that are only used transposed in that form, so that loading does not transpose them."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     uses = Counter(name for node in model.graph.node for name in node.input)
     for node in list(model.graph.node):
@@ -73,10 +73,10 @@ def _fold_transposes(model: ModelProto) -> None:
 
 
 def quantize(model: ModelProto) -> ModelProto:
-    """Matrix products with constant weights to 8 bits: weights once per output channel, inputs at run time.
+    """Quantizes matmuls with constant weights to 8 bits: weights per output channel, inputs at run time.
 
-    Weights have seven bits: then signed ones, whose products VNNI computes twice as fast as those of unsigned ones,
-    do not saturate on CPUs with AVX2 alone.
+    Weights have seven bits, so that signed weights, which VNNI multiplies twice as fast as unsigned ones, do not
+    saturate on CPUs with AVX2 only.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -1,4 +1,4 @@
-"""The hidden folder in which an export is made until it is whole; what killed exports left behind is swept."""
+"""The hidden folder of an export until it is complete. Deletes the folders that killed exports left."""
 
 import fcntl
 import os
@@ -14,10 +14,10 @@ from ld4lg_fast.errors import ConfigError
 
 @contextmanager
 def staging_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside ``target``, for what will take its name; it is gone afterwards, however this ends.
+    """A new folder beside ``target``, deleted in the end; the caller renames its content to ``target``.
 
-    One process at a time writes a target, by a lock that the system drops with the process. So whoever holds it may
-    delete the folders of earlier ones, which were killed.
+    A lock, which the system releases when a process ends, lets one process at a time write a target. The process with
+    the lock deletes the folders of earlier ones that were killed.
 
     Raises:
         ConfigError: another process writes the target.
@@ -33,7 +33,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _lock(path: Path, target: Path) -> Iterator[None]:
-    """Holds the lock on a file that is there only meanwhile."""
+    """Holds a lock on a file that exists only meanwhile."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -45,7 +45,7 @@ def _lock(path: Path, target: Path) -> Iterator[None]:
             ) from error
         if _lies_at(file, path):
             break
-        os.close(file)  # of one that has just ended
+        os.close(file)  # deleted by a process that has just ended
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Exported graphs against the unpatched eager model, on random inputs of several shapes.
+"""Compares exported graphs with the unpatched eager model on random inputs of several shapes.
 
 Letters: B batch, N latent positions, T tokens, M source length.
 """
@@ -18,8 +18,8 @@ from ld4lg_fast.export.runtime.session import Session
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
-# Largest difference, relative to the largest value where that is above 1. int8's is told and not judged: it
-# depends on the model what it costs.
+# Largest difference allowed, relative to the largest value if that is above 1. That of int8 depends on the model: it is
+# reported only.
 LIMITS = {"float32": 1e-4, "float16": 2e-2, "int8": float("inf")}
 
 SHAPES = ((1, 3), (4, 9))  # B, T and M
@@ -29,14 +29,14 @@ Check = tuple[str, Tensor, Tensor]  # name, got, wanted
 
 
 class ValidationError(LD4LGError):
-    """A graph computes something else than the model that it was made of."""
+    """A graph differs from the model that it was exported from."""
 
 
 @torch.no_grad()
 def validate_folder(
     folder: Path, pipe: TextDiffusionPipeline, precision: str, say: Callable[[str], None]
 ) -> None:
-    """Runs every graph of a folder on the CPU beside ``pipe`` (float32), and says how far they are apart.
+    """Runs every graph of a folder on the CPU beside ``pipe`` (float32), and reports their differences.
 
     Raises:
         ValidationError: a tensor that is not finite or differs by more than the precision's entry in `LIMITS`.
@@ -47,8 +47,8 @@ def validate_folder(
         for check in (_denoiser, _decoder):
             for name, got, wanted in check(folder, pipe, generator):
                 worst[name] = max(worst.get(name, 0.0), _difference(name, got, wanted, LIMITS[precision]))
-    told = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
-    say(f"Largest relative difference from PyTorch ({precision}): {told}.")
+    differences = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
+    say(f"Largest relative difference from PyTorch ({precision}): {differences}.")
 
 
 def _difference(name: str, got: Tensor, wanted: Tensor, limit: float) -> float:
@@ -67,7 +67,7 @@ def _difference(name: str, got: Tensor, wanted: Tensor, limit: float) -> float:
 
 
 def _denoiser(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generator) -> Iterator[Check]:
-    """One evaluation, with the source text's graph before it where there is one."""
+    """One evaluation, after the graph of the source text if there is one."""
     session, network = Session(folder, "denoiser", ["CPUExecutionProvider"]), pipe.model.denoiser
     config, discrete = network.config, pipe.model.diffusion.discrete
     for (batch, source_length), known in itertools.product(SHAPES, (False, True)):
@@ -113,7 +113,7 @@ def _random_mask(batch: int, length: int, generator: torch.Generator) -> Tensor:
 
 
 def _decoder(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generator) -> Iterator[Check]:
-    """The whole path from latents to logits, token by token, with rows that change their order on the way."""
+    """The whole path from latents to logits, token by token, with beams that change their order."""
     names = ("latents", "decoder", "cache")
     to_cache, step, growth = (Session(folder, name, ["CPUExecutionProvider"]) for name in names)
     autoencoder = pipe.autoencoder

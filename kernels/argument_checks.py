@@ -1,7 +1,7 @@
-"""What operations ask of their arguments alike: one device, numbers that fit, indices within a range.
+"""Argument checks that operations share: devices, integers, ranges of indices.
 
-A check of shapes, dtypes and numbers reads no tensor's memory. What a CPU tensor holds is looked at by `check_within`;
-on other devices nobody waits for it, and the kernels pass over what is out of range.
+Checks of shapes, dtypes and numbers read no tensor elements. `check_within` reads those of CPU tensors; on other
+devices reading would block the host, so the kernels skip indices that are out of range.
 """
 
 from numbers import Integral
@@ -14,10 +14,10 @@ FLOAT32_MIN, FLOAT32_MAX = torch.finfo(torch.float32).tiny, torch.finfo(torch.fl
 
 
 def check_device(names: str, first: Tensor, *others: Tensor | None) -> None:
-    """Refuses tensors that are not all on the device of the first; ``names`` are theirs.
+    """Refuses tensors on another device than the first; ``names`` are those of all tensors.
 
     Raises:
-        ValueError: naming the two.
+        ValueError: naming the tensor and both devices.
     """
     if first.is_cpu:
         for tensor in others:
@@ -32,7 +32,7 @@ def check_device(names: str, first: Tensor, *others: Tensor | None) -> None:
 
 
 def check_integer(name: str, value: int, low: int = 0, high: int = INT64_MAX) -> None:
-    """Refuses what is not a whole number from ``low`` to ``high``, which numbers beyond 64 bits never are.
+    """Refuses anything but an integer from ``low`` to ``high``.
 
     Raises:
         ValueError: naming it.
@@ -42,7 +42,7 @@ def check_integer(name: str, value: int, low: int = 0, high: int = INT64_MAX) ->
 
 
 def check_within(name: str, values: Tensor, low: int, high: int, besides: str = "") -> None:
-    """Refuses indices out of a range, for tensors on a CPU; ``besides`` says what else they may be.
+    """Refuses indices out of a range, for tensors on a CPU; the message ends with ``besides``.
 
     Raises:
         IndexError: naming one.

@@ -1,8 +1,8 @@
 """Which implementation of the operations runs: ``reference`` | ``native`` | ``triton``.
 
 ``reference`` is plain PyTorch and runs everywhere. ``native`` is the C++ library for CPU tensors, ``triton``
-the GPU kernels. The default, ``auto``, takes the kernels of the tensors' device where they can run and the
-reference otherwise; a backend that is asked for by name runs or raises `BackendUnavailableError`.
+the GPU kernels. The default, ``auto``, uses the kernels of the tensors' device where they can run and the
+reference otherwise; a backend requested by name runs or raises `BackendUnavailableError`.
 
 With ``TRITON_INTERPRET=1`` in the environment, Triton interprets its kernels on the CPU (slowly, for tests);
 CPU tensors then belong to ``triton``.
@@ -33,7 +33,7 @@ logger = logging.getLogger("ld4lg_fast.kernels")
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend was asked for by name and cannot run here; the message says why."""
+    """A backend that was requested by name cannot run here; the message gives the reason."""
 
 
 def _find_missing() -> dict[str, str]:
@@ -49,11 +49,11 @@ def _find_missing() -> dict[str, str]:
 
 _missing = _find_missing()
 _requested = "auto"
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def unavailable_reason(name: str) -> str | None:
-    """Why the backend ``name`` cannot run on this machine, or None where it can.
+    """Why the backend ``name`` cannot run on this machine, or None if it can.
 
     Raises:
         ValueError: an unknown name.
@@ -72,24 +72,24 @@ def has_native() -> bool:
 
 
 def require_native(what: str) -> None:
-    """Refuses ``what``, which only the C++ library can do, where it cannot run.
+    """Refuses ``what``, which needs the C++ library, if that is not available.
 
     Raises:
-        BackendUnavailableError: it was not built, or does not load.
+        BackendUnavailableError: the library was not built or does not load.
     """
     if (reason := unavailable_reason("native")) is not None:
         raise BackendUnavailableError(f"{what} needs the backend 'native': {reason}")
 
 
 def has_fast_bf16() -> bool:
-    """Whether the C++ library's products of bfloat16 are the fastest here: the processor has them, and no tiles."""
+    """Whether the C++ library has the fastest bfloat16 matmuls here: AVX-512 BF16 without AMX tiles."""
     return (
         has_native() and native.instruction_set() == "avx512_bf16" and not torch.cpu._is_amx_tile_supported()
     )
 
 
 def current_backend() -> str:
-    """The name that was asked for last: ``auto``, or one of `BACKENDS`."""
+    """The requested backend: ``auto``, or one of `BACKENDS`."""
     return _requested
 
 
@@ -121,7 +121,7 @@ def use_backend(name: str) -> Iterator[None]:
 def choose(op: str, device: str, dtypes: tuple[torch.dtype, ...]) -> str:
     """The backend that runs ``op`` on tensors of these dtypes on a device of this type.
 
-    Called inside compiled code: plain Python on constants, no queries of the machine.
+    Called inside compiled code, so it is plain Python on constants without queries of the machine.
     """
     if _requested == "reference":
         return "reference"
@@ -133,8 +133,8 @@ def choose(op: str, device: str, dtypes: tuple[torch.dtype, ...]) -> str:
         return name
     if _requested != "auto":
         raise BackendUnavailableError(f"{op} cannot run on backend '{name}': {reason}")
-    if name in _missing and not torch.compiler.is_compiling() and name not in _told:
-        _told.add(name)
+    if name in _missing and not torch.compiler.is_compiling() and name not in _warned:
+        _warned.add(name)
         logger.warning("running on the reference backend instead of '%s': %s", name, reason)
     return "reference"
 

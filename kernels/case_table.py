@@ -1,4 +1,4 @@
-"""The one table of cases that tests and benchmarks share, from the ``cases.py`` of every operation's folder."""
+"""All cases of tests and benchmarks, from the ``cases.py`` in the folder of every operation."""
 
 from importlib import import_module
 from pathlib import Path

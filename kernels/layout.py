@@ -1,4 +1,4 @@
-"""How tensors of any shape become the rows and groups that kernels work on."""
+"""Views of tensors of any shape as rows and groups of rows, the layout of the kernels."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ ROWS_PER_PART = 8
 
 
 def as_rows(tensor: Tensor, width: int) -> Tensor:
-    """(rows, width) with adjacent elements in a row: a view wherever the strides allow it."""
+    """(rows, width) with adjacent elements in a row: a view if the strides allow it."""
     matrix = tensor.reshape(-1, width)
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
 def grouped_modulation(scale: Tensor, shift: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Expands scale and shift to (…leading axes of shape, 1, …, 1, D), with as many ones as both allow."""
+    """Expands scale and shift to (…leading axes of shape, 1, …, 1, D), with as many trailing ones as both allow."""
     ndim = len(shape)
     of_scale, of_h = tuple(scale.shape), tuple(shape)  # torch's own shapes take longer to cut
     if of_scale == shift.shape and len(of_scale) == ndim and of_scale[-1] == of_h[-1]:
@@ -37,7 +37,7 @@ def grouped_modulation(scale: Tensor, shift: Tensor, shape: torch.Size) -> tuple
 
 
 def _varying_axes(shape: Sequence[int]) -> int:
-    """How many leading axes there are up to the last one, D apart, that is not 1."""
+    """Number of leading axes up to the last one that is not 1, without D."""
     count = len(shape) - 1
     while count > 0 and shape[count - 1] == 1:
         count -= 1
@@ -45,5 +45,5 @@ def _varying_axes(shape: Sequence[int]) -> int:
 
 
 def parts_of_group(rows_per_group: int) -> int:
-    """How many slices of ROWS_PER_PART rows a group is cut into where its columns are added up."""
+    """Number of parts of ROWS_PER_PART rows into which a group is split to sum its columns."""
     return (rows_per_group + ROWS_PER_PART - 1) // ROWS_PER_PART

@@ -1,9 +1,9 @@
 """The kernels as ``torch.ops.ld4lg``: one schema for all devices, one implementation for each.
 
-`ops` is the way in; nobody else calls ``torch.ops.ld4lg``. CPU tensors go to an operation's ``cpu.py``, CUDA
+`ops` holds the public functions; only they call ``torch.ops.ld4lg``. CPU tensors go to an operation's ``cpu.py``, CUDA
 tensors to its ``triton.py``; both are imported on the first call, since Triton is optional.
 
-torch keeps compiled graphs on disk under the operators' names: an operator whose schema changes needs a new
+torch caches compiled graphs on disk under the operators' names, so an operator whose schema changes needs a new
 name.
 """
 
@@ -30,8 +30,8 @@ IMPLEMENTATIONS: dict[
 def register(schema: str, fake: Callable, check: Callable, module: str, function: str) -> None:
     """Defines an operation that ``<module>/cpu.py`` and ``<module>/triton.py`` implement under the same name.
 
-    ``fake`` gives the outputs' shapes, dtypes and strides for tracing. ``check`` refuses arguments that do not fit:
-    whoever calls ``torch.ops.ld4lg`` passes it, the public functions call their own.
+    ``fake`` gives the outputs' shapes, dtypes and strides for tracing. ``check`` refuses arguments that do not fit. It
+    runs in calls through ``torch.ops.ld4lg``; the public functions call their own checks.
     """
     name = schema.split("(")[0]
     IMPLEMENTATIONS[f"ld4lg::{name}"] = module, function
@@ -47,8 +47,8 @@ def register(schema: str, fake: Callable, check: Callable, module: str, function
 def operator(name: str, placed: int = 0) -> Callable:
     """``ld4lg::name``, for public functions and derivatives; argument ``placed`` is a tensor on the device.
 
-    Where nothing is traced the implementation is called as it is, and differentiated by a function of its own:
-    torch's dispatcher costs as much as a small kernel, and an operator's derivative in Python several times that.
+    Without tracing it calls the implementation directly, with an autograd function of its own: torch's dispatcher
+    costs as much as a small kernel, and the derivative of an operator in Python several times that.
     """
     registered = getattr(torch.ops.ld4lg, name).default
 
@@ -79,12 +79,12 @@ def register_autograd(name: str, backward: Callable, setup_context: Callable) ->
 
 
 def need_gradients(arguments: tuple) -> bool:
-    """Whether a call with these arguments is to be differentiated."""
+    """Whether autograd has to record a call with these arguments."""
     return torch.is_grad_enabled() and any(a.requires_grad for a in arguments if isinstance(a, Tensor))
 
 
 def is_traced(*arguments: object) -> bool:
-    """Whether a compiler, an exporter, a mode or a transform of torch has to see the call, or a subclass of Tensor."""
+    """Whether a compiler, an exporter, a mode, a transform or a subclass of Tensor has to see the call."""
     return (
         torch.compiler.is_compiling()
         or not _PLAIN.issuperset(map(type, arguments))
@@ -114,7 +114,7 @@ def _on_first_call(module: str, function: str) -> Callable:
 
 
 def _on_its_gpu(call: Callable) -> Callable:
-    """Triton launches on the current GPU, wherever the tensors are."""
+    """Makes the tensors' GPU the current one, on which Triton launches."""
 
     def guarded(*args: Any) -> Any:
         tensor = next(a for a in args if isinstance(a, Tensor))

@@ -1,4 +1,4 @@
-"""The C++ library: found, loaded through ctypes, described. It is called in the operations' ``cpu.py``."""
+"""Loads the C++ library through ctypes and packs arguments for it. The operations' ``cpu.py`` call it."""
 
 import ctypes
 import struct
@@ -14,7 +14,7 @@ import ld4lg_fast.kernels
 from ld4lg_fast.kernels.layout import as_rows
 
 INSTRUCTION_SETS = ("avx512_bf16", "avx512_vnni", "avx512", "avx2", "baseline")
-INTERFACE = 2  # as in csrc/call.cpp: raised there and here when a function's arguments change
+INTERFACE = 2  # equal to that of csrc/call.cpp; increase both when a function's arguments change
 
 
 class _DtypeCodes(dict):
@@ -26,13 +26,13 @@ DTYPE_CODES = _DtypeCodes({torch.float32: 0, torch.bfloat16: 1})
 
 POINTER = I64 = I32 = U32 = "q"  # every argument takes 8 bytes
 U64, FLOAT = "Q", "d"
-_OUT_OF_RANGE, _NO_MEMORY = 1, 2  # the other statuses of csrc/call.h, where 0 is all right
-ROWS = [POINTER, I64, I32]  # what `describe` gives
-VECTOR = [POINTER, I32]  # what `describe_vector` gives
+_OUT_OF_RANGE, _NO_MEMORY = 1, 2  # statuses of csrc/call.h; 0 is success
+ROWS = [POINTER, I64, I32]  # results of `describe`
+VECTOR = [POINTER, I32]  # results of `describe_vector`
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    """The library, or None and the reason. In an editable install it lies apart from the sources."""
+    """The library, or None and the reason. In an editable install it is not beside the sources."""
     folders = [Path(folder) for folder in ld4lg_fast.kernels.__path__]
     files = [file for folder in folders for file in sorted(folder.glob("libld4lg_kernels.*"))]
     if not files:
@@ -45,7 +45,6 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     except OSError as error:
         return None, f"{files[0]} does not load ({error}); reinstall ld4lg-fast"
     if not hasattr(library, "ld4lg_interface") or library.ld4lg_interface() != INTERFACE:
-        # Its functions would take these arguments for others.
         return None, f"{files[0]} was built for another version; reinstall ld4lg-fast"
     return library, None
 
@@ -56,8 +55,8 @@ _library, LOAD_ERROR = _load()
 def function(name: str, arguments: list[str]) -> Callable[..., bool]:
     """A kernel of the C++ library, which takes ``arguments`` packed into one block (``csrc/call.h``).
 
-    It gives True where an index among the tensors' elements is out of its range: none such is followed, what was
-    computed is to be dropped, and the caller says which it is.
+    It returns True if an index in a tensor is out of range. Such indices are not followed; the caller discards the
+    results and names the index.
     """
     found, pack = query(name, ctypes.c_int32, ctypes.c_char_p), struct.Struct("=" + "".join(arguments)).pack
 
@@ -68,7 +67,7 @@ def function(name: str, arguments: list[str]) -> Callable[..., bool]:
             raise ValueError(f"{name} cannot take {values}: {error}") from None
         status = found(block)
         if status == _NO_MEMORY:
-            raise MemoryError(f"{name} found no memory to work in")
+            raise MemoryError(f"{name} cannot allocate its work memory")
         return status == _OUT_OF_RANGE
 
     return call
@@ -82,13 +81,13 @@ def query(name: str, result: type, *arguments: type) -> Callable[..., Any]:
 
 
 def instruction_set() -> str:
-    """The variant of the kernels that runs: one of `INSTRUCTION_SETS`, the best of this processor unless changed."""
+    """The variant of the kernels that runs: one of `INSTRUCTION_SETS`, by default the best of this processor."""
     return query("ld4lg_instruction_set", ctypes.c_char_p)().decode()
 
 
 @contextmanager
 def use_instruction_set(name: str) -> Iterator[bool]:
-    """Runs another variant inside a ``with`` block; gives False, and changes nothing, where it cannot run."""
+    """Runs another variant inside a ``with`` block. Yields False, and changes nothing, if it cannot run."""
     before = instruction_set()
     use = query("ld4lg_use_instruction_set", ctypes.c_bool, ctypes.c_char_p)
     try:
@@ -98,31 +97,31 @@ def use_instruction_set(name: str) -> Iterator[bool]:
 
 
 def address(tensor: Tensor | None) -> int:
-    """Where a tensor's elements lie; 0 without one."""
+    """Address of a tensor's elements; 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
 def as_vector(tensor: Tensor) -> Tensor:
-    """The tensor in float32, its elements adjacent; itself where it is so."""
+    """The tensor as contiguous float32; itself if it already is."""
     return tensor if tensor.dtype == torch.float32 and tensor.is_contiguous() else tensor.float().contiguous()
 
 
 def contiguous_like(tensor: Tensor) -> Tensor:
-    """Room for a result of the tensor's shape and dtype beside it, wherever new tensors go otherwise."""
+    """An uninitialized contiguous tensor of the same shape, dtype and device, whatever torch's default device."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def as_matrix(tensor: Tensor, width: int) -> Tensor:
-    """`as_rows` for `describe`, to which a contiguous tensor is a matrix whatever its axes."""
+    """`as_rows` for `describe`, which takes contiguous tensors of any number of axes."""
     return tensor if tensor.is_contiguous() else as_rows(tensor, width)
 
 
 def describe(matrix: Tensor, width: int) -> tuple[int, int, int]:
-    """Pointer, stride and dtype code of what `as_matrix` gave, as the library takes a matrix."""
+    """Pointer, stride and dtype code of a result of `as_matrix`, the library's form of a matrix."""
     stride = width if matrix.is_contiguous() else matrix.stride(0)
     return matrix.data_ptr(), stride, DTYPE_CODES[matrix.dtype]
 
 
 def describe_vector(vector: Tensor) -> tuple[int, int]:
-    """Pointer and dtype code of a vector whose elements are adjacent, as the library takes it."""
+    """Pointer and dtype code of a contiguous vector."""
     return vector.data_ptr(), DTYPE_CODES[vector.dtype]

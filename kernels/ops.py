@@ -1,4 +1,4 @@
-"""The operations of the library, a folder each: its ``op.py`` checks arguments and chooses a `backend`."""
+"""The operations of the library. The ``op.py`` in the folder of each checks arguments and chooses a `backend`."""
 
 from ld4lg_fast.kernels.adaln_residual.op import adaln_residual
 from ld4lg_fast.kernels.add_layer_norm.op import add_layer_norm

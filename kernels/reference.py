@@ -1,7 +1,6 @@
 """Every operation in plain PyTorch, from the ``reference.py`` of its folder.
 
-Fallback, oracle of the tests and baseline of the benchmarks in one. Arguments: see the function of the same
-name in `ops`.
+Fallback, test oracle and benchmark baseline. Arguments: see the function of the same name in `ops`.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""One table of cases for every operation, shared by tests and benchmarks, and the rule that judges a kernel.
+"""Cases of operations, shared by tests and benchmarks, and the accuracy rule for kernels.
 
-A case makes the arguments of `ops.<op>`; the tensors among them are made in float64 and cast, so that every
-backend and the float64 oracle see the same rounded values.
+A case makes the arguments of `ops.<op>`. Its tensors are made in float64 and cast, so that every backend and the
+float64 oracle get the same rounded values.
 
 Letters: B batch, N latent positions, D model width.
 """
@@ -30,12 +30,12 @@ class OpCase:
 
     Attributes:
         op: the name in `ops` and `reference`.
-        name: what is special about the case.
+        name: short description of the case.
         make: (generator) -> arguments, floating-point tensors in float64.
         dtypes: the floating-point dtypes the case is run in.
         keep: arguments that stay float32 when the case runs in a smaller dtype, as under autocast.
         differentiable: whether the gradients of the floating-point arguments are compared.
-        capability: of the GPU that its Triton kernel needs at least, 80 for 8.0 (Ampere).
+        capability: the least GPU capability of its Triton kernel, 80 for 8.0 (Ampere).
     """
 
     op: str
@@ -47,7 +47,7 @@ class OpCase:
     capability: int = 80
 
     def runs_on(self, device: str) -> bool:
-        """Whether the device has what the case's kernel needs."""
+        """Whether the case's kernel runs on the device."""
         if device == "cpu":
             return True
         major, minor = torch.cuda.get_device_capability()
@@ -58,7 +58,7 @@ class OpCase:
         return f"{self.op}-{self.name}"
 
     def arguments(self, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> Arguments:
-        """Fresh arguments in ``dtype`` on ``device``; they require gradients where these are compared."""
+        """Fresh arguments in ``dtype`` on ``device``; they require gradients if these are compared."""
         made = self.make(torch.Generator().manual_seed(seed))
         return {name: self._cast(name, value, dtype, device) for name, value in made.items()}
 
@@ -86,7 +86,7 @@ class Result:
 
 
 def run(function: Callable, arguments: Arguments, seed: int = 1) -> Result:
-    """Calls ``function`` and, where arguments require it, differentiates under random upstream gradients."""
+    """Calls ``function`` and, if arguments require it, differentiates with random upstream gradients."""
     outputs = function(**arguments)
     outputs = [out for out in (outputs if isinstance(outputs, tuple) else (outputs,)) if out is not None]
     wanted = {n: a for n, a in arguments.items() if isinstance(a, Tensor) and a.requires_grad}
@@ -112,11 +112,11 @@ def in_float64(arguments: Arguments) -> Arguments:
 
 
 def check(case: OpCase, backend: str, dtype: torch.dtype, device: str = "cpu", times: float = 2) -> None:
-    """Raises AssertionError unless ``backend`` is about as near to float64 as the plain reference is.
+    """Raises AssertionError unless ``backend`` is about as accurate as the plain reference.
 
     The rule: for every output and gradient, the largest error is at most twice (or ``times``) that of the plain
     reference in the same dtype, plus a small floor (flash-attention's rule); dtypes and shapes are the reference's.
-    Memory that the kernel does not write is NaN.
+    Memory that the kernel does not write holds NaN.
     """
     arguments = case.arguments(dtype, device)
     plain_function, kernel = getattr(reference, case.op), getattr(ops, case.op)
@@ -141,7 +141,7 @@ def check(case: OpCase, backend: str, dtype: torch.dtype, device: str = "cpu", t
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """New uninitialised tensors are full of NaN, so that an element which a kernel leaves out shows."""
+    """Fills uninitialized tensors with NaN, so that elements that a kernel does not write are found."""
     settings: Any = torch.utils.deterministic  # its attribute is a property of the module's class
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,4 +1,4 @@
-"""Small models made on the spot, shared by the tests."""
+"""Fixtures of all tests: a tokenizer, an autoencoder and small models with random weights."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ PERCEIVER = {"num_latents": 6, "dim_latent": 8, "depth": 1, "l2_normalize": Fals
 
 
 def randomize(module: torch.nn.Module, seed: int = 0, std: float = 0.1) -> torch.nn.Module:
-    """Random values everywhere, so that no zero-initialised layer hides a mistake."""
+    """Sets all parameters to random values, so that no zero-initialised layer hides an error."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -48,7 +48,7 @@ def randomize(module: torch.nn.Module, seed: int = 0, std: float = 0.1) -> torch
 
 @pytest.fixture(autouse=True)
 def accelerate_forgets():
-    """Accelerate keeps the first precision of a process; the next test may have another."""
+    """Resets accelerate's state, which keeps the first precision of a process."""
     yield
     if (state := sys.modules.get("accelerate.state")) is not None:
         state.AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,9 +1,10 @@
-"""Golden cases: reading a folder of them, and judging what an implementation gives.
+"""Golden cases: reads a folder of them and compares an implementation's outputs with them.
 
-The format is that of ``tests/golden/README.md``. An implementation is a table
-``kind -> function(case) -> outputs``.
+The format is that of ``tests/golden/README.md``. An implementation is a module with
+a function of the name of each kind, from a case to its outputs.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -20,12 +21,13 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 IMPLEMENTATIONS = ("reference", "ld4lg_fast")
+KINDS = ("official_", "unofficial_")  # how the names of all kinds begin
 Adapter = Callable[["Case"], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One manifest entry; tensors are read when asked for, and are the caller's to change."""
+    """One manifest entry; tensors are read on access, as copies."""
 
     folder: Path
     entry: Mapping[str, Any]
@@ -86,7 +88,9 @@ def load_cases(folder: Path | str) -> list[Case]:
 
 
 def share_of_tolerance(got: Tensor | None, want: Tensor, tolerance: Mapping[str, Any]) -> float:
-    """How much of its tolerance an output uses: at most 1 is right, infinite is wrong altogether.
+    """The share of its tolerance that an output's largest error uses: at most 1 is correct.
+
+    It is infinite for a missing output, a wrong shape and values that are not finite.
 
     Integers and masks must be equal. ``loose`` outputs sit where float32 has no digits left: they must be
     finite.
@@ -109,7 +113,7 @@ def share_of_tolerance(got: Tensor | None, want: Tensor, tolerance: Mapping[str,
 
 @dataclass(frozen=True)
 class Verdict:
-    """``share``: the worst output's share of its tolerance; ``reason``: that output, or what is wrong."""
+    """``share``: the worst output's share of its tolerance; ``reason``: the name of that output, or the error."""
 
     share: float
     reason: str
@@ -119,8 +123,8 @@ class Verdict:
         return self.share <= 1.0  # NaN is not
 
 
-def judge(case: Case, got: Mapping[str, Tensor]) -> Verdict:
-    """Compares all outputs that the manifest lists."""
+def compare(case: Case, got: Mapping[str, Tensor]) -> Verdict:
+    """Compares all outputs that the manifest lists with the case's."""
     want = case.wanted
     if not want:
         return Verdict(float("inf"), "the case lists no outputs")
@@ -135,12 +139,12 @@ def judge(case: Case, got: Mapping[str, Tensor]) -> Verdict:
 
 
 def given(**outputs: Tensor | None) -> dict[str, Tensor]:
-    """The outputs that exist."""
+    """The outputs that are not None."""
     return {name: tensor for name, tensor in outputs.items() if tensor is not None}
 
 
 class Steps:
-    """A sampler's callback that keeps every step."""
+    """A sampler callback that records every step."""
 
     def __init__(self) -> None:
         self.z: list[Tensor] = []
@@ -155,20 +159,19 @@ class Steps:
 
 
 def adapters(implementation: str) -> Mapping[str, Adapter]:
-    """The table of an implementation, imported on demand."""
-    if implementation == "reference":
-        from golden_reference import ADAPTERS
-    else:
-        from golden_library import ADAPTERS
-    return ADAPTERS
+    """The functions of an implementation by kind, which is their name; imported on demand."""
+    module = importlib.import_module(
+        {"reference": "golden_reference", "ld4lg_fast": "golden_library"}[implementation]
+    )
+    return {name: adapter for name, adapter in vars(module).items() if name.startswith(KINDS)}
 
 
 def replay(case: Case, implementation: str) -> Verdict:
-    """Runs one case through one implementation; whatever goes wrong there is a verdict, not an exception."""
+    """Runs one case through one implementation; an exception becomes a failed verdict."""
     adapter = adapters(implementation).get(case.kind)
     if adapter is None:
         return Verdict(float("inf"), f"unknown kind {case.kind!r}")
     try:
-        return judge(case, adapter(case))
+        return compare(case, adapter(case))
     except Exception as error:  # a replay goes on with the other cases and reports this one
         return Verdict(float("inf"), f"{type(error).__name__}: {' '.join(str(error).split())}")

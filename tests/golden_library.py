@@ -1,11 +1,19 @@
-"""The library's answers to golden cases: kind -> function(case) -> outputs.
+"""The library's outputs for golden cases: a function for each kind, of its name.
 
 Published weights come in through `ld4lg_fast.models.parameter_names`, and gradients go out through it.
 """
 
 import torch
 from golden_cases import Case, given
-from golden_library_parts import PredictionSteps, RecordedDenoiser, Watch, gradients, training_loss
+from golden_library_parts import (
+    PredictionSteps,
+    RecordedDenoiser,
+    Watch,
+    denoiser_output,
+    gradients,
+    perceiver_outputs,
+    training_loss,
+)
 from torch import Tensor
 
 from ld4lg_fast.diffusion import process as conversions
@@ -19,7 +27,7 @@ SAMPLER_NAMES = {"dpmpp": "dpmpp_published"}
 
 
 def recipe_v2(settings: dict) -> dict:
-    """A recipe of ours from the official release's settings; what a case leaves open has no part in it."""
+    """A recipe from the official release's settings; options that a case leaves out do not affect it."""
     return {
         "version": "v2",
         "objective": settings.get("objective", "pred_v"),
@@ -34,7 +42,7 @@ def recipe_v2(settings: dict) -> dict:
 
 
 def recipe_v1(settings: dict) -> dict:
-    """The same from the unofficial implementation's settings."""
+    """A recipe from the unofficial implementation's settings."""
     return {
         "version": "v1",
         "objective": settings.get("objective", "pred_x0"),
@@ -47,42 +55,26 @@ def recipe_v1(settings: dict) -> dict:
 
 
 class TimeItself(ContinuousSchedule):
-    """A schedule whose level is the time, to see which times a grid visits."""
+    """A schedule whose alpha² is the time itself: shows the times of a sampling grid."""
 
     def alpha_sq(self, t: Tensor) -> Tensor:
         return t
 
 
 def grid_times(num_steps: int) -> Tensor:
-    """(S+1,) times of the samplers."""
+    """(S+1,) times of a sampling grid."""
     return sampling_grid(TimeItself(), num_steps).alpha_sq
 
 
 @torch.no_grad()
 def official_denoiser(case: Case) -> dict[str, Tensor]:
-    inputs = case.inputs
-    out = parameter_names.load_denoiser(case.weights)(
-        inputs["x"],
-        inputs["time"],
-        mask=inputs["mask"],
-        x_self_cond=inputs.get("x_self_cond"),
-        class_id=inputs.get("class_id"),
-        context=inputs.get("seq2seq_cond"),
-        context_mask=inputs.get("seq2seq_mask"),
-    )
-    return {"out": out}
+    return denoiser_output(parameter_names.load_denoiser(case.weights), case)
 
 
 @torch.no_grad()
 def official_autoencoder(case: Case) -> dict[str, Tensor]:
-    inputs = case.inputs
-    perceiver = parameter_names.load_perceiver(case.weights, case.constructor["l2_normalize_latents"])
-    latents = perceiver.encode(inputs["encoder_outputs"], inputs["attention_mask"])
-    decoded = perceiver.decode(latents)
-    outputs = {"latents": latents, "decoded": decoded, "forward": decoded}
-    if "free_latents" in inputs:
-        outputs["decoded_free_latents"] = perceiver.decode(inputs["free_latents"])
-    return outputs
+    normalize = case.constructor["l2_normalize_latents"]
+    return perceiver_outputs(parameter_names.load_perceiver(case.weights, normalize), case)
 
 
 def official_schedules(case: Case) -> dict[str, Tensor]:
@@ -202,15 +194,7 @@ def official_sampling(case: Case) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def unofficial_denoiser(case: Case) -> dict[str, Tensor]:
-    inputs = case.inputs
-    out = parameter_names.load_denoiser_v1(case.weights)(
-        inputs["x"],
-        inputs["t"],
-        mask=inputs["x_mask"],
-        x_self_cond=inputs.get("x_self_cond"),
-        class_id=inputs.get("class_id"),
-    )
-    return {"out": out}
+    return denoiser_output(parameter_names.load_denoiser_v1(case.weights), case)
 
 
 def unofficial_relative_position_buckets(case: Case) -> dict[str, Tensor]:
@@ -319,24 +303,3 @@ def unofficial_sampling(case: Case) -> dict[str, Tensor]:
         timestep_steps=grid.network_time,
         class_id_used=watch.calls[-1]["class_id"],
     )
-
-
-ADAPTERS = {
-    adapter.__name__: adapter
-    for adapter in (
-        official_denoiser,
-        official_autoencoder,
-        official_schedules,
-        official_conversions,
-        official_predictions,
-        official_training_loss,
-        official_sampling,
-        unofficial_denoiser,
-        unofficial_relative_position_buckets,
-        unofficial_beta_schedules,
-        unofficial_sampling_timesteps,
-        unofficial_latent_normalization,
-        unofficial_training_loss,
-        unofficial_sampling,
-    )
-}

@@ -1,4 +1,4 @@
-"""What the library's answers to golden cases share: stand-ins, watchers, the training step, gradients."""
+"""Helpers of the library's outputs for golden cases: recorded denoisers, forward calls, training loss, gradients."""
 
 import copy
 from types import SimpleNamespace
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.process import LossOutput, Prediction, TrainingDraws
 from ld4lg_fast.models import parameter_names
+from ld4lg_fast.models.perceiver import Perceiver
 
 
 class RecordedDenoiser(nn.Module):
-    """Gives recorded outputs, a row of the batch after the other, of each the conditional and then, where there is
-    one, the unconditional; keeps its inputs."""
+    """Returns recorded outputs row by row: for each row the conditional output and then, if recorded, the
+    unconditional one. Keeps the inputs of all calls."""
 
     def __init__(self, dim_latent: int, outputs: list[Tensor], num_classes: int = 0) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class RecordedDenoiser(nn.Module):
 
 
 class Watch:
-    """Remembers the conditions of every evaluation of a denoiser."""
+    """Records the keyword arguments of every forward call of a denoiser."""
 
     def __init__(self, denoiser: nn.Module) -> None:
         self.calls: list[dict[str, Tensor | None]] = []
@@ -39,10 +40,37 @@ class Watch:
 
 
 class PredictionSteps(Steps):
-    """The same for the library's samplers, which tell the whole prediction."""
+    """Steps of the library's samplers, which pass the whole prediction."""
 
     def __call__(self, step: int, z: Tensor, prediction: Prediction) -> None:
         super().__call__(step, z, prediction.x_start)
+
+
+# Published names of a denoiser's inputs, by ours.
+INPUTS = {
+    "mask": ("mask", "x_mask"),
+    "x_self_cond": ("x_self_cond",),
+    "class_id": ("class_id",),
+    "context": ("seq2seq_cond",),
+    "context_mask": ("seq2seq_mask",),
+}
+
+
+def denoiser_output(denoiser: nn.Module, case: Case) -> dict[str, Tensor]:
+    """Output of a denoiser of either version for a case's inputs."""
+    inputs = case.inputs
+    conditions = {ours: inputs[name] for ours, names in INPUTS.items() for name in names if name in inputs}
+    return {"out": denoiser(inputs["x"], inputs["time" if "time" in inputs else "t"], **conditions)}
+
+
+def perceiver_outputs(perceiver: Perceiver, case: Case) -> dict[str, Tensor]:
+    inputs = case.inputs
+    latents = perceiver.encode(inputs["encoder_outputs"], inputs["attention_mask"])
+    decoded = perceiver.decode(latents)
+    outputs = {"latents": latents, "decoded": decoded, "forward": decoded}
+    if "free_latents" in inputs:
+        outputs["decoded_free_latents"] = perceiver.decode(inputs["free_latents"])
+    return outputs
 
 
 def gradients(network: nn.Module, names: dict[str, str]) -> dict[str, Tensor]:

@@ -1,4 +1,6 @@
-"""The reference implementation's answers to golden cases: kind -> function(case) -> outputs."""
+"""The reference implementation's outputs for golden cases: a function for each kind, of its name."""
+
+from typing import Any
 
 import torch
 from golden_cases import Case, Steps, given
@@ -40,8 +42,17 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
     return {f"grad/{name}": grad for name, grad in grads.items()} | {"grad_norm": norm}
 
 
+def training_loss(diffusion: nn.Module, case: Case) -> tuple[Any, dict[str, Tensor]]:
+    """The loss with the case's draws, and the outputs that both versions call by the same name."""
+    inputs = case.inputs
+    coin = inputs.pop("coin").item() if "coin" in inputs else None
+    result = diffusion(coin=coin, **inputs)
+    result.loss.backward()
+    return result, given(loss=result.loss, x_self_cond=result.x_self_cond, class_id_used=result.class_id)
+
+
 class RecordedNetwork(nn.Module):
-    """Gives recorded outputs in turn, and remembers with which time and class it was called."""
+    """Returns recorded outputs in turn; records the times and classes of the calls."""
 
     def __init__(self, outputs: list[Tensor], num_classes: int) -> None:
         super().__init__()
@@ -133,17 +144,8 @@ def official_predictions(case: Case) -> dict[str, Tensor]:
 
 def official_training_loss(case: Case) -> dict[str, Tensor]:
     network = load(v2_denoiser.DiffusionTransformer(**case.constructor), case)
-    inputs = case.inputs
-    coin = inputs.pop("coin").item() if "coin" in inputs else None
-    result = diffusion_v2(network, case.settings)(coin=coin, **inputs)
-    result.loss.backward()
-    return gradients(network) | given(
-        loss=result.loss,
-        z_t=result.z_t,
-        pred_x_start=result.x_start,
-        x_self_cond=result.x_self_cond,
-        class_id_used=result.class_id,
-    )
+    result, outputs = training_loss(diffusion_v2(network, case.settings), case)
+    return outputs | gradients(network) | {"z_t": result.z_t, "pred_x_start": result.x_start}
 
 
 def official_sampling(case: Case) -> dict[str, Tensor]:
@@ -208,7 +210,7 @@ def unofficial_latent_normalization(case: Case) -> dict[str, Tensor]:
 
 
 class _Sized(nn.Module):
-    """A network of which only the latent width is asked."""
+    """A network that has a latent width and nothing else."""
 
     def __init__(self, x_dim: int) -> None:
         super().__init__()
@@ -217,21 +219,19 @@ class _Sized(nn.Module):
 
 def unofficial_training_loss(case: Case) -> dict[str, Tensor]:
     network = load(v1_denoiser.DiffusionTransformer(**case.constructor), case)
-    inputs = case.inputs
-    coin = inputs.pop("coin").item() if "coin" in inputs else None
     diffusion = v1_diffusion.GaussianDiffusion(network, **case.settings)
-    result = diffusion(coin=coin, **inputs)
-    result.loss.backward()
-    return gradients(network) | given(
-        loss=result.loss,
-        x_mean=diffusion.x_mean,
-        x_std=diffusion.x_std,
-        x_t=result.x_t,
-        pred_x0=result.pred_x0,
-        pred_noise=result.pred_noise,
-        x_self_cond=result.x_self_cond,
-        class_id_used=result.class_id,
-        class_id_used_by_self_cond_pass=result.class_id_self_cond,
+    result, outputs = training_loss(diffusion, case)
+    return (
+        outputs
+        | gradients(network)
+        | given(
+            x_mean=diffusion.x_mean,
+            x_std=diffusion.x_std,
+            x_t=result.x_t,
+            pred_x0=result.pred_x0,
+            pred_noise=result.pred_noise,
+            class_id_used_by_self_cond_pass=result.class_id_self_cond,
+        )
     )
 
 
@@ -245,24 +245,3 @@ def unofficial_sampling(case: Case) -> dict[str, Tensor]:
     timesteps = v1_diffusion.sampling_timesteps(diffusion.timesteps, case.call_args["sampling_steps"])
     ids = diffusion.class_ids(final.shape[0], case.call_args.get("class_id"))
     return steps.outputs() | given(final=final, mask=mask, timestep_steps=timesteps[:-1], class_id_used=ids)
-
-
-ADAPTERS = {
-    adapter.__name__: adapter
-    for adapter in (
-        official_denoiser,
-        official_autoencoder,
-        official_schedules,
-        official_conversions,
-        official_predictions,
-        official_training_loss,
-        official_sampling,
-        unofficial_denoiser,
-        unofficial_relative_position_buckets,
-        unofficial_beta_schedules,
-        unofficial_sampling_timesteps,
-        unofficial_latent_normalization,
-        unofficial_training_loss,
-        unofficial_sampling,
-    )
-}

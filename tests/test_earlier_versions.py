@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import tarfile
@@ -67,7 +68,7 @@ def test_an_exported_folder_samples_the_same_texts_and_says_that_it_was_not_chec
     folders, expected, caplog
 ):
     pytest.importorskip("onnxruntime")
-    from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
+    from ld4lg_fast.export.runtime import OnnxTextDiffusion
 
     folder = folders / "exported"
     with caplog.at_level(logging.WARNING):
@@ -77,10 +78,24 @@ def test_an_exported_folder_samples_the_same_texts_and_says_that_it_was_not_chec
         f"{folder} was exported by version 0.1.0, without checksums: "
         "whether its files were changed since could not be checked."
     )
-    weights = folder / "weights.bin"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(RuntimeInputError, match=r"weights\.bin has .* bytes instead of "):
-        OnnxTextDiffusion(folder)
+
+
+def test_damage_to_an_exported_folder_without_checksums_is_noticed(folders):
+    pytest.importorskip("onnxruntime")
+    from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
+
+    damages = {
+        "weights.bin": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        "denoiser.onnx": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        "cache.onnx": Path.unlink,
+    }
+    for name, damage in damages.items():
+        path = folders / "exported" / name
+        whole = path.read_bytes()
+        damage(path)
+        with pytest.raises(RuntimeInputError, match=re.escape(name)):
+            OnnxTextDiffusion(folders / "exported")
+        path.write_bytes(whole)
 
 
 def test_an_exported_folder_still_runs_by_itself(folders, expected):

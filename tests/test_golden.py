@@ -12,7 +12,7 @@ from golden_cases import (
     Case,
     Verdict,
     adapters,
-    judge,
+    compare,
     load_cases,
     replay,
     share_of_tolerance,
@@ -71,7 +71,7 @@ def test_every_case_is_here():
 def test_every_output_is_compared(case_id):
     case = case_of(case_id)
     want = case.wanted
-    assert judge(case, want) == Verdict(0.0, next(iter(want)))
+    assert compare(case, want) == Verdict(0.0, next(iter(want)))
     for name, tensor in want.items():
         tolerance = case.tolerance(name)
         wrong = tensor.clone()
@@ -79,10 +79,10 @@ def test_every_output_is_compared(case_id):
             wrong.view(-1)[-1] = ~wrong.view(-1)[-1]
         else:
             wrong.view(-1)[-1] += 2 * (tolerance["atol"] + tolerance["rtol"] * wrong.view(-1)[-1].abs())
-        verdict = judge(case, want | {name: wrong})
+        verdict = compare(case, want | {name: wrong})
         assert not verdict.good and verdict.reason == name
-        assert not judge(case, want | {name: wrong[None]}).good
-        assert not judge(case, {key: value for key, value in want.items() if key != name}).good
+        assert not compare(case, want | {name: wrong[None]}).good
+        assert not compare(case, {key: value for key, value in want.items() if key != name}).good
 
 
 def test_share_of_tolerance():

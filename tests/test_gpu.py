@@ -1,4 +1,4 @@
-"""What our loops and kernels set on a GPU, as far as it shows without one."""
+"""GPU settings of the sampling loops and kernels, checked without a GPU."""
 
 from contextlib import contextmanager
 
@@ -11,7 +11,7 @@ from ld4lg_fast.kernels import library
 
 
 def record_devices(monkeypatch):
-    """The devices that are made current, in turn."""
+    """The devices that are made current, in order."""
     entered = []
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What an installation holds."""
+"""Contents of an installation, and consistency of pyproject.toml."""
 
 import re
 import tomllib

@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int = 1) -> Tensor:
 
 
 def randomized(network: nn.Module) -> nn.Module:
-    """Values of a trained network's size everywhere, zero-initialised layers included."""
+    """Sets all parameters, zero-initialised ones included, to values of the magnitude of a trained network."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in network.named_parameters():

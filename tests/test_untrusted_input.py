@@ -1,4 +1,4 @@
-"""What is read is data, by the sources: nothing that a file holds is run, followed or obeyed.
+"""Rules for reading files, checked on the sources: no content of a file is executed or followed.
 
 Each rule is about calls, found in the syntax tree of every module that is installed or run; a call that breaks it names
 file and line.
@@ -61,7 +61,7 @@ def of_transformers(name: str) -> bool:
 
 # Sentence -> whether a call breaks it, by the dotted name, the call and the file.
 RULES: dict[str, Callable[[str, ast.Call, str], bool]] = {
-    "transformers is told trust_remote_code=False": lambda name, call, file: (
+    "transformers gets trust_remote_code=False": lambda name, call, file: (
         of_transformers(name) and not says(call, "trust_remote_code", False)
     ),
     "torch.load unpickles weights only": lambda name, call, file: (
@@ -159,7 +159,7 @@ def test_what_is_read_is_data(rule):
 
 
 BROKEN = {
-    "transformers is told trust_remote_code=False": "AutoModel.from_pretrained(x, **options)",
+    "transformers gets trust_remote_code=False": "AutoModel.from_pretrained(x, **options)",
     "torch.load unpickles weights only": "torch.load(path)",
     "numpy loads no pickles": "np.load(path, allow_pickle=True)",
     "nothing is unpickled": "pickle.loads(x)",
@@ -182,7 +182,7 @@ def test_the_rules_can_be_broken(rule):
     assert RULES[rule](name, call, "ld4lg_fast/somewhere.py")
 
 
-def test_rich_is_entered_by_one_module():
+def test_one_module_imports_rich():
     """Tables may be made anywhere, as their cells are shown by the console; all else of rich may take markup."""
     for file, tree in TREES.items():
         for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""What a batch may be: as many samples as the memory holds, ids from 0 on, latents of the model's shape.
+"""Checks of a batch: its memory, sample ids, and the shape of latents.
 
 Letters: B batch, N latent positions, d latent width.
 """
@@ -14,16 +14,16 @@ from .folder_schema import Diffusion
 from .levels import not_finite
 from .option_checks import shown
 
-NOISE_BYTES = 64  # a number of the latents, while noise is drawn
-LOGIT_BYTES = 24  # a token of the vocabulary, while the next one is chosen
-SLOT_BYTES = 12  # a place of the mask over the cache, beside what attention makes of it
+NOISE_BYTES = 64  # per element of the latents, while noise is generated
+LOGIT_BYTES = 24  # per token of the vocabulary, while the next token is chosen
+SLOT_BYTES = 12  # per element of the mask over the cache
 
 
 def check_memory(diffusion: Diffusion, rules: DecodingRules, vocabulary: int, batch: int) -> None:
-    """Refuses batches whose noise, logits and masks alone exceed the memory.
+    """Refuses batches whose noise, logits and masks exceed the memory.
 
     Raises:
-        RuntimeInputError: it says how many samples a batch may have.
+        RuntimeInputError: with the largest possible batch size.
     """
     beams = rules.num_beams if rules.strategy == "beam" else 1
     each = vocabulary * LOGIT_BYTES + beams * rules.max_length * SLOT_BYTES
@@ -49,7 +49,7 @@ def sample_numbers(sample_ids: Any) -> np.ndarray:
     """The ids (B,) of a batch's samples, int64.
 
     Raises:
-        RuntimeInputError: something else than whole numbers from 0 on.
+        RuntimeInputError: not whole numbers from 0.
     """
     ids = np.asarray(sample_ids)
     if ids.dtype.kind not in "iu" or ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= 2**63:
@@ -60,10 +60,10 @@ def sample_numbers(sample_ids: Any) -> np.ndarray:
 
 
 def check_latents(diffusion: Diffusion, latents: np.ndarray, mask: np.ndarray | None) -> None:
-    """Refuses latents (B, N, d) and masks (B, N) of another shape than the model's, and what is not finite.
+    """Refuses latents (B, N, d) and masks (B, N) of another shape than the model's, and latents that are not finite.
 
     Raises:
-        RuntimeInputError: it says which shape they have and which they must have.
+        RuntimeInputError: with their shape and the expected one.
     """
     longest, width = diffusion.num_latents, diffusion.dim_latent
     shapes = [(x.shape, x.dtype.kind) if isinstance(x, np.ndarray) else None for x in (latents, mask)]
@@ -81,7 +81,7 @@ def check_latents(diffusion: Diffusion, latents: np.ndarray, mask: np.ndarray | 
         raise RuntimeInputError(
             f"This model decodes {wanted}; these are {shapes[0]}, with the mask {shapes[1]}."
         )
-    with np.errstate(over="ignore"):  # vectors too long for float32 are no less broken
+    with np.errstate(over="ignore"):  # overflow is counted as not finite
         lengths = np.square(latents.astype(np.float32)).sum(axis=2)
     broken = ~np.isfinite(lengths) & (True if mask is None else mask)
     if sentence := not_finite(int(broken.any(axis=1).sum()), len(latents)):

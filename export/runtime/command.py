@@ -1,4 +1,4 @@
-"""The command ``generate.py`` of an exported folder, and ``ld4lg run-onnx``."""
+"""The command line of an exported folder: ``generate.py`` and ``ld4lg run-onnx``."""
 
 import argparse
 import os
@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from .decoding import CHOICES, STRATEGIES
 from .errors import RuntimeInputError
+from .option_checks import unknown_option
 from .pipeline import OnnxTextDiffusion
 from .renamed import current_words, given_twice, renamed_words
 from .sampling import SAMPLERS
@@ -20,11 +21,11 @@ from .text_display import displayed, json_text, list_item, print_json, terminal_
 from .text_files import read_sources
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
-MOST_SAID = 300  # letters of what argparse says, in which it repeats a whole argument
+MOST_SAID = 300  # characters of argparse's messages, which repeat whole arguments
 
 
 def _number(text: str) -> int | float | str:
-    """A number, or the text itself, which `option_checks` refuses in its own words."""
+    """A number, or the text itself, which `option_checks` refuses."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -46,14 +47,20 @@ DECODING: dict[str, dict] = {
     "num_beams": {"type": _number, "help": "of beam search"},
     "top_p": {
         "type": _number,
-        "help": "of nucleus sampling: the share of the probability that is drawn from",
+        "help": "of nucleus sampling: the cumulative probability of the tokens to sample from",
     },
-    "top_k": {"type": _number, "help": "the same: the most probable tokens that are drawn from, 0 for all"},
+    "top_k": {
+        "type": _number,
+        "help": "the same: the number of most probable tokens to sample from, 0 for all",
+    },
     "temperature": {"type": _number, "help": "the same: above 1 texts differ more"},
-    "num_decodes": {"type": _number, "help": "the same: texts drawn from each latent, of which one is kept"},
+    "num_decodes": {
+        "type": _number,
+        "help": "the same: texts sampled from each latent, of which one is kept",
+    },
     "choose_decode": {
         "choices": CHOICES,
-        "help": "the one that is kept: the most probable (score), or the one most like the others",
+        "help": "which one is kept: the most probable (score), or the most similar to the others",
     },
     "max_length": {"type": _number, "help": "tokens of a text, special ones included"},
     "min_length": {"type": _number, "help": "the same"},
@@ -66,9 +73,9 @@ EXAMPLES = """examples:
 
 
 def main(folder: Path, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Samples as the arguments say, prints the texts; exit code 2 and one sentence on bad input.
+    """Samples texts and prints them; one sentence and exit code 2 on bad input.
 
-    ``prog`` is how the command is typed; None: as its script is called.
+    ``prog``: the command's name in messages; None: the script's name.
     """
     with terminal_output():
         words = sys.argv[1:] if arguments is None else arguments
@@ -111,6 +118,7 @@ def _sample(folder: Path, options: argparse.Namespace) -> None:
         num_inference_steps=options.num_inference_steps,
         sampler=options.sampler,
         spacing=options.spacing,
+        eta=options.eta,
         guidance_scale=options.guidance_scale,
         guidance_interval=tuple(options.guidance_interval),
         seed=options.seed,
@@ -135,13 +143,16 @@ def _show(texts: list[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses in one sentence, as everything else here."""
+    """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
         said = displayed(message if len(message) <= MOST_SAID else f"{message[:MOST_SAID]}…")
         without = re.match(r"argument (--[\w-]+): expected (at least )?one argument$", said)
         if without:
             said += f" (one that begins with - is joined to it, as in {without[1]}=-x)"
+        if unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", said):
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            self.exit(BAD_INPUT, f"error: {unknown_option(unknown[1], known)}\n")
         self.exit(BAD_INPUT, f"error: {said}; --help lists the options.\n")
 
 
@@ -159,6 +170,7 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     add("--num-inference-steps", type=_number, help="network evaluations a text, if not the preset's")
     add("--sampler", choices=list(SAMPLERS), help="if not the preset's")
     add("--spacing", choices=SPACINGS, help="of the steps, if not the preset's")
+    add("--eta", type=_number, help="of ddim: 0 is deterministic, 1 ancestral sampling")
     add("--seed", type=_number, default=0, help="the same seed gives the same texts")
     add("--class-id", type=_number, help="of a class-conditional model")
     add("--class-name", type=typed, help="the same by name")
@@ -199,10 +211,10 @@ def _sources_in(path: Path) -> list[str]:
 
 
 def _output_file(path: Path) -> Path:
-    """The file that is to be written, after a check that it can be; what a link leads to is meant.
+    """The output file after a check that it can be written; links are resolved.
 
     Raises:
-        RuntimeInputError: a directory, a device, or a place where nothing can be written.
+        RuntimeInputError: a directory, a device, or a file that cannot be written.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -217,7 +229,7 @@ def _output_file(path: Path) -> Path:
 
 
 def _write(path: Path, content: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(content, encoding="utf-8")

@@ -3,6 +3,7 @@
 The package checks them with the same functions. Letters: B batch.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,16 +55,20 @@ def check_classes(
 
 
 def class_index(names: Sequence[str], name: Any) -> int:
-    """The id of a class by its name, ignoring case; Hydra passes names that look like numbers as numbers.
+    """The id of a class by its name, ignoring case and Unicode normalization; a number is the name that looks like it.
 
     Raises:
         RuntimeInputError: there is no such class.
     """
-    folded = [known.casefold() for known in names]
-    asked = str(name).casefold() if isinstance(name, str | int | float) else None
+    folded = [_folded(known) for known in names]
+    asked = _folded(str(name)) if isinstance(name, str | int | float) else None
     if asked not in folded or isinstance(name, bool):
         raise RuntimeInputError(f"There is no class {shown(name)}; this model has {describe_classes(names)}.")
     return folded.index(asked)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def describe_classes(names: Sequence[str]) -> str:

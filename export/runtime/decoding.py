@@ -1,4 +1,4 @@
-"""The rules of a decoding, in transformers' order, and the draw of a token from a nucleus.
+"""`DecodingRules`: decoding options and their effect on scores, in transformers' order; nucleus sampling of a token.
 
 Letters: R rows (sentences times beams), T tokens so far, V vocabulary.
 """
@@ -19,15 +19,16 @@ TOKEN = WholeNumber(0, 2**24)
 
 @dataclass(frozen=True)
 class DecodingRules:
-    """How latents become text: the paper's values (Lovelace et al. 2023), in place of which an exported folder has
-    the run's own, and what the language model's generation settings say (the fields after ``choose_decode``).
+    """Decoding options; the defaults are the paper's (Lovelace et al. 2023), a folder stores those of its run.
+
+    The fields after ``choose_decode`` come from the language model's generation config.
 
     Args:
         max_length, min_length: in tokens, the start token included.
-        top_k: of nucleus sampling, the most probable tokens that are drawn from; 0 for all.
-        num_decodes: of nucleus sampling, how many texts are drawn from each latent, of which one is kept.
-        choose_decode: the one that is kept: ``score``, the most probable a token, or the one most like the others
-            by ``bleu`` or ``rougeL``.
+        top_k: of nucleus sampling, the number of most probable tokens to sample from; 0 for all.
+        num_decodes: of nucleus sampling, texts sampled from each latent, of which one is kept.
+        choose_decode: which one is kept: ``score``, the highest mean log-probability per token, or the most similar to
+            the others by ``bleu`` or ``rougeL``.
 
     Raises:
         RuntimeInputError: an unknown strategy or a value out of range.
@@ -66,10 +67,10 @@ class DecodingRules:
             )
 
     def check_vocabulary(self, size: int) -> None:
-        """Refuses tokens that a vocabulary of that size does not have, and more beams than it has tokens.
+        """Refuses token ids beyond a vocabulary of that size, and more beams than it has tokens.
 
         Raises:
-            RuntimeInputError: it names the field.
+            RuntimeInputError: names the field.
         """
         for name in ("start_token", "pad_token", "forced_bos_token", "forced_eos_token", "eos_tokens"):
             value = getattr(self, name)
@@ -84,7 +85,7 @@ class DecodingRules:
                 raise RuntimeInputError(f"{name} is {count}; this model has {size} tokens: ask for fewer.")
 
     def apply(self, tokens: np.ndarray, scores: np.ndarray) -> None:
-        """Changes scores (R, V) of the token after tokens (R, T) in place, in transformers' order."""
+        """Applies the rules in place to scores (R, V) of the token after tokens (R, T), in transformers' order."""
         length = tokens.shape[1]
         if self.repetition_penalty != 1.0:
             seen = np.take_along_axis(scores, tokens, axis=1)
@@ -118,7 +119,7 @@ def _draw(scores: np.ndarray, rules: DecodingRules, number: float) -> int:
         places = np.flatnonzero(scores >= np.partition(scores, -rules.top_k)[-rules.top_k])
     shares = np.exp(scores[places] - scores.max())
     shares /= shares.sum()
-    # Fewer need sorting: those of so small a share are below 1 - top_p even all together.
+    # Sorts fewer tokens: those with smaller shares sum to less than 1 - top_p.
     large = shares * len(places) > 1 - rules.top_p
     rest, places, shares = shares[~large].sum(dtype=np.float64), places[large], shares[large]
     order = np.argsort(shares, kind="stable")

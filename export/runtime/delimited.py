@@ -1,9 +1,9 @@
-"""Tables in text files: which separator, which quotes, which rows. The standard library alone.
+"""Reads delimited tables (``.csv``, ``.tsv``) and infers separator and quoting. Uses the standard library only.
 
-By convention a ``.csv`` file has commas and quotes a field that holds one, a line break or a quote (then doubled), and
-a ``.tsv`` file has tabs and no quoting. Programs write others, too: semicolons where the comma is decimal, quotes in a
-``.tsv``. A reading fits where every row has as many fields as the header; the conventional one is taken where it fits,
-else another that does. Where none does, one sentence says on which line.
+By convention a ``.csv`` file has commas and quotes fields that contain one, a line break or a quote (doubled), and a
+``.tsv`` file has tabs and no quotes. Programs also write semicolons (where the comma is the decimal separator) and
+quotes in ``.tsv``. A reading fits if every row has as many fields as the header. The conventional one is preferred,
+then others; if none fits, the error names the line.
 """
 
 import csv
@@ -37,7 +37,7 @@ class Delimited:
 
 
 class _Misfit(Exception):
-    """A reading that does not fit: on which line, and why, as the rest of a sentence."""
+    """A reading that does not fit: its line, and the reason as the end of a sentence."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(problem)
@@ -45,7 +45,7 @@ class _Misfit(Exception):
 
 
 def read_delimited(lines: Sequence[str], name: str, usual: str) -> Delimited:
-    """Reads lines with their ends; ``usual`` is the separator that the file's name promises.
+    """Reads lines with their ends; ``usual``: the separator of the file's extension.
 
     Raises:
         RuntimeInputError: rows of different width, quotes that are not closed, or two columns of one name.
@@ -59,7 +59,7 @@ def read_delimited(lines: Sequence[str], name: str, usual: str) -> Delimited:
 
 
 def _best_reading(lines: Sequence[str], usual: str, head: str, name: str) -> Delimited:
-    """The table under the usual separator where that fits, else under another one of the header's line ``head``.
+    """The table with the usual separator if that fits, else with another one in the header's line ``head``.
 
     Raises:
         RuntimeInputError: none fits.
@@ -80,7 +80,7 @@ def _best_reading(lines: Sequence[str], usual: str, head: str, name: str) -> Del
         chosen = wide[0]
     elif usual in head or not misfits.keys() - {usual}:
         chosen = usual
-    else:  # the first line speaks for another one
+    else:  # the header suggests another one
         chosen = next(separator for separator in misfits if separator != usual)
     unusual = "" if chosen == usual else f"its separator is {SEPARATORS[chosen]}"
     if chosen in misfits:
@@ -94,7 +94,7 @@ def _best_reading(lines: Sequence[str], usual: str, head: str, name: str) -> Del
 
 
 def _unwrapped(lines: Sequence[str], usual: str, head: str) -> Delimited | None:
-    """The table of lines that are quoted as a whole, as ``"text;label"`` above ``"a;1"``; None where they are not."""
+    """The table of lines that are quoted as a whole (``"text;label"``, ``"a;1"``); None if they are not."""
     found = _WRAPPED_NAMES.fullmatch(head.strip())
     if found is None:
         return None
@@ -127,7 +127,7 @@ def _opening(lines: Sequence[str], usual: str) -> tuple[Sequence[str], str, str,
 
 
 def _read(lines: Sequence[str], separator: str) -> Delimited:
-    """The table under one separator, with whatever quoting fits.
+    """The table with one separator and the quoting that fits.
 
     Raises:
         _Misfit: none does.
@@ -176,10 +176,10 @@ def _read_tabs(lines: Sequence[str]) -> Delimited:
 
 
 def _is_quoted(plain: Delimited, lines: Sequence[str]) -> bool:
-    """Whether fields that begin and end with quotes were quoted by a program, instead of being somebody's words.
+    """Whether quotes around fields are quoting by a program, and not part of the texts.
 
-    A program quotes the header, too, or an empty field, or doubles quotes in a field, or quotes the fields with commas
-    and no others (Excel); and it leaves no other quote in the file.
+    A program also quotes the header or an empty field, or doubles quotes in a field, or quotes exactly the fields with
+    commas (Excel); and it leaves no other quote in the file.
     """
     fields = [field for line in lines for field in line.rstrip("\r\n").split("\t")]
     quoted = [field for field in fields if '"' in field]
@@ -196,7 +196,7 @@ def _split(lines: Sequence[str], separator: str) -> _Spans:
 
 
 def _parsed(lines: Sequence[str], separator: str, lenient: bool) -> _Spans:
-    # For the whole process, which is why it is never lowered again.
+    # Process-wide, so never lowered again.
     csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=lenient)
     while True:
@@ -211,7 +211,7 @@ def _parsed(lines: Sequence[str], separator: str, lenient: bool) -> _Spans:
 
 
 def _fitted(spans: _Spans) -> Delimited:
-    """Header and rows; fields beyond the header's are cut where they are blank.
+    """Header and rows; blank fields beyond the header's are dropped.
 
     Raises:
         _Misfit: a row of another width.

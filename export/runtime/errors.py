@@ -1,5 +1,5 @@
-"""The one error of this runtime."""
+"""The runtime's exception."""
 
 
 class RuntimeInputError(ValueError):
-    """A folder, an installation or an option that cannot work; one sentence that names it and the remedy."""
+    """An invalid folder, installation or option; the message is one sentence with the remedy."""

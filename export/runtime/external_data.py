@@ -1,7 +1,7 @@
-"""Where the graphs of a folder have their weights: in its own files only, whatever this onnxruntime would follow.
+"""Checks that ONNX graphs read their weights from files of the folder only.
 
-onnxruntime 1.22 reads weights from any path that a graph names. Graphs are protocol buffers, of which the few
-messages that lead to a tensor are walked here: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+onnxruntime 1.22 reads weights from any path in a graph. Graphs are protocol buffers; only messages that lead to tensors
+are parsed here: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 from .errors import RuntimeInputError
 from .json_files import REMEDY
 
-# By message: the fields that lead on, and to which message.
+# By message: the fields to follow, and their message types.
 _FIELDS = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
     "TrainingInfo": {1: "Graph", 2: "Graph"},
@@ -27,13 +27,13 @@ _FIELDS = {
 
 
 def check_external_data(path: Path, files: Mapping[str, int]) -> dict[str, int]:
-    """Refuses a graph whose weights lie outside ``files``, the sizes by name, or beyond their ends.
+    """Refuses a graph with weights outside ``files`` (sizes by name) or beyond their ends.
 
     Returns:
-        How many bytes of each file the graph uses, counted from its start.
+        The number of bytes, from the start, that the graph uses of each file.
 
     Raises:
-        RuntimeInputError: such a graph, or a file that is none.
+        RuntimeInputError: such a graph, or a file that is not a graph.
     """
     used: dict[str, int] = {}
     try:
@@ -53,7 +53,7 @@ def check_external_data(path: Path, files: Mapping[str, int]) -> dict[str, int]:
 
 
 def _external_data(content: bytes) -> Iterator[dict[str, str]]:
-    """``location``, ``offset`` and ``length`` of each tensor that lies in another file."""
+    """``location``, ``offset`` and ``length`` of each tensor that is stored in another file."""
     waiting = [("Model", memoryview(content))]
     while waiting:
         message, view = waiting.pop()
@@ -71,7 +71,7 @@ def _external_data(content: bytes) -> Iterator[dict[str, str]]:
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The fields of a message that are messages or strings; numbers are passed over."""
+    """The fields of a message that are messages or strings; numbers are skipped."""
     at = 0
     while at < len(view):
         tag, at = _number(view, at)
@@ -91,7 +91,7 @@ def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _number(view: memoryview, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+    """A varint (seven bits per byte), and the position after it."""
     value = 0
     for place, byte in enumerate(view[at : at + 10]):
         value |= (byte & 0x7F) << 7 * place

@@ -1,4 +1,4 @@
-"""An exported folder: its config, and whether its files are those that were exported."""
+"""Reads an exported folder's config and verifies its files."""
 
 import hashlib
 from pathlib import Path
@@ -11,16 +11,16 @@ from .option_checks import shown
 from .text_display import displayed, get_logger
 
 CONFIG = "config.json"
-MOST_FILE_BYTES = 2**26  # of a file without weights, whose size the graphs tell
+MOST_FILE_BYTES = 2**26  # of a file without weights; the graphs determine the sizes of files with weights
 
 
 def read_config(folder: Path) -> FolderConfig:
-    """The folder's config, after a check that all its files are there and as they were exported.
+    """The folder's config, after a check that all files exist and are unchanged since the export.
 
-    Folders of version 0.1.0 have no checksums: a warning says that they could not be checked.
+    Folders of version 0.1.0 have no checksums, which a warning says.
 
     Raises:
-        RuntimeInputError: a missing, foreign, damaged or changed folder.
+        RuntimeInputError: a folder that is missing, damaged, changed, or not an exported one.
     """
     if not folder.is_dir():
         raise RuntimeInputError(f"The folder {folder} does not exist; write one with ld4lg export.")

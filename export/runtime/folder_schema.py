@@ -1,7 +1,4 @@
-"""`FolderConfig`: every key of an exported folder's ``config.json``, what it may hold, and how keys belong together.
-
-The exporter writes the file through the same classes, so what is written can be read.
-"""
+"""`FolderConfig`: the schema of an exported folder's ``config.json``, used for writing and reading."""
 
 import hashlib
 import json
@@ -31,7 +28,7 @@ CLASSES = 100_000
 
 
 class FileName:
-    """A file of the folder, or of the runtime in it; no way leads out."""
+    """The name of a file in the folder or in its runtime, never a path out of it."""
 
     def allows(self, value: Any) -> bool:
         return isinstance(value, str) and bool(
@@ -54,7 +51,7 @@ class Sha256:
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """Ids that are left out of texts, and whether special tokens in a source text are read as such."""
+    """Token ids that are left out of texts, and whether special tokens in a source text are encoded as text."""
 
     special_ids: tuple[int, ...] = key(ListOf(TOKEN, 10_000))
     encode_special_tokens: bool = key(Switch())
@@ -62,7 +59,7 @@ class TokenizerSettings:
 
 @dataclass(frozen=True)
 class Source:
-    """Of sequence-to-sequence models: the most tokens of a source text."""
+    """Of sequence-to-sequence models: the maximum number of tokens of a source text."""
 
     max_len: int = key(WholeNumber(1, MOST_TOKENS))
 
@@ -78,7 +75,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Noise levels: of continuous times by ``scale``, of recipe v1 by the table ``alphas_cumprod``."""
+    """Noise schedule: continuous with ``scale``, or recipe v1's table ``alphas_cumprod``."""
 
     name: str = key(Text())
     learned_times: tuple[float, ...] | None = key(Maybe(ListOf(Number(0, 1), 10_001, least=2)))
@@ -88,14 +85,14 @@ class Schedule:
     )
 
     def levels(self) -> dict[str, Any]:
-        """As `schedules.sampling_grid` takes them."""
+        """The entries for `schedules.sampling_grid`."""
         unused = "scale" if self.scale is None else "alphas_cumprod"
         return {name: value for name, value in asdict(self).items() if name != unused}
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    """The denoiser, the process that it was trained for, and the scale of its latents."""
+    """The denoiser, its diffusion process, and the statistics of its latents."""
 
     objective: str = key(Choice(OBJECTIVES))
     schedule: Schedule = key(Schedule)
@@ -124,7 +121,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """All that the runtime has to know beside the graphs.
+    """All that the runtime needs besides the graphs.
 
     Args:
         vocab_size: of the language model. files, sha256: sizes and checksums of the other files. digest: the
@@ -157,7 +154,7 @@ class FolderConfig:
 
 
 def _relations(config: FolderConfig) -> Iterator[tuple[bool, str]]:
-    """What holds between keys, and what to say where it does not."""
+    """Conditions between keys, each with the sentence for its violation."""
     diffusion, statistics, schedule = config.diffusion, config.statistics, config.diffusion.schedule
     classes, latents = diffusion.num_classes, diffusion.num_latents
     numbers = latents * diffusion.dim_latent
@@ -239,6 +236,6 @@ def parse_config(content: Any) -> FolderConfig:
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """The checksum of the content of ``config.json`` but for its ``digest``, whatever the order and the spaces."""
+    """The checksum of ``config.json`` without its ``digest``, independent of order and white space."""
     rest = {name: value for name, value in content.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

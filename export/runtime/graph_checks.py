@@ -1,4 +1,4 @@
-"""What the graphs of a folder take and give must be what its config says, so that nothing fails half-way.
+"""Checks that the inputs and outputs of a folder's graphs are those that its config implies.
 
 Letters: B batch, N latent positions, d latent width, M source length, S sentences, W beams, T cached tokens,
 H heads, K head width, V vocabulary.
@@ -15,7 +15,7 @@ FLOAT, INT, BOOL = "tensor(float)", "tensor(int64)", "tensor(bool)"
 
 
 def check_graphs(config: FolderConfig, graphs: Mapping[str, Session]) -> int:
-    """Compares the inputs and outputs of every graph with those that the runtime gives and takes.
+    """Compares the inputs and outputs of every graph with those that the runtime uses.
 
     Returns:
         The size of the vocabulary V.
@@ -83,7 +83,7 @@ def _decoder(config: FolderConfig, graphs: Mapping[str, Session]) -> Iterator[In
 
 
 def _positions(config: FolderConfig) -> int | None:
-    """N, which follows the batch's longest text in recipe v1."""
+    """N; None in recipe v1, where it varies with the batch."""
     return None if config.diffusion.has_mask else config.diffusion.num_latents
 
 

@@ -1,7 +1,4 @@
-"""Files that others wrote, read with bounds: regular ones only, and JSON of bounded size and depth.
-
-The standard library alone.
-"""
+"""Reads untrusted files: regular ones only, and JSON of bounded size and depth. Uses the standard library only."""
 
 import json
 import math
@@ -24,7 +21,7 @@ def size_of(path: Path) -> int:
     """The size in bytes of a regular file, or of the one that a link leads to.
 
     Raises:
-        RuntimeInputError: it is missing, or something else, as a directory or a pipe (which is never opened).
+        RuntimeInputError: it is missing, or not a regular file, such as a directory or a pipe (which is never opened).
     """
     try:
         found = os.stat(path)
@@ -38,10 +35,10 @@ def size_of(path: Path) -> int:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file: at most `MOST_BYTES`, `MOST_DEPTH` deep, every key once, no NaN and no Infinity.
+    """The content of a JSON file of at most `MOST_BYTES`; see `parse`.
 
     Raises:
-        RuntimeInputError: it is anything else.
+        RuntimeInputError: a larger file, or one that `parse` refuses.
     """
     if (size := size_of(path)) > MOST_BYTES:
         raise RuntimeInputError(
@@ -54,10 +51,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse(text: str) -> Any:
-    """JSON in which every number is finite, no key stands twice, and nothing is nested deeper than `MOST_DEPTH`.
+    """Parses JSON with finite numbers, without duplicate keys, and at most `MOST_DEPTH` deep.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: anything else.
     """
     try:
         content = json.loads(
@@ -86,10 +83,10 @@ def _finite(digits: str) -> float:
 
 
 def every_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, as ``object_pairs_hook``; Python would keep the last value of a key and drop the others.
+    """An ``object_pairs_hook`` that refuses duplicate keys, of which Python would keep the last.
 
     Raises:
-        ValueError: it has a key twice.
+        ValueError: a duplicate key.
     """
     content = dict(pairs)
     if len(content) < len(pairs):

@@ -1,6 +1,6 @@
 """Rows of JSON: a value a line (``.jsonl``), or a list of rows or one row after another (``.json``).
 
-A row is an object; a bare string, or a list of one, is an object with that ``text``. The standard library alone.
+A row is an object; a string, or a list of one, becomes an object with that ``text``. Uses the standard library only.
 """
 
 import json
@@ -11,17 +11,17 @@ from typing import Any
 from .errors import RuntimeInputError
 from .json_files import every_key_once
 
-Placed = list[tuple[int, Mapping[str, object]]]  # rows, each with the line on which it starts
+Placed = list[tuple[int, Mapping[str, object]]]  # rows with the lines on which they start
 
 _TEXT_COLUMNS = ("text", "sentence", "document", "summary")
 _WHITE = re.compile(r"[ \t\n\r]*")
 
 
 def rows_of_lines(lines: Iterable[str], name: str) -> tuple[Placed, int]:
-    """The rows of a ``.jsonl`` file, and the number of its blank lines, which are none.
+    """The rows of a ``.jsonl`` file, and the number of its blank lines, which are skipped.
 
     Raises:
-        RuntimeInputError: a line that is no row.
+        RuntimeInputError: a line that is not a row.
     """
     rows: Placed = []
     number = 0
@@ -38,12 +38,12 @@ def rows_of_lines(lines: Iterable[str], name: str) -> tuple[Placed, int]:
 
 
 def rows_of_documents(text: str, name: str) -> tuple[Placed, str | None]:
-    """The rows of a ``.json`` file and, where it is one object that holds them under a key, that key.
+    """The rows of a ``.json`` file and, if it is one object that has them under a key, that key.
 
-    Rows under a key are numbered instead of placed.
+    Rows under a key have their number in place of a line.
 
     Raises:
-        RuntimeInputError: no JSON, or something else than rows.
+        RuntimeInputError: not JSON, or not rows.
     """
     documents = list(_Documents(text, name))
     if len(documents) == 1:
@@ -69,9 +69,9 @@ def _as_row(value: object, where: str) -> Mapping[str, object]:
 
 
 def _key_of_rows(value: Mapping[str, Any], name: str) -> str | None:
-    """The key under which an object holds all rows, as ``{"version": 1, "data": [{…}, …]}``; None: it is a row.
+    """The key of an object that has all rows, as in ``{"version": 1, "data": [{…}, …]}``; None: the object is a row.
 
-    One with a text of its own is a row, whatever lists it has beside that.
+    An object with a text column is a row, even if it has lists.
     """
     if any(isinstance(value.get(column), str) for column in _TEXT_COLUMNS):
         return None
@@ -91,7 +91,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=every_key_once)
 
 
 def _problem(error: Exception) -> str:
-    # Others: a key that stands twice, a number of thousands of digits, thousands of brackets.
+    # Other errors: a duplicate key, a number with thousands of digits, thousands of brackets.
     return f"is not JSON ({error.msg if isinstance(error, json.JSONDecodeError) else error})"
 
 

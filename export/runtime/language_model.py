@@ -1,4 +1,4 @@
-"""The language model's decoder on a batch of latents: one token for each beam at a time.
+"""`LanguageModel`: runs the decoder graphs on a batch of latents, one token for each beam at a time.
 
 Letters: S sentences, W beams, T cached tokens, N latent positions, H heads, K head width, V vocabulary.
 """
@@ -9,12 +9,12 @@ import onnxruntime as ort
 from .errors import RuntimeInputError
 from .session import Session
 
-SPAN = 16  # tokens that the caches grow by; until then they are written in place
+SPAN = 16  # tokens by which the caches grow; between, they are written in place
 
 
 class LanguageModel:
-    """Caches stay where the graphs run. A beam's past is a mask over the cache of all beams of its sentence, so
-    that choosing beams moves no key."""
+    """Decoder with key-value caches on the device. A beam's past is a mask over the cache of all beams of its sentence,
+    so choosing beams moves no key."""
 
     def __init__(
         self,
@@ -37,21 +37,21 @@ class LanguageModel:
         self._position = 0
 
     def is_full(self) -> bool:
-        """Whether there has to be a `grow` before the next step."""
+        """Whether `grow` must be called before the next step."""
         return self._position == self._own.shape[2]
 
     def grow(self, sentences: np.ndarray) -> None:
-        """Room for `SPAN` more tokens; only those ``sentences`` are kept, and the others left behind."""
+        """Makes room for `SPAN` more tokens and keeps only ``sentences``."""
         outputs = self._grow.run({"sentences": sentences} | self._past | self._kept)
         for caches in (self._past, self._kept):
             caches.update({name: outputs[f"next.{name}"] for name in caches})
         self._own = np.pad(self._own[sentences], ((0, 0), (0, 0), (0, SPAN), (0, 0)), constant_values=-np.inf)
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
-        """Logits (S, W, V) of what follows the ``tokens`` (S, W).
+        """Logits (S, W, V) of the token after ``tokens`` (S, W).
 
         Raises:
-            RuntimeInputError: they are no numbers, since the weights are none.
+            RuntimeInputError: they are not finite, as with damaged weights.
         """
         beams = np.arange(tokens.shape[1])
         self._own[:, beams, self._position, beams] = 0.0
@@ -67,7 +67,7 @@ class LanguageModel:
         outputs = self._step.run(feeds | self._past | self._kept, host, in_place)
         self._position += 1
         logits = outputs["logits"].numpy()
-        if not np.isfinite(logits.max()):  # the largest of numbers and a NaN is NaN
+        if not np.isfinite(logits.max()):  # NaN if any logit is NaN
             raise RuntimeInputError(
                 f"{self._step.path} gives logits that are not finite: its weights are damaged, or exceed their "
                 "precision; export it again, in float32."

@@ -1,22 +1,22 @@
-"""Noise levels that a sampler's steps can divide by, and latents that a decoder can read.
+"""Separation of equal noise levels, and error sentences about levels and latents.
 
-The package and the exported runtime compute levels in PyTorch and in NumPy; what both do where levels coincide, and
-what both say, is here. The standard library alone. Letters: S sampling steps, T training timesteps.
+Shared by the package (PyTorch) and the exported runtime (NumPy). Uses the standard library only. Letters: S sampling
+steps, T training timesteps.
 """
 
 import math
 from collections.abc import Sequence
 
-# Of a schedule's D, R and scale: beyond, log-SNR lies on one side of 0 at nearly all times.
+# Of a schedule's D, R and scale: beyond them, log-SNR has the same sign at nearly all times.
 LEAST_NUMBER, MOST_NUMBER = 0.001, 1000.0
-SMALLEST_SHARE = 0.1  # of the mean step of log-SNR, the smallest step that `spread` leaves
+SMALLEST_SHARE = 0.1  # the smallest step of log-SNR after `spread`, relative to the mean step
 
 
 def spread(log_snr: Sequence[float]) -> list[float]:
-    """Rising levels (S+1,), moved as little as it takes for every step to be a tenth of the mean one at least.
+    """Ascending levels (S+1,), moved as little as necessary for every step to be at least a tenth of the mean step.
 
-    A schedule's clamped ends, or rounding, make neighbours equal; a sampler's formulas then divide 0 by 0. Both ends
-    stay where they are, so they coincide still where all levels do.
+    A schedule's clamped ends and rounding make levels equal, and samplers then compute 0 / 0. Both ends stay in place,
+    so if all levels are equal, they remain so.
     """
     first, steps = log_snr[0], len(log_snr) - 1
     least = SMALLEST_SHARE * (log_snr[-1] - first) / steps
@@ -28,12 +28,12 @@ def spread(log_snr: Sequence[float]) -> list[float]:
 
 
 def range_of(num_steps: int, last: float) -> float:
-    """Of log-SNR what `spread` needs up to the level ``last`` for float64 to tell the squared signal levels apart."""
+    """The range of log-SNR up to ``last`` that `spread` needs for squared signal levels to differ in float64."""
     return num_steps / SMALLEST_SHARE * 2**-52 * (1 + math.exp(last))
 
 
 def whole_steps(wanted: Sequence[int]) -> list[int]:
-    """Falling timesteps (S+1,) of a table: those that coincide are moved apart, towards noise."""
+    """Descending timesteps (S+1,); equal ones are moved apart, towards noise."""
     apart: list[int] = []
     for step in reversed(wanted):
         apart.append(max(step, apart[-1] + 1) if apart else step)
@@ -41,7 +41,7 @@ def whole_steps(wanted: Sequence[int]) -> list[int]:
 
 
 def check_learned(times: object) -> str | None:
-    """The sentence that refuses learned times which are no falling numbers from 1 to 0; None where they are."""
+    """The sentence that refuses learned times that do not descend from 1 to 0, or None."""
     if (
         not isinstance(times, Sequence)
         or len(times) < 2
@@ -61,7 +61,7 @@ def check_learned(times: object) -> str | None:
 
 
 def more_than_timesteps(num_steps: int, timesteps: int) -> str | None:
-    """The sentence about more steps than a discrete schedule has; None where there are not."""
+    """The sentence that refuses more steps than a discrete schedule has timesteps, or None."""
     if num_steps <= timesteps:
         return None
     return (
@@ -71,7 +71,7 @@ def more_than_timesteps(num_steps: int, timesteps: int) -> str | None:
 
 
 def too_many_steps(num_steps: int, spacing: str, strength: float, levels: int, timesteps: int) -> str:
-    """More steps than a discrete schedule has ``levels`` up to ``strength``, or too many so close together there."""
+    """The sentence that refuses more steps than a discrete schedule has ``levels`` up to ``strength``."""
     remedies = []
     if num_steps <= levels:
         remedies = ["ask for fewer", "for the spacing time"]
@@ -84,7 +84,7 @@ def too_many_steps(num_steps: int, spacing: str, strength: float, levels: int, t
 
 
 def no_levels(schedule: str, num_steps: int, strength: float, least: float) -> str:
-    """A part of a schedule with fewer distinct levels than steps; there are enough from the time ``least`` on."""
+    """The sentence that refuses more steps than distinct levels; from time ``least`` on there are enough."""
     least *= 1.1  # log-SNR's spacing starts a little later, and two digits round
     remedy = "ask for fewer" if strength >= least else f"choose a strength of at least {least:.2g}"
     return (
@@ -98,7 +98,7 @@ def _counted(num_steps: int) -> str:
 
 
 def not_finite(count: int, total: int) -> str | None:
-    """The sentence about ``count`` of ``total`` samples with NaN or infinite latents; None where there are none."""
+    """The sentence about ``count`` of ``total`` samples with NaN or infinite latents, or None."""
     if not count:
         return None
     return (

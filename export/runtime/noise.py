@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed, a sample's number and a stream alone, as in the PyTorch pipeline.
+"""Counter-based random numbers of (seed, sample id, stream), equal to those of the PyTorch pipeline.
 
 Letters: B batch.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-START_STREAM = 0  # of z_T; sampling step k draws from stream 1 + k
+START_STREAM = 0  # of z_T; sampling step k uses stream 1 + k
 TOKEN_STREAM = 1 << 30
 LENGTH_STREAM = TOKEN_STREAM + 1
 CLASS_STREAM = TOKEN_STREAM + 2
@@ -57,13 +57,13 @@ def philox_normal(seed: int, sample_ids: np.ndarray, stream: int, shape: Sequenc
 
 
 def uniforms(seed: int, sample_ids: np.ndarray, stream: int, count: int) -> np.ndarray:
-    """Uniform numbers (B, count) float64: the normal distribution function of `philox_normal`."""
+    """Uniform numbers (B, count) float64: the normal CDF of `philox_normal`."""
     normal = philox_normal(seed, sample_ids, stream, (count,)).astype(np.float64)
     return np.vectorize(lambda x: 0.5 * math.erfc(-x / math.sqrt(2)), otypes=[np.float64])(normal)
 
 
 def draw(counts: Sequence[int], seed: int, sample_ids: np.ndarray, stream: int) -> np.ndarray:
-    """Indices (B,) into ``counts``, as often as they say."""
+    """Indices (B,) into ``counts``, sampled in proportion to them."""
     cumulative = np.cumsum(counts, dtype=np.float64)
     threshold = uniforms(seed, sample_ids, stream, 1)[:, 0] * cumulative[-1]
     last = int(np.flatnonzero(counts)[-1])

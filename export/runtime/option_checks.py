@@ -1,7 +1,6 @@
-"""Checks of the options that a user gives: one sentence names the option, its value and what it may be.
+"""Rules of option values; a violation gives one sentence with the option, its value and the rule.
 
-The package and the exported runtime check with the same rules, and raise errors of their own with the same words. The
-standard library alone.
+Shared by the package and the exported runtime, which raise their own exceptions. Uses the standard library only.
 
 >>> complaint("temperature", float("nan"))
 'temperature is nan; it must be a finite number from 0.000001 to 1000000.'
@@ -13,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-MOST = 2**31 - 1  # of a count that nothing else bounds
-# Beams, or decodes of one latent, that no call asked for: what they cost grows with their square.
+MOST = 2**31 - 1  # of counts without another bound
+# Beams, or decodes of one latent, that a file may set, as their cost is quadratic.
 MOST_IN_A_FILE = 64
 
 _repr = reprlib.Repr()
@@ -23,14 +22,14 @@ _repr.maxlist = _repr.maxtuple = _repr.maxdict = 6
 
 
 class Rule(Protocol):
-    """What an option may be, in words (``str``), and whether a value is that."""
+    """Allowed values of an option: a check, and a description (``str``)."""
 
     def allows(self, value: Any) -> bool: ...
 
 
 @dataclass(frozen=True)
 class WholeNumber:
-    """An integer of any library from ``least`` to ``most``; neither True nor 2.0 is one."""
+    """An integer (Python, NumPy, PyTorch) from ``least`` to ``most``; not True, not 2.0."""
 
     least: int = 1
     most: int = MOST
@@ -45,7 +44,7 @@ class WholeNumber:
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number of any library from ``least`` to ``most``; with ``above``, ``least`` itself is not allowed."""
+    """A finite number (Python, NumPy, PyTorch) from ``least`` to ``most``; ``above`` excludes ``least``."""
 
     least: float
     most: float
@@ -77,7 +76,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Switch:
-    """True or False, and no number in their place."""
+    """True or False, not a number."""
 
     def allows(self, value: Any) -> bool:
         return isinstance(plain(value), bool)
@@ -88,7 +87,7 @@ class Switch:
 
 @dataclass(frozen=True)
 class Text:
-    """A string of whole characters: half a surrogate pair has no UTF-8."""
+    """A string without lone surrogates, which UTF-8 cannot encode."""
 
     def allows(self, value: Any) -> bool:
         return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
@@ -99,7 +98,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Function:
-    """Something to call."""
+    """A callable."""
 
     def allows(self, value: Any) -> bool:
         return callable(value)
@@ -141,11 +140,12 @@ OPTIONS: Mapping[str, Rule] = {
     "num_samples": WholeNumber(),
     "batch_size": WholeNumber(),
     "seed": WholeNumber(0, 2**64 - 1),
-    # More steps than this fill the memory with their table long before they change a sample.
+    # More steps fill the memory with their table and do not change samples.
     "num_inference_steps": WholeNumber(1, 100_000),
     "guidance_scale": Number(-1000, 1000),
     "guidance_interval": Interval(),
     "strength": Number(0, 1, above=True),
+    "eta": Number(0, 1),
     "max_length": WholeNumber(2),
     "min_length": WholeNumber(0),
     "num_beams": WholeNumber(1, 256),
@@ -160,11 +160,11 @@ OPTIONS: Mapping[str, Rule] = {
     "num_candidates": WholeNumber(1, 1000),
     "threads": WholeNumber(1, 10_000),
 }
-"""What the options may be that the pipeline and the exported runtime share, by name."""
+"""Rules of the options that the pipeline and the exported runtime share, by name."""
 
 
 def complaint(name: str, value: Any, rule: Rule | None = None) -> str | None:
-    """The sentence that refuses a value, or None; the rule is by default that of the name's last part."""
+    """The sentence that refuses a value, or None; the default rule is that of the name's last part."""
     rule = OPTIONS[name.rpartition(".")[2]] if rule is None else rule
     if rule.allows(value):
         return None
@@ -199,8 +199,15 @@ def too_many_for_a_file(prefix: str, **counts: int) -> str | None:
     return None
 
 
+def eta_of_another(eta: Any, sampler: str) -> str | None:
+    """The sentence about an ``eta`` for another sampler than DDIM, which alone has one, or None."""
+    if eta is None or sampler == "ddim":
+        return None
+    return f"eta is {shown(eta)}, which the sampler {sampler} does not have; leave it out, or choose the sampler ddim."
+
+
 def above_max_length(min_length: Any, max_length: int) -> str | None:
-    """The sentence about a ``min_length`` that no text of a model reaches, or None; for a call without a max_length."""
+    """The sentence about a ``min_length`` above a model's ``max_length``, or None; for calls without a max_length."""
     if not OPTIONS["min_length"].allows(min_length) or plain(min_length) <= max_length:
         return None
     return (
@@ -218,26 +225,26 @@ def unknown_option(name: str, known: Iterable[str]) -> str:
 
 
 def elements(values: Any) -> list | None:
-    """The elements of a list, tuple, range, array or tensor of one dimension, in their order.
+    """The elements of a list, tuple, range, or array or tensor of one dimension; None for anything else.
 
-    None for anything else: a text, a table, and a set, whose order is arbitrary.
+    Also None: texts, mappings, and sets, whose order is arbitrary.
     """
     if isinstance(values, str | bytes | Mapping | set | frozenset) or not isinstance(values, Iterable):
         return None
     try:
         return list(values.tolist() if hasattr(values, "tolist") else values)
-    except (TypeError, RuntimeError):  # an array of no dimension; a tensor that is sparse or has no values
+    except (TypeError, RuntimeError):  # a 0-d array; a sparse or meta tensor
         return None
 
 
 def plain(value: Any) -> Any:
-    """A number of NumPy or PyTorch as one of Python; anything else as it is."""
+    """A scalar of NumPy or PyTorch as a Python number; other values unchanged."""
     single = getattr(value, "shape", None) == () and hasattr(value, "item")
     return value.item() if single and not getattr(value, "is_meta", False) else value
 
 
 def shown(value: Any) -> str:
-    """A value in a message: in one line, and short."""
+    """A value for a message: on one line, shortened."""
     value = plain(value)
     if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print very long ones
         return f"a number of {value.bit_length()} bits"

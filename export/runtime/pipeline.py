@@ -1,4 +1,4 @@
-"""`OnnxTextDiffusion`: an exported folder as one object that writes text.
+"""`OnnxTextDiffusion`: samples texts from an exported folder.
 
 Letters: B batch, N latent positions, d latent width, M source length, K beams, V vocabulary.
 """
@@ -23,7 +23,7 @@ from .graph_checks import check_graphs
 from .json_files import REMEDY
 from .language_model import LanguageModel
 from .levels import more_than_timesteps
-from .option_checks import Choice, WholeNumber, above_max_length, complaint, first_complaint
+from .option_checks import Choice, WholeNumber, above_max_length, complaint, eta_of_another, first_complaint
 from .sampling import SAMPLERS, Network, sample, step_table
 from .schedules import SPACINGS, SamplingGrid, sampling_grid
 from .search import decode_tokens
@@ -36,19 +36,19 @@ class OnnxTextDiffusion:
     """Samples texts as `ld4lg_fast.TextDiffusionPipeline` does, from the same random numbers.
 
     Args:
-        folder: what ``ld4lg export`` wrote.
-        providers: of onnxruntime; None takes CUDA where this onnxruntime has it, else the CPU.
-        threads: of the CPU; None leaves it to onnxruntime.
+        folder: written by ``ld4lg export``.
+        providers: of onnxruntime; None is CUDA if available, else the CPU.
+        threads: of the CPU; None is onnxruntime's choice.
 
     Raises:
-        RuntimeInputError: a folder that is foreign, damaged or changed, an onnxruntime that is too old, a provider
-            that is not there.
+        RuntimeInputError: a folder that is damaged, changed or not an exported one, an onnxruntime that is too old, or
+            a provider that is not available.
     """
 
     def __init__(
         self, folder: Path | str, providers: Sequence[str] | None = None, threads: int | None = None
     ) -> None:
-        most = max(8, 4 * (os.cpu_count() or 1))  # each is a thread of every graph
+        most = max(8, 4 * (os.cpu_count() or 1))  # every graph has as many threads
         if threads is not None and (sentence := complaint("threads", threads, WholeNumber(1, most))):
             raise RuntimeInputError(sentence)
         folder = Path(folder)
@@ -81,6 +81,7 @@ class OnnxTextDiffusion:
         num_inference_steps: int | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
+        eta: float | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
@@ -88,7 +89,7 @@ class OnnxTextDiffusion:
         on_texts: Callable[[list[str]], None] | None = None,
         **decoding: Any,
     ) -> list[str]:
-        """Samples texts; the same seed gives the same texts whatever the batch size.
+        """Samples texts; the same seed gives the same texts at any batch size.
 
         Args:
             class_id, class_name: of a class-conditional model, one class or an id for each sample.
@@ -96,9 +97,11 @@ class OnnxTextDiffusion:
             quality: ``paper`` (as published), ``balanced`` or ``draft``: presets of the next three.
             num_inference_steps: network evaluations. sampler: a name in `sampling.SAMPLERS`. spacing of the steps:
                 one of `schedules.SPACINGS`.
+            eta: in [0, 1], of the sampler ``ddim`` alone: 0, which None stands for, is deterministic, 1 ancestral
+                sampling.
             guidance_scale: None is 2 with a source and 1 without. guidance_interval: the times, 1 noise and 0 data,
                 between which there is guidance.
-            on_texts: called with the texts of every batch as soon as they are there.
+            on_texts: called with the texts of every batch when they are decoded.
             decoding: fields of `DecodingRules`, e.g. ``strategy="greedy"``.
 
         Raises:
@@ -121,6 +124,7 @@ class OnnxTextDiffusion:
                     num_inference_steps=num_inference_steps,
                     sampler=sampler,
                     spacing=spacing,
+                    eta=eta,
                     guidance_scale=guidance_scale,
                     guidance_interval=guidance_interval,
                     seed=seed,
@@ -144,6 +148,7 @@ class OnnxTextDiffusion:
         num_inference_steps: int = 250,
         sampler: str | None = None,
         spacing: str = "time",
+        eta: float | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
@@ -156,7 +161,11 @@ class OnnxTextDiffusion:
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
             guidance_interval=guidance_interval,
+            eta=0.0 if eta is None else eta,
         )
+        sampler = diffusion.sampler if sampler is None else sampler
+        if sentence := eta_of_another(eta, sampler):
+            raise RuntimeInputError(sentence)
         sample_ids = sample_numbers(sample_ids)
         timesteps = len(diffusion.schedule.alphas_cumprod or ())
         if timesteps and (sentence := more_than_timesteps(num_inference_steps, timesteps)):
@@ -172,7 +181,7 @@ class OnnxTextDiffusion:
             counts = self.config.statistics.length_counts
             lengths = noise.draw((0, *counts[1:]), seed, sample_ids, noise.LENGTH_STREAM)
             mask = np.arange(shape[0]) < lengths[:, None]
-        # Padding is computed only as far as the batch's longest text goes.
+        # Padded to the longest text of the batch.
         width = shape[0] if mask is None else int(lengths.max())
 
         def fresh(stream: int) -> np.ndarray:
@@ -180,7 +189,7 @@ class OnnxTextDiffusion:
 
         grid = sampling_grid(diffusion.schedule.levels(), num_inference_steps, spacing)
         scales = [scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
-        table = step_table(diffusion.sampler if sampler is None else sampler, grid, diffusion.objective)
+        table = step_table(sampler, grid, diffusion.objective, eta or 0.0)
         conditions = self._conditions(None if mask is None else mask[:, :width], class_ids, sources)
         network = self._guided(grid, scales, conditions)
         latents = sample(
@@ -197,10 +206,10 @@ class OnnxTextDiffusion:
         seed: int = 0,
         sample_ids: np.ndarray | None = None,
     ) -> list[str]:
-        """Texts of latents (B, N, d) and their mask; ``seed`` and ``sample_ids`` are nucleus sampling's.
+        """Texts of latents (B, N, d) and their mask; ``seed`` and ``sample_ids`` are for nucleus sampling.
 
         Raises:
-            RuntimeInputError: latents of another shape than the model's, or such as are not finite.
+            RuntimeInputError: latents of another shape than the model's, or not finite.
         """
         check_latents(self.config.diffusion, latents, mask)
         _check(seed=seed)
@@ -212,7 +221,7 @@ class OnnxTextDiffusion:
             streams = [noise.TOKEN_STREAM + number for number in range(decodes)]
             drawn = [noise.uniforms(seed, ids, stream, rules.max_length) for stream in streams]
             uniform = np.stack(drawn, axis=1).reshape(-1, rules.max_length)
-        # The decodes of a latent stand side by side.
+        # Decodes of a latent are consecutive rows.
         latents = np.repeat(latents, decodes, axis=0)
         mask = None if mask is None else np.repeat(mask, decodes, axis=0)
         decoder = LanguageModel(*self._decoder, latents, mask, beams)
@@ -227,7 +236,7 @@ class OnnxTextDiffusion:
         return [texts[group][minimum_bayes_risk(texts[group], similarity)] for group in groups]
 
     def rules(self, **decoding: Any) -> DecodingRules:
-        """This model's decoding rules, with the given fields of `DecodingRules` in place of its own."""
+        """This model's decoding rules, with the given fields of `DecodingRules` replaced."""
         unknown = decoding.keys() - DecodingRules.__dataclass_fields__.keys()
         if unknown:
             known = ", ".join(DecodingRules.__dataclass_fields__)
@@ -261,15 +270,14 @@ class OnnxTextDiffusion:
     def _conditions(
         self, mask: np.ndarray | None, class_ids: np.ndarray | None, sources: Sequence[str] | None
     ) -> dict[str, np.ndarray]:
-        """The denoiser's inputs that stay the same through all steps."""
+        """The denoiser's inputs that are constant over all steps."""
         conditions = {} if mask is None else {"mask": mask}
         if class_ids is not None:
             conditions["class_id"] = class_ids
         return conditions if sources is None else conditions | self._encode(sources)
 
     def _guided(self, grid: SamplingGrid, scales: list[float], conditions: dict[str, np.ndarray]) -> Network:
-        """The network as `sample` sees it: guidance is one doubled batch, its second half without condition; steps
-        whose scale is 1 have none."""
+        """The network for `sample`; guided steps (scale not 1) run a doubled batch, its second half unconditional."""
         diffusion, graph = self.config.diffusion, self._denoiser
         plain: Feeds = {name: graph.place(value) for name, value in conditions.items()}
         both: Feeds = {}
@@ -300,7 +308,7 @@ class OnnxTextDiffusion:
         return network
 
     def _encode(self, sources: Sequence[str]) -> dict[str, np.ndarray]:
-        """What the denoiser attends to, of source texts; equal texts are encoded once."""
+        """The denoiser's cross-attention inputs of source texts; equal texts are encoded once."""
         distinct = {text: index for index, text in enumerate(dict.fromkeys(sources))}
         rows = self._sources_to_ids.encode(list(distinct))
         lengths = np.array([len(row) for row in rows])
@@ -315,10 +323,10 @@ class OnnxTextDiffusion:
 
 
 def _check(**options: Any) -> None:
-    """Refuses options that are not what `option_checks.OPTIONS` says.
+    """Refuses options that violate their rule in `option_checks.OPTIONS`.
 
     Raises:
-        RuntimeInputError: one sentence about the first.
+        RuntimeInputError: about the first of them.
     """
     if sentence := first_complaint(options):
         raise RuntimeInputError(sentence)

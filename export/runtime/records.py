@@ -1,7 +1,4 @@
-"""JSON objects as frozen dataclasses: every field says by `key` what it may hold, and `parse` checks all of it.
-
-The standard library alone.
-"""
+"""JSON objects as frozen dataclasses: `key` declares a field's rule, `parse` checks them. Standard library only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -23,7 +20,7 @@ class Maybe:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list whose entries all may be the same; a tuple in Python."""
+    """A list whose entries follow one rule; a tuple in Python."""
 
     of: "Shape"
     most: int
@@ -35,7 +32,7 @@ class ListOf:
 
 @dataclass(frozen=True)
 class TableOf:
-    """An object of any names, as far as their rule allows, whose values all may be the same."""
+    """An object with arbitrary keys, whose keys and values each follow one rule."""
 
     of: "Shape"
     most: int
@@ -50,20 +47,20 @@ Shape = Rule | Maybe | ListOf | TableOf | type
 
 
 def key(shape: Shape, *, optional: bool = False, **settings: Any) -> Any:
-    """A field of a dataclass: what its key may hold, and whether it may be left out (then it needs a default)."""
+    """A field of a dataclass with its rule; an ``optional`` key may be missing and needs a default."""
     return field(metadata={"shape": shape, "optional": optional}, **settings)
 
 
 def describe(shape: Shape) -> str:
-    """What a value may be, in words."""
+    """A rule in words."""
     return "an object" if isinstance(shape, type) else str(shape)
 
 
 def parse(shape: Shape, value: Any, path: str) -> Any:
-    """The value as Python has it: dataclasses for objects, tuples for lists.
+    """The value as dataclasses (objects) and tuples (lists).
 
     Raises:
-        RuntimeInputError: it is something else; the sentence names its ``path`` and what it may be.
+        RuntimeInputError: a violation, with its ``path`` and the rule.
     """
     if isinstance(shape, type):
         return _parse_record(shape, value, path)
@@ -114,7 +111,7 @@ def _name(name: Any) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """What `parse` makes the same value of; optional keys that are None are left out."""
+    """The inverse of `parse`; optional keys that are None are left out."""
     if is_dataclass(value) and not isinstance(value, type):
         entries = {entry.name: (entry, getattr(value, entry.name)) for entry in fields(value)}
         return {

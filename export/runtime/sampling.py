@@ -1,12 +1,13 @@
-"""Samplers in NumPy: the numbers of `ld4lg_fast.diffusion.samplers`.
+"""Samplers in NumPy, with the same numbers as `ld4lg_fast.diffusion.samplers`.
 
-Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients: computed in
-float64 and rounded at the end, as the PyTorch engine does. Everywhere ``alpha_sq`` is the squared signal level.
+Every sampler is linear in the state, the predictions and the noise, so a run is a table of coefficients, computed in
+float64 and rounded at the end as in the PyTorch engine. ``alpha_sq`` is the squared signal level.
 Letters: S sampling steps, B batch, N positions, d latent width.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -39,14 +40,21 @@ def _x_start(z: np.ndarray, output: np.ndarray, alpha_sq: np.float64, objective:
 
 
 def _ddim(
-    step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
+    step: int,
+    z: Array,
+    x_start: Array,
+    history: Sequence[Array],
+    grid: SamplingGrid,
+    noise: Array,
+    eta: float = 0.0,
 ) -> Array:
-    """Song et al. 2021, deterministic."""
+    """Song et al. 2021, eq. 12 and 16: deterministic at eta = 0, ancestral at eta = 1."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     if np.float32(now) < np.float32(after) < 1:
-        after = np.float64(np.float32(after))  # as published
-    noise = _noise_from_x_start(z, x_start, grid.alpha_sq[step])
-    return np.sqrt(after) * x_start + np.sqrt(1 - after) * noise
+        now, after = np.float64(np.float32(now)), np.float64(np.float32(after))  # as published
+    sigma = eta * np.sqrt((1 - now / after) * (1 - after) / (1 - now))
+    predicted = _noise_from_x_start(z, x_start, grid.alpha_sq[step])
+    return np.sqrt(after) * x_start + np.sqrt(1 - after - sigma**2) * predicted + sigma * noise
 
 
 def _ddpm(
@@ -61,7 +69,7 @@ def _ddpm(
 def _dpmpp_published(
     step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
 ) -> Array:
-    """What the official release calls dpmpp: the exact step of the ODE for a constant x_start."""
+    """The official release's ``dpmpp``: the exact step of the ODE for a constant x_start."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
     gain = np.sqrt(after) * np.expm1(-half_step)
@@ -78,7 +86,7 @@ def _dpmpp_2m(
 def _dpmpp_2m_sde(
     step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
 ) -> Array:
-    """Lu et al. 2022, appendix B: the same extrapolation on the SDE."""
+    """Lu et al. 2022, appendix B: `_dpmpp_2m` for the SDE."""
     now, after = grid.alpha_sq[step], grid.alpha_sq[step + 1]
     half_step = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
     alpha, sigma, shrink = np.sqrt(after), np.sqrt(1 - after), np.expm1(-2 * half_step)
@@ -91,7 +99,7 @@ def _dpmpp_2m_sde(
 def _unipc(
     step: int, z: Array, x_start: Array, history: Sequence[Array], grid: SamplingGrid, noise: Array
 ) -> Array:
-    """Zhao et al. 2023, alg. 1, UniPC-2: 2M, its state corrected by the evaluation made there."""
+    """Zhao et al. 2023, alg. 1, UniPC-2: 2M with its state corrected by the evaluation at that state."""
     if history:
         z = z + _unic(step, x_start, history, grid)
     return _dpmpp_2m(step, z, x_start, history, grid, noise)
@@ -153,9 +161,9 @@ SAMPLERS = {
 }
 
 
-def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
+def step_table(sampler: str, grid: SamplingGrid, objective: str, eta: float = 0.0) -> np.ndarray:
     """Coefficients (S, 7) float32 of each step: of z and the output in x_start, then of z, x_start, the x_start
-    before, fresh noise and the x_start before that in the next z.
+    before, fresh noise and the x_start before that in the next z. ``eta`` is DDIM's.
 
     Raises:
         RuntimeInputError: an unknown sampler, or one that needs more steps.
@@ -169,13 +177,14 @@ def step_table(sampler: str, grid: SamplingGrid, objective: str) -> np.ndarray:
     grid = SamplingGrid(*(level.astype(np.float64) for level in vars(grid).values()))
     z_unit, output_unit = np.eye(2)
     z, x_start, x_prev, noise, x_before = np.eye(5)
+    update = partial(_ddim, eta=eta) if sampler == "ddim" else SAMPLERS[sampler]
     rows = []
     for step in range(grid.num_steps):
         if step + 1 == grid.num_steps:
-            # The release's sampler returns the last but one x_start.
+            # The release's sampler returns the x_start of the step before the last.
             after = x_prev if sampler == "dpmpp_published" else x_start
         else:
-            after = SAMPLERS[sampler](step, z, x_start, (x_prev, x_before)[:step], grid, noise)
+            after = update(step, z, x_start, (x_prev, x_before)[:step], grid, noise)
         from_network = _x_start(z_unit, output_unit, grid.alpha_sq[step], objective)
         rows.append(np.concatenate([from_network, after]))
     return np.stack(rows).astype(np.float32)
@@ -194,7 +203,7 @@ def sample(
     """From the starting noise z (B, N, d) to latents, by the coefficients of `step_table`.
 
     ``network(z, step, x_prev)`` is the guided network, with the x_start of the step before; ``noise(step)`` fresh
-    noise. ``project`` puts every x_start on the sphere of radius √d.
+    noise. ``project``: projects every x_start to the sphere of radius √d.
     """
     x_start = x_prev = None
     for step, (from_z, from_output, *to_next) in enumerate(table):

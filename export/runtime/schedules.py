@@ -1,6 +1,6 @@
-"""Noise levels in NumPy: the numbers of `ld4lg_fast.diffusion.schedules`.
+"""Noise schedules in NumPy, with the same numbers as `ld4lg_fast.diffusion.schedules`.
 
-Everywhere ``alpha_sq`` is the squared signal level; rounding to float32 happens where the PyTorch path rounds.
+``alpha_sq`` is the squared signal level; values are rounded to float32 where PyTorch's are.
 Letters: S sampling steps, T training timesteps.
 """
 
@@ -19,8 +19,8 @@ SPACINGS = ("time", "log_snr", "learned")
 
 @dataclass(frozen=True)
 class SamplingGrid:
-    """Levels ``alpha_sq`` and ``log_snr`` (S+1,) from noise to data; what the network is told: (S,); the same levels
-    as ``times`` (S+1,), 1 noise and 0 data."""
+    """Levels ``alpha_sq`` and ``log_snr`` (S+1,) from noise to data, the network's time inputs (S,), and the levels'
+    ``times`` (S+1,), 1 noise and 0 data."""
 
     alpha_sq: np.ndarray
     network_time: np.ndarray
@@ -38,13 +38,13 @@ class SamplingGrid:
 
 
 def sampling_grid(schedule: Mapping, num_steps: int, spacing: str = "time") -> SamplingGrid:
-    """The levels that ``num_steps`` steps visit. They rise strictly, as in `ld4lg_fast.diffusion.schedules`.
+    """The levels of ``num_steps`` steps, strictly ascending, as in `ld4lg_fast.diffusion.schedules`.
 
     ``schedule`` has ``name`` and ``scale`` (continuous times), or ``alphas_cumprod`` (T,), recipe v1's table; and
     ``learned_times`` for the spacing of that name, or None. Spacings: see `ld4lg_fast.diffusion.schedules`.
 
     Raises:
-        RuntimeInputError: an unknown spacing, one that the model has no times for, or too many steps for it.
+        RuntimeInputError: an unknown spacing, missing learned times, or too many steps.
     """
     if spacing not in SPACINGS:
         raise RuntimeInputError(f"Unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}.")
@@ -108,7 +108,7 @@ def _times(schedule: Mapping, num_steps: int, spacing: str) -> np.ndarray:
 
 
 def _log_snr(schedule: Mapping, t: np.ndarray) -> np.ndarray:
-    """log(alpha_sq / (1 - alpha_sq)) of a continuous schedule at times of any precision, which is kept."""
+    """log(alpha_sq / (1 - alpha_sq)) of a continuous schedule, in the dtype of ``t``."""
     name, _, number = schedule["name"].partition("-")
     number = float(number or 1)
     with np.errstate(divide="ignore"):
@@ -153,12 +153,12 @@ def _sigmoid(x: np.ndarray | np.float32) -> np.ndarray:
 
 
 def _rounded(function: np.ufunc, x: np.ndarray | np.float32) -> np.ndarray:
-    """The function to the nearest number: DDPM's first step multiplies a last place's difference by 1,000."""
+    """A correctly rounded function, as DDPM's first step amplifies an error in the last place 1,000 times."""
     return function(x.astype(np.float64)).astype(x.dtype)
 
 
 def _linspace(start: float, stop: float, count: int) -> np.ndarray:
-    """float32, counted from both ends and each rounded once, as torch's fused operation does."""
+    """float32, computed from both ends with one rounding, as torch.linspace does."""
     step = np.float64(np.float32((stop - start) / (count - 1)))
     index = np.arange(count, dtype=np.float64)
     ends = start + step * index, stop - step * (count - 1 - index)

@@ -1,4 +1,4 @@
-"""From next-token logits to token ids: greedy search, sampling and transformers' beam search in NumPy.
+"""Greedy search, nucleus sampling and transformers' beam search in NumPy.
 
 Letters: S sentences, W beams, T = max_length tokens, V vocabulary.
 """
@@ -9,21 +9,21 @@ import numpy as np
 
 from .decoding import DecodingRules, draw_nucleus
 
-DEAD = np.float32(-1e9)  # transformers' score of what must not be chosen
-BLOCK = 128  # scores of which `top_k` looks at the largest first
+IMPOSSIBLE = np.float32(-1e9)  # score of beams that must not be chosen, as in transformers
+BLOCK = 128  # block size of `top_k`
 
 
 class Decoder(Protocol):
-    """The language model as decoding sees it: caches inside, one token a beam at a time."""
+    """The language model for decoding: one token for each beam at a time, with key-value caches."""
 
     def is_full(self) -> bool:
-        """Whether there has to be a `grow` before the next step."""
+        """Whether `grow` must be called before the next step."""
 
     def grow(self, sentences: np.ndarray) -> None:
-        """Room for more tokens; only those ``sentences`` are kept, and the others left behind."""
+        """Makes room for more tokens and keeps only ``sentences``."""
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
-        """Logits (S, W, V) of what follows the ``tokens`` (S, W)."""
+        """Logits (S, W, V) of the token after ``tokens`` (S, W)."""
 
     def choose(self, parents: np.ndarray) -> None:
         """Beam w of each sentence goes on from beam ``parents[:, w]`` (S, W)."""
@@ -32,8 +32,10 @@ class Decoder(Protocol):
 def decode_tokens(
     decoder: Decoder, count: int, rules: DecodingRules, uniform: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids (S, T) of ``count`` sentences, and the mean log-probability of their tokens (S,) where the rules
-    choose by it. ``uniform`` (S, T) is nucleus sampling's."""
+    """Token ids (S, T) of ``count`` sentences, and their mean log-probabilities (S,) if the rules choose by them.
+
+    ``uniform`` (S, T): random numbers for nucleus sampling.
+    """
     beams = rules.strategy == "beam" and rules.num_beams > 1
     search = BeamSearch(count, rules) if beams else SingleSearch(count, rules, uniform)
     tokens = np.full((count, rules.max_length), rules.pad_token, np.int64)
@@ -54,7 +56,7 @@ def decode_tokens(
 
 
 class SingleSearch:
-    """One text a sentence: the best token of each step, or one drawn with numbers (S, T)."""
+    """One text for each sentence: the most probable token at each step, or one sampled with ``uniform`` (S, T)."""
 
     def __init__(self, count: int, rules: DecodingRules, uniform: np.ndarray | None) -> None:
         self.rules, self.uniform = rules, uniform
@@ -67,7 +69,7 @@ class SingleSearch:
         return self.finished
 
     def advance(self, decoder: Decoder, length: int) -> None:
-        """One token more for every text, which have ``length`` so far."""
+        """Adds one token to every text of ``length`` tokens."""
         rules = self.rules
         scores = decoder.step(self.tokens[:, length - 1 : length])[:, 0]
         log_probs = _log_softmax(scores.copy()) if rules.choose_decode == "score" else None
@@ -93,16 +95,19 @@ class SingleSearch:
 
 
 class BeamSearch:
-    """2W candidates a sentence, W of them running, the W best finished kept."""
+    """2W candidates for each sentence, of which W continue; the W best finished texts are kept."""
 
     def __init__(self, count: int, rules: DecodingRules) -> None:
         beams = rules.num_beams
         self.rules, self.candidates = rules, max(2, 1 + len(rules.eos_tokens)) * beams
         self.running = np.full((count, beams, rules.max_length), rules.pad_token, np.int64)
         self.running[:, :, 0] = rules.start_token
-        self.scores = np.full((count, beams), DEAD, np.float32)
-        self.scores[:, 0] = 0  # the beams are equal at first; only one may be continued
-        self.finished, self.finished_scores = self.running.copy(), np.full((count, beams), DEAD, np.float32)
+        self.scores = np.full((count, beams), IMPOSSIBLE, np.float32)
+        self.scores[:, 0] = 0  # all beams are equal at first; only one may continue
+        self.finished, self.finished_scores = (
+            self.running.copy(),
+            np.full((count, beams), IMPOSSIBLE, np.float32),
+        )
         self.is_finished, self.may_improve = np.zeros((count, beams), bool), np.ones((count, 1), bool)
 
     def done(self) -> np.ndarray:
@@ -110,7 +115,7 @@ class BeamSearch:
         return complete | ~self.may_improve[:, 0]
 
     def advance(self, decoder: Decoder, length: int) -> None:
-        """One token more for every running text, which have ``length`` so far."""
+        """Adds one token to every running text of ``length`` tokens."""
         rules, (count, beams, _) = self.rules, self.running.shape
         scores = decoder.step(self.running[:, :, length - 1])
         vocab = scores.shape[2]
@@ -122,7 +127,7 @@ class BeamSearch:
         candidates[:, :, length] = top % vocab
         ends = np.isin(top % vocab, rules.eos_tokens) | (length + 1 >= rules.max_length)
 
-        self.scores, chosen = top_k(scores + ends * DEAD, beams)
+        self.scores, chosen = top_k(scores + ends * IMPOSSIBLE, beams)
         self.running = _pick(candidates, chosen)
         decoder.choose(np.take_along_axis(top // vocab, chosen, axis=1))
         self._finish(candidates, scores, ends, length)
@@ -130,15 +135,17 @@ class BeamSearch:
         whole = rules.early_stopping == "never" and rules.length_penalty > 0
         horizon = rules.max_length - 1 if whole else length
         possible = self.scores[:, :1] / np.float32(horizon**rules.length_penalty)
-        worst = np.where(self.is_finished, self.finished_scores.min(axis=1, keepdims=True), DEAD)
+        worst = np.where(self.is_finished, self.finished_scores.min(axis=1, keepdims=True), IMPOSSIBLE)
         self.may_improve &= (possible > worst).any(axis=1, keepdims=True)
 
     def _finish(self, candidates: np.ndarray, scores: np.ndarray, ends: np.ndarray, length: int) -> None:
-        """Takes in the texts that have just ended, as far as they are better than the finished ones."""
+        """Merges the texts that have just ended into the finished ones and keeps the best."""
         beams = self.rules.num_beams
         done = ends & (np.arange(self.candidates) < beams)
         full = self.done()[:, None]
-        ending = scores / np.float32(length**self.rules.length_penalty) + full * DEAD + ~done * DEAD
+        ending = (
+            scores / np.float32(length**self.rules.length_penalty) + full * IMPOSSIBLE + ~done * IMPOSSIBLE
+        )
         self.finished_scores, best = top_k(np.concatenate([self.finished_scores, ending], axis=1), beams)
         self.finished = _pick(np.concatenate([self.finished, candidates], axis=1), best)
         self.is_finished = np.take_along_axis(np.concatenate([self.is_finished, done], axis=1), best, axis=1)
@@ -153,9 +160,9 @@ class BeamSearch:
 
 
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest of each row (R, V), in falling order: values and places (R, k).
+    """The k largest values of each row (R, V), in descending order, and their indices, both (R, k).
 
-    They lie in the k blocks whose largest values are largest, so only those are sorted.
+    They are in the k blocks with the largest maxima, so only those are searched.
     """
     rows, size = scores.shape
     if size > 4 * k * BLOCK:
@@ -173,12 +180,12 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k largest of each row, in rising order."""
+    """Indices of the k largest values of each row, ascending."""
     return np.sort(np.argpartition(scores, scores.shape[1] - k, axis=1)[:, -k:], axis=1)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """In place, along the last axis of (R, V)."""
+    """Log-softmax in place along the last axis of (R, V)."""
     logits -= logits.max(axis=1, keepdims=True)
     logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return logits

@@ -1,4 +1,4 @@
-"""ONNX graphs in onnxruntime: which providers there are, loading, running; every failure is one sentence."""
+"""`Session`: an ONNX graph in onnxruntime; every failure is one sentence."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ Signature = Mapping[
 
 
 def check_providers(providers: Sequence[str] | None) -> list[str]:
-    """The execution providers to use, by default those of this onnxruntime that need no building of engines.
+    """The execution providers to use, by default CUDA and CPU as far as available (TensorRT would build engines).
 
     Raises:
         RuntimeInputError: onnxruntime is too old, or has no such provider.
@@ -47,7 +47,7 @@ def check_providers(providers: Sequence[str] | None) -> list[str]:
 
 
 class Session:
-    """One graph. Inputs may lie in memory (arrays) or where an earlier run left them (OrtValues).
+    """One graph. Inputs are arrays in host memory, or OrtValues on the device.
 
     Raises:
         RuntimeInputError: onnxruntime cannot load the file, or cannot start the provider.
@@ -56,15 +56,15 @@ class Session:
     def __init__(self, folder: Path, name: str, providers: Sequence[str], threads: int | None = None) -> None:
         self.path = folder / f"{name}.onnx"
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised
+        options.log_severity_level = 4  # errors are raised
         if threads is not None:
             options.intra_op_num_threads = threads
         with self._one_sentence("cannot load"):
-            # Without the fallback of its Python part, which prints to standard output.
+            # Without the fallback of onnxruntime's Python part, which prints to standard output.
             self._session = ort.InferenceSession(
                 self.path, options, providers=list(providers), enable_fallback=0
             )
-        # onnxruntime falls back silently where a provider is there but cannot start.
+        # onnxruntime falls back silently if an available provider cannot start.
         if self._session.get_providers()[0] != providers[0]:
             raise RuntimeInputError(
                 f"The provider {providers[0]} could not be started (is its driver installed?); "
@@ -76,12 +76,12 @@ class Session:
         self.device = "cuda" if providers[0] == "CUDAExecutionProvider" else "cpu"
 
     def place(self, value: np.ndarray) -> ort.OrtValue:
-        """The array where the graph runs, so that it is copied once and not in every step."""
+        """The array on the device, so that it is not copied in every step."""
         with self._one_sentence("has no room for an input of"):
             return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self.device)
 
     def empty_cache(self, like: ort.OrtValue, beams: int) -> ort.OrtValue:
-        """A key or value cache (S, H, 0, beams, K) where ``like`` (S, H, N, K) lies, of its type."""
+        """An empty key or value cache (S, H, 0, beams, K) with the device and type of ``like`` (S, H, N, K)."""
         sentences, heads, _, width = like.shape()
         with self._one_sentence("has no room for the cache of"):
             return ort.OrtValue.ortvalue_from_shape_and_type(
@@ -94,15 +94,15 @@ class Session:
         host: Mapping[str, tuple[int | None, ...]] | None = None,
         into: Mapping[str, ort.OrtValue] | None = None,
     ) -> dict[str, ort.OrtValue]:
-        """All outputs, by name: those in ``host`` in memory, the others where the graph runs; those of ``into`` in
-        the given memory, which may be that of an input.
+        """All outputs by name, on the device.
 
-        ``host`` gives the shape that each has to have, None for a size that may be any: a graph declares the sizes
-        of a batch by name alone, so that only its outputs show them.
+        Args:
+            host: outputs in host memory, with their expected shapes (None: any size), as a graph does not declare the
+                sizes of a batch.
+            into: memory of outputs, which may be that of an input.
 
         Raises:
-            RuntimeInputError: onnxruntime cannot compute the graph, as where the memory does not suffice; or an output
-                has another shape.
+            RuntimeInputError: onnxruntime fails, for example without enough memory, or an output has another shape.
         """
         binding, host, into = self._session.io_binding(), host or {}, into or {}
         with self._one_sentence("cannot run"):
@@ -131,7 +131,7 @@ class Session:
 
     @contextmanager
     def _one_sentence(self, what: str) -> Iterator[None]:
-        """What onnxruntime raises has no common base, and many lines."""
+        """Raises onnxruntime's errors, which have no common base class and many lines, as one sentence."""
         try:
             yield
         except Exception as error:

@@ -1,7 +1,4 @@
-"""Texts as a terminal may show them, and as JSON may carry them: whatever a text holds, it stays data.
-
-Imported by the package too: standard library only.
-"""
+"""Escapes control characters in texts for terminals and JSON. Shared with the package; standard library only."""
 
 import errno
 import json
@@ -13,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-CLOSED_PIPE = 141  # the exit code of a command that SIGPIPE ended: 128 + 13
+CLOSED_PIPE = 141  # exit code of a command that SIGPIPE ended: 128 + 13
 
-# What a terminal obeys instead of showing it: C0 (escape, carriage return, …), DEL and C1; line and paragraph
-# separators; embeddings, overrides and isolates of the bidirectional algorithm; and surrogates, which no encoding has.
+# Characters that a terminal interprets: C0 (escape, carriage return, …), DEL and C1; line and paragraph separators;
+# embeddings, overrides and isolates of the bidirectional algorithm; and surrogates, which no encoding has.
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def displayed(text: str) -> str:
-    r"""The text on one line, with ``\x1b``, ``\n`` or ``\u202e`` in place of what a terminal would obey."""
+    r"""The text on one line, with control characters escaped as ``\x1b``, ``\n`` or ``\u202e``."""
     return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
 
 
@@ -35,25 +32,25 @@ _SHOWN = _Shown()
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of that name, which passes messages on as a terminal may show them: they name files and classes."""
+    """The logger of that name; control characters in its messages are escaped by `displayed`."""
     logger = logging.getLogger(name)
     logger.addFilter(_SHOWN)
     return logger
 
 
 def list_item(text: str) -> str:
-    """The text behind a bullet; its further lines are indented, so that none of them passes for another item."""
+    """The text after a bullet, with its further lines indented, so that none looks like another item."""
     return "• " + "\n  ".join(map(displayed, text.split("\n")))
 
 
 def json_text(content: Any) -> str:
-    r"""Indented JSON that keeps the letters of all scripts; what a terminal would obey stands as ``\u009b``."""
+    r"""Indented JSON in which non-ASCII letters are kept and control characters are escaped as ``\u009b``."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     return _OBEYED.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def print_json(content: Any) -> None:
-    """Prints JSON that has the same content in every encoding of standard output."""
+    """Prints JSON, in ASCII if the encoding of standard output lacks a character."""
     text = json_text(content)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -63,10 +60,7 @@ def print_json(content: Any) -> None:
 
 
 def typed(text: str) -> str:
-    """A text of the command line, which is UTF-8 whatever the locale took its bytes for.
-
-    No path: the locale finds a file by the name that it made of the bytes.
-    """
+    """A text of the command line decoded as UTF-8 in any locale; not for paths, which need the locale's decoding."""
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
@@ -75,11 +69,11 @@ def typed(text: str) -> str:
 
 @contextmanager
 def terminal_output() -> Iterator[None]:
-    """Around a command: what the terminal's encoding lacks is printed as ``?``, and a closed pipe ends it quietly.
+    """Context of a command: prints ``?`` for characters that the encoding lacks, and ends quietly on a closed pipe.
 
     Raises:
-        SystemExit: with `CLOSED_PIPE`, where the reader of the output has gone (``| head -1``); with 2, where what was
-            printed cannot be written, as to a full disk.
+        SystemExit: with `CLOSED_PIPE` if the reader has closed the pipe (``| head -1``); with 2 if the output cannot be
+            written, for example to a full disk.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell: >&-
@@ -98,7 +92,7 @@ def terminal_output() -> Iterator[None]:
 
 
 def _end(error: OSError) -> None:
-    """Ends the command where its output has no place to go; any other error is raised again."""
+    """Ends the command if its output cannot be written; any other error is raised again."""
     if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC):
         raise error
     # Python flushes once more at exit, and would complain there.

@@ -1,8 +1,8 @@
-"""Files of texts: what a line, a row and a column is, for the package and the exported runtime alike.
+"""Reads files of texts, in the package and in the exported runtime. Uses the standard library only.
 
-A file is UTF-8, with or without a byte order mark. A line ends with LF, CRLF or CR; other separators that
-``str.splitlines`` knows may stand inside a text. ``.txt`` has a text a line, ``.jsonl`` and ``.json`` have rows of JSON
-(`json_rows`), ``.csv`` and ``.tsv`` a table under a header (`delimited`). The standard library alone.
+Files are UTF-8, with or without a byte order mark. Lines end with LF, CRLF or CR; other separators of
+``str.splitlines`` may occur inside a text. ``.txt`` has one text per line, ``.jsonl`` and ``.json`` have rows of JSON
+(`json_rows`), ``.csv`` and ``.tsv`` a table with a header (`delimited`).
 """
 
 import re
@@ -23,7 +23,7 @@ SOURCE_COLUMNS = ("source", "src", "text", "document")
 MISSING = object()
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-# Of a first line that is no name of a column: a sentence, more than three words, or long.
+# A first line that is not a column name: a sentence, more than three words, or more than 40 characters.
 _NO_NAME = re.compile(r".*[.!?…。！？]|\S+(?:\s+\S+){3,}|.{41,}", re.DOTALL)
 
 _repr = reprlib.Repr()
@@ -32,10 +32,10 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 60
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in file order, and on which line each starts.
+    """Rows in file order with the lines on which they start.
 
-    ``num_blank`` further lines hold no row. ``notes`` say how the file was read where that had to be guessed, each a
-    clause. ``has_header``: the first line names the columns.
+    ``num_blank``: lines without a row. ``notes``: clauses about inferred formats. ``has_header``: the first line has
+    the names of the columns.
     """
 
     name: str
@@ -47,15 +47,15 @@ class Table:
     has_header: bool = False
 
     def where(self, index: int) -> str:
-        """Where a row stands, as an editor counts lines: ``line 7 of reviews.csv``."""
+        """The position of a row, counted from 1: ``line 7 of reviews.csv``."""
         return f"{self.unit} {self.places[index]} of {self.name}"
 
     def columns(self) -> list[str]:
-        """The names of all columns, of whatever rows."""
+        """The names of all columns of all rows."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def account(self, num_texts: int, *notes: str) -> str:
-        """What was read, and what was not: ``reviews.csv (12 texts; 2 blank rows left out)``."""
+        """A summary: ``reviews.csv (12 texts; 2 blank rows left out)``."""
         num_blank = self.num_blank + len(self.rows) - num_texts
         left_out = (f"{counted(num_blank, 'blank row')} left out",) if num_blank else ()
         facts = (counted(num_texts, "text"), *left_out, *self.notes, *notes)
@@ -68,12 +68,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """The rows of one file; a row that is a bare string, or a list of one, becomes its ``text``.
+    """The rows of one file; a row that is a string, or a list of one, becomes an object with that ``text``.
 
-    A pipe is read as ``.txt``. Each line of a ``.txt`` is a row, even a blank one; elsewhere blank lines are none.
+    A pipe is read as ``.txt``. In ``.txt`` every line is a row, even a blank one; other formats skip blank lines.
 
     Raises:
-        RuntimeInputError: a file that is missing, of another kind, not UTF-8, or not what its name promises.
+        RuntimeInputError: a file that is missing, of another format, not UTF-8, or does not match its extension.
     """
     try:
         ending = ".txt" if path.is_fifo() else path.suffix.lower()
@@ -103,7 +103,7 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         _refuse_utf_16(self._file.peek(4096)[:4096], self._path)
         number, start = 0, 0
-        # A byte of a line feed is never part of another character of UTF-8.
+        # In UTF-8 the byte of a line feed is never part of another character.
         for raw in self._file:
             try:
                 text = raw.decode("utf-8")
@@ -118,18 +118,18 @@ class _Lines:
                 number += 1
                 self._feeds += line.endswith("\n")
                 self._returns += line.endswith("\r")
-                # Files that were joined have byte order marks inside.
+                # Concatenated files have byte order marks inside.
                 yield line.lstrip("\ufeff")
 
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of line ends that differ."""
+        """A note about mixed line ends."""
         if not (self._feeds and self._returns):
             return ()
         return (f"a carriage return alone ends {counted(self._returns, 'line')}",)
 
 
 def _refuse_utf_16(head: bytes, path: Path) -> None:
-    """Knows it by the byte order mark, or by zeros in every second byte."""
+    """Detects UTF-16 by its byte order mark, or by zeros in every second byte."""
     zeros = max(head[0::2].count(0), head[1::2].count(0))
     marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff"))
     if marked or (zeros >= 8 and 4 * zeros > len(head)):
@@ -186,12 +186,12 @@ def lookup(row: Row, column: str) -> object:
 
 
 def choose_column(table: Table, candidates: Sequence[str], remedy: str, lone: bool = True) -> tuple[str, str]:
-    """The first of ``candidates`` that most rows have; where no row has one, the only column if ``lone``.
+    """The first of ``candidates`` that most rows have; if no row has one, the only column if ``lone``.
 
-    Names are the same in capitals and with blanks around. Returns the name and, where nobody had named it, a note.
+    Names match regardless of case and surrounding blanks. Returns the name and a note if it was inferred.
 
     Raises:
-        RuntimeInputError: there is no such column; or the only one is named by a first line that looks like a text.
+        RuntimeInputError: there is no such column, or the only one's name looks like a text.
     """
     present = [name for name in candidates if any(lookup(row, name) is not MISSING for row in table.rows)]
     if len(present) > 1:
@@ -225,7 +225,7 @@ def choose_column(table: Table, candidates: Sequence[str], remedy: str, lone: bo
 
 
 def values_of(table: Table, column: str, kind: str) -> Iterator[object]:
-    """The values of a column, one a row.
+    """The values of a column, one for each row.
 
     Raises:
         RuntimeInputError: a row has none.
@@ -240,10 +240,10 @@ def values_of(table: Table, column: str, kind: str) -> Iterator[object]:
 
 
 def texts_of(table: Table, column: str, kind: str, remedy: str) -> list[str]:
-    """The texts of a column without white space around, blank ones too.
+    """The stripped texts of a column, including blank ones.
 
     Raises:
-        RuntimeInputError: a row has none, or something else.
+        RuntimeInputError: a row without a text.
     """
     texts = []
     for index, value in enumerate(values_of(table, column, kind)):
@@ -263,7 +263,7 @@ def texts_of(table: Table, column: str, kind: str, remedy: str) -> list[str]:
 
 
 def read_sources(path: Path) -> tuple[list[str], str]:
-    """The source texts of a file without the blank ones, and what was left out or guessed, or an empty string.
+    """The source texts of a file without blank ones, and a summary of what was left out or inferred, or "".
 
     Their column is ``source``, ``src``, ``text`` or ``document``, or the only one.
 

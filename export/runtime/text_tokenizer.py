@@ -1,4 +1,4 @@
-"""The folder's tokenizer: ids of source texts, texts of ids; whatever its library raises is one sentence."""
+"""`TextTokenizer`: the folder's tokenizer; every failure is one sentence."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ class TextTokenizer:
     """Encodes and decodes with ``tokenizer.json``.
 
     Args:
-        vocabulary: how many tokens the language model has.
-        limit: the most tokens of a text that is encoded.
+        vocabulary: number of tokens of the language model.
+        limit: maximum number of tokens of an encoded text.
 
     Raises:
         RuntimeInputError: a file that cannot be read, or that belongs to another model.
@@ -42,18 +42,18 @@ class TextTokenizer:
             )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, special ones included, cut to the limit."""
+        """Token ids of texts, special ones included, truncated to the limit."""
         with self._one_sentence("cannot encode these texts"):
             return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of token ids, without special tokens and space around them."""
+        """Texts of token ids, stripped and without special tokens."""
         kept = [[token for token in row if token not in self._special] for row in rows]
         with self._one_sentence("cannot decode its own tokens"):
             return [text.strip() for text in self._tokenizer.decode_batch(kept, skip_special_tokens=True)]
 
     def _check(self, vocabulary: int) -> None:
-        """The file as data, before the library takes memory for it."""
+        """Checks the file before the library allocates memory for it."""
         if (size := size_of(self._path)) > MOST_BYTES:
             raise RuntimeInputError(
                 f"{self._path} has {size} bytes, more than the {MOST_BYTES} that are read; {REMEDY}."
@@ -67,7 +67,7 @@ class TextTokenizer:
 
     @contextmanager
     def _one_sentence(self, what: str) -> Iterator[None]:
-        """The library raises bare Exceptions, and panics that are not even Exceptions."""
+        """Raises the library's errors, which include panics that are not Exceptions, as one sentence."""
         try:
             yield
         except BaseException as error:

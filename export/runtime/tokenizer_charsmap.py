@@ -1,8 +1,8 @@
-"""The table of a Precompiled normalizer, which the library `tokenizers` follows without looking where it leads.
+"""Bounds check of a Precompiled normalizer's table, which the library `tokenizers` reads unchecked.
 
-A table of SentencePiece is the size of a trie in bytes (32 bits, little endian), the trie, which is a double array of
-32-bit units in blocks of 256 (Yata et al., darts-clone), and the texts that characters are replaced by, each with a
-zero byte at its end. Every step through the trie must stay in it, and every result must be the beginning of a text.
+A SentencePiece table has the size of a trie in bytes (32 bits, little endian), the trie, a double array of 32-bit units
+in blocks of 256 (Yata et al., darts-clone), and the zero-terminated replacement texts. Every transition of the trie
+must stay in it, and every result must be the start of a text.
 """
 
 import base64
@@ -16,7 +16,7 @@ _LEAF, _HAS_LEAF = np.uint32(1 << 31), np.uint32(1 << 8)
 
 
 def charsmap_complaint(value: object) -> str | None:
-    """What is wrong with a ``precompiled_charsmap``, or None."""
+    """What is invalid in a ``precompiled_charsmap``, as the end of a sentence, or None."""
     try:
         table = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
     except (binascii.Error, ValueError):
@@ -35,7 +35,7 @@ def charsmap_complaint(value: object) -> str | None:
 
 
 def _stays_inside(units: np.ndarray, texts: bytes) -> bool:
-    """Whether every unit that is no leaf leads into the trie, and every leaf to the beginning of a character."""
+    """Whether all inner units point into the trie, and all leaves to the start of a character."""
     inner = np.flatnonzero(units & _LEAF == 0)
     unit = units[inner]
     target = inner ^ (

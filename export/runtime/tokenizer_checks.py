@@ -1,7 +1,7 @@
-"""What a ``tokenizer.json`` may hold: known components with bounded parameters, and token ids of the vocabulary.
+"""Checks of a ``tokenizer.json``: known components with bounded parameters, and token ids of the vocabulary.
 
-The library `tokenizers` believes the file: sizes become memory, each Replace may lengthen a text, and no id is compared
-with a model. The run directory's reader and the exported runtime check with the same rules.
+The library `tokenizers` trusts the file: it allocates the given sizes, a Replace may lengthen texts without bound, and
+ids are not compared with the model. Shared by the package and the exported runtime.
 """
 
 import re
@@ -14,9 +14,9 @@ from .tokenizer_charsmap import charsmap_complaint
 MOST_BYTES = 64 * 2**20  # mT5's has 16 MB
 MOST_COMPONENTS = 64
 MOST_TEXT, MOST_ENTRIES, MOST_NUMBER = 4096, 1000, 2**22
-MOST_PIECES = 64  # of what stands around a text
+MOST_PIECES = 64  # of a template
 MOST_ADDED_TOKENS = 10_000
-MOST_GROWTH = 256  # characters that all normalizers, or all decoders, make of one
+MOST_GROWTH = 256  # factor by which all normalizers, or all decoders, may lengthen a text
 MOST_REPETITIONS = 10_000  # of a regular expression: the product of the numbers in its braces
 
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
@@ -48,10 +48,10 @@ _INNER = {
 
 
 def check_tokenizer(content: Any) -> None:
-    """Refuses what would take memory or time without bound, make ids by chance, or panic.
+    """Refuses components that could use unbounded memory or time, give random ids, or panic.
 
     Raises:
-        ValueError: with a clause that names the key, the value and what it must be.
+        ValueError: a clause with the key, the value and the rule.
     """
     content = _table(content, "the file")
     for part in COMPONENTS:
@@ -75,7 +75,7 @@ def check_ids(content: Mapping[str, Any], vocabulary: int) -> None:
     """Refuses token ids that the language model does not have.
 
     Raises:
-        ValueError: with a clause that names the key, the id and the range.
+        ValueError: a clause with the key, the id and the range.
     """
     for key, token in _ids(content):
         known = isinstance(token, int) and not isinstance(token, bool) and 0 <= token < vocabulary
@@ -99,7 +99,7 @@ def _components(part: str, key: str, value: Any) -> Iterator[tuple[str, Mapping[
 
 
 def _checked(part: str, key: str, component: Mapping[str, Any]) -> float:
-    """Checks the parameters; how many characters this component makes of one, where it may lengthen a text."""
+    """Checks the parameters; returns the factor by which the component may lengthen a text."""
     kind = component["type"]
     if kind == "Precompiled":
         said = charsmap_complaint(component.get("precompiled_charsmap"))
@@ -132,7 +132,7 @@ def _checked(part: str, key: str, component: Mapping[str, Any]) -> float:
 
 
 def _check_regex(key: str, value: Any) -> None:
-    """Counts in braces, which the library writes out: {1,3} of {1,100} are 300 copies."""
+    """Bounds the repetitions in braces, which the library expands: {1,3} of {1,100} are 300 copies."""
     repetitions = 1
     for digits in re.findall(r"\{\d*,?(\d+)\}|\{(\d+),\}", str(value), re.ASCII):
         repetitions *= max(1, int("".join(digits)))
@@ -142,7 +142,7 @@ def _check_regex(key: str, value: Any) -> None:
 
 
 def _check_template(key: str, component: Mapping[str, Any]) -> None:
-    """The template of one text has that text alone; both are short."""
+    """Bounds templates and their sequences: A, and B in ``pair``."""
     for name, texts in (("single", {"A"}), ("pair", {"A", "B"})):
         pieces = _list(component.get(name), f"{key}.{name}")
         _require(
@@ -172,7 +172,7 @@ def _check_model(model: Mapping[str, Any]) -> None:
 
 
 def _ids(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every token id that the file can bring forth, with its key."""
+    """Every token id in the file, with its key."""
     vocabulary = content["model"]["vocab"]
     if isinstance(vocabulary, dict):
         yield from ((f"model.vocab.{shown(token)}", number) for token, number in vocabulary.items())
@@ -190,7 +190,7 @@ def _ids(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _bounded(key: str, value: Any) -> None:
-    """Any parameter that nothing else is known about: no long text or list, no large or negative number."""
+    """Bounds any other parameter: no long text or list, no large or negative number."""
     if isinstance(value, str):
         _require(len(value) <= MOST_TEXT, key, value, f"at most {MOST_TEXT} characters long")
     elif isinstance(value, int | float):

@@ -6,10 +6,10 @@
 
 namespace {
 
-constexpr int64_t kStreamed = 1 << 20;  // elements of which the next operation finds few in the caches anyway
+constexpr int64_t kStreamed = 1 << 20;  // from this many elements on the next operation would find few of them in the caches
 constexpr int64_t kLine = 64 / sizeof(float);
 
-// The output as rows. A large one is written past the caches: a third of the traffic is reading what is overwritten.
+// The output as rows. A large one bypasses the caches, which saves reading the memory that is overwritten.
 ld4lg::Rows output(void* data, int32_t dtype, int64_t rows, int64_t width) {
   const bool aligned = width % kLine == 0 && reinterpret_cast<uintptr_t>(data) % 64 == 0;
   const bool streamed = ld4lg::DType{dtype} == ld4lg::DType::kFloat32 && aligned && rows * width >= kStreamed;

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.layout import parts_of_group
@@ -26,6 +27,15 @@ class Inputs(NamedTuple):
         *tensors, eps = arguments
         return cls(*tensors, eps=eps)
 
+    def outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Uninitialized x, y and statistics; y is None without a next norm."""
+        h, residual, next_weight = self.h, self.residual, self.next_weight
+        x, y = residual.new_empty(residual.shape), None
+        if next_weight is not None:
+            y = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, next_weight.dtype))
+        kinds = 2 if y is None else 4
+        return x, y, h.new_empty((kinds, h.numel() // h.shape[-1]), dtype=torch.float32)
+
 
 class BackwardInputs(NamedTuple):
     """Arguments of ``ld4lg::adaln_residual_backward``. grad_y, x and next_weight are None without a next norm."""
@@ -45,3 +55,10 @@ class BackwardInputs(NamedTuple):
         rows, groups = self.h.numel() // width, self.scale.numel() // width
         rows_per_group = rows // max(1, groups)
         return rows, rows_per_group, groups, parts_of_group(rows_per_group)
+
+    def outputs(self) -> list[Tensor]:
+        """Uninitialized gradient of h, column sums and, with a next norm, gradient of the residual."""
+        h, grad_x = self.h, self.grad_x
+        sums = (*self.parts()[2:], 2 if self.grad_y is None else 4, h.shape[-1])
+        results = [h.new_empty(h.shape), h.new_empty(sums, dtype=torch.float32)]
+        return results if self.grad_y is None else [*results, grad_x.new_empty(grad_x.shape)]

@@ -20,7 +20,6 @@ from ld4lg_fast.kernels.native import (
     VECTOR,
     address,
     as_matrix,
-    contiguous_like,
     describe,
     describe_vector,
     function,
@@ -51,16 +50,13 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def forward_norm(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
     """x, y and statistics (4, R) float32. Without a next norm y is None and the statistics are (2, R)."""
-    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = Inputs(*arguments)
+    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = inputs = Inputs(*arguments)
     width = h.shape[-1]
-    rows = h.numel() // width
-    x = contiguous_like(residual)
-    y, of_next = None, (0, 0, 0, 0)
+    x, y, stats = inputs.outputs()
+    rows, of_next = stats.shape[1], (0, 0, 0, 0)
     if next_weight is not None and next_bias is not None:
-        y = torch.empty_like(x, dtype=torch.promote_types(residual.dtype, next_weight.dtype))
         next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
         of_next = *describe_vector(next_weight), *describe_vector(next_bias)
-    stats = x.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
     if rows == 0:
         return x, y, stats
     h, residual, scale, shift = (as_matrix(tensor, width) for tensor in (h, residual, scale, shift))
@@ -91,11 +87,8 @@ def backward(*arguments: Any) -> list[Tensor]:
     inputs = BackwardInputs(*arguments)
     grad_x, grad_y, h, x, weight, scale, next_weight, stats = inputs
     width = h.shape[-1]
-    rows, rows_per_group, groups, parts = inputs.parts()
-    grad_h = contiguous_like(h)
-    grad_residual = None if grad_y is None else contiguous_like(grad_x)
-    sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
-    results = [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
+    rows, rows_per_group, _, parts = inputs.parts()
+    grad_h, sums, *grad_residual = results = inputs.outputs()
     if rows == 0:
         return results
     grad_x, h, scale = (as_matrix(tensor, width) for tensor in (grad_x, h, scale))
@@ -112,7 +105,7 @@ def backward(*arguments: Any) -> list[Tensor]:
         *describe(scale, width),
         stats.data_ptr(),
         grad_h.data_ptr(),
-        address(grad_residual),
+        *(map(address, grad_residual) if grad_residual else (0,)),
         sums.data_ptr(),
         rows,
         width,

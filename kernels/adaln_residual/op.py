@@ -9,8 +9,9 @@ scale and shift have G·D elements, G dividing R; row r belongs to group r // (R
 float32, (2, R) or (4, R): mean and 1/std of h, then of x.
 
 The backward operator gives the gradient of h, column sums (G, P, 2 or 4, D) float32, and, with a next norm,
-the gradient of the residual, which otherwise is grad_x. With g the gradient of x and n, m the normalised h and
-x, the sums are Σ g·n, Σ g, Σ grad_y·m, Σ grad_y over a part's rows: all that the vectors' gradients need.
+the gradient of the residual (without one it is grad_x). With g the gradient of x and n, m the normalised h and
+x, the sums are Σ g·n, Σ g, Σ grad_y·m, Σ grad_y over the rows of a part. The gradients of the vectors follow
+from them.
 """
 
 from typing import Any
@@ -50,7 +51,7 @@ def check(inputs: Inputs) -> None:
 
 
 def check_groups(scale: Tensor, rows: int, width: int) -> None:
-    """Refuses scales (…, D) that are not one for each of some equally large groups of the rows.
+    """Refuses a scale whose rows do not divide the rows of h into equal groups.
 
     Raises:
         ValueError: naming their shape.
@@ -99,7 +100,7 @@ def check_backward(*arguments: Any) -> None:
 
 
 def check_stats(stats: Tensor, kinds: int, rows: int) -> None:
-    """Refuses statistics that are not what the forward pass gave.
+    """Refuses statistics of another shape or dtype than those of the forward pass.
 
     Raises:
         ValueError: naming their shape and dtype.
@@ -114,24 +115,8 @@ _INPUTS = "Tensor h, Tensor residual, Tensor weight, Tensor bias, Tensor scale, 
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
-    h, residual = arguments[:2]
-    stats = h.new_empty((2, h.numel() // h.shape[-1]), dtype=torch.float32)
-    return residual.new_empty(residual.shape), stats
-
-
-def _fake_norm(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    h, residual, *_, next_weight, _, _ = arguments
-    stats = h.new_empty((4, h.numel() // h.shape[-1]), dtype=torch.float32)
-    y_dtype = torch.promote_types(residual.dtype, next_weight.dtype)
-    return residual.new_empty(residual.shape), residual.new_empty(residual.shape, dtype=y_dtype), stats
-
-
-def _fake_backward(*arguments: Any) -> list[Tensor]:
-    inputs = BackwardInputs(*arguments)
-    grad_x, grad_y, h = inputs[:3]
-    sums = (*inputs.parts()[2:], 2 if grad_y is None else 4, h.shape[-1])
-    results = [h.new_empty(h.shape), h.new_empty(sums, dtype=torch.float32)]
-    return results if grad_y is None else [*results, grad_x.new_empty(grad_x.shape)]
+    x, _, stats = Inputs.without_next(*arguments).outputs()
+    return x, stats
 
 
 register(
@@ -144,7 +129,7 @@ register(
 register(
     f"adaln_residual_norm({_INPUTS}, Tensor next_weight, Tensor next_bias, float eps)"
     " -> (Tensor x, Tensor y, Tensor stats)",
-    _fake_norm,
+    lambda *arguments: Inputs(*arguments).outputs(),
     check_operator_norm,
     "adaln_residual",
     "forward_norm",
@@ -152,7 +137,7 @@ register(
 register(
     "adaln_residual_backward(Tensor grad_x, Tensor? grad_y, Tensor h, Tensor? x, Tensor weight, Tensor scale,"
     " Tensor? next_weight, Tensor stats) -> Tensor[]",
-    _fake_backward,
+    lambda *arguments: BackwardInputs(*arguments).outputs(),
     check_backward,
     "adaln_residual",
     "backward",
@@ -196,7 +181,7 @@ def _vector_gradients(
 
     With u = Σ g·n and v = Σ g over a group: scale gets weight·u + bias·v, shift gets v, weight gets
     Σ (1+scale)·u over the groups and bias Σ (1+scale)·v. On a CPU one loop in C++ instead of a dozen small
-    operations, each of which would cost more than its arithmetic.
+    operations, whose overhead would exceed their arithmetic.
     """
     if sums.is_cpu and not INTERPRETED and not is_traced(sums):
         from ld4lg_fast.kernels.adaln_residual.cpu import vector_gradients
@@ -237,10 +222,9 @@ def adaln_residual(
     """Post-norm, time modulation, residual and the next sub-block's pre-norm, in one pass.
 
     ``x = residual + (1 + scale)·LN(h; weight, bias) + shift`` and ``y = LN(x; next_weight, next_bias)``
-    (the feed-forward branch of Lovelace et al. 2023; adaptive norms after Peebles & Xie 2023).
+    (the feed-forward branch of Lovelace et al. 2023; adaptive norms of Peebles & Xie 2023).
 
-    Statistics and arithmetic are in float32 whatever the inputs' dtypes, which may differ from one another.
-    The derivatives of all tensors are defined.
+    Computes in float32. The inputs' dtypes may differ. All tensors have derivatives.
 
     Args:
         h: (B, N, D), or any leading axes: the branch's output.
@@ -255,7 +239,7 @@ def adaln_residual(
 
     Raises:
         ValueError: shapes or devices that do not fit; the message names them.
-        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+        BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     check(Inputs(h, residual, weight, bias, scale, shift, next_weight, next_bias, eps))
     dtypes = {h.dtype, residual.dtype, scale.dtype, shift.dtype, weight.dtype, bias.dtype}

@@ -5,7 +5,6 @@ Letters: D model width, R rows, G groups of rows that share scale and shift, P p
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -95,11 +94,7 @@ def adaln_residual_backward(
     BLOCK: tl.constexpr,
     HAS_NEXT: tl.constexpr,
 ) -> None:
-    """One program for ROWS_PER_PART rows of a group: their gradients, and the column sums of the part.
-
-    With g the gradient of x and n, m the normalised h and x, the sums are Σ g·n, Σ g and, with HAS_NEXT,
-    Σ grad_y·m, Σ grad_y: all that the gradients of the vectors need.
-    """
+    """One program for ROWS_PER_PART rows of a group: their gradients, and the part's column sums (see ``op.py``)."""
     part = tl.program_id(0).to(tl.int64)
     group = part // parts
     columns = tl.arange(0, BLOCK)
@@ -156,16 +151,12 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def forward_norm(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
     """x, y and statistics (4, R) float32. Without a next norm y is None and the statistics are (2, R)."""
-    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = Inputs(*arguments)
+    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = inputs = Inputs(*arguments)
     width = h.shape[-1]
-    rows = h.numel() // width
-    x = residual.new_empty(residual.shape)
-    y = None
+    x, y, stats = inputs.outputs()
+    rows = stats.shape[1]
     if next_weight is not None and next_bias is not None:
-        y_dtype = torch.promote_types(residual.dtype, next_weight.dtype)
-        y = residual.new_empty(residual.shape, dtype=y_dtype)
         next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
-    stats = h.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
     if rows == 0:
         return x, y, stats
     h, residual, scale, shift = (as_rows(tensor, width) for tensor in (h, residual, scale, shift))
@@ -201,9 +192,7 @@ def backward(*arguments: Any) -> list[Tensor]:
     grad_x, grad_y, h, x, weight, scale, next_weight, stats = inputs
     width = h.shape[-1]
     rows, rows_per_group, groups, parts = inputs.parts()
-    grad_h = h.new_empty(h.shape)
-    grad_residual = None if grad_y is None else grad_x.new_empty(grad_x.shape)
-    sums = h.new_empty((groups, parts, 2 if grad_y is None else 4, width), dtype=torch.float32)
+    grad_h, sums, *grad_residual = results = inputs.outputs()
     if rows:
         grad_x, h, scale = (as_rows(tensor, width) for tensor in (grad_x, h, scale))
         if grad_y is not None and next_weight is not None:
@@ -218,7 +207,7 @@ def backward(*arguments: Any) -> list[Tensor]:
             next_weight,
             stats,
             grad_h,
-            grad_residual,
+            *(grad_residual or [None]),
             sums,
             grad_x.stride(0),
             0 if grad_y is None else grad_y.stride(0),
@@ -232,4 +221,4 @@ def backward(*arguments: Any) -> list[Tensor]:
             HAS_NEXT=grad_y is not None,
             **launch_options(width),
         )
-    return [grad_h, sums] if grad_residual is None else [grad_h, sums, grad_residual]
+    return results

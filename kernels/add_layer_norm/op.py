@@ -1,10 +1,10 @@
-"""Residual add and layer norm in one pass. Triton alone has a kernel for it.
+"""Residual add and layer norm in one pass. Only Triton has a kernel for it.
 
 Letters: B batch, N positions, D model width, R rows (all leading axes), P parts of `ROWS_PER_PART` rows.
 
-The statistics are (2, R) float32, mean and 1/std of x. The backward operator gives the gradient of x, which is
-branch's and residual's, and column sums (P, 2, D) float32: Σ grad_y·n and Σ grad_y over a part's rows, with n the
-normalised x.
+The statistics are (2, R) float32, mean and 1/std of x. The backward operator gives the gradient of x, which
+is that of branch and of residual, and column sums (P, 2, D) float32: Σ grad_y·n and Σ grad_y over a part's rows,
+with n the normalized x.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def check(branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: f
 
 
 def check_backward(grad_x: Tensor, grad_y: Tensor, x: Tensor, weight: Tensor, stats: Tensor) -> None:
-    """What ``ld4lg::add_layer_norm_backward`` takes."""
+    """Checks the arguments of ``ld4lg::add_layer_norm_backward``."""
     if not (grad_x.shape == grad_y.shape == x.shape) or not x.is_contiguous():
         raise ValueError(
             f"grad_x {tuple(grad_x.shape)} and grad_y {tuple(grad_y.shape)} need the shape of x, {tuple(x.shape)}, "
@@ -111,12 +111,11 @@ _add_layer_norm = operator("add_layer_norm")
 def add_layer_norm(
     branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """The end of one sub-block and the pre-norm of the next: ``x = residual + branch``, ``y = LN(x)``.
+    """Residual add and the pre-norm of the next sub-block: ``x = residual + branch``, ``y = LN(x)``.
 
-    One kernel on a GPU; on a CPU torch's two functions, which a fused loop did not beat.
+    One kernel on a GPU; two functions of torch on a CPU, where a fused loop was not faster.
 
-    Statistics and arithmetic are in float32 whatever the inputs' dtypes, which may differ from one another.
-    The derivatives of all tensors are defined.
+    Computes in float32. The inputs' dtypes may differ. All tensors have derivatives.
 
     Args:
         branch: (B, N, D), or any leading axes. residual: the shape of branch.
@@ -128,7 +127,7 @@ def add_layer_norm(
 
     Raises:
         ValueError: shapes or devices that do not fit; the message names them.
-        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+        BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     check(branch, residual, weight, bias, eps)
     dtypes = (branch.dtype, residual.dtype, weight.dtype, bias.dtype)

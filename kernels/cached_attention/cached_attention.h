@@ -1,4 +1,4 @@
-// Attention of one new position of every text over keys and values that lie in a cache and are not moved.
+// Attention of one new position of every text over the keys and values of a cache.
 #pragma once
 
 #include "instruction_set.h"
@@ -10,7 +10,7 @@ struct CachedAttention {
   const float* query;  // texts x heads * width
   int64_t query_stride;
   const float *keys, *values;  // sentences x heads x capacity x slots x width
-  const int64_t* chosen;       // texts x capacity: in which slot of a position a text's own key lies; null: in slot 0
+  const int64_t* chosen;       // texts x capacity: the slot of a position with the text's own key; null: slot 0
   const float* bias;           // added to the scores, `span` numbers of each sentence and head, or null
   int64_t bias_sentence_stride, bias_head_stride;
   float* out;  // texts x heads * width
@@ -19,7 +19,7 @@ struct CachedAttention {
   int32_t threads;
 };
 
-// False where a slot is none of a position's: slot 0 then stands for it.
+// False if a slot is out of range; slot 0 is then read instead.
 LD4LG_IN_EVERY_VARIANT(bool cached_attention(const CachedAttention& args);)
 
 }  // namespace ld4lg

@@ -1,5 +1,7 @@
 """Attention of one new position of every text over its cache, in C++."""
 
+from typing import Any
+
 from torch import Tensor, get_num_threads
 
 from ld4lg_fast.kernels.argument_checks import check_within
@@ -11,16 +13,9 @@ _cached_attention = function(
 )
 
 
-def cached_attention(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    span: int,
-    scale: float,
-    chosen: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
+def cached_attention(*arguments: Any) -> Tensor:
     """See `ops.cached_attention`."""
+    query, keys, values, span, scale, chosen, bias = arguments
     sentences, heads, capacity, slots, width = keys.shape
     query = query if query.stride(1) == 1 else query.contiguous()
     texts = query.shape[0]
@@ -31,7 +26,7 @@ def cached_attention(
     if bias is not None:
         bias = bias if bias.stride(2) == 1 else bias.contiguous()
         strides = (bias.stride(0) * (bias.shape[0] > 1), bias.stride(1) * (bias.shape[1] > 1))
-    beyond = _cached_attention(
+    out_of_range = _cached_attention(
         query.data_ptr(),
         query.stride(0),
         keys.data_ptr(),
@@ -50,15 +45,10 @@ def cached_attention(
         float(scale),
         get_num_threads(),
     )
-    if beyond and chosen is not None:
+    if out_of_range and chosen is not None:
         _check_slots(chosen, span, slots)
     return out
 
 
 def _check_slots(chosen: Tensor, span: int, slots: int) -> None:
-    """Refuses slots that a position does not have, among the first ``span``.
-
-    Raises:
-        IndexError: naming one.
-    """
     check_within("chosen", chosen[:, :, :span], 0, slots - 1)

@@ -1,6 +1,6 @@
 """Attention of one new position of every text over its key-value cache, on a CPU.
 
-Letters: S sentences, W beams, H heads, K head width, T positions that the cache has room for, C slots of each.
+Letters: S sentences, W beams, H heads, K head width, T positions of the cache, C slots of each.
 """
 
 import torch
@@ -79,20 +79,20 @@ def cached_attention(
 ) -> Tensor:
     """softmax(scale · query keysᵀ + bias) values over the first ``span`` positions, where each text sees one slot.
 
-    Everything is float32 on the CPU and, but for ``query`` and ``bias``, contiguous; keys may be the same for all
-    beams of a sentence, and a choice of beams moves none of them.
+    All tensors are float32 on the CPU, and contiguous except ``query`` and ``bias``. Beams of a sentence can share
+    slots, so that choosing beams moves no keys.
 
     Args:
-        query: (S·W, H·K), rows may lie apart. keys, values: (S, H, T, C, K).
-        chosen: (S, W, T) int64, in which slot of a position the text's own key lies, of the first ``span`` in [0, C);
-            None for the first everywhere.
+        query: (S·W, H·K), rows may have a stride. keys, values: (S, H, T, C, K).
+        chosen: (S, W, T) int64, the slot in [0, C) with the text's own key for each of the first ``span`` positions;
+            None: slot 0 everywhere.
         bias: (S or 1, H or 1, span or more) or None.
 
     Returns:
         (S·W, H·K).
 
     Raises:
-        BackendUnavailableError: the C++ library is not here.
+        BackendUnavailableError: the C++ library is not available.
         ValueError: shapes, dtypes, devices or strides that do not fit; the message names them.
         IndexError: a slot out of its range.
     """

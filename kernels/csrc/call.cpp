@@ -1,5 +1,5 @@
-// What Python asks before it calls anything else.
+// Checked by Python before any other call.
 #include "call.h"
 
-// As in kernels/native.py: raised here and there when a function's arguments change.
+// Equal to INTERFACE of kernels/native.py; increase both when a function's arguments change.
 LD4LG_EXPORT int32_t ld4lg_interface() { return 2; }

@@ -1,5 +1,5 @@
-// How Python calls: ctypes takes longer to convert two dozen arguments than a small call computes, so they come as one
-// block of memory, 8 bytes each; and what they are told.
+// Calls from Python. ctypes needs more time for two dozen arguments than a small kernel runs, so they come as one block
+// of memory, 8 bytes each; the result is a status.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ Argument argument(const int64_t& place) {
   }
 }
 
-// kDone; kOutOfRange where a function gives false: it met an index that is out of its range, and did not follow it.
+// kOutOfRange if a function returns false: it found an index out of range and did not follow it.
 enum class Status : int32_t { kDone = 0, kOutOfRange = 1, kNoMemory = 2 };
 
 template <typename Result, typename... Arguments, size_t... Places>

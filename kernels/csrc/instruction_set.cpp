@@ -40,7 +40,7 @@ const Variant* best_variant() {
 
 const Variant* chosen = best_variant();
 
-// A thread is woken only for this much work: below it, waking costs more than it saves.
+// With fewer elements, waking a thread costs more than it saves.
 constexpr int64_t kElementsPerThread = 16384;
 
 }  // namespace

@@ -35,7 +35,7 @@ enum class InstructionSet { kBaseline, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16 
 
 InstructionSet instruction_set();
 
-// At most `threads`, and few enough that each has work worth waking it for.
+// At most `threads`, and few enough that each has enough work to be worth waking.
 int32_t useful_threads(int32_t threads, int64_t elements);
 
 }  // namespace ld4lg

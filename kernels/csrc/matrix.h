@@ -7,14 +7,14 @@ namespace ld4lg {
 
 enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
 
-// A matrix whose rows lie `stride` elements apart; the elements of a row are adjacent.
+// A matrix with `stride` elements from row to row; the elements of a row are adjacent.
 struct ConstRows {
   const void* data;
   int64_t stride;
   DType dtype;
 };
 
-// `streamed`, which only float32 rows from the start of a cache line on can be: written past the caches.
+// `streamed` rows bypass the caches; they must be float32 and start at a cache line.
 struct Rows {
   void* data;
   int64_t stride;

@@ -6,7 +6,7 @@
 
 namespace ld4lg {
 
-// Uninitialised float32 from the start of a cache line on: vectors that straddle two lines cost twice as much.
+// Uninitialized float32, aligned to a cache line: vectors across two lines cost twice as much.
 class Scratch {
  public:
   explicit Scratch(int64_t size) : memory_(new float[size + kLine / sizeof(float)]) {}

@@ -73,7 +73,7 @@ def backward(
 
 
 def _mask(seed: Tensor | None, dropout: float) -> tuple[int, int, float]:
-    """Seed, threshold and the factor of what is kept; the factor 0 stands for no dropout."""
+    """Seed, threshold and the factor of kept elements; the factor 0 means no dropout."""
     if seed is None:
         return 0, 0, 0.0
     return int(seed.item()) % 2**64, dropout_threshold(dropout), 1 / (1 - dropout)

@@ -6,7 +6,7 @@
 namespace ld4lg {
 
 // An element is dropped where its random word (kernels/geglu/reference.py) is below `threshold`, else multiplied by
-// `factor`. The factor 0 stands for no dropout.
+// `factor`. The factor 0 means no dropout.
 struct Dropout {
   uint64_t seed;
   uint32_t threshold;
@@ -22,7 +22,7 @@ struct Geglu {
   int32_t threads;
 };
 
-// The same of a product whose rows are columns.
+// The same for the transposed matmul, without dropout.
 struct GegluOfColumns {
   const float* projected;  // 2 width x rows: value above gate
   int64_t stride;          // between the rows of projected
@@ -36,7 +36,7 @@ struct GegluBackward {
   ConstRows grad, projected;  // rows x width, rows x 2 width
   const float* bias;          // 2 width
   Rows grad_projected;        // rows x 2 width
-  float* sums;                // a row of 2 width for every rows_per_part rows
+  float* sums;                // 2 width for every rows_per_part rows
   Dropout dropout;
   int64_t rows, width, rows_per_part;
   int32_t threads;

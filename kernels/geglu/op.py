@@ -16,11 +16,11 @@ from ld4lg_fast.kernels.argument_checks import check_device
 from ld4lg_fast.kernels.geglu import reference
 from ld4lg_fast.kernels.library import operator, register, register_autograd
 
-MAX_WIDTH = 2**31  # of a product: columns are counted in 32 bits, as the words are that drop them
+MAX_WIDTH = 2**31  # of projected: columns and random words of dropout have 32 bits
 
 
 def check(shape: tuple[int, ...], bias: Tensor, dropout: float, seed: Tensor | None) -> None:
-    """Refuses shapes, dtypes and numbers that do not fit; ``shape`` is the product's.
+    """Refuses shapes, dtypes and numbers that do not fit; ``shape`` is that of projected.
 
     Raises:
         ValueError: naming the argument.
@@ -40,7 +40,7 @@ def check(shape: tuple[int, ...], bias: Tensor, dropout: float, seed: Tensor | N
 
 
 def check_operator(projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float) -> None:
-    """What ``ld4lg::geglu`` takes: a seed with dropout, and none without."""
+    """Checks the arguments of ``ld4lg::geglu``, which has a seed exactly if it has dropout."""
     check(tuple(projected.shape), bias, dropout, seed)
     check_device("projected bias seed", projected, bias, seed)
     if (seed is not None) != (dropout > 0):
@@ -50,7 +50,7 @@ def check_operator(projected: Tensor, bias: Tensor, seed: Tensor | None, dropout
 def check_backward(
     grad: Tensor, projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float
 ) -> None:
-    """What ``ld4lg::geglu_backward`` takes."""
+    """Checks the arguments of ``ld4lg::geglu_backward``."""
     check_operator(projected, bias, seed, dropout)
     check_device("projected grad", projected, grad)
     shape = (*projected.shape[:-1], projected.shape[-1] // 2)
@@ -120,13 +120,13 @@ def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | 
     """Bias, split, value·GELU(gate) and dropout in one pass (Shazeer 2020).
 
     ``value | gate = projected + bias`` and ``out = value · gate · Φ(gate)``, Φ the normal distribution (the
-    exact, erf form of GELU). Arithmetic is in float32 whatever the inputs' dtypes, which may differ. The
-    derivatives of both tensors are defined.
+    exact, erf form of GELU). Computes in float32. The inputs' dtypes may differ. Both tensors have
+    derivatives.
 
     Args:
-        projected: (…, 2F), a product without its bias.
+        projected: (…, 2F), a matmul without its bias.
         bias: (2F,).
-        dropout: probability in [0, 1) of an element to become 0; the others grow by 1/(1-dropout).
+        dropout: probability in [0, 1) that an element becomes 0; the others are multiplied by 1/(1-dropout).
         seed: one int64 on projected's device, needed with dropout: the same seed drops the same elements, in
             every backend (`reference.geglu` gives the mapping).
 
@@ -135,7 +135,7 @@ def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | 
 
     Raises:
         ValueError: arguments that do not fit; the message names them.
-        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+        BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     check(tuple(projected.shape), bias, dropout, seed)
     check_device("projected bias seed", projected, bias, seed)

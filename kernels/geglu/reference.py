@@ -17,7 +17,7 @@ def geglu(projected: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | 
 
 
 def dropout_threshold(dropout: float) -> int:
-    """An element is kept where its random word, which has 32 bits as this has, reaches this."""
+    """An element is kept if its random word is at least this, both of 32 bits."""
     return min(round(dropout * 2**32), _MASK32)
 
 
@@ -26,7 +26,7 @@ def random_words(seed: Tensor, shape: torch.Size) -> Tensor:
 
     row r (all axes but the last flattened) has the key ``mix(mix(low word of seed ^ r) ^ high word of seed)``,
     its column c the word ``mix(key + c·0x9E3779B9)``, modulo 2³²; `mix` is the finaliser of MurmurHash3
-    (Appleby 2011). A hash of the place needs no state, and backward finds the same words again.
+    (Appleby 2011). A hash of the place needs no state, and backward computes the same words again.
     """
     rows = torch.arange(shape[:-1].numel(), device=seed.device)
     columns = torch.arange(shape[-1], device=seed.device)

@@ -33,7 +33,7 @@ def _mix(word: tl.tensor) -> tl.tensor:
 def dropout_factors(
     seed_ptr: tl.tensor, threshold: tl.tensor, factor: tl.tensor, row: tl.tensor, columns: tl.tensor
 ) -> tl.tensor:
-    """What the columns of a row are multiplied with; the mapping is in `reference.geglu`."""
+    """Dropout factors of the columns of a row; the mapping is in `reference.random_words`."""
     seed = tl.load(seed_ptr)
     zero = (columns * 0).to(tl.uint32)
     low = zero + (seed & 0xFFFFFFFF).to(tl.uint32)

@@ -1,4 +1,4 @@
-"""A product of few rows and its value·GELU(gate) in C++. Letters: D width of x, F width of value and of gate."""
+"""A matmul of few rows and its value·GELU(gate) in C++. Letters: D width of x, F width of value and of gate."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ _geglu_of_columns = function("ld4lg_geglu_of_columns", [POINTER, I64, POINTER, P
 def forward(x: Tensor, weight: Tensor, bias: Tensor, seed: Tensor | None, dropout: float) -> Tensor:
     """(…, F), all float32, without dropout.
 
-    The product is weight·xᵀ: with few columns it is faster than x·weightᵀ with as few rows.
+    Computes weight·xᵀ, which is faster than x·weightᵀ for few rows of x.
     """
     if x.dtype != torch.float32 or seed is not None:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""A linear layer and the GEGLU after it, without the product between them in memory.
+"""A linear layer and its GEGLU, without the (…, 2F) matmul between them in memory.
 
 Letters: D width of x, F width of value and of gate.
 
-Backward computes the product again and goes through ``ld4lg::geglu_backward``: the (…, 2F) product is not kept.
+Backward recomputes the matmul and calls ``ld4lg::geglu_backward``.
 """
 
 from typing import Any
@@ -33,17 +33,17 @@ def check(x: Tensor, weight: Tensor, bias: Tensor, dropout: float, seed: Tensor 
 
 
 def check_dtype(x: Tensor, weight: Tensor) -> None:
-    """Refuses factors of two dtypes.
+    """Refuses x and weight of two dtypes.
 
     Raises:
         ValueError: naming them.
     """
     if x.dtype != weight.dtype:
-        raise ValueError(f"x is {x.dtype} and weight {weight.dtype}; a product needs one dtype")
+        raise ValueError(f"x is {x.dtype} and weight {weight.dtype}; a matmul needs one dtype")
 
 
 def check_operator(x: Tensor, weight: Tensor, bias: Tensor, seed: Tensor | None, dropout: float) -> None:
-    """What ``ld4lg::geglu_linear`` takes: a seed with dropout, and none without; on a CPU in float32 and no dropout."""
+    """Checks the arguments of ``ld4lg::geglu_linear``, which has a seed exactly if it has dropout."""
     check(x, weight, bias, dropout, seed)
     check_dtype(x, weight)
     if (seed is not None) != (dropout > 0):
@@ -81,29 +81,29 @@ register_autograd("geglu_linear", _backward, _setup)
 
 
 _geglu_linear = operator("geglu_linear")
-FEW_ROWS = 512  # of x: up to so many the native kernel wins
+FEW_ROWS = 512  # of x: up to this many the native kernel is faster
 
 
 def geglu_linear(
     x: Tensor, weight: Tensor, bias: Tensor, dropout: float = 0.0, seed: Tensor | None = None
 ) -> Tensor:
-    """The first half of a GEGLU feed-forward: product, bias, split, value·GELU(gate), dropout.
+    """The first half of a GEGLU feed-forward: matmul, bias, split, value·GELU(gate), dropout.
 
-    ``auto`` and ``native`` run torch's product and then `geglu`; on a CPU, in float32 and without gradients, up to
-    `FEW_ROWS` rows go through the product's transpose, which is faster. ``triton``, asked for by name, runs one
-    kernel: value and gate columns of the product meet in one program, and the (…, 2F) product is never written,
-    not even for backward, which computes it again. Which is faster on a GPU, ``benchmarks/ops.py`` tells.
+    ``auto`` and ``native`` run torch's matmul and then `geglu`; on a CPU, in float32 and without gradients, up to
+    `FEW_ROWS` rows run as the transposed matmul, which is faster. ``triton``, requested by name, runs one kernel: a
+    program computes value and gate columns together, and the (…, 2F) matmul is never written; backward recomputes
+    it. ``benchmarks/ops.py`` measures which is faster on a GPU.
 
     Args:
         x: (…, D). weight: (2F, D), value rows first. bias: (2F,).
-        dropout, seed: as in `geglu`, with the same mask.
+        dropout, seed: as in `geglu`, with the same dropout mask.
 
     Returns:
-        (…, F) in the dtype of the product (autocast's where it is on).
+        (…, F) in the dtype of the matmul (that of autocast if enabled).
 
     Raises:
         ValueError: arguments that do not fit; the message names them.
-        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+        BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     check(x, weight, bias, dropout, seed)
     device = x.device.type
@@ -119,7 +119,7 @@ def geglu_linear(
 
 
 def _runs_transposed(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    """Whether the native kernel, which has no backward, may run on these tensors, and wins."""
+    """Whether the native kernel, which has no backward, can run on these tensors and is faster."""
     return (
         x.is_cpu
         and x.dtype == weight.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""A product with bias, split, value·GELU(gate) and dropout as its epilogue, in Triton.
+"""A matmul with bias, split, value·GELU(gate) and dropout as its epilogue, in Triton.
 
 Letters: D width of x, F width of value and of gate, R rows.
 """
@@ -13,7 +13,7 @@ from ld4lg_fast.kernels.geglu.triton import dropout_factors, normal_cdf
 from ld4lg_fast.kernels.layout import as_rows
 from ld4lg_fast.kernels.triton import load_floats
 
-_GROUP = 8  # row blocks that share a stretch of the weight in the L2 cache
+_GROUP = 8  # row blocks that share columns of the weight in the L2 cache
 
 
 @triton.jit(do_not_specialize=["rows", "threshold"])
@@ -36,7 +36,7 @@ def geglu_linear_kernel(
     GROUP: tl.constexpr,
     DROPOUT: tl.constexpr,
 ) -> None:
-    """One program for BLOCK_ROWS × BLOCK_COLUMNS outputs: it multiplies with the value and the gate columns."""
+    """One program for BLOCK_ROWS × BLOCK_COLUMNS outputs: it computes their value and their gate columns."""
     row_blocks = tl.cdiv(rows, BLOCK_ROWS)
     column_blocks = tl.cdiv(WIDTH, BLOCK_COLUMNS)
     program = tl.program_id(0)
@@ -48,7 +48,7 @@ def geglu_linear_kernel(
     inner = tl.arange(0, BLOCK_INNER)
     keep_row, keep_column = row < rows, column < WIDTH
 
-    # What lies outside is read from the edge and never written.
+    # Rows and columns out of range read the first one and are not stored.
     x = x_ptr + tl.where(keep_row, row, 0).to(tl.int64)[:, None] * x_stride + inner[None, :]
     of_value = (
         weight_ptr + tl.where(keep_column, column, 0).to(tl.int64)[None, :] * weight_stride + inner[:, None]
@@ -64,7 +64,7 @@ def geglu_linear_kernel(
         value = tl.dot(rows_of_x, value_columns, value, input_precision="ieee")
         gate = tl.dot(rows_of_x, gate_columns, gate, input_precision="ieee")
 
-    # The product is rounded as a stored one would be, so that backward sees the same numbers.
+    # Rounded like a stored matmul, so that backward computes the same numbers.
     value = value.to(out_ptr.dtype.element_ty).to(tl.float32)
     gate = gate.to(out_ptr.dtype.element_ty).to(tl.float32)
     value += load_floats(bias_ptr + column, keep_column)[None, :]
@@ -84,7 +84,7 @@ def generation(tensor: Tensor) -> int:
 def tile(dtype: torch.dtype, generation: int) -> dict[str, int]:
     """The two accumulators of BLOCK_ROWS × BLOCK_COLUMNS float32 fill the registers without spilling.
 
-    Hopper's products read from shared memory and leave registers for tiles that earlier GPUs would spill.
+    Hopper's matmul instructions read from shared memory, which leaves registers for larger tiles.
     """
     if dtype == torch.float32:
         return {"BLOCK_ROWS": 64, "BLOCK_COLUMNS": 32, "BLOCK_INNER": 32, "num_warps": 4, "num_stages": 3}

@@ -1,4 +1,4 @@
-"""What `ops.linear_cross_entropy` takes. Letters: D width of x, V vocabulary."""
+"""Checks of the arguments of `ops.linear_cross_entropy`. Letters: D width of x, V vocabulary."""
 
 import torch
 from torch import Tensor
@@ -30,18 +30,18 @@ def check(x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignor
 
 
 def check_dtype(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Refuses a product of two dtypes.
+    """Refuses a matmul of two dtypes.
 
     Raises:
         ValueError: naming them.
     """
     if x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
         of_bias = "" if bias is None else f", bias {bias.dtype}"
-        raise ValueError(f"x is {x.dtype}, weight {weight.dtype}{of_bias}; a product needs one dtype")
+        raise ValueError(f"x is {x.dtype}, weight {weight.dtype}{of_bias}; a matmul needs one dtype")
 
 
 def check_targets(targets: Tensor, vocabulary: int) -> None:
-    """Refuses targets, those that are ignored left out, that are no classes, on a CPU.
+    """Refuses targets that are no classes, on a CPU. The caller removes those to ignore.
 
     Raises:
         IndexError: naming one.

@@ -1,7 +1,7 @@
-"""Cross-entropy of a product by chunks of rows: torch's products on any device; on a CPU the softmax in C++.
+"""Cross-entropy of a matmul in chunks of rows: torch's matmuls on any device; on a CPU the softmax in C++.
 
-The gradients of a mean are known as soon as a chunk's logits are, so the forward pass computes them at once and the
-logits are dropped, chunk by chunk (Hsu et al. 2024, "Liger Kernel").
+The gradients of a mean follow from the logits of each chunk, so the forward pass computes them at once and drops
+the logits, chunk by chunk (Hsu et al. 2024, "Liger Kernel").
 
 Letters: R rows, D width of x, V vocabulary.
 """
@@ -56,7 +56,7 @@ class _Chunked(torch.autograd.Function):
 def _run(
     x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, wanted: tuple
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """The loss, and its gradients of x, weight and bias where they are wanted."""
+    """The loss, and the wanted gradients of x, weight and bias."""
     keep = targets != ignore_index
     classes = targets.masked_fill(~keep, 0)
     share = keep.float() / keep.sum()  # of a row in the mean
@@ -69,7 +69,7 @@ def _run(
         rows = slice(start, start + size)
         losses, grad = _losses(F.linear(x[rows], weight, bias), classes[rows], any(wanted))
         loss = loss + torch.where(keep[rows], losses, 0.0) @ share[rows]
-        # grad is without the rows' shares: these go to the narrow factors of the products.
+        # grad lacks the weights of the rows in the mean, which multiply the narrower factor of each matmul.
         if of_x is not None:
             torch.mm(grad, weight, out=of_x[rows]).mul_(share[rows, None])
         if wanted[1]:
@@ -85,9 +85,9 @@ def _run(
 
 
 def _losses(logits: Tensor, classes: Tensor, with_gradients: bool) -> tuple[Tensor, Tensor]:
-    """-log softmax(logits)[class] of each row in float32, and softmax - class in the logits' dtype if it is wanted.
+    """-log softmax(logits)[class] of each row in float32, and softmax - class in the logits' dtype if wanted.
 
-    The logits are lost.
+    Overwrites the logits.
 
     Raises:
         IndexError: a class out of its range, on a CPU.

@@ -10,9 +10,9 @@ _loss = function("ld4lg_softmax_cross_entropy", [*ROWS, POINTER, POINTER, I64, I
 
 
 def softmax_cross_entropy_(logits: Tensor, targets: Tensor, with_gradients: bool) -> Tensor:
-    """-log softmax(logits)[target] of each row, (R,) float32; the logits (R, V) are lost.
+    """-log softmax(logits)[target] of each row, (R,) float32. Overwrites the logits (R, V).
 
-    With ``with_gradients``, softmax - target of each row takes their place.
+    With ``with_gradients``, the logits become softmax - target of each row.
 
     Raises:
         IndexError: a target out of its range.
@@ -21,7 +21,7 @@ def softmax_cross_entropy_(logits: Tensor, targets: Tensor, with_gradients: bool
     losses = logits.new_empty(rows, dtype=torch.float32)
     if rows:
         targets = targets.contiguous()
-        beyond = _loss(
+        out_of_range = _loss(
             *describe(logits, vocabulary),
             targets.data_ptr(),
             losses.data_ptr(),
@@ -30,6 +30,6 @@ def softmax_cross_entropy_(logits: Tensor, targets: Tensor, with_gradients: bool
             with_gradients,
             torch.get_num_threads(),
         )
-        if beyond:
+        if out_of_range:
             check_targets(targets, vocabulary)
     return losses

@@ -1,4 +1,4 @@
-"""Cross-entropy of a language model's head, computed in chunks: the logits of all rows are never in memory.
+"""Cross-entropy of a language model's head, computed in chunks so that the logits of all rows are never in memory.
 
 Letters: D width of x, V vocabulary.
 """
@@ -21,10 +21,10 @@ def linear_cross_entropy(
 ) -> Tensor:
     """A language model's head and its loss, without the logits of all positions in memory.
 
-    The mean of ``-log softmax(x·weightᵀ + bias)[target]`` over the rows whose target is not ``ignore_index``, as
-    `torch.nn.functional.cross_entropy` gives it (NaN where there is none). On a GPU with the package liger-kernel
-    its kernels run; elsewhere torch's products, chunk by chunk, on a CPU with the softmax in C++. The derivatives
-    of x, weight and bias are defined.
+    The mean of ``-log softmax(x·weightᵀ + bias)[target]`` over the rows whose target is not ``ignore_index``, as in
+    `torch.nn.functional.cross_entropy` (NaN without such rows). On a GPU with the package liger-kernel
+    its kernels run; elsewhere torch's matmuls in chunks of rows, on a CPU with the softmax in C++. x, weight and
+    bias have derivatives.
 
     Args:
         x: (…, D). weight: (V, D). targets: x's leading axes, int64 in [0, V) or ``ignore_index``. bias: (V,) or None.
@@ -34,9 +34,9 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit; the message names them.
-        IndexError: a target out of its range, on a CPU. On a GPU the device asserts it, as in torch's own loss: no host
-            waits, and a later call raises.
-        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+        IndexError: a target out of its range, on a CPU. On a GPU a device assertion fails, as in torch's loss, and a
+            later call raises.
+        BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     check(x, weight, targets, bias, ignore_index)
     device = x.device.type

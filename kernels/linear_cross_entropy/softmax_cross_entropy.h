@@ -6,7 +6,7 @@
 namespace ld4lg {
 
 struct SoftmaxCrossEntropy {
-  Rows logits;             // rows x width; `with_gradients`, softmax - target of each row is left in their place
+  Rows logits;             // rows x width; overwritten, `with_gradients` by softmax - target of each row
   const int64_t* targets;  // rows
   float* losses;           // rows
   int64_t rows, width;
@@ -15,7 +15,7 @@ struct SoftmaxCrossEntropy {
   float* scratch;  // threads x width
 };
 
-// False where a target is not in [0, width): its row is passed over.
+// False if a target is not in [0, width); such rows are skipped.
 LD4LG_IN_EVERY_VARIANT(bool softmax_cross_entropy(const SoftmaxCrossEntropy& args);)
 
 }  // namespace ld4lg

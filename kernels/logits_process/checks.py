@@ -1,4 +1,4 @@
-"""What `ops.logits_process` and its kin take. Letters: R rows, V vocabulary, T tokens that the texts have room for."""
+"""Checks of the arguments of `ops.logits_process`, `ops.logits_best`, `ops.logits_draw` and `ops.draw`."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def check(*arguments: Any) -> None:
 
 
 def check_indices(logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forced: Tensor) -> None:
-    """Refuses tokens beyond the vocabulary and lengths beyond the texts, on a CPU.
+    """Refuses tokens out of the vocabulary and lengths out of range, on a CPU.
 
     Raises:
         IndexError: naming one.
@@ -78,7 +78,7 @@ def check_indices(logits: Tensor, ids: Tensor, length: Tensor, eos: Tensor, forc
 
 
 def check_count(count: int, vocabulary: int) -> None:
-    """Refuses more best tokens than there are, or none.
+    """Refuses a count that is not from 1 to the vocabulary.
 
     Raises:
         ValueError: naming it.

@@ -6,7 +6,7 @@
 static bool is_token(int64_t token, int64_t vocabulary) { return token >= 0 && token < vocabulary; }
 
 // logits_dtype: 0 float32, 1 bfloat16. length is one number, forced has one for every length. scores may be null.
-// tokens are the best where count, at most vocabulary, is above 0; they are drawn where uniforms is not null.
+// tokens are the best ones if count (at most vocabulary) is above 0, and sampled ones if uniforms is not null.
 static bool logits_process(
     const void* logits, int64_t logits_stride, int32_t logits_dtype, const int64_t* ids, int64_t ids_stride,
     int64_t places, const int64_t* length, const int64_t* eos, int64_t num_eos, const int64_t* forced, int64_t min_length,

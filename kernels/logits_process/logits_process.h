@@ -21,13 +21,13 @@ struct LogitsProcess {
   float* scores;                // rows x vocabulary, or null
   int64_t count;                // of the best scores, and their tokens, of every row: rows x count
   float* best;
-  const double* uniforms;       // rows numbers in (0, 1) that tokens are drawn with, or null
+  const double* uniforms;       // rows numbers in (0, 1) for sampling tokens, or null
   int64_t* tokens;
   int64_t rows, vocabulary;
   int32_t threads;
 };
 
-// False where one of the ids is none of the vocabulary's, or a uniform number is not in (0, 1): the row is passed over.
+// False if an id is out of the vocabulary or a uniform number is not in (0, 1); such rows are skipped.
 LD4LG_IN_EVERY_VARIANT(bool logits_process(const LogitsProcess& args);)
 
 }  // namespace ld4lg

@@ -1,6 +1,6 @@
-"""The rules of text generation applied to logits, and what is taken of them: the best tokens, or a draw.
+"""The rules of text generation applied to logits, and the best or sampled tokens.
 
-Letters: R rows, V vocabulary, T tokens that the texts have room for.
+Letters: R rows, V vocabulary, T capacity of the texts in tokens.
 """
 
 from typing import Any
@@ -54,31 +54,30 @@ def logits_process(
 ) -> Tensor:
     """Scores of the next token under the decoding rules, in one pass over the logits.
 
-    In this order: the logarithm of the softmax, the repetition penalty (Keskar et al. 2019: the scores of tokens
-    that occurred are multiplied by it where negative and divided where positive), no n-gram twice, no end before
-    ``min_length``, a forced token, the temperature, the best tokens alone. These are the rules of transformers'
-    ``generate``, without its tables on the host.
+    In this order: log-softmax, repetition penalty (Keskar et al. 2019: the scores of tokens in the text are
+    multiplied by it if negative and divided if positive), no repeated n-gram, no end before ``min_length``, a forced
+    token, temperature, top-k, top-p. These are the rules of transformers' ``generate``, without its tables on the host.
 
     Args:
         logits: (R, V).
-        ids: (R, T) int64, the tokens so far in the first ``length`` places, each in [0, V).
+        ids: (R, T) int64, the tokens so far are the first ``length``, each in [0, V).
         length: (1,) int64 in [0, T), on the device, so that no step waits for the host.
         eos: (E,) int64, the tokens that end a text, each in [0, V).
-        forced: (T,) int64: the token that must follow after so many, or -1; it alone scores 0.
+        forced: (T,) int64: the token that must follow a text of each length, or -1. It scores 0 and all others -inf.
         normalize: whether the scores are log-probabilities (beam search) or the logits.
         temperature: the scores are divided by it.
-        top_k: how many of the best stay (Fan et al. 2018), and those equal to the last of them; 0: all.
-        top_p: of these stay the fewest that hold so much of the probability (Holtzman et al. 2020), and those equal
-            to the last of them; 1: all.
+        top_k: how many of the best tokens to keep (Fan et al. 2018), with those equal to the last of them; 0: all.
+        top_p: keeps the fewest of these with this total probability (Holtzman et al. 2020), with those equal to the
+            last of them; 1: all.
 
     Returns:
-        (R, V) float32; -inf for what is ruled out. On a GPU, where nobody looks at them, tokens out of range are passed
-        over as if they were not there, a forced one too, and the nearest length within range stands for another.
+        (R, V) float32; -inf for excluded tokens. On a GPU, tokens out of range are ignored, also a forced one, and the
+        length is clamped, since the host does not check them.
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers that do not fit; the message names them.
         IndexError: a length or a token out of its range, on a CPU; of ``forced``, the one after ``length``.
-        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+        BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, temperature, top_k, top_p)
     inputs = (logits, ids, length, eos, forced, *rules)
@@ -106,13 +105,13 @@ def logits_best(
     normalize: bool = False,
     count: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest scores that `logits_process` gives each row, from the highest on, and their tokens.
+    """The ``count`` highest scores of `logits_process` in each row, in descending order, and their tokens.
 
     Returns:
-        (R, count) float32 and (R, count) int64. The C++ library never writes the scores of the other tokens.
+        (R, count) float32 and (R, count) int64. The C++ library does not write the scores of the other tokens.
 
     Raises:
-        As `logits_process`, and ValueError for a count beyond the vocabulary.
+        As `logits_process`, and ValueError for a count above the vocabulary.
     """
     inputs = (
         logits,
@@ -152,14 +151,14 @@ def logits_draw(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Tensor:
-    """Tokens drawn from the softmax of `logits_process`'s scores by inverse transform sampling.
+    """Tokens sampled from the softmax of `logits_process`'s scores by inverse transform sampling.
 
     Args:
-        uniforms: (R,) float64 in (0, 1): each row's token is the first, in the vocabulary's order, whose cumulative
-            probability exceeds its number.
+        uniforms: (R,) float64 in (0, 1): each row's token is the first, in the order of the vocabulary, whose
+            cumulative probability exceeds its number.
 
     Returns:
-        (R,) int64. The C++ library never writes the scores.
+        (R,) int64. The C++ library does not write the scores.
 
     Raises:
         As `logits_process`, and ValueError for uniform numbers of another shape or dtype or, on a CPU, out of (0, 1).

@@ -10,8 +10,7 @@ from ld4lg_fast.kernels.logits_process.arguments import Inputs
 def logits_process(*arguments: Any, **named: Any) -> Tensor:
     """See `ops.logits_process`. Computes in float32, or in float64 for float64 logits.
 
-    Tokens out of the vocabulary change nothing, and the nearest length within range stands for another: what the
-    kernels do on a GPU, where nobody looks at them first.
+    Tokens out of the vocabulary are ignored and the length is clamped, as by the kernels on a GPU.
     """
     inputs = Inputs(*arguments, **named)
     logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = inputs[:8]
@@ -22,7 +21,7 @@ def logits_process(*arguments: Any, **named: Any) -> Tensor:
     vocabulary, tokens = scores.shape[1], ids.shape[1]
     length = length.clamp(0, tokens - 1)
     known = torch.where((ids >= 0) & (ids < vocabulary), ids, vocabulary)
-    # One spare column takes what is to change nothing.
+    # One extra column receives what has no effect.
     seen = torch.where(torch.arange(tokens, device=ids.device) < length, known, vocabulary)
     scores = F.pad(scores, (0, 1))
     if repetition_penalty != 1.0:
@@ -48,7 +47,7 @@ def logits_process(*arguments: Any, **named: Any) -> Tensor:
 
 
 def _limited(scores: Tensor, top_k: int, top_p: float) -> Tensor:
-    """The scores (R, V) with all but the best at -inf; of equal ones, all stay or none."""
+    """The scores (R, V) with all but the best at -inf. Equal scores are kept or removed together."""
     if 0 < top_k < scores.shape[1]:
         lowest = scores.topk(top_k).values[:, -1:]
         scores = scores.masked_fill(scores < lowest, float("-inf"))

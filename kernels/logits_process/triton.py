@@ -29,7 +29,7 @@ def _weight_above(
     COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """What the scores above ``bound`` weigh: 1 each, or from ``lowest`` on their exponential relative to ``top``."""
+    """Weight of the scores above ``bound`` and of at least ``lowest``: 1 each with COUNT, else exp(score - top)."""
     columns = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, vocabulary, BLOCK):
@@ -51,7 +51,7 @@ def _lowest_kept(
     COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """The smallest place in `_ordered` above which less than ``limit`` weighs, by bisection over all 2^32."""
+    """The smallest number of `_ordered` above which scores weigh less than ``limit``, by bisection of all 2^32."""
     low, high = tl.full((), -2147483648, tl.int64), _ordered(top)
     for _ in range(32):
         middle = (low + high) >> 1
@@ -70,7 +70,7 @@ def _limit(
     TOP_P: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Rules out all but the ``top_k`` best, and of these all but the fewest that hold ``top_p`` of the probability."""
+    """Sets all but the ``top_k`` best to -inf, and of these all but the fewest with probability ``top_p``."""
     columns = tl.arange(0, BLOCK)
     highest = tl.full((BLOCK,), float("-inf"), tl.float32)
     for start in range(0, vocabulary, BLOCK):
@@ -117,10 +117,9 @@ def logits_process_kernel(
     TOKENS_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Copies a row less its log-sum-exp, then puts right the tokens that the rules change.
+    """Copies a row minus its log-sum-exp, then corrects the tokens that the rules change.
 
-    Tokens out of the vocabulary are passed over, and the length is brought within the PLACES of a text: nobody looks
-    at them before.
+    Skips tokens out of the vocabulary and clamps the length to the PLACES of a text: the host does not check them.
     """
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * logits_stride
@@ -134,7 +133,7 @@ def logits_process_kernel(
 
     shift = 0.0
     if NORMALIZE:
-        # One running maximum and sum a lane; they are joined at the end.
+        # A running maximum and sum for each lane, joined at the end.
         highest = tl.full((BLOCK,), -3.0e38, tl.float32)
         total = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, vocabulary, BLOCK):
@@ -151,7 +150,7 @@ def logits_process_kernel(
         only = tl.where(start + columns == forced, 0.0, ruled_out)
         tl.store(scores_ptr + start + columns, tl.where(forced >= 0, only, values / temperature), mask=valid)
 
-    # Where a token is forced, no other rule finds a token to change.
+    # With a forced token, the other rules change nothing.
     count = tl.where(forced < 0, length, 0)
     places = tl.arange(0, TOKENS_BLOCK)
     seen = places < count
@@ -160,7 +159,7 @@ def logits_process_kernel(
     if PENALIZE:
         score = tl.load(logits_ptr + tokens, mask=seen, other=0.0).to(tl.float32) - shift
         score = tl.where(score < 0, score * repetition_penalty, score / repetition_penalty)
-        tl.debug_barrier()  # the row above was stored by other threads
+        tl.debug_barrier()  # other threads stored the row above
         tl.store(scores_ptr + tokens, score / temperature, mask=seen)
     if NGRAM_SIZE > 0:
         repeats = places + NGRAM_SIZE <= count

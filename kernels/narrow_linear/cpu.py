@@ -1,4 +1,4 @@
-"""Products of bfloat16 and of bytes in C++, their weights packed once. Letters: R rows, I inputs, O outputs."""
+"""bfloat16 and int8 matmuls in C++ with weights packed once. Letters: R rows, I inputs, O outputs."""
 
 import torch
 from torch import Tensor
@@ -20,13 +20,13 @@ def pack(weight: Tensor, geglu: bool) -> Tensor:
     outputs, inputs = weight.shape
     words = -(-inputs * weight.element_size() // 4)
     packed = weight.new_empty(-(-outputs // PANEL) * PANEL * words, dtype=torch.int32)
-    weight = weight.contiguous()  # lives until the call is over
+    weight = weight.contiguous()  # kept alive during the call
     _pack(KINDS[weight.dtype], weight.data_ptr(), inputs, outputs, geglu, packed.data_ptr())
     return packed
 
 
 def in_order(values: Tensor, geglu: bool) -> Tensor:
-    """One number for each output (O,) -> the same in the order of the packed weight, zeros beyond the last one."""
+    """Numbers of the outputs (O,) in the order of the packed weight, zeros after the last one."""
     order = values.new_empty(-(-len(values) // PANEL) * PANEL, dtype=torch.int64)
     _order(len(values), geglu, order.data_ptr())
     return torch.where(order < 0, 0, values[order]).contiguous()
@@ -42,7 +42,7 @@ def linear(
     bias: Tensor | None,
     geglu: bool,
 ) -> Tensor:
-    """(R, outputs) of x (R, I) float32 or bfloat16, in x's dtype; the rest is what `pack` and `in_order` gave."""
+    """(R, outputs) of x (R, I) float32 or bfloat16, in x's dtype; the other tensors come from `pack` and `in_order`."""
     rows, inputs = x.shape
     y = x.new_empty((rows, outputs))
     if rows:

@@ -1,4 +1,4 @@
-// The C interface of the products of bfloat16 and of bytes.
+// The C interface of bfloat16 and int8 matmuls.
 #include "narrow_linear.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ static int64_t output_at(int64_t column, int64_t outputs, bool geglu) {
   return column % ld4lg::kNarrowPanel < half ? within : outputs / 2 + within;
 }
 
-// `weight` has outputs x inputs numbers of bfloat16 (kind 0) or bytes (kind 1); `packed` has room for whole panels.
+// `weight` has outputs x inputs numbers of bfloat16 (kind 0) or int8 (kind 1); `packed` has room for whole panels.
 static void pack_narrow(int32_t kind, const void* weight, int64_t inputs, int64_t outputs, int32_t geglu,
                         uint32_t* packed) {
   const int64_t words = ld4lg::narrow_words(ld4lg::Narrow{kind}, inputs);
@@ -37,7 +37,7 @@ static void pack_narrow(int32_t kind, const void* weight, int64_t inputs, int64_
 }
 LD4LG_EXPORT_CALL(pack_narrow)
 
-// Where each column of the panels comes from; -1 beyond the last output.
+// The output of each column of the panels; -1 after the last output.
 static void narrow_order(int64_t outputs, int32_t geglu, int64_t* order) {
   const int64_t columns = (outputs + ld4lg::kNarrowPanel - 1) / ld4lg::kNarrowPanel * ld4lg::kNarrowPanel;
   for (int64_t column = 0; column < columns; ++column) {

@@ -1,4 +1,4 @@
-"""Products of bfloat16 and of bytes on a CPU, their weights packed once. Letters: R rows, I inputs, O outputs."""
+"""bfloat16 and int8 matmuls on a CPU with weights packed once. Letters: R rows, I inputs, O outputs."""
 
 import torch
 from torch import Tensor
@@ -10,16 +10,16 @@ from ld4lg_fast.kernels.packed_linear.checks import KNOWN, check_narrow, check_r
 class NarrowLinear:
     """x Wᵀ + bias, or value·GELU(gate) of it, with x and W rounded to a narrow dtype and sums in float32 or int32.
 
-    Bytes have a scale for each row of W and one for each row of x, so that no row depends on its neighbours.
+    int8 has a scale for each row of W and of x, so that no row depends on its neighbours.
 
     Args:
-        weight: (O, I) floating-point on the CPU, at most 2¹⁷ inputs for bytes; what is kept is a copy.
+        weight: (O, I) floating-point on the CPU, at most 2¹⁷ inputs for int8; it is copied.
         bias: (O,) or None.
         dtype: bfloat16 or int8.
-        geglu: whether the outputs are a GEGLU's values, then as many gates; what comes out is (R, O/2).
+        geglu: whether the outputs are the values and then the gates of a GEGLU; the result is (R, O/2).
 
     Raises:
-        BackendUnavailableError: the C++ library is not here.
+        BackendUnavailableError: the C++ library is not available.
         ValueError: shapes, dtypes or devices that do not fit; the message names them.
     """
 

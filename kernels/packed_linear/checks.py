@@ -1,11 +1,11 @@
-"""What `ops.PackedLinear` and `ops.NarrowLinear` take. Letters: R rows, I inputs, O outputs."""
+"""Checks of the arguments of `ops.PackedLinear` and `ops.NarrowLinear`. Letters: R rows, I inputs, O outputs."""
 
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-MAX_BYTE_INPUTS = 2**17  # of products of bytes: as many fit a sum of 32 bits
+MAX_BYTE_INPUTS = 2**17  # of int8 matmuls: the sum of more overflows 32 bits
 KNOWN = (torch.float32, torch.bfloat16)
 
 
@@ -28,7 +28,7 @@ def check_weight(weight: Tensor, bias: Tensor | None, dtypes: tuple[torch.dtype,
 
 
 def check_packed(weight: Tensor, bias: Tensor | None) -> None:
-    """Refuses what `ops.PackedLinear` does not keep.
+    """Refuses weights and biases that `ops.PackedLinear` does not take.
 
     Raises:
         ValueError: naming it.
@@ -39,7 +39,7 @@ def check_packed(weight: Tensor, bias: Tensor | None) -> None:
 
 
 def check_narrow(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, geglu: bool) -> None:
-    """Refuses what `ops.NarrowLinear` does not keep.
+    """Refuses weights, biases and dtypes that `ops.NarrowLinear` does not take.
 
     Raises:
         ValueError: naming it.
@@ -49,9 +49,9 @@ def check_narrow(weight: Tensor, bias: Tensor | None, dtype: torch.dtype, geglu:
         raise ValueError(f"dtype is {dtype}; it needs torch.bfloat16 or torch.int8")
     outputs, inputs = weight.shape
     if geglu and outputs % 2:
-        raise ValueError(f"weight has {outputs} outputs; values and their gates need an even number")
+        raise ValueError(f"weight has {outputs} outputs; a GEGLU needs an even number")
     if dtype == torch.int8 and inputs > MAX_BYTE_INPUTS:
-        raise ValueError(f"weight has {inputs} inputs; products of bytes take {MAX_BYTE_INPUTS} at most")
+        raise ValueError(f"weight has {inputs} inputs; int8 matmuls take {MAX_BYTE_INPUTS} at most")
 
 
 def check_rows(x: Tensor, width: int, dtypes: tuple[torch.dtype, ...]) -> None:
@@ -66,7 +66,7 @@ def check_rows(x: Tensor, width: int, dtypes: tuple[torch.dtype, ...]) -> None:
 
 
 def check_residual(residual: Tensor, rows: int, width: int) -> None:
-    """Refuses what cannot be added to ``rows`` of as many outputs.
+    """Refuses a residual that is not (rows, width) float32 on the CPU.
 
     Raises:
         ValueError: naming it.

@@ -1,4 +1,4 @@
-"""Products with few rows in C++: x Wᵀ + bias, or its GELU, + residual, bound by reading W once.
+"""Matmuls with few rows in C++: x Wᵀ + bias, or its GELU, + residual. The time is that of reading W once.
 
 Letters: R rows, I inputs, O outputs.
 """
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, address, function
 
 PANEL = 16
-CACHE_PERIOD = 1024  # floats: rows that lie a multiple of this apart fight for the same lines of the cache
+CACHE_PERIOD = 1024  # floats: rows with a multiple of this as their stride share the same cache lines
 
 _linear = function(
     "ld4lg_linear",
@@ -26,7 +26,7 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def _whole(weight: Tensor, rows: int) -> Tensor:
-    """With rows of zeros up to a multiple of ``rows``."""
+    """Pads with rows of zeros to a multiple of ``rows``."""
     return F.pad(weight, (0, 0, 0, -len(weight) % rows))
 
 
@@ -38,7 +38,7 @@ def linear(
     residual: Tensor | None,
     gelu: bool = False,
 ) -> Tensor:
-    """(R, O) of x (R, I), bias (O,) and residual (R, O), all float32; ``packed`` is what `pack` gave."""
+    """(R, O) of x (R, I), bias (O,) and residual (R, O), all float32; ``packed`` comes from `pack`."""
     x, residual = _adjacent(x), None if residual is None else _adjacent(residual)
     rows, inputs = x.shape
     apart = outputs + (PANEL if outputs % CACHE_PERIOD == 0 else 0)
@@ -64,5 +64,4 @@ def linear(
 
 
 def _adjacent(matrix: Tensor) -> Tensor:
-    """The matrix with the elements of a row side by side."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()

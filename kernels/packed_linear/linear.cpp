@@ -1,4 +1,4 @@
-// The C interface of the products with a packed weight.
+// The C interface of matmuls with a packed weight.
 #include "linear.h"
 
 #include "call.h"

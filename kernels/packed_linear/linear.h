@@ -6,9 +6,9 @@
 
 namespace ld4lg {
 
-// Outputs side by side in the packed weight, with zeros beyond the last one. Of float32, panel p holds
-// W[16 p + j][i] at [p][i][j]. Of bfloat16 it holds W[32 p + 16 h + j][i] at [p][i][j][h]: a word of 32 bits holds
-// two outputs, and what widens them is a shift and a mask.
+// Outputs of a panel of the packed weight; zeros follow the last output. In float32, panel p holds W[16 p + j][i] at
+// [p][i][j]. In bfloat16 it holds W[32 p + 16 h + j][i] at [p][i][j][h]: a word of 32 bits holds two outputs, which a
+// shift and a mask widen.
 constexpr int kPanel = 16;
 
 // Strides in elements between rows; bias and residual may be null.

@@ -1,4 +1,4 @@
-"""Products with few rows on a CPU, their weights packed once. Letters: R rows, I inputs, O outputs."""
+"""Matmuls with few rows on a CPU, with weights packed once. Letters: R rows, I inputs, O outputs."""
 
 import torch
 from torch import Tensor
@@ -12,15 +12,15 @@ FEW_ROWS = {"avx512_bf16": 64, "avx512_vnni": 64, "avx512": 64, "avx2": 128, "ba
 
 
 class PackedLinear:
-    """x Wᵀ + bias, or its GELU, + residual in float32, W in the order in which few rows read it once.
+    """x Wᵀ + bias, or its GELU, + residual in float32, with W packed for few rows of x.
 
     Args:
-        weight: (O, I) float32 or bfloat16 on the CPU; what is kept is a copy, in its dtype.
+        weight: (O, I) float32 or bfloat16 on the CPU; it is copied and keeps its dtype.
         bias: (O,) float32 or None.
         gelu: whether the exact (erf) GELU follows before the residual is added.
 
     Raises:
-        BackendUnavailableError: the C++ library is not here.
+        BackendUnavailableError: the C++ library is not available.
         ValueError: shapes, dtypes or devices that do not fit; the message names them.
     """
 
@@ -36,7 +36,7 @@ class PackedLinear:
 
     @staticmethod
     def few_rows() -> int:
-        """Up to how many rows it is not slower than oneDNN's product on this processor; 0 without the C++ library."""
+        """Number of rows up to which it is not slower than oneDNN on this processor; 0 without the C++ library."""
         return FEW_ROWS[instruction_set()] if has_native() else 0
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -58,8 +58,8 @@ _philox_normal = operator("philox_normal", placed=1)
 def philox_normal(seed: int, sample_ids: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
     """Standard normal noise with a random stream of its own for every sample.
 
-    A number depends on (seed, its sample's id, stream, its place in the sample) and on nothing else: not on
-    the batch, the device's generator or what was drawn before. `reference.philox_normal` gives the mapping
+    A number depends on (seed, sample id, stream, index in the sample) alone, not on the batch, the device's
+    generator or earlier calls. `reference.philox_normal` gives the mapping
     (Philox4x32-10, Salmon et al. 2011, and Box-Muller).
 
     Args:

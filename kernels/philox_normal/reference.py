@@ -26,7 +26,7 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor | int], rounds: i
 
 
 def _multiply(words: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 × 32 bit product, by halves, so that int64 never overflows."""
+    """High and low word of a 32 × 32 bit product, computed in halves so that int64 does not overflow."""
     low = (words & 0xFFFF) * multiplier
     middle = (words >> 16) * multiplier + (low >> 16)
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)

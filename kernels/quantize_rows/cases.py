@@ -1,5 +1,5 @@
-"""But for "paper" all numbers are ones that float8 holds, times a power of two: Triton's interpreter does not carry
-where it rounds to eight bits, and the last digit of an erf, in which backends differ, could move a result by 1/16."""
+"""All cases but "paper" have numbers that float8 represents exactly, times a power of two: Triton's interpreter does
+not carry when it rounds to eight bits, and differences in the last digit of erf could change a result by 1/16."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ def exact_arguments(
 
 
 def gated_arguments(rows: int, width: int) -> Callable[[torch.Generator], Arguments]:
-    """x is (rows, 2·width), its gates closed or 8 or 16, where GELU is exact; -14 · 8 to 14 · 8 come out."""
+    """x is (rows, 2·width), its gates closed, 8 or 16, where GELU is exact; results are from -14 · 8 to 14 · 8."""
 
     def make(generator: torch.Generator) -> Arguments:
         value = torch.randint(-7, 8, (rows, width), generator=generator)
@@ -65,7 +65,7 @@ CASES = (
 
 
 def benchmarks(batch: int) -> tuple[OpCase, ...]:
-    """The inputs of two products of the paper's denoiser block."""
+    """The inputs of two matmuls of the paper's denoiser block."""
     rows = 32 * batch
     return (
         _quantize_rows(f"{batch}x32x768", random_arguments(rows, 768)),

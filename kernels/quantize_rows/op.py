@@ -1,4 +1,4 @@
-"""GEGLU and the rounding of its rows to float8 in one pass. Triton alone has a kernel for it; no derivative.
+"""GEGLU and rounding of its rows to float8 in one pass. Only Triton has a kernel for it; no derivative.
 
 Letters: R rows, W width of x.
 """
@@ -47,22 +47,22 @@ _quantize_rows = operator("quantize_rows")
 
 
 def quantize_rows(x: Tensor, geglu_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """A matrix in float8 (e4m3), a scale for each row, as ``torch._scaled_mm`` takes it.
+    """A matrix in float8 (e4m3) with a scale for each row, as ``torch._scaled_mm`` takes it.
 
-    One kernel on a GPU; elsewhere plain PyTorch. Nothing is differentiated.
+    One kernel on a GPU; elsewhere plain PyTorch. Without derivatives.
 
     Args:
         x: (R, W).
-        geglu_bias: (W,), where value·GELU(gate) of x + geglu_bias is meant, as in `geglu`, in the place of x; it is
-            then never written in more than eight bits.
+        geglu_bias: (W,) or None. With it, quantizes value·GELU(gate) of x + geglu_bias, as in `geglu`, instead of x,
+            and never writes it in more than eight bits.
 
     Returns:
-        quantized (R, W or W/2) float8_e4m3fn and scale (R, 1) float32, x being about their product. The largest
-        number of a row becomes 448, float8's largest.
+        quantized (R, W or W/2) float8_e4m3fn and scale (R, 1) float32; x is about quantized · scale. The
+        largest number of a row becomes 448, the largest of float8.
 
     Raises:
         ValueError: arguments that do not fit; the message names them.
-        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+        BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     check(x, geglu_bias)
     dtypes = (x.dtype,) if geglu_bias is None else (x.dtype, geglu_bias.dtype)

@@ -1,4 +1,4 @@
-"""Rows in float8 with a scale each, on request of a GEGLU, in Triton. Letters: W width of the result."""
+"""Rows in float8 with a scale each, with an optional GEGLU, in Triton. Letters: W width of the result."""
 
 import torch
 import triton

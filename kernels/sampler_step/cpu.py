@@ -29,7 +29,7 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     output, coefficients = output.contiguous(), as_vector(coefficients)
     x_prev = None if x_prev is None else as_vector(x_prev)
     sample_ids = None if sample_ids is None else sample_ids.contiguous()
-    beyond = _sampler_step(
+    out_of_range = _sampler_step(
         output.data_ptr(),
         DTYPE_CODES[output.dtype],
         output.shape[0] // batch,
@@ -50,6 +50,6 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         bool(self_condition),
         torch.get_num_threads(),
     )
-    if beyond:
+    if out_of_range:
         check_step(step, coefficients)
     return z_next.to(dtype), x_start.to(dtype), network_input

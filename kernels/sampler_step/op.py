@@ -1,6 +1,6 @@
 """One step of a sampler: x_start from the network's output, the next z and the next network input in one pass.
 
-No derivative: nothing is trained through a sampler. Letters: B batch, N positions, d latent width, S steps.
+No derivative: training does not pass through a sampler. Letters: B batch, N positions, d latent width, S steps.
 """
 
 from typing import Any
@@ -55,7 +55,7 @@ def _check_numbers(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_step(step: Tensor, coefficients: Tensor) -> None:
-    """Refuses a step that has no coefficients, on a CPU.
+    """Refuses a step without coefficients, on a CPU.
 
     Raises:
         IndexError: naming it.
@@ -96,26 +96,26 @@ def sampler_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of a sampler, from the network's output to its next input, in one pass.
 
-    Every sampler's step is linear once its noise levels are known:
+    With the noise levels given, the step of every sampler is linear:
 
         x_start = c₀·z + c₁·output[:B] + c₂·output[B:]
         z_next  = c₃·z + c₄·x_start + c₅·x_prev + c₆·noise
 
-    with c = ``coefficients[step]``: the objective and the guidance are in c₀…c₂, the sampler in c₃…c₆. The
-    noise is that of `philox_normal` with the random stream ``stream + step``.
+    with c = ``coefficients[step]``: c₀…c₂ depend on the objective and the guidance, c₃…c₆ on the sampler. The noise
+    is `philox_normal` with the random stream ``stream + step``.
 
-    Nothing is read on the host, so that a recorded launch can be replayed for any step, seed and samples.
+    The host reads nothing, so that a CUDA graph can be replayed for any step, seed and samples.
 
     Args:
-        output: (B, N, d), or (2B, N, d) with the unconditional half second: the network's output.
-        z: (B, N, d) the state before the step. x_prev: the x_start of the step before, or None where no step
-            has a c₅.
+        output: (B, N, d), or (2B, N, d) with the unconditional half second.
+        z: (B, N, d) the state before the step. x_prev: the x_start of the previous step, or None if c₅ is 0
+            in every step.
         coefficients: (S, 7) float32.
-        step: () int64, 0 … S-1; on a GPU, where nobody looks at it, the nearest of these stands for another.
-        seed: () int64, the 64 bits of the seed; None where no step has a c₆.
-        sample_ids: (B,) int64, given with the seed.
-        stream: the random stream of step 0; that of step S-1 is below 2³².
-        self_condition: whether the network is fed its own x_start.
+        step: () int64, 0 … S-1; on a GPU it is not checked but clamped to this range.
+        seed: () int64, the 64 bits of the seed; None if c₆ is 0 in every step.
+        sample_ids: (B,) int64, needed with a seed.
+        stream: the random stream of step 0; stream + S - 1 must be below 2³².
+        self_condition: whether the network takes x_start as an input.
 
     Returns:
         z_next and x_start in z's dtype, and the next input in output's dtype: [z_next, x_start] (B, N, 2d), or

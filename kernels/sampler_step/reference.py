@@ -10,7 +10,7 @@ from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 def sampler_step(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See `ops.sampler_step`. Computes in float32, or in float64 where z has it.
 
-    The nearest step within range stands for another, as on a GPU, where nobody looks at it first.
+    A step out of range is clamped, as on a GPU.
     """
     inputs = Inputs(*arguments, **named)
     output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = inputs

@@ -8,7 +8,7 @@ namespace ld4lg {
 struct SamplerStep {
   ConstRows cond, uncond;      // samples * positions x width; uncond.data may be null
   const float *z, *x_prev;     // the same, contiguous; x_prev may be null
-  const float* coefficients;   // the step's seven
+  const float* coefficients;   // seven of the step
   const int64_t* sample_ids;   // samples, or null: no noise
   uint64_t seed;
   uint32_t stream;             // of this step

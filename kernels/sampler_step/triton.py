@@ -37,7 +37,7 @@ def sampler_step_kernel(
 ) -> None:
     """Program (sample, j): the elements of BLOCK counters of a sample, four each."""
     sample = tl.program_id(0).to(tl.int64)
-    step = tl.minimum(tl.maximum(tl.load(step_ptr), 0), steps - 1)  # within the coefficients, whatever it is
+    step = tl.minimum(tl.maximum(tl.load(step_ptr), 0), steps - 1)
     c = coefficients_ptr + step * 7
     element = tl.program_id(1) * BLOCK * 4 + tl.arange(0, BLOCK * 4)
     keep = element < SIZE

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +20,13 @@ class Inputs(NamedTuple):
         """(B, H, N, M)."""
         batch, queries, width = self.q.shape
         return batch, width // 64, queries, self.k.shape[1]
+
+    def gradients(self) -> list[Tensor | None]:
+        """Uninitialized gradients of q, k, v, the scores (None without a bias), q_gain and k_gain (None without)."""
+
+        def room(argument: Tensor | None, *shape: int) -> Tensor | None:
+            return None if argument is None else self.q.new_empty(shape, dtype=torch.float32)
+
+        batch, heads, *_ = pairs = self.pairs()
+        gains = [room(gain, batch, heads, 64) for gain in (self.q_gain, self.k_gain)]
+        return [*(x.new_empty(x.shape) for x in self[:3]), room(self.bias, *pairs), *gains]

@@ -17,8 +17,8 @@ def attention_arguments(
     bias: tuple[int, ...] | None = None,
     lengths: tuple[int, ...] | None = None,
 ) -> Callable[[torch.Generator], Arguments]:
-    """q, k, v are parts of one product, or with ``keys`` of two. ``bias``: its leading axes. ``lengths``: the real
-    positions of each sample; the others are excluded."""
+    """q, k, v are parts of one matmul, or of two with ``keys``. ``bias``: its leading axes. ``lengths``: the number of
+    real positions in each sample; the others are excluded."""
 
     def make(generator: torch.Generator) -> Arguments:
         def randn(*shape: int) -> Tensor:
@@ -46,7 +46,7 @@ def _attention(name: str, *sizes: int, **options: Any) -> OpCase:
     return OpCase("short_attention", name, attention_arguments(*sizes, **options), **fields)
 
 
-HALF = (torch.bfloat16,)  # float32's whole heads do not fit a GPU's registers at these sizes
+HALF = (torch.bfloat16,)  # whole heads in float32 do not fit a GPU's registers at these sizes
 
 CASES = (
     _attention("paper", 2, 32, 12, dtypes=HALF),

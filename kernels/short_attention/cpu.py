@@ -38,21 +38,13 @@ def forward(*arguments: Any) -> Tensor:
 
 def backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
     """See ``ld4lg::short_attention_backward`` in ``op.py``."""
-    q, k, v, bias, q_gain, k_gain = inputs = Inputs(*arguments)
-    found = [contiguous_like(x) for x in (q, k, v)]
-
-    def room(*shape: int) -> Tensor:
-        return q.new_empty(shape, dtype=torch.float32)
-
-    batch, heads, _, _ = pairs = inputs.pairs()
-    grad_bias = None if bias is None else room(*pairs)
-    sums = [None if gain is None else room(batch, heads, DIM_HEAD) for gain in (q_gain, k_gain)]
-    found += [x for x in (grad_bias, *sums) if x is not None]
-    if not q.numel() or not k.numel():
+    inputs = Inputs(*arguments)
+    targets = inputs.gradients()
+    found = [x for x in targets if x is not None]
+    if not inputs.q.numel() or not inputs.k.numel():
         return [x.zero_() for x in found]
     block, grad = _Block(inputs), _adjacent(grad)
-    targets = (address(x) for x in (*found[:3], grad_bias, *sums))
-    _backward(*block.values, *_sequence(grad), *targets)
+    _backward(*block.values, *_sequence(grad), *map(address, targets))
     return found
 
 

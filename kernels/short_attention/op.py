@@ -2,13 +2,12 @@
 
 Letters: B batch, N queries, M keys, H heads of width 64. The bias of the operator is expanded to (B, H, N, M).
 
-The backward operator gives what `reference.gradients` lists. It computes the scores again, so that the forward
-operator keeps nothing but its inputs.
+The backward operator gives the results of `reference.gradients`. It recomputes the scores, so that the forward
+operator saves only its inputs.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
@@ -81,12 +80,7 @@ def _fake(q: Tensor, *_: Any) -> Tensor:
 
 
 def _fake_backward(_: Tensor, *arguments: Any) -> list[Tensor]:
-    q, k, v, bias, q_gain, k_gain = inputs = Inputs(*arguments)
-    found = [x.new_empty(x.shape) for x in (q, k, v)]
-    if bias is not None:
-        found.append(q.new_empty(inputs.pairs(), dtype=torch.float32))
-    sums = (*inputs.pairs()[:2], DIM_HEAD)
-    return found + [q.new_empty(sums, dtype=torch.float32) for g in (q_gain, k_gain) if g is not None]
+    return [x for x in Inputs(*arguments).gradients() if x is not None]
 
 
 register(f"short_attention({_INPUTS}) -> Tensor", _fake, check_operator, "short_attention", "forward")
@@ -106,8 +100,9 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *_, bias, q_gain, _ = ctx.saved_tensors
-    grad_q, grad_k, grad_v, *rest = _short_attention_backward(grad, *ctx.saved_tensors)
+    saved = ctx.saved_tensors  # read once: under activation checkpointing each reading recomputes
+    *_, bias, q_gain, _ = saved
+    grad_q, grad_k, grad_v, *rest = _short_attention_backward(grad, *saved)
     grad_bias = None if bias is None else rest.pop(0).to(bias.dtype)
     gains = [part.sum((0, 1)).to(q_gain.dtype) for part in rest] or [None, None]
     return grad_q, grad_k, grad_v, grad_bias, *gains
@@ -129,16 +124,16 @@ def short_attention(
     q_gain: Tensor | None = None,
     k_gain: Tensor | None = None,
 ) -> Tensor:
-    """Attention over sequences of at most 128, a whole head at a time, without copies of its inputs.
+    """Attention over sequences of at most 128 positions, a whole head at a time, without copies of its inputs.
 
-    ``softmax(q·kᵀ / 8 + bias)·v`` for each head, the softmax in float32; the inputs may be the parts of one
-    fused product, and the output is what the output projection takes. ``auto`` goes to PyTorch's own attention
-    where nothing was measured: on a GPU, and for longer sequences.
+    ``softmax(q·kᵀ / 8 + bias)·v`` for each head, the softmax in float32. The inputs may be views of one
+    fused matmul; the output has the layout of the output projection's input. ``auto`` uses PyTorch's attention on a
+    GPU and for longer sequences, for which this kernel was not measured.
 
     Args:
         q: (B, N, H·64). k, v: (B, M, H·64), in q's dtype.
-        bias: broadcastable to (B, H, N, M), in q's dtype, added to the scores; the lowest finite number excludes
-            a pair, and a query all of whose pairs are excluded takes the mean of v.
+        bias: broadcastable to (B, H, N, M), in q's dtype, added to the scores. The lowest finite number excludes
+            a pair; a query without any other pair gets the mean of v.
         q_gain, k_gain: (64,) float: each head of q and k is first scaled to this root mean square
             (the Perceiver's attention; Zhang & Sennrich 2019); both or neither.
 
@@ -146,8 +141,8 @@ def short_attention(
         (B, N, H·64) in q's dtype.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, or a length above 128 for a backend asked for by name.
-        BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
+        ValueError: shapes, dtypes or devices that do not fit, or a length above 128 for a backend requested by name.
+        BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     inputs = Inputs(q, k, v, bias, q_gain, k_gain)
     check(inputs)

@@ -7,11 +7,11 @@ from torch import Tensor
 from ld4lg_fast.kernels.short_attention.arguments import Inputs
 
 DIM_HEAD = 64
-EXCLUDED = -1e38  # pairs with a bias below it do not count
+EXCLUDED = -1e38  # pairs with a bias below this are excluded
 
 
 def rms_normalized(x: Tensor, gain: Tensor | None) -> Tensor:
-    """Heads (…, 64) with root mean square ``gain``; as they are without one."""
+    """Heads (…, 64) scaled to root mean square ``gain``; unchanged without a gain."""
     if gain is None:
         return x
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -30,8 +30,8 @@ def short_attention(*arguments: Any, **named: Any) -> Tensor:
 def gradients(grad: Tensor, *arguments: Any) -> list[Tensor]:
     """Gradients of q, k, v, then (B, H, N, M) of the scores with a bias, (B, H, 64) of the gains with gains.
 
-    Those of the bias and of the gains are their sums over what they are shared by. Pairs that the bias
-    excludes get none, also where a query has no other.
+    The gradients of the bias and of the gains are the sums of these over the axes they are shared by. Excluded
+    pairs have no gradient, even if a query has no other pair.
     """
     q, k, v, bias, q_gain, k_gain = Inputs(*arguments)
     dtype = q.dtype

@@ -8,7 +8,7 @@
 
 namespace {
 
-// q, k and v as the library's callers describe them, without what differs forward and backward.
+// The arguments that forward and backward share.
 ld4lg::ShortAttention inputs(
     const void* q, int64_t q_batch_stride, int64_t q_stride, const void* k, int64_t k_batch_stride, int64_t k_stride,
     const void* v, int64_t v_batch_stride, int64_t v_stride, int32_t dtype, const void* bias,

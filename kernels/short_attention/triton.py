@@ -5,7 +5,6 @@ Letters: B batch, N queries, M keys, H heads of width 64.
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -56,7 +55,7 @@ def _normalized(x: tl.tensor, gain_ptr: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _through_rms(grad: tl.tensor, x: tl.tensor, gain_ptr: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """Gradient of x from that of its normalised form, and the gain's over these rows (64,)."""
+    """Gradient of x from that of its normalized form, and the gradient of the gain over these rows (64,)."""
     gain = tl.load(gain_ptr + tl.arange(0, 64)).to(tl.float32)[None, :]
     wide = x.to(tl.float32)
     inverse = _inverse_rms(wide)
@@ -78,7 +77,7 @@ def _probabilities(
     BN: tl.constexpr,
     BM: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
-    """softmax of the scores (BN, BM) float32, and which pairs count."""
+    """softmax of the scores (BN, BM) float32, and which pairs have a gradient."""
     rows, columns = tl.arange(0, BN)[:, None], tl.arange(0, BM)[None, :]
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * 0.125
     counts = (rows < N) & (columns < M)
@@ -166,7 +165,7 @@ def short_attention_backward(
     BN: tl.constexpr,
     BM: tl.constexpr,
 ) -> None:
-    """Program (b, head): the scores again, then all gradients of the head."""
+    """Program (b, head): recomputes the scores, then all gradients of the head."""
     batch, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     raw_q = _head(q_ptr, batch * q_batch + head * 64, q_stride, N, BN)
     raw_k = _head(k_ptr, batch * k_batch + head * 64, k_stride, M, BM)
@@ -179,7 +178,7 @@ def short_attention_backward(
     p, counts = _probabilities(q, k, bias_ptr, bias_first, bias_row, bias_column, N, M, BN, BM)
 
     at_queries, at_keys = (batch * N * HEADS + head) * 64, (batch * M * HEADS + head) * 64
-    # Rows from N on have no upstream gradient, so they add nothing here.
+    # The upstream gradient of rows from N on is 0.
     grad_v = tl.dot(tl.trans(p.to(grad.dtype)), grad, input_precision="ieee")
     _store_head(grad_v_ptr, at_keys, HEADS * 64, grad_v, M, BM)
     grad_p = tl.dot(grad, tl.trans(v), input_precision="ieee")
@@ -203,7 +202,7 @@ def short_attention_backward(
 
 
 def launch_options(queries: int, keys: int) -> dict[str, int]:
-    """Tiles that hold the whole sequences, and warps for them; heads follow one another unpipelined."""
+    """Tiles that hold the whole sequences, and warps for them; the loop over heads is not pipelined."""
     rows, columns = (max(16, triton.next_power_of_2(length)) for length in (queries, keys))
     return {"BN": rows, "BM": columns, "num_warps": 8 if rows * columns > 32 * 32 else 4, "num_stages": 1}
 
@@ -245,12 +244,8 @@ def backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
     batch, heads, queries, keys = inputs.pairs()
     if max(queries, keys) > _BACKWARD_LENGTH:
         return gradients(grad, *inputs)
-    grads = [x.new_empty(x.shape) for x in (q, k, v)]
-    scores = None if bias is None else q.new_empty((batch, heads, queries, keys), dtype=torch.float32)
-    sums = [
-        None if g is None else q.new_empty((batch, heads, 64), dtype=torch.float32) for g in (q_gain, k_gain)
-    ]
-    found = [x for x in (*grads, scores, *sums) if x is not None]
+    targets = inputs.gradients()
+    found = [x for x in targets if x is not None]
     if not q.numel() or not k.numel():
         return [x.zero_() for x in found]
     grad, q, k, v = (_strided(x) for x in (grad, q, k, v))
@@ -261,9 +256,7 @@ def backward(grad: Tensor, *arguments: Any) -> list[Tensor]:
         v,
         bias,
         *(None if gain is None else gain.contiguous() for gain in (q_gain, k_gain)),
-        *grads,
-        scores,
-        *sums,
+        *targets,
         *(stride for x in (grad, q, k, v) for stride in x.stride()[:2]),
         *((0, 0, 0, 0) if bias is None else bias.stride()),
         N=queries,

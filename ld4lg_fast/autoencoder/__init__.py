@@ -1,4 +1,4 @@
-"""The language autoencoder: text to latents and back, and how latents are augmented in training.
+"""The language autoencoder: text to latents and back, and the augmentation of latents in training.
 
 Imports decoding, engine, models and checkpoints.
 """

@@ -1,4 +1,4 @@
-"""The language autoencoder: an encoder-decoder language model with a Perceiver in its waist.
+"""The language autoencoder: an encoder-decoder language model with a Perceiver between the two.
 
 Lovelace et al. 2023, section 4. Letters: B batch, T tokens, N latents, d latent width, W model width.
 """
@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ld4lg_fast.autoencoder import latent_checks
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Draws, Perturbation
+from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION, Augmentation, Draws
 from ld4lg_fast.autoencoder.pretrained import fetched
 from ld4lg_fast.checkpoints.files import write_json, writing
 from ld4lg_fast.checkpoints.language_model import BUILDING, load_language_model
@@ -38,8 +38,8 @@ from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Silences transformers' bars for files that load in a moment."""
+def without_progress_bars() -> Iterator[None]:
+    """Disables transformers' progress bars."""
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -57,8 +57,8 @@ def _for_each_query(mask: Tensor) -> Tensor:
 class LanguageAutoencoder(nn.Module):
     """Text to latents and back.
 
-    With a `Perceiver` (recipe v2) the latents are N vectors of width d. Without one (recipe v1) they are the
-    encoder's hidden states themselves, one a token, with the tokens' mask.
+    With a `Perceiver` (recipe v2) the latents are N vectors of width d. Without one (recipe v1) they are the encoder's
+    hidden states, one per token, with the tokens' mask.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class LanguageAutoencoder(nn.Module):
         max_len: int = 64,
         max_positions: int | None = None,
     ) -> "LanguageAutoencoder":
-        """A small BART-shaped model with random weights, to be trained together with the Perceiver.
+        """A small, randomly initialised BART model, to be trained together with the Perceiver.
 
         Args:
             lm: ``dim`` (a multiple of 64), ``encoder_layers``, ``decoder_layers``, ``dropout``.
             perceiver: ``num_latents``, ``dim_latent``, ``depth``, ``l2_normalize``; None for recipe v1.
-            max_positions: the most tokens that its encoder reads, where sources are longer than ``max_len``.
+            max_positions: maximum number of encoder tokens, if sources are longer than ``max_len``.
         """
         dim = lm["dim"]
         if dim < DIM_HEAD or dim % DIM_HEAD:
@@ -110,7 +110,7 @@ class LanguageAutoencoder(nn.Module):
             eos_token_id=tokenizer.eos_token_id,
             decoder_start_token_id=tokenizer.eos_token_id,
             forced_eos_token_id=tokenizer.eos_token_id,
-            # BART's own 0.02 suits 768 and more; narrow models then take very long to use their latents.
+            # BART's default 0.02 is for widths from 768 on; narrow models then learn to use latents very slowly.
             init_std=dim**-0.5,
         )
         with BUILDING:
@@ -124,7 +124,7 @@ class LanguageAutoencoder(nn.Module):
         """A pretrained BART, T5, FLAN-T5 or mT5 by hub name or local folder.
 
         Raises:
-            CheckpointError: the model can neither be found locally nor be downloaded, or is of another kind.
+            CheckpointError: the model is neither local nor can be downloaded, or is no encoder-decoder model.
         """
         lm, tokenizer = fetched(name_or_path)
         limit = getattr(lm.config, "max_position_embeddings", None)
@@ -160,7 +160,7 @@ class LanguageAutoencoder(nn.Module):
         return self.lm.config.hidden_size if self.perceiver is None else self.perceiver.config.dim_latent
 
     def check_latents(self, latents: Tensor, mask: Tensor | None = None) -> None:
-        """Refuses what is no latents of this model, before a matrix product does.
+        """Checks shape, dtype and values of latents.
 
         Raises:
             ConfigError: see `latent_checks.check_latents`.
@@ -191,20 +191,20 @@ class LanguageAutoencoder(nn.Module):
             return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
 
     def decode_states(self, latents: Tensor) -> Tensor:
-        """Latents (B, N, d) -> encoder states (B, N, W) that the language model's decoder attends to."""
+        """Latents (B, N, d) -> encoder states (B, N, W) for the language model's decoder."""
         if self.perceiver is None:
             return latents
         with gpu_settings(latents.device):
             return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
 
     def readable_states(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`decode_states` of latents that `check_latents` lets pass and their mask (B, N).
+        """`decode_states` of checked latents and their mask (B, N).
 
         Raises:
-            ConfigError: states that are not finite, where the latents are beyond what the model computes with.
+            ConfigError: the states are not finite, as the latents are too large.
         """
         states = self.decode_states(latents)
-        # A Perceiver makes every state of all latents.
+        # With a Perceiver every state depends on all latents.
         latent_checks.check_finite(states, mask if self.perceiver is None else None)
         return states
 
@@ -212,24 +212,24 @@ class LanguageAutoencoder(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        smoothing: Perturbation = NO_SMOOTHING,
+        augmentation: Augmentation = NO_AUGMENTATION,
         generator: torch.Generator | None = None,
         rank: int = 0,
         world_size: int = 1,
         labels: Tensor | None = None,
         num_prefix: Tensor | None = None,
     ) -> Tensor:
-        """Cross-entropy of reconstructing the text, teacher-forced, padding ignored; a scalar.
+        """Teacher-forced cross-entropy of reconstructing the text, without padding; a scalar.
 
         Args:
-            generator: source of the smoothing's randomness.
+            generator: for the augmentation.
             rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
-            labels, num_prefix: what the decoder is given where it reads the last tokens before the text first: those
-                and the text's (B, T') int64, padded with -100, and how many they are (B,). None: the text alone.
+            labels, num_prefix: if the decoder reads the last tokens before the text first: those and the text's
+                (B, T') int64, padded with -100, and how many they are (B,). None: the text alone.
         """
         draws = Draws(generator, rank, world_size)
-        read = smoothing.perturbed(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
-        latents = smoothing.blurred(self.encode(read, attention_mask), draws)
+        read = augmentation.corrupt_tokens(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
+        latents = augmentation.augment_latents(self.encode(read, attention_mask), draws)
         if labels is None:
             labels = input_ids.masked_fill(~attention_mask.bool(), -100)
         targets = labels
@@ -242,9 +242,9 @@ class LanguageAutoencoder(nn.Module):
     forward = loss
 
     def _attention_bias(self, keep: Tensor) -> Tensor:
-        """What is added to the scores so that ``keep`` (B, N, M) alone is seen, (B, 1, N, M).
+        """Additive attention bias (B, 1, N, M) of a mask ``keep`` (B, N, M).
 
-        From a mask of tokens transformers makes the same, but has the host wait for whether it hides anything.
+        transformers computes the same from a token mask, but synchronises with the device to see if it masks anything.
         """
         embeddings: Any = self.lm.get_input_embeddings()
         dtype = compute_dtype(embeddings.weight)
@@ -254,9 +254,9 @@ class LanguageAutoencoder(nn.Module):
     def _language_model_loss(
         self, states: Tensor, cross: Tensor | None, labels: Tensor, targets: Tensor
     ) -> Tensor:
-        """The language model's own loss, without the logits of all positions in memory at once.
+        """The language model's loss, without the logits of all positions in memory at once.
 
-        The decoder reads ``labels`` (B, T), shifted; of ``targets`` (B, T) those that are -100 do not count.
+        The decoder reads ``labels`` (B, T), shifted; ``targets`` (B, T) count where they are not -100.
         """
         earlier = torch.ones(1, *2 * labels.shape[1:], dtype=torch.bool, device=labels.device).tril()
         hidden = self.lm.get_decoder()(
@@ -284,8 +284,8 @@ class LanguageAutoencoder(nn.Module):
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
 
-        ``prefix``: (B, P) int64, the last tokens of the text before, which the decoder reads first; they are no part of
-        the result.
+        ``prefix``: (B, P) int64, the last tokens of the text before, which the decoder reads first; the result is
+        without them.
 
         Raises:
             ConfigError: see `check_latents`.
@@ -312,18 +312,18 @@ class LanguageAutoencoder(nn.Module):
         return [rows[number][latent] for latent, number in enumerate(chosen)]
 
     def decode_text(self, ids: list[list[int]]) -> list[str]:
-        """Token ids -> texts without special tokens, stripped of outer white space."""
+        """Token ids -> texts without special tokens and surrounding whitespace."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
 
     def save(self, directory: Path | str) -> None:
-        """Writes a self-contained folder: language model, tokenizer, Perceiver.
+        """Saves language model, tokenizer and Perceiver in a folder.
 
         Raises:
             CheckpointError: the disk is full or the folder cannot be written to.
         """
         directory = Path(directory)
-        with _without_progress_bars(), writing(directory):
+        with without_progress_bars(), writing(directory):
             self.lm.save_pretrained(directory / "language_model")
             self.tokenizer.save_pretrained(directory / "tokenizer")
         if self.perceiver is not None:
@@ -340,15 +340,15 @@ class LanguageAutoencoder(nn.Module):
 
     @classmethod
     def load(cls, directory: Path | str) -> "LanguageAutoencoder":
-        """Reads what `save` wrote, in evaluation mode.
+        """Loads the result of `save`, in evaluation mode.
 
         Raises:
-            CheckpointError: the folder is not an autoencoder, is damaged, or is of another format.
+            CheckpointError: the folder holds no autoencoder, is damaged, or has another format.
         """
         directory = Path(directory)
         path = directory / "autoencoder.json"
         file = read(AutoencoderFile, path, "a saved autoencoder")
-        with _without_progress_bars():
+        with without_progress_bars():
             lm = load_language_model(directory / "language_model")
             tokenizer = load_tokenizer(directory / "tokenizer", lm)
         limit = getattr(lm.config, "max_position_embeddings", None)

@@ -1,4 +1,4 @@
-"""What keeps an autoencoder's latent space smooth while it trains: noise, missing latents, and wrong tokens.
+"""Augmentations for a smooth latent space in autoencoder training: noise, dropped latents, corrupted tokens.
 
 Letters: B texts, T tokens, N latents, d latent width.
 """
@@ -18,8 +18,8 @@ from ld4lg_fast.errors import ConfigError
 class Draws:
     """Random numbers for every ``world_size``-th text of a batch from ``rank`` on.
 
-    They are drawn for the whole batch, so that they do not depend on how it is dealt out. ``generator`` None is
-    torch's own.
+    They are sampled for the whole batch, so that they do not depend on how it is split. ``generator`` None is torch's
+    default.
     """
 
     generator: torch.Generator | None = None
@@ -27,7 +27,7 @@ class Draws:
     world_size: int = 1
 
     def __call__(self, draw: Callable[..., Tensor], like: Tensor, *shape: int) -> Tensor:
-        """``draw`` (`torch.rand` or `torch.randn`) of ``shape`` for each row of ``like``, on its device."""
+        """Samples of ``draw`` (`torch.rand` or `torch.randn`), ``shape`` for each row of ``like``, on its device."""
         device = self.generator.device if self.generator else like.device
         whole = draw(like.shape[0] * self.world_size, *shape, generator=self.generator, device=device)
         mine = whole[self.rank :: self.world_size]
@@ -36,26 +36,26 @@ class Draws:
         return mine.pin_memory().to(like.device, non_blocking=True)
 
 
-class Perturbation(Protocol):
-    """What texts and their latents go through on the way to the decoder, as `Smoothing` does it."""
+class Augmentation(Protocol):
+    """Interface of an augmentation of token ids and latents in training."""
 
-    def perturbed(
+    def corrupt_tokens(
         self, ids: Tensor, mask: Tensor, tokenizer: PreTrainedTokenizerBase, max_len: int, draws: Draws, /
     ) -> Tensor: ...
 
-    def blurred(self, latents: Tensor, draws: Draws, /) -> Tensor: ...
+    def augment_latents(self, latents: Tensor, draws: Draws, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class Smoothing:
-    """The largest shares; each text's own is drawn from U(0, that).
+class LatentAugmentation:
+    """Maximum strengths; the strength for each text is sampled uniformly between 0 and the maximum.
 
     Args:
-        decoder_noise: the decoder sees ``√(1-s)·latents + √s·noise``, noise in the text's own latent scale, so that
-            it tolerates imperfect samples (Shabalin et al. 2024, TEncDM).
-        position_dropout: chance of a latent to reach the decoder as zeros (Meshchaninov et al. 2025, Cosmos).
-        token_masking: chance of a token to be a random one of the vocabulary for the encoder, while the decoder
-            gives back the text as it was: perturb and recover (Lewis et al. 2020, BART; Cosmos).
+        decoder_noise: the decoder gets ``√(1-s)·latents + √s·noise``, with the noise scaled to the text's latents, so
+            that it tolerates imperfect samples (Shabalin et al. 2024, TEncDM).
+        position_dropout: probability that a latent is zeroed for the decoder (Meshchaninov et al. 2025, Cosmos).
+        token_masking: probability that the encoder's token is replaced by a random one of the vocabulary; the decoder
+            reconstructs the original text (Lewis et al. 2020, BART; Cosmos).
 
     Raises:
         ConfigError: a share outside [0, 1].
@@ -70,22 +70,22 @@ class Smoothing:
             if not 0 <= value <= 1:
                 raise ConfigError(f"autoencoder.{name}={value}; it must lie between 0 and 1.")
 
-    def perturbed(
+    def corrupt_tokens(
         self, ids: Tensor, mask: Tensor, tokenizer: PreTrainedTokenizerBase, max_len: int, draws: Draws
     ) -> Tensor:
-        """Token ids (B, T) as the encoder reads them; special tokens stay."""
+        """Token ids (B, T) for the encoder; special tokens are kept."""
         if not self.token_masking:
             return ids
         share = draws(torch.rand, ids, 1) * self.token_masking
-        # Drawn for ``max_len`` positions: the parts of a batch may be padded to other lengths.
+        # Sampled for ``max_len`` positions, as the parts of a batch may be padded to different lengths.
         hit = (draws(torch.rand, ids, max_len) < share)[:, : ids.shape[1]] & mask.bool()
         other = (draws(torch.rand, ids, max_len) * len(tokenizer)).long()[:, : ids.shape[1]]
         for special in tokenizer.all_special_ids:
             hit = hit & (ids != special)
         return torch.where(hit, other, ids)
 
-    def blurred(self, latents: Tensor, draws: Draws) -> Tensor:
-        """Latents (B, N, d) as the decoder sees them."""
+    def augment_latents(self, latents: Tensor, draws: Draws) -> Tensor:
+        """Latents (B, N, d) for the decoder."""
         if self.decoder_noise:
             share = draws(torch.rand, latents, 1, 1).to(latents) * self.decoder_noise
             noise = draws(torch.randn, latents, *latents.shape[1:]).to(latents)
@@ -97,4 +97,4 @@ class Smoothing:
         return latents
 
 
-NO_SMOOTHING = Smoothing()
+NO_AUGMENTATION = LatentAugmentation()

@@ -1,4 +1,4 @@
-"""What latents must be before a decoder reads them. Letters: B texts, N latent positions, d width."""
+"""Checks of latents before decoding. Letters: B texts, N latent positions, d width."""
 
 from torch import Tensor
 
@@ -9,12 +9,12 @@ from ld4lg_fast.options.checks import check_dense, check_floats, finite_vectors
 
 
 def check_latents(latents: Tensor, mask: Tensor | None, sizes: tuple[int, int], fewer: bool) -> None:
-    """Refuses what is no latents (B, N, d) with a mask (B, N) of a model of ``sizes`` (N, d), before a product does.
+    """Checks latents (B, N, d) and their mask (B, N) for a model of ``sizes`` (N, d).
 
-    ``fewer``: there may be fewer positions than N.
+    ``fewer``: fewer than N positions are allowed.
 
     Raises:
-        ConfigError: another kind of tensor, shape or dtype, or vectors that are not finite or too long for float32.
+        ConfigError: wrong type, shape or dtype, or vectors that are not finite or too large for float32.
     """
     shape = f"(texts, {sizes[0]}, {sizes[1]})"
     if not isinstance(latents, Tensor):
@@ -35,10 +35,10 @@ def check_latents(latents: Tensor, mask: Tensor | None, sizes: tuple[int, int], 
 
 
 def check_finite(values: Tensor, mask: Tensor | None) -> None:
-    """Refuses vectors (B, N, d) that are not `finite_vectors`, but for those that the mask (B, N) leaves out.
+    """Checks that unmasked vectors (B, N, d) are `finite_vectors`; the mask is (B, N).
 
     Raises:
-        ConfigError: it says how many of the B texts they are of.
+        ConfigError: the message says how many of the B texts are affected.
     """
     broken = ~finite_vectors(values)
     if mask is not None:

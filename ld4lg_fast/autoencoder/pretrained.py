@@ -1,34 +1,25 @@
-"""Pretrained language models: from a folder, from the hub, or from its cache where the hub does not answer."""
+"""Pretrained language models from a folder, the hub, or its cache if the hub is unreachable."""
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from ld4lg_fast.checkpoints.hub import repository_status
 from ld4lg_fast.checkpoints.language_model import load_pretrained
 from ld4lg_fast.checkpoints.tokenizer import first_line
 from ld4lg_fast.errors import CheckpointError
 
 
 def hub_answers(name_or_path: str) -> bool:
-    """One short request, so that an unreachable hub costs seconds instead of minutes of retries."""
-    if Path(name_or_path).is_dir():
-        return False
-    try:
-        HfApi().model_info(name_or_path, timeout=10)
-    except HfHubHTTPError:
-        return True
-    except Exception:  # no answer: the error's class is that of whichever HTTP library is used
-        return False
-    return True
+    """Whether the hub can be asked for this model; False for a local folder."""
+    return not Path(name_or_path).is_dir() and repository_status(name_or_path) != "unreachable"
 
 
 def fetched(name_or_path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model and its tokenizer by hub name or local folder.
 
     Raises:
-        CheckpointError: they can neither be found locally nor be downloaded, or are of another kind.
+        CheckpointError: they are neither local nor can be downloaded, or are no encoder-decoder model.
     """
     local = not hub_answers(name_or_path)
     try:

@@ -1,4 +1,4 @@
-"""Run directories on disk, read without trusting them: bounded files, schemas, strict weights, fingerprints.
+"""Run directories on disk, read as untrusted input: size limits, schemas, strict weights, fingerprints, locks.
 
-Imports errors; knows no network and no pipeline.
+Also the Hugging Face hub and the models that ship. Imports options and errors; it does not know the pipeline.
 """

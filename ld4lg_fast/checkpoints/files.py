@@ -1,10 +1,10 @@
-"""Files of a run: written atomically; read with bounds on kind, size and depth, as somebody else may have made them."""
+"""Reads and writes files of a run: writes are atomic, reads check file type, size and JSON depth (untrusted input)."""
 
 import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ MAX_JSON_BYTES = 64 * 2**20  # mT5's tokenizer.json has 16 MB
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a regular file, or of the one that a link leads to.
+    """Size in bytes of a regular file, or of a link's target.
 
     Raises:
-        FileNotFoundError: there is none, or the link leads nowhere.
-        CheckpointError: a directory, a pipe or a device, whose reading might never end.
+        FileNotFoundError: the file or the link's target does not exist.
+        CheckpointError: it is a directory, a pipe or a device.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -28,7 +28,7 @@ def size_of(path: Path) -> int:
 
 
 def check_size(path: Path, limit: int) -> None:
-    """Refuses a file of more than ``limit`` bytes before it is read; otherwise as `size_of`."""
+    """Checks that a file has at most ``limit`` bytes; raises as `size_of`."""
     if (size := size_of(path)) > limit:
         raise CheckpointError(
             f"{path} has {size:,} bytes, more than the {limit:,} that such a file may have."
@@ -36,10 +36,10 @@ def check_size(path: Path, limit: int) -> None:
 
 
 def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
-    """A small UTF-8 file.
+    """Text of a small UTF-8 file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it does not exist.
         CheckpointError: it is no regular file, is larger than ``limit`` bytes, or is not UTF-8.
     """
     check_size(path, limit)
@@ -53,7 +53,7 @@ def parse_json(text: str, path: Path) -> Any:
     """JSON of finite numbers and bounded depth; see `ld4lg_fast.export.runtime.json_files.parse`.
 
     Raises:
-        CheckpointError: it is something else; the message names ``path``.
+        CheckpointError: the text is not valid; the message names ``path``.
     """
     try:
         return parse(text)
@@ -62,7 +62,7 @@ def parse_json(text: str, path: Path) -> Any:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a crash leaves either the old content or the new.
+    """Writes a file atomically: a crash leaves either the old content or the new.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written to; the old content stays.
@@ -76,18 +76,20 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror}); free some space there or choose another directory."
         ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """Around what transformers writes, whose errors are of many kinds.
+    """Context manager that converts all errors of transformers' writing to `CheckpointError`.
 
     Raises:
-        CheckpointError: for any of them; the disk is full or the folder cannot be written to.
+        CheckpointError: the disk is full or the folder cannot be written to.
     """
     try:
         yield
@@ -98,7 +100,7 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Mapping) -> None:
-    """Writes indented JSON atomically; what UTF-8 cannot hold, as bytes of a file name, stays an escape."""
+    """Writes indented JSON atomically; characters that UTF-8 cannot encode are escaped."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode(errors="backslashreplace"))
 
@@ -107,7 +109,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """Reads a JSON object; see `parse_json`.
 
     Raises:
-        CheckpointError: the file is missing or broken; ``what`` says what its folder should have been.
+        CheckpointError: the file is missing or invalid; ``what`` describes its folder in the message.
     """
     try:
         content = parse_json(read_text(path), path)

@@ -1,7 +1,7 @@
-"""What belongs together: ``fingerprint.json`` holds the SHA-256 of every file that makes a run's texts.
+"""``fingerprint.json``: the SHA-256 of every model file of a run.
 
-It tells a damaged copy, a file of another run and an edit by hand from what training wrote. It is no signature: whoever
-changes a file on purpose can write a fitting fingerprint, too.
+It detects damaged copies, files of another run and manual edits. It is no signature: whoever changes a file can also
+write a matching fingerprint.
 """
 
 import hashlib
@@ -18,22 +18,22 @@ from ld4lg_fast.export.runtime.text_display import get_logger
 
 FILE = "fingerprint.json"
 FOLDERS = ("autoencoder", "denoiser")
-ALONE = ("statistics.json", "decoding.json")
-READ = (".json", ".safetensors", ".model", ".txt", ".jinja")  # what transformers may read in a folder
+SINGLE_FILES = ("statistics.json", "decoding.json")
+SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # what transformers may read in a folder
 
 logger = get_logger("ld4lg_fast")
 
 
 def _files(run_dir: Path) -> dict[str, Path]:
-    """The files of the model by their path in the run directory; hidden ones and prose do not count."""
+    """Model files by their path in the run directory, without hidden and documentation files."""
     inside = (path for folder in FOLDERS for path in sorted((run_dir / folder).rglob("*")))
-    found = [path for path in inside if path.suffix in READ and not path.name.startswith(".")]
-    found += [path for name in ALONE if os.path.lexists(path := run_dir / name)]
+    found = [path for path in inside if path.suffix in SUFFIXES and not path.name.startswith(".")]
+    found += [path for name in SINGLE_FILES if os.path.lexists(path := run_dir / name)]
     return {path.relative_to(run_dir).as_posix(): path for path in found}
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file whose size is bounded: weights have that of their header, all others are small.
+    """SHA-256 of a file of bounded size: the size in the header for weights, a fixed limit for others.
 
     Raises:
         CheckpointError: the file is larger, or no regular file.
@@ -48,9 +48,9 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def renewed(run_dir: Path) -> Iterator[None]:
-    """Around everything that writes a file of the model: an interruption leaves no fingerprint, not a wrong one.
+    """Context manager around writing model files: removes the fingerprint, then writes the new one.
 
-    It is written once the run has both of its models.
+    An interruption thus leaves no fingerprint instead of a wrong one. It is written once the run has both models.
     """
     path = run_dir / FILE
     path.unlink(missing_ok=True)
@@ -61,10 +61,10 @@ def renewed(run_dir: Path) -> Iterator[None]:
 
 
 def check(run_dir: Path) -> None:
-    """Compares the files of a run with its fingerprint; says so in one line where it has none.
+    """Compares the files of a run with its fingerprint; logs a warning if there is none.
 
     Raises:
-        CheckpointError: a file was changed, is missing, or is one too many; or the fingerprint is damaged.
+        CheckpointError: a file was changed, added or removed, or the fingerprint is damaged.
     """
     path = run_dir / FILE
     if not os.path.lexists(path):

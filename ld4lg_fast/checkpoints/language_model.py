@@ -1,7 +1,7 @@
-"""Language models that lie in a folder, loaded without following what the folder says about code.
+"""Loads language models from folders without executing or fetching anything that their files name.
 
-transformers' own ``from_pretrained`` would read file names, kernels, quantizers, adapters and classes from the folder.
-Here the config is read as data, its sizes are compared with the weights, and only then is the model built.
+transformers' ``from_pretrained`` would follow file names, kernels, quantizers, adapters and classes in the folder. Here
+the config is validated, its sizes are compared with the weights, and only then is the model built.
 """
 
 import threading
@@ -27,7 +27,7 @@ from ld4lg_fast.checkpoints.tokenizer import choose_tokenizer, first_line
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.option_checks import shown
 
-# Held while transformers builds or loads a model: it then takes initialisation and tied weights from all threads.
+# Held while transformers builds or loads a model, as it uses global state for initialisation and tied weights.
 BUILDING = threading.RLock()
 MAX_LABELS = 10_000  # transformers makes a dictionary of them
 TOKEN_IDS = tuple(
@@ -38,10 +38,10 @@ TOKEN_IDS = tuple(
 
 
 def load_language_model(folder: Path) -> PreTrainedModel:
-    """The encoder-decoder model that ``save_pretrained`` wrote into ``folder``, in float32 and evaluation mode.
+    """Loads an encoder-decoder model that ``save_pretrained`` wrote, in float32 and evaluation mode.
 
     Raises:
-        CheckpointError: a file is missing, damaged or of another model, or asks for code, kernels or a quantizer.
+        CheckpointError: a file is missing, damaged or of another model, or names code, kernels or a quantizer.
     """
     config = _read_config(folder)
     architecture: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
@@ -50,7 +50,7 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     try:
         with BUILDING, torch.device("meta"):
             skeleton = architecture(config)
-    except Exception as error:  # transformers checks combinations of sizes by errors of many kinds
+    except Exception as error:  # transformers raises many kinds for invalid sizes
         raise CheckpointError(f"{folder / 'config.json'} makes no model ({first_line(error)}).") from error
     state = read_weights(skeleton, *paths)
     with BUILDING:
@@ -71,20 +71,20 @@ def load_language_model(folder: Path) -> PreTrainedModel:
 def load_pretrained(
     kind: Any, place: str, optional: tuple[str, ...] = (), **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model of the user's choice, by folder or hub name, with all its weights and a tokenizer that fits.
+    """A model and its tokenizer by folder or hub name, with a check that no weights are missing.
 
     Args:
         kind: an auto class of transformers. optional: beginnings of the names of weights that may be missing.
         options: further arguments of ``from_pretrained``, such as ``local_files_only``.
 
     Raises:
-        OSError: there is no such model.
-        ValueError: weights are missing, which transformers would make up, or not finite; or the tokenizer is another
-            model's.
+        OSError: the model does not exist.
+        ValueError: weights are missing, which transformers would initialise, or not finite; or the tokenizer belongs
+            to another model.
     """
     with BUILDING:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
-        config._attn_implementation = None  # whose kernels a file names is not followed
+        config._attn_implementation = None  # never taken from the file
         model, found = kind.from_pretrained(
             place,
             config=config,
@@ -138,10 +138,10 @@ def _read_generation_config(folder: Path) -> GenerationConfig | None:
 
 
 def check_token_ids(options: Mapping[str, Any], vocabulary: int, path: Path) -> None:
-    """Refuses token ids outside of the vocabulary, which decoding would write to.
+    """Checks that all token ids of the options are in the vocabulary.
 
     Raises:
-        CheckpointError: naming the option, the id and the range.
+        CheckpointError: names the option, the id and the range.
     """
     for name in TOKEN_IDS:
         value = options.get(name)
@@ -154,5 +154,5 @@ def check_token_ids(options: Mapping[str, Any], vocabulary: int, path: Path) -> 
 
 
 def _flat(value: object) -> list[object]:
-    """Ids of an option, which may be one, a list or a list of lists."""
+    """Ids of an option that is an id, a list or a list of lists."""
     return [token for part in value for token in _flat(part)] if isinstance(value, list | tuple) else [value]

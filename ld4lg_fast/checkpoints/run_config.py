@@ -1,4 +1,4 @@
-"""``config.yaml`` of a run, read as data: no environment variable and no resolver of OmegaConf is followed."""
+"""Reads ``config.yaml`` of a run without environment variables and OmegaConf resolvers."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -18,7 +18,7 @@ MAX_BYTES = 2**20
 
 
 def read_run_config(path: Path) -> DictConfig:
-    """The config that a training stored, its interpolations as they stand and its options by today's names.
+    """The stored config, with unresolved interpolations and options by their current names.
 
     Raises:
         CheckpointError: the file is missing or damaged, or is YAML that no training writes: anchors, deep nesting.
@@ -55,8 +55,7 @@ def resolved(config: DictConfig, path: Path, section: str) -> dict[str, Any]:
     """A section of a stored config as plain values.
 
     Raises:
-        CheckpointError: there is no such section, a value would be read from the environment or by another resolver, or
-            it refers to nothing.
+        CheckpointError: the section is missing, a value calls a resolver, or an interpolation has no target.
     """
     check_interpolations(config, path)
     try:
@@ -70,13 +69,13 @@ def resolved(config: DictConfig, path: Path, section: str) -> dict[str, Any]:
 
 
 def check_interpolations(config: DictConfig, path: Path, but: Collection[str] = ()) -> None:
-    """Refuses values such as ``${oc.env:HOME}``: what a foreign file reads, it could also pass on.
+    """Checks that no value calls a resolver, as ``${oc.env:HOME}`` does, which could leak secrets of the user.
 
     Args:
-        but: keys that the command line gives in their place.
+        but: keys that the command line overrides.
 
     Raises:
-        CheckpointError: naming the key and the value.
+        CheckpointError: names the key and the value.
     """
     for key, value in resolver_keys(config).items():
         if key not in but:
@@ -87,7 +86,7 @@ def check_interpolations(config: DictConfig, path: Path, but: Collection[str] = 
 
 
 def resolver_keys(config: DictConfig) -> dict[str, str]:
-    """Dotted keys and texts of the values that call a resolver: ``${oc.env:HOME}`` does, ``${model.dim}`` does not."""
+    """Dotted keys and values that call a resolver, as ``${oc.env:HOME}`` but not ``${model.dim}`` does."""
     found: dict[str, str] = {}
     waiting: list[tuple[str, Any]] = [("", OmegaConf.to_container(config, resolve=False))]
     while waiting:

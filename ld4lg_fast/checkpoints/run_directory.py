@@ -1,4 +1,4 @@
-"""A run directory: where everything of a run lies, and how nothing in it is ever overwritten."""
+"""Paths of a run directory, and moves and copies that never overwrite a run."""
 
 import os
 import shutil
@@ -43,14 +43,14 @@ class RunDirectory:
 
     @property
     def has_diffusion_stage(self) -> bool:
-        """Whether the second stage has begun here."""
+        """Whether the second stage has started."""
         return self.has_denoiser or any(self.checkpoints("diffusion").glob("step_*"))
 
     def is_empty(self) -> bool:
-        """Whether there is nothing at all but a lock; a missing directory is empty.
+        """Whether the directory is missing or holds nothing but a lock.
 
         Raises:
-            ConfigError: the path is a file, or has a name that no weights can be written to.
+            ConfigError: the path is a file, or is not valid UTF-8, which weights need.
         """
         try:
             str(self.path).encode()
@@ -64,10 +64,10 @@ class RunDirectory:
         return not self.path.exists() or all(path.name == LOCK for path in self.path.iterdir())
 
     def check_ours(self) -> None:
-        """Refuses a directory that holds something else than a run.
+        """Checks that the directory is empty or a run.
 
         Raises:
-            ConfigError: it is not empty and has no config.yaml that a run wrote.
+            ConfigError: it has other content and no config.yaml of a run.
         """
         if not self.is_empty() and not is_run_config(self.config):
             raise ConfigError(
@@ -76,13 +76,13 @@ class RunDirectory:
             )
 
     def move_aside(self, lock: RunLock, kept: Sequence[str] = ()) -> Path:
-        """Renames the directory to the next free ``<path>.<n>`` and makes a new one in its place, with the lock on it.
+        """Renames the directory to the next free ``<path>.<n>`` and creates and locks a new one in its place.
 
-        ``kept``: what is copied into the new one.
+        ``kept`` is copied into the new one.
 
         Raises:
-            CheckpointError: the disk is full or cannot be written to; then everything is where it was.
-            ConfigError: another process took the place.
+            CheckpointError: the disk is full or cannot be written to; the move is then undone.
+            ConfigError: another process locked the new directory first.
         """
         path = self.path.resolve()
         number = 1
@@ -105,10 +105,10 @@ class RunDirectory:
         return self.path.with_name(aside.name)
 
     def copy(self, other: Path, names: Sequence[str]) -> None:
-        """Copies files and folders of those names from another run directory, as far as they are there.
+        """Copies the files and folders ``names`` that exist in another run directory.
 
         Raises:
-            CheckpointError: the disk is full or cannot be written to; then nothing of them is left here.
+            CheckpointError: the disk is full or cannot be written to; partial copies are removed.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)

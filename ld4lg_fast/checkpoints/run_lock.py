@@ -1,4 +1,4 @@
-"""The lock of a run directory: one process at a time writes into it."""
+"""Lock of a run directory, so that only one process writes to it."""
 
 import errno
 import fcntl
@@ -16,11 +16,11 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
-    """``<run directory>/.lock``, with host, process and time of its holder in it; a context manager.
+    """``<run directory>/.lock``, which names host, process and start time of its holder; a context manager.
 
-    The operating system's lock on the file (``flock``) decides, which a process that is killed loses; network file
-    systems pass it on to other hosts. Where a file system knows no such locks, the file's content decides: the process
-    that it names holds the lock while it lives, and one of another host until somebody deletes the file.
+    The lock is ``flock``, which the system releases when the process ends and which network file systems propagate to
+    other hosts. On file systems without locks the file's content decides: a process of this host holds the lock while
+    it runs, and one of another host until the file is deleted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -36,7 +36,7 @@ class RunLock:
         self.release()
 
     def acquire(self) -> None:
-        """Takes the lock; makes the directory where there is none.
+        """Takes the lock; creates the directory if it is missing.
 
         Raises:
             ConfigError: another process holds it.
@@ -54,7 +54,7 @@ class RunLock:
             ) from error
 
     def release(self) -> None:
-        """Gives it back; no trace of it stays, nor of a directory that is still empty."""
+        """Releases the lock and removes its file, and directories that it created if they are still empty."""
         if self._file is not None:
             if self._is_in_place(self._file):
                 self.path.unlink()
@@ -63,10 +63,10 @@ class RunLock:
         self._remove_made()
 
     def follow(self, moved_to: Path) -> None:
-        """Locks a new directory in the place of the one that was moved, then gives that one free.
+        """Locks a new directory in the place of a moved one, then unlocks the moved one.
 
         Raises:
-            ConfigError: another process was faster.
+            ConfigError: another process locked the new directory first.
         """
         old, self._file = self._file, None
         try:
@@ -90,14 +90,14 @@ class RunLock:
                 os.close(file)
 
     def _is_in_place(self, file: int) -> bool:
-        """Whether an open file is the one that lies there: who gives a lock back deletes the file."""
+        """Whether an open file is still the one at the path, as releasing a lock deletes it."""
         try:
             return os.path.samestat(os.fstat(file), os.stat(self.path))
         except FileNotFoundError:
             return False
 
     def _lock(self, file: int) -> None:
-        """Raises `ConfigError` where another process holds the lock, and holds it otherwise."""
+        """Locks the file, or raises `ConfigError` if another process holds it."""
         advice = ""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,7 +136,7 @@ def _this_process() -> dict:
 
 
 def _read(file: int) -> dict:
-    """Who holds the lock, as the file says; empty where it does not say so."""
+    """The holder according to the file; empty if its content is invalid."""
     try:
         content = json.loads(os.pread(file, 4096, 0))
     except ValueError:
@@ -147,16 +147,16 @@ def _read(file: int) -> dict:
 
 
 def _started(process: int) -> str:
-    """When a process of this host began, as the system counts it; empty where that cannot be known."""
+    """Start time of a process of this host in clock ticks; empty if unknown."""
     try:
-        # The name of the command, which stands in parentheses, may hold anything.
+        # The command's name, in parentheses, may contain any characters.
         return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
     except (OSError, IndexError):
         return ""
 
 
 def _may_live(holder: dict) -> bool:
-    """Whether the process still runs, as far as can be known; numbers are given to later processes again."""
+    """Whether the process may still run; its start time tells it from a later process with the same number."""
     if not holder or holder["host"] != socket.gethostname():
         return bool(holder)
     if not 0 < holder["process"] != os.getpid():

@@ -1,8 +1,7 @@
-"""One schema for every file of a run directory: keys, types and ranges, so that no value is met for the first time
-where it is used.
+"""Schemas of the files of a run directory: keys, types and ranges.
 
-Sizes are bounded by what a machine can hold; `ld4lg_fast.checkpoints.tensors` checks that the tensors have them. A
-file has all keys of its schema that have no default, and no others.
+Sizes are bounded; `ld4lg_fast.checkpoints.tensors` compares them with the tensors. A file has all keys of its schema
+without default, and no unknown ones.
 """
 
 import re
@@ -30,7 +29,7 @@ Words = Annotated[str, Field(max_length=100_000)]
 
 
 class Schema(BaseModel):
-    """Strict types (no bool for a number, no text for either), finite numbers, no unknown key."""
+    """Base of all schemas: strict types, finite numbers, no unknown keys."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
@@ -39,10 +38,10 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def validated(schema: type[S], content: dict[str, Any], path: Path) -> S:
-    """``content`` as the schema's object.
+    """``content`` as an object of the schema.
 
     Raises:
-        CheckpointError: a missing or unknown key, a wrong type or a value out of range, with file, key and value.
+        CheckpointError: names file, key and value of the first missing, unknown or invalid key.
     """
     try:
         return schema.model_validate(content)
@@ -51,20 +50,20 @@ def validated(schema: type[S], content: dict[str, Any], path: Path) -> S:
 
 
 def read(schema: type[S], path: Path, what: str) -> S:
-    """A JSON file as the schema's object; ``what`` says what its folder should be.
+    """A JSON file as an object of the schema; ``what`` describes its folder in messages.
 
     Raises:
-        CheckpointError: the file is missing, no JSON, or not of the schema.
+        CheckpointError: the file is missing, no JSON, or does not match the schema.
     """
     return validated(schema, read_json(path, what), path)
 
 
-# What pydantic adds to the path of a key: which branch of a union it tried, and whether the key itself is wrong.
+# Parts that pydantic adds to a key's path: branches of unions, and a marker for invalid keys.
 _BRANCHES = re.compile(r"(constrained-\w+|(list|dict|tuple|function-\w+)\[.*\]|\[key\])$")
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first problem that pydantic found, as a clause."""
+    """The first validation error as a clause."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"] if not _BRANCHES.match(str(part))) or "the file"
     rest = error.error_count() - 1
@@ -166,7 +165,7 @@ class RecipeV1(_Recipe):
 
 
 class Recipe(_Recipe):
-    """The same, versions v2 and v3."""
+    """The recipe of versions v2 and v3."""
 
     version: Literal["v2", "v3"]
     schedule: Name
@@ -221,7 +220,7 @@ class StatisticsFile(Schema):
 
 
 class DecodingFile(Schema):
-    """``decoding.json``; see `ld4lg_fast.decoding.DecodingConfig`, which knows the ranges."""
+    """``decoding.json``; `ld4lg_fast.decoding.DecodingConfig` checks the ranges."""
 
     strategy: Name
     max_length: int | None
@@ -240,7 +239,7 @@ class DecodingFile(Schema):
 
 
 class FingerprintFile(Schema):
-    """``fingerprint.json``: the SHA-256 of each file of the model, by its path in the run directory."""
+    """``fingerprint.json``: SHA-256 of each model file, by its path in the run directory."""
 
     format: Literal[1]
     files: Annotated[

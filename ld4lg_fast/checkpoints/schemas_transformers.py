@@ -1,4 +1,4 @@
-"""The same schemas for files that belong to transformers: of them the keys that matter here, and none that name code.
+"""Schemas of transformers' files: the keys that are used here; keys that name code are refused.
 
 See `ld4lg_fast.checkpoints.schemas`.
 """
@@ -22,10 +22,10 @@ from ld4lg_fast.export.runtime.tokenizer_checks import MOST_ADDED_TOKENS
 
 
 class LanguageModelFile(BaseModel):
-    """What is asked of ``language_model/config.json``, which belongs to transformers and has many more keys.
+    """``language_model/config.json``; further keys are allowed.
 
     Raises:
-        ValueError: a key that would have transformers run or fetch something beside the weights.
+        ValueError: a key names code or other files.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -36,7 +36,7 @@ class LanguageModelFile(BaseModel):
 
     @model_validator(mode="after")
     def _data_alone(self) -> Self:
-        """Keys that name code, kernels or other files are refused; the attention is ours to choose."""
+        """Refuses keys that name code, kernels or other files; the attention implementation is chosen here."""
         found = sorted(FOREIGN_KEYS & (self.model_extra or {}).keys())
         if found:
             raise ValueError(f"the key {found[0]} is not followed, as it names code or files; remove it")
@@ -62,7 +62,7 @@ FOREIGN_KEYS = {
 
 
 class BartFile(LanguageModelFile):
-    """Sizes that transformers would fill in by its own defaults where they are missing."""
+    """Sizes that transformers would replace by defaults if they were missing."""
 
     d_model: Width
     encoder_layers: Depth
@@ -78,7 +78,7 @@ class BartFile(LanguageModelFile):
 
 
 class T5File(LanguageModelFile):
-    """The same of T5 and mT5."""
+    """The same for T5 and mT5."""
 
     d_model: Width
     d_kv: Width
@@ -104,9 +104,9 @@ Ids = TokenId | Annotated[list[TokenId], Field(min_length=1, max_length=64)] | N
 
 
 class GenerationFile(Schema):
-    """``language_model/generation_config.json``: the options of transformers' ``generate`` that make sense here.
+    """``language_model/generation_config.json``: the supported options of transformers' ``generate``.
 
-    The ids are checked against the vocabulary when the model is there.
+    Token ids are compared with the vocabulary after the model is loaded.
     """
 
     bos_token_id: TokenId | None = None
@@ -155,10 +155,10 @@ class GenerationFile(Schema):
 
 
 class SpecialTokensFile(BaseModel):
-    """What is asked of ``tokenizer/special_tokens_map.json``, whose keys count as those of the file below.
+    """``tokenizer/special_tokens_map.json``; further keys are allowed.
 
     Raises:
-        ValueError: a key that would have transformers read another file or run code, or a long list.
+        ValueError: a key names other files or code, or has too many entries.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -179,7 +179,7 @@ class SpecialTokensFile(BaseModel):
 
 
 class TokenizerFile(SpecialTokensFile):
-    """The same of ``tokenizer/tokenizer_config.json``, which belongs to transformers and has many more keys."""
+    """``tokenizer/tokenizer_config.json``; further keys are allowed."""
 
     tokenizer_class: Name
     split_special_tokens: bool = False

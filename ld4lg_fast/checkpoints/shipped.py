@@ -1,4 +1,4 @@
-"""The models that come with the package: run directories in half precision, each with its model card."""
+"""Models that ship with the package: run directories in half precision with model cards."""
 
 from pathlib import Path
 
@@ -10,18 +10,18 @@ DEFAULT = "e2e-small"
 
 
 def shipped_models() -> list[str]:
-    """Names that `TextDiffusionPipeline.from_pretrained` takes in place of a run directory."""
+    """Names of the models, which `TextDiffusionPipeline.from_pretrained` takes instead of a run directory."""
     return sorted(path.parent.name for path in FOLDER.glob("*/statistics.json"))
 
 
 def run_directory(name: Path | str | None) -> Path:
-    """The run directory that ``name`` means: the model that ships (None), one of `shipped_models`, or a folder.
+    """The run directory of ``name``: the default model (None), one of `shipped_models`, or a folder.
 
-    A run of the user's own comes before a model of the same name; another folder of that name does not.
+    A user's run takes precedence over a shipped model of the same name; another folder does not.
 
     Raises:
-        CheckpointError: None, and no model came with this package.
-        ConfigError: something else, or a name that no file system takes.
+        CheckpointError: ``name`` is None, and no model ships with this package.
+        ConfigError: ``name`` is no valid path.
     """
     if name is None:
         if DEFAULT not in shipped_models():
@@ -36,6 +36,6 @@ def run_directory(name: Path | str | None) -> Path:
 
 
 def results_folder(name: Path | str) -> Path:
-    """Where what is made from a model is kept: in its folder, or in ``outputs`` if it ships or is one of the hub's."""
+    """Folder for results of a model: its own, or one in ``outputs`` for shipped models and those of the hub."""
     folder = Path(name)
     return folder if folder.is_dir() else Path("outputs") / str(name).replace("/", "--")

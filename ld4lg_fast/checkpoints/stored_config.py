@@ -1,4 +1,4 @@
-"""The config as a run directory keeps it, and the command line on top of it."""
+"""The config stored in a run directory, and command-line overrides of it."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -17,12 +17,12 @@ from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export.runtime.renamed import current_words
 
 GROUPS = ("dataset", "model", "autoencoder", "recipe")
-GOING_ON = {"resume": True, "train.stage": "diffusion"}
-TEACHERS = ("train.distill_from", "train.finetune_decoder_from")
+RESUMING = {"resume": True, "train.stage": "diffusion"}
+SOURCE_RUNS = ("train.distill_from", "train.finetune_decoder_from")
 
 
 def is_run_config(path: Path) -> bool:
-    """Whether ``path`` is a config that `store` wrote."""
+    """Whether ``path`` is a config written by `store`."""
     try:
         config = read_run_config(path)
     except CheckpointError:
@@ -33,8 +33,8 @@ def is_run_config(path: Path) -> bool:
 def store(path: Path, config: DictConfig, groups: Mapping[str, str]) -> None:
     """Writes the config with the version and the chosen config groups.
 
-    Interpolations of other keys stay as they are. What a resolver gives, as ``${oc.env:HOME}``, becomes the value that
-    it has now, since a stored config is read without resolvers.
+    Interpolations of other keys are kept. Resolvers such as ``${oc.env:HOME}`` are replaced by their current values, as
+    a stored config is read without resolvers.
     """
     header = OmegaConf.create({"ld4lg_fast": __version__, "groups": dict(groups)})
     config = config.copy()
@@ -44,19 +44,18 @@ def store(path: Path, config: DictConfig, groups: Mapping[str, str]) -> None:
     write_atomically(path, text.encode())
 
 
-def on_stored_groups(arguments: Sequence[str]) -> list[str]:
-    """A command line with the config groups of the run that it goes on with, or whose models it takes, where it does
-    not choose them itself: so Hydra knows the options of that run and not those of its own defaults.
+def with_stored_groups(arguments: Sequence[str]) -> list[str]:
+    """Adds the config groups of the run that a command line resumes or takes models from, unless it chooses them.
 
-    What cannot be read is left to Hydra, which says why.
+    Hydra then knows the options of that run instead of its defaults. Invalid arguments are left for Hydra to report.
     """
     options = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     settings = current_words(options)
     try:
         parsed = {part.key_or_group: part for part in OverridesParser.create().parse_overrides(settings)}
-        given = {key: parsed[key].value() for key in (*GOING_ON, *TEACHERS) if key in parsed}
-        if any(given.get(key) == value for key, value in GOING_ON.items()):
-            # Where the run lies may depend on the name of the data set and on nothing else.
+        given = {key: parsed[key].value() for key in (*RESUMING, *SOURCE_RUNS) if key in parsed}
+        if any(given.get(key) == value for key, value in RESUMING.items()):
+            # The run directory may depend on the dataset's name, but on no other option.
             place = [
                 str(part.input_line)
                 for key, part in parsed.items()
@@ -64,7 +63,7 @@ def on_stored_groups(arguments: Sequence[str]) -> list[str]:
             ]
             with initialize_config_module("ld4lg_fast.configs", version_base="1.3"):
                 path = Path(compose("train", place, return_hydra_config=True).hydra.run.dir) / "config.yaml"
-        elif teachers := [str(given[key]) for key in TEACHERS if given.get(key)]:
+        elif teachers := [str(given[key]) for key in SOURCE_RUNS if given.get(key)]:
             path = Path(teachers[0]) / "config.yaml"
         else:
             return list(arguments)
@@ -83,13 +82,13 @@ def on_stored_groups(arguments: Sequence[str]) -> list[str]:
 
 
 def load_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """A stored config with the command line's plain values on top, and its config groups.
+    """A stored config with the command line's values on top, and its config groups.
 
-    Only the command line's values may ask a resolver, as ``${oc.env:HOME}``.
+    Only the command line's values may use resolvers such as ``${oc.env:HOME}``.
 
     Raises:
         CheckpointError: the file cannot be read.
-        ConfigError: the command line chooses a group otherwise than the run did.
+        ConfigError: the command line chooses another group than the run.
     """
     config = read_run_config(path)
     given = {part.key_or_group for part in OverridesParser.create().parse_overrides(list(overrides))}

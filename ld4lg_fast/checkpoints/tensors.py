@@ -1,5 +1,6 @@
-"""Weights as safetensors, read strictly: names, shapes, dtypes and finite numbers, the shapes before any memory is
-taken for them.
+"""Reads and writes weights as safetensors, with strict checks of names, shapes, dtypes and finite values.
+
+Shapes are checked before memory is allocated.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,14 +17,14 @@ from ld4lg_fast.errors import CheckpointError, ConfigError
 
 
 class OtherModelError(CheckpointError):
-    """The tensors of a whole file have other names, shapes or dtypes than the model."""
+    """An intact file's tensors differ from the model's in names, shapes or dtypes."""
 
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def tied_names(module: nn.Module) -> dict[str, str]:
-    """Parameters and buffers that are one object: later name -> first name."""
+    """Tied parameters and buffers: later name -> first name."""
     first: dict[int, str] = {}
     tied = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
@@ -33,11 +34,11 @@ def tied_names(module: nn.Module) -> dict[str, str]:
 
 
 def check_weights(module: nn.Module, *paths: Path) -> None:
-    """Refuses safetensors files whose tensors are not those of ``module``, which may lie on the meta device.
+    """Checks that the tensors of safetensors files match ``module``, which may be on the meta device.
 
     Raises:
-        OtherModelError: a tensor is missing, superfluous, or of another shape or kind of dtype; the message names it.
-        CheckpointError: a missing or damaged file.
+        OtherModelError: names missing or unexpected tensors, or those of another shape or kind of dtype.
+        CheckpointError: a file is missing or damaged.
     """
     wanted, stored = module.state_dict(), {}
     for path in paths:
@@ -66,13 +67,12 @@ def check_weights(module: nn.Module, *paths: Path) -> None:
 
 
 def read_weights(module: nn.Module, *paths: Path) -> dict[str, Tensor]:
-    """The tensors of safetensors files for every name of ``module``'s state dict, tied ones under each of their names.
+    """The tensors of safetensors files for ``module``'s state dict, tied ones under each of their names.
 
-    ``module`` may lie on the meta device: nothing is allocated before names, shapes and dtypes are those that it has.
+    ``module`` may be on the meta device; see `check_weights`, which runs before memory is allocated.
 
     Raises:
-        CheckpointError: a missing or damaged file; a tensor that is missing, superfluous, of another shape or kind of
-            dtype, or has an element that is not finite. The message names the tensor.
+        CheckpointError: as `check_weights`, or a tensor is not finite.
     """
     check_weights(module, *paths)
     tied, where = tied_names(module), ", ".join(str(path) for path in paths)
@@ -90,7 +90,7 @@ def read_weights(module: nn.Module, *paths: Path) -> dict[str, Tensor]:
 
 
 def _stored_as(name: str, tied: Mapping[str, str], stored: Mapping[str, object]) -> str | None:
-    """Under which name of the same tensor a missing one is stored."""
+    """The stored name of a tied tensor whose own name is missing in the file; None if it is not missing."""
     if name in stored:
         return None
     first = tied.get(name, name)
@@ -98,7 +98,7 @@ def _stored_as(name: str, tied: Mapping[str, str], stored: Mapping[str, object])
 
 
 def _converts(stored: str, wanted: torch.dtype) -> bool:
-    """Whether a stored dtype becomes the wanted one without a change of meaning: floats do, others only themselves."""
+    """Whether a stored dtype may be converted: any float to any float, others only to themselves."""
     if wanted.is_floating_point:
         return stored in FLOATS
     return stored == {torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL", torch.uint8: "U8"}.get(
@@ -107,7 +107,7 @@ def _converts(stored: str, wanted: torch.dtype) -> bool:
 
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and shape of every tensor of a file, without reading the tensors.
+    """Dtype and shape of every tensor of a file, from its header.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -131,7 +131,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file that no module describes, such as an optimizer's.
+    """All tensors of a file, unchecked, such as an optimizer's.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -156,7 +156,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Loads what `save_weights` wrote into a module of the same shape; see `read_weights`."""
+    """Loads the result of `save_weights` into a module; see `read_weights`."""
     with torch.no_grad():
         module.load_state_dict(read_weights(module, path))
 
@@ -165,10 +165,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def build_and_load(build: Callable[[], M], config: Path, weights: Path) -> M:
-    """The module that ``build`` makes with the weights of a file; it is built where they fit, and not before.
+    """The module from ``build`` with the weights of a file, which are checked before it is built.
 
     Raises:
-        CheckpointError: the sizes, which stand in the file ``config``, fit no module, or not these weights.
+        CheckpointError: the sizes in the file ``config`` are invalid or do not match the weights.
     """
     try:
         with torch.device("meta"):

@@ -1,7 +1,7 @@
-"""Tokenizers that lie in a folder: their files are read as data first, and the class that they name is a tokenizer.
+"""Loads tokenizers from folders, after checks of their files and of the class that they name.
 
-transformers' ``AutoTokenizer`` takes any class of its own that ``tokenizer_class`` names, a model with the weights and
-kernels of the folder among them, and otherwise the one that a ``config.json`` beside it names.
+transformers' ``AutoTokenizer`` accepts any of its classes as ``tokenizer_class``, including models, which would load
+weights and kernels from the folder.
 """
 
 import re
@@ -27,18 +27,18 @@ from ld4lg_fast.export.runtime.tokenizer_checks import check_ids, check_tokenize
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 _GENERAL = ("TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "PythonBackend")
-# Its tokenizers of words are programs that take options of their own from the folder.
+# It runs external word tokenizers with options from the folder.
 _RUNS_PROGRAMS = ("BertJapaneseTokenizer",)
 
 
 def read_tokenizer(folder: Path, vocabulary: int | None = None) -> PreTrainedTokenizerBase:
-    """The fast tokenizer that ``save_pretrained`` wrote into ``folder``.
+    """Loads a fast tokenizer that ``save_pretrained`` wrote.
 
     Args:
-        vocabulary: how many tokens the language model has, where there is one.
+        vocabulary: the language model's number of tokens, if there is one.
 
     Raises:
-        CheckpointError: a file is missing or damaged, asks for code, or has ids outside of the vocabulary.
+        CheckpointError: a file is missing or damaged, names code, or has ids outside of the vocabulary.
     """
     path = folder / CONFIG
     name = validated(TokenizerFile, read_json(path, "a tokenizer"), path).tokenizer_class
@@ -62,7 +62,7 @@ def read_tokenizer(folder: Path, vocabulary: int | None = None) -> PreTrainedTok
         )
         tokenizer.encode("a b")
         tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    except BaseException as error:  # of many kinds; the Rust library's panics are no Exception
+    except BaseException as error:  # Rust panics are no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise CheckpointError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from error
@@ -70,10 +70,10 @@ def read_tokenizer(folder: Path, vocabulary: int | None = None) -> PreTrainedTok
 
 
 def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer that ``save_pretrained`` wrote into ``folder``; its tokens must be those of ``lm``.
+    """The same for the tokenizer of the language model ``lm``.
 
     Raises:
-        CheckpointError: a file is missing or damaged, asks for code, or is of another model.
+        CheckpointError: a file is missing or damaged, names code, or belongs to another model.
     """
     vocabulary = lm.config.vocab_size
     tokenizer = read_tokenizer(folder, vocabulary)
@@ -93,14 +93,14 @@ def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase
 def choose_tokenizer(
     place: str, config: PreTrainedConfig, vocabulary: int, **options: Any
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model of the user's choice, by folder or hub name.
+    """The tokenizer of a pretrained model, by folder or hub name.
 
     Args:
-        config: that of the model. vocabulary: how many tokens it has. options: as of ``from_pretrained``.
+        config: the model's config. vocabulary: its number of tokens. options: arguments of ``from_pretrained``.
 
     Raises:
-        OSError: there is none.
-        ValueError: it names a class that is no tokenizer, has a tokenizer.json that is not read, or is another model's.
+        OSError: there is no tokenizer.
+        ValueError: it names a class that is no tokenizer, its tokenizer.json is invalid, or it is another model's.
     """
     named = get_tokenizer_config(place, **options).get("tokenizer_class")
     named = getattr(config, "tokenizer_class", None) if named is None else named
@@ -120,10 +120,10 @@ def choose_tokenizer(
 
 
 def check_class(name: object, base: type) -> None:
-    """Refuses a ``tokenizer_class`` that is no ``base``; a name that transformers does not know stands for its own.
+    """Checks that a ``tokenizer_class`` is a ``base``; names that transformers does not know are allowed.
 
     Raises:
-        ValueError: with a clause that names the class.
+        ValueError: a clause that names the class.
     """
     if name in _GENERAL:
         return
@@ -140,12 +140,12 @@ def check_class(name: object, base: type) -> None:
 
 
 def _highest_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The highest id that the tokenizer has a token for."""
+    """The highest token id of the tokenizer."""
     return max(tokenizer.get_vocab().values(), default=-1)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, for a sentence of ours."""
+    """First line of a library's error message, shortened."""
     lines: list[str] = str(error).strip().splitlines()
     text: Any = lines[0] if lines else type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}…"

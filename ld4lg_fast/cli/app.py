@@ -30,8 +30,8 @@ change), 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 by a closed pip
 class OwnOptions(TyperCommand):
     """A command whose options may be given by their old names."""
 
-    def make_context(self, name: str | None, args: list[str], *others: Any, **options: Any) -> Any:
-        return super().make_context(name, with_current_names(args), *others, **options)
+    def make_context(self, info_name: str | None, args: list[str], *others: Any, **options: Any) -> Any:
+        return super().make_context(info_name, with_current_names(args), *others, **options)
 
 
 class Commands(TyperGroup):

@@ -1,6 +1,7 @@
 """`ld4lg bench`: the suites of the folder ``benchmarks/``, which a checkout has and an installed package has not."""
 
 import ast
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -46,4 +47,10 @@ def run_suite(name: str | None, arguments: Sequence[str]) -> int:
         return 0
     if name not in suites:
         raise ConfigError(f"There is no benchmark {name!r}; choose one of {', '.join(suites)}.")
-    return subprocess.run([sys.executable, str(suites[name]), *arguments]).returncode
+    before = signal.signal(
+        signal.SIGINT, lambda *_: None
+    )  # Ctrl-C reaches the suite too, which ends in its own way
+    try:
+        return subprocess.run([sys.executable, str(suites[name]), *arguments]).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -12,7 +12,9 @@ from ld4lg_fast._version import __version__
 from ld4lg_fast.engine.precision import PRECISIONS, choose_linear
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.models.attention_backends import PACKAGES, unusable_reason
 from ld4lg_fast.terminal.versions import installed_versions
+from ld4lg_fast.training.train_section import auto_precision
 
 REQUIRED = ("transformers", "accelerate", "tokenizers", "datasets", "safetensors", "hydra-core")
 OPTIONAL = {
@@ -21,6 +23,7 @@ OPTIONAL = {
     "onnx": "onnx",
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
+    "onnxruntime-gpu": "onnx-gpu",
     "mauve-text": "eval",
     "scikit-learn": "eval",
     "spacy": "eval",
@@ -28,15 +31,20 @@ OPTIONAL = {
     "gguf": "eval",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
+    "flash-attn": "flash-attn",
+    "flash-attn-4": "flash-attn-4",
 }
-"""Packages that some commands need, and the extra of ld4lg-fast that brings each."""
+"""Packages that some commands need, and an extra of ld4lg-fast that installs each."""
+ALTERNATIVES = ({"onnxruntime", "onnxruntime-gpu"}, {"flash-attn", "flash-attn-4"})
+"""Packages of which one suffices."""
 
 
 def examine() -> dict:
-    """Everything that `report` tells, as JSON: ``versions``, ``missing`` packages with the command that brings
-    them, ``devices``, ``kernels``, ``precisions`` by device and ``compile``; the last three give the reason why
-    not, or null for what works."""
-    versions = installed_versions((*REQUIRED, *OPTIONAL))
+    """Everything that `report` prints, as JSON: ``versions``, ``missing`` packages with the command that installs
+    them, ``devices``, ``kernels``, ``attention`` packages, ``precisions`` by device, ``compile``, which give the reason
+    why something does not work, or null, and ``mixed_precision`` of training: what ``auto`` is and why."""
+    versions = installed_versions(dict.fromkeys((*REQUIRED, *OPTIONAL, *(p.distribution for p in PACKAGES))))
+    present = set(versions).union(*(names for names in ALTERNATIVES if names & versions.keys()))
     devices = {"cpu": _cpu()} | {
         f"cuda:{index}": _gpu(index)
         for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -51,13 +59,21 @@ def examine() -> dict:
         "missing": {
             name: f"pip install 'ld4lg-fast[{extra}]'"
             for name, extra in OPTIONAL.items()
-            if name not in versions
+            if name not in present
         },
         "devices": devices,
         "kernels": {name: backend.unavailable_reason(name) for name in backend.BACKENDS},
         "precisions": {
             device: {name: _precision_trouble(name, device) for name in PRECISIONS} for device in devices
         },
+        "attention": {
+            device: {
+                package.distribution: unusable_reason(package, torch.device(device)) for package in PACKAGES
+            }
+            for device in devices
+            if device != "cpu" or len(devices) == 1
+        },
+        "mixed_precision": dict(zip(("auto", "reason"), auto_precision(), strict=True)),
         "compile": _compile_trouble(),
     }
 
@@ -76,9 +92,14 @@ def report(found: Mapping | None = None) -> Iterator[str]:
         yield "GPU: none that torch can use"
     for name, reason in found["kernels"].items():
         yield f"kernels, {name}: {reason or 'works'}"
+    for device, packages in found["attention"].items():
+        for name, reason in packages.items():
+            yield f"attention, {name} on {device}: {reason or 'works'}"
     for device, precisions in found["precisions"].items():
         for name, reason in precisions.items():
             yield f"precision {name} on {device}: {reason or 'works'}"
+    training = found["mixed_precision"]
+    yield f"training, train.mixed_precision=auto: {training['auto']}, as {training['reason']}"
     yield f"torch.compile: {found['compile'] or 'works'}"
 
 

@@ -39,8 +39,8 @@ DEFAULT_SAMPLES = 16
 
 # Entries of the group ``generation`` that the pipeline knows by the same name.
 PASSED_ON = (
-    *("sampler", "spacing", "class_id", "class_name", "guidance_scale", "guidance_interval", "precision"),
-    *("seed", "batch_size"),
+    *("sampler", "spacing", "eta", "class_id", "class_name", "guidance_scale", "guidance_interval"),
+    *("precision", "seed", "batch_size"),
 )
 
 CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are learned under

@@ -9,6 +9,7 @@ import typer
 from ld4lg_fast.cli import sample
 from ld4lg_fast.cli.app import PASSES_ON, Seed, app, path
 from ld4lg_fast.errors import LD4LGError
+from ld4lg_fast.export.runtime.renamed import current_words
 from ld4lg_fast.export.runtime.text_display import displayed, print_json, terminal_output
 from ld4lg_fast.terminal.hydra_arguments import hydra_value, is_override
 from ld4lg_fast.terminal.hydra_help import evaluate_help, train_help
@@ -20,7 +21,16 @@ __all__ = ["app", "main", "sample"]
 def train(context: typer.Context) -> None:
     """Trains the language autoencoder, then the denoiser of its latents, and keeps all of it in one folder."""
     if "--help" in context.args:
-        print(train_help())
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from ld4lg_fast.terminal.hydra_entry import fail, in_one_sentence
+
+        overrides = [word for word in current_words(context.args) if not word.startswith("-")]
+        try:
+            print(train_help(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            fail(in_one_sentence(error))
         return
     from ld4lg_fast.training import main as train_main
 
@@ -163,6 +173,7 @@ def bench_command(
 
     \b
     ld4lg bench                        what there is
+    ld4lg bench all                    all of them, and one page
     ld4lg bench ops -- --help          what one of them can do
     ld4lg bench sample --json out.json
     """

@@ -57,6 +57,9 @@ def sample(
         str | None,
         typer.Option(help="unipc, dpmpp_2m, ddpm, …, if not the preset's; docs/sampling.md lists all."),
     ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Of ddim: 0 is deterministic, 1 ancestral sampling.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="Of the products, e.g. bf16, or int8 on a CPU.")
     ] = None,
@@ -117,7 +120,7 @@ def sample(
     quality = ("draft" if ships else "paper") if quality is None else quality
     best_of = (4 if ships else 1) if best_of is None else best_of
     # What is wrong is said before the model is loaded.
-    check_given(num_samples=num_samples, best_of=best_of, guidance_scale=guidance_scale, seed=seed)
+    check_given(num_samples=num_samples, best_of=best_of, eta=eta, guidance_scale=guidance_scale, seed=seed)
     sampling_plan(quality, sampler, num_inference_steps)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
     class_name, source = (None if text is None else typed(text) for text in (class_name, source))
@@ -127,6 +130,7 @@ def sample(
         "quality": quality,
         "sampler": sampler,
         "num_inference_steps": num_inference_steps,
+        "eta": eta,
         "precision": precision,
         "best_of": best_of,
         "length": length,

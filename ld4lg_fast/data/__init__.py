@@ -1,9 +1,9 @@
-"""Corpora, tokenization and batches: everything between a file of texts and tensors of token ids.
+"""Corpora, tokenization and batches: from text files to tensors of token ids.
 
-Imports errors.
+Imports checkpoints (atomic writes, the hub) and the rooms above it.
 """
 
-from ld4lg_fast.data.batching import LengthBucketedBatches, ShuffledBatches, collate
+from ld4lg_fast.data.batching import collate, shuffled_batches
 from ld4lg_fast.data.catalogue import DATASETS
 from ld4lg_fast.data.corpus import TextDataset, TextSplit, clean_up_spaces
 from ld4lg_fast.data.demo import demo_dataset, generate_demo_texts
@@ -12,8 +12,6 @@ from ld4lg_fast.data.tokenization import TokenizedTexts, tokenize_texts, train_b
 
 __all__ = [
     "DATASETS",
-    "LengthBucketedBatches",
-    "ShuffledBatches",
     "TextDataset",
     "TextSplit",
     "TokenizedTexts",
@@ -23,6 +21,7 @@ __all__ = [
     "generate_demo_texts",
     "load_from_config",
     "load_text_dataset",
+    "shuffled_batches",
     "tokenize_texts",
     "train_bpe_tokenizer",
 ]

@@ -1,14 +1,14 @@
-"""The corpora known by name: their files, columns, hub addresses and published splits, as data."""
+"""The known corpora: file names, columns, hub repositories and published splits."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """Where a corpus lies on the Hugging Face hub.
+    """A corpus on the Hugging Face hub.
 
-    Repositories that still consist of a loading script (``datasets`` >= 4 refuses those) are read from the
-    hub's own Parquet conversion, a branch with one folder for each configuration.
+    Repositories with a loading script, which ``datasets`` >= 4 refuses, are read from the hub's Parquet conversion, a
+    branch with one folder per configuration.
     """
 
     path: str
@@ -29,7 +29,7 @@ _STEMS = {
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What ``load_text_dataset`` has to know about a corpus.
+    """Description of a corpus for ``load_text_dataset``.
 
     Columns are candidates in order of preference; a dot descends into a nested object.
     """
@@ -41,22 +41,22 @@ class DatasetSpec:
     """Column whose equal values mark the texts of one document."""
     class_names: tuple[str, ...] | None = None
     label_threshold: float | None = None
-    """Labels are scores; the class is 1 from this score on."""
+    """If labels are scores: the class is 1 from this score on."""
     stems: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """File names without extension for each split, before the common ones."""
+    """File names without extension per split, tried before the common ones."""
     folders: tuple[str, ...] = ()
-    """Further names that the corpus's folder goes by."""
+    """Further names of the corpus's folder."""
     separator: str | None = None
-    """In .txt files the text is what follows this (Diffusion-LM's ``meta||text``)."""
+    """In .txt files the text follows this separator (Diffusion-LM's ``meta||text``)."""
     hub: HubSource | None = None
     clean: bool = False
-    """Take out tokenisation spaces, as published."""
+    """Remove tokenization spaces, as published."""
     shuffle: bool = False
-    """Shuffle every split as published (it decides which rows the held-out sets keep)."""
+    """Shuffle every split as published, which determines the rows of the held-out sets."""
     validation_rows: int | None = None
-    """Without a validation file, so many training rows are held out."""
+    """Number of training rows that are held out if there is no validation file."""
     test_rows_after: int | None = None
-    """Without a test file, the validation rows after so many are the test set."""
+    """If there is no test file, the validation rows after this many are the test set."""
     where_to_get: str = ""
 
     def stems_of(self, split: str) -> tuple[str, ...]:

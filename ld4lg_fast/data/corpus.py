@@ -1,4 +1,4 @@
-"""What a corpus is: three splits of texts, with labels or source texts where it has them."""
+"""A corpus: three splits of texts, optionally with labels or source texts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ _SPACES = (
 
 
 def clean_up_spaces(text: str) -> str:
-    """Take out the spaces that a word tokeniser put before punctuation and English clitics.
+    """Removes the spaces that a word tokenizer adds before punctuation and English clitics.
 
-    The rules, and their order, are those of BERT-style detokenisation, which both published systems apply.
+    The rules and their order are those of BERT-style detokenization in both published systems.
     """
     for spaced, joined in _SPACES:
         text = text.replace(spaced, joined)
@@ -40,10 +40,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Texts; perhaps a label (an index into ``TextDataset.class_names``) or a source text for each.
+    """Texts, optionally with a label (an index into ``TextDataset.class_names``) or a source text for each.
 
-    ``offsets``, int64 (documents + 1,), where the texts are blocks of documents (see `documents.in_blocks`): document i
-    has ``texts[offsets[i] : offsets[i + 1]]``, the last of which is empty and says that the document is over.
+    ``offsets``, int64 (documents + 1,), if the texts are blocks of documents (see `documents.in_blocks`): document i has
+    ``texts[offsets[i] : offsets[i + 1]]``, the last of which is empty and marks its end.
     """
 
     texts: list[str]
@@ -64,13 +64,13 @@ class TextSplit:
         return TextSplit([self.texts[i] for i in indices], pick(self.labels), pick(self.sources))
 
     def filled(self) -> list[int]:
-        """The indices of the examples whose text, and source where there are sources, is not blank."""
+        """Indices of the examples whose text and source, if there are sources, are not empty."""
         sources = self.texts if self.sources is None else self.sources
         return [i for i, text in enumerate(self.texts) if text and sources[i]]
 
 
 def joined(parts: Iterable[TextSplit]) -> TextSplit:
-    """The examples of several splits that have the same columns, one after another."""
+    """Concatenation of splits that have the same columns."""
     columns: Any = zip(*((part.texts, part.labels, part.sources) for part in parts), strict=True)
     columns = (None if None in column else list(chain.from_iterable(column)) for column in columns)
     return TextSplit(*columns)
@@ -80,8 +80,8 @@ def joined(parts: Iterable[TextSplit]) -> TextSplit:
 class TextDataset:
     """A corpus ready for training.
 
-    ``origin`` says in words where and how it was read: of each file the number of texts, the rows left out and what was
-    guessed about it; and how sets were split off.
+    ``origin`` describes how it was read: the texts and skipped rows of each file, guesses about its format, and how
+    splits were made.
     """
 
     name: str
@@ -97,7 +97,7 @@ class TextDataset:
         return None if self.class_names is None else len(self.class_names)
 
     def require_labels(self) -> None:
-        """Raise ``DataError`` unless every text has a class label."""
+        """Raises ``DataError`` unless every text has a class label."""
         if self.class_names is None:
             raise DataError(
                 f"dataset={self.name} has no class labels (read from {self.origin}): name the column that "
@@ -105,7 +105,7 @@ class TextDataset:
             )
 
     def require_sources(self) -> None:
-        """Raise ``DataError`` unless every text has a source text."""
+        """Raises ``DataError`` unless every text has a source text."""
         if self.train.sources is None:
             raise DataError(
                 f"dataset={self.name} has no source texts (read from {self.origin}): name the column that "

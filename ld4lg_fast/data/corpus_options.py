@@ -1,8 +1,7 @@
-"""What the options of a corpus may be, wherever they are given: on a command line, in a config, in a call."""
+"""Checks of a corpus's options, for command line, config and Python calls."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ld4lg_fast.data.catalogue import split_alias
@@ -16,96 +15,61 @@ from ld4lg_fast.export.runtime.option_checks import (
     complaint,
     elements,
 )
+from ld4lg_fast.options.rules import Described
 
 _QUOTED = "a number as one is written \"'5'\""
 
 
-@dataclass(frozen=True)
-class FileName:
-    """The name of a file or a folder."""
-
-    def allows(self, value: Any) -> bool:
-        return isinstance(value, str | os.PathLike) and str(value).strip() != ""
-
-    def __str__(self) -> str:
-        return f"a path ({_QUOTED})"
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and str(value).strip() != ""
 
 
-@dataclass(frozen=True)
-class FileNames:
-    """One file or several."""
-
-    def allows(self, value: Any) -> bool:
-        several = elements(value) or [value]
-        return all(map(FileName().allows, several))
-
-    def __str__(self) -> str:
-        return f"a path, or several as in [a.txt,b.txt] ({_QUOTED})"
+def _are_paths(value: Any) -> bool:
+    return all(map(_is_path, elements(value) or [value]))
 
 
-@dataclass(frozen=True)
-class Files:
-    """The files of the training texts, or those of each split."""
-
-    def allows(self, value: Any) -> bool:
-        if isinstance(value, Mapping):
-            return all(paths is None or FileNames().allows(paths) for paths in value.values())
-        return FileNames().allows(value)
-
-    def __str__(self) -> str:
-        return f"{FileNames()}, or of each split such, as in {{train:a.txt,test:b.txt}}"
+def _are_files(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(paths is None or _are_paths(paths) for paths in value.values())
+    return _are_paths(value)
 
 
-@dataclass(frozen=True)
-class HubName:
-    """A repository's name, or a group with the parts of its address."""
-
-    def allows(self, value: Any) -> bool:
-        if not isinstance(value, Mapping):
-            return isinstance(value, str) and value.strip() != ""
-        known = {"path", "config", "revision", "data_dir"}
-        return (
-            value.keys() <= known
-            and HubName().allows(value.get("path"))
-            and all(part is None or isinstance(part, str) for part in value.values())
-        )
-
-    def __str__(self) -> str:
-        return "owner/name, or have path and perhaps config, revision, data_dir"
+def _is_repository(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return isinstance(value, str) and value.strip() != ""
+    return (
+        value.keys() <= {"path", "config", "revision", "data_dir"}
+        and isinstance(value.get("path"), str)
+        and value["path"].strip() != ""
+        and all(part is None or isinstance(part, str) for part in value.values())
+    )
 
 
-@dataclass(frozen=True)
-class ColumnName:
-    """The name of a column, which on a command line may look like a number."""
-
-    def allows(self, value: Any) -> bool:
-        return (
-            isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip() != ""
-        )
-
-    def __str__(self) -> str:
-        return "the name of a column"
+def _is_column(value: Any) -> bool:
+    # On a command line a column's name may look like a number.
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip() != ""
 
 
+PATHS = Described(f"a path, or several as in [a.txt,b.txt] ({_QUOTED})", _are_paths)
+COLUMN = Described("the name of a column", _is_column)
 RULES: Mapping[str, Rule] = {
-    "root": FileName(),
-    "files": Files(),
-    "hub": HubName(),
-    **dict.fromkeys(("text_column", "label_column", "source_column"), ColumnName()),
+    "root": Described(f"a path ({_QUOTED})", _is_path),
+    "files": Described(f"{PATHS}, or of each split such, as in {{train:a.txt,test:b.txt}}", _are_files),
+    "hub": Described("owner/name, or have path and perhaps config, revision, data_dir", _is_repository),
+    **dict.fromkeys(("text_column", "label_column", "source_column"), COLUMN),
     **dict.fromkeys(("limit", "num_examples"), WholeNumber()),
     "seed": OPTIONS["seed"],
     "train_fallback": Choice(("validation", "test")),
     "documents": Switch(),
-    "documents": Switch(),
 }
-"""Of the options that say where the texts are; null, which each but the seed may be, leaves them at their default."""
+"""Rules by option; each but the seed may also be null, which stands for its default."""
 
 
 def check_corpus_options(options: Mapping[str, Any]) -> None:
-    """Refuses values of the wrong kind or out of range.
+    """Checks types and ranges of options.
 
     Raises:
-        ConfigError: the first of them; the sentence names the option and what it may be.
+        ConfigError: the first invalid value; the message names the option and what is allowed.
     """
     for name, value in options.items():
         if value is None and name not in ("seed", "documents"):
@@ -123,5 +87,5 @@ def _check_files(files: Mapping[str, Any]) -> None:
     for split, paths in files.items():
         if split_alias(split) is None:
             raise ConfigError(f"dataset.files.{split} is no split: use train, validation and test")
-        if paths is not None and (said := complaint(f"dataset.files.{split}", paths, FileNames())):
+        if paths is not None and (said := complaint(f"dataset.files.{split}", paths, PATHS)):
             raise ConfigError(said)

@@ -1,8 +1,8 @@
-"""The demo corpus: restaurant descriptions from a small grammar, so that everything runs without a file.
+"""The demo corpus: restaurant descriptions from a small grammar, available without files.
 
-A text says some of the eight things that E2E's meaning representations hold (name, eatType, food, priceRange,
-customer rating, area, familyFriendly, near), each at most once, in one or two sentences of 8 to 30 words: the
-first sentence frames what its pattern has room for, and the second one says the rest.
+A text expresses some of the eight slots that E2E's meaning representations hold (name, eatType, food, priceRange,
+customer rating, area, familyFriendly, near), each at most once, in one or two sentences of 8 to 30 words: the first
+sentence follows a pattern, and the second one expresses the remaining slots.
 """
 
 import random
@@ -32,7 +32,7 @@ AREAS = {"city centre": ("in the city centre", "in the centre of town"), "rivers
 
 
 class _Wording(NamedTuple):
-    """One value of a slot: before a noun, after it, and as a predicate; and whether it is good to hear."""
+    """Wordings of a slot's value before a noun, after it, and as a predicate; and whether it is positive."""
 
     adjectives: tuple[str, ...]
     phrases: tuple[str, ...]
@@ -75,7 +75,7 @@ T = TypeVar("T")
 
 
 class _Meaning:
-    """What one text is to say; a slot is taken out (set to None) when a sentence has said it."""
+    """The slots of one text; a slot is set to None once a sentence has expressed it."""
 
     def __init__(self, rng: random.Random) -> None:
         def maybe(share: float, values: Sequence[T]) -> T | None:
@@ -88,7 +88,7 @@ class _Meaning:
         self.area, self.landmark = maybe(0.55, tuple(AREAS)), maybe(0.5, LANDMARKS)
 
     def place(self) -> str:
-        """Where it is, as an adverbial, or an empty string where that is not to be said."""
+        """The location as an adverbial, or an empty string."""
         words = []
         if self.area:
             words.append(self.rng.choice(AREAS[self.area]))
@@ -98,7 +98,7 @@ class _Meaning:
         return " ".join(words)
 
     def noun(self) -> str:
-        """The kind of place with its article, and with those adjectives that chance lets in."""
+        """The kind of place with article and randomly chosen adjectives."""
         adjectives: list[str] = []
         for slot in self.rng.sample(("price", "rating", "family"), 3):
             wording = getattr(self, slot)
@@ -113,7 +113,7 @@ class _Meaning:
         return f"{'an' if phrase[0] in 'AEIOUaeiou' else 'a'} {phrase}"
 
     def rest(self) -> str:
-        """What is left to say, as one predicate, or an empty string."""
+        """The remaining slots as one predicate, or an empty string."""
         verbs: list[tuple[str, bool]] = []
         if self.food:
             verbs.append((f"serves {self.food} food", True))
@@ -192,9 +192,10 @@ def _text(rng: random.Random) -> str:
 
 
 def generate_demo_texts(num_texts: int, seed: int = 0) -> list[str]:
-    """``num_texts`` distinct descriptions; fewer texts from the same seed are the beginning of more.
+    """``num_texts`` distinct descriptions; fewer texts from the same seed are a prefix of more.
 
-    Raises ``ConfigError`` for more texts than the grammar readily gives.
+    Raises:
+        ConfigError: more texts than the grammar can produce in reasonable time.
     """
     if not 0 < num_texts <= MOST_TEXTS:
         raise ConfigError(f"the demo grammar cannot give {num_texts} texts: ask for 1 to {MOST_TEXTS}")
@@ -208,7 +209,7 @@ def generate_demo_texts(num_texts: int, seed: int = 0) -> list[str]:
 
 
 def demo_dataset(seed: int = 42, train: int = 8000, validation: int = 500, test: int = 500) -> TextDataset:
-    """The corpus of the given sizes, no text in two splits; the held-out sets don't depend on ``train``."""
+    """The corpus with disjoint splits of the given sizes; the held-out splits do not depend on ``train``."""
     texts = generate_demo_texts(validation + test + train, seed)
     held_out = validation + test
     return TextDataset(

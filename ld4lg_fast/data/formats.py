@@ -1,4 +1,4 @@
-"""Rows of local files, read as the exported runtime reads them (`export.runtime.text_files`)."""
+"""Reads local files through the exported runtime's readers (`export.runtime.text_files`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from ld4lg_fast.export.runtime.errors import RuntimeInputError
 
 @contextmanager
 def as_data_errors() -> Iterator[None]:
-    """Raises what is wrong with a file or its rows as ``DataError``, in the same words."""
+    """Context manager that converts the readers' errors to ``DataError`` with the same message."""
     try:
         yield
     except RuntimeInputError as error:
@@ -19,6 +19,6 @@ def as_data_errors() -> Iterator[None]:
 
 
 def read_table(path: Path) -> text_files.Table:
-    """The rows of one file: see `text_files.read_table`; ``DataError`` for one that cannot be read."""
+    """Rows of one file, see `text_files.read_table`; raises ``DataError`` if it cannot be read."""
     with as_data_errors():
         return text_files.read_table(path)

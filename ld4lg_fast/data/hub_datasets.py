@@ -1,24 +1,25 @@
-"""Rows of a corpus on the Hugging Face hub, or of its copy in the local hub cache."""
+"""Reads datasets from the Hugging Face hub or its local cache."""
 
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from ld4lg_fast.checkpoints.hub import repository_status
 from ld4lg_fast.data.catalogue import HubSource, split_alias
 from ld4lg_fast.errors import DataError
 from ld4lg_fast.export.runtime.text_files import Row
 
-_TIMEOUT_SECONDS = 10.0
-# Held while the datasets package is told to stay offline, which it is for all threads.
+# Held while the datasets package is set offline, which affects all threads.
 _OFFLINE = threading.Lock()
 
 
 def read_hub(source: HubSource) -> tuple[dict[str, Sequence[Row]], list[str]]:
-    """The rows of the splits that the hub has, under the names train, validation and test; and what is not read.
+    """Rows of the splits train, validation and test, and notes about splits that are not read.
 
-    One short request first asks whether the hub answers; where it does not, only the local cache is tried,
-    so that an unreachable hub costs seconds. ``source.path`` may also be a local folder of data files.
-    Raises ``DataError`` for an unreachable hub, an unknown repository, or one that cannot be read.
+    If the hub is unreachable, only the local cache is tried. ``source.path`` may also be a local folder of data files.
+
+    Raises:
+        DataError: the hub is unreachable, or the repository does not exist or cannot be read.
     """
     try:
         import datasets
@@ -27,11 +28,18 @@ def read_hub(source: HubSource) -> tuple[dict[str, Sequence[Row]], list[str]]:
             f"reading {source.path} from the hub needs the datasets package: pip install datasets"
         ) from error
 
-    reachable = Path(source.path).is_dir() or _is_reachable(source)
+    is_local = Path(source.path).is_dir()
+    status = "found" if is_local else repository_status(source.path, "dataset", source.revision)
+    if status == "missing":
+        raise DataError(
+            f"the hub has no dataset {source.path}, or it is private: check dataset.hub, "
+            "or log in with hf auth login"
+        )
+    reachable = status == "found"
     try:
         with _OFFLINE:
             was_offline = datasets.config.HF_HUB_OFFLINE
-            # Otherwise every file is retried for half a minute before the cache is looked at.
+            # Otherwise every file is retried for half a minute before the cache is used.
             datasets.config.HF_HUB_OFFLINE = was_offline or not reachable
             try:
                 splits = datasets.load_dataset(
@@ -39,8 +47,7 @@ def read_hub(source: HubSource) -> tuple[dict[str, Sequence[Row]], list[str]]:
                 )
             finally:
                 datasets.config.HF_HUB_OFFLINE = was_offline
-    # Whatever the hub, the network or a data file throws, the user needs the same sentence.
-    except Exception as error:
+    except Exception as error:  # of the hub, the network or a data file
         if not reachable:
             raise DataError(
                 f"the hub could not be reached for {source.path} and no copy of it is cached: "
@@ -65,23 +72,3 @@ def read_hub(source: HubSource) -> tuple[dict[str, Sequence[Row]], list[str]]:
             "download it and use dataset=custom dataset.files.train=<file>"
         )
     return named, notes
-
-
-def _is_reachable(source: HubSource) -> bool:
-    """Whether the hub answers; ``DataError`` if it answers that there is no such dataset."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        HfApi().dataset_info(source.path, revision=source.revision, timeout=_TIMEOUT_SECONDS)
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise DataError(
-            f"the hub has no dataset {source.path}, or it is private: check dataset.hub, "
-            "or log in with hf auth login"
-        ) from error
-    except HfHubHTTPError:
-        return True
-    # No response: the class of the error is that of whichever HTTP library the hub client uses.
-    except Exception:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""From rows to splits: which column is the text, the label, the source text, and what its values mean."""
+"""Rows to splits: chooses the columns of texts, labels and source texts, and maps labels to classes."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ Tables = Mapping[str, Sequence[Table]]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that a user asked for by name; None leaves the choice to the corpus's own."""
+    """Columns chosen by the user; None: those of the corpus's description."""
 
     text: str | None = None
     label: str | None = None
@@ -29,11 +29,13 @@ class Columns:
 def splits_from_rows(
     spec: DatasetSpec, found: Tables, asked: Columns, first_label: int = 0
 ) -> tuple[dict[str, TextSplit], tuple[str, ...] | None, list[str]]:
-    """The splits in file order, the names of the classes where there are labels, and what was read of each table.
+    """The splits in file order, the class names if there are labels, and a description of each table.
 
-    Every table has its own columns. Labels are read where a row of the first split has one; asking for them by name
-    makes them required. ``first_label`` is the smallest class label of a corpus that counts from there.
-    Raises ``DataError`` for an empty file, a missing column, and a value that is no text or no label.
+    Columns are chosen per table. Labels are read if a row of the first split has one; they are required if the user
+    named the column. ``first_label`` is the smallest class label of the corpus.
+
+    Raises:
+        DataError: an empty file, a missing column, or a value that is no text or no label.
     """
     for tables in found.values():
         if not any(table.rows for table in tables):
@@ -70,7 +72,7 @@ def _label_column(spec: DatasetSpec, found: Tables, asked: Columns) -> str | Non
 
 
 def _texts_and_sources(table: Table, spec: DatasetSpec, asked: Columns) -> tuple[TextSplit, str]:
-    """One table's texts and, where they are asked for or the corpus has them, sources; and how the text was found."""
+    """One table's texts and sources, if it has any; and a note on how the text column was found."""
     candidates = spec.text if asked.text is None else (asked.text,)
     texts, note = _texts(table, candidates, "text", spec.clean, asked.text is None)
     candidates = spec.source if asked.source is None else (asked.source,)
@@ -101,7 +103,7 @@ def _remedy(kind: str) -> str:
 def _classes(
     spec: DatasetSpec, found: Tables, labels: Mapping[str, list], first_label: int
 ) -> tuple[Callable[[Any], int], tuple[str, ...]]:
-    """A function that gives each value in ``labels`` its class index, and the class names."""
+    """A function from label values to class indices, and the class names."""
     values: set[str | float] = set()
     for split, column in labels.items():
         places = ((table, index) for table in found[split] for index in range(len(table.rows)))
@@ -124,7 +126,7 @@ def _classes(
     names = {value: _class_name(value) for value in values}
     distinct = set(names.values())
     numeric = all(map(_WHOLE_NUMBER.fullmatch, distinct))
-    # By the name, too: 1 and 01 are two classes.
+    # Also by name: 1 and 01 are two classes.
     ordered = sorted(distinct, key=lambda name: (int(name) if numeric else 0, name))
     numbers = {name: i for i, name in enumerate(ordered)}
     return lambda value: numbers[names[value]], tuple(ordered)
@@ -135,7 +137,7 @@ def _class_name(value: str | float) -> str:
 
 
 def _problem(spec: DatasetSpec, value: object, first_label: int) -> str | None:
-    """What is wrong with a label value, as a clause, or None."""
+    """A clause about an invalid label value, or None."""
     number = _number(value)
     if spec.label_threshold is not None:
         return None if number is not None and 0 <= number <= 1 else "which is no score between 0 and 1"

@@ -1,4 +1,4 @@
-"""Corpora by name: where their files are looked for, and the splits that their rows make."""
+"""Loads corpora by name: searches their files, reads the rows and makes the splits."""
 
 import difflib
 import inspect
@@ -42,22 +42,27 @@ def load_text_dataset(
     train_fallback: str | None = None,
     documents: bool = False,
 ) -> TextDataset:
-    """Read a corpus: one of ``DATASETS``, among them ``custom`` files and the generated ``demo`` corpus.
+    """Loads a corpus: one of ``DATASETS``, including ``custom`` files and the generated ``demo`` corpus.
 
-    ``root`` is a folder (for custom also a file); ``files`` names one file, several, or a mapping from split
-    to file(s); ``hub`` is ``owner/name`` or a mapping with ``path`` and optionally ``config``, ``revision``,
-    ``data_dir``. Without all three, ``$LD4LG_DATASETS``, ``data``, ``datasets`` and ``../shared/datasets``
-    are searched for a folder of the corpus's name, then the hub is asked.
+    Args:
+        root: a folder, or for custom also a file.
+        files: one file, several, or a mapping from split to file(s).
+        hub: ``owner/name`` or a mapping with ``path`` and optionally ``config``, ``revision``, ``data_dir``. Without
+            root, files and hub, ``$LD4LG_DATASETS``, ``data``, ``datasets`` and ``../shared/datasets`` are searched for
+            a folder of the corpus's name, then the hub.
+        limit: keeps the first texts of each split.
+        num_examples: number of training texts of the demo corpus.
+        seed: for splits. Missing held-out splits of a custom corpus are a twentieth of its training texts each, at most
+            1,000.
+        train_fallback: the split of which nine tenths become training texts if there is no training file.
+        documents: a text is a document, to be written block by block: of the demo corpus those of a second grammar, of
+            E2E all texts of one meaning; white space is tidied (`documents.tidied`).
 
-    The held-out sets that a custom corpus lacks are split off its training texts with ``seed``, a twentieth
-    each (at most 1,000). ``train_fallback`` names the split that gives nine tenths of its texts as training
-    texts where there is no training file. ``limit`` keeps the first texts of each split; ``num_examples`` is
-    the number of training texts of the demo corpus. Blank texts are dropped.
+    Blank texts are dropped.
 
-    With ``documents`` a text is a document, to be written block by block: of the demo corpus those of a second grammar,
-    of E2E all texts of one meaning; white space is tidied (``documents.tidied``).
-
-    Raises ``ConfigError`` for options that cannot work, ``DataError`` for what is wrong with the files.
+    Raises:
+        ConfigError: invalid options.
+        DataError: invalid or missing files.
     """
     if name not in DATASETS:
         close = difflib.get_close_matches(str(name), DATASETS, n=1)
@@ -89,7 +94,7 @@ def load_text_dataset(
     else:
         spec = DATASETS[name]
         found = _find(name, spec, root, files, hub)
-        # A name on the command line may look like a number.
+        # A column's name on the command line may look like a number.
         columns = (None if name is None else str(name) for name in (text_column, label_column, source_column))
         asked = Columns(*columns)
         grouped = documents and spec.document is not None
@@ -100,7 +105,7 @@ def load_text_dataset(
             splits = {split: part.select(part.filled()) for split, part in splits.items()}
             splits, notes = complete_custom(splits, seed, found.origin)
         else:
-            # Blank texts are dropped later: published permutations count them.
+            # Blank texts are dropped later, as the published permutations include them.
             splits, notes = complete_published(name, spec, splits, seed, train_fallback, found.origin)
         origin = "; ".join([", ".join(accounts), *found.notes, *notes])
         if grouped:
@@ -119,10 +124,9 @@ def load_text_dataset(
 
 
 def load_from_config(config: Mapping) -> TextDataset:
-    """Read the corpus that a ``dataset`` config group describes.
+    """Loads the corpus of a ``dataset`` config group.
 
-    Raises what ``load_text_dataset`` raises, and ``ConfigError`` for an option that it does not have or where
-    ``num_classes`` is not what was read.
+    Raises as `load_text_dataset`, and ``ConfigError`` for an unknown option or another number of classes.
     """
     options = {key: value for key, value in config.items() if key not in _MODEL_FACTS}
     known = inspect.signature(load_text_dataset).parameters
@@ -146,7 +150,7 @@ class _Found(NamedTuple):
 
 
 def _find(name: str, spec: DatasetSpec, root: Any, files: Any, hub: Any) -> _Found:
-    """Rows from wherever the options say, else from the searched folders, else from the hub."""
+    """Rows from the given source, else from the searched folders, else from the hub."""
     by_split = {} if files is None else _named_files(files, None if root is None else _path(root))
     if hub is not None and (root is not None or by_split):
         raise ConfigError(f"dataset.hub={hub} excludes dataset.root and dataset.files: set only one of them")
@@ -193,7 +197,7 @@ def _from_hub(source: HubSource) -> _Found:
 
 
 def _files_in(folder: Path, spec: DatasetSpec) -> dict[str, list[Path]]:
-    """The first file of each split that ``folder`` has under one of its usual names."""
+    """The first file of each split in ``folder`` with one of the usual names."""
     by_split = {}
     for split in SPLITS:
         paths = (folder / f"{stem}{ending}" for stem in spec.stems_of(split) for ending in EXTENSIONS)
@@ -204,7 +208,7 @@ def _files_in(folder: Path, spec: DatasetSpec) -> dict[str, list[Path]]:
 
 
 def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Found:
-    """The corpus in a folder, or a custom one in a file."""
+    """Rows of a corpus in a folder, or of a custom one in a file."""
     if not root.exists():
         raise DataError(f"dataset.root={root} does not exist: correct the path")
     if not root.is_dir():
@@ -232,7 +236,7 @@ def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Found:
 
 
 def _named_files(files: str | Sequence[str] | Mapping[str, Any], root: Path | None) -> dict[str, list[Path]]:
-    """The files that are given by name, of each split; ``root`` is the folder that their names start from."""
+    """The files of each split; ``root`` is the folder that they are relative to."""
     if not isinstance(files, Mapping):
         files = {"train": files}
     by_split: dict[str, list[Path]] = {}

@@ -1,7 +1,7 @@
-"""Splits that the files do not hold: as published for the known corpora, by a stated rule for custom ones.
+"""Makes splits that are not in the files: as published for known corpora, by a fixed rule for custom ones.
 
-Both published systems split with the ``datasets`` library, whose shuffle with a seed is one permutation drawn
-from NumPy's default generator; the same rows land in the same split here.
+Both published systems use the ``datasets`` library, whose seeded shuffle is one permutation of NumPy's default
+generator; each row is in the same split here.
 """
 
 import numpy as np
@@ -21,10 +21,12 @@ Splits = dict[str, TextSplit]
 
 
 def complete_custom(splits: Splits, seed: int, origin: str) -> tuple[Splits, list[str]]:
-    """Hold the missing sets out of the training texts: a twentieth each, at least 1 and at most 1,000.
+    """Makes missing held-out splits from training texts: a twentieth each, at least 1 and at most 1,000.
 
-    Returns the three splits and what was done, in words. Raises ``DataError`` where there is no training
-    split, or too few texts to hold any out.
+    Returns the three splits and a description.
+
+    Raises:
+        DataError: there is no training split, or too few texts.
     """
     if "train" not in splits:
         raise DataError(
@@ -52,10 +54,12 @@ def complete_custom(splits: Splits, seed: int, origin: str) -> tuple[Splits, lis
 def complete_published(
     name: str, spec: DatasetSpec, splits: Splits, seed: int, train_fallback: str | None, origin: str
 ) -> tuple[Splits, list[str]]:
-    """Shuffle and split as published (with ``seed`` 42), then fall back for missing training texts.
+    """Shuffles and splits as published (with ``seed`` 42), then applies ``train_fallback``.
 
-    Returns the three splits and what was done, in words. Raises ``DataError`` for a split that neither the
-    files nor the rules give.
+    Returns the three splits and a description.
+
+    Raises:
+        DataError: a split is missing.
     """
     splits, notes = dict(splits), []
     if spec.shuffle:

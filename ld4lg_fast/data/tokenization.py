@@ -1,9 +1,8 @@
-"""Texts to token ids: a byte-level BPE of our own, and the tokenised corpus with its cache on disk."""
+"""Texts to token ids: training of a byte-level BPE, tokenization of a corpus, and its cache on disk."""
 
 import hashlib
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ld4lg_fast.errors import ConfigError, DataError
+from ld4lg_fast.checkpoints.files import write_atomically
+from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
 from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.export.runtime.text_display import get_logger
 
@@ -24,11 +24,11 @@ logger = get_logger(__name__)
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 _MIN_VOCAB = 256 + len(SPECIAL_TOKENS)
 _CACHE_FORMAT = 1
-# Of what is tokenised between two looks at signals.
+# Size of the chunks between which signals are handled.
 _CHUNK_TEXTS, _CHUNK_CHARACTERS = 8192, 2_000_000
-# Words are some ten bytes long; the trainer takes time in proportion to their squared length.
+# The trainer's time grows with the square of a word's bytes.
 _LONGEST_TRAINED_WORD = 256
-# Of a longer text only the beginning is tokenised, where that has more tokens than are kept.
+# Longer texts are cut before tokenization, if the cut part alone has more tokens than are kept.
 _LONG_TEXT = 100_000
 
 _LIMITS = threading.Lock()
@@ -38,10 +38,13 @@ T = TypeVar("T")
 def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE (Radford et al. 2019) with BART's special ids: bos 0, pad 1, eos 2, unk 3.
 
-    A text is encoded as ``<s> text </s>`` and decodes to exactly itself, whatever it contains; a special
-    token's name in a text is ordinary text. Small corpora may end below ``vocab_size``. Of runs without spaces of more
-    than 256 bytes, as no language has, the trainer sees pieces of that length, which bounds its time.
-    Raises ``ConfigError`` where ``vocab_size`` has no room for all bytes, ``DataError`` without any text.
+    A text is encoded as ``<s> text </s>`` and decodes exactly to itself; a special token's name in a text is ordinary
+    text. The vocabulary of a small corpus may be smaller than ``vocab_size``. For training, words of more than 256
+    bytes are split, which bounds the time.
+
+    Raises:
+        ConfigError: ``vocab_size`` is too small for all bytes.
+        DataError: there is no text.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -66,7 +69,7 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    _heeding_signals(lambda: tokenizer.train_from_iterator(texts, trainer, length=len(texts)))
+    _interruptible(lambda: tokenizer.train_from_iterator(texts, trainer, length=len(texts)))
     tokenizer.pre_tokenizer = words
     bos, pad, eos, unk = SPECIAL_TOKENS
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -88,8 +91,8 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
 class TokenizedTexts:
     """Token ids of a corpus in one flat int32 array; ``[i]`` is the list of ids of text i.
 
-    ``offsets`` int64 (len + 1): text i is ``flat[offsets[i] : offsets[i + 1]]``. ``lengths`` int64 (len,)
-    counts special tokens too. ``num_truncated`` texts were cut to the length limit.
+    ``offsets`` int64 (len + 1): text i is ``flat[offsets[i] : offsets[i + 1]]``. ``lengths`` int64 (len,) include
+    special tokens. ``num_truncated`` texts were truncated.
     """
 
     def __init__(self, flat: np.ndarray, offsets: np.ndarray, num_truncated: int):
@@ -115,11 +118,13 @@ def tokenize_texts(
     max_len: int,
     cache_dir: str | os.PathLike | None = None,
 ) -> TokenizedTexts:
-    """Tokenise ``texts`` to at most ``max_len`` ids each, special tokens included and kept when truncating.
+    """Tokenizes ``texts`` to at most ``max_len`` ids each, including special tokens, which truncation keeps.
 
-    With ``cache_dir`` the result is kept there under a fingerprint of texts, tokenizer and ``max_len``. The
-    file is written atomically and checked on loading; a damaged one is rebuilt.
-    Raises ``ConfigError`` where ``max_len`` has no room for one token beside the special ones.
+    With ``cache_dir`` the result is cached there under a fingerprint of texts, tokenizer and ``max_len``; damaged files
+    are rebuilt.
+
+    Raises:
+        ConfigError: ``max_len`` has no room for a token beside the special ones.
     """
     reserved = tokenizer.num_special_tokens_to_add()
     if max_len <= reserved:
@@ -137,10 +142,10 @@ def tokenize_texts(
     return tokenized
 
 
-def _heeding_signals(work: Callable[[], T]) -> T:
-    """Does work that does not return to Python for long in a thread, so that Ctrl-C and SIGTERM need not wait for it.
+def _interruptible(work: Callable[[], T]) -> T:
+    """Runs long native work in a thread, so that signals are handled meanwhile.
 
-    What a signal's handler raises is raised here; the thread is then left behind.
+    Exceptions of signal handlers are raised here; the thread is then abandoned.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
@@ -185,7 +190,7 @@ def _tokenize(texts: Sequence[str], tokenizer: Any, max_len: int) -> TokenizedTe
 
 
 def _kept_end(text: str, max_len: int, side: str) -> str:
-    """As much of a long text's kept end as has more tokens than are kept, up to a space."""
+    """A long text cut at a space, on the side that truncation keeps, to more tokens than are kept."""
     size = max(_LONG_TEXT, 64 * max_len)
     if len(text) <= size:
         return text
@@ -197,7 +202,7 @@ def _kept_end(text: str, max_len: int, side: str) -> str:
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """The texts in order, in parts that take a few seconds at most, each with the index of its first text."""
+    """The texts in chunks of a few seconds' work, each with the index of its first text."""
     chunk: list[str] = []
     first, size = 0, 0
     for text in texts:
@@ -212,9 +217,9 @@ def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 @contextmanager
 def encoding(texts: Sequence[str]) -> Iterator[None]:
-    """Around a tokenizer's call: its rules may fail at a text, by a bare Exception of its library or by a panic.
+    """Context manager around a tokenizer's call that converts the library's errors to ``DataError``.
 
-    Raises ``DataError`` for either; what else is raised, as by a signal's handler, is not the library's.
+    These are bare ``Exception`` objects and Rust panics; all others, such as those of signal handlers, pass.
     """
     try:
         yield
@@ -230,11 +235,13 @@ def encoding(texts: Sequence[str]) -> Iterator[None]:
 
 
 def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[list[int]]:
-    """All ids of each text.
+    """All ids of each text, without truncation.
 
-    Raises ``DataError``, see `encoding`.
-    Truncation is a state of the tokenizer, which threads share: nothing here switches it on, and one that a file has
-    brought along is switched off before the first call.
+    Truncation is a state of the tokenizer that threads share, so it is never enabled here; a setting from the
+    tokenizer's file is disabled.
+
+    Raises:
+        DataError: see `encoding`.
     """
     backend = tokenizer.backend_tokenizer
     with _LIMITS:
@@ -246,36 +253,37 @@ def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[l
         with encoding(texts):
             return tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
 
-    return _heeding_signals(work) if sum(map(len, texts)) > _LONG_TEXT else work()
+    return _interruptible(work) if sum(map(len, texts)) > _LONG_TEXT else work()
 
 
 def token_counts(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> list[int]:
-    """How many tokens each text has, special tokens not counted.
+    """Number of tokens of each text, without special tokens.
 
-    Raises ``DataError``, see `encoding`.
+    Raises:
+        DataError: see `encoding`.
     """
     reserved = tokenizer.num_special_tokens_to_add()
     return [len(row) - reserved for _, chunk in _chunks(texts) for row in _token_ids(chunk, tokenizer)]
 
 
 def special_tokens_around(text: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
-    """How many special tokens the tokenizer puts before a text and after it."""
+    """Number of special tokens that the tokenizer adds before and after a text."""
     with encoding([text]):
         mask = tokenizer([text], return_special_tokens_mask=True, verbose=False)["special_tokens_mask"][0]
     return mask.index(0), mask[::-1].index(0)
 
 
 def _truncated(row: list[int], max_len: int, side: str, before: int, after: int) -> list[int]:
-    """What the tokenizer's own truncation leaves of all ids of a text: as many as fit between the special tokens."""
+    """Ids of a text truncated as the tokenizer does: special tokens are kept."""
     if side == "left":
         return row[:before] + row[len(row) - (max_len - before) :]
     return row[: max_len - after] + row[len(row) - after :]
 
 
 def _fingerprint(texts: Sequence[str], tokenizer: Any, max_len: int) -> str:
-    """SHA-256 over everything that the token ids depend on."""
+    """SHA-256 of texts, tokenizer and ``max_len``."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Left over from earlier calls, and overridden in ours.
+    # State of earlier calls, which does not affect ours.
     rules["truncation"] = rules["padding"] = None
     header = [_CACHE_FORMAT, max_len, rules, tokenizer.split_special_tokens]
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
@@ -306,24 +314,13 @@ def _write_cache(path: Path, fingerprint: str, tokenized: TokenizedTexts) -> Non
         },
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The folder disappears with whatever an interrupted write left in it.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tokens-") as folder:
-            unfinished = Path(folder) / path.name
-            with open(unfinished, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-    except OSError as error:
-        raise DataError(
-            f"the token cache cannot be written to {path.parent} ({error.strerror}): "
-            "choose a writable folder with free space"
-        ) from error
+        write_atomically(path, data)
+    except CheckpointError as error:
+        raise DataError(f"the token cache cannot be written to {path.parent}: {error}") from error
 
 
 def _read_cache(path: Path, fingerprint: str, num_texts: int) -> TokenizedTexts | None:
-    """The cached tokens, or None where there are none or they are damaged."""
+    """The cached tokens, or None if they are missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():

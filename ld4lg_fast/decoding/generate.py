@@ -53,8 +53,8 @@ def generate_ids(
 ) -> Tensor:
     """Token ids (B, length) decoded from encoder states (B, N, W).
 
-    In float32 they equal those of ``generate``. Models and options that the fast decoder does not support are decoded by
-    ``generate``, which is logged once with the reason.
+    In float32 they equal those of ``generate``, which also decodes models and options that the fast decoder does not
+    support; that is logged once with the reason.
 
     Args:
         max_len: the most tokens that the model handles.

@@ -84,6 +84,6 @@ def choose_by_score(
 
 
 def choose_by_risk(decodes: list[list[str]], similarity: str) -> list[int]:
-    """For each latent, the index of the decode most similar to the others; ``decodes`` lists the texts of each decode."""
+    """For each latent, the index of the decode most similar to the others; ``decodes``: the texts of each decode."""
     measure = get_similarity(similarity)
     return [minimum_bayes_risk(texts, measure) for texts in zip(*decodes, strict=True)]

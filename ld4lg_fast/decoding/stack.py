@@ -71,7 +71,7 @@ class Cache:
         return self.position_bias.index_select(0, position)[:, :, :span]
 
     def spread_bias(self, position: Tensor, span: int) -> Tensor | None:
-        """`relative_bias` for every slot, with -inf for slots of other beams' pasts: (S or 1, H or 1, W or 1, span·W)."""
+        """`relative_bias` for every slot, -inf for slots of other beams: (S or 1, H or 1, W or 1, span·W)."""
         bias = self.relative_bias(position, span)
         bias = None if bias is None else bias[:, :, None, :, None]
         if self.chosen is not None:

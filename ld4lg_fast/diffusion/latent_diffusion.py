@@ -6,6 +6,7 @@ Letters: B batch, N latent positions, d latent width.
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,11 @@ ARCHITECTURES = {
 AnyDenoiser = DiffusionTransformer | DiffusionTransformerV1
 
 
+def _check_version(version: object) -> None:
+    if version not in ARCHITECTURES:
+        raise ConfigError(f"Unknown recipe version {version!r}; choose one of {', '.join(ARCHITECTURES)}.")
+
+
 def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
     """The process of a recipe.
 
@@ -49,10 +55,7 @@ def make_diffusion(recipe: Mapping) -> GaussianDiffusion:
         if recipe["version"] == "v1":
             schedule = DiscreteSchedule(recipe["beta_schedule"], recipe["num_train_timesteps"])
             return GaussianDiffusion(**chosen, schedule=schedule)
-        if recipe["version"] not in ARCHITECTURES:
-            raise ConfigError(
-                f"Unknown recipe version {recipe['version']!r}; choose one of {', '.join(ARCHITECTURES)}."
-            )
+        _check_version(recipe["version"])
         optional = ("loss_weighting", "self_condition_noise")
         chosen |= {name: recipe[name] for name in optional if name in recipe}
         scale, sampling = recipe["schedule_scale"], recipe["sampling_schedule"]
@@ -109,15 +112,12 @@ class LatentDiffusion(nn.Module):
         Raises:
             ConfigError: an unknown recipe version, or a field that the denoiser does not have.
         """
-        if recipe.get("version") not in ARCHITECTURES:
-            raise ConfigError(
-                f"Unknown recipe version {recipe.get('version')!r}; choose one of {', '.join(ARCHITECTURES)}."
-            )
-        architecture, config = ARCHITECTURES[recipe["version"]]
+        version: Any = recipe.get("version")
+        _check_version(version)
+        architecture, config = ARCHITECTURES[version]
         try:
             return cls(architecture(config(**denoiser)), recipe)
         except TypeError as error:
-            version = recipe["version"]
             raise ConfigError(f"The denoiser's options do not fit recipe {version}: {error}.") from error
 
     def check_latents_of(self, num_latents: int, dim_latent: int) -> None:

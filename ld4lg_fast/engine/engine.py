@@ -16,7 +16,7 @@ from ld4lg_fast.engine.packed_weights import prepared_denoiser
 from ld4lg_fast.engine.sampling_run import SamplingRun
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.levels import more_than_timesteps
-from ld4lg_fast.export.runtime.option_checks import SAMPLE_ID, plain, shown
+from ld4lg_fast.export.runtime.option_checks import SAMPLE_ID, eta_of_another, plain, shown
 from ld4lg_fast.options.checks import (
     RULES,
     check,
@@ -64,7 +64,7 @@ def sample_batches(
     context: Context | None = None,
     context_mask: Tensor | None = None,
     lengths: Tensor | None = None,
-    eta: float = 0.0,
+    eta: float | None = None,
     project: bool = False,
     steer: Callable[[Tensor], Tensor] | None = None,
     start: Tensor | None = None,
@@ -82,7 +82,8 @@ def sample_batches(
 
     Args:
         batch_size: None is what fills the device and fits its memory, see `fitting_batch`.
-        sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's.
+        sampler: a name in `samplers.SAMPLERS`.
+        eta: in [0, 1], of DDIM alone: 0, which None stands for, is deterministic, 1 is ancestral sampling.
         spacing: of the steps: ``time``, ``log_snr`` or ``learned``, see `schedules.sampling_times`.
         guidance_scale: w in ``w·cond + (1-w)·uncond`` (Ho & Salimans 2022); 1 skips the unconditional evaluation.
         guidance_interval: the times, 1 noise and 0 data, between which there is guidance.
@@ -109,14 +110,12 @@ def sample_batches(
     """
     config, device = model.denoiser.config, model.latent_mean.device
     num_samples = check_fits(model, num_samples, kept=False)
-    num_inference_steps, seed, guidance_scale, eta, strength = check_options(
-        num_inference_steps=num_inference_steps,
-        seed=seed,
-        guidance_scale=guidance_scale,
-        eta=eta,
-        strength=strength,
+    num_inference_steps, seed, guidance_scale, strength = check_options(
+        num_inference_steps=num_inference_steps, seed=seed, guidance_scale=guidance_scale, strength=strength
     )
-    batch_size, cuda_graph = check_given(batch_size=batch_size, cuda_graph=cuda_graph)
+    batch_size, cuda_graph, eta = check_given(batch_size=batch_size, cuda_graph=cuda_graph, eta=eta)
+    if sentence := eta_of_another(eta, sampler):
+        raise ConfigError(sentence)
     check_options(guidance_interval=guidance_interval)
     check_given(steer=steer, progress=progress, callback=callback)
     batch_size = fitting_batch(model) if batch_size is None else batch_size
@@ -135,7 +134,7 @@ def sample_batches(
         classes=None if class_ids is None else class_ids.unique(),
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
-        eta=eta,
+        eta=eta or 0.0,
         project=project,
         steer=steer,
         strength=1.0 if start is None else strength,

@@ -51,10 +51,10 @@ class PreparedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, pack: Pack) -> None:
         super().__init__()
-        self.product = pack(linear.weight.detach(), linear.bias)
+        self.matmul = pack(linear.weight.detach(), linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return self.matmul(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
 class PreparedFeedForward(nn.Module):
@@ -74,7 +74,7 @@ class PreparedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(x.flatten(0, -2))
         if isinstance(self.second, Fp8Linear):
-            out = self.second.product(*ops.quantize_rows(hidden, self.bias))
+            out = self.second.matmul(*ops.quantize_rows(hidden, self.bias))
         else:
             out = self.second(hidden if self.bias is None else ops.geglu(hidden, self.bias))
         return out.unflatten(0, x.shape[:-1])
@@ -108,7 +108,8 @@ def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
             compile_regions(plain)
         return plain
 
-    return prepared_once(denoiser, (precision, denoiser.training, compiles), make)
+    attention = denoiser.attn_implementation
+    return prepared_once(denoiser, (precision, denoiser.training, compiles, attention), make)
 
 
 def _prepared_twin(denoiser: Denoiser, pack: Pack) -> Denoiser:
@@ -117,7 +118,7 @@ def _prepared_twin(denoiser: Denoiser, pack: Pack) -> Denoiser:
     if denoiser.input_proj.weight.dtype == torch.bfloat16 and backend.has_fast_bf16():
         packs["modulation"] = NarrowCpuLinear  # few rows (all steps at once) and the largest weight
     for name in packs.keys() & twin._modules.keys():
-        twin._modules[name] = _with_products(twin.get_submodule(name), packs[name])
+        twin._modules[name] = _with_packed_weights(twin.get_submodule(name), packs[name])
     return twin
 
 
@@ -128,7 +129,7 @@ def _twin(module: Module) -> Module:
     return twin
 
 
-def _with_products(module: nn.Module, pack: Pack) -> nn.Module:
+def _with_packed_weights(module: nn.Module, pack: Pack) -> nn.Module:
     """A copy of the module in which every Linear has packed weights."""
     if isinstance(module, nn.Linear):
         return PreparedLinear(module, pack)
@@ -136,5 +137,5 @@ def _with_products(module: nn.Module, pack: Pack) -> nn.Module:
         return PreparedFeedForward(module, pack)
     twin = _twin(module)
     for name, child in module.named_children():
-        twin._modules[name] = _with_products(child, pack)
+        twin._modules[name] = _with_packed_weights(child, pack)
     return twin

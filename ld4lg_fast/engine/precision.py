@@ -22,9 +22,9 @@ Pack = Callable[..., Linear]
 """(weight (O, I), bias (O,) or None, gelu) -> the matmul, followed by the exact GELU if ``gelu``."""
 
 
-def _finish(product: Tensor, gelu: bool, residual: Tensor | None) -> Tensor:
-    product = F.gelu(product) if gelu else product
-    return product if residual is None else product.add_(residual)
+def _finish(y: Tensor, gelu: bool, residual: Tensor | None) -> Tensor:
+    y = F.gelu(y) if gelu else y
+    return y if residual is None else y.add_(residual)
 
 
 class PlainLinear:
@@ -104,10 +104,10 @@ class NarrowCpuLinear:
         geglu: bool = False,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        self.product, self.gelu = ops.NarrowLinear(weight, bias, dtype, geglu), gelu
+        self.matmul, self.gelu = ops.NarrowLinear(weight, bias, dtype, geglu), gelu
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return _finish(self.product(x), self.gelu, residual)
+        return _finish(self.matmul(x), self.gelu, residual)
 
 
 class Int8Linear(NarrowCpuLinear):
@@ -127,9 +127,9 @@ class Fp8Linear:
         self.gelu = gelu
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return _finish(self.product(*ops.quantize_rows(x)), self.gelu, residual)
+        return _finish(self.matmul(*ops.quantize_rows(x)), self.gelu, residual)
 
-    def product(self, quantized: Tensor, scale: Tensor) -> Tensor:
+    def matmul(self, quantized: Tensor, scale: Tensor) -> Tensor:
         """(R, O) bfloat16 of a quantized input."""
         # The error of fast accumulation is smaller than that of 8-bit inputs.
         return torch._scaled_mm(
@@ -223,7 +223,7 @@ def _unavailable(precision: str | None, device: torch.device) -> str | None:
     """Why the device does not support a precision, or None."""
     if precision == "int8":
         if device.type != "cpu":
-            return f"integer products are for a CPU, not for {device.type}; use bf16"
+            return f"int8 matmuls need a CPU, not {device.type}; use bf16"
         if (missing := backend.unavailable_reason("native")) is not None:
             return missing
     if precision in ("tf32", "fp8"):

@@ -1,7 +1,7 @@
-"""Evaluation of sampled texts: how like real ones, how varied, how new; and of texts made from a source.
+"""Evaluation of sampled texts: similarity to real texts, diversity, memorization; and of sequence-to-sequence outputs.
 
-`evaluate_texts` and `evaluate_pairs` score texts from anywhere; `main` is the command that samples from a run
-and scores. All are loaded on first use.
+`evaluate_texts` and `evaluate_pairs` score any texts; `main` is the command that samples from a run and scores. All are
+loaded on first use.
 
 Imports training (for run checkpoints), pipeline and the rooms below it.
 """

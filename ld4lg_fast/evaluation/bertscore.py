@@ -13,7 +13,7 @@ from ld4lg_fast.data import collate
 from ld4lg_fast.evaluation.models import ScoringModel
 from ld4lg_fast.evaluation.unavailable import Unavailable, check_known
 
-# The layers that the authors found to agree best with people.
+# The authors' choice of layers, by correlation with human judgements.
 PUBLISHED_LAYERS = {
     "microsoft/deberta-xlarge-mnli": 40,
     "microsoft/deberta-large-mnli": 18,
@@ -26,7 +26,7 @@ PUBLISHED_LAYERS = {
 
 
 def published_layer(model: str) -> int:
-    """The hidden layer to use; raises `Unavailable` for a model without a published one."""
+    """The published hidden layer of a model; raises `Unavailable` if there is none."""
     if model not in PUBLISHED_LAYERS:
         raise Unavailable(
             f"which hidden layer of {model} BERTScore takes is not known: give evaluation.bertscore_layer=N"
@@ -43,10 +43,10 @@ def bert_scores(
 ) -> Tensor:
     """(P, 3) float32: precision, recall and F1 of each pair; 0 where a text is empty.
 
-    Each token is matched with the most similar one of the other text; special tokens' matches do not count.
+    Each token is matched with the most similar one of the other text; matches of special tokens are ignored.
 
     Raises:
-        Unavailable: the model has no such layer, or see `check_known`.
+        Unavailable: the model has no such layer, or as `check_known`.
     """
     depth = scorer.model.config.num_hidden_layers
     if layer > depth:
@@ -70,14 +70,14 @@ def bert_scores(
 
 def _tokenize(texts: Sequence[str], scorer: ScoringModel) -> list[list[int]]:
     tokenizer = scorer.tokenizer
-    # These tokenizers tell a word at the start of a text from one after a space.
+    # These tokenizers distinguish a word at the start of a text from one after a space.
     space = " " if isinstance(tokenizer, GPT2Tokenizer | RobertaTokenizer) else ""
     limit = min(tokenizer.model_max_length, scorer.max_positions)
     return [tokenizer(space + text.strip(), truncation=True, max_length=limit)["input_ids"] for text in texts]
 
 
 def _embed(ids: Sequence[list[int]], scorer: ScoringModel, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit vectors (P, S, W) of tokens, which of them are real (P, S), and which of those are words."""
+    """Unit vectors (P, S, W) of tokens, a mask (P, S) of unpadded tokens, and one without special tokens."""
     tokenizer = scorer.tokenizer
     pad = tokenizer.pad_token_id or 0
     input_ids, real = (tensor.to(scorer.device) for tensor in collate(ids, pad_id=pad, multiple_of=1))

@@ -1,4 +1,4 @@
-"""Arrays that are dear to compute, kept on disk under a fingerprint of all that they depend on."""
+"""Disk cache of expensive arrays, under a fingerprint of their inputs."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ logger = get_logger("ld4lg_fast")
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """A short hash of strings; their borders count."""
+    """A short hash of a sequence of strings."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.encode(errors="surrogatepass")
@@ -24,7 +24,7 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 
 class ArrayCache:
-    """``.npy`` files in a directory, or nothing kept where ``directory`` is None."""
+    """``.npy`` files in a directory; no cache if ``directory`` is None."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory
@@ -32,9 +32,9 @@ class ArrayCache:
     def get(
         self, kind: str, parts: Iterable[str], compute: Callable[[], np.ndarray], rows: int | None = None
     ) -> np.ndarray:
-        """The array kept for ``kind`` and ``parts``, else what ``compute`` gives, which is kept where it can be.
+        """The cached array for ``kind`` and ``parts``, or the result of ``compute``, which is then cached.
 
-        ``rows``: how many it must have; None: any number.
+        ``rows``: expected number of rows; None: any.
         """
         if self.directory is None:
             return compute()
@@ -52,7 +52,7 @@ class ArrayCache:
 
 
 def _kept(path: Path) -> np.ndarray | None:
-    """The numbers in a file; None where it is missing, damaged or something else."""
+    """The array in a file; None if it is missing, damaged or not numeric."""
     try:
         size_of(path)
         array = np.array(np.lib.format.open_memmap(path, mode="r"))  # which holds no more than the file

@@ -1,4 +1,4 @@
-"""Which weights of a run are evaluated: the finished model, or the averaged ones of a checkpoint."""
+"""Loads the EMA of a training checkpoint for evaluation, in place of the finished model."""
 
 from pathlib import Path
 
@@ -11,18 +11,19 @@ from ld4lg_fast.training.checkpoint import CheckpointStore
 WEIGHTS = "ema.safetensors"
 
 
-def find_checkpoint(run_dir: Path, given: Path | str) -> Path:
-    """The folder of a checkpoint of the diffusion stage.
+def load_checkpoint(pipe: TextDiffusionPipeline, run_dir: Path, given: Path | str) -> Path:
+    """Loads the EMA of a checkpoint of the diffusion stage into the pipeline; returns the checkpoint's folder.
 
-    ``given`` is the folder or a file in it, relative to the run directory or to here, or absolute.
+    ``given`` is the folder or a file in it, absolute or relative to the run directory or the current one.
 
     Raises:
-        CheckpointError: there is none; the message lists those that exist.
+        CheckpointError: it is missing (the message lists the run's checkpoints), damaged, or of another model.
     """
     given = Path(given)
     for path in (run_dir / given, given):
         folder = path.parent if path.is_file() else path
         if (folder / WEIGHTS).exists():
+            load_weights(pipe.model, folder / WEIGHTS)
             return folder
     store = CheckpointStore(RunDirectory(run_dir).checkpoints("diffusion"))
     known = ", ".join(str(store.path(step).relative_to(run_dir)) for step in store.steps())
@@ -30,14 +31,3 @@ def find_checkpoint(run_dir: Path, given: Path | str) -> Path:
     trouble = f"holds no averaged denoiser ({WEIGHTS})" if found else "does not exist"
     remedy = f"this run has {known}" if known else "this run has no checkpoints of a denoiser: leave it out"
     raise CheckpointError(f"infer.ckpt_path={given} {trouble} in {run_dir}; {remedy}.")
-
-
-def load_checkpoint(pipe: TextDiffusionPipeline, run_dir: Path, given: Path | str) -> Path:
-    """Gives the pipeline a checkpoint's averaged weights, see `find_checkpoint`; returns the folder.
-
-    Raises:
-        CheckpointError: the checkpoint does not exist, is damaged, or is of another model.
-    """
-    checkpoint = find_checkpoint(run_dir, given)
-    load_weights(pipe.model, checkpoint / WEIGHTS)
-    return checkpoint

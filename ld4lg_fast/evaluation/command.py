@@ -1,4 +1,4 @@
-"""`scripts/test.py`: a run directory to its figures."""
+"""The test command: samples from a run and measures the texts."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from ld4lg_fast.training.session import on_main, start_processes
 
 
 def main() -> Path | None:
-    """Entry point of ``scripts/test.py``; what it returns is `test`'s."""
+    """Entry point of ``scripts/test.py``; returns the result of `test`."""
     return hydra_entry(test, "test")
 
 
 def test(config: DictConfig) -> Path:
-    """Samples as configured, measures, prints a table and writes a JSON file into the run directory; its path.
+    """Samples, measures, prints a table and writes a JSON file to the run directory; returns its path.
 
     Raises:
-        LD4LGError: anything that the user can mend.
+        LD4LGError: an error that the user can correct.
     """
-    # Imported late: transformers takes seconds, and a mistake on the command line should show at once.
+    # Imported here, as transformers takes seconds: mistakes on the command line are reported before.
     from ld4lg_fast.evaluation.options import GROUPS
     from ld4lg_fast.options.groups import checked_groups
 

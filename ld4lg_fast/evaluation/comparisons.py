@@ -1,4 +1,4 @@
-"""Which texts are measured together, and against which: one row of the report each."""
+"""The rows of the report: which texts are measured, and against which references."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,17 +11,17 @@ from ld4lg_fast.export.runtime.similarity import SCORE, SIMILARITIES
 
 Measure = Callable[..., dict]
 Choose = Callable[[Sequence[str], Sequence[float], str], int]
-"""(candidates, how sure the model is of each, reference) -> index"""
+"""(candidates, their log-probabilities under the decoder, reference) -> index"""
 
 ORACLES = {"bleu": "sacrebleu", "rougeL": "rougeL"}
-"""The metric that an oracle by a similarity raises most."""
+"""The metric that an oracle by each similarity maximises."""
 
 Samples = Mapping[int, Mapping[str, Sequence[str]]]
 """Texts by seed, by decoding."""
 
 
 def groups_of(references: References, names: Sequence[str]) -> dict[str, list[int]]:
-    """All samples under the name "", and, where they are of several classes, each class under its name."""
+    """Indices of all samples under "", and of each class under its name if there are several."""
     groups = {"": list(range(len(references.texts)))}
     labels = references.labels or []
     if len(set(labels)) > 1:
@@ -37,7 +37,7 @@ def text_rows(
     names: Sequence[str],
     measure: Measure,
 ) -> list[Row]:
-    """A row for each decoding, and one for each class of it: that class's samples and references."""
+    """A row for each decoding, and one for each class of its samples and references."""
     rows = []
     for decoding in next(iter(samples.values())):
         for group, members in groups_of(references, names).items():
@@ -50,7 +50,7 @@ def text_rows(
 
 
 def named(rows: Sequence[Row], name: str, facts: Mapping) -> list[Row]:
-    """The rows of what a decoding wrote for its own conditions, with a further name and facts."""
+    """The rows of decodings over all classes and own sources, with a suffix of the name and further facts."""
     return [
         Row(_joined(row.name, name), {**row.facts, **facts}, row.results)
         for row in rows
@@ -63,13 +63,13 @@ def named(rows: Sequence[Row], name: str, facts: Mapping) -> list[Row]:
 def reference_rows(
     dataset: TextDataset, references: References, names: Sequence[str], measure: Measure
 ) -> list[Row]:
-    """What real texts reach: the references themselves against equally many validation and training texts."""
+    """Rows of real texts: the references measured against equally many validation and training texts."""
     rows = []
     for split in ("validation", "train"):
         if split == references.split:
             continue
         for group, members in groups_of(references, names).items():
-            # All references of this group have one class, or the group is that of all classes.
+            # A group has either one class or all of them.
             labels = {references.labels[i] for i in members} if references.labels else set()
             others = of_class(getattr(dataset, split), labels.pop() if len(labels) == 1 else None)
             name = _joined(f"{references.split} texts against {split}", group)
@@ -89,16 +89,15 @@ def pair_rows(
     measure: Measure,
     scores: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
 ) -> list[Row]:
-    """A row for each decoding, one for what it wrote for other sources, and one for copying the source.
+    """A row for each decoding, one for its outputs for other sources, and one for copies of the sources.
 
-    With several candidates, whose ``scores`` are then needed, a decoding has a row for each way to choose one
-    (`choices`), and each of them the figures ``gap_…``: the share that it wins of what the oracle gains over the first
-    candidate.
+    With several candidates, which need ``scores``, a decoding has a row for each way to choose one (`choices`), with
+    metrics ``gap_…``: its share of the oracle's gain over the first candidate.
     """
     ways = choices() if num_candidates > 1 else {"": lambda candidates, sure, reference: 0}
     rows = []
     for decoding in next(iter(samples.values())):
-        # What a model that looks at no source would reach: each text against the next source's reference.
+        # A baseline that ignores sources: each text against the next source's reference.
         others = Row(_joined(decoding, "for other sources"), {"strategy": decoding, "choice": "other source"})
         for texts in samples.values():
             first = texts[decoding][::num_candidates]
@@ -123,7 +122,7 @@ def pair_rows(
 
 
 def choices() -> dict[str, Choose]:
-    """The ways to choose one of several candidates, by name; the oracles know the reference."""
+    """Ways to choose one of several candidates, by name; oracles use the reference."""
     ways: dict[str, Choose] = {
         "first candidate": lambda candidates, sure, reference: 0,
         "surest": lambda candidates, sure, reference: choose(candidates, sure, SCORE),
@@ -144,7 +143,7 @@ def _nearest_by(similarity: Callable[[str, str], float]) -> Choose:
 
 
 def _add_gaps(rows: Sequence[Row]) -> None:
-    """Of each choice, which share of the oracle's gain over the first candidate it wins, in the oracle's metric."""
+    """Adds each choice's share of the oracle's gain over the first candidate, in the oracle's metric."""
     by_choice = {row.facts["choice"]: row for row in rows}
     for name, metric in ORACLES.items():
         pairs = zip(by_choice["first candidate"].results, by_choice[f"oracle by {name}"].results, strict=True)

@@ -1,4 +1,4 @@
-"""Mean, spread and confidence interval of figures over seeds."""
+"""Mean, standard deviation and confidence interval of metrics over seeds."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def student_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t, for probabilities from a half on.
+    """Quantile of Student's t distribution, for probabilities of at least 0.5.
 
     With t = √ν·tan θ the density becomes cos(θ)^(ν-1), which is integrated on a grid.
     """
@@ -21,7 +21,7 @@ def student_quantile(probability: float, degrees: int) -> float:
 
 
 def summary(values: Sequence[float]) -> dict:
-    """``mean``, ``values``; of two or more also ``std`` (of a sample) and ``interval_95`` of the mean."""
+    """``mean`` and ``values``; for two or more also the sample ``std`` and the mean's ``interval_95``."""
     mean = statistics.fmean(values)
     result: dict[str, Any] = {"mean": mean, "values": list(values)}
     if len(values) > 1:

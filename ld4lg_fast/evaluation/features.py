@@ -16,7 +16,7 @@ def over_batches(
 ) -> np.ndarray:
     """``score(input_ids (B, T), mask (B, T)) -> (B, …)`` over token ids, in the order of ``ids``.
 
-    Batches are of like length, padded on the right; scores must not depend on the padding.
+    Batches are sorted by length and padded on the right; scores must not depend on the padding.
     """
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     rows: dict[int, np.ndarray] = {}
@@ -31,10 +31,10 @@ def over_batches(
 
 
 def tokenize(texts: Sequence[str], scorer: ScoringModel, max_length: int) -> list[list[int]]:
-    """Token ids with the tokenizer's own special tokens, truncated to what the model holds.
+    """Token ids with the tokenizer's special tokens, truncated to the model's maximum length.
 
     Raises:
-        ModelUnavailable: see `check_known`.
+        ModelUnavailable: as `check_known`.
     """
     limit = min(max_length, scorer.max_positions)
     ids = [scorer.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
@@ -45,7 +45,7 @@ def tokenize(texts: Sequence[str], scorer: ScoringModel, max_length: int) -> lis
 def language_model_features(
     texts: Sequence[str], scorer: ScoringModel, max_length: int = 256, batch_size: int = 32
 ) -> np.ndarray:
-    """(B, W) float32: the last layer's hidden state of each text's last token, as `mauve-text` takes it."""
+    """(B, W) float32: the last layer's hidden state of each text's last token, as in `mauve-text`."""
 
     def last_states(input_ids: Tensor, mask: Tensor) -> Tensor:
         output = scorer.model(
@@ -60,9 +60,9 @@ def language_model_features(
 def sentence_features(
     texts: Sequence[str], scorer: ScoringModel, max_length: int = 256, batch_size: int = 32
 ) -> np.ndarray:
-    """(B, W) float32: mean of the last hidden states over the tokens, scaled to unit length.
+    """(B, W) float32: mean of the last hidden states over the tokens, normalised to unit length.
 
-    Sentence-BERT's mean pooling (Reimers & Gurevych 2019), with which all-mpnet-base-v2 was trained.
+    Mean pooling of Sentence-BERT (Reimers & Gurevych 2019), as all-mpnet-base-v2 was trained.
     """
 
     def means(input_ids: Tensor, mask: Tensor) -> Tensor:

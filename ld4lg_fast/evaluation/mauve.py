@@ -6,15 +6,15 @@ import numpy as np
 
 from ld4lg_fast.evaluation.unavailable import Unavailable, require
 
-# Two clusters of ten: below that the histograms that MAUVE compares say nothing.
+# Two clusters of ten texts: below that MAUVE's histograms are meaningless.
 FEWEST_TEXTS = 20
 
 
 def check_mauve(num_texts: int) -> ModuleType:
-    """The package, before features are computed for it.
+    """Imports the package; called before features are computed.
 
     Raises:
-        Unavailable: it is missing, or there are too few texts.
+        Unavailable: the package is missing, or there are too few texts.
     """
     if num_texts < FEWEST_TEXTS:
         raise Unavailable(f"MAUVE of {num_texts} texts says nothing: sample at least {FEWEST_TEXTS}")
@@ -22,10 +22,10 @@ def check_mauve(num_texts: int) -> ModuleType:
 
 
 def mauve_score(samples: np.ndarray, references: np.ndarray, scaling_factor: float = 5.0) -> float:
-    """Between 0 and 1, higher is closer. Features are (B, W); every other setting is `mauve-text`'s own.
+    """MAUVE of features (B, W), from 0 to 1, higher is closer; other settings are `mauve-text`'s defaults.
 
     Raises:
-        Unavailable: as `check_mauve`, or the features are all alike.
+        Unavailable: as `check_mauve`, or all features are equal.
     """
     package = check_mauve(min(len(samples), len(references)))
     if not np.ptp(np.vstack([samples, references]), axis=0).any():

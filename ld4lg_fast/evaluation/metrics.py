@@ -1,4 +1,4 @@
-"""All metrics of a set of texts as one dictionary; what cannot be computed is named with the reason.
+"""All metrics of a set of texts as one dictionary, with reasons for those that cannot be computed.
 
 Both functions return ``{"num_texts", "empty_texts", "metrics": {name: value}, "skipped": {name: sentence}}``.
 """
@@ -20,7 +20,10 @@ from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 from ld4lg_fast.export.runtime.similarity import set_apart
 
 BERTSCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
-TEXT_METRICS = ("mauve", "mauve_sentence", "perplexity", "diversity", "memorization", "unique_words")
+TEXT_METRICS = (
+    *("mauve", "mauve_sentence", "perplexity", "diversity", "memorization"),
+    *("diversity_words", "memorization_words", "unique_words"),
+)
 PAIR_METRICS = (
     *seq2seq.ROUGE,
     *seq2seq.STEMMED_ROUGE,
@@ -49,7 +52,7 @@ class _Results:
     def add_all(
         self, names: Sequence[str], compute: Callable[[], Mapping[str, float]], model: str = ""
     ) -> None:
-        """What ``compute`` gives, or why it cannot; ``model`` is the option that names the model it needs."""
+        """Adds the results of ``compute``, or the reason for their absence; ``model`` is its model's option."""
         try:
             self.metrics.update(compute())
         except ModelUnavailable as reason:
@@ -63,7 +66,7 @@ class _Results:
 
 @dataclass
 class _Scorer:
-    """Figures of texts by the models of ``settings``, as far as they are not in the cache."""
+    """Computes metrics with the models of ``settings`` and a cache."""
 
     settings: EvaluationSettings
     models: ScoringModels
@@ -99,12 +102,13 @@ class _Scorer:
         return float(values.mean(dtype=np.float64))
 
     def memorization(self, texts: Sequence[str], training: Sequence[str]) -> float:
-        tokens = ngrams.tokens_of(texts)
+        kind, tokens_of = ngrams.best_tokens()
+        tokens = tokens_of(texts)
 
         def compute() -> np.ndarray:
-            return np.unique(ngrams.ngram_hashes(ngrams.tokens_of(training)))
+            return np.unique(ngrams.ngram_hashes(tokens_of(training)))
 
-        parts = (str(ngrams.MEMORIZATION_ORDER), *map(set_apart, training))
+        parts = (f"{ngrams.MEMORIZATION_ORDER}{kind}", *map(set_apart, training))
         return ngrams.memorization(tokens, self.cache.get("training_ngrams", parts, compute))
 
     def bertscore(
@@ -128,14 +132,16 @@ def evaluate_texts(
 ) -> dict:
     """MAUVE, perplexity, diversity, memorization and unique words of ``samples``.
 
-    Empty samples are counted and left out of the metrics.
+    Without spaCy, n-grams are over words, and the metrics are ``diversity_words`` and ``memorization_words``.
+
+    Empty samples are counted and excluded from the metrics.
 
     Args:
-        references: real texts that are held out; the first ``len(samples)`` of them count.
-        training: the training texts, for memorization; None leaves it out.
-        settings: which models score.
-        models: give the same object to several calls and each model is loaded once.
-        cache: keeps features, perplexities and the training set's n-grams.
+        references: held-out real texts, of which the first ``len(samples)`` are used.
+        training: the training texts, for memorization; None omits the metric.
+        settings: the scoring models.
+        models: share one object between calls to load each model once.
+        cache: for features, perplexities and the training set's n-grams.
 
     Raises:
         DataError: fewer references than samples.
@@ -160,15 +166,16 @@ def evaluate_texts(
         results.add("mauve_sentence", lambda: scorer.sentence_mauve(sentence, texts, real), "sentence_model")
     if (perplexity := settings.perplexity_model) is not None:
         results.add("perplexity", lambda: scorer.perplexity(perplexity, texts), "perplexity_model")
-    results.add("diversity", lambda: ngrams.diversity(ngrams.tokens_of(texts)))
+    kind, tokens_of = ngrams.best_tokens()
+    results.add(f"diversity{kind}", lambda: ngrams.diversity(tokens_of(texts)))
     if training is not None:
-        results.add("memorization", lambda: scorer.memorization(texts, training))
+        results.add(f"memorization{kind}", lambda: scorer.memorization(texts, training))
     results.add("unique_words", lambda: ngrams.unique_words(texts))
     return results.as_dict()
 
 
 def _lists(*texts: str | Sequence[str]) -> list[Sequence[str]]:
-    """One text alone is a list of it."""
+    """Turns single texts into lists."""
     return [[part] if isinstance(part, str) else part for part in texts]
 
 
@@ -179,10 +186,10 @@ def evaluate_pairs(
     settings: EvaluationSettings | None = None,
     models: ScoringModels | None = None,
 ) -> dict:
-    """ROUGE-1/2/L plain and stemmed, BERTScore, and SacreBLEU of one prediction for each reference.
+    """ROUGE-1/2/L with and without stemming, BERTScore, and SacreBLEU of one prediction per reference.
 
     Raises:
-        DataError: the two are not of the same number, or there are none.
+        DataError: their numbers differ or are zero.
     """
     predictions, references = _lists(predictions, references)
     if len(predictions) != len(references) or not len(references):

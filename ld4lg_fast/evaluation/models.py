@@ -1,4 +1,4 @@
-"""The models that score texts: found by hub name, folder or GGUF file, and loaded once each."""
+"""Scoring models by hub name, folder or GGUF file, each loaded once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from ld4lg_fast.autoencoder.language_autoencoder import _without_progress_bars
+from ld4lg_fast.autoencoder.language_autoencoder import without_progress_bars
 from ld4lg_fast.autoencoder.pretrained import hub_answers
 from ld4lg_fast.checkpoints.language_model import load_pretrained
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model lies: what `from_pretrained` takes, and a fingerprint that changes with the files."""
+    """Location of a model: arguments of `from_pretrained`, and a fingerprint of its files."""
 
     arguments: tuple[str, dict]
     fingerprint: str
@@ -42,13 +42,13 @@ class ScoringModel:
 
     @property
     def max_positions(self) -> int:
-        """Tokens that fit into the model; a large number where it says nothing of use."""
+        """Maximum number of tokens; a large number if the config has no valid limit."""
         said = getattr(self.model.config, "max_position_embeddings", None)
         return said if isinstance(said, int) and said > 0 else 1 << 20
 
 
 class ScoringModels:
-    """Scoring models by name. What was once found missing is not looked for again."""
+    """Scoring models by name; failures are cached, too."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -56,7 +56,7 @@ class ScoringModels:
         self._loaded: dict[tuple[str, type], ScoringModel | Unavailable] = {}
 
     def fingerprint(self, name: str) -> str:
-        """Identifies the files of a model without loading it; raises `Unavailable` where there are none."""
+        """Identifies the files of a model without loading it; raises `Unavailable` if there are none."""
         return self._source(name).fingerprint
 
     def used(self) -> dict[str, str]:
@@ -66,11 +66,11 @@ class ScoringModels:
         }
 
     def language_model(self, name: str) -> ScoringModel:
-        """A causal language model; raises `Unavailable` where it cannot be had."""
+        """A causal language model; raises `Unavailable` if it cannot be loaded."""
         return self._load(name, AutoModelForCausalLM)
 
     def encoder(self, name: str) -> ScoringModel:
-        """A model of hidden states; raises `Unavailable` where it cannot be had."""
+        """A model that gives hidden states; raises `Unavailable` if it cannot be loaded."""
         return self._load(name, AutoModel)
 
     def _source(self, name: str) -> Source:
@@ -86,9 +86,7 @@ class ScoringModels:
             place, options = self._source(name).arguments
             try:
                 self._loaded[name, kind] = _loaded(kind, place, options, self.device)
-            # transformers raises many kinds, its tokenizers even what is no Exception; all mean that this model
-            # cannot be used.
-            except BaseException as error:
+            except BaseException as error:  # of any kind; panics of tokenizers are no Exception
                 if isinstance(error, KeyboardInterrupt | SystemExit):
                     raise
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -99,8 +97,8 @@ class ScoringModels:
 
 
 def _loaded(kind: type, place: str, options: dict, device: torch.device) -> ScoringModel:
-    with _without_progress_bars():
-        # No score is read off the pooler, which some encoders are stored without.
+    with without_progress_bars():
+        # The pooler is not used, and some encoders are stored without it.
         model, tokenizer = load_pretrained(kind, place, optional=("pooler.",), **options)
     return ScoringModel(model.to(device), tokenizer)  # type: ignore[arg-type]  # a decorator of theirs loses self
 

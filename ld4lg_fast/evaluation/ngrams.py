@@ -1,10 +1,11 @@
 """Variety and novelty of texts, by counting.
 
-n-grams are over the tokens of spaCy's English rules, and over characters in scripts without spaces.
+n-grams are over the tokens of spaCy's English rules, as published, or without spaCy over words; in scripts without
+spaces over characters.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -27,6 +28,20 @@ def tokens_of(texts: Sequence[str]) -> list[list[str]]:
     """Tokens of each text; raises `Unavailable` without spaCy."""
     tokenizer = _tokenizer()
     return [[token.text for token in tokenizer(set_apart(text))] for text in texts]
+
+
+def words_of(texts: Sequence[str]) -> list[list[str]]:
+    """Words of each text, without punctuation; needs no package."""
+    return [word_pattern(r"\w").findall(text) for text in texts]
+
+
+def best_tokens() -> tuple[str, Callable[[Sequence[str]], list[list[str]]]]:
+    """What is appended to the name of a metric over n-grams, and its tokens: spaCy's, else ``_words``."""
+    try:
+        _tokenizer()
+    except Unavailable:
+        return "_words", words_of
+    return "", tokens_of
 
 
 def ngrams(tokens: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
@@ -62,7 +77,7 @@ def memorization(tokens: Sequence[Sequence[str]], training: np.ndarray) -> float
 
 
 def unique_words(texts: Sequence[str]) -> int:
-    """Distinct lower-cased words of two characters or more, as word_count of `evaluate` counts them; and characters in
-    scripts without spaces."""
+    """Number of distinct lower-cased words of at least two characters, as word_count of `evaluate`; in scripts without
+    spaces, of distinct characters."""
     pattern = word_pattern(r"\w", shortest=2)
     return len({word for text in texts for word in pattern.findall(text.lower())})

@@ -25,17 +25,16 @@ MAY_BE_NONE = ("mauve_model", "sentence_model", "perplexity_model", "bertscore_m
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Models are hub names, local folders or ``.gguf`` files; None leaves the metrics that need them out.
+    """Scoring models (hub names, folders or ``.gguf`` files; None omits their metrics) and their settings.
 
     Args:
-        mauve_model: a causal language model; the features are its last token's last hidden state.
-        sentence_model: an encoder; the features are its mean over the tokens.
+        mauve_model: a causal language model; features are the last hidden state of the last token.
+        sentence_model: an encoder; features are its mean hidden state.
         perplexity_model: a causal language model.
-        bertscore_model, bertscore_layer: an encoder and which hidden layer of it; None takes the published
-            layer, where the model has one.
+        bertscore_model, bertscore_layer: an encoder and its hidden layer; None: the published layer.
         mauve_scaling_factor, sentence_scaling_factor: MAUVE's c for the two kinds of features.
-        max_length: tokens of a text that features see.
-        batch_size: texts a batch in these models.
+        max_length: maximum number of tokens for features.
+        batch_size: texts per batch in these models.
 
     Raises:
         ConfigError: a value out of range.
@@ -82,17 +81,17 @@ GROUPS: Groups = {
         "limit": OrNull(WholeNumber()),
     },
 }
-"""What the entries of ``configs/test.yaml`` may be."""
+"""Rules of the entries of ``configs/test.yaml``."""
 
 SENTENCE_MODEL_V1 = "sentence-transformers/all-mpnet-base-v2"
 
 
 @dataclass(frozen=True)
 class Options:
-    """``num_candidates`` texts are sampled a source; ``seeds`` are those of the samples.
+    """Options of the test command.
 
-    ``frontier``: numbers of steps and guidance scales to be sampled with beside the table's own; ``interpolation``:
-    texts halfway between real ones are measured too.
+    ``num_candidates``: samples per source. ``frontier``: further (steps, guidance scale) settings to sample with.
+    ``interpolation``: whether texts halfway between real ones are measured, too.
     """
 
     num_samples: int
@@ -106,10 +105,10 @@ class Options:
 
     @classmethod
     def read(cls, generation: Mapping, evaluation: Mapping, recipe: str) -> "Options":
-        """The options of a config's two groups for a model of a recipe version.
+        """The options of the config groups ``generation`` and ``evaluation``, for a recipe version.
 
         Raises:
-            ConfigError: a value that cannot work.
+            ConfigError: an invalid value.
         """
         known = {field.name for field in fields(EvaluationSettings)}
         chosen = {key: value for key, value in evaluation.items() if key in known}

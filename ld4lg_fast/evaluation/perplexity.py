@@ -13,14 +13,13 @@ from ld4lg_fast.evaluation.unavailable import Unavailable, check_known
 
 
 def text_perplexities(texts: Sequence[str], scorer: ScoringModel, batch_size: int = 32) -> np.ndarray:
-    """(B,) float32: exp of each text's mean negative log-likelihood a token.
+    """(B,) float32: exp of each text's mean negative log-likelihood per token.
 
-    As in the perplexity metric of `evaluate`: the start token goes before the text, so that its first token
-    counts; no other special tokens; no padding counts. The published figure is the mean of these over the
-    texts (not the perplexity of all tokens together).
+    As in the perplexity metric of `evaluate`: the start token is prepended, so that the first token counts; no other
+    special tokens. The published metric is the mean over the texts, not the perplexity of all tokens together.
 
     Raises:
-        Unavailable: the tokenizer has no start token, or see `check_known`.
+        Unavailable: the tokenizer has no start token, or as `check_known`.
     """
     tokenizer = scorer.tokenizer
     start = tokenizer.bos_token_id

@@ -1,4 +1,4 @@
-"""The real texts of a run's corpus that its samples are measured against."""
+"""The reference texts of a run's corpus, against which its samples are measured."""
 
 import os
 from collections.abc import Mapping
@@ -11,18 +11,16 @@ from ld4lg_fast.checkpoints.run_config import read_run_config, resolved
 from ld4lg_fast.data import TextDataset, TextSplit, load_from_config
 from ld4lg_fast.data.corpus import SPLITS
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
-from ld4lg_fast.export.runtime.conditions import describe_classes
 from ld4lg_fast.options.checks import RULES, check
-from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 HELD_OUT = ("test", "validation")
 
 
 def load_dataset(run_dir: Path, overrides: Mapping) -> TextDataset:
-    """The corpus of the run, by its ``config.yaml`` with those ``overrides`` on top that are not null.
+    """The run's corpus according to its ``config.yaml`` and ``overrides`` that are not null.
 
     Raises:
-        CheckpointError: the run has no readable config and the overrides do not name a corpus.
+        CheckpointError: neither config nor overrides name a corpus.
         LD4LGError: the corpus cannot be read.
     """
     path = run_dir / "config.yaml"
@@ -39,12 +37,12 @@ def load_dataset(run_dir: Path, overrides: Mapping) -> TextDataset:
 
 
 def shuffled(dataset: TextDataset, seed: int | None) -> TextDataset:
-    """The corpus with every split in random order, or as it is for None.
+    """The corpus with every split shuffled; unchanged for None.
 
-    Some corpora list the texts of one meaning in a row (E2E), so that their first texts are alike.
+    In some corpora (E2E) consecutive texts have the same meaning, so that the first texts are not representative.
 
     Raises:
-        ConfigError: a seed that is none.
+        ConfigError: an invalid seed.
     """
     if seed is None:
         return dataset
@@ -59,7 +57,7 @@ def shuffled(dataset: TextDataset, seed: int | None) -> TextDataset:
 
 @dataclass(frozen=True)
 class References:
-    """A real text for each sample, from a ``split``; its label and source where the model needs them."""
+    """A reference text of ``split`` for each sample, with label and source if the model needs them."""
 
     split: str
     texts: list[str]
@@ -70,15 +68,15 @@ class References:
 def choose_references(
     dataset: TextDataset, split: str, num_samples: int, class_id: int | None, num_classes: int, sources: bool
 ) -> References:
-    """The first ``num_samples`` texts of a held-out split, of one class where ``class_id`` says so.
+    """The first ``num_samples`` texts of a held-out split, of class ``class_id`` if that is given.
 
     Args:
-        num_classes: of the model; 0 if it knows no classes.
-        sources: whether the model writes from sources.
+        num_classes: the model's number of classes, 0 for none.
+        sources: whether the model needs sources.
 
     Raises:
-        ConfigError: an unknown split, or fewer than 1 sample.
-        DataError: fewer texts than samples, or no labels or sources where the model needs them.
+        ConfigError: an unknown split, or an invalid number of samples.
+        DataError: fewer texts than samples, or missing labels or sources.
     """
     if split not in HELD_OUT:
         raise ConfigError(f"evaluation.split={split} is unknown; choose one of {', '.join(HELD_OUT)}.")
@@ -101,30 +99,7 @@ def choose_references(
 
 
 def of_class(part: TextSplit, class_id: int | None) -> TextSplit:
-    """The texts of one class, or all."""
+    """The texts of one class, or all texts."""
     if class_id is None or part.labels is None:
         return part
     return part.select(i for i, label in enumerate(part.labels) if label == class_id)
-
-
-def choose_class(pipe: TextDiffusionPipeline, class_id: int | None, class_name: str | None) -> int | None:
-    """The class that was asked for by number or by name, or None.
-
-    Raises:
-        ConfigError: the model has no such class, or no classes at all.
-    """
-    if class_name is not None:
-        if class_id is not None:
-            raise ConfigError(f"class_id {class_id} and class_name {class_name!r} were given; give one.")
-        return pipe.statistics.class_index(class_name)
-    if class_id is None:
-        return None
-    names = pipe.statistics.class_names
-    if names is None:
-        raise ConfigError(
-            f"class_id {class_id} was given, but this model was trained without classes; leave it out."
-        )
-    if not 0 <= class_id < len(names):
-        known = describe_classes(names)
-        raise ConfigError(f"class_id {class_id} is out of range; this model has {known}.")
-    return class_id

@@ -1,6 +1,6 @@
-"""What an evaluation found: figures over the seeds, the JSON file, and the table on the console."""
+"""Results of an evaluation: metrics over the seeds, and the table on the console."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.table import Table
@@ -19,15 +19,31 @@ WIDTH_WHERE_PIPED = 160
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that figures depend on, of those that are installed."""
+    """Versions of the installed packages that metrics depend on."""
     return installed_versions(PACKAGES)
+
+
+LEGENDS = {
+    "mauve": "likeness of samples and references in the features of a language model, 0 to 1, higher is better",
+    "mauve_sentence": "the same in the features of a sentence encoder",
+    "perplexity": "mean over the texts, by a language model; lower reads more fluently",
+    "diversity": "product of the shares of distinct 2-, 3- and 4-grams of spaCy's tokens; higher repeats less",
+    "memorization": "share of the 4-grams (spaCy's tokens) that occur in the training texts",
+    "diversity_words": "diversity over words, as spaCy is not installed; not comparable with published figures",
+    "memorization_words": "memorization over words, likewise",
+    "unique_words": "distinct words of all texts together",
+    "rouge1": "ROUGE-1, -2 and L: shared words, word pairs and longest common subsequence, 0 to 1",
+    "bertscore_f1": "likeness of the token features of text and reference by a language model",
+    "sacrebleu": "BLEU, 0 to 100",
+    "gap_sacrebleu": "what choosing gains over the first candidate, as a share of what the best one would gain",
+}
 
 
 @dataclass
 class Row:
-    """One line of the table: the results of the same texts under each seed.
+    """One row of the table: results for each seed.
 
-    ``results`` are those of `metrics.evaluate_texts` or `metrics.evaluate_pairs`; ``facts`` say which texts.
+    ``results`` come from `metrics.evaluate_texts` or `metrics.evaluate_pairs`; ``facts`` describe the texts.
     """
 
     name: str
@@ -40,7 +56,7 @@ class Row:
         return {name: summary([result["metrics"][name] for result in self.results]) for name in names}
 
     def skipped(self) -> dict[str, str]:
-        """Why a metric is missing, for each that some seed lacks."""
+        """Reasons of the metrics that are missing for some seed."""
         return {name: why for result in self.results for name, why in result["skipped"].items()}
 
     def as_dict(self) -> dict:
@@ -67,7 +83,7 @@ def _cell(figure: Mapping | None, decimals: int) -> str:
 
 
 def print_report(rows: Sequence[Row], title: str) -> None:
-    """The table, and below it one line for each reason why metrics are missing."""
+    """Prints the table, and below it the reasons of missing metrics."""
     figures = [row.metrics() for row in rows]
     names = [name for name in METRICS if any(name in figure for figure in figures)]
     several = any(len(row.results) > 1 for row in rows)
@@ -80,10 +96,12 @@ def print_report(rows: Sequence[Row], title: str) -> None:
     for row, figure in zip(rows, figures, strict=True):
         cells = [_cell(figure.get(name), DECIMALS.get(name, 3)) for name in names]
         table.add_row(row.name, str(row.results[0]["num_texts"]), *cells)
-    # A log file is no narrow terminal.
+    # Log files get a wide table.
     wide = {"file": console.file, "width": WIDTH_WHERE_PIPED, "quiet": console.quiet}
     (console if console.is_terminal else TextConsole(**wide)).print(table)
-    for why, missing in _reasons(rows).items():
+    for name in filter(LEGENDS.__contains__, names):
+        console.print(f"{name.replace('_', ' ')}: {LEGENDS[name]}.")
+    for why, missing in reasons(row.skipped() for row in rows).items():
         console.print(f"{', '.join(missing)} skipped: {why}.")
     for row in rows:
         if empty := sum(result["empty_texts"] for result in row.results):
@@ -91,12 +109,10 @@ def print_report(rows: Sequence[Row], title: str) -> None:
             console.print(f"{row.name}: {empty} of {total} texts are empty and left out.")
 
 
-def _reasons(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Sentence -> metrics, each once."""
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        for name, why in row.skipped().items():
-            metrics = reasons.setdefault(why, [])
-            if name not in metrics:
-                metrics.append(name)
-    return reasons
+def reasons(skipped: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Reason -> missing metrics, from the reasons of each row's metrics."""
+    found: dict[str, dict[str, None]] = {}
+    for row in skipped:
+        for name, why in row.items():
+            found.setdefault(why, {})[name] = None
+    return {why: list(names) for why, names in found.items()}

@@ -1,7 +1,7 @@
-"""Charts of the report as SVG text, without a plotting library.
+"""Charts of the report as SVG, without a plotting library.
 
-All are drawn 360 units wide, as wide as a phone, so that their letters are never scaled below their size. Colours
-are classes ``s0`` … ``s7`` of the page.
+Charts are 360 units wide, like a phone, so that text is never scaled down. Colours are the page's CSS classes ``s0`` …
+``s7``.
 """
 
 import math
@@ -15,7 +15,7 @@ COLOURS = 8
 
 
 class Point(NamedTuple):
-    """A dot at (x, y) that ``label`` explains; ``hollow`` ones are only outlined."""
+    """A labelled dot at (x, y), outlined if ``hollow``."""
 
     x: float
     y: float
@@ -24,7 +24,7 @@ class Point(NamedTuple):
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from low to high, at most ``most`` of them and at least one."""
+    """At least one and at most ``most`` round numbers from low to high."""
     spread = max(high - low, 1e-9)
     size = 10.0 ** math.floor(math.log10(spread))
     step = next(s for s in (size / 5, size / 2, size, 2 * size, 5 * size) if spread / s <= most - 1)
@@ -33,7 +33,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 class _Frame:
-    """Axes over the values from ``x`` (low, high) and ``y`` (low, high), to which a chart adds its marks."""
+    """Axes with limits ``x`` and ``y`` (low, high), to which a chart adds marks."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float], labels: tuple[str, str]) -> None:
         self.x, self.y, self.labels = x, y, labels
@@ -70,7 +70,7 @@ def _scaled(value: float, limits: tuple[float, float], first: float, last: float
 
 
 def legend(names: Sequence[str]) -> str:
-    """What each colour stands for, in the order of the series."""
+    """A legend of the series' colours."""
     if len(names) < 2:
         return ""
     items = (f'<li><i class="s{k % COLOURS}"></i>{escape(name)}</li>' for k, name in enumerate(names))
@@ -78,7 +78,7 @@ def legend(names: Sequence[str]) -> str:
 
 
 def histogram(series: Mapping[str, Sequence[float]], labels: tuple[str, str], bins: int = 24) -> str:
-    """Shares of the values of each series in bins of equal width over whole numbers, as outlined areas."""
+    """Histogram of integer values for each series, as outlined areas."""
     low = min(min(values) for values in series.values())
     high = max(max(values) for values in series.values())
     width = max(1, math.ceil((high - low + 1) / bins))
@@ -100,7 +100,7 @@ def histogram(series: Mapping[str, Sequence[float]], labels: tuple[str, str], bi
 
 
 def bars(categories: Sequence[str], series: Mapping[str, Sequence[float]], labels: tuple[str, str]) -> str:
-    """A group of bars for each category, a bar for each series."""
+    """A bar chart with a group per category and a bar per series."""
     frame = _Frame((0.0, float(len(categories))), (0.0, max(0.01, *map(max, series.values()))), labels)
     width = 0.8 / len(series)
     for colour, (name, heights) in enumerate(series.items()):
@@ -123,9 +123,9 @@ def scatter(
     size: float = 5,
     joined: Collection[str] = (),
 ) -> str:
-    """Dots of each series, each with its label to be shown when it is touched, and a line through ``path``.
+    """A scatter plot with labels that are shown on touch, and a line through ``path``.
 
-    A line joins the dots of each series in ``joined``.
+    The dots of each series in ``joined`` are connected.
     """
     points = [point for group in series.values() for point in group]
     frame = _Frame(_padded([p.x for p in points]), _padded([p.y for p in points]), labels)

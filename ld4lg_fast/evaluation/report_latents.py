@@ -1,4 +1,4 @@
-"""What the report shows of a model's latents: a map of texts, and the denoising of one text as a film.
+"""The report's views of latents: a map of texts, and the denoising of one sample step by step.
 
 Letters: B texts, N latent positions, d latent width, S sampling steps.
 """
@@ -13,15 +13,15 @@ from torch import Tensor
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
-MAP_TEXTS = 400  # of each kind, at most
+MAP_TEXTS = 400  # maximum of each kind
 FRAMES = 14
-LEVELS = 127  # a latent value of three standard deviations, as a signed byte
+LEVELS = 127  # signed byte for a latent value of three standard deviations
 
 
 @dataclass(frozen=True)
 class LatentMap:
-    """Places (B, 2) of real and of sampled texts on the real texts' first two principal components, and the share
-    of the real texts' variance that either holds."""
+    """Coordinates (B, 2) of real and sampled texts on the real texts' first two principal components, and the share of
+    the real texts' variance that each explains."""
 
     real: list[list[float]]
     sampled: list[list[float]]
@@ -30,7 +30,7 @@ class LatentMap:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is predicted after a step: its text, and its normalised latents (N, d) as base64 of signed bytes."""
+    """Prediction after a step: its text, and its normalised latents (N, d) as base64 of signed bytes."""
 
     step: int
     text: str
@@ -39,7 +39,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Film:
-    """Frames of one sample; ``shape`` (N, d) is that of their latents."""
+    """Frames of one sample with latents of ``shape`` (N, d)."""
 
     num_steps: int
     shape: tuple[int, int]
@@ -47,7 +47,7 @@ class Film:
 
 
 def latent_map(pipe: TextDiffusionPipeline, real: Sequence[str], sampled: Sequence[str]) -> LatentMap | None:
-    """Where the encoder puts texts (empty ones left out); None for fewer than three real or no sampled ones."""
+    """Map of encoded non-empty texts; None with fewer than three real or no sampled texts."""
     kinds = [[text for text in texts[:MAP_TEXTS] if text.strip()] for texts in (real, sampled)]
     if len(kinds[0]) < 3 or not kinds[1]:
         return None
@@ -60,7 +60,7 @@ def latent_map(pipe: TextDiffusionPipeline, real: Sequence[str], sampled: Sequen
 
 
 def _vectors(pipe: TextDiffusionPipeline, texts: Sequence[str]) -> Tensor:
-    """One vector a text: all its latents, or the mean of those that it has in recipe v1."""
+    """One vector per text: all its latents, or the mean of its unpadded latents in recipe v1."""
     latents, mask = pipe.encode(texts)
     latents = latents.double().cpu()
     if mask is None:

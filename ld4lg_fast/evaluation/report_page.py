@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs nothing else: figures, plots, a film of one sample, samples to search."""
+"""An evaluation as one self-contained HTML page: metrics, plots, one sample step by step, searchable samples."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 from ld4lg_fast.checkpoints.files import read_json, write_atomically
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.evaluation.ngrams import ngrams
+from ld4lg_fast.evaluation.report import reasons
 from ld4lg_fast.evaluation.report_charts import Point, bars, histogram, scatter
 from ld4lg_fast.evaluation.report_latents import Film, LatentMap
 from ld4lg_fast.export.runtime.renamed import current_entries
@@ -21,7 +22,7 @@ BETTER_LOW = {"perplexity", "memorization"}
 AGAINST_DIVERSITY = ("mauve", "perplexity", "memorization", "rougeL", "sacrebleu")
 ORDER = 4
 SHARED_BY = ((2, 2), (3, 4), (5, 8), (9, 16), (17, None))
-"""Numbers of texts that an n-gram occurs in, from and to."""
+"""Ranges (from, to) of the number of texts that share an n-gram."""
 
 _LETTER = r"(?:\w|(?<=\w)['’](?=\w))"  # of a word; an apostrophe is one inside
 
@@ -38,9 +39,9 @@ def write_page(
     """Writes the page.
 
     Args:
-        content: what the JSON file of the evaluation holds.
-        film, latents: left out where they are None.
-        earlier: the content of other evaluations of the run by name, for the frontier.
+        content: the evaluation's JSON file.
+        film, latents: omitted if None.
+        earlier: other evaluations of the run by name, for the frontier.
     """
     first_seed = next(iter(content["texts"].values()))
     series = {"real texts": content["references"]["texts"]} | {
@@ -77,7 +78,7 @@ def write_page(
 
 
 def earlier_evaluations(path: Path) -> dict[str, Mapping]:
-    """The contents of the other evaluations in the folder of ``path``, by file name; what is none is passed over."""
+    """The other evaluations in the folder of ``path``, by file name; other files are ignored."""
     found: dict[str, Mapping] = {}
     for other in sorted(path.parent.glob("*.json")):
         if other.resolve() == path.resolve():
@@ -133,12 +134,8 @@ def _table(rows: Sequence[Mapping]) -> str:
     for row in rows:
         cells = "".join(f"<td>{_figure_cell(row['metrics'].get(name))}</td>" for name in names)
         body += f"<tr><th>{escape(row['name'])}</th><td>{row['num_texts']}</td>{cells}</tr>"
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        for name, why in row["skipped"].items():
-            if name not in reasons.setdefault(why, []):
-                reasons[why].append(name)
-    notes = "".join(f"<li>{escape(', '.join(n))} skipped: {escape(why)}.</li>" for why, n in reasons.items())
+    missing = reasons(row["skipped"] for row in rows)
+    notes = "".join(f"<li>{escape(', '.join(n))} skipped: {escape(why)}.</li>" for why, n in missing.items())
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         f'<ul class="notes">{notes}</ul>'
@@ -159,7 +156,7 @@ def _figure(name: str, chart: str, caption: str) -> str:
 
 
 def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, str] | None:
-    """Each decoding of this and of earlier evaluations: how good against how varied."""
+    """Quality against diversity of each decoding, in this and in earlier evaluations."""
     groups = {"this evaluation": [("", row) for row in content["rows"]]}
     groups["earlier ones"] = [(name, row) for name, other in earlier.items() for row in other["rows"]]
     rows = [row for group in groups.values() for _, row in group]
@@ -196,7 +193,7 @@ def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, st
         ((p.x, p.y) for name, points in series.items() if name != "real texts" for p in points), reverse=True
     )
     front: list[tuple[float, float]] = []
-    for x, y in made:  # from the most varied one on
+    for x, y in made:  # by falling diversity
         if not front or sign * y > sign * front[-1][1]:
             front.append((x, y))
     caption = (
@@ -249,7 +246,7 @@ def _shared(series: Mapping[str, Sequence[str]]) -> tuple[str, str]:
 
 
 def _phrases(series: Mapping[str, Sequence[str]]) -> str:
-    """The n-grams that most samples share, beside how many real texts have them."""
+    """The n-grams shared by most samples, and their counts in real texts."""
     (_, real), *others = series.items()
     known, rows = _texts_by_gram(real), ""
     counts = {name: _texts_by_gram(texts) for name, texts in others}

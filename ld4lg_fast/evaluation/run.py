@@ -1,4 +1,4 @@
-"""The test command's work: load a run, sample from it, measure, write."""
+"""One evaluation: loads a run, samples, measures, writes the results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,12 +18,13 @@ from ld4lg_fast.evaluation.comparisons import Samples, named, pair_rows, referen
 from ld4lg_fast.evaluation.metrics import evaluate_pairs, evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.options import Options
-from ld4lg_fast.evaluation.references import choose_class, choose_references, load_dataset, shuffled
+from ld4lg_fast.evaluation.references import choose_references, load_dataset, shuffled
 from ld4lg_fast.evaluation.report import Row, print_report, versions
 from ld4lg_fast.evaluation.report_latents import film, latent_map
 from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
-from ld4lg_fast.options.checks import choose_device, output_file
+from ld4lg_fast.export.runtime.conditions import check_classes
+from ld4lg_fast.options.checks import as_config_errors, choose_device, output_file
 from ld4lg_fast.options.precisions import torch_dtype
 from ld4lg_fast.pipeline.decode import checked_decoding
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
@@ -32,13 +33,13 @@ from ld4lg_fast.terminal.console import console
 
 
 class Evaluation:
-    """One test command, in one of its processes.
+    """One test command, in each of its processes.
 
     Args:
         config: the groups ``infer``, ``generation``, ``evaluation`` and ``dataset`` of ``configs/test.yaml``.
 
     Raises:
-        LD4LGError: anything that the user can mend; everything that can be checked before sampling is.
+        LD4LGError: an error that the user can correct; as much as possible is checked before sampling.
     """
 
     def __init__(self, config: Mapping, processes: PartialState) -> None:
@@ -55,7 +56,7 @@ class Evaluation:
         self.pipe = TextDiffusionPipeline.from_pretrained(self.run_dir)
         checkpoint = infer["ckpt_path"]
         self.checkpoint = None if checkpoint is None else load_checkpoint(self.pipe, self.run_dir, checkpoint)
-        # The file is to say what it was, not that it was left open.
+        # The file stores the resolved defaults.
         generation |= resolved_generation(self.pipe, generation)
         self.generation = generation
         self.options = Options.read(generation, config["evaluation"], self.pipe.model.recipe["version"])
@@ -81,7 +82,10 @@ class Evaluation:
                 "evaluation.interpolation=true is for models without sources; this one writes from a source, leave it "
                 "out."
             )
-        self.class_id = choose_class(self.pipe, generation["class_id"], generation["class_name"])
+        names = self.pipe.statistics.class_names or ()
+        with as_config_errors():
+            chosen: Any = check_classes(names, generation["class_id"], generation["class_name"], 1)
+        self.class_id: int | None = chosen  # one, as the options have one
         dataset = load_dataset(run_directory(infer["output_dir"]), config["dataset"])
         self.dataset = shuffled(dataset, config["evaluation"]["reference_seed"])
         self.references = choose_references(
@@ -101,7 +105,7 @@ class Evaluation:
 
     @property
     def conditions(self) -> Conditions:
-        """A sample has the class and the source of its reference; candidates of a source stand in a row."""
+        """Each sample has the class and source of its reference; candidates of a source are consecutive."""
         count = self.options.num_candidates
 
         def repeat(column: list | None) -> list | None:
@@ -111,35 +115,34 @@ class Evaluation:
         return Conditions(self.options.num_samples * count, labels, sources, scored=count > 1)
 
     def sample(self, seed: int, setting: tuple[int, float] | None = None) -> Sampled | None:
-        """The samples of a seed, of a ``setting`` of `Options.frontier` in the place of the table's; None but in the
-        main process."""
+        """Samples of a seed, optionally with a ``setting`` of `Options.frontier`; None in all but the main process."""
         options = self._sampling_options(setting)
         return sample_texts(self.pipe, self.conditions, self.options.decodings, options, seed, self.processes)
 
     def _sampling_options(self, setting: tuple[int, float] | None = None) -> dict:
-        names = ("sampler", "spacing", "guidance_scale", "guidance_interval", "precision", "batch_size")
-        options = {name: self.generation[name] for name in names}
+        names = ("sampler", "spacing", "eta", "guidance_scale", "guidance_interval", "batch_size")
+        options = {name: self.generation[name] for name in (*names, "precision")}
         options["num_inference_steps"] = self.generation["num_inference_steps"]
         if setting is not None:
             options["num_inference_steps"], options["guidance_scale"] = setting
         return options
 
     def samples(self) -> dict[int, Sampled]:
-        """Those of every seed; nothing but in the main process."""
+        """Samples of every seed; empty in all but the main process."""
         return {seed: own for seed in self.options.seeds if (own := self.sample(seed))}
 
     def frontier(self) -> dict[tuple[int, float], Sampled]:
-        """The first seed's samples of every setting of the frontier; nothing but in the main process."""
+        """The first seed's samples with every frontier setting; empty in all but the main process."""
         first = self.options.seeds[0]
         return {each: own for each in self.options.frontier if (own := self.sample(first, each))}
 
     def measure(
         self, sampled: Mapping[int, Sampled], frontier: Mapping[tuple[int, float], Sampled] | None = None
     ) -> Path:
-        """Measures the texts of all seeds, prints the table and writes the file; returns its path."""
+        """Measures all samples, prints the table and writes the file; returns its path."""
         models = ScoringModels(self.device)
         samples = {seed: own.texts for seed, own in sampled.items()}
-        # Texts are dear: they are kept even if measuring them fails.
+        # Samples are expensive: they are saved even if measuring fails.
         swept = {_setting_name(*setting): own.texts for setting, own in (frontier or {}).items()}
         self._write(samples, [], models, swept)
         rows = self._rows(sampled, models)
@@ -154,7 +157,7 @@ class Evaluation:
         return path
 
     def _rows(self, sampled: Mapping[int, Sampled], models: ScoringModels, alone: bool = False) -> list[Row]:
-        """The table's rows of samples, ``alone`` without those of other texts than these."""
+        """The rows of samples; with ``alone`` without rows of classes, real texts and interpolations."""
         samples = {seed: own.texts for seed, own in sampled.items()}
         shared: dict[str, Any] = {"settings": self.options.settings, "models": models}
         if self.from_sources:
@@ -173,7 +176,7 @@ class Evaluation:
         return rows + reference_rows(self.dataset, self.references, names, measure)
 
     def _between_real_texts(self) -> dict[str, list[str]]:
-        """What each decoding makes of the latents halfway between pairs of validation texts, as many as samples."""
+        """Texts from latents halfway between pairs of validation texts, by decoding."""
         known, count = self.dataset.validation.texts, self.options.num_samples
         start, end = ([known[(i + shift) % len(known)] for i in range(count)] for shift in (0, 1))
         latents, mask = self.pipe.between(start, end, torch.full((count,), 0.5))
@@ -196,7 +199,7 @@ class Evaluation:
         console.print(f"Report written to {page}.")
 
     def _options_of_first(self, setting: tuple[int, float] | None = None) -> dict:
-        """What the first sample of the first seed was sampled with."""
+        """Sampling options of the first sample of the first seed."""
         options = self._sampling_options(setting) | {"seed": self.options.seeds[0]}
         if self.references.labels is not None:
             options["class_id"] = self.references.labels[0]

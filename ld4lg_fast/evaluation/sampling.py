@@ -1,6 +1,6 @@
-"""The samples that are measured: shared out over the processes, one set of latents for all decodings.
+"""Samples for the evaluation, distributed over the processes; all decodings share the latents.
 
-A sample depends on the seed and its number alone, so the number of processes changes nothing.
+A sample depends only on the seed and its number, not on the number of processes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from ld4lg_fast.terminal.console import progress_bar
 
 @dataclass(frozen=True)
 class Conditions:
-    """What each sample is sampled under, a class or a source text, or nothing; ``scored``: scores are wanted."""
+    """Conditions of the samples: classes, source texts or none; ``scored``: whether to compute scores."""
 
     num_samples: int
     class_ids: list[int] | None = None
@@ -28,8 +28,8 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Sampled:
-    """By the name of each decoding its texts, in the order of the samples, and where they were asked for the scores:
-    how sure the decoder is of each text (`LatentOperations.confidences`)."""
+    """Texts by decoding, in the order of the samples, and their scores if requested: mean log-probabilities under the
+    decoder (`LatentOperations.confidences`)."""
 
     texts: dict[str, list[str]]
     scores: dict[str, list[float]]
@@ -43,7 +43,7 @@ def sample_texts(
     seed: int,
     processes: PartialState,
 ) -> Sampled | None:
-    """The samples; None but in the main process.
+    """The samples; None in all but the main process.
 
     Args:
         options: of `TextDiffusionPipeline.sample` (sampler, steps, guidance).
@@ -67,7 +67,7 @@ def _texts_of(
     options: Mapping,
     seed: int,
 ) -> list[tuple]:
-    """Each sample's texts, one a decoding, and then as many scores where they are wanted."""
+    """Texts of each sample, one per decoding, followed by their scores if requested."""
     chosen = torch.tensor(ids)
     common: dict[str, Any] = {"seed": seed, "batch_size": options["batch_size"], "sample_ids": chosen}
     given: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""How near texts are to the references of their sources: ROUGE, a mean over pairs, and corpus BLEU.
+"""Similarity of texts to the references of their sources: mean ROUGE and corpus BLEU.
 
-Both packages know the words of English alone; in other scripts theirs are replaced by those of `similarity`.
+Both packages tokenize English only; in other scripts the words of `similarity` are used.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ STEMMED_ROUGE = tuple(f"{name}_stemmed" for name in ROUGE)
 
 
 class _Words:
-    """What `rouge-score` asks for tokens; in ASCII its own, stemmed where it stems."""
+    """Tokenizer for `rouge-score`: its own tokens for ASCII words, the words of `similarity` for others."""
 
     def __init__(self, stem: bool) -> None:
         tokenizers = require("rouge_score.tokenizers", "rouge-score")
@@ -25,10 +25,10 @@ class _Words:
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str], stem: bool = False) -> dict[str, float]:
-    """Mean F1 of ROUGE-1, -2 and -L (Lin 2004) by `rouge-score`, 0 to 1; ``stem``: over Porter's stems.
+    """Mean F1 of ROUGE-1, -2 and -L (Lin 2004) by `rouge-score`, 0 to 1; ``stem``: with Porter stemming.
 
     Raises:
-        Unavailable: the package is missing, or most words are in a script that Porter's stemmer does not know.
+        Unavailable: the package is missing, or Porter's stemmer does not know the script of most words.
     """
     scorer = require("rouge_score.rouge_scorer", "rouge-score")
     tokenizer = _Words(stem)
@@ -50,8 +50,8 @@ def _check_stemmer(texts: Sequence[str]) -> None:
 
 
 def sacrebleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU of sacrebleu with its standard 13a tokens, between 0 and 100; in scripts without spaces, as its
-    tokens zh do for Chinese, every character is one."""
+    """Corpus BLEU of sacrebleu with 13a tokenization, from 0 to 100; in scripts without spaces every character is a
+    token, as in its zh tokenization."""
     from sacrebleu import corpus_bleu
 
     return corpus_bleu(

@@ -1,4 +1,4 @@
-"""What cannot be computed here is left out with a sentence, never replaced by a guess."""
+"""Errors and checks for metrics that cannot be computed, which are then omitted with a reason."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 
 class Unavailable(Exception):
-    """A metric cannot be computed here; the message says in one sentence why, and what to do."""
+    """A metric cannot be computed; the message gives reason and remedy in one sentence."""
 
 
 class ModelUnavailable(Unavailable):
-    """A model cannot be had; the message ends with what to give instead, and `of_option` says how."""
+    """A model cannot be loaded; `of_option` adds the option to change to the message."""
 
     def of_option(self, name: str) -> str:
         """The message with the option that names the model."""
@@ -20,13 +20,13 @@ class ModelUnavailable(Unavailable):
 
 
 def check_known(ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses texts that a model cannot see, as an English one does not those of another script.
+    """Checks that a tokenizer knows the texts, unlike an English one another script.
 
     Raises:
-        ModelUnavailable: most of the token ``ids`` are the one that the tokenizer has for what it does not know.
+        ModelUnavailable: most of the token ``ids`` are the unknown token.
     """
     unknown = tokenizer.unk_token_id
-    # A tokenizer of bytes knows everything; its unknown token is one that ends texts.
+    # Byte-level tokenizers know everything; their unknown token is the one that ends texts.
     if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         return
     special = set(tokenizer.all_special_ids) - {unknown}
@@ -43,7 +43,7 @@ def require(module: str, package: str) -> ModuleType:
     """Imports an optional module.
 
     Raises:
-        Unavailable: it is not installed; ``package`` is what to install.
+        Unavailable: ``package`` is not installed.
     """
     try:
         return import_module(module)

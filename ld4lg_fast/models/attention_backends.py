@@ -127,7 +127,7 @@ def usable_package(device: torch.device, width: int, dropout: bool) -> FlashPack
 def check_attn_implementation(name: str, option: str = "attn_implementation") -> None:
     """Refuses unknown names, and ``flash_attn`` on a machine where no package can run.
 
-    Tensors are looked at when attention is computed: models are moved and cast after they are loaded.
+    The device and dtype of tensors are checked in `flash_attention`: models are moved and cast after they are loaded.
 
     Raises:
         ConfigError: naming the option and the reason.
@@ -212,8 +212,8 @@ def flash_attention(
         raise ConfigError(_refusal(q.device, q.shape[-1], bool(dropout)))
     if q.dtype not in HALF:
         raise ConfigError(
-            f"attn_implementation=flash_attn computes in bfloat16 or float16, not {q.dtype}; cast the model "
-            "(pipe.to(torch.bfloat16)) or choose auto or sdpa."
+            f"attn_implementation=flash_attn computes in bfloat16 or float16, not {q.dtype}; use "
+            "pipe.to(torch.bfloat16) or train.mixed_precision=bf16, or choose auto or sdpa."
         )
     options = {"softmax_scale": scale, "causal": causal} | ({"dropout_p": dropout} if dropout else {})
     fixed, packed = _functions(package)
@@ -271,7 +271,8 @@ def attention(
     if norms:
         heads[:2] = norms[0](heads[0]), norms[1](heads[1])
     if name == "sdpa":
-        out = F.scaled_dot_product_attention(*heads, attn_mask=bias, dropout_p=dropout)
+        queries, keys, values = heads
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, dropout_p=dropout)
         return out.transpose(1, 2).flatten(2)
     if bias is not None:
         raise ConfigError(

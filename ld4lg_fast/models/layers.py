@@ -23,7 +23,7 @@ from ld4lg_fast.models.packed_sequences import Varlen
 
 
 def store_in_parts(module: nn.Module, fused: str, parts: Sequence[str]) -> None:
-    """Lets ``module.<fused>`` (a Linear) appear in state dicts as equal row blocks named ``parts``."""
+    """Stores the Linear ``module.<fused>`` in state dicts as equal row blocks named ``parts``."""
 
     def split(module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
         for kind in ("weight", "bias"):
@@ -42,13 +42,13 @@ def store_in_parts(module: nn.Module, fused: str, parts: Sequence[str]) -> None:
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype that a product with ``weight`` will have: autocast's if it is on, else the weight's."""
+    """The dtype of a matmul with ``weight``: autocast's if enabled, else the weight's."""
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def project_to_sphere(x: Tensor) -> Tensor:
-    """Each latent vector scaled to norm √d, the form of l2-normalised latents."""
+    """Projects each latent vector to the sphere of radius √d (l2-normalised latents)."""
     return F.normalize(x, dim=-1) * math.sqrt(x.shape[-1])
 
 
@@ -78,13 +78,13 @@ def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor
 
 
 def twice(x: Tensor) -> Tensor:
-    """(B, …) -> (2B, …): the conditional half of a guided batch, and the unconditional one."""
+    """(B, …) -> (2B, …): the conditional and the unconditional half of a guided batch."""
     return torch.cat([x, x])
 
 
 @dataclass(frozen=True)
 class Modulation:
-    """What a denoiser's blocks take from time and class, R rows of it: B, or 1 for all samples.
+    """Time and class inputs of a denoiser's blocks, with R rows: B, or 1 for all samples.
 
     ``embedding`` (R, 1, D) is added to the input; ``table`` (R, 1, 2·L·D) holds each block's scale and shift (None
     in a model without).
@@ -96,7 +96,7 @@ class Modulation:
     def of_block(self, index: int) -> tuple[Tensor, Tensor]:
         """Scale and shift (R, 1, D) of a block."""
         dim = self.embedding.shape[-1]
-        table = self.table.narrow(-1, 2 * index * dim, 2 * dim)  # type: ignore[union-attr]  # asked only with one
+        table = self.table.narrow(-1, 2 * index * dim, 2 * dim)  # type: ignore[union-attr]  # called only with a table
         scale, shift = table.chunk(2, dim=-1)
         return scale, shift
 
@@ -106,7 +106,7 @@ class Modulation:
         return Modulation(self.embedding.index_select(0, index), table)
 
     def overwrite(self, rows: "Modulation") -> None:
-        """Puts other rows, at most as many, in the place of the first of these."""
+        """Overwrites the first rows in place with at most as many others."""
         self.embedding[: len(rows.embedding)] = rows.embedding
         if self.table is not None and rows.table is not None:
             self.table[: len(rows.table)] = rows.table
@@ -139,7 +139,7 @@ class PositionTable(nn.Embedding):
 
 
 class HeadRMSNorm(nn.Module):
-    """Heads of q or k at the root mean square ``gamma`` (64,), shared by them: x / max(‖x‖·64^-0.5, 1e-8)·γ."""
+    """RMS norm of each head of q or k: x / max(‖x‖·64^-0.5, 1e-8)·γ, with ``gamma`` (64,) shared by the heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,11 +160,11 @@ def attend(
     rows: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """`attention_backends.attention` with its ``options``, where some queries may be padding.
+    """`attention_backends.attention` with its ``options``, and padded queries that attend uniformly.
 
-    ``rows`` (B, N) are the real queries. The others attend uniformly by their bias already, but SDPA's
-    backward on a CPU gets rows without any allowed key wrong (the log of their number of keys is lost next
-    to the lowest finite number), so where a loss reaches such rows they are told here.
+    ``rows`` (B, N): the real queries, or None. Padded queries attend uniformly by their bias, but SDPA's backward on a
+    CPU is wrong for rows without an allowed key (adding the lowest finite number loses the log of the number of keys).
+    So where gradients need such rows, their output is computed here.
     """
     out = attention(q, k, v, bias, **options)
     return out if rows is None else torch.where(rows[..., None], out, v.mean(dim=1, keepdim=True))

@@ -1,4 +1,4 @@
-"""Our attention backends as implementations that transformers' models can be told to use.
+"""Our attention backends, registered as attention implementations of transformers.
 
 `ops.short_attention` serves training in bfloat16 on a CPU; FlashAttention serves passes over whole texts on a GPU:
 encoding, teacher-forced training, scoring. `decoding.stack`, which decodes token by token, has its own attention.
@@ -16,21 +16,23 @@ from transformers.masking_utils import sdpa_mask
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
-from ld4lg_fast.models.attention_backends import DIM_HEAD, flash_attention
+from ld4lg_fast.models.attention_backends import DIM_HEAD, flash_attention, set_attn_implementation
 from ld4lg_fast.models.packed_sequences import Lengths, PackedSequences, Varlen
 
 NAME = "ld4lg_short"
-FLASH = "ld4lg_flash"
+FLASH = "ld4lg_varlen"  # transformers loads packages of its own for names with "flash"
 
 
 def set_lm_attention(lm: PreTrainedModel, name: str) -> None:
-    """Has a language model use a backend of `attention_backends.BACKENDS`; ``auto`` is SDPA.
+    """Has a language model use a backend of `attention_backends.BACKENDS`; ``auto`` is transformers' choice, or SDPA.
 
     ``short_attention`` leaves what it has no case for to SDPA, see `use_short_attention`.
 
     Raises:
         ConfigError: FlashAttention for a model that adds a bias to its scores.
     """
+    if name == "auto" and lm.config._attn_implementation not in (NAME, FLASH):
+        return
     if name == "flash_attn" and hasattr(lm.config, "relative_attention_num_buckets"):
         raise ConfigError(
             f"attn_implementation=flash_attn adds no bias to attention scores, and {lm.config.model_type} has relative "
@@ -39,8 +41,18 @@ def set_lm_attention(lm: PreTrainedModel, name: str) -> None:
     lm.set_attn_implementation({"flash_attn": FLASH, "short_attention": NAME}.get(name, "sdpa"))
 
 
+def set_attention(autoencoder: nn.Module, name: str) -> None:
+    """Has a language autoencoder, its ``lm`` and its Perceiver, use a backend that `check_attn_implementation` passes.
+
+    Raises:
+        ConfigError: see `set_lm_attention`.
+    """
+    set_lm_attention(autoencoder.lm, name)  # type: ignore[arg-type]  # a language model
+    set_attn_implementation(autoencoder, name)
+
+
 def use_short_attention(lm: PreTrainedModel, device: torch.device) -> None:
-    """Has a model attend by `ops.short_attention` on a CPU in bfloat16, where PyTorch's own takes long to go back."""
+    """Selects `ops.short_attention` on a CPU in bfloat16, where the backward pass of PyTorch's SDPA is slow."""
     if device.type == "cpu":
         lm.set_attn_implementation(NAME)
 
@@ -88,22 +100,25 @@ def _flash_attention(
 ) -> tuple[Tensor, None]:
     """FlashAttention in transformers' form, see `_attention`; keys that a mask hides are not computed.
 
-    The mask of an attention that is causal is its triangle alone; that of any other is the same for all queries.
+    A mask of pairs, as `LanguageAutoencoder` gives it, is the triangle alone if the attention is causal, and the same
+    for all queries otherwise.
     """
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     causal = (getattr(module, "is_causal", False) if is_causal is None else is_causal) and q.shape[1] > 1
-    varlen = None
-    if attention_mask is not None and not causal:
-        first = attention_mask[:, 0, 0] if attention_mask.dim() == 4 else attention_mask
-        keep = first.bool() if attention_mask.dim() == 2 or first.dtype == torch.bool else first == 0
-        packed = PackedSequences.of(keep.expand(*k.shape[:2]))
-        varlen = Varlen(Lengths.equal(*q.shape[:2], q.device), packed.lengths)
-        k, v = packed.pack(k)[0], packed.pack(v)[0]
-    elif attention_mask is not None and len(attention_mask) > 1:
-        raise ConfigError("attn_implementation=flash_attn has no padding in causal attention; choose sdpa.")
-    heads = q if varlen is None else q.flatten(0, 1)
-    out = flash_attention(heads, k, v, varlen, scale=scaling, dropout=dropout, causal=causal)
-    return out.view(q.shape), None
+    common: dict[str, Any] = {"scale": scaling, "dropout": dropout, "causal": causal}
+    of_pairs = attention_mask is not None and attention_mask.dim() == 4
+    if attention_mask is None or (causal and of_pairs):
+        return flash_attention(q, k, v, **common), None
+    keep = attention_mask.bool()
+    if of_pairs:
+        first = attention_mask[:, 0, 0]
+        keep = first if first.dtype == torch.bool else first == 0
+    packed = PackedSequences.of(keep.expand(*k.shape[:2]))
+    queries = packed.lengths if causal else Lengths.equal(q.shape[0], q.shape[1], q.device)
+    q_packed = packed.pack(q)[0] if causal else q.flatten(0, 1)
+    varlen = Varlen(queries, packed.lengths)
+    out = flash_attention(q_packed, packed.pack(k)[0], packed.pack(v)[0], varlen, **common)
+    return (packed.unpack(out.flatten(1)[None]) if causal else out).view(q.shape), None
 
 
 def _padding(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:

@@ -1,7 +1,6 @@
-"""Reads and writes the parameter names of the two published systems.
+"""Parameter names of the two published systems: tables from published names to ours, used in both directions.
 
-For each network: a table from published name to ours, built from a config that is read off the tensor shapes.
-The tables serve both directions and name every key that has no place.
+Each table is built from a config that is inferred from the tensor shapes.
 """
 
 import re
@@ -33,10 +32,10 @@ def _attention(published: str, ours: str) -> dict[str, str]:
 
 
 def _count(state: State, pattern: str) -> int:
-    """How many numbers ``pattern``'s group takes in the keys: 0, 1, 2 and so on.
+    """The number of indices 0, 1, 2, … that ``pattern``'s group matches in the keys.
 
     Raises:
-        CheckpointError: one is left out.
+        CheckpointError: an index is missing.
     """
     found = {m[1] for key in state if (m := re.match(pattern, key))}
     wanted = {str(number) for number in range(len(found))}
@@ -57,13 +56,13 @@ def _shape(state: State, key: str, dimensions: int = 2) -> tuple[int, ...]:
 
 
 def _heads(state: State, to_q: str, dim: int) -> int | None:
-    """Heads of 64 where their number is not the width's own, D/64 (a missing tensor is `rename`'s to name)."""
+    """The number of heads if it is not D/64, else None (`rename` reports a missing tensor)."""
     inner = _shape(state, to_q)[0] if to_q in state else dim
     return None if inner == dim else inner // DIM_HEAD
 
 
 def denoiser_config(state: State) -> DenoiserConfig:
-    """Reads the sizes off an official denoiser's tensors (dropout is not stored there: 0.1)."""
+    """Infers the sizes from an official denoiser's tensors; dropout is not stored and becomes 0.1."""
     max_len, dim = _shape(state, "pos_emb.emb.weight")
     has_context = "seq2seq_proj.weight" in state
     return DenoiserConfig(
@@ -82,12 +81,38 @@ def denoiser_config(state: State) -> DenoiserConfig:
     )
 
 
+def _outer_names(time_proj: str) -> dict[str, str]:
+    """The denoiser's parameters outside its blocks that both systems have."""
+    names = _linear("time_mlp.1", "time_mlp.0") | _linear("time_mlp.3", "time_mlp.2")
+    names |= _linear(time_proj, "time_proj") | {"pos_emb.emb.weight": "pos_emb.weight"}
+    for name in ("input_proj", "norm", "output_proj"):
+        names |= _linear(name, name)
+    return names
+
+
+def _layers(prefix: str, block: int, per_block: int) -> list[str]:
+    return [f"{prefix}.{block * per_block + k}" for k in range(per_block)]
+
+
+def _block_names(
+    layers: list[str], block: str, norm: str, proj_out: str, modulation: str | None
+) -> dict[str, str]:
+    """A block, published as two or three ``layers``: self-attention, perhaps cross-attention, feed-forward."""
+    first, *cross, last = layers
+    names = _linear(f"{first}.{norm}", f"{block}.attn_norm") | _attention(f"{first}.1", f"{block}.attn")
+    for layer in cross:
+        names |= _linear(f"{layer}.{norm}", f"{block}.cross_norm")
+        names |= _attention(f"{layer}.1", f"{block}.cross_attn")
+    names |= _linear(f"{last}.{norm}", f"{block}.ff_norm") | _linear(
+        f"{last}.1.ff.0.proj", f"{block}.ff.proj_in"
+    )
+    names |= _linear(f"{last}.1.ff.{proj_out}", f"{block}.ff.proj_out")
+    return names | (_linear(f"{last}.{modulation}", f"{block}.modulation") if modulation else {})
+
+
 def denoiser_names(config: DenoiserConfig) -> dict[str, str]:
     """Official name -> name in `DiffusionTransformer`'s state dict."""
-    names = _linear("time_mlp.1", "time_mlp.0") | _linear("time_mlp.3", "time_mlp.2")
-    names |= _linear("time_pos_embed_mlp.1", "time_proj") | _linear("input_proj", "input_proj")
-    names |= _linear("norm", "norm") | _linear("output_proj", "output_proj")
-    names["pos_emb.emb.weight"] = "pos_emb.weight"
+    names = _outer_names("time_pos_embed_mlp.1")
     if config.self_condition:
         names["init_self_cond"] = "init_self_cond"
     if config.num_classes:
@@ -98,26 +123,17 @@ def denoiser_names(config: DenoiserConfig) -> dict[str, str]:
         names["null_embedding_seq2seq.weight"] = "null_context"
     for n in range(config.num_dense_connections):
         names |= _linear(f"encoder.dense_projections.{n}", f"dense_projections.{n}")
-    per_block = 3 if config.dim_context else 2
+    modulation = "2.scale_shift.time_mlp.1" if config.scale_shift else None
     for i in range(config.depth):
-        first, last = f"encoder.layers.{i * per_block}", f"encoder.layers.{i * per_block + per_block - 1}"
-        block = f"blocks.{i}"
-        names |= _linear(f"{first}.0.0", f"{block}.attn_norm") | _attention(f"{first}.1", f"{block}.attn")
-        if config.dim_context:
-            cross = f"encoder.layers.{i * per_block + 1}"
-            names |= _linear(f"{cross}.0.0", f"{block}.cross_norm")
-            names |= _attention(f"{cross}.1", f"{block}.cross_attn")
-        names |= _linear(f"{last}.0.0", f"{block}.ff_norm")
-        names |= _linear(f"{last}.1.ff.0.proj", f"{block}.ff.proj_in")
-        names |= _linear(f"{last}.1.ff.3", f"{block}.ff.proj_out")
+        layers = _layers("encoder.layers", i, 3 if config.dim_context else 2)
+        names |= _block_names(layers, f"blocks.{i}", "0.0", "3", modulation)
         if config.scale_shift:
-            names |= _linear(f"{last}.0.1", f"{block}.post_norm")
-            names |= _linear(f"{last}.2.scale_shift.time_mlp.1", f"{block}.modulation")
+            names |= _linear(f"{layers[-1]}.0.1", f"blocks.{i}.post_norm")
     return names
 
 
 def denoiser_config_v1(state: State) -> DenoiserConfigV1:
-    """Reads the sizes off an unofficial denoiser's tensors."""
+    """Infers the sizes from an unofficial denoiser's tensors."""
     max_len, dim = _shape(state, "pos_emb.emb.weight")
     cross_attention = "transformer_layers.layers.1.1.to_q.weight" in state
     return DenoiserConfigV1(
@@ -134,37 +150,21 @@ def denoiser_config_v1(state: State) -> DenoiserConfigV1:
 
 def denoiser_names_v1(config: DenoiserConfigV1) -> dict[str, str]:
     """Unofficial name -> name in `DiffusionTransformerV1`'s state dict."""
-    names = _linear("time_mlp.1", "time_mlp.0") | _linear("time_mlp.3", "time_mlp.2")
-    names |= _linear("time_pos_emb_mlp.1", "time_proj") | _linear("input_proj", "input_proj")
-    names |= _linear("norm", "norm") | _linear("output_proj", "output_proj")
-    names["pos_emb.emb.weight"] = "pos_emb.weight"
+    names = _outer_names("time_pos_emb_mlp.1")
     names["transformer_layers.rel_pos.relative_attention_bias.weight"] = "relative_bias.weight"
     if config.self_condition:
         names |= _linear("self_proj", "self_cond_proj")
         names["null_emb.weight"] = "null_self_cond"
     if config.num_classes:
         names["class_emb.weight"] = "class_embedding.weight"
-    per_block = 3 if config.cross_attention else 2
     for i in range(config.depth):
-        layers, block = (
-            [f"transformer_layers.layers.{i * per_block + k}" for k in range(per_block)],
-            f"blocks.{i}",
-        )
-        names |= _linear(f"{layers[0]}.0", f"{block}.attn_norm") | _attention(
-            f"{layers[0]}.1", f"{block}.attn"
-        )
-        if config.cross_attention:
-            names |= _linear(f"{layers[1]}.0", f"{block}.cross_norm")
-            names |= _attention(f"{layers[1]}.1", f"{block}.cross_attn")
-        names |= _linear(f"{layers[-1]}.0", f"{block}.ff_norm")
-        names |= _linear(f"{layers[-1]}.1.ff.0.proj", f"{block}.ff.proj_in")
-        names |= _linear(f"{layers[-1]}.1.ff.2", f"{block}.ff.proj_out")
-        names |= _linear(f"{layers[-1]}.2.time_mlp.1", f"{block}.modulation")
+        layers = _layers("transformer_layers.layers", i, 3 if config.cross_attention else 2)
+        names |= _block_names(layers, f"blocks.{i}", "0", "2", "2.time_mlp.1")
     return names
 
 
 def perceiver_config(state: State, l2_normalize: bool) -> PerceiverConfig:
-    """Reads the sizes off an official autoencoder's tensors; l2 normalisation leaves no trace in them."""
+    """Infers the sizes from an official autoencoder's tensors, which do not show l2 normalisation."""
     num_latents, dim_latent = _shape(state, "perceiver_encoder.latents")
     max_len, dim_lm = _shape(state, "perceiver_encoder.pos_emb.emb.weight")
     perceiver = "perceiver_decoder.latents" in state
@@ -246,7 +246,7 @@ def rename(state: State, names: Mapping[str, str]) -> dict[str, Tensor]:
     """The state under other names.
 
     Raises:
-        CheckpointError: keys without a place, or places without a key; the message names them.
+        CheckpointError: unexpected or missing keys, which the message names.
     """
     if unknown := state.keys() - names.keys():
         raise CheckpointError(f"The checkpoint holds tensors that have no place here: {some(unknown)}.")
@@ -256,15 +256,15 @@ def rename(state: State, names: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def to_published(state: State, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The way back: our state dict under published names."""
+    """Our state dict under published names."""
     return rename(state, {ours: published for published, ours in names.items()})
 
 
 def check_numbers(name: str, tensor: Tensor, like: Tensor) -> None:
-    """Refuses what a copy would turn into other numbers, or into none.
+    """Refuses a tensor that cannot be copied without changing its values, or that is not finite.
 
     Raises:
-        CheckpointError: a tensor of another kind of dtype than the model's, or with elements that are not finite.
+        CheckpointError: a dtype of another kind than the model's, or elements that are not finite.
     """
     if tensor.is_floating_point() != like.is_floating_point() or tensor.is_complex():
         raise CheckpointError(f"{name} is stored as {tensor.dtype}, but the model needs {like.dtype}.")
@@ -273,10 +273,10 @@ def check_numbers(name: str, tensor: Tensor, like: Tensor) -> None:
 
 
 def _fill(build: Callable[[], Model], state: State, names: Mapping[str, str]) -> Model:
-    """The model that ``build`` makes, with a published state in it; it is built where the state fits.
+    """The model that ``build`` returns, loaded with a published state; built only if the state fits.
 
     Raises:
-        CheckpointError: names, shapes or dtypes that do not fit; the message has the published names.
+        CheckpointError: names, shapes or dtypes that do not fit, by their published names.
     """
     renamed = rename(state, names)
     try:

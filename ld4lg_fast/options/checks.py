@@ -1,4 +1,4 @@
-"""Options that a user gives, checked before anything else is done with them: numbers, names, texts, files to write."""
+"""Checks of option values in calls: numbers, names, texts, devices, tensors, paths; they raise ``ConfigError``."""
 
 import os
 import tempfile
@@ -35,13 +35,12 @@ RULES: Mapping[str, Rule] = {
     "length": WholeNumber(),
     "pull": Number(0, 1),
     "amount": Number(-1000, 1000),
-    "eta": Number(0, 1),
     "cuda_graph": Switch(),
     "steer": Function(),
     "progress": Function(),
     "callback": Function(),
 }
-"""What the options of the package may be, by name; names to choose from are checked where they are defined."""
+"""Rules of the package's options by name; choices (samplers, strategies) are checked where they are defined."""
 
 
 @contextmanager
@@ -65,20 +64,20 @@ def check(name: str, value: Any, rule: Rule | None = None) -> None:
 
 
 def check_options(**values: Any) -> tuple:
-    """`check` of options by their names; returns the values, numbers of other libraries as those of Python."""
+    """`check` of options by their names; returns the values, numbers of NumPy and PyTorch as Python numbers."""
     for name, value in values.items():
         check(name, value)
     return tuple(map(plain, values.values()))
 
 
 def check_given(**values: Any) -> tuple:
-    """The same, where None stands for a default."""
+    """`check_options` of options that may be None, which stands for a default."""
     check_options(**{name: value for name, value in values.items() if value is not None})
     return tuple(map(plain, values.values()))
 
 
 def check_choice(name: str, value: Any, names: Collection[str], or_none: bool = False) -> None:
-    """Refuses what is none of ``names``, nor None where that is allowed.
+    """Refuses values other than ``names``, and None unless ``or_none``.
 
     Raises:
         ConfigError: it is something else.
@@ -88,10 +87,10 @@ def check_choice(name: str, value: Any, names: Collection[str], or_none: bool = 
 
 
 def text_list(name: str, texts: str | Sequence[str]) -> list[str]:
-    """Texts as a list; one text alone is a list of it.
+    """A list of texts; a single text becomes a list.
 
     Raises:
-        ConfigError: no texts, or something that is none.
+        ConfigError: no texts, or something that is not a text.
     """
     given = [texts] if isinstance(texts, str) else elements(texts)
     if given is None:
@@ -124,9 +123,9 @@ def numbers(
 def whole_numbers(
     name: str, values: Tensor | Sequence[int], rule: WholeNumber, count: int, device: torch.device | str
 ) -> Tensor:
-    """The same with (count,) int64."""
+    """`numbers` for whole numbers: (count,) int64."""
     if isinstance(values, Tensor) and _is_simple(values, count):
-        moved = values.to(device, torch.int64)  # many of them are checked at once
+        moved = values.to(device, torch.int64)  # fast path: all are checked at once
         if not ((moved < rule.least) | (moved > rule.most)).any():
             return moved
     return torch.tensor(_checked_elements(name, values, rule, count), dtype=torch.int64, device=device)
@@ -152,7 +151,7 @@ def _checked_elements(name: str, values: Any, rule: Number | WholeNumber, count:
 
 
 def checked_device(device: torch.device | str | int) -> torch.device:
-    """A device by its name, after something was computed on it.
+    """A device by its name, tested with an allocation.
 
     Raises:
         ConfigError: a device that this machine or this torch does not have.
@@ -180,10 +179,10 @@ def choose_device(name: str | int | None) -> torch.device:
 def checked_place(
     device: torch.device | str | int | torch.dtype | None, dtype: torch.dtype | None
 ) -> tuple[torch.device | None, torch.dtype | None]:
-    """A device and a dtype of networks; the dtype may stand alone.
+    """The arguments of a network's ``to``: device and dtype, or a dtype alone.
 
     Raises:
-        ConfigError: a device that is not there, or what is no dtype of floating-point numbers.
+        ConfigError: a device that is not available, or a dtype that is not floating-point.
     """
     if isinstance(device, torch.dtype):
         device, dtype = None, device
@@ -210,10 +209,10 @@ def check_memory(name: str, count: int, bytes_each: int, device: torch.device) -
 
 
 def checked_path(name: str, path: Path | str) -> Path:
-    """A path of a file system that may or may not exist.
+    """A path, which need not exist.
 
     Raises:
-        ConfigError: something else, or a name that no file system takes.
+        ConfigError: not a path, or a name that the file system does not accept.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise ConfigError(f"{name} is {shown(path)}; it must be a path, as a text or a Path.")
@@ -233,10 +232,10 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
-    """Refuses a tensor whose elements cannot be read one by one.
+    """Refuses sparse and nested tensors and those on the meta device.
 
     Raises:
-        ConfigError: a sparse or nested one, or one without memory.
+        ConfigError: names the tensor and what it is.
     """
     if tensor.is_nested or tensor.layout != torch.strided:
         kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
@@ -248,10 +247,10 @@ def check_dense(name: str, tensor: Tensor) -> None:
 
 
 def check_floats(name: str, tensor: Tensor) -> None:
-    """The same, and refuses what is no floating-point numbers.
+    """Refuses tensors that are not dense or whose dtype is not one of `FLOATS`.
 
     Raises:
-        ConfigError: see `check_dense`, or another dtype than those of `FLOATS`.
+        ConfigError: see `check_dense`, or the dtype.
     """
     check_dense(name, tensor)
     if tensor.dtype not in FLOATS:
@@ -262,15 +261,15 @@ def check_floats(name: str, tensor: Tensor) -> None:
 
 
 def finite_vectors(values: Tensor) -> Tensor:
-    """Which of the vectors (…, d) have a length in float32, (…) bool: those that a network can compute with."""
+    """Which of the vectors (…, d) have a finite norm in float32, (…) bool."""
     return values.detach().float().square().sum(dim=-1).isfinite()
 
 
 def output_file(name: str, path: Path | str) -> Path:
-    """The file that an option asks to write, after a check that it can be; what a link leads to is meant.
+    """The path of an output file after a check that it can be written; links are resolved.
 
     Raises:
-        ConfigError: a directory, a device, or a place that cannot be written to.
+        ConfigError: a directory, a device, or a file that cannot be written.
     """
     path = Path(path)
     try:
@@ -288,10 +287,10 @@ def output_file(name: str, path: Path | str) -> Path:
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """Refuses a folder in which no file can be made; it need not exist yet, and is not made here.
+    """Refuses a folder in which no file can be created; the folder need not exist and is not created.
 
     Raises:
-        ConfigError: the reason why.
+        ConfigError: with the reason.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:

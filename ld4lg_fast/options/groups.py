@@ -1,6 +1,6 @@
-"""The groups of options of the infer and test commands: what every entry may be, checked before a model is loaded.
+"""Rules of the config groups of the infer and test commands, checked before a model is loaded.
 
-Names to choose from are checked where they are defined, by `sampling_plan` and `DecodingConfig`.
+Choices (samplers, strategies) are checked where they are defined, by `sampling_plan` and `DecodingConfig`.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from ld4lg_fast.export.runtime.text_display import typed
 from ld4lg_fast.options.checks import RULES, check
 from ld4lg_fast.options.precisions import TORCH_NAMES, PrecisionChoice
 
-CORPUS = "dataset"  # a group whose further entries are checked where the corpus is read
+CORPUS = "dataset"  # further entries of this group are checked where the corpus is read
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Name:
-    """A text, or a number that is meant as one."""
+    """A text, or a number, as Hydra parses a name such as ``5``."""
 
     def allows(self, value: Any) -> bool:
         return isinstance(value, str | int | float) and not isinstance(value, bool)
@@ -58,7 +58,7 @@ class Name:
 
 @dataclass(frozen=True)
 class ClassNumber:
-    """The number of a class; which of them there are the model says."""
+    """The id of a class; the model checks its range."""
 
     def allows(self, value: Any) -> bool:
         return WholeNumber(-MOST, MOST).allows(value)
@@ -69,7 +69,7 @@ class ClassNumber:
 
 @dataclass(frozen=True)
 class ListOf:
-    """Several of what another rule allows; one alone stands for a list of it."""
+    """A list of values that a rule allows, or a single one."""
 
     rule: Rule
 
@@ -100,6 +100,7 @@ SAMPLING: Entries = {
     "sampler": OrNull(Text()),
     "num_inference_steps": OrNull(RULES["num_inference_steps"]),
     "spacing": OrNull(Text()),
+    "eta": OrNull(RULES["eta"]),
     "guidance_scale": OrNull(RULES["guidance_scale"]),
     "guidance_interval": RULES["guidance_interval"],
     "class_id": OrNull(ClassNumber()),

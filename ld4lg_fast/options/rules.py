@@ -1,5 +1,7 @@
 """Rules of options beside those of `ld4lg_fast.export.runtime.option_checks`: unions, null, multiples."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ld4lg_fast.export.runtime.option_checks import Rule, WholeNumber
@@ -32,14 +34,15 @@ class OneOf:
         return ", or ".join(map(str, self.rules))
 
 
-class NonEmptyText:
-    """A text that is not empty."""
+@dataclass(frozen=True)
+class Described:
+    """A rule as a description in words and a function."""
 
-    def allows(self, value: Any) -> bool:
-        return isinstance(value, str) and bool(value.strip())
+    words: str
+    allows: Callable[[Any], bool]
 
     def __str__(self) -> str:
-        return "a name"
+        return self.words
 
 
 class MultipleOf:
@@ -57,4 +60,4 @@ class MultipleOf:
 
 NULL = Exactly(None)
 AUTO_OR_SWITCH = Exactly("auto", True, False)
-NAME_OR_NULL = OneOf(NonEmptyText(), NULL)
+NAME_OR_NULL = OneOf(Described("a name", lambda value: isinstance(value, str) and bool(value.strip())), NULL)

@@ -15,6 +15,8 @@ from ld4lg_fast.engine.regional_compile import compile_regions
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.option_checks import Text
 from ld4lg_fast.export.runtime.text_display import get_logger
+from ld4lg_fast.models.attention_backends import check_attn_implementation, set_attn_implementation
+from ld4lg_fast.models.lm_attention import set_attention
 from ld4lg_fast.options.checks import check, checked_path, checked_place
 from ld4lg_fast.pipeline.sources import check_source_length
 from ld4lg_fast.pipeline.statistics import RunStatistics
@@ -43,18 +45,26 @@ class PipelineBase:
         self.statistics = known.of_classes(model.denoiser.config.num_classes).of_lengths(autoencoder.max_len)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub: Path | str | None = None, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls,
+        path_or_hub: Path | str | None = None,
+        revision: str | None = None,
+        attn_implementation: str = "auto",
+    ) -> Self:
         """Loads a run directory, a shipped model by its name, or a repository ``owner/name`` of the hub, in float32.
 
         Args:
             path_or_hub: looked up as a run directory, then as a shipped model (see `shipped.shipped_models`), then on
                 the hub. None is the shipped model.
             revision: branch, tag or commit of the repository.
+            attn_implementation: see `set_attention`.
 
         Raises:
             CheckpointError: the folder or repository does not exist, is not a run, or has no trained denoiser.
-            ConfigError: ``path_or_hub`` is no path, or ``revision`` no text.
+            ConfigError: ``path_or_hub`` is no path, ``revision`` no text, or an ``attn_implementation`` that cannot
+                run on this machine.
         """
+        check_attn_implementation(attn_implementation)
         if revision is not None:
             check("revision", revision, Text())
         run_dir = run_directory(path_or_hub)
@@ -75,7 +85,8 @@ class PipelineBase:
         fingerprint.check(run_dir)
         autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
         model = LatentDiffusion.load(run_dir / "denoiser")
-        return cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir))
+        pipe = cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir))
+        return pipe.set_attention(attn_implementation)
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Writes a folder that `from_pretrained` reads.
@@ -109,6 +120,22 @@ class PipelineBase:
         self.model.denoiser.to(dtype=dtype)
         return self
 
+    def set_attention(self, attn_implementation: str) -> Self:
+        """Chooses the attention backend of the denoiser, the Perceiver and the language model.
+
+        Args:
+            attn_implementation: ``auto``, ``sdpa``, ``flash_attn`` or ``short_attention``, see
+                `models.attention_backends`. FlashAttention needs a GPU and bfloat16 or float16; with it, recipe v1
+                computes nothing for padding.
+
+        Raises:
+            ConfigError: an unknown name, or a backend that cannot run on this machine or for this model.
+        """
+        check_attn_implementation(attn_implementation)
+        set_attention(self.autoencoder, attn_implementation)
+        set_attn_implementation(self.model, attn_implementation)
+        return self
+
     def compile(self) -> Self:
         """Compiles the denoiser's blocks with ``torch.compile`` at the first call; one compilation serves all blocks.
 
@@ -117,9 +144,12 @@ class PipelineBase:
         """
         if self.device.type == "cpu":
             logger.warning(
-                "compile() changes nothing on a CPU, where the engine prepares the products itself"
+                "compile() changes nothing on a CPU, where the engine packs the weights of matmuls itself"
             )
             return self
+        logger.warning(
+            "the first call compiles the denoiser's blocks, which takes from half a minute to some minutes"
+        )
         compile_regions(self.model.denoiser)
         return self
 

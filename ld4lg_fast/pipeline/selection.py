@@ -53,7 +53,7 @@ class SelectionOperations(LatentOperations, ABC):
         """
         if self.autoencoder.perceiver is None:
             raise ConfigError(
-                "learn_length is not needed: a model of recipe v1 is told the length, see of_length."
+                "learn_length is not needed: a model of recipe v1 takes the length as a condition, see of_length."
             )
         check_options(num_samples=num_samples)
         if texts is None:
@@ -123,7 +123,9 @@ class SelectionOperations(LatentOperations, ABC):
             (self.autoencoder.num_latents, self.autoencoder.dim_latent),
         )
         if self.autoencoder.perceiver is None:
-            raise ConfigError("guide was given, but a model of recipe v1 is told the length; leave it out.")
+            raise ConfigError(
+                "guide was given, but a model of recipe v1 takes the length as a condition; leave it out."
+            )
         if shape != latents:
             raise ConfigError(
                 f"guide is one of latents {shape}; this model's are {latents}: give what its own learn_length gives."

@@ -1,4 +1,4 @@
-"""Reads checkpoints of the two published systems, file by file as their trainers left them.
+"""Reads checkpoints of the two published systems in the layout of their training code.
 
 `official`: the release of Lovelace et al. 2023. `unofficial`: the reimplementation of its first version.
 

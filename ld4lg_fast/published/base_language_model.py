@@ -1,4 +1,4 @@
-"""The language model that a published checkpoint builds on: made by name, with the checkpoint's weights."""
+"""Loads the pretrained language model of a published checkpoint and fills in the checkpoint's weights."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def load_by_name(name: str, max_len: int, frozen: bool = True) -> LanguageAutoen
     """A pretrained language model without a Perceiver.
 
     Raises:
-        CheckpointError: neither a local folder nor reachable; the message says which option helps.
+        CheckpointError: the model is neither a local folder nor on the hub.
     """
     try:
         return LanguageAutoencoder.from_pretrained_lm(name, None, max_len, freeze_lm=frozen)
@@ -28,10 +28,10 @@ def load_by_name(name: str, max_len: int, frozen: bool = True) -> LanguageAutoen
 
 
 def fill(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
-    """Puts the checkpoint's weights into a language model of the same kind; of tied weights one is enough.
+    """Loads the checkpoint's weights into a language model; one of tied weights suffices.
 
     Raises:
-        CheckpointError: names or shapes differ; the message names them.
+        CheckpointError: names or shapes differ.
     """
     own = lm.state_dict()
     same_memory = defaultdict(list)
@@ -58,10 +58,10 @@ def fill(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
 
 
 def check_same_encoder(lm: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
-    """Whether a checkpoint's source encoder is the language model's own, as this library has it.
+    """Checks that a checkpoint's source encoder equals the language model's encoder, as this library has only one.
 
     Raises:
-        CheckpointError: it is another one; the message names tensors that differ.
+        CheckpointError: names tensors that differ.
     """
     own = lm.get_encoder().state_dict()
     differ = own.keys() ^ state.keys()

@@ -1,4 +1,4 @@
-"""`ld4lg import-checkpoint`: a checkpoint of either published system becomes a run directory of ours."""
+"""`ld4lg import-checkpoint`: converts a published checkpoint to a run directory."""
 
 import os
 import shutil
@@ -45,14 +45,13 @@ def import_checkpoint(
 
     Args:
         source: a published run's folder, or a weights file in it.
-        out_dir: a directory that does not exist or is empty; nothing is left there when something goes wrong.
-        autoencoder: the official autoencoder's folder, where ``latent_model_path`` does not lead to it.
-        language_model: name or folder of the language model, in place of the name in the settings.
-        dataset_root: the corpus that the model was trained on; its lengths and classes are then counted.
+        out_dir: a directory that does not exist or is empty; it is left unchanged on errors.
+        autoencoder: the official autoencoder's folder, if it is not at ``latent_model_path``.
+        language_model: name or folder of the language model, instead of the name in the settings.
+        dataset_root: the training corpus, to count lengths and classes.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, needs pickle, or has something that cannot be mapped;
-            the message names it.
+        CheckpointError: the checkpoint is incomplete, needs pickle, or has parts that cannot be converted.
         ConfigError: ``out_dir`` is not empty, or the corpus does not fit the model.
         DataError: the corpus cannot be read.
     """
@@ -81,15 +80,15 @@ def import_checkpoint(
         ) from error
     finally:
         shutil.rmtree(unfinished.path, ignore_errors=True)
-    _say_what_was_done(published, statistics, out)
+    _print_summary(published, statistics, out)
     return out
 
 
 def read_published(source: Path, autoencoder: Path | None, language_model: str | None) -> PublishedModel:
-    """Whatever published system ``source`` is of.
+    """The model of either published system.
 
     Raises:
-        CheckpointError: it is of neither, or cannot be read.
+        CheckpointError: ``source`` is a checkpoint of neither, or cannot be read.
     """
     if not source.exists():
         raise CheckpointError(f"The checkpoint {source} does not exist.")
@@ -112,10 +111,10 @@ def read_published(source: Path, autoencoder: Path | None, language_model: str |
 
 
 def check_sizes(published: PublishedModel) -> None:
-    """Refuses what could be written and not be read again.
+    """Checks that the sizes are in the range of the saved files' schemas.
 
     Raises:
-        CheckpointError: a size or a dropout out of range.
+        CheckpointError: a size or dropout is out of range.
     """
     denoiser, perceiver = published.denoiser.config, published.autoencoder.perceiver
     schema = DenoiserFileV1 if published.recipe["version"] == "v1" else DenoiserFile
@@ -127,7 +126,7 @@ def check_sizes(published: PublishedModel) -> None:
 def run_config(
     published: PublishedModel, dataset_root: Path | str | None
 ) -> tuple[DictConfig, dict[str, str]]:
-    """The config of the run as if it had been trained here, and its config groups."""
+    """The training config of an equivalent run, and its config groups."""
     family = published.autoencoder.lm.config.model_type
     denoiser, perceiver = published.denoiser.config, published.autoencoder.perceiver
     if published.dataset in DATASETS:
@@ -164,12 +163,12 @@ def run_config(
 
 
 def _fields(sizes: object, names: Iterable[str]) -> dict[str, Any]:
-    """Those of ``names`` that a network's config has (v1 has no dense connections)."""
+    """The values of ``names`` that a network's config has (v1 has no dense connections)."""
     return {name: getattr(sizes, name) for name in names if hasattr(sizes, name)}
 
 
 def latent_diffusion(published: PublishedModel, config: DictConfig) -> LatentDiffusion:
-    """Denoiser, process and latent statistics as one model."""
+    """The latent diffusion model: denoiser, process and latent statistics."""
     recipe: Any = OmegaConf.to_container(config.recipe, resolve=True)
     recipe |= published.recipe
     del recipe["class_conditional"]
@@ -181,10 +180,10 @@ def latent_diffusion(published: PublishedModel, config: DictConfig) -> LatentDif
 
 
 def corpus_statistics(published: PublishedModel, config: DictConfig, counted: bool) -> RunStatistics:
-    """Statistics of the corpus where it is at hand, else what is known without it: the names of the classes.
+    """Statistics of the corpus if it is available, else only the class names.
 
     Raises:
-        ConfigError: the corpus has other classes than the model.
+        ConfigError: the corpus and the model have different classes.
         DataError: the corpus cannot be read.
     """
     num_classes = published.denoiser.config.num_classes
@@ -212,7 +211,7 @@ def corpus_statistics(published: PublishedModel, config: DictConfig, counted: bo
 
 
 def provenance(published: PublishedModel) -> dict[str, Any]:
-    """``import.json``: what was imported from where."""
+    """Content of ``import.json``: the source of the import."""
     return {
         "layout": published.layout,
         "files": [str(path) for path in published.files],
@@ -224,7 +223,7 @@ def provenance(published: PublishedModel) -> dict[str, Any]:
     }
 
 
-def _say_what_was_done(published: PublishedModel, statistics: RunStatistics, out: Path) -> None:
+def _print_summary(published: PublishedModel, statistics: RunStatistics, out: Path) -> None:
     at_step = "" if published.step is None else f" at step {published.step}"
     lines = [
         f"Imported the {published.layout} checkpoint {published.files[0]}{at_step} to {out}.",

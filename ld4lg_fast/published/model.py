@@ -1,4 +1,4 @@
-"""What a published checkpoint amounts to in our terms."""
+"""A published checkpoint, converted to this library's classes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,11 @@ from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser
 class PublishedModel:
     """A published model, ready to be saved as a run.
 
-    ``layout``: ``official`` or ``unofficial``. ``files`` were read, the weights first.
-    ``recipe``: the entries of a recipe that the checkpoint decides.
-    ``dataset``: the corpus, by its published name.
-    ``language_model``: its name or folder. ``frozen_lm``: whether it was left as it was pretrained.
-    ``latent_mean`` (d,) and ``latent_scale`` (): None where the latents are not normalised.
-    ``step``: of training, where it is stored. ``notes``: what a user should know, a sentence each.
+    ``layout``: ``official`` or ``unofficial``. ``files``: files that were read, the weights first.
+    ``recipe``: recipe entries from the checkpoint. ``dataset``: published name of the corpus.
+    ``language_model``: name or folder. ``frozen_lm``: whether it was frozen in training.
+    ``latent_mean`` (d,), ``latent_scale`` (): None if the latents are not normalised.
+    ``step``: training step, if stored. ``notes``: sentences for the user.
     """
 
     layout: str

@@ -1,7 +1,7 @@
 """The official release (Lovelace et al., NeurIPS 2023): a diffusion run's folder and its autoencoder's.
 
-Each folder holds ``args.json`` and ``model.pt``. A diffusion run's file has the averaged weights under
-``ema`` (names of ema-pytorch) and the last ones under ``model``: ``diffusion_model.*``, the source encoder
+Each folder holds ``args.json`` and ``model.pt``. A diffusion run's file has the EMA under
+``ema`` (names of ema-pytorch) and the last weights under ``model``: ``diffusion_model.*``, the source encoder
 ``context_encoder.*`` and the latents' statistics (golden NOTES 28 and 37). An autoencoder's has the language
 model with ``perceiver_ae.*`` under ``model``. Letters: N latents, d latent width.
 """
@@ -33,14 +33,14 @@ from ld4lg_fast.published.weight_files import (
 WEIGHTS = ("model.pt", "best_model.pt")  # the latter of sequence-to-sequence runs
 POSITIONS = "pos_emb.emb.weight"
 PERCEIVER = "perceiver_ae."
-SOURCE_LENGTHS = {"xsum": 4}  # of sources, in those of texts
+SOURCE_LENGTHS = {"xsum": 4}  # maximum source length as a multiple of the texts'
 
 
 def find_official(source: Path) -> Path | None:
-    """The weights file of an official run's folder, or of one of its files; None for anything else.
+    """The weights file of an official run, given its folder or a file in it; None for anything else.
 
     Raises:
-        CheckpointError: a folder with settings but no weights, or the other way round.
+        CheckpointError: settings or weights are missing.
     """
     folder = source if source.is_dir() else source.parent
     if source.is_file():
@@ -71,15 +71,15 @@ class OfficialAutoencoder:
 
 
 def read_official(weights: Path, autoencoder: Path | None = None, lm: str | None = None) -> PublishedModel:
-    """A diffusion run with its autoencoder.
+    """Reads a diffusion run and its autoencoder.
 
     Args:
-        weights: the run's model.pt; args.json lies beside it.
-        autoencoder: the autoencoder's folder, where it is not found at ``latent_model_path``.
-        lm: stands for the language model's name.
+        weights: the run's model.pt, beside its args.json.
+        autoencoder: the autoencoder's folder, if it is not at ``latent_model_path``.
+        lm: replaces the language model's name.
 
     Raises:
-        CheckpointError: anything that is missing or cannot be mapped; the message names it.
+        CheckpointError: names what is missing or cannot be converted.
     """
     settings = Settings(weights.parent / "args.json")
     _check_version(settings)
@@ -104,7 +104,7 @@ def read_official(weights: Path, autoencoder: Path | None = None, lm: str | None
         },
         weights,
     )
-    text = _read_text_side(settings, autoencoder, lm, config.max_len)
+    text = _read_autoencoder_or_lm(settings, autoencoder, lm, config.max_len)
     with naming(weights):
         network[POSITIONS] = _used_positions(network[POSITIONS], text.model.num_latents)
         denoiser = parameter_names.load_denoiser(network, dropout)
@@ -151,10 +151,10 @@ def _check_version(settings: Settings) -> None:
         )
 
 
-def _read_text_side(
+def _read_autoencoder_or_lm(
     settings: Settings, folder: Path | None, lm: str | None, max_len: int
 ) -> OfficialAutoencoder:
-    """The autoencoder, or the bare language model where the run diffuses its hidden states."""
+    """The autoencoder, or only the language model if the run diffuses its hidden states."""
     said = settings.take("latent_model_path", str, None)
     if said is not None:
         return read_autoencoder(folder or _find_autoencoder(settings.path.parent, said), lm)
@@ -167,10 +167,10 @@ def _read_text_side(
 
 
 def _find_autoencoder(folder: Path, said: str) -> Path:
-    """``latent_model_path`` as it is, or seen from the run's folder or one of the folders around it."""
+    """Resolves ``latent_model_path``, also relative to the run's folder and its parents."""
     resolved = folder.resolve()
     for base in (Path(), resolved, *resolved.parents):
-        if os.path.exists(base / said / WEIGHTS[0]):  # a name that is none of a file's is not there either
+        if os.path.exists(base / said / WEIGHTS[0]):  # False for invalid names
             return base / said
     raise CheckpointError(
         f"{folder / 'args.json'} says that the autoencoder is in {said}, where no model.pt was found; "
@@ -179,11 +179,7 @@ def _find_autoencoder(folder: Path, said: str) -> Path:
 
 
 def read_autoencoder(folder: Path, lm: str | None = None) -> OfficialAutoencoder:
-    """An autoencoder's folder.
-
-    Raises:
-        CheckpointError: as `read_official`.
-    """
+    """Reads an autoencoder's folder; raises as `read_official`."""
     settings, weights = Settings(folder / "args.json"), folder / WEIGHTS[0]
     l2_normalize = settings.take("l2_normalize_latents", bool)
     content = load_file(weights)
@@ -216,7 +212,7 @@ def read_autoencoder(folder: Path, lm: str | None = None) -> OfficialAutoencoder
 
 
 def _used_positions(table: Tensor, num_latents: int) -> Tensor:
-    """The first N rows: the published table is as long as a text, but only N latents ever take a position."""
+    """The first N rows: the published table is as long as a text, but only N positions are used."""
     if table.shape[0] < num_latents:
         raise CheckpointError(
             f"The denoiser has {table.shape[0]} positions but the autoencoder gives {num_latents} latents; "
@@ -226,7 +222,7 @@ def _used_positions(table: Tensor, num_latents: int) -> Tensor:
 
 
 def _recipe(settings: Settings) -> dict[str, Any]:
-    """The recipe, all but whether the latents are l2-normalised, which the autoencoder knows."""
+    """The recipe; ``l2_normalized`` is set later, from the autoencoder."""
     self_condition = settings.take("self_condition", bool)
     probability = settings.take("train_prob_self_cond", float)
     recipe = {

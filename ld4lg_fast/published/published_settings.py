@@ -1,4 +1,4 @@
-"""The settings of published checkpoints, taken strictly by name."""
+"""Reads the settings of published checkpoints, with checks of names and types."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +16,9 @@ _ABSENT = object()
 
 
 class Settings:
-    """A published configuration (args.json, Hydra's config.yaml); what is missing or misshapen is named.
+    """A published configuration (args.json or Hydra's config.yaml).
 
-    Interpolations of YAML may refer to other entries of the file, and to nothing outside of it.
+    Interpolations may refer to other entries of the file only.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,10 +47,10 @@ class Settings:
             return True
 
     def take(self, name: str, *kinds: type | None) -> Any:
-        """The entry at a dotted path; ``kinds`` are the types it may have, None for null.
+        """The entry at a dotted path; ``kinds`` are the allowed types, None for null.
 
         Raises:
-            CheckpointError: no such entry, or one of another type.
+            CheckpointError: the entry is missing or has another type.
         """
         try:
             value = self._select(name)
@@ -77,10 +77,10 @@ class Settings:
         return value
 
     def agree(self, found: Mapping[str, Any], weights: Path) -> None:
-        """Compares entries with what the weights are like.
+        """Checks that entries equal the values found in the weights.
 
         Raises:
-            CheckpointError: the first that differs.
+            CheckpointError: names the first that differs.
         """
         for name, value in found.items():
             said = self.take(name, type(value))
@@ -95,7 +95,7 @@ LARGEST = 2.0**63
 
 
 def _without_resolvers(content: Any) -> Any:
-    """The content with a missing value wherever a resolver would be asked, as by ``${oc.env:HOME}``."""
+    """The content with values that call a resolver, as ``${oc.env:HOME}``, replaced by missing values."""
     if isinstance(content, dict):
         return {key: _without_resolvers(value) for key, value in content.items()}
     if isinstance(content, list):

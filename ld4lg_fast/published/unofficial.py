@@ -1,7 +1,7 @@
 """The unofficial implementation of the paper's first version: a Hydra run's folder.
 
-``.hydra/config.yaml`` and, in ``checkpoints`` or ``checkpoints/epoch_*``, ``pytorch_model_1.bin`` with the
-averaged model (the last weights beside it are ``pytorch_model.bin`` or ``model.safetensors``):
+``.hydra/config.yaml`` and, in ``checkpoints`` or ``checkpoints/epoch_*``, ``pytorch_model_1.bin`` with the EMA (the
+last weights are in ``pytorch_model.bin`` or ``model.safetensors``):
 ``transformer.*``, the frozen BART under ``autoencoder.*``, the schedule's buffers, ``x_mean`` and ``x_std``
 (golden NOTES 42-60).
 """
@@ -54,10 +54,10 @@ SCHEDULE_BUFFERS = (
 def find_unofficial(source: Path) -> tuple[Path, Path] | None:
     """Weights and config of an unofficial run, from its folder or one of its checkpoints; None for others.
 
-    Of a folder the last checkpoint is taken, and of that the averaged weights before the others.
+    In a folder the last checkpoint is chosen, and its EMA if there is one.
 
     Raises:
-        CheckpointError: one is there without the other.
+        CheckpointError: weights or config are missing.
     """
     folder = source if source.is_dir() else source.parent
     around = [base / name for base in (folder, *folder.resolve().parents[:2]) for name in CONFIGS]
@@ -84,13 +84,13 @@ def find_unofficial(source: Path) -> tuple[Path, Path] | None:
 
 
 def read_unofficial(weights: Path, config: Path, lm: str | None = None) -> PublishedModel:
-    """A run with the frozen language model whose hidden states it diffuses.
+    """Reads a run, whose latents are hidden states of a frozen language model.
 
     Args:
-        lm: stands for the language model's name.
+        lm: replaces the language model's name.
 
     Raises:
-        CheckpointError: anything that is missing or cannot be mapped; the message names it.
+        CheckpointError: names what is missing or cannot be converted.
     """
     settings = Settings(config)
     recipe, dataset = _recipe(settings), settings.take("dataset.name", str)
@@ -164,7 +164,7 @@ def _check_network(settings: Settings, config: DenoiserConfigV1, weights: Path) 
 
 
 def _check_schedule(state: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
-    """The schedule is made from the config; where the file has it too, both must be the same."""
+    """Checks that a stored schedule equals the one made from the config."""
     stored = state.get("alphas_cumprod")
     if stored is None:
         return

@@ -1,4 +1,4 @@
-"""Reading the weights of published checkpoints without running code."""
+"""Reads the weights of published checkpoints without running code."""
 
 import pickle
 import re
@@ -17,13 +17,13 @@ from ld4lg_fast.checkpoints.tensors import load_tensors
 from ld4lg_fast.errors import CheckpointError, LD4LGError
 from ld4lg_fast.models.parameter_names import some
 
-# The one thing that torch unpickles of weights of which a few bytes make as much memory as they say.
-_SWELLS = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
+# The only allowed global of torch's weights unpickler of which a few bytes can allocate any amount of memory.
+_BYTE_ARRAYS = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Errors that are raised inside begin with the file's path."""
+    """Context manager that prefixes errors with the file's path."""
     try:
         yield
     except LD4LGError as error:
@@ -31,10 +31,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def load_file(path: Path) -> Mapping[str, Any]:
-    """A checkpoint file's content on the CPU; tensors of .pt and .bin files stay on disk until they are used.
+    """A checkpoint file's content on the CPU; tensors of .pt and .bin files are memory-mapped.
 
     Raises:
-        CheckpointError: the file is missing or damaged, is no mapping, or holds what only pickle can make.
+        CheckpointError: the file is missing, damaged, no mapping, or holds objects that need unrestricted pickle.
     """
     try:
         size_of(path)
@@ -56,7 +56,7 @@ def load_file(path: Path) -> Mapping[str, Any]:
             "that can run any code; if you trust the file, load it in the environment that wrote it and save "
             "its tensors alone, as .safetensors or with torch.save."
         ) from error
-    except Exception as error:  # of whichever kind a damaged pickle happens to raise
+    except Exception as error:  # damaged pickles raise any kind
         raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint; copy it again.") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of named weights.")
@@ -64,34 +64,34 @@ def load_file(path: Path) -> Mapping[str, Any]:
 
 
 def _check_pickles(path: Path) -> None:
-    """Refuses what torch.load would unpack into more memory than the file has bytes.
+    """Checks that torch.load cannot allocate far more memory than the file has bytes.
 
     Raises:
-        CheckpointError: parts are compressed, or a number stands for as many bytes of zeros.
+        CheckpointError: parts are compressed, or the pickle creates byte arrays.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
             if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
                 raise CheckpointError(f"{path} is compressed, which no PyTorch checkpoint is; unpack it.")
-            swells = any(
-                _SWELLS.search(archive.read(part)) for part in parts if part.filename.endswith(".pkl")
+            makes_byte_arrays = any(
+                _BYTE_ARRAYS.search(archive.read(part)) for part in parts if part.filename.endswith(".pkl")
             )
     else:
         with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            swells = _SWELLS.search(content) is not None
-    if swells:
+            makes_byte_arrays = _BYTE_ARRAYS.search(content) is not None
+    if makes_byte_arrays:
         raise CheckpointError(f"{path} makes byte arrays, which no weights are; save its tensors alone.")
 
 
 def find_weights(content: Mapping[str, Any], root: str) -> tuple[dict[str, Tensor], bool]:
-    """The state dict that has names under ``root``, and whether it is the averaged copy.
+    """The state dict with names that begin with ``root``, and whether it is the EMA.
 
-    Looked for under ``ema``, then under ``model``, then in the file itself; wrappers' prefixes are taken off
-    (``ema_model.`` of ema-pytorch, ``module.`` of data-parallel training).
+    Searched under ``ema``, then ``model``, then at the top level; the prefixes ``ema_model.`` (ema-pytorch) and
+    ``module.`` (data-parallel training) are removed.
 
     Raises:
-        CheckpointError: nothing is named so, or what is there is no tensor.
+        CheckpointError: there are no such names, or other values than tensors.
     """
     for section, averaged in ((content.get("ema"), True), (content.get("model"), False), (content, False)):
         if not isinstance(section, Mapping) or not all(isinstance(key, str) for key in section):
@@ -113,10 +113,10 @@ def find_weights(content: Mapping[str, Any], root: str) -> tuple[dict[str, Tenso
 
 
 def _check_plain(name: str, tensor: Tensor) -> None:
-    """Refuses a tensor that has no number in the file for each of its elements.
+    """Checks that a tensor is dense and fully stored in the file.
 
     Raises:
-        CheckpointError: it is sparse, quantised, or larger than what is stored of it.
+        CheckpointError: it is sparse, quantised, or larger than its storage.
     """
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise CheckpointError(f"{name} is no plain tensor; save its numbers as they are.")
@@ -128,15 +128,15 @@ def _check_plain(name: str, tensor: Tensor) -> None:
 
 
 def under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The entries whose names begin with ``prefix``, under the rest of their names."""
+    """The entries whose names begin with ``prefix``, with the prefix removed."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def check_known(state: Mapping[str, Tensor], prefixes: Iterable[str], names: Iterable[str]) -> None:
-    """Refuses entries that are neither called one of ``names`` nor begin with one of ``prefixes``.
+    """Checks that every entry is one of ``names`` or begins with one of ``prefixes``.
 
     Raises:
-        CheckpointError: the message names them.
+        CheckpointError: names the unknown entries.
     """
     prefixes, names = tuple(prefixes), set(names)
     if unknown := [key for key in state if not key.startswith(prefixes) and key not in names]:
@@ -146,10 +146,10 @@ def check_known(state: Mapping[str, Tensor], prefixes: Iterable[str], names: Ite
 def latent_statistics(
     state: Mapping[str, Tensor], mean: str, scale: str, dim_latent: int
 ) -> tuple[Tensor, Tensor]:
-    """The latents' mean (d,) and their one scale (), which published files store with shape () or (1,).
+    """Mean (d,) and scale () of the latents; published files store the scale as () or (1,).
 
     Raises:
-        CheckpointError: one is missing or has another shape.
+        CheckpointError: one is missing, not finite or has another shape.
     """
     if missing := [name for name in (mean, scale) if name not in state]:
         raise CheckpointError(f"The checkpoint lacks these tensors: {some(missing)}.")

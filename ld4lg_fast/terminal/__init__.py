@@ -1,4 +1,4 @@
-"""What people see and type: the console, progress bars, the entry point and the help of Hydra commands.
+"""Terminal input and output: console, progress bars, and arguments, help and entry point of Hydra commands.
 
 Imports errors and options.
 """

@@ -1,6 +1,6 @@
-"""What people see: one rich console and one kind of progress bar, both plain when piped.
+"""The shared rich console and its progress bars, both plain when piped.
 
-Whatever is printed is data: nothing in it is markup, and nothing in it is obeyed by a terminal (see
+Printed texts are data: markup is not interpreted, and control characters are escaped (see
 `ld4lg_fast.export.runtime.text_display`).
 """
 
@@ -23,13 +23,13 @@ from ld4lg_fast.export.runtime.text_display import displayed
 
 
 class TextConsole(Console):
-    """A console that shows texts as they are: classes, sources and samples may hold anything."""
+    """A console without markup, as classes, sources and samples may contain anything."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(soft_wrap=True, markup=False, highlight=False, emoji=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints texts, each on one line (``sep="\\n"`` sets them below each other), or tables."""
+        """Prints texts, each without line breaks (``sep="\\n"`` separates them by lines), or tables."""
         super().print(*(displayed(part) if isinstance(part, str) else part for part in objects), **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -56,9 +56,9 @@ console = TextConsole()
 
 
 def progress_bar(*extra: str) -> Progress:
-    """A progress bar on the shared console; ``extra`` are templates of further columns.
+    """A progress bar on the shared console; ``extra``: templates of further columns.
 
-    Where output is not a terminal nothing is drawn, so that logs stay readable.
+    Nothing is drawn if the output is not a terminal.
     """
     return Progress(
         ShownColumn("{task.description}"),

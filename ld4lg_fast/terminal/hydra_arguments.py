@@ -1,9 +1,12 @@
 """Arguments of Hydra commands: reordered and checked before Hydra parses them, and quoted where we print them."""
 
+import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import yaml
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import WholeNumber, complaint, unknown_option
@@ -26,10 +29,10 @@ _NOT_TEXT = ("null", "true", "false", "nan", "inf")  # words that Hydra parses a
 
 
 def flags_last(arguments: Sequence[str]) -> list[str]:
-    """The same command line with Hydra's flags behind the options, as argparse takes options on one side of them alone.
+    """Moves Hydra's flags behind the overrides, as argparse accepts overrides only on one side of the flags.
 
-    A flag may be shortened, as ``--multi``, and keeps the value that follows it. Beside ``--hydra-help`` there are no
-    options, which Hydra would not know.
+    Flags may be abbreviated (``--multi``) and keep the value that follows them. ``--hydra-help`` drops the overrides,
+    which Hydra would reject.
     """
     options: list[str] = []
     flags: list[str] = []
@@ -56,11 +59,38 @@ def _shortens(flag: str, name: str) -> bool:
     return len(flag) > 3 and name.startswith(flag)
 
 
-def check_hydra_options(arguments: Sequence[str]) -> None:
-    """Refuses values of Hydra's own options that it would take for something else.
+def check_flags(arguments: Sequence[str], config_name: str) -> None:
+    """Refuses flags that Hydra does not have.
 
     Raises:
-        ConfigError: an empty path, which would be the current directory, or batches of no job.
+        ConfigError: the message names the option of the config whose name is nearest.
+    """
+    from hydra._internal.utils import get_args_parser  # imported late, as it takes a while
+
+    known = [*get_args_parser()._option_string_actions, "--help"]
+    sections = {
+        name: part for name, part in yaml.safe_load(config_text(config_name)).items() if name != "hydra"
+    }
+    options = {
+        option: f"{section}.{option}"
+        for section, part in sections.items()
+        if isinstance(part, dict)
+        for option in part
+    }
+    for word in arguments:
+        flag = word.partition("=")[0]
+        if not flag.startswith("--") or flag == "--" or any(name.startswith(flag) for name in known):
+            continue
+        close = difflib.get_close_matches(flag.strip("-").replace("-", "_"), options, n=1)
+        hint = f"did you mean {options[close[0]]}=VALUE?" if close else "options are written NAME=VALUE;"
+        raise ConfigError(f"There is no option {flag}; {hint} --help lists the options.")
+
+
+def check_hydra_options(arguments: Sequence[str]) -> None:
+    """Refuses values of Hydra's own options that Hydra would misread.
+
+    Raises:
+        ConfigError: an empty path, which would be the current directory, or a batch size below 1.
         OverrideParseException: an argument that Hydra cannot read.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser  # slow to import
@@ -77,13 +107,13 @@ def check_hydra_options(arguments: Sequence[str]) -> None:
 
 
 def check_top_level(config: Mapping, config_name: str) -> None:
-    """Refuses what stands beside the sections of a packaged config, which nothing would read.
+    """Refuses top-level entries that a packaged config does not have, which nothing would read.
 
     Raises:
-        ConfigError: the sentence names the option and the nearest that there is.
+        ConfigError: names the option and the nearest one.
     """
     text = config_text(config_name)
-    # Groups are chosen in its list of defaults.
+    # Groups are in its defaults list.
     known = [
         name for name in re.findall(r"^(?:  - )?(\w+):", text, re.M) if name not in ("defaults", "hydra")
     ]
@@ -93,7 +123,7 @@ def check_top_level(config: Mapping, config_name: str) -> None:
 
 
 def is_override(word: str, config_name: str) -> bool:
-    """Whether an argument changes an option of a packaged config, as ``generation.seed=1``, and is no path."""
+    """Whether an argument is an override of a packaged config, such as ``generation.seed=1``, and not a path."""
     key, equals, _ = word.partition("=")
     section = re.split(r"[.@]", key.lstrip("+~"))[0]
     sections = re.findall(r"^(\w+):", config_text(config_name), re.M)
@@ -101,7 +131,7 @@ def is_override(word: str, config_name: str) -> bool:
 
 
 def hydra_value(value: object, quote: str = "'") -> str:
-    """A value in quotes, which Hydra's command line and OmegaConf read back as the same text."""
+    """A value quoted so that Hydra's parser and OmegaConf read it back unchanged."""
     text = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", str(value))  # for OmegaConf
     text = re.sub(rf"(\\*){quote}", lambda found: f"{2 * found[1]}\\{quote}", text)  # for Hydra, as the next
     text = re.sub(r"(\\+)\Z", lambda found: 2 * found[1], text)
@@ -109,16 +139,16 @@ def hydra_value(value: object, quote: str = "'") -> str:
 
 
 def override(key: str, value: object) -> str:
-    """``key=value`` for Hydra's command line, in quotes only where the value needs them."""
+    """``key=value`` for Hydra's command line, quoted only if necessary."""
     is_plain = _UNQUOTED.fullmatch(str(value)) and str(value).lower() not in _NOT_TEXT
-    # Double quotes, as a shell's own stand around all of it and are single ones.
+    # Double quotes, as `shell_command` puts single ones around the whole argument.
     return f"{key}=" + (str(value) if is_plain else hydra_value(value, quote='"'))
 
 
 def shell_command(*words: object) -> str:
-    """A command as it can be pasted into a shell; words are made with `override` where Hydra reads them.
+    """A command that can be pasted into a shell; arguments for Hydra are made with `override`.
 
-    A path in its place among the arguments is taken for no option.
+    Paths that start with a dash get ``./``, so that they are not read as options.
     """
     return shlex.join(f"./{word}" if _is_dashed(word) else str(word) for word in words)
 

@@ -1,4 +1,4 @@
-"""Entry points: Hydra configs in, one clear sentence and exit code 2 on bad input."""
+"""Entry point of Hydra commands: runs a task with the composed config; one sentence and exit code 2 on bad input."""
 
 import os
 import shlex
@@ -22,6 +22,7 @@ from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.option_checks import unknown_option
 from ld4lg_fast.export.runtime.text_display import displayed, terminal_output
 from ld4lg_fast.terminal.hydra_arguments import (
+    check_flags,
     check_hydra_options,
     check_top_level,
     flags_last,
@@ -31,12 +32,12 @@ from ld4lg_fast.terminal.renamed_options import with_current_names
 
 CONFIG_MODULE = "pkg://ld4lg_fast.configs"
 UNKNOWN_OPTION = (ConfigAttributeError, ConfigKeyError)
-SIGNALLED = 128  # the exit code of a process that a signal ended is this and the signal's number
+SIGNALLED = 128  # plus the signal's number: the exit code of a process that a signal ended
 T = TypeVar("T")
 
 
 def complain(message: str) -> None:
-    """Prints one sentence on stderr; only the first process of a launch speaks."""
+    """Prints one sentence on stderr, in the first process of a launch only."""
     if int(os.environ.get("RANK", 0)) == 0:
         print("error:", displayed(message), file=sys.stderr)
 
@@ -48,10 +49,10 @@ def fail(message: str) -> NoReturn:
 
 
 class Folders(Callback):
-    """Keeps what Hydra makes for itself out of the user's folders.
+    """A Hydra callback (named in the configs) that removes folders which Hydra creates and nothing uses.
 
-    A command that writes nothing leaves no folder behind, and a sweep ``multirun.yaml`` and a folder for each job only
-    where ``hydra.sweep.dir`` was given. The configs name this class, and Hydra makes an object of it.
+    A command that writes nothing leaves no folder; a sweep leaves ``multirun.yaml`` and a folder for each job only if
+    ``hydra.sweep.dir`` was given.
     """
 
     missing: ClassVar[list[Path]] = []
@@ -59,7 +60,7 @@ class Folders(Callback):
     of_sweep = Path(tempfile.gettempdir()) / f"ld4lg-sweep-{os.getpid()}"
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        with suppress(OSError, OmegaConfBaseException):  # Hydra is about to complain of the same
+        with suppress(OSError, OmegaConfBaseException):  # Hydra will report it
             path = Path(config.hydra.run.dir)
             Folders.missing = [folder for folder in (path, *path.parents) if not folder.exists()]
 
@@ -69,12 +70,12 @@ class Folders(Callback):
         if not any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in given):
             with open_dict(config):
                 config.hydra.sweep.dir = str(self.of_sweep)
-                # Of these each job is composed anew.
+                # Each job is composed from these overrides.
                 given.append(f"hydra.sweep.dir={hydra_value(self.of_sweep)}")
 
     @classmethod
     def tidy(cls) -> None:
-        """Removes what is empty, and what belongs to nobody."""
+        """Removes empty new folders and the temporary folder of a sweep."""
         for folder in cls.missing:
             with suppress(OSError):
                 folder.rmdir()
@@ -83,14 +84,14 @@ class Folders(Callback):
 
 
 class _Ended(BaseException):
-    """Ends a sweep before its last job; no `Exception`, which Hydra would take for the job's own."""
+    """Ends a sweep before its last job; not an `Exception`, which Hydra would treat as the job's."""
 
 
 class _Jobs:
-    """The task as Hydra calls it: once, or under --multirun once a job. ``results`` are those that did not fail.
+    """The task as Hydra calls it: once, or under --multirun once for each job.
 
-    ``exit_code`` is that of the first job that failed. The others are still run, unless a signal or an unexpected error
-    ended one.
+    ``results``: of the jobs that did not fail. ``exit_code``: of the first job that failed; later jobs still run,
+    unless a signal or an unexpected error ended it.
     """
 
     def __init__(self, task: Callable[[DictConfig], object], config_name: str) -> None:
@@ -105,8 +106,8 @@ class _Jobs:
             check_top_level(config, self.config_name)
             result = self.task(config)
         except (LD4LGError, OmegaConfBaseException) as error:
-            # Hydra would announce it on a line of its own.
-            complain(_in_one_sentence(error) + _which_job())
+            # Raised on, Hydra would print a second line.
+            complain(in_one_sentence(error) + _which_job())
             self._failed(2)
         except KeyboardInterrupt:
             self._failed(SIGNALLED + 2)
@@ -124,7 +125,7 @@ class _Jobs:
 
 
 def _which_job() -> str:
-    """The overrides of one of several jobs, as a clause."""
+    """The number and overrides of a job of a sweep, for messages."""
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
         return ""
     return f" (job {HydraConfig.get().job.num}: {shlex.join(HydraConfig.get().overrides.task)})"
@@ -132,14 +133,14 @@ def _which_job() -> str:
 
 @terminal_output()
 def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
-    """Runs ``task`` with the config that the command line composes, and returns what it returns.
+    """Runs ``task`` with the config that the command line composes and returns its result.
 
-    None: the command line asked Hydra for something else, as ``--cfg job``. Under ``--multirun`` the last job's.
+    The result is None if ``task`` did not run (``--cfg job``), and that of the last job under ``--multirun``.
 
-    Exit codes: 0 done, 2 bad input (one sentence on stderr), 128 and its number for a signal (130: Ctrl-C), else the
-    number that ``task`` returns; of several jobs that of the first one that failed.
+    Exit codes: 0 done, 2 bad input (one sentence on stderr), 128 plus the number of a signal (130: Ctrl-C), else the
+    number that ``task`` returns; under ``--multirun`` that of the first job that failed.
     """
-    # Hydra would print a traceback and exit with 1; this makes it raise instead.
+    # Makes Hydra raise errors instead of printing a traceback and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     jobs = _Jobs(task, config_name)
     Folders.sweeps = False
@@ -149,6 +150,7 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
 
     try:
         sys.argv[1:] = with_current_names(flags_last(sys.argv[1:]))
+        check_flags(sys.argv[1:], config_name)
         check_hydra_options(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_MODULE, config_name=config_name)(run)()
     except _Ended as ended:
@@ -158,8 +160,8 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
         raise SystemExit(SIGNALLED + 2) from None
     except BrokenPipeError:
         raise
-    except Exception as error:  # the task's own are caught above, so this is Hydra refusing the command line
-        fail(_in_one_sentence(error))
+    except Exception as error:  # raised by Hydra; the task's errors are caught in _Jobs
+        fail(in_one_sentence(error))
     finally:
         Folders.tidy()
     if Folders.sweeps and not jobs.num_begun:
@@ -171,7 +173,8 @@ def hydra_entry(task: Callable[[DictConfig], T], config_name: str) -> T | None:
     return jobs.results[-1] if jobs.results else None
 
 
-def _in_one_sentence(error: Exception) -> str:
+def in_one_sentence(error: Exception) -> str:
+    """What Hydra, OmegaConf or the task raised, for a person."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.partition("/")
         return f"There is no {group}={name}; choose one of {', '.join(error.options)}."
@@ -193,7 +196,7 @@ def _in_one_sentence(error: Exception) -> str:
 
 
 def _misfit(override: str, cause: OmegaConfBaseException) -> str:
-    """Of a value that cannot stand where it is given."""
+    """The sentence about a value of the wrong type."""
     name = str(cause.full_key)
     if isinstance(cause, ConfigTypeError):
         around: Any = OmegaConf.to_container(cause.parent_node)

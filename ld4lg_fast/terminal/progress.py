@@ -1,4 +1,4 @@
-"""A stage's progress on the screen: a live bar in a terminal, a line now and then where output is piped."""
+"""Progress of a training stage: a live bar in a terminal, a line every 15 seconds if the output is piped."""
 
 import time
 
@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
 
 
 class StageProgress:
-    """Shows how far a stage is, its loss, speed and the time left; a context manager."""
+    """A context manager that shows the step, loss, speed and remaining time of a stage."""
 
     def __init__(self, title: str, steps: int) -> None:
         self.title, self.steps = title, steps
@@ -41,11 +41,11 @@ class StageProgress:
         self._bar.stop()
 
     def update(self, share: float, step: int, loss: float, samples_per_second: float) -> None:
-        """``share`` in [0, 1] is what has been done, in steps or in time, whichever is further."""
+        """``share`` in [0, 1]: the finished part of the steps or of the time budget, whichever is larger."""
         now = time.monotonic()
         if self._first is None:
             self._first = share
-        # A resumed stage starts above zero, so the speed is that of this session.
+        # A resumed stage starts above zero; the remaining time follows from this session's speed.
         gained = share - self._first
         left = f" · {duration((1 - share) / gained * (now - self._start))} left" if gained > 0 else ""
         status = f"step {step} of {self.steps} · loss {loss:.4f} · {samples_per_second:.0f} texts/s{left}"

@@ -1,4 +1,4 @@
-"""Which versions of other packages are installed."""
+"""Versions of installed packages."""
 
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version

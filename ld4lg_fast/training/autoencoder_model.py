@@ -1,4 +1,4 @@
-"""The language autoencoder that the first stage trains, its tokenizer, and the texts as that one's token ids."""
+"""Builds the language autoencoder of the first stage and its tokenizer, and tokenizes the corpus."""
 
 import os
 import shutil
@@ -27,11 +27,11 @@ def perceiver_sizes(config: Mapping) -> Mapping | None:
 
 
 def load_pretrained(config: Mapping, dataset: TextDataset) -> LanguageAutoencoder | None:
-    """A new autoencoder around a pretrained language model; None where it is to be trained from scratch.
+    """A new autoencoder around a pretrained language model; None when training from scratch.
 
     Raises:
-        CheckpointError: there is no such language model.
-        ConfigError: it reads fewer tokens than the corpus's texts or sources may have.
+        CheckpointError: the language model does not exist.
+        ConfigError: it handles fewer tokens than ``dataset.max_len`` or ``dataset.source_max_len``.
     """
     name, longest_source = config["autoencoder"]["name_or_path"], source_limit(config, dataset) or 0
     if name is None:
@@ -60,7 +60,7 @@ def load_pretrained(config: Mapping, dataset: TextDataset) -> LanguageAutoencode
 def build_from_scratch(
     config: Mapping, dataset: TextDataset, tokenizer: PreTrainedTokenizerBase
 ) -> LanguageAutoencoder:
-    """A new autoencoder with a small language model for a tokenizer."""
+    """A new autoencoder with a small, randomly initialised language model."""
     lm = {name: size for name, size in config["model"]["language_model"].items() if name != "vocab_size"}
     max_len = config["dataset"]["max_len"]
     # Before a block the decoder reads the last tokens of the text before.
@@ -72,7 +72,7 @@ def build_from_scratch(
 
 
 def make_tokenizer(config: Mapping, dataset: TextDataset, session: Session) -> PreTrainedTokenizerBase:
-    """The run's own tokenizer, trained on its texts; the one that a resumed run began with."""
+    """The run's tokenizer, trained on its texts; a resumed run loads the stored one."""
     folder = session.run.tokenizer
 
     def train() -> None:
@@ -80,8 +80,8 @@ def make_tokenizer(config: Mapping, dataset: TextDataset, session: Session) -> P
             return
         if folder.exists():
             console.print(f"{folder} is damaged and is made again.")
-        texts, size = learned_texts(config, dataset), config["model"]["language_model"]["vocab_size"]
-        with session.interrupts.at_once():
+        texts, size = training_texts(config, dataset), config["model"]["language_model"]["vocab_size"]
+        with session.interrupts.immediately():
             tokenizer = train_bpe_tokenizer(texts, size)
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         with writing(folder):
@@ -95,7 +95,7 @@ def make_tokenizer(config: Mapping, dataset: TextDataset, session: Session) -> P
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """A tokenizer that ``save_pretrained`` wrote; None where there is none, or a damaged one."""
+    """A tokenizer that ``save_pretrained`` wrote; None if it is missing or damaged."""
     if not folder.is_dir():
         return None
     try:
@@ -106,8 +106,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     return tokenizer if whole else None
 
 
-def learned_texts(config: Mapping, dataset: TextDataset) -> list[str]:
-    """What the autoencoder learns: the training texts, and from scratch also the sources."""
+def training_texts(config: Mapping, dataset: TextDataset) -> list[str]:
+    """The texts that the autoencoder trains on: the training texts, and from scratch also their sources."""
     from_scratch = config["autoencoder"]["name_or_path"] is None
     if from_scratch and source_limit(config, dataset) is not None:
         return dataset.train.texts + (dataset.train.sources or [])
@@ -117,7 +117,7 @@ def learned_texts(config: Mapping, dataset: TextDataset) -> list[str]:
 def tokenize(
     autoencoder: LanguageAutoencoder, dataset: TextDataset, session: Session
 ) -> tuple[TokenizedTexts, TokenizedTexts]:
-    """Training and validation texts as token ids, the latter only as many as are validated on."""
+    """Token ids of the training texts and of the first ``train.validation_texts`` validation texts."""
     validation = dataset.validation.texts[: session.options.validation_texts]
     train = tokenized(dataset.train.texts, autoencoder, autoencoder.max_len, session)
     return train, tokenized(validation, autoencoder, autoencoder.max_len, session)
@@ -126,7 +126,7 @@ def tokenize(
 def tokenize_sources(
     autoencoder: LanguageAutoencoder, dataset: TextDataset, max_len: int, session: Session
 ) -> tuple[TokenizedTexts, TokenizedTexts]:
-    """`tokenize` for the source texts of both sets, cut to ``max_len`` tokens."""
+    """The same for the source texts, truncated to ``max_len`` tokens."""
     validation = (dataset.validation.sources or [])[: session.options.validation_texts]
     train = tokenized(dataset.train.sources or [], autoencoder, max_len, session)
     return train, tokenized(validation, autoencoder, max_len, session)
@@ -135,13 +135,13 @@ def tokenize_sources(
 def tokenized(
     texts: Sequence[str], autoencoder: LanguageAutoencoder, max_len: int, session: Session
 ) -> TokenizedTexts:
-    """Texts as token ids, kept in the run's cache."""
+    """Token ids of texts, cached in the run directory."""
     return session.main_first(
         lambda: tokenize_texts(texts, autoencoder.tokenizer, max_len, session.run.cache)
     )
 
 
-def learns_nothing(config: Mapping) -> bool:
+def nothing_to_train(config: Mapping) -> bool:
     """Whether the latents are a frozen language model's hidden states."""
     pretrained = config["autoencoder"]["name_or_path"] is not None
     return pretrained and config["autoencoder"]["freeze_lm"] and perceiver_sizes(config) is None

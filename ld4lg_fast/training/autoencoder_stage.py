@@ -1,4 +1,4 @@
-"""Stage one: the language autoencoder learns to give texts back."""
+"""Stage one: the language autoencoder learns to reconstruct texts."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING, Perturbation, Smoothing
+from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION, Augmentation, LatentAugmentation
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.files import write_json
-from ld4lg_fast.data import LengthBucketedBatches, TextDataset, TokenizedTexts, collate
+from ld4lg_fast.data import TextDataset, TokenizedTexts, collate
 from ld4lg_fast.models.lm_attention import use_short_attention
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.console import console
@@ -23,7 +23,7 @@ from ld4lg_fast.training.train_step import Part
 
 
 def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Session) -> RunStatistics:
-    """``statistics.json``: how long the training texts are, and how many each class has."""
+    """Writes ``statistics.json``: the training texts' token lengths and class counts."""
     statistics = RunStatistics.of_texts(
         tokens.lengths.tolist(),
         dataset.train.labels,
@@ -41,7 +41,7 @@ def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Sess
 
 
 class AutoencoderStage:
-    """Teacher-forced reconstruction on batches of texts of like length; see `loop.Stage`."""
+    """Teacher-forced reconstruction on length-bucketed batches; see `loop.Stage`."""
 
     name = NAME
     ema = None
@@ -54,7 +54,7 @@ class AutoencoderStage:
         tokens: TokenizedTexts,
         validation: TokenizedTexts | Sequence[list[int]],
         session: Session,
-        smoothing: Smoothing = NO_SMOOTHING,
+        augmentation: LatentAugmentation = NO_AUGMENTATION,
     ) -> None:
         self.session, self.options = session, getattr(session.options, self.name)
         self.module = autoencoder.to(session.device)
@@ -62,28 +62,23 @@ class AutoencoderStage:
         self.trained: nn.Module = autoencoder
         if autoencoder.freeze_lm and autoencoder.perceiver is not None:
             self.trained = autoencoder.perceiver
-        self.tokens, self.validation, self.smoothing = tokens, validation, smoothing
-        lengths = tokens.lengths
-        self.batches = StepBatches(
-            lambda epoch: LengthBucketedBatches(
-                lengths, self.options.batch_size, seed=session.seed, epoch=epoch
-            )
-        )
+        self.tokens, self.validation, self.augmentation = tokens, validation, augmentation
+        self.batches = StepBatches(len(tokens), self.options.batch_size, session.seed, tokens.lengths)
 
     def batch(self, step: int, part: Part) -> tuple:
         whole = self.batches[step]
         mine = part.of(whole)
         ids, mask = self._collate([self.tokens[index] for index in mine])
-        # The mean over the tokens of all parts, though each has texts of other lengths.
+        # Weights the parts by their tokens, so that the loss is the mean over all tokens of the batch.
         lengths = self.tokens.lengths
         weight = float(part.count * lengths[mine].sum() / lengths[whole].sum())
         generator = step_generator(self.session.seed, self.name, step)
-        smoothing = self.smoothing_of(mine, training=True)
-        return weight, (ids, mask, smoothing, generator, part.index, part.count)
+        augmentation = self.augmentation_of(mine, training=True)
+        return weight, (ids, mask, augmentation, generator, part.index, part.count)
 
-    def smoothing_of(self, rows: Sequence[int], training: bool) -> Perturbation:
-        """What the latents of those texts go through, in a step of training or of validation."""
-        return self.smoothing if training else NO_SMOOTHING
+    def augmentation_of(self, rows: Sequence[int], training: bool) -> Augmentation:
+        """The augmentation of the texts ``rows`` in a training or a validation step."""
+        return self.augmentation if training else NO_AUGMENTATION
 
     def loss(self, model: nn.Module, batch: tuple) -> Tensor:
         weight, inputs = batch
@@ -96,20 +91,20 @@ class AutoencoderStage:
     @torch.no_grad()
     def validate(self, step: int) -> None:
         self.module.eval()
-        total, count = self.session.summed(*self.session.alone(self._validation_sums))
+        total, count = self.session.summed(*self.session.interruptible(self._validation_sums))
         seconds = round(self.session.clock.seconds(), 2)
         self.session.metrics_log.write(self.name, step, validation_loss=total / count, seconds=seconds)
         console.print(f"{self.name}, step {step}: validation loss {total / count:.4f}")
 
     def _validation_sums(self) -> tuple[float, int]:
-        """The loss of this process's validation texts, summed over their tokens, and the number of these."""
+        """Loss of this process's validation texts, summed over their tokens, and the number of tokens."""
         total, count = 0.0, 0
         mine = self.session.mine(range(len(self.validation)))
         for start in range(0, len(mine), BATCH):
             rows = mine[start : start + BATCH]
             ids, mask = self._collate([self.validation[i] for i in rows])
             tokens = int(mask.sum())
-            unseen = self.smoothing_of(rows, training=False), step_generator(0, self.name, rows[0])
+            unseen = self.augmentation_of(rows, training=False), step_generator(0, self.name, rows[0])
             with self.session.accelerator.autocast():
                 total += tokens * self.module.loss(ids, mask, *unseen).item()
             count += tokens
@@ -123,7 +118,7 @@ def finish_autoencoder(
     clock: StageClock,
     step: int,
 ) -> None:
-    """Measures how well texts are given back, prints it, and saves the autoencoder."""
+    """Measures and prints the reconstruction quality, and saves the autoencoder."""
     result = measure_reconstruction(autoencoder, validation, session, clock.is_over)
 
     def finish() -> None:

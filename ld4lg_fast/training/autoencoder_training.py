@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import Smoothing
+from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
 from ld4lg_fast.data import TextDataset, TokenizedTexts, tokenize_texts
+from ld4lg_fast.models.lm_attention import set_attention
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.terminal.progress import duration
 from ld4lg_fast.training.autoencoder_model import (
     build_from_scratch,
-    learned_texts,
-    learns_nothing,
     make_tokenizer,
+    nothing_to_train,
     tokenize,
     tokenized,
+    training_texts,
 )
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage, finish_autoencoder, write_statistics
 from ld4lg_fast.training.block_stages import BlockAutoencoderStage, block_tokens, dataset_of_blocks, not_blank
@@ -25,7 +26,7 @@ from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.time_budget import StageClock
 
-LONG_ENCODING = 0.1  # of the run's time limit, above which it is announced
+LONG_ENCODING = 0.1  # share of the time limit above which the encoding time is announced
 
 
 def train_autoencoder(
@@ -35,10 +36,10 @@ def train_autoencoder(
     session: Session,
     clock: StageClock,
 ) -> None:
-    """Runs the stage; afterwards the run directory has ``autoencoder/`` and ``reconstruction.json``.
+    """Runs the stage, which writes ``autoencoder/`` and ``reconstruction.json`` to the run directory.
 
     Args:
-        pretrained: what `load_pretrained` gave.
+        pretrained: the result of `load_pretrained`.
     """
     autoencoder = pretrained
     if autoencoder is None:
@@ -49,31 +50,40 @@ def train_autoencoder(
     tokens, validation = tokenize(autoencoder, dataset, session)
     write_statistics(tokens, dataset, session)
     step = 0
-    if learns_nothing(config):
+    if nothing_to_train(config):
         autoencoder.to(session.device)
         console.print("The latents are the frozen language model's hidden states: there is nothing to train.")
     else:
         limit = clock.run.limit
         if clock.end is not None and limit is not None and session.options.stage == "all":
-            seconds = session.alone(lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session))
+            seconds = session.interruptible(
+                lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session)
+            )
             seconds *= 3 if documents else 1  # heads and tails, too
             clock.make_room(seconds)
             if seconds > LONG_ENCODING * limit:
                 console.print(f"Encoding the corpus between the stages is going to take {duration(seconds)}.")
-        learned = learned_texts(config, dataset)
+        learned = training_texts(config, dataset)
         if learned is not dataset.train.texts:
             tokens = tokenized(learned, autoencoder, autoencoder.max_len, session)
-        shares = {field.name: config["autoencoder"].get(field.name, 0.0) for field in fields(Smoothing)}
-        smoothing = Smoothing(**shares)
+        shares = {
+            field.name: config["autoencoder"].get(field.name, 0.0) for field in fields(LatentAugmentation)
+        }
+        augmentation = LatentAugmentation(**shares)
         if documents:
             blocks = block_tokens(dataset.train, tokens, autoencoder)
             validation = not_blank(validation, dataset.validation.texts)
             stage: AutoencoderStage = BlockAutoencoderStage(
-                blocks, config["recipe"], autoencoder, validation, session, smoothing
+                blocks, config["recipe"], autoencoder, validation, session, augmentation
             )
         else:
-            stage = AutoencoderStage(autoencoder, tokens, validation, session, smoothing)
+            stage = AutoencoderStage(autoencoder, tokens, validation, session, augmentation)
+        chosen = session.options.attn_implementation
+        if chosen != "auto":
+            set_attention(autoencoder, chosen)
         step = TrainingLoop(stage, session, clock).run().step
+        if chosen != "auto":  # what follows computes in float32
+            set_attention(autoencoder, "auto")
     finish_autoencoder(autoencoder, validation, session, clock, step)
 
 
@@ -84,7 +94,7 @@ def _encoding_seconds(
     config: Mapping,
     session: Session,
 ) -> float:
-    """How long the second stage is going to take before its first step."""
+    """Estimated seconds that the second stage spends on encoding before its first step."""
     autoencoder.to(session.device).eval()
     seconds = encoding_seconds(
         lambda texts: encode_latents(autoencoder, tokens, session, texts), tokens, session

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import Smoothing
+from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
 from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
@@ -69,9 +69,9 @@ class BlockAutoencoderStage(AutoencoderStage):
         autoencoder: LanguageAutoencoder,
         validation: Sequence[list[int]],
         session: Session,
-        smoothing: Smoothing,
+        augmentation: LatentAugmentation,
     ) -> None:
-        super().__init__(autoencoder, blocks.tokens, validation, session, smoothing)
+        super().__init__(autoencoder, blocks.tokens, validation, session, augmentation)
         self.blocks, self.recipe, self.firsts = blocks, recipe, blocks.firsts
 
     def batch(self, step: int, part: Part) -> tuple:
@@ -89,10 +89,10 @@ class BlockAutoencoderStage(AutoencoderStage):
         read, real = collate(labels, self.module.tokenizer.pad_token_id)
         weight = float(part.count * sum(map(len, rows)) / self.blocks.tokens.lengths[whole].sum())
         noise = step_generator(self.session.seed, self.name, step)
-        smoothing = self.smoothing_of(part.of(whole), training=True)
+        augmentation = self.augmentation_of(part.of(whole), training=True)
         given = (read.masked_fill(~real, -100), torch.tensor(prefixes))
         tensors = tuple(to_device(tensor, self.session.device) for tensor in given)
-        return weight, (ids, mask, smoothing, noise, part.index, part.count, *tensors)
+        return weight, (ids, mask, augmentation, noise, part.index, part.count, *tensors)
 
     def _row(self, block: int, first: int, coin: Sequence[float]) -> tuple[list[int], list[int]]:
         """A block or a part of it, and the tokens that the decoder reads before it."""

@@ -1,4 +1,4 @@
-"""Checkpoints: one directory a step, which appears whole or not at all."""
+"""Checkpoints: one directory per step, written atomically."""
 
 import os
 import shutil
@@ -24,12 +24,12 @@ from ld4lg_fast.training.ema import Ema
 
 KEPT = 2
 _UNFINISHED, _DAMAGED = ".unfinished-", "damaged-"
-MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
+MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.safetensors"
 
 
 @dataclass
 class TrainingState:
-    """Where a stage is: ``step`` steps done; the run's seconds then, and when the stage's steps began."""
+    """Progress of a stage: steps done, seconds of the run so far, and the run's second at which the stage started."""
 
     step: int = 0
     run_seconds: float = 0.0
@@ -45,16 +45,17 @@ def _sync(path: Path) -> None:
 
 
 class CheckpointStore:
-    """The checkpoints ``step_<n>`` of one stage: ``model.safetensors``, ``ema.safetensors`` where the stage
-    averages, ``optimizer.safetensors`` and ``state.json``; all tensors whole, however many processes there
-    are. The last two are kept.
+    """The checkpoints ``step_<n>`` of one stage; the last two are kept.
+
+    Each has ``model.safetensors``, ``ema.safetensors`` if the stage keeps an EMA, ``optimizer.safetensors`` and
+    ``state.json``. Tensors are stored unsharded, whatever the number of processes.
 
     Args:
-        averages: whether the stage has an average.
+        has_ema: whether the stage keeps an EMA.
     """
 
-    def __init__(self, directory: Path, averages: bool = False) -> None:
-        self.directory, self.averages = directory, averages
+    def __init__(self, directory: Path, has_ema: bool = False) -> None:
+        self.directory, self.has_ema = directory, has_ema
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -65,7 +66,7 @@ class CheckpointStore:
         return self.directory / f"step_{step}"
 
     def sweep(self) -> None:
-        """Deletes what interrupted writes left behind, and all but the last checkpoints."""
+        """Deletes the remains of interrupted writes, and all but the last checkpoints."""
         whole = {self.path(step) for step in self.steps()[-KEPT:]}
         for path in self.directory.glob("*"):
             if path.is_dir() and path not in whole and path.name.startswith((_UNFINISHED, "step_")):
@@ -74,10 +75,10 @@ class CheckpointStore:
     def save(
         self, state: TrainingState, model: nn.Module, ema: Ema | None, optimizer: dict[str, Tensor]
     ) -> Path:
-        """Writes a checkpoint beside the others, flushes it to disk, then gives it its name.
+        """Writes a checkpoint under a temporary name, flushes it to disk, then renames it.
 
         Raises:
-            CheckpointError: the disk is full or cannot be written to; the checkpoints before stay.
+            CheckpointError: the disk is full or cannot be written to; earlier checkpoints stay.
         """
         final, temporary = self.path(state.step), self.directory / f"{_UNFINISHED}step_{state.step}"
         if final in map(self.path, self.steps()):
@@ -87,7 +88,7 @@ class CheckpointStore:
             temporary.mkdir(parents=True)
             save_weights(model, temporary / MODEL)
             if ema is not None:
-                save_weights(ema.module, temporary / AVERAGE)
+                save_weights(ema.module, temporary / EMA)
             write_atomically(temporary / OPTIMIZER, safetensors.torch.save(optimizer))
             write_json(temporary / "state.json", asdict(state))
         except (CheckpointError, OSError) as error:
@@ -105,10 +106,10 @@ class CheckpointStore:
         return final
 
     def read_state(self) -> TrainingState | None:
-        """The state of the last whole checkpoint, or None where there is none at all.
+        """The state of the last intact checkpoint; None if there are no checkpoints.
 
         Raises:
-            CheckpointError: all that there are are damaged.
+            CheckpointError: all checkpoints are damaged.
         """
         faults = {}
         for step in reversed(self.steps()):
@@ -123,7 +124,7 @@ class CheckpointStore:
         )
 
     def set_damaged_aside(self) -> None:
-        """Renames damaged checkpoints after the last whole one, and says so; call in the main process."""
+        """Renames damaged checkpoints after the last intact one and prints a message; main process only."""
         state = self.read_state()
         for step in self.steps():
             if state is not None and step > state.step:
@@ -136,10 +137,10 @@ class CheckpointStore:
                 )
 
     def _files(self) -> Sequence[str]:
-        return (MODEL, AVERAGE, OPTIMIZER) if self.averages else (MODEL, OPTIMIZER)
+        return (MODEL, EMA, OPTIMIZER) if self.has_ema else (MODEL, OPTIMIZER)
 
     def _fault(self, step: int) -> str | None:
-        """What is damaged in a checkpoint as far as can be seen without reading all of it, as a sentence."""
+        """A sentence about damage that is visible in a checkpoint's state and tensor headers, or None."""
         try:
             self._state(step)
             for name in self._files():
@@ -163,12 +164,12 @@ class CheckpointStore:
     def restore(
         self, model: nn.Module, ema: Ema | None
     ) -> tuple[TrainingState | None, dict[str, Tensor] | None]:
-        """Loads the last whole checkpoint into the two; its state and the optimiser's tensors.
+        """Loads the last intact checkpoint into ``model`` and ``ema``; returns its state and the optimiser's tensors.
 
-        Nones where there is none.
+        Both are None if there is no checkpoint.
 
         Raises:
-            CheckpointError: it is damaged, or its tensors have other names or shapes.
+            CheckpointError: it is damaged, or its tensors' names or shapes differ.
         """
         state = self.read_state()
         if state is None:
@@ -177,7 +178,7 @@ class CheckpointStore:
         try:
             load_weights(model, path / MODEL)
             if ema is not None:
-                load_weights(ema.module, path / AVERAGE)
+                load_weights(ema.module, path / EMA)
             return state, load_tensors(path / OPTIMIZER)
         except OtherModelError:
             raise
@@ -187,10 +188,10 @@ class CheckpointStore:
             ) from error
 
     def check_fits(self, skeleton: nn.Module) -> None:
-        """Refuses a model that the last checkpoint is not of; it may lie on the meta device.
+        """Checks that the last checkpoint fits a model, which may be on the meta device.
 
         Raises:
-            CheckpointError: tensors of other names or shapes, or no whole checkpoint.
+            CheckpointError: the tensors' names or shapes differ, or all checkpoints are damaged.
         """
         state = self.read_state()
         if state is not None:

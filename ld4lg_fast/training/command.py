@@ -1,4 +1,4 @@
-"""The training command: config and run directory, then the stages, then what to type next."""
+"""The training command: opens the run directory, trains the stages, prints the next command."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.checkpoints.run_lock import RunLock
-from ld4lg_fast.checkpoints.stored_config import GROUPS, on_stored_groups
+from ld4lg_fast.checkpoints.stored_config import GROUPS, with_stored_groups
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.errors import ConfigError
@@ -26,7 +26,7 @@ from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts, end_with_launcher
 from ld4lg_fast.training.malloc_settings import keep_freed_memory
 from ld4lg_fast.training.metrics_log import MetricsLog
-from ld4lg_fast.training.run_setup import Plan, carry_out, next_command, plan, resume_command
+from ld4lg_fast.training.run_setup import Plan, next_command, plan, prepare_directory, resume_command
 from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes
 from ld4lg_fast.training.time_budget import RunClock, StageClock
 from ld4lg_fast.training.train_section import TrainOptions, read_options
@@ -38,24 +38,24 @@ STAGES = ("autoencoder", "diffusion", "decoder")
 
 
 def main(overrides: Sequence[str] | None = None) -> None:
-    """The command of ``scripts/train.py``; ``overrides`` stand for the command line's arguments."""
-    sys.argv[1:] = on_stored_groups(sys.argv[1:] if overrides is None else overrides)
+    """Entry point of ``scripts/train.py``; ``overrides`` replace the command line's arguments."""
+    sys.argv[1:] = with_stored_groups(sys.argv[1:] if overrides is None else overrides)
     hydra_entry(train, "train")
 
 
 def train(config: DictConfig) -> int | None:
-    """Trains as a composed config and its command line say; returns an exit code where it was interrupted.
+    """Trains with a composed config; returns an exit code if interrupted.
 
-    A command that fails before the first step leaves the disk as it was.
+    A command that fails before the first step leaves the disk unchanged.
 
     Raises:
-        LD4LGError: anything that the user can mend.
+        LD4LGError: an error that the user can correct.
     """
     end_with_launcher()
     processes = start_processes()
     console.quiet = not processes.is_main_process
     command = HydraConfig.get()
-    run = RunDirectory(_place(command))
+    run = RunDirectory(_run_dir(command))
     groups: dict[str, Any] = {name: command.runtime.choices.get(name) for name in GROUPS}
     for name, choice in groups.items():
         if not isinstance(choice, str):
@@ -82,14 +82,14 @@ def train(config: DictConfig) -> int | None:
     return None
 
 
-def _place(command: HydraConf) -> str:
-    """Where the run goes: ``hydra.run.dir``; in a sweep with a folder of its own, the job's part of that."""
+def _run_dir(command: HydraConf) -> str:
+    """The run directory: ``hydra.run.dir``, or the job's folder in a sweep with ``hydra.sweep.dir``."""
     of_sweep = command.mode is RunMode.MULTIRUN and command.sweep.dir != str(Folders.of_sweep)
     return command.runtime.output_dir if of_sweep else command.run.dir
 
 
 def _end_processes(processes: PartialState) -> None:
-    """Parts from the other processes, and forgets what the next job of a sweep may want otherwise."""
+    """Ends the process group and resets Accelerate's state for the next job of a sweep."""
     processes.destroy_process_group()
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -102,7 +102,7 @@ def _train(planned: Plan, lock: RunLock, interrupts: Interrupts) -> None:
     earlier = max((state.run_seconds for state in states.values() if state), default=0.0)
     clock = RunClock(options.max_minutes and 60 * options.max_minutes, earlier)
 
-    # Imported late: transformers takes seconds, and a mistake on the command line should show at once.
+    # Imported here, as transformers takes seconds: mistakes on the command line are reported before.
     import transformers
 
     from ld4lg_fast.training.preparation import prepare
@@ -124,7 +124,7 @@ def _train(planned: Plan, lock: RunLock, interrupts: Interrupts) -> None:
         for stage, its_clock in stages.items()
         if config["resume"] and _is_finished(run, options, stage, states[stage], its_clock)
     ]
-    prepared = session.alone(
+    prepared = session.interruptible(
         lambda: prepare(config, session, [stage for stage in stages if stage not in finished])
     )
     interrupts.check()
@@ -144,18 +144,18 @@ def _train(planned: Plan, lock: RunLock, interrupts: Interrupts) -> None:
             work[stage](config, dataset, session, its_clock)
         interrupts.check()
     accelerator.end_training()
-    _say_what_next(session)
+    _print_summary(session)
 
 
 def _begin(planned: Plan, lock: RunLock, decoding: DecodingConfig) -> None:
-    """The first changes on disk."""
-    carry_out(planned, lock)
+    """Makes the first changes on disk."""
+    prepare_directory(planned, lock)
     with fingerprint.renewed(planned.run.path):
         decoding.save(planned.run.path)
 
 
 def _work(pretrained: "LanguageAutoencoder | None") -> Mapping[str, Callable]:
-    """What each stage does."""
+    """The function that runs each stage."""
     from ld4lg_fast.training.autoencoder_training import train_autoencoder
     from ld4lg_fast.training.decoder_stage import train_decoder
     from ld4lg_fast.training.denoiser_training import train_denoiser
@@ -168,7 +168,7 @@ def _work(pretrained: "LanguageAutoencoder | None") -> Mapping[str, Callable]:
 
 
 def _last_state(run: RunDirectory, stage: str) -> TrainingState | None:
-    return CheckpointStore(run.checkpoints(stage), averages=stage == "diffusion").read_state()
+    return CheckpointStore(run.checkpoints(stage), has_ema=stage == "diffusion").read_state()
 
 
 def _stages(options: TrainOptions) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ def _stages(options: TrainOptions) -> tuple[str, ...]:
 def _stage_clock(
     stage: str, options: TrainOptions, state: TrainingState | None, clock: RunClock
 ) -> StageClock:
-    """Until when a stage may train; where its steps begin, it notes itself."""
+    """The time limit of a stage; its start is set when its steps begin."""
     first_of_two = options.stage == "all" and stage == "autoencoder"
     end = clock.end_of(options.autoencoder_share if first_of_two else 1.0)
     return StageClock(clock, state.stage_start if state else clock.seconds(), end)
@@ -187,9 +187,9 @@ def _stage_clock(
 def _is_finished(
     run: RunDirectory, options: TrainOptions, stage: str, state: TrainingState | None, clock: StageClock
 ) -> bool:
-    """Whether a stage needs nothing more; a higher limit of steps or minutes re-opens it.
+    """Whether a stage is complete; a higher limit of steps or minutes makes it incomplete again.
 
-    The first stage is never re-opened once the second one has begun on its latents.
+    The first stage stays complete once the second one has started on its latents.
     """
     if stage == "autoencoder":
         saved, steps, settled = run.has_autoencoder, options.autoencoder.steps, run.has_diffusion_stage
@@ -202,7 +202,7 @@ def _is_finished(
     return settled or state is None or state.step >= steps or clock.progress_at(state.run_seconds) >= 1
 
 
-def _say_what_next(session: Session) -> None:
+def _print_summary(session: Session) -> None:
     run, warnings = session.run, session.metrics_log.warnings()
     but = ", but not every stage made enough steps: see the last lines" if warnings else ""
     lines = [f"Finished in {duration(session.clock.seconds())}{but}. In {run.path}:"]

@@ -1,4 +1,4 @@
-"""Latents of texts together with everything that the denoiser is told about them.
+"""Latents of texts together with the conditioning of the denoiser.
 
 Letters: B texts, N latents, d latent width, M context length, W language model width, T tokens of all
 sources.
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ld4lg_fast.training.shards import Rows
 
-WIDTH_STEP = 8  # context lengths are rounded up to it, so that there are few distinct shapes
+WIDTH_STEP = 8  # context lengths are rounded up to a multiple of it, for few distinct shapes
 
 
 @dataclass(frozen=True)
 class SourceStates:
-    """Encoder states of source texts without padding, one text after the other.
+    """Encoder states of source texts, concatenated without padding.
 
     ``states`` (T, W); text i has the rows ``offsets[i] : offsets[i + 1]``.
     """
@@ -28,7 +28,7 @@ class SourceStates:
     offsets: np.ndarray
 
     def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Context (B, M, W) float32, zero where padded, and its mask (B, M) of the texts in ``rows``."""
+        """Context (B, M, W) float32, zero-padded, and its mask (B, M) for the texts ``rows``."""
         parts = [self.states.span(self.offsets[i], self.offsets[i + 1]) for i in rows]
         lengths = torch.tensor([len(part) for part in parts])
         width = -(-int(lengths.max()) // WIDTH_STEP) * WIDTH_STEP
@@ -40,9 +40,9 @@ class SourceStates:
 
 @dataclass(frozen=True)
 class ConditionedLatents:
-    """Latents (B, N, d) and the texts' conditions.
+    """Latents (B, N, d) and the texts' conditioning.
 
-    ``lengths`` (B,): real positions of each text in recipe v1; None: all N. ``labels`` (B,) long or None.
+    ``lengths`` (B,): number of unpadded positions of each text in recipe v1; None: all N. ``labels`` (B,) long or None.
     """
 
     latents: Rows
@@ -54,7 +54,7 @@ class ConditionedLatents:
         return len(self.latents)
 
     def mask(self, rows: Sequence[int] | np.ndarray) -> Tensor | None:
-        """(rows, N), True = keep, or None where all positions are real."""
+        """(rows, N), True = keep; None without padding."""
         if self.lengths is None:
             return None
         return torch.from_numpy(np.arange(self.latents.row_shape[0]) < self.lengths[rows][:, None])
@@ -76,7 +76,7 @@ Given = TypeVar("Given", Tensor, Tensor | None)
 
 
 def to_device(tensor: Given, device: torch.device) -> Given:
-    """Moves without waiting for the device, for which the memory has to be pinned."""
+    """Copies to the device without waiting for it, through pinned memory."""
     if tensor is None or device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)

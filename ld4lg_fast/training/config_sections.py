@@ -1,4 +1,4 @@
-"""The config beside the ``train`` section, checked: seed, corpus, recipe, decoding and the sizes of the models."""
+"""Checks of the config's sections other than ``train``: seed, dataset, model, autoencoder, recipe, decoding."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,30 +26,28 @@ from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.options.checks import check
 from ld4lg_fast.options.groups import DECODING
 from ld4lg_fast.options.precisions import PrecisionChoice
-from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, MultipleOf, OneOf
+from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, Described, MultipleOf, OneOf
 
-# Runs of earlier versions do not say how they are decoded.
+# Absent in runs of earlier versions.
 MAY_BE_MISSING: Mapping[str, Mapping] = {"decoding": {}}
 SECTIONS = ("train", "dataset", "model", "autoencoder", "recipe", "decoding")
 
 
-class ScheduleName:
-    """The name of a `ContinuousSchedule`."""
-
-    def allows(self, value: Any) -> bool:
-        try:
-            return isinstance(value, str) and bool(ContinuousSchedule(value))
-        except ConfigError:
-            return False
-
-    def __str__(self) -> str:
-        return (
-            "cosine, simple_linear, beta_linear, sigmoid, straight, tan-D (as in tan-9) or shifted_cosine-R (as in "
-            "shifted_cosine-0.5)"
-        )
+def _is_schedule(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(ContinuousSchedule(value))
+    except ConfigError:
+        return False
 
 
-# The bounds of sizes are those of the files that the models are saved in (`ld4lg_fast.checkpoints.schemas`).
+SCHEDULE = Described(
+    "cosine, simple_linear, beta_linear, sigmoid, straight, tan-D (as in tan-9) or shifted_cosine-R (as in "
+    "shifted_cosine-0.5)",
+    _is_schedule,
+)
+
+
+# Sizes have the bounds of the saved files (`ld4lg_fast.checkpoints.schemas`).
 WIDTH, WIDTH_IN_HEADS = WholeNumber(1, 2**16), MultipleOf(DIM_HEAD, 2**16)
 DEPTH, POSITIONS = WholeNumber(1, 512), WholeNumber(1, 2**17)
 SHARE, DROPOUT, SWITCH = Number(0, 1), Number(0, 0.999), Switch()
@@ -108,9 +106,9 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "self_condition_noise": SHARE,
         "class_drop_prob": SHARE,
         "context_drop_prob": SHARE,
-        "schedule": ScheduleName(),
+        "schedule": SCHEDULE,
         "schedule_scale": Number(1e-3, 1e3),
-        "sampling_schedule": OneOf(ScheduleName(), NULL),
+        "sampling_schedule": OneOf(SCHEDULE, NULL),
         "adaptive_schedule": SWITCH,
         "context_blocks": WholeNumber(1, 64),
         "context_layers": WholeNumber(1, 64),
@@ -142,10 +140,10 @@ NEEDED_FROM_SCRATCH = tuple(f"model.language_model.{name}" for name in RULES["mo
 
 
 def check_sections(config: Mapping) -> None:
-    """Refuses a config whose sections are no groups of options.
+    """Checks that every section is a group of options.
 
     Raises:
-        ConfigError: the first one that is none.
+        ConfigError: names the first section that is not.
     """
     for name in SECTIONS:
         if not isinstance(config.get(name, MAY_BE_MISSING.get(name)), Mapping):
@@ -155,10 +153,10 @@ def check_sections(config: Mapping) -> None:
 
 
 def check_model_options(config: Mapping) -> None:
-    """Refuses values of the wrong kind or out of range, options that do not exist, and missing ones.
+    """Checks names, types and ranges of all options outside the ``train`` section.
 
     Raises:
-        ConfigError: the first of them; the sentence names the option and what it may be.
+        ConfigError: an unknown or missing option, or an invalid value; the message says what is allowed.
     """
     given: dict[str, object] = {}
     for name in config["model"]:
@@ -188,7 +186,7 @@ def check_model_options(config: Mapping) -> None:
 
 
 def _check_denoiser(sizes: Mapping, recipe: Mapping) -> None:
-    """Sizes and parts of the recipe that do not go together."""
+    """Checks combinations of denoiser sizes and recipe options."""
     name, depth = "model.denoiser", sizes["depth"]
     if sizes.get("heads") is None:
         check(f"{name}.dim", sizes["dim"], WIDTH_IN_HEADS)

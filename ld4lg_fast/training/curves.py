@@ -1,4 +1,4 @@
-"""Learning curves of a run as a picture."""
+"""Plots the learning curves of a run."""
 
 from importlib.util import find_spec
 from io import BytesIO
@@ -10,7 +10,7 @@ from ld4lg_fast.training.metrics_log import read_log
 
 
 def draw_curves(log: Path, picture: Path) -> None:
-    """Loss, validation loss and gradient norm of ``train.jsonl`` as a PNG; a sentence without matplotlib."""
+    """Plots loss, validation loss and gradient norm of ``train.jsonl`` as PNG; prints a hint without matplotlib."""
     if find_spec("matplotlib") is None:
         console.print("No learning curves were drawn: pip install matplotlib.")
         return
@@ -25,7 +25,7 @@ def draw_curves(log: Path, picture: Path) -> None:
             for name in names:
                 points = [(record["step"], record[name]) for record in mine if name in record]
                 if points:
-                    marker = "." if name == "validation_loss" else ""  # a line of one point is none
+                    marker = "." if name == "validation_loss" else ""  # shows a single point
                     label = name.replace("_", " ")
                     axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker=marker)
                     axes.legend()

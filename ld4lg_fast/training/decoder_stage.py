@@ -1,8 +1,8 @@
-"""After both stages: the decoder learns to read what the denoiser writes.
+"""Optional third stage: finetunes the decoder on latents from the trained denoiser.
 
-The denoiser's latents are never quite those of a text, and a decoder that has seen nothing but encoded texts follows
-their slips word by word. Here it gives texts back from latents that were noised and denoised again by the trained
-denoiser. The encoder stays as it is, and with it the latents that the denoiser knows.
+Sampled latents differ slightly from encoded ones, and a decoder that was trained on encoded texts only reproduces their
+errors. This stage trains it to reconstruct texts from latents that were noised and denoised by the trained denoiser.
+The encoder stays frozen, so that the denoiser's latent space does not change.
 Letters: B texts, N latents, d latent width.
 """
 
@@ -28,31 +28,31 @@ from ld4lg_fast.training.time_budget import StageClock
 from ld4lg_fast.training.train_section import TrainOptions
 
 NAME = "decoder"
-STRENGTHS = 0.2, 0.6  # times that latents are noised up to, one a batch
-STEPS = 5  # of the way back
-AS_THEY_ARE = 0.25  # chance of a text's own latents
+STRENGTHS = 0.2, 0.6  # range of times that latents are noised to, sampled once per batch
+STEPS = 5  # of denoising
+UNCHANGED = 0.25  # probability that a text's latents are left unchanged
 
 
 class RoundTrip:
-    """Noises latents and denoises them again, where `Smoothing` would blur them.
+    """Augments latents by noising and denoising them; see `Augmentation`.
 
     Args:
-        conditions: of the texts, as options of `TextDiffusionPipeline.sample`.
+        conditions: classes or sources of the texts, as arguments of `TextDiffusionPipeline.sample`.
     """
 
     def __init__(self, pipe: TextDiffusionPipeline, conditions: Mapping) -> None:
         self.pipe, self.conditions = pipe, conditions
 
-    def perturbed(self, ids: Tensor, *_: object) -> Tensor:
-        """Token ids (B, T) as they are."""
+    def corrupt_tokens(self, ids: Tensor, *_: object) -> Tensor:
+        """Returns token ids (B, T) unchanged."""
         return ids
 
-    def blurred(self, latents: Tensor, draws: Draws) -> Tensor:
-        """Latents (B, N, d) as the decoder sees them."""
+    def augment_latents(self, latents: Tensor, draws: Draws) -> Tensor:
+        """Latents (B, N, d) for the decoder."""
         low, high = STRENGTHS
         strength = low + (high - low) * torch.rand((), generator=draws.generator).item()
         seed = int(torch.randint(2**31, (), generator=draws.generator))
-        kept = draws(torch.rand, latents, 1, 1) < AS_THEY_ARE
+        kept = draws(torch.rand, latents, 1, 1) < UNCHANGED
         back = self.pipe.sample(
             len(latents),
             start=latents.float(),
@@ -60,7 +60,7 @@ class RoundTrip:
             num_inference_steps=STEPS,
             sampler="unipc",
             guidance_scale=1.0,
-            cuda_graph=False,  # capturing takes longer than the few steps
+            cuda_graph=False,  # capturing takes longer than these few steps
             seed=seed,
             sample_ids=[draws.rank + draws.world_size * row for row in range(len(latents))],
             **self.conditions,
@@ -69,7 +69,7 @@ class RoundTrip:
 
 
 class DecoderStage(AutoencoderStage):
-    """Reconstruction from latents that come back from a `RoundTrip`; see `loop.Stage`."""
+    """Reconstruction from latents after a `RoundTrip`; see `loop.Stage`."""
 
     name = NAME
 
@@ -88,11 +88,11 @@ class DecoderStage(AutoencoderStage):
             autoencoder.perceiver.decoder.requires_grad_(True)
         if not autoencoder.freeze_lm:
             autoencoder.lm.get_decoder().requires_grad_(True)
-            autoencoder.lm.get_input_embeddings().requires_grad_(False)  # they are the encoder's, too
+            autoencoder.lm.get_input_embeddings().requires_grad_(False)  # shared with the encoder
         self.pipe = TextDiffusionPipeline(autoencoder, model.to(session.device).requires_grad_(False))
         self.dataset = dataset
 
-    def smoothing_of(self, rows: Sequence[int], training: bool) -> RoundTrip:
+    def augmentation_of(self, rows: Sequence[int], training: bool) -> RoundTrip:
         known = self.dataset.train if training else self.dataset.validation
         conditions: dict[str, list] = {}
         if known.labels is not None and self.pipe.model.denoiser.config.num_classes:
@@ -102,12 +102,12 @@ class DecoderStage(AutoencoderStage):
         return RoundTrip(self.pipe, conditions)
 
 
-def load_given(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentDiffusion]:
+def load_source_run(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentDiffusion]:
     """Autoencoder and denoiser of the run ``train.finetune_decoder_from``.
 
     Raises:
-        CheckpointError: there are none, or they do not belong together.
-        ConfigError: a model of recipe v1, which has no Perceiver to adapt.
+        CheckpointError: they are missing or do not belong together.
+        ConfigError: a model of recipe v1, which has no Perceiver to finetune.
     """
     given = RunDirectory(str(options.finetune_decoder_from))
     fingerprint.check(given.path)
@@ -122,7 +122,7 @@ def load_given(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentDiffus
 
 def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
     """Runs the stage on the run ``train.finetune_decoder_from``; afterwards the run directory has ``autoencoder/``."""
-    autoencoder, model = load_given(session.options)
+    autoencoder, model = load_source_run(session.options)
     tokens, validation = tokenize(autoencoder, dataset, session)
     write_statistics(tokens, dataset, session)
     stage = DecoderStage(autoencoder, model, tokens, validation, session, dataset)

@@ -1,4 +1,4 @@
-"""Stage two from tokens to a saved denoiser, distilled or not."""
+"""Stage two: encodes the corpus, trains or distills the denoiser, and saves it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,6 +9,7 @@ from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.models.attention_backends import set_attn_implementation
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
 from ld4lg_fast.training.autoencoder_stage import write_statistics
@@ -47,7 +48,7 @@ def _conditions(
 
 
 def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
-    """Runs the stage on the run directory's autoencoder; afterwards the directory has ``denoiser/``."""
+    """Runs the stage with the run's autoencoder and writes ``denoiser/`` to the run directory."""
     autoencoder = LanguageAutoencoder.load(session.run.autoencoder).to(session.device)
     documents = "context_blocks" in config["recipe"]
     if documents:
@@ -85,7 +86,8 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
 
 def _encoded(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session) -> Rows:
     """Latents that are not kept on disk."""
-    return session.alone(lambda: Rows([encode_latents(autoencoder, tokens, session, range(len(tokens)))]))
+    every = range(len(tokens))
+    return session.interruptible(lambda: Rows([encode_latents(autoencoder, tokens, session, every)]))
 
 
 def _train_on_blocks(
@@ -105,27 +107,21 @@ def _train_on_blocks(
         blocks = block_tokens(split, ids, autoencoder)
         heads, tails = blocks.cut_in_two(session.seed)
         labels = torch.tensor(split.labels) if split.labels and model.denoiser.config.num_classes else None
-        rows = (
-            encode(autoencoder, part, session, name)
-            for part, name in ((ids, "latents"), (heads, "heads"), (tails, "tails"))
-        )
+        parts = {"latents": ids, "heads": heads, "tails": tails}
+        rows = (encode(autoencoder, part, session, name) for name, part in parts.items())
         return BlockLatents(*rows, firsts=blocks.firsts, num_context=num_context, labels=labels)
 
+    training = conditioned(dataset.train, tokens[0], cached_latents)
+    validation = conditioned(dataset.validation, tokens[1], lambda *given: _encoded(*given[:3]))
     stage = BlockDiffusionStage(
-        model,
-        conditioned(dataset.train, tokens[0], cached_latents),
-        ValidationSet(
-            conditioned(dataset.validation, tokens[1], lambda *given: _encoded(*given[:3])),
-            autoencoder,
-            statistics,
-            None,
-        ),
-        session,
+        model, training, ValidationSet(validation, autoencoder, statistics, None), session
     )
     _train(stage, session, clock)
 
 
 def _train(stage: DiffusionStage, session: Session, clock: StageClock) -> None:
+    # Its average, which samples in float32, stays as it is.
+    set_attn_implementation(stage.trained, session.options.attn_implementation)
     TrainingLoop(stage, session, clock).run()
 
     def save() -> None:
@@ -145,7 +141,7 @@ def _source_states(
     tokens, validation_tokens = tokenize_sources(autoencoder, dataset, limit, session)
     states = cached_sources(autoencoder, tokens, limit, session)
     every = range(len(validation_tokens))
-    validation = session.alone(
+    validation = session.interruptible(
         lambda: Rows([encode_sources(autoencoder, validation_tokens, limit, session, every)])
     )
     return SourceStates(states, tokens.offsets), SourceStates(validation, validation_tokens.offsets)

@@ -1,4 +1,4 @@
-"""What the denoiser is conditioned on, and how its latents become text, as config and corpus say."""
+"""Options that follow from config and corpus together: number of classes, source length, decoding."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,10 @@ from ld4lg_fast.errors import ConfigError
 
 
 def number_of_classes(config: Mapping, dataset: TextDataset) -> int:
-    """Classes that the denoiser is conditioned on, 0 for none.
+    """Number of classes that the denoiser is conditioned on, 0 for none.
 
     Raises:
-        DataError: ``recipe.class_conditional`` asks for classes, or the dataset is one that has them, but the texts
-            have no labels.
+        DataError: ``recipe.class_conditional`` or the dataset needs classes, but the texts have no labels.
     """
     asked = config["recipe"]["class_conditional"]
     if asked is False:
@@ -26,7 +25,7 @@ def source_limit(config: Mapping, dataset: TextDataset) -> int | None:
     """The most tokens of a source text that the denoiser attends to; None without sources.
 
     Raises:
-        ConfigError: a recipe without sequence-to-sequence mode, or no ``dataset.source_max_len``.
+        ConfigError: the recipe has no sequence-to-sequence mode, or ``dataset.source_max_len`` is null.
         DataError: the corpus has no source texts.
     """
     corpus = config["dataset"]
@@ -45,10 +44,10 @@ def source_limit(config: Mapping, dataset: TextDataset) -> int | None:
 
 
 def chosen_decoding(config: Mapping, from_sources: bool) -> DecodingConfig:
-    """What the group ``decoding`` says. ``strategy=auto`` is nucleus, and beam where a text is asked of a source.
+    """The config group ``decoding``; ``strategy=auto`` is nucleus sampling, or beam search with source texts.
 
     Raises:
-        ConfigError: an entry that does not exist, or a value out of range.
+        ConfigError: an unknown option, or a value out of range.
     """
     given = dict(config.get("decoding") or {})
     if given.get("strategy") == "auto":

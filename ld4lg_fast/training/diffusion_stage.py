@@ -1,18 +1,17 @@
-"""Stage two: the denoiser learns the latents of the training texts.
+"""Stage two: trains the denoiser on the latents of the training texts.
 
 Letters: B texts, N latents, d latent width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.data import ShuffledBatches, TextDataset
+from ld4lg_fast.data import TextDataset
 from ld4lg_fast.diffusion.adaptive_schedule import EVERY
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
@@ -25,13 +24,13 @@ from ld4lg_fast.training.train_step import Part
 from ld4lg_fast.training.validation import ValidationSet, print_and_keep_samples, validation_loss
 
 NAME = "diffusion"
-STATISTICS_TEXTS = 4096  # of whose hidden states recipe v1 takes mean and scale (as published: one batch)
+STATISTICS_TEXTS = 4096  # texts for the latents' mean and scale in recipe v1 (as published: one batch)
 
 
 def build_denoiser(
     config: Mapping, dataset: TextDataset, autoencoder: LanguageAutoencoder
 ) -> LatentDiffusion:
-    """A new denoiser for the autoencoder's latents, as configured."""
+    """A new denoiser for the autoencoder's latents."""
     torch.manual_seed(step_seed(config["seed"], NAME, "weights"))
     recipe = {key: value for key, value in config["recipe"].items() if key != "class_conditional"}
     sizes = dict(config["model"]["denoiser"]) | {
@@ -43,15 +42,13 @@ def build_denoiser(
     if recipe["version"] == "v1":
         del sizes["num_dense_connections"]
     else:
-        # What the autoencoder does decides, not what the config would have it do.
+        # The autoencoder may come from another run: its own setting counts, not the config's.
         perceiver = autoencoder.perceiver
         recipe["l2_normalized"] = perceiver is not None and perceiver.config.l2_normalize
         limit = source_limit(config, dataset)
         if limit is not None:
             recipe["source_max_len"] = limit
             sizes["dim_context"] = autoencoder.lm.config.hidden_size
-        if "context_blocks" in recipe:
-            sizes["dim_context"] = sizes["dim"]
     return LatentDiffusion.create(recipe, sizes)
 
 
@@ -59,8 +56,8 @@ class DiffusionStage:
     """Denoising of cached latents on shuffled batches; see `loop.Stage`.
 
     Args:
-        training: the latents of the training texts, with their conditions.
-        validation: None only where nobody validates.
+        training: latents and conditioning of the training texts.
+        validation: None only if `validate` is never called.
     """
 
     name = NAME
@@ -75,7 +72,7 @@ class DiffusionStage:
     ) -> None:
         self.session, self.options = session, session.options.diffusion
         self.module = self.trained = model.to(session.device)
-        optional = (*(f"denoiser.{name}" for name in model.denoiser.OPTIONAL), "context_encoder")
+        optional = tuple(f"denoiser.{name}" for name in model.denoiser.OPTIONAL)
         self.skipped = [name for name, _ in model.named_parameters() if name.startswith(optional)]
         if not model.diffusion.l2_normalized:
             rows = np.arange(len(training))
@@ -88,20 +85,16 @@ class DiffusionStage:
         self.warp = model.time_warp
         if self.warp is not None:
             self.has_fixed_shapes = False
-            self.ema.module.time_warp = self.warp  # nothing to average
+            self.ema.module.time_warp = self.warp  # shared: it has no parameters
         self.training = training
-        self.validation: ValidationSet = validation  # type: ignore[assignment]  # None where nobody validates
+        self.validation: ValidationSet = validation  # type: ignore[assignment]  # None if `validate` is never called
         self.context_drop_prob = model.recipe.get("context_drop_prob", 0.0)
-        self.batches = StepBatches(
-            lambda epoch: ShuffledBatches(
-                len(training), self.options.batch_size, seed=session.seed, epoch=epoch
-            )
-        )
+        self.batches = StepBatches(len(training), self.options.batch_size, session.seed)
 
     def batch(self, step: int, part: Part) -> tuple:
         session, whole = self.session, self.batches[step]
         latents, conditions = self._batch_of(step, part, whole)
-        # Drawn for the whole batch, so that the number of its parts changes nothing.
+        # Sampled for the whole batch, so that results do not depend on the number of its parts.
         like = torch.empty(1).expand(len(whole), *latents.shape[1:])
         draws = self.module.draw(like, step_generator(session.seed, NAME, step))
         draws = draws.map(lambda t: to_device(part.of(t), session.device))
@@ -130,7 +123,7 @@ class DiffusionStage:
         return latents, conditions
 
     def _drops_context(self, step: int) -> bool:
-        """One coin a step for the sources of the whole batch, as published (golden NOTES 26)."""
+        """Whether this step drops the sources of the whole batch, as published (golden NOTES 26)."""
         if self.training.sources is None:
             return False
         coin = torch.rand((), generator=step_generator(self.session.seed, NAME, f"{step}/context"))

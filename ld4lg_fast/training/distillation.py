@@ -1,6 +1,6 @@
-"""A trained denoiser distilled into one of few steps: one step of the student does what several of the teacher do.
+"""Progressive distillation: one step of the student matches several DDIM steps of the teacher.
 
-Progressive distillation (Salimans & Ho 2022, alg. 2) with any number of the teacher's DDIM steps in the place of two.
+Salimans & Ho 2022, algorithm 2, with any number of teacher steps per student step instead of two.
 Letters: B texts, N latents, d latent width, S steps of the student.
 """
 
@@ -26,20 +26,20 @@ from ld4lg_fast.training.train_section import TrainOptions
 from ld4lg_fast.training.train_step import Part
 from ld4lg_fast.training.validation import validation_classes
 
-ALARM_TEXTS = 64
-ALARM_SHARE = 0.5  # of the teacher's distinct texts, or unique words, below which a student has collapsed
+COLLAPSE_TEXTS = 64
+COLLAPSE_SHARE = 0.5  # share of the teacher's distinct texts or words below which a student has collapsed
 
 
 class CollapsedError(LD4LGError):
-    """The student writes the same again and again."""
+    """The student's samples repeat each other."""
 
 
 def load_teacher(options: TrainOptions) -> LatentDiffusion:
     """The denoiser of the run ``train.distill_from``.
 
     Raises:
-        CheckpointError: there is none.
-        ConfigError: one of discrete times, or that samples on another schedule than it was trained on.
+        CheckpointError: the run has no denoiser.
+        ConfigError: its times are discrete, or it samples on another schedule than it was trained on.
     """
     given = RunDirectory(str(options.distill_from))
     fingerprint.check(given.path)
@@ -53,10 +53,10 @@ def load_teacher(options: TrainOptions) -> LatentDiffusion:
 
 
 def student_of(teacher: LatentDiffusion, num_steps: int) -> LatentDiffusion:
-    """A copy to be trained, which knows its number of steps.
+    """A trainable copy of the teacher whose recipe stores the number of steps.
 
     Raises:
-        ConfigError: so many steps that some would begin and end at the same level.
+        ConfigError: with this many steps, some start and end at the same noise level.
     """
     schedule = teacher.diffusion.schedule
     if not (schedule.alpha_sq(torch.linspace(1, 0, num_steps + 1, device="cpu")).diff() > 0).all():
@@ -69,28 +69,28 @@ def student_of(teacher: LatentDiffusion, num_steps: int) -> LatentDiffusion:
     return student
 
 
-def spread(texts: Sequence[str]) -> tuple[float, float]:
-    """Shares of distinct texts, and of distinct words among all words."""
+def distinct_shares(texts: Sequence[str]) -> tuple[float, float]:
+    """Share of distinct texts, and share of distinct words among all words."""
     written = [word for text in texts for word in words(text)]
     return len(set(texts)) / len(texts), len(set(written)) / max(1, len(written))
 
 
 class DistillationStage(DiffusionStage):
-    """The second stage of training with a teacher's steps as the target; see `loop.Stage`."""
+    """`DiffusionStage` with the teacher's steps as the target; see `loop.Stage`."""
 
     has_fixed_shapes = False
 
     def __init__(self, teacher: LatentDiffusion, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.warp = None  # times are the student's own
+        self.warp = None  # the student trains at the times of its own steps
         self.teacher = teacher.to(self.session.device)
         for model in (self.module, self.ema.module):
             model.latent_mean.copy_(teacher.latent_mean)
             model.latent_scale.copy_(teacher.latent_scale)
         options = self.session.options
         self.num_steps = options.distill_steps
-        self.teacher_steps = options.distill_teacher_steps // self.num_steps  # in one of the student's
-        self._teachers_spread: tuple[float, float] | None = None
+        self.teacher_steps = options.distill_teacher_steps // self.num_steps  # per student step
+        self._teachers_shares: tuple[float, float] | None = None
 
     def batch(self, step: int, part: Part) -> tuple:
         latents, draws, conditions = super().batch(step, part)
@@ -114,7 +114,7 @@ class DistillationStage(DiffusionStage):
 
     @torch.no_grad()
     def target(self, z_t: Tensor, t: Tensor, conditions: Mapping) -> Tensor:
-        """The x_start (B, N, d) with which a DDIM step from ``z_t`` at times ``t`` (B,) gets where the teacher gets."""
+        """The x_start (B, N, d) with which a DDIM step from ``z_t`` at times ``t`` (B,) gives the teacher's result."""
         schedule, objective = self.teacher.diffusion.schedule, self.teacher.diffusion.objective
         z, x_start = z_t, None
         for k in range(self.teacher_steps):
@@ -129,21 +129,23 @@ class DistillationStage(DiffusionStage):
         return (z - ratio * z_t) / (alpha - ratio * before[0])
 
     def validate(self, step: int) -> None:
-        alarm = on_main(self.session.accelerator, lambda: self._alarm(step))
+        alarm = on_main(self.session.accelerator, lambda: self._collapse(step))
         super().validate(step)
         if alarm is not None:
             raise CollapsedError(alarm)
 
-    def _alarm(self, step: int) -> str | None:
-        """A sentence where the student's samples vary far less than the teacher's; a signal ends the sampling."""
-        with self.session.interrupts.at_once():
-            if self._teachers_spread is None:
-                self._teachers_spread = spread(self._texts(self.teacher, self.num_steps * self.teacher_steps))
-            own = spread(self._texts(self.ema.module, self.num_steps))
-        for kind, mine, wanted in zip(("texts", "words"), own, self._teachers_spread, strict=True):
-            if mine < ALARM_SHARE * wanted:
+    def _collapse(self, step: int) -> str | None:
+        """A sentence if the student's samples vary far less than the teacher's, else None; signals interrupt it."""
+        with self.session.interrupts.immediately():
+            if self._teachers_shares is None:
+                self._teachers_shares = distinct_shares(
+                    self._texts(self.teacher, self.num_steps * self.teacher_steps)
+                )
+            own = distinct_shares(self._texts(self.ema.module, self.num_steps))
+        for kind, mine, wanted in zip(("texts", "words"), own, self._teachers_shares, strict=True):
+            if mine < COLLAPSE_SHARE * wanted:
                 return (
-                    f"The student has collapsed: after step {step} {mine:.0%} of the {kind} in {ALARM_TEXTS} of its "
+                    f"The student has collapsed: after step {step} {mine:.0%} of the {kind} in {COLLAPSE_TEXTS} of its "
                     f"samples are distinct, and {wanted:.0%} in the teacher's; try a lower "
                     "train.diffusion.learning_rate, more train.distill_steps, or fewer train.diffusion.steps."
                 )
@@ -152,12 +154,12 @@ class DistillationStage(DiffusionStage):
     def _texts(self, model: LatentDiffusion, num_steps: int) -> list[str]:
         known = self.validation
         pipe = TextDiffusionPipeline(known.autoencoder, model, known.statistics)
-        sources = known.sources and [known.sources[i % len(known.sources)] for i in range(ALARM_TEXTS)]
+        sources = known.sources and [known.sources[i % len(known.sources)] for i in range(COLLAPSE_TEXTS)]
         return pipe(
-            ALARM_TEXTS,
+            COLLAPSE_TEXTS,
             sampler="ddim",
             num_inference_steps=num_steps,
-            class_id=validation_classes(ALARM_TEXTS, model.denoiser.config.num_classes),
+            class_id=validation_classes(COLLAPSE_TEXTS, model.denoiser.config.num_classes),
             source=sources,
             decoding=exact_decoding(known.autoencoder.max_len),
             seed=self.session.seed,
@@ -165,5 +167,5 @@ class DistillationStage(DiffusionStage):
 
 
 def _levels(alpha_sq: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma (B, 1, 1) of levels (B,)."""
+    """alpha and sigma (B, 1, 1) of noise levels (B,)."""
     return alpha_sq.sqrt()[:, None, None], (1 - alpha_sq).sqrt()[:, None, None]

@@ -1,4 +1,4 @@
-"""A denoiser's whole training step as CUDA graphs: captured once, then replayed without Python or launches."""
+"""The denoiser's training step as CUDA graphs: captured once, then replayed without Python and launch overhead."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ from ld4lg_fast.engine import cuda_graphs
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.training.train_section import TrainOptions
 
-pytree.register_dataclass(TrainingDraws)  # its tensors then count as the batch's
+pytree.register_dataclass(TrainingDraws)  # so that its tensors are leaves of the batch
 
 
 def check_capture(processes: Accelerator, options: TrainOptions, adaptive_schedule: bool) -> None:
-    """Refuses ``train.cuda_graph=true`` where the denoiser's steps cannot be cuda_graphs.
+    """Checks that the denoiser's steps can be captured, for ``train.cuda_graph=true``.
 
     Raises:
-        ConfigError: no GPU, several processes or micro-batches, times that follow the error, or a teacher.
+        ConfigError: no GPU, several processes or micro-batches, an adaptive schedule, or distillation.
     """
     name, device = "train.cuda_graph=true", processes.device.type
     if device != "cuda":
@@ -41,7 +41,7 @@ def check_capture(processes: Accelerator, options: TrainOptions, adaptive_schedu
 
 @dataclass
 class _Captured:
-    """What one graph reads and writes: a batch, and what its step returns."""
+    """Input and output buffers of one graph, and the function that replays it."""
 
     batch: object
     figures: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -49,14 +49,13 @@ class _Captured:
 
 
 class CapturedStep:
-    """Calls of ``advance``, one graph for each kind of batch: shapes, and everything in it that is not a tensor.
+    """Runs ``advance`` as CUDA graphs, one for each kind of batch (tensor shapes and dtypes, other values).
 
-    The first batch of a kind runs as it is, which compiles its kernels and makes the optimiser's state; the second is
-    cuda_graphs.
+    The first batch of a kind runs eagerly, which compiles its kernels and creates the optimiser's state; the second is
+    captured.
 
     Args:
-        advance: takes a batch, and with it the model one step further. What else changes from step to step, it reads
-            from tensors.
+        advance: one training step on a batch. Whatever else changes from step to step, it must read from tensors.
     """
 
     def __init__(self, advance: Callable[[object], Tensor]) -> None:
@@ -65,7 +64,7 @@ class CapturedStep:
         self.kinds: dict[object, _Captured | None] = {}
 
     def __call__(self, batch: object) -> Tensor:
-        """What ``advance`` returns of the batch."""
+        """Result of ``advance`` on the batch."""
         leaves, structure = pytree.tree_flatten(batch)
         kind = structure, *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         if kind not in self.kinds:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: granted between two steps, or at once where nothing could be lost."""
+"""Defers SIGINT, SIGTERM and SIGHUP to the end of the current training step."""
 
 import ctypes
 import os
@@ -14,12 +14,12 @@ from ld4lg_fast.terminal.hydra_entry import SIGNALLED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A terminal that closes, or a service manager, sends a second signal along with the first one.
-ONE_WISH = 1.0  # seconds
+SAME_REQUEST = 1.0  # seconds within which signals count as one
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped on request, with everything saved; no `Exception`, so that nothing takes it for an error."""
+    """Training was stopped by a signal, with everything saved. Not an `Exception`, so that no handler swallows it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -30,9 +30,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def end_with_launcher() -> None:
-    """Has the system send SIGTERM when the launcher of this process is gone.
+    """Makes the system send SIGTERM to this process when its launcher ends.
 
-    ``accelerate launch`` passes no signal on where it starts a single process, which would train on without it.
+    ``accelerate launch`` does not forward signals to a single process, which would otherwise keep training.
     """
     with suppress(OSError, AttributeError):  # not Linux
         if b"accelerate" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes():
@@ -40,10 +40,10 @@ def end_with_launcher() -> None:
 
 
 class Interrupts:
-    """While entered, the first signal only sets ``received``, for `check` to find; a second one stops at once.
+    """Context manager: the first signal only sets ``received``, which `check` reads; a second one stops immediately.
 
-    A signal that the process was started to ignore, as SIGHUP under ``nohup``, stays ignored. Under a launcher, which
-    passes on what the terminal sends to all, and ends its processes itself, only the first one counts.
+    A signal that was ignored before, such as SIGHUP under ``nohup``, stays ignored. Under a launcher, which forwards
+    signals to all processes and ends them itself, only the first signal counts.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Interrupts:
 
     def _note(self, number: int, frame: object) -> None:
         now, alone = time.monotonic(), int(os.environ.get("WORLD_SIZE", 1)) == 1
-        again = self.received == number == signal.SIGINT or now - self._time > ONE_WISH
+        again = self.received == number == signal.SIGINT or now - self._time > SAME_REQUEST
         insists = alone and self.received is not None and again
         if self.received is None:
             self.received, self._time = number, now
@@ -75,13 +75,13 @@ class Interrupts:
             raise Interrupted(number if insists else self.received)
 
     def check(self) -> None:
-        """Raises `Interrupted` if somebody wished to stop."""
+        """Raises `Interrupted` if a signal was received."""
         if self.received:
             raise Interrupted(self.received)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Around long work of this process alone that loses nothing: a signal ends it where it is."""
+    def immediately(self) -> Iterator[None]:
+        """Context manager around long work that can be repeated: a signal stops it immediately."""
         self._raises, before = True, self._raises
         try:
             self.check()

@@ -1,7 +1,7 @@
-"""The training set's latents and source states, computed once and kept on disk.
+"""Cache of the training set's latents and source states on disk.
 
-Every process encodes shards of its own. A shard that is whole and was made by this very autoencoder from these
-very tokens is kept, so an interrupted cache goes on where it stopped; any other is computed again.
+Each process encodes its own shards. Intact shards of the same autoencoder and tokens are reused, so that an interrupted
+encoding continues where it stopped; all others are computed again.
 
 Letters: B texts, N latents, d latent width, T tokens of all sources, W language model width.
 """
@@ -29,7 +29,7 @@ SHARD_BYTES = 64 * 2**20
 
 
 def fingerprint(autoencoder_directory: Path, tokens: TokenizedTexts) -> str:
-    """SHA-256 over the autoencoder's files and the token ids: everything that the latents depend on."""
+    """SHA-256 of the autoencoder's files and the token ids, which determine the latents."""
     digest = hashlib.sha256()
     for path in sorted(autoencoder_directory.rglob("*")):
         if path.is_file():
@@ -45,7 +45,7 @@ def fingerprint(autoencoder_directory: Path, tokens: TokenizedTexts) -> str:
 def encode_latents(
     autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, texts: Sequence[int]
 ) -> Tensor:
-    """Latents (len(texts), N, d) float32 of the texts numbered ``texts``, encoded in batches of like length."""
+    """Latents (len(texts), N, d) float32 of the texts with indices ``texts``, encoded in length-sorted batches."""
     out = torch.empty(len(texts), autoencoder.num_latents, autoencoder.dim_latent)
     for places in _batches_by_length(tokens, texts, session, texts_at_once(autoencoder, BATCH)):
         latents, _ = encode_texts(autoencoder, [tokens[texts[place]] for place in places], session.device)
@@ -61,7 +61,7 @@ def encode_sources(
     session: Session,
     texts: Sequence[int],
 ) -> Tensor:
-    """Encoder states (tokens of ``texts``, W) float32, one text after the other without padding."""
+    """Encoder states (tokens of ``texts``, W) float32, concatenated without padding."""
     found: list[Tensor] = [torch.empty(0)] * len(texts)
     for places in _batches_by_length(tokens, texts, session, BATCH):
         ids = [tokens[texts[place]] for place in places]
@@ -83,11 +83,11 @@ def _batches_by_length(
 def encoding_seconds(
     encode: Callable[[Sequence[int]], Tensor], tokens: TokenizedTexts, session: Session
 ) -> float:
-    """How long ``encode`` is going to take for all texts, judged by a few of them of middling length."""
+    """Estimated seconds of ``encode`` for all texts, measured on a few texts of median length."""
     order = np.argsort(tokens.lengths, kind="stable")
     count = min(BATCH, -(-len(order) // 32))
     middle = order[(len(order) - count) // 2 :][:count].tolist()
-    encode(middle)  # the first time is slower
+    encode(middle)  # warm-up
     start = time.perf_counter()
     encode(middle)
     return (time.perf_counter() - start) * len(tokens) / len(middle) / session.world_size
@@ -96,9 +96,9 @@ def encoding_seconds(
 def cached_latents(
     autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, name: str = "latents"
 ) -> Rows:
-    """The latents (B, N, d) of ``tokens``, from the folder ``name`` of the run's cache or computed into it.
+    """Latents (B, N, d) of ``tokens``, read from the folder ``name`` of the run's cache or computed and stored there.
 
-    Call in all processes. Perceiver latents are float32; hidden states are many, so bfloat16.
+    Call in all processes. Perceiver latents are stored in float32, the larger hidden states in bfloat16.
     """
     shape = (autoencoder.num_latents, autoencoder.dim_latent)
     dtype = torch.bfloat16 if autoencoder.perceiver is None else torch.float32
@@ -118,9 +118,9 @@ def cached_latents(
 def cached_sources(
     autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, max_len: int, session: Session
 ) -> Rows:
-    """Likewise the states (T, W) bfloat16 of the sources ``tokens``, without padding, in ``cache/sources/``."""
+    """The same for the sources' encoder states (T, W) bfloat16, without padding, in ``cache/sources/``."""
     width = autoencoder.lm.config.hidden_size
-    # A new shard begins with the text that would overflow the one before.
+    # A text that would overflow a shard starts the next one.
     tokens_per_shard = max(1, SHARD_BYTES // (2 * width))
     firsts = np.flatnonzero(np.diff(tokens.offsets[:-1] // tokens_per_shard, prepend=-1))
     shards = [range(a, b) for a, b in zip(firsts, [*firsts[1:], len(tokens)], strict=True)]
@@ -142,7 +142,7 @@ def _cached(
     tokens: TokenizedTexts,
     session: Session,
 ) -> Rows:
-    """``shards``: shape and texts of each."""
+    """Rows of all shards, encoding the missing ones; ``shards`` gives each one's shape and texts."""
 
     def fill() -> None:
         wanted = fingerprint(session.run.autoencoder, tokens)
@@ -160,6 +160,6 @@ def _cached(
                 write_shard(path, encode(texts).to(dtype), wanted)
                 bar.advance(task)
 
-    session.alone(fill)
+    session.interruptible(fill)
     on_main(session.accelerator, lambda: remove_others(directory, len(shards)))
     return open_rows(directory)

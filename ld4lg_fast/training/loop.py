@@ -1,4 +1,4 @@
-"""The loop that both stages share: steps, learning rate, averaging, logging, checkpoints, interruption."""
+"""The training loop of all stages: steps, learning rate, EMA, logging, checkpoints, interruption."""
 
 import math
 import time
@@ -30,16 +30,15 @@ BETWEEN_CURVES = 60.0  # seconds
 
 
 class DivergedError(LD4LGError):
-    """The loss or the gradient is no longer a finite number."""
+    """The loss or the gradient is not finite."""
 
 
 class Stage(Protocol):
-    """What a stage tells the loop.
+    """Interface between a stage and the loop.
 
-    ``module`` is called for the loss, ``trained`` is the part of it that learns and that checkpoints hold;
-    ``ema`` follows ``trained``, or is None. ``skipped``: the parameters of ``module`` that some steps leave without
-    gradient, the same in all processes.
-    ``has_fixed_shapes``: there are few kinds of batches, of nothing but tensors and coins, as CUDA graphs need.
+    ``module`` computes the loss; ``trained`` is the part of it that is trained and stored in checkpoints; ``ema`` is
+    the EMA of ``trained``, or None. ``skipped``: parameters of ``module`` that get no gradient in some steps, the same
+    in all processes. ``has_fixed_shapes``: batches have few distinct shapes, as CUDA graphs need.
     """
 
     name: str
@@ -60,38 +59,38 @@ class Stage(Protocol):
     def skipped(self) -> Sequence[str]: ...
 
     def batch(self, step: int, part: Part) -> Any:
-        """What ``part`` of the batch of ``step`` consists of, on the device."""
+        """``part`` of the batch of ``step``, on the device."""
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Its loss; ``model`` is ``module``, perhaps wrapped. The mean over all parts is the whole batch's."""
+        """Loss of a part; ``model`` is ``module`` or its wrapper. Averaged over all parts it is the batch's loss."""
 
     def validate(self, step: int) -> None:
-        """Measures with all processes, prints and logs; called in each of them."""
+        """Validates, prints and logs; called in all processes."""
 
 
 class TrainingLoop:
-    """Trains one stage from its last checkpoint, or from the start, to its end.
+    """Trains one stage, from its last checkpoint if there is one.
 
     Args:
-        clock: the stage's share of the run's time; its start is taken from the checkpoint where there is one.
+        clock: the stage's share of the run's time; a checkpoint's start time replaces its own.
     """
 
     def __init__(self, stage: Stage, session: Session, clock: StageClock) -> None:
         self.stage, self.session, self.clock = stage, session, clock
         self.options = stage.options
-        self.store = CheckpointStore(session.run.checkpoints(stage.name), averages=stage.ema is not None)
+        self.store = CheckpointStore(session.run.checkpoints(stage.name), has_ema=stage.ema is not None)
         self.state = TrainingState()
         self._window: list[Tensor] = []
         self._window_start = 0.0
         self._drawn = time.perf_counter()
 
     def run(self) -> TrainingState:
-        """Trains; afterwards the stage has been validated and its last checkpoint written.
+        """Trains, writes the last checkpoint and validates.
 
         Raises:
-            DivergedError: a loss or gradient that is not finite; the last good checkpoint stays.
-            Interrupted: a signal, after a checkpoint was written.
-            CheckpointError: the checkpoint to go on from is damaged or of another shape.
+            DivergedError: a loss or gradient is not finite; the last checkpoint stays.
+            Interrupted: a signal was received; a checkpoint is written first.
+            CheckpointError: the checkpoint to resume from is damaged or does not fit the model.
         """
         stage, session = self.stage, self.session
         on_main(session.accelerator, self._tidy)
@@ -114,7 +113,7 @@ class TrainingLoop:
         time_progress, stop = self._agree()
         with StageProgress(stage.name, self.options.steps) as self._progress:
             if restored is not None and not stop and self._share(time_progress) < 1:
-                stop = self._validate_in_time()  # if the session before had no time for it
+                stop = self._validate_in_time()  # if the previous session was stopped before it
             self._window_start = time.perf_counter()
             while not stop and (self.state.step == 0 or self._share(time_progress) < 1):
                 rate = self._step(time_progress)
@@ -145,11 +144,11 @@ class TrainingLoop:
         self.store.sweep()
 
     def _share(self, time_progress: float) -> float:
-        """How much of the stage is done, in steps or in time, whichever is further."""
+        """Fraction of the stage that is done, in steps or in time, whichever is larger."""
         return max(self.state.step / self.options.steps, time_progress)
 
     def _agree(self) -> tuple[float, int]:
-        """Time progress and a wish to stop (a signal's number or 0), the same in all processes."""
+        """Time progress and the received signal's number (or 0), the same in all processes."""
         progress, stop = self.clock.progress(), self.session.interrupts.received or 0
         if self.session.world_size > 1:
             largest = torch.tensor([progress, stop], dtype=torch.float64, device=self.session.device)
@@ -189,7 +188,7 @@ class TrainingLoop:
         self._window_start = time.perf_counter()
 
     def _read(self) -> tuple[float, float]:
-        """Loss and gradient norm of the last step; waits for the device, and checks those of all steps since then."""
+        """Loss and gradient norm of the last step; waits for the device and checks all steps since the last call."""
         count, values = len(self._window), torch.stack(self._window)
         values = self.session.accelerator.reduce(values, "mean").tolist()
         self._window.clear()
@@ -216,7 +215,7 @@ class TrainingLoop:
         )
 
     def _save_and_validate_in_time(self) -> int:
-        """What is due after this step; returns the signal that ended it, or 0."""
+        """Saves and validates if this step is due for it; returns the number of an interrupting signal, or 0."""
         if self.state.step % self.session.options.checkpoint_every == 0:
             self._save(is_logged=True)
             self._window_start = time.perf_counter()
@@ -227,14 +226,14 @@ class TrainingLoop:
             return 0
         try:
             self._validate()
-        except Interrupted as stopped:  # the next session makes it up
+        except Interrupted as stopped:  # the next session repeats it
             return stopped.number
         finally:
             self._window_start = time.perf_counter()
         return 0
 
     def _save(self, is_logged: bool) -> Path:
-        """Writes a checkpoint; unread losses, which might not be finite, are read before, and perhaps logged."""
+        """Writes a checkpoint, after a check that the losses since the last read are finite."""
         if self._window and is_logged:
             self._log(float(self.train_step.optimizer.param_groups[0]["lr"]), self._share(0.0))
         elif self._window:
@@ -248,7 +247,7 @@ class TrainingLoop:
         return self.store.path(self.state.step)
 
     def _validate(self, is_last: bool = False) -> None:
-        """Validates, unless a session before did so at this very step."""
+        """Validates, unless an earlier session already did at this step."""
         session, stage, step = self.session, self.stage, self.state.step
         if not on_main(
             session.accelerator, lambda: session.metrics_log.has(stage.name, step, "validation_loss")

@@ -1,4 +1,4 @@
-"""How the C library treats memory that was freed, for training on a CPU."""
+"""glibc malloc settings for training on a CPU."""
 
 import ctypes
 from contextlib import suppress
@@ -7,7 +7,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3) of glibc
 
 
 def keep_freed_memory() -> None:
-    """Lets the process keep what it frees; other C libraries than glibc are left alone.
+    """Makes glibc keep freed memory in the process; no effect with other C libraries.
 
     Otherwise each step's gradients and casts are mapped, zeroed page by page and unmapped again: 15 % of a bfloat16
     step of the paper's denoiser at batch 8.

@@ -1,4 +1,4 @@
-"""The least memory that training needs: less than it will take, so that what is refused could not have been trained."""
+"""A lower bound of the memory that training needs, to refuse models that cannot be trained on this machine."""
 
 import os
 
@@ -12,19 +12,20 @@ from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.train_section import StageOptions
 
-TRAINED_BYTES, FROZEN_BYTES = 16, 4  # a parameter with its gradient and both moments of AdamW, or alone
-NUMBER = 2  # bytes of a number of a batch in the narrowest precision
-MASK = 2 * (1 + NUMBER)  # bytes of a pair of positions while a mask becomes a bias: both of them twice
+TRAINED_BYTES, FROZEN_BYTES = 16, 4  # of a parameter with gradient and both AdamW moments, and without
+NUMBER = 2  # bytes of an activation in the narrowest precision
+MASK = 2 * (1 + NUMBER)  # bytes per pair of positions while a mask becomes a bias: two copies of each
 
 
 def check_memory(options: str, model: nn.Module, stage: StageOptions, name: str, session: Session) -> None:
-    """Refuses a model that the machine cannot hold, or not together with a batch.
+    """Checks that the model's parameters and one batch fit into memory.
 
     Args:
-        options: those that decide the model's sizes. stage: the options of the stage called ``name`` that trains it.
+        options: names of the options that set the model's sizes, for the message.
+        stage: options of the stage ``name`` that trains the model.
 
     Raises:
-        ConfigError: the sentence says what to lower.
+        ConfigError: they do not; the message says what to lower.
     """
     parameters = sum(
         p.numel() * (TRAINED_BYTES if p.requires_grad else FROZEN_BYTES) for p in model.parameters()
@@ -47,9 +48,9 @@ def check_memory(options: str, model: nn.Module, stage: StageOptions, name: str,
 
 
 def bytes_of_a_text(model: nn.Module, device: torch.device) -> tuple[int, int]:
-    """Positions of a text that are there however short it is, and the bytes that they take at least.
+    """Number of latent positions per text, whatever its length, and a lower bound of their bytes.
 
-    Zero where a text has no such positions, as in recipe v1, whose latents are as many as its tokens.
+    Zeros in recipe v1, where the number of latents is the number of tokens.
     """
     if isinstance(model, LanguageAutoencoder) and model.perceiver is not None:
         sizes = model.perceiver.config
@@ -58,7 +59,7 @@ def bytes_of_a_text(model: nn.Module, device: torch.device) -> tuple[int, int]:
     if isinstance(model, LatentDiffusion) and not model.diffusion.discrete:
         network = model.denoiser.config
         count, states = network.max_len, network.depth * network.dim * NUMBER
-        # Dropout falls on the scores themselves, which only a GPU never holds all at once.
+        # With dropout the CPU attention stores all scores; the GPU kernels never do.
         scores = (
             (network.heads or network.dim // DIM_HEAD) * NUMBER
             if network.dropout and device.type == "cpu"

@@ -1,4 +1,4 @@
-"""What a run writes down: a JSON line for every logged step, and the trackers' copy of it."""
+"""The metrics log of a run: one JSON line per logged step, and a copy for W&B and TensorBoard."""
 
 import json
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from ld4lg_fast.errors import CheckpointError, ConfigError
 
 
 class MetricsLog:
-    """``logs/train.jsonl`` and, where asked for, W&B and TensorBoard. Only the main process writes.
+    """Writes ``logs/train.jsonl`` and, if enabled, W&B and TensorBoard; in the main process only.
 
-    ``autoencoder_steps``: trackers want steps that only rise, so the second stage's come after these.
+    ``autoencoder_steps`` is added to the second stage's steps, as trackers need increasing steps.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator, autoencoder_steps: int) -> None:
@@ -22,7 +22,7 @@ class MetricsLog:
         self._first_step = {"autoencoder": 0, "diffusion": autoencoder_steps, "decoder": 0}
 
     def forget_after(self, stage: str, step: int) -> None:
-        """Drops the lines of steps that an interruption lost and that are now done again, and that the stage ended."""
+        """Removes the lines of steps after ``step``, which are repeated, and the line that the stage finished."""
         if not self.accelerator.is_main_process or not self.path.exists():
             return
         lines = read_log(self.path)
@@ -32,17 +32,17 @@ class MetricsLog:
             write_atomically(self.path, content)
 
     def has(self, stage: str, step: int, name: str) -> bool:
-        """Whether ``name`` was written down for that step."""
+        """Whether ``name`` was logged for that step."""
         lines = read_log(self.path)
         return any((line["stage"], line["step"]) == (stage, step) and name in line for line in lines)
 
     def warnings(self) -> list[str]:
-        """What the stages that ended have to say against their own results."""
+        """Warnings of the finished stages."""
         ends = {line["stage"]: line for line in read_log(self.path) if "finished" in line}
         return [line["warning"] for line in ends.values() if line.get("warning")]
 
     def write(self, stage: str, step: int, **values: float | str | bool | None) -> None:
-        """One line: ``stage``, ``step`` and the values.
+        """Appends a line with ``stage``, ``step`` and the values.
 
         Raises:
             CheckpointError: the disk is full.
@@ -60,10 +60,10 @@ class MetricsLog:
         self.accelerator.log(tracked, step=self._first_step[stage] + step)
 
     def start_trackers(self, project: str, config: Mapping) -> None:
-        """Opens the trackers that the accelerator was made with.
+        """Starts the accelerator's trackers.
 
         Raises:
-            ConfigError: one of them refuses.
+            ConfigError: one of them cannot be started.
         """
         flat = {
             f"{section}.{key}": value
@@ -75,7 +75,7 @@ class MetricsLog:
         places = {"wandb": {"dir": str(self.path.parent)}}  # TensorBoard's is the accelerator's own
         try:
             self.accelerator.init_trackers(project, config=flat, init_kwargs=places)
-        except Exception as error:  # whatever a tracker that is not logged in, or has no network, raises
+        except Exception as error:  # trackers raise many kinds without login or network
             raise ConfigError(
                 f"A tracker cannot be started ({error}); mend that, or set train.wandb=false and "
                 "train.tensorboard=false."
@@ -83,7 +83,7 @@ class MetricsLog:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of ``train.jsonl`` that are whole: a process that is killed, or a full disk, may leave half of one."""
+    """The complete lines of ``train.jsonl``; a killed process or a full disk may leave a partial one."""
     found: list[dict] = []
     if path.exists():
         for line in path.read_bytes().split(b"\n"):

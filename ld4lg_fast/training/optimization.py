@@ -1,4 +1,4 @@
-"""AdamW as published, its state by parameter names, and the learning rate."""
+"""AdamW, its state by parameter names, and the learning-rate schedule."""
 
 import math
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_optimizer(model: nn.Module, options: StageOptions, captured: bool = False) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable parameters, without weight decay on those of fewer than two axes.
+    """Fused AdamW over the trainable parameters; no weight decay for parameters of fewer than two dimensions.
 
     Args:
-        captured: whether its steps will be part of a CUDA graph; its learning rates are then tensors.
+        captured: for steps in a CUDA graph; learning rates are then tensors.
     """
     parameters = trainable(model).values()
     groups = [
@@ -37,7 +37,7 @@ def make_optimizer(model: nn.Module, options: StageOptions, captured: bool = Fal
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the next step, in place where a CUDA graph reads it."""
+    """Sets the learning rate of the next step, in place for CUDA graphs."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -46,7 +46,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state, whole and on the CPU, as ``<parameter>/<kind>``; call in all processes."""
+    """The optimiser's state, unsharded and on the CPU, as ``<parameter>/<kind>``; call in all processes."""
     return {
         f"{name}/{kind}": whole(tensor).detach().cpu()
         for name, parameter in trainable(model).items()
@@ -57,10 +57,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Takes up what `optimizer_tensors` gave, whatever the number of processes was then.
+    """Loads the result of `optimizer_tensors`, which may come from another number of processes.
 
     Raises:
-        CheckpointError: the tensors are those of another model.
+        CheckpointError: the tensors belong to another model.
     """
     names = {id(parameter): name for name, parameter in trainable(model).items()}
     ordered = [p for group in optimizer.param_groups for p in group["params"]]
@@ -87,10 +87,9 @@ def load_optimizer_tensors(
 
 
 def learning_rate(options: StageOptions, step: int, progress: float, time_progress: float = 0.0) -> float:
-    """Linear warm-up times a cosine that reaches zero when ``progress`` reaches 1.
+    """Linear warm-up times cosine decay to zero at ``progress`` 1.
 
-    The warm-up goes by steps, but is over after a tenth of the stage's time, where that is limited, however few its
-    steps.
+    The warm-up is counted in steps, and ends at the latest after a tenth of the stage's time limit.
     """
     warmup = min(1.0, max((step + 1) / max(1, options.warmup_steps), time_progress / WARMUP_SHARE))
     return options.learning_rate * warmup * (1 + math.cos(math.pi * min(1.0, progress))) / 2

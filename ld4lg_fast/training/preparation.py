@@ -1,12 +1,11 @@
-"""What a run needs, read, built and checked before anything on disk is changed.
+"""Checks that all stages of a run can be trained, before anything on disk is changed.
 
-Models are built on the meta device, which holds no numbers: that both stages can be trained is known before the first
-one begins.
+Models are built on the meta device, without memory for their weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,15 +18,16 @@ from ld4lg_fast.decoding.config import DecodingConfig, check_lengths
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion, make_diffusion
 from ld4lg_fast.diffusion.schedules import DiscreteSchedule, sampling_grid
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import (
     build_from_scratch,
-    learned_texts,
-    learns_nothing,
     load_pretrained,
     load_tokenizer,
+    nothing_to_train,
+    training_texts,
 )
 from ld4lg_fast.training.checkpoint import CheckpointStore
-from ld4lg_fast.training.decoder_stage import load_given
+from ld4lg_fast.training.decoder_stage import load_source_run
 from ld4lg_fast.training.derived_options import chosen_decoding, number_of_classes, source_limit
 from ld4lg_fast.training.diffusion_stage import build_denoiser
 from ld4lg_fast.training.distillation import load_teacher, student_of
@@ -41,7 +41,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Prepared:
-    """``pretrained``: what `load_pretrained` gave, where the first stage is still to be trained."""
+    """``pretrained``: the result of `load_pretrained`, if the first stage has to be trained."""
 
     dataset: TextDataset
     decoding: DecodingConfig
@@ -49,12 +49,11 @@ class Prepared:
 
 
 def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepared:
-    """Reads the corpus and makes sure that each of ``stages`` can be trained; changes nothing on disk.
+    """Reads the corpus and checks that each of ``stages`` can be trained; changes nothing on disk.
 
     Raises:
-        LD4LGError: what is wrong, with the option that mends it.
+        LD4LGError: a stage cannot be trained; the message names the option to change.
     """
-    options = session.options
     dataset = load_from_config(config["dataset"])
     classes, limit = number_of_classes(config, dataset), source_limit(config, dataset)
     decoding = chosen_decoding(config, from_sources=limit is not None)
@@ -62,46 +61,64 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
         check_lengths(decoding, config["dataset"]["max_len"])
     except ConfigError as error:
         raise ConfigError(f"decoding.{error}") from error
-    if options.cuda_graph:
-        check_capture(session.accelerator, options, config["recipe"].get("adaptive_schedule", False))
+    if session.options.cuda_graph:
+        check_capture(session.accelerator, session.options, config["recipe"].get("adaptive_schedule", False))
+    num_texts = {stage: len(dataset.train) for stage in stages}
+    if "autoencoder" in stages:
+        num_texts["autoencoder"] = len(training_texts(config, dataset))
+        if nothing_to_train(config):
+            del num_texts["autoencoder"]
+    fit_batches(session, num_texts)
+    options = session.options
     pretrained = autoencoder = None
     if "autoencoder" in stages:
         pretrained = load_pretrained(config, dataset)
         autoencoder = pretrained or _first_stage_skeleton(config, dataset, session)
-        if not learns_nothing(config):
-            check_batch(
-                "autoencoder", options.autoencoder, len(learned_texts(config, dataset)), session.world_size
-            )
+        if "autoencoder" in num_texts:
             sizes = "model.language_model and model.perceiver"
             check_memory(sizes, autoencoder, options.autoencoder, "autoencoder", session)
     if "diffusion" in stages:
-        check_batch("diffusion", options.diffusion, len(dataset.train), session.world_size)
         _check_second_stage(config, dataset, autoencoder, session)
     if "decoder" in stages:
-        check_batch("decoder", options.decoder, len(dataset.train), session.world_size)
-        _check_conditions("train.finetune_decoder_from", load_given(options)[1], classes, limit)
+        _check_conditions("train.finetune_decoder_from", load_source_run(options)[1], classes, limit)
     return Prepared(dataset, decoding, pretrained)
 
 
-def check_batch(stage: str, options: StageOptions, num_texts: int, world_size: int) -> None:
-    """Refuses a batch that cannot be made.
+def fit_batches(session: Session, num_texts: Mapping[str, int]) -> None:
+    """Lowers the batch sizes of stages to the number of texts that they train on, and says so in one line.
+
+    Args:
+        num_texts: of each stage by its name.
 
     Raises:
-        ConfigError: more texts a batch than there are, or not a multiple of processes and micro-batches.
+        ConfigError: a batch size is no multiple of processes times micro-batches, or there are too few texts for one.
     """
-    batch_size, parts = options.batch_size, world_size * options.micro_batches
-    option = f"train.{stage}.batch_size={batch_size}"
-    if batch_size > num_texts:
-        raise ConfigError(f"{option} is more than the {num_texts} training texts; choose at most that many.")
-    if batch_size % parts:
-        raise ConfigError(
-            f"{option} cannot be dealt to {world_size} processes in {options.micro_batches} micro-batches each; "
-            f"choose a multiple of {parts}."
+    lowered: dict[str, Any] = {}
+    for stage, count in num_texts.items():
+        options: StageOptions = getattr(session.options, stage)
+        parts = session.world_size * options.micro_batches
+        option, dealt = (
+            f"train.{stage}.batch_size={options.batch_size}",
+            (f"{session.world_size} processes in {options.micro_batches} micro-batches each"),
         )
+        if options.batch_size % parts:
+            raise ConfigError(f"{option} cannot be dealt to {dealt}; choose a multiple of {parts}.")
+        if count < parts:
+            raise ConfigError(
+                f"{count} training texts cannot be dealt to {dealt}; lower train.{stage}.micro_batches, or give "
+                "more texts."
+            )
+        if options.batch_size > count:
+            lowered[stage] = replace(options, batch_size=count // parts * parts)
+    if lowered:
+        session.options = replace(session.options, **lowered)
+        sizes = " and ".join(f"train.{stage}.batch_size={part.batch_size}" for stage, part in lowered.items())
+        count = min(num_texts[stage] for stage in lowered)
+        console.print(f"There are only {count} training texts, so this run uses {sizes}.")
 
 
 def _on_meta(options: str, build: Callable[[], M]) -> M:
-    """The module that ``build`` makes, without its numbers; ``options`` names those that decide its sizes."""
+    """The module from ``build`` on the meta device; ``options`` names the options of its sizes, for errors."""
     try:
         with torch.device("meta"):
             return build()
@@ -110,9 +127,9 @@ def _on_meta(options: str, build: Callable[[], M]) -> M:
 
 
 def _first_stage_skeleton(config: Mapping, dataset: TextDataset, session: Session) -> LanguageAutoencoder:
-    """The autoencoder that is trained from scratch; of a run that goes on it must fit the checkpoint."""
+    """The autoencoder to train from scratch, on the meta device; in a resumed run it must fit the checkpoint."""
     known = load_tokenizer(session.run.tokenizer) if config["resume"] else None
-    tokenizer = known or train_bpe_tokenizer(["a"], 260)  # the corpus's own would take its time
+    tokenizer = known or train_bpe_tokenizer(["a"], 260)  # training one on the corpus would take long
     autoencoder = _on_meta(
         "model.language_model and model.perceiver", lambda: build_from_scratch(config, dataset, tokenizer)
     )
@@ -122,13 +139,13 @@ def _first_stage_skeleton(config: Mapping, dataset: TextDataset, session: Sessio
 
 
 def _store(stage: str, session: Session) -> CheckpointStore:
-    return CheckpointStore(session.run.checkpoints(stage), averages=stage == "diffusion")
+    return CheckpointStore(session.run.checkpoints(stage), has_ema=stage == "diffusion")
 
 
 def _check_second_stage(
     config: Mapping, dataset: TextDataset, autoencoder: LanguageAutoencoder | None, session: Session
 ) -> None:
-    """Builds what the second stage trains; ``autoencoder`` is that of the first one, None where it is finished."""
+    """Builds and checks the denoiser; ``autoencoder`` is the first stage's, None if that is finished."""
     options = session.options
     if autoencoder is None:
         teacher = None if config["resume"] else options.distill_from
@@ -150,11 +167,9 @@ def _check_second_stage(
 
 
 def _check_validation(model: LatentDiffusion, num_steps: int) -> None:
-    """Refuses more steps of sampling than the schedule has levels."""
-    schedule, option = (
-        make_diffusion(model.recipe).schedule_for_sampling,
-        f"train.validation_num_inference_steps={num_steps}",
-    )
+    """Checks that the schedule has enough levels for the sampling steps of validation."""
+    schedule = make_diffusion(model.recipe).schedule_for_sampling
+    option = f"train.validation_num_inference_steps={num_steps}"
     if isinstance(schedule, DiscreteSchedule) and num_steps > schedule.num_train_timesteps:
         raise ConfigError(
             f"{option} is more than recipe.num_train_timesteps={schedule.num_train_timesteps}; give at most as many."
@@ -169,7 +184,7 @@ def _load_autoencoder(run: RunDirectory) -> LanguageAutoencoder:
     """A run's finished autoencoder.
 
     Raises:
-        CheckpointError: it is damaged; the sentence says how to have it made again.
+        CheckpointError: it is damaged; the message says how to recover it.
     """
     try:
         return LanguageAutoencoder.load(run.autoencoder)
@@ -183,7 +198,7 @@ def _load_autoencoder(run: RunDirectory) -> LanguageAutoencoder:
 
 
 def _check_conditions(option: str, model: LatentDiffusion, classes: int, limit: int | None) -> None:
-    """Refuses a corpus that has not what a trained denoiser is conditioned on."""
+    """Checks that the corpus has the classes or sources that a trained denoiser is conditioned on."""
     known = model.denoiser.config.num_classes
     if known != classes:
         raise ConfigError(
@@ -198,7 +213,7 @@ def _check_conditions(option: str, model: LatentDiffusion, classes: int, limit: 
 
 
 def _check_saved(model: LatentDiffusion) -> None:
-    """Refuses a recipe or sizes that could not be read again once they are saved."""
+    """Checks that recipe and sizes can be loaded again after saving."""
     content = {"format": 1, "recipe": model.recipe, "denoiser": asdict(model.denoiser.config)}
     schema = LatentDiffusionFileV1 if model.diffusion.discrete else LatentDiffusionFile
     try:

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a trace and one page, for ``train.profile=true``."""
+"""Profile of a stage's first steps for ``train.profile=true``: a trace and a summary page."""
 
 import resource
 import time
@@ -14,15 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ld4lg_fast.checkpoints.files import write_atomically
 from ld4lg_fast.kernels.backend import use_backend
 
-# Steps in this order: the first count operations and warm up, the next are timed, the last are traced.
+# Number of steps that count FLOPs and warm up, then are timed, then are traced.
 COUNTED, TIMED, TRACED = 4, 16, 3
 PHASES = ("data", "forward", "backward", "optimiser")
-PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
+MATMUL_WIDTH = {"cpu": 1024, "cuda": 8192}
 
 
-def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product here and now: what the MFU is a share of."""
-    width = PRODUCT_WIDTH[device.type]
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matmul on this device, the reference of the MFU."""
+    width = MATMUL_WIDTH[device.type]
     a, b = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
     seconds = []
     for _ in range(5):
@@ -36,9 +36,9 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 @contextmanager
 def counted_operations() -> Iterator[FlopCounterMode]:
-    """Counts the FLOPs of all products, with every operation in plain PyTorch, the only one that is counted.
+    """Counts the FLOPs of all matmuls; uses the reference backend, as the counter only sees PyTorch operations.
 
-    Nothing is compiled meanwhile: a function that torch meets first under a counter it never compiles afterwards.
+    Compilation is disabled meanwhile: torch would never compile functions that it first meets under a counter.
     """
     with (
         use_backend("reference"),
@@ -49,7 +49,7 @@ def counted_operations() -> Iterator[FlopCounterMode]:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory held so far: of the device's allocator, or on a CPU of the whole process."""
+    """Peak memory so far: of the CUDA allocator, or on a CPU of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -61,9 +61,9 @@ def _wait(device: torch.device) -> None:
 
 
 class Profile:
-    """Follows the first steps of a stage, then writes ``profile_<stage>.json.gz`` and ``profile_<stage>.md``.
+    """Profiles the first steps of a stage, then writes ``profile_<stage>.json.gz`` and ``profile_<stage>.md``.
 
-    Phases end with waiting for the device while they are timed, so that each is charged with its own work.
+    Each phase waits for the device at its end, so that its time is that of its own work.
     """
 
     STEPS = COUNTED + TIMED + TRACED
@@ -83,7 +83,7 @@ class Profile:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around each step of the optimiser."""
+        """Context manager around each training step."""
         number = self.done
         with ExitStack() as stack:
             if number < COUNTED:
@@ -111,7 +111,7 @@ class Profile:
             self.seconds[name] += time.perf_counter() - start
 
     def abandon(self) -> None:
-        """For a stage that ends before the profile does."""
+        """Stops the trace of a stage that ended before the profile was complete."""
         if self.done > COUNTED + TIMED:
             self._trace.stop()
 
@@ -120,7 +120,7 @@ class Profile:
         step = self.seconds["step"]
         shares = {name: self.seconds[name] / step for name in PHASES}
         shares["rest"] = 1 - sum(shares.values())
-        ceiling = product_rate(self.device, self.dtype)
+        ceiling = matmul_rate(self.device, self.dtype)
         achieved = self.flops / COUNTED * TIMED / step
         rows = "\n".join(f"| {name} | {share:.1%} |" for name, share in shares.items())
         return f"""# Profile of the {self.stage} stage
@@ -131,9 +131,9 @@ class Profile:
 |---|---|
 | samples/s | {self.samples * TIMED / step:.1f} |
 | ms a step | {1000 * step / TIMED:.1f} |
-| TFLOP a step (products and attention, forward and backward) | {self.flops / COUNTED / 1e12:.3g} |
+| TFLOP a step (matmuls and attention, forward and backward) | {self.flops / COUNTED / 1e12:.3g} |
 | TFLOP/s | {achieved / 1e12:.3g} |
-| TFLOP/s of a large matrix product here | {ceiling / 1e12:.3g} |
+| TFLOP/s of a large matmul here | {ceiling / 1e12:.3g} |
 | MFU | {achieved / ceiling:.1%} |
 | peak memory | {peak_memory_mib(self.device):.0f} MiB |
 

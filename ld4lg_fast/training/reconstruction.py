@@ -1,4 +1,4 @@
-"""How well an autoencoder reconstructs texts. Letters: B batch, T tokens, N latents, d latent width."""
+"""Reconstruction quality of an autoencoder. Letters: B batch, T tokens, N latents, d latent width."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import NO_SMOOTHING
+from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION
 from ld4lg_fast.data import collate
 from ld4lg_fast.data.tokenization import TokenizedTexts
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
@@ -19,23 +19,22 @@ from ld4lg_fast.export.runtime.similarity import set_apart
 from ld4lg_fast.training.session import Session
 
 BATCH = 64
-PAIRS = 2**28  # of positions between which a Perceiver attends, in one batch: masks of a few gigabytes
-FEW = 50.0  # per cent of distinct reconstructions, below which something is wrong
-# A decoder whose loss is above this share of the tokens' entropy has hardly learned more than how frequent they are.
+PAIRS = 2**28  # most attended pairs of positions in a Perceiver's batch: masks of a few gigabytes
+FEW = 50.0  # per cent of distinct reconstructions below which a warning is given
+# A decoder whose loss is above this share of the unigram entropy has learned little more than token frequencies.
 UNTRAINED = 0.9
-# Latents that give a decoder less than this share of what it knows beyond that say nothing.
+# Latents have collapsed if they account for less than this share of the decoder's gain over the unigram entropy.
 COLLAPSED = 0.03
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Figures over ``num_texts`` texts, decoded greedily; the first four in per cent.
+    """Metrics over ``num_texts`` greedily decoded texts; the first four in per cent.
 
-    ``exact_match``: texts that come back unchanged. ``token_accuracy``: tokens that come back in their place.
-    ``bleu``: corpus BLEU of sacrebleu. ``distinct``: different reconstructions to different texts. ``examples``: pairs
-    of original and reconstruction.
-    In nats a token, the decoder seeing the right tokens before: ``loss``, and ``swapped_loss`` from the latents of
-    another text. ``entropy``: of a token when nothing is known of its text.
+    ``exact_match``: texts reconstructed exactly. ``token_accuracy``: tokens reconstructed at their position. ``bleu``:
+    corpus BLEU of sacrebleu. ``distinct``: distinct reconstructions relative to distinct texts. ``examples``: pairs of
+    original and reconstruction. In nats per token, teacher-forced: ``loss``, and ``swapped_loss`` with the latents of
+    another text; ``entropy``: unigram entropy of the tokens.
     """
 
     exact_match: float
@@ -62,8 +61,7 @@ class Reconstruction:
         return table
 
     def warning(self) -> str | None:
-        """What to do where too few texts come back as one of their own: the latents, which the denoiser learns, then
-        say little about the text."""
+        """A warning if too few reconstructions are distinct, as latents then hold little of the text; else None."""
         if self.distinct >= FEW:
             return None
         few = f"only {self.distinct:.1f} % of the texts come back as one of their own"
@@ -84,22 +82,22 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Swapped:
-    """Gives each text's decoder the latents of the text before it, in the place of `Smoothing`."""
+    """An `Augmentation` that gives each text the latents of the previous one."""
 
-    def perturbed(self, ids: Tensor, *_: object) -> Tensor:
+    def corrupt_tokens(self, ids: Tensor, *_: object) -> Tensor:
         return ids
 
-    def blurred(self, latents: Tensor, _: object) -> Tensor:
+    def augment_latents(self, latents: Tensor, _: object) -> Tensor:
         return latents.roll(1, dims=0)
 
 
 def exact_decoding(max_len: int) -> DecodingConfig:
-    """Greedy decoding that can give back any text of ``max_len`` tokens (the decoder's own start counts)."""
+    """Greedy decoding without constraints for texts of up to ``max_len`` tokens (the start token counts)."""
     return DecodingConfig("greedy", max_len + 1, min_length=0, **NO_RULES)
 
 
 def texts_at_once(autoencoder: LanguageAutoencoder, most: int) -> int:
-    """How many texts are encoded in one batch: ``most``, but fewer of very many latents."""
+    """Batch size for encoding: ``most``, or fewer with very many latents."""
     return most if autoencoder.perceiver is None else max(1, min(most, PAIRS // autoencoder.num_latents**2))
 
 
@@ -112,7 +110,7 @@ def encode_texts(
     if autoencoder.perceiver is not None:
         input_ids, mask = collate(ids, pad, max_len=max_len)
         return autoencoder.encode(input_ids.to(device), mask.to(device)), None
-    # As published, what the encoder gives for padding is part of the latents.
+    # As published, the encoder states of padding are part of the latents.
     input_ids, mask = collate(ids, pad, multiple_of=max_len, max_len=max_len)
     return autoencoder.encode(input_ids.to(device), mask.to(device)), mask.to(device)
 
@@ -126,7 +124,7 @@ def measure_reconstruction(
 ) -> Reconstruction | None:
     """Encodes and decodes texts given as token ids; ``is_over`` may end it after any batch.
 
-    The processes share the texts out: call in all of them; all but the main one get None.
+    The texts are distributed over the processes: call in all of them. Returns None in all but the main process.
     """
     autoencoder.eval()
     decoding, mine = exact_decoding(autoencoder.max_len), share(len(tokens), session.accelerator)
@@ -142,7 +140,7 @@ def measure_reconstruction(
             sums = [a + b for a, b in zip(sums, _losses(autoencoder, ids, session.device), strict=True)]
         return copies, sums
 
-    copies, sums = session.alone(of_mine)
+    copies, sums = session.interruptible(of_mine)
     done = mine[: len(copies)]
     pairs = gathered(
         done, [(tokens[i], copy) for i, copy in zip(done, copies, strict=True)], session.accelerator
@@ -156,12 +154,13 @@ def measure_reconstruction(
 def _losses(
     autoencoder: LanguageAutoencoder, ids: Sequence[list[int]], device: torch.device
 ) -> tuple[float, float, float]:
-    """The loss from the texts' own latents and from each other's, summed over their tokens; how many these are."""
+    """Losses from the texts' own and from swapped latents, summed over the tokens, and the number of tokens."""
     input_ids, mask = collate(ids, autoencoder.tokenizer.pad_token_id, max_len=autoencoder.max_len)
     input_ids, mask = input_ids.to(device), mask.to(device)
     count = int(mask.sum())
     own, other = (
-        autoencoder.loss(input_ids, mask, smoothing).item() for smoothing in (NO_SMOOTHING, Swapped())
+        autoencoder.loss(input_ids, mask, augmentation).item()
+        for augmentation in (NO_AUGMENTATION, Swapped())
     )
     return own * count, other * count, count
 
@@ -173,8 +172,8 @@ def _compare(
     swapped_loss: float,
     num_examples: int,
 ) -> Reconstruction:
-    """Figures of pairs of token ids: a text, and what was decoded from its latents."""
-    # Imported late: it costs a second and only this function needs it.
+    """Metrics of pairs of token ids: a text, and its reconstruction."""
+    # Imported here, as it takes a second.
     from sacrebleu import corpus_bleu
 
     special = set(autoencoder.tokenizer.all_special_ids)
@@ -199,5 +198,5 @@ def _compare(
 
 
 def _entropy(counts: Counter) -> float:
-    """In nats, of what was counted."""
+    """Entropy of counts, in nats."""
     return log(counts.total()) - sum(count * log(count) for count in counts.values()) / counts.total()

@@ -1,4 +1,4 @@
-"""Opening a run directory: what is to be done with what lies there, first decided, then done."""
+"""Opens a run directory: decides how to treat its content, checks the config, then makes the changes."""
 
 import os
 import sys
@@ -25,27 +25,29 @@ from ld4lg_fast.training.train_section import RULES, read_options
 
 
 class Opening(Enum):
-    """NEW: an empty directory. STUDENT: one that gets a teacher's first stage. ADAPTED: one that gets another run's
-    denoiser. GO_ON: resume, or a second stage on a
-    finished first one. The others begin anew after moving what is there: all of it, or all but the results of the first
-    stage."""
+    """How the run directory is opened.
+
+    NEW: it is empty. STUDENT: it is empty and gets the teacher's autoencoder. FINETUNED_DECODER: it is empty and gets
+    another run's denoiser. RESUME: training continues, or the second stage starts on a finished first one. MOVE_ALL,
+    MOVE_SECOND_STAGE: training starts again after the old content (or all but the first stage's results) is moved.
+    """
 
     NEW = "new"
     STUDENT = "student"
-    ADAPTED = "adapted"
-    GO_ON = "go on"
+    FINETUNED_DECODER = "finetuned decoder"
+    RESUME = "resume"
     MOVE_ALL = "move all"
     MOVE_SECOND_STAGE = "move second stage"
 
 
-# What a finished first stage has decided, and what a whole run has.
+# Sections that a finished first stage, or a whole run, fixes.
 FIRST_STAGE = ("model.language_model", "model.perceiver", "autoencoder", "dataset.max_len")
 BOTH_STAGES = ("model", "autoencoder", "recipe", "dataset.max_len", "dataset.source_max_len")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The config to train with and how the directory is opened."""
+    """The config to train with, and how the directory is opened."""
 
     run: RunDirectory
     config: DictConfig
@@ -59,34 +61,37 @@ class Plan:
 
 
 def resume_command(run: RunDirectory) -> str:
-    """What to type to go on with an interrupted run, with as many processes as now and the model as sharded."""
+    """The command that resumes an interrupted run with the same number of processes and the same sharding."""
     script = sys.argv[0]
     program = [script] if script.endswith("train.py") else ["-m", "ld4lg_fast.training"]
-    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    processes, sharded = os.environ.get("LOCAL_WORLD_SIZE", "1"), parse_flag_from_env("ACCELERATE_USE_FSDP")
     launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
-    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if processes == "1" and not sharded and Path(script).name == "ld4lg":
+        launcher, program = ["ld4lg"], ["train"]
+    if sharded:
         fsdp2 = str(resources.files("ld4lg_fast.configs") / "accelerate" / "fsdp2.yaml")
         launcher = ["accelerate", "launch", "--config_file", fsdp2, "--num_processes", processes]
     return shell_command(*launcher, *program, "resume=true", override("hydra.run.dir", run.path))
 
 
 def next_command(run: RunDirectory) -> str:
-    """What to type after a training: sample, or train the denoiser where there is none."""
-    checkout = sys.argv[0].endswith("train.py")  # without one there are no scripts
+    """The command to run after training: sample, or train the denoiser where there is none."""
+    script = Path(sys.argv[0])
+    checkout = script.name == "train.py"  # without one there are no scripts
     if not run.has_denoiser:
-        program = ("python", "scripts/train.py") if checkout else ("ld4lg", "train")
+        program = ("python", script) if checkout else ("ld4lg", "train")
         return shell_command(*program, "train.stage=diffusion", override("hydra.run.dir", run.path))
     if checkout:
-        return shell_command("python", "scripts/infer.py", override("infer.output_dir", run.path))
+        return shell_command("python", script.with_name("infer.py"), override("infer.output_dir", run.path))
     return shell_command("ld4lg", "sample", run.path)
 
 
 def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], overrides: Sequence[str]) -> Plan:
-    """Decides, and changes nothing.
+    """Decides how to open the directory and checks the config; changes nothing on disk.
 
     Raises:
-        ConfigError: a directory of something else, nothing to go on with, options that contradict the run, and values
-            that cannot be.
+        ConfigError: the directory is not a run, there is nothing to resume, options contradict the run, or a value is
+            invalid.
     """
     composed = _values(config)
     check_sections(composed)
@@ -118,7 +123,7 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
         config.train.stage = "diffusion" if distils else "decoder"
         check_config(_values(config))
         _check_kept(other, config, BOTH_STAGES)
-        opening = Opening.STUDENT if distils else Opening.ADAPTED
+        opening = Opening.STUDENT if distils else Opening.FINETUNED_DECODER
     elif run.is_empty():
         if resume:
             raise ConfigError(f"There is no run in {run.path} to resume; leave resume=true out to start one.")
@@ -138,7 +143,7 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
         if config.train.stage == "diffusion" or run.has_diffusion_stage:
             _check_kept(run, config, FIRST_STAGE)
         second = not resume and run.has_diffusion_stage
-        opening = Opening.MOVE_SECOND_STAGE if second else Opening.GO_ON
+        opening = Opening.MOVE_SECOND_STAGE if second else Opening.RESUME
     else:
         opening = Opening.MOVE_ALL
     check_config(_values(config))
@@ -150,10 +155,10 @@ def _values(config: DictConfig) -> Any:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Refuses values of the wrong kind or out of range, wherever they stand.
+    """Checks every section of a config.
 
     Raises:
-        ConfigError: the first of them.
+        ConfigError: the first value of the wrong type or out of range.
     """
     check_sections(config)
     read_options(config["train"])
@@ -161,10 +166,10 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def _check_kept(run: RunDirectory, config: DictConfig, sections: Sequence[str]) -> None:
-    """Refuses another value for what the models of a finished run have decided already.
+    """Checks that options which the trained models depend on have not changed.
 
     Raises:
-        ConfigError: naming the option and the value that the run has.
+        ConfigError: names the option and the value that the run has.
     """
     stored, _ = stored_config.load_with_overrides(run.config, ())
     for section in sections:
@@ -180,18 +185,18 @@ def _check_kept(run: RunDirectory, config: DictConfig, sections: Sequence[str]) 
 
 
 def _flat(name: str, values: object) -> dict[str, object]:
-    """Nested options by their whole names."""
+    """Nested options by their dotted names."""
     if not isinstance(values, Mapping):
         return {name.rstrip("."): values}
     parts = (_flat(f"{name}.{key}", value) for key, value in values.items())
     return {key: value for part in parts for key, value in part.items()}
 
 
-def carry_out(plan: Plan, lock: RunLock) -> None:
-    """Moves what has to be moved, says so, and writes ``config.yaml``.
+def prepare_directory(plan: Plan, lock: RunLock) -> None:
+    """Moves or copies files as planned, prints what was moved, and writes ``config.yaml``.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written to; what was there is there still.
+        CheckpointError: the disk is full or cannot be written to; the old content is still in place.
     """
     run = plan.run
     if plan.opening is Opening.MOVE_ALL:
@@ -209,7 +214,7 @@ def carry_out(plan: Plan, lock: RunLock) -> None:
         )
     elif plan.opening is Opening.STUDENT:
         run.copy(Path(plan.config.train.distill_from), STAGE_ONE_RESULTS)
-    elif plan.opening is Opening.ADAPTED:
+    elif plan.opening is Opening.FINETUNED_DECODER:
         run.copy(Path(plan.config.train.finetune_decoder_from), ("denoiser",))
     stored = plan.config.copy()
     stored.resume = False

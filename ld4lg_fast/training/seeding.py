@@ -1,36 +1,39 @@
-"""Every step's randomness and batch as a function of (seed, stage, step) alone, so that resuming needs no state."""
+"""Random numbers and batches of a step as functions of (seed, stage, step), so that resuming needs no state."""
 
 import hashlib
-from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 import torch
 
-from ld4lg_fast.data import ShuffledBatches
+from ld4lg_fast.data import shuffled_batches
 
 
 def step_seed(seed: int, stage: str, step: int | str) -> int:
-    """A 63-bit seed of its own for each (seed, stage, step)."""
+    """A 63-bit seed for each (seed, stage, step)."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stage}/{step}".encode()).digest()[:8], "little") >> 1
 
 
 def step_generator(seed: int, stage: str, step: int | str) -> torch.Generator:
-    """A CPU generator, so that draws are the same on every device."""
+    """A CPU generator, so that samples are the same on every device."""
     return torch.Generator().manual_seed(step_seed(seed, stage, step))
 
 
 class StepBatches:
-    """``batches[step]``: the indices of the batch that all processes together train on in ``step``.
+    """``batches[step]``: indices of the global batch of ``step``.
 
     Args:
-        epoch: epoch number -> its batches.
+        lengths: of the examples, for length-bucketed batches; see `shuffled_batches`.
     """
 
-    def __init__(self, epoch: Callable[[int], ShuffledBatches]) -> None:
-        self._epoch = epoch
-        self._number, self._batches = 0, list(epoch(0))
+    def __init__(
+        self, num_examples: int, batch_size: int, seed: int, lengths: np.ndarray | None = None
+    ) -> None:
+        self._epoch = partial(shuffled_batches, num_examples, batch_size, seed=seed, lengths=lengths)
+        self._number, self._batches = 0, self._epoch(epoch=0)
 
     def __getitem__(self, step: int) -> list[int]:
         number, index = divmod(step, len(self._batches))
         if number != self._number:
-            self._number, self._batches = number, list(self._epoch(number))
+            self._number, self._batches = number, self._epoch(epoch=number)
         return self._batches[index]

@@ -1,4 +1,4 @@
-"""What all parts of a training command share: processes, run directory, clock, interruptions."""
+"""State shared by all parts of a training command: processes, run directory, clock, interrupts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from ld4lg_fast.training.metrics_log import MetricsLog
 from ld4lg_fast.training.time_budget import RunClock
 from ld4lg_fast.training.train_section import TrainOptions
 
-# Processes wait for one another while shards of the corpus are encoded, however unequal their work.
+# Processes wait for each other while they encode shards of the corpus, which may differ in length.
 LONGEST_WAIT = timedelta(hours=6)
 
 T = TypeVar("T")
 
 
 def on_cpu() -> bool:
-    """Whether training runs on the CPU, also with several processes (which Accelerate must then be told)."""
+    """Whether training runs on the CPU; with several processes Accelerate needs it as an argument."""
     return not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def start_processes() -> PartialState:
-    """Joins the processes that a launcher started; alone without one."""
+    """Initialises the processes of a launcher, or a single one without launcher."""
     return PartialState(cpu=on_cpu(), timeout=LONGEST_WAIT)
 
 
 def on_main(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
-    """Runs ``work`` in the main process alone; all get its result, or are raised its `LD4LGError` or `Interrupted`."""
+    """Runs ``work`` in the main process; all processes return its result or raise its `LD4LGError` or `Interrupted`."""
     box: list = [None, None]
     if processes.is_main_process:
         try:
@@ -48,7 +48,7 @@ def on_main(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
 
 
 def together(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
-    """Runs ``work`` in every process; where it fails or is interrupted in one, all raise that one's error."""
+    """Runs ``work`` in every process; if one raises `LD4LGError` or `Interrupted`, all raise it."""
     result: Any = None
     error = None
     try:
@@ -63,7 +63,7 @@ def together(processes: Accelerator | PartialState, work: Callable[[], T]) -> T:
 
 @dataclass
 class Session:
-    """One training command. ``seed`` is that of the run."""
+    """One training command; ``seed`` is the run's."""
 
     accelerator: Accelerator
     run: RunDirectory
@@ -87,35 +87,29 @@ class Session:
 
     @property
     def shards_models(self) -> bool:
-        """Whether ``accelerate launch`` was told to use FSDP (which Accelerate itself does on GPUs alone)."""
+        """Whether ``accelerate launch`` was given FSDP; Accelerate's own implementation needs GPUs."""
         return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
     def mine(self, items: Any) -> Any:
-        """This process's part of what all processes together work on."""
+        """This process's part of ``items``."""
         return items[self.rank :: self.world_size]
 
     def main_first(self, work: Callable[[], T]) -> T:
-        """`alone`, first in the main process, then in the others, which find what that one left in a cache."""
+        """Runs ``work`` first in the main process, then in the others, which find its result in a cache."""
         found: list[T] = []
+        on_main(self.accelerator, lambda: found.append(self._interruptible(work)))
+        return found[0] if found else self._interruptible(work)
 
-        def run() -> T:
-            with self.interrupts.at_once():
-                return work()
+    def interruptible(self, work: Callable[[], T]) -> T:
+        """Runs long work without communication in every process; a signal stops it in all of them."""
+        return together(self.accelerator, lambda: self._interruptible(work))
 
-        on_main(self.accelerator, lambda: found.append(run()))
-        return found[0] if found else run()
-
-    def alone(self, work: Callable[[], T]) -> T:
-        """Runs long work in every process, without exchange between them; a signal ends it where it is, in all."""
-
-        def run() -> T:
-            with self.interrupts.at_once():
-                return work()
-
-        return together(self.accelerator, run)
+    def _interruptible(self, work: Callable[[], T]) -> T:
+        with self.interrupts.immediately():
+            return work()
 
     def summed(self, *values: float) -> list[float]:
-        """Each value's sum over the processes; call in all of them."""
+        """Sums each value over the processes; call in all of them."""
         if self.world_size == 1:
             return list(values)
         mine = torch.tensor(values, dtype=torch.float64, device=self.device)

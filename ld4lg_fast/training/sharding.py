@@ -1,7 +1,7 @@
-"""FSDP2: parameters, gradients, averages and moments cut into one piece a process (Zhao et al. 2023).
+"""FSDP2 (Zhao et al. 2023): parameters, gradients, EMA and optimizer moments sharded over the processes.
 
-Only a twin of the stage's module is sharded. The module itself stays whole and plain, so that validation,
-checkpoints and the saved model know nothing of processes.
+Only a copy of the stage's module is sharded. The module itself stays unsharded, so that validation, checkpoints and the
+saved model do not depend on the number of processes.
 """
 
 import copy
@@ -17,8 +17,8 @@ from ld4lg_fast.engine.regional_compile import regions
 
 
 def sharded_twin(module: nn.Module, device: torch.device, world_size: int) -> nn.Module:
-    """A copy of ``module``, region by region spread over all processes."""
-    # It warns of outputs that are views and must not be changed in place, which nothing here does.
+    """A copy of ``module``, sharded region by region over all processes."""
+    # FSDP2 warns that outputs are views, which matters only for in-place changes.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (world_size,))
     twin = copy.deepcopy(module)
@@ -29,17 +29,17 @@ def sharded_twin(module: nn.Module, device: torch.device, world_size: int) -> nn
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The full tensor, gathered where it is sharded: then all processes have to call this."""
+    """The full tensor; for a sharded one, call in all processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's piece of a tensor, sharing its memory."""
+    """This process's shard of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A full tensor cut as ``like`` is; itself where ``like`` is whole."""
+    """A full tensor sharded as ``like`` is, or unchanged if ``like`` is not sharded."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
@@ -47,6 +47,6 @@ def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather(twin: nn.Module, module: nn.Module) -> None:
-    """Copies the twin's parameters into the module that it was made from; call in all processes."""
+    """Copies the sharded copy's parameters into its original; call in all processes."""
     for target, source in zip(module.parameters(), twin.parameters(), strict=True):
         target.copy_(whole(source))

@@ -1,4 +1,4 @@
-"""Rows of a tensor too big for memory: shards on disk that appear whole, carry a checksum, and are memory-mapped."""
+"""Rows of a large tensor in memory-mapped shards on disk, written atomically and with checksums."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ NAME = "rows"
 
 
 class Rows:
-    """Consecutive parts of one tensor (R, …), read as if it were whole; the parts may be memory-mapped."""
+    """A tensor (R, …) as a list of consecutive, possibly memory-mapped parts."""
 
     def __init__(self, parts: Sequence[Tensor]) -> None:
         self.parts = parts
@@ -41,7 +41,7 @@ class Rows:
         return taken
 
     def span(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, all of one part, uncopied."""
+        """Rows ``start`` to ``stop``, which must lie in one part; a view."""
         number = int(np.searchsorted(self._starts, start, side="right")) - 1
         return self.parts[number][start - self._starts[number] : stop - self._starts[number]]
 
@@ -55,13 +55,13 @@ def _checksum(rows: Tensor) -> str:
 
 
 def write_shard(path: Path, rows: Tensor, fingerprint: str) -> None:
-    """Writes a shard that appears whole or not at all; ``fingerprint`` says what it was computed from."""
+    """Writes a shard atomically; ``fingerprint`` identifies the inputs it was computed from."""
     metadata = {"fingerprint": fingerprint, "checksum": _checksum(rows)}
     write_atomically(path, safetensors.torch.save({NAME: rows.contiguous()}, metadata))
 
 
 def shard_fault(path: Path, shape: tuple[int, ...], dtype: torch.dtype, fingerprint: str) -> str | None:
-    """None for a shard that is as wanted; otherwise ``missing``, ``out of date`` or ``damaged``."""
+    """None for a valid shard, otherwise ``missing``, ``out of date`` or ``damaged``."""
     if not path.exists():
         return "missing"
     try:
@@ -80,7 +80,7 @@ def open_rows(directory: Path) -> Rows:
 
 
 def remove_others(directory: Path, count: int) -> None:
-    """Deletes what is not one of the first ``count`` shards: those of a longer corpus, unfinished files."""
+    """Deletes all files but the first ``count`` shards, such as those of a longer corpus or unfinished ones."""
     wanted = {shard_path(directory, number) for number in range(count)}
     for path in set(directory.iterdir()) - wanted:
         path.unlink()

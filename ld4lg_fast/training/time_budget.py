@@ -1,8 +1,8 @@
-"""How far a stage has come, in steps and against ``train.max_minutes``."""
+"""Time limits of a run and its stages (``train.max_minutes``)."""
 
 import time
 
-EVALUATION_SHARE = 0.03  # of the limit, kept for the evaluation after each stage
+EVALUATION_SHARE = 0.03  # share of the limit that is reserved for the evaluation after each stage
 LONGEST_EVALUATION = 60.0  # seconds
 
 
@@ -22,23 +22,22 @@ class RunClock:
         return self.earlier + time.perf_counter() - self._start
 
     def end_of(self, share: float) -> float | None:
-        """When a stage's evaluation has to be over, if it may use the run up to ``share`` of the limit."""
+        """The run's second at which a stage that may use ``share`` of the limit has to end, evaluation included."""
         return None if self.limit is None else share * self.limit
 
 
 class StageClock:
-    """The part of a run that one stage has: from ``start``, where its steps begin, to ``end`` (None: no limit), in run
-    seconds."""
+    """A stage's part of a run, in run seconds: from ``start``, its first step, to ``end`` (None: no limit)."""
 
     def __init__(self, run: RunClock, start: float, end: float | None) -> None:
         self.run, self.start, self.end = run, start, end
 
     def progress(self) -> float:
-        """Share of the training time that has passed; 0 where there is no limit."""
+        """Fraction of the stage's time that has passed; 0 without limit."""
         return self.progress_at(self.run.seconds())
 
     def progress_at(self, seconds: float) -> float:
-        """`progress` at another moment of the run."""
+        """`progress` at another time of the run."""
         if self.end is None or self.run.limit is None:
             return 0.0
         kept = min(EVALUATION_SHARE * self.run.limit, LONGEST_EVALUATION)
@@ -46,10 +45,10 @@ class StageClock:
         return 1.0 if available <= 0 else min(1.0, (seconds - self.start) / available)
 
     def make_room(self, seconds: float) -> None:
-        """Gives up this stage's share of what something else between the stages will take."""
+        """Shortens the stage by its share of the ``seconds`` that work between the stages will take."""
         if self.end is not None and self.run.limit is not None:
             self.end -= self.end / self.run.limit * seconds
 
     def is_over(self) -> bool:
-        """Whether not even the evaluation has time left."""
+        """Whether the time for the evaluation is over, too."""
         return self.end is not None and self.run.seconds() >= self.end

@@ -9,6 +9,7 @@ import torch
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Choice, Number, Rule, Switch, WholeNumber
+from ld4lg_fast.models.attention_backends import BACKENDS, check_attn_implementation
 from ld4lg_fast.options.checks import check
 from ld4lg_fast.options.precisions import PrecisionChoice, precision_name
 from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, OneOf
@@ -32,6 +33,7 @@ RULES: Mapping[str, Rule] = {
     "autoencoder_share": Number(0.01, 0.99),
     "mixed_precision": PrecisionChoice(PRECISIONS),
     "compile": AUTO_OR_SWITCH,
+    "attn_implementation": Choice(BACKENDS),
     **dict.fromkeys(("activation_checkpointing", "cuda_graph", "profile", "wandb", "tensorboard"), Switch()),
     **dict.fromkeys(("log_every", "checkpoint_every", "validate_every", "validation_texts"), WholeNumber()),
     "validation_samples": WholeNumber(1, 100_000),
@@ -45,7 +47,7 @@ RULES: Mapping[str, Rule] = {
 
 @dataclass(frozen=True)
 class StageOptions:
-    """How one stage trains; ``batch_size`` counts the texts of all processes together."""
+    """Options of one stage; ``batch_size`` is that of all processes together."""
 
     steps: int
     batch_size: int
@@ -61,10 +63,10 @@ FEWEST_STEPS = 100
 
 
 def too_few_steps(stage: str, steps: int, options: StageOptions, max_minutes: float | None) -> str | None:
-    """What to do where a stage made too few steps for what it trained to mean anything, or None.
+    """A warning for a stage that made too few steps for a useful model, or None.
 
-    These are twice its warm-up, and never below `FEWEST_STEPS`: a denoiser of ``model=tiny`` has then predicted a sixth
-    of what there is to predict, and after its warm-up a twelfth.
+    The minimum is twice the warm-up and at least `FEWEST_STEPS`. The denoiser of ``model=tiny`` then explains a sixth
+    of the variance, and at the end of its warm-up a twelfth.
     """
     fewest = max(2 * options.warmup_steps, FEWEST_STEPS)
     if steps >= fewest:
@@ -77,7 +79,7 @@ def too_few_steps(stage: str, steps: int, options: StageOptions, max_minutes: fl
     return f"{said}. Give the run more train.max_minutes than {max_minutes:g}."
 
 
-# Runs of earlier versions know no such stage.
+# Absent in runs of earlier versions.
 DECODER = StageOptions(
     steps=1000, batch_size=64, learning_rate=1e-3, warmup_steps=50, weight_decay=0.01, clip_norm=1.0
 )
@@ -88,7 +90,8 @@ class TrainOptions:
     """The ``train`` section; meanings as in ``configs/train.yaml``.
 
     Raises:
-        ConfigError: a value out of range, an unknown choice, or a tracker whose package is missing.
+        ConfigError: a value out of range, an unknown choice, a tracker whose package is missing, or an attention
+            backend that cannot run on this machine.
     """
 
     stage: str
@@ -114,10 +117,17 @@ class TrainOptions:
     distill_teacher_steps: int = 32
     finetune_decoder_from: str | None = None
     decoder: StageOptions = DECODER
+    attn_implementation: str = "auto"
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
             check(f"train.{name}", getattr(self, name), rule)
+        check_attn_implementation(self.attn_implementation, "train.attn_implementation")
+        if self.attn_implementation != "auto" and self.stage == "decoder":
+            raise ConfigError(
+                f"train.attn_implementation={self.attn_implementation} is not for the decoder stage, which samples in "
+                "float32 as it trains; leave it out."
+            )
         if (self.stage == "decoder") != (self.finetune_decoder_from is not None):
             raise ConfigError(
                 f"train.stage={self.stage} does not go with train.finetune_decoder_from={self.finetune_decoder_from}: "
@@ -140,15 +150,11 @@ class TrainOptions:
 
     @property
     def precision(self) -> str:
-        """What Accelerate is told: ``no`` or ``bf16``."""
-        if self.mixed_precision != "auto":
-            return precision_name(self.mixed_precision)
-        if torch.cuda.is_available():
-            return "bf16" if torch.cuda.is_bf16_supported() else "no"
-        return "bf16" if cpu_has_bf16() else "no"
+        """Accelerate's mixed precision: ``no`` or ``bf16``."""
+        return auto_precision()[0] if self.mixed_precision == "auto" else precision_name(self.mixed_precision)
 
     def compiles(self, device: torch.device) -> bool:
-        """Whether blocks are compiled; ``auto`` means on a GPU: on a CPU it costs minutes and gains nothing."""
+        """Whether blocks are compiled; ``auto``: on a GPU only, as a CPU gains nothing from minutes of compilation."""
         return device.type == "cuda" if self.compile == "auto" else bool(self.compile)
 
     @property
@@ -157,13 +163,27 @@ class TrainOptions:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether a package can be imported; a folder of its name, as W&B makes one, is none."""
+    """Whether a package can be imported; a plain folder of that name, such as W&B creates, does not count."""
     found = find_spec(package)
     return found is not None and found.loader is not None
 
 
+def auto_precision() -> tuple[str, str]:
+    """What ``train.mixed_precision=auto`` uses on this machine, ``bf16`` or ``no``, and why."""
+    if torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported():
+            return "bf16", "the GPU multiplies it"
+        return "no", "the GPU does not multiply bf16"
+    if cpu_has_bf16():
+        return "bf16", "the CPU multiplies it (AVX-512 BF16)"
+    return (
+        "no",
+        "the CPU does not multiply bf16 by itself (AVX-512 BF16), so training in it is slower than in fp32",
+    )
+
+
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 by itself, faster than float32."""
+    """Whether this CPU has bf16 instructions, which are faster than float32."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 

@@ -1,4 +1,4 @@
-"""One step of the optimiser: forward and backward on this process's part of the batch, clipping, AdamW, average."""
+"""One training step: forward and backward on this process's part of the batch, clipping, AdamW, EMA."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from ld4lg_fast.training.sharding import gather, sharded_twin, whole
 
 @dataclass(frozen=True)
 class Part:
-    """Every ``count``-th item from ``index`` on: what one process, or one of its micro-batches, works on."""
+    """Every ``count``-th item from ``index`` on: the part of one process or micro-batch."""
 
     index: int = 0
     count: int = 1
@@ -34,10 +34,10 @@ class Part:
 
 
 class TrainStep:
-    """Trains ``stage.trained`` as part of ``stage.module``, on one process or together with the others.
+    """Callable that makes one step of training ``stage.trained`` as part of ``stage.module``.
 
-    With several processes the model is replicated (DDP), or spread over them where Accelerate says FSDP; then
-    ``stage.module`` is up to date only after `gather`.
+    With several processes the model is replicated (DDP), or sharded if Accelerate uses FSDP; ``stage.module`` is then
+    up to date only after `gather`.
     """
 
     def __init__(self, stage: Any, session: Session) -> None:
@@ -62,34 +62,34 @@ class TrainStep:
         self.model: nn.Module = plain
         self.skipped: list[nn.Parameter] = []
         if session.world_size > 1 and not self.is_sharded:
-            # To find them DDP would walk the graph and wait for the device at every step, and warn where it finds none.
+            # DDP's own search for unused parameters would synchronise with the device at every step.
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(plain, list(stage.skipped))
             self.skipped = [plain.get_parameter(name) for name in stage.skipped]
             self.model = DistributedDataParallel(
                 plain, device_ids=[session.device.index] if session.device.type == "cuda" else None
             )
         self.captured: CapturedStep | None = None
-        self.share: float | Tensor = 0.0  # of the model in the average after this step
+        self.share: float | Tensor = 0.0  # weight of the model in the EMA after this step
         if is_captured:
             self.captured = CapturedStep(lambda batch: self._update(self._backward(batch)))
             self.share = torch.zeros((), device=session.device)
 
     def __call__(self, step: int, rate: float) -> Tensor:
-        """Loss and gradient norm of ``step`` (2,) float32, not yet read from the device.
+        """Loss and gradient norm of ``step`` (2,) float32, on the device.
 
-        The loss is that of this process's part of the batch; its mean over the processes is the whole batch's.
+        The loss is that of this process's part of the batch; its mean over the processes is the batch's.
         """
         stage = self.stage
         set_learning_rate(self.optimizer, rate)
         if stage.ema is not None:
             share = 1 - stage.ema.decay(step)
             self.share = self.share.fill_(share) if isinstance(self.share, Tensor) else share
-        # The phases of a profile cannot be told apart within a graph.
+        # A graph has no phases to profile.
         captured = self.captured if self.profile is None else None
         loss = torch.zeros((), device=self.session.device)
         for number in range(self.parts):
             part = Part(self.session.rank + self.session.world_size * number, self._num_parts)
-            # Dropout differs between the parts of a batch, but not between a run and its resumption.
+            # Dropout differs between the parts of a batch and is the same after resuming.
             torch.manual_seed(step_seed(self.session.seed, stage.name, step) + part.index)
             with self._phase("data"):
                 batch = stage.batch(step, part)
@@ -103,7 +103,7 @@ class TrainStep:
         return self._update(loss)
 
     def _backward(self, batch: object) -> Tensor:
-        """Adds the gradients of a part of the batch, and gives its share of the loss ()."""
+        """Adds the gradients of a part of the batch; returns its share of the loss ()."""
         with self._phase("forward"), self.session.accelerator.autocast():
             share = self.stage.loss(self.model, batch) / self.parts
         with self._phase("backward"):
@@ -111,7 +111,7 @@ class TrainStep:
         return share.detach()
 
     def _update(self, loss: Tensor) -> Tensor:
-        """Clips, steps and averages; gives the loss () and the gradient norm (2,)."""
+        """Clips gradients and updates parameters and EMA; returns loss and gradient norm (2,)."""
         with self._phase("optimiser"):
             clip_norm = self.stage.options.clip_norm
             norm = whole(nn.utils.clip_grad_norm_(self.parameters, clip_norm, foreach=True))
@@ -129,13 +129,13 @@ class TrainStep:
         return nullcontext() if self.profile is None else self.profile.phase(name)
 
     def _synchronized(self, last: bool) -> AbstractContextManager:
-        """Gradients need to be exchanged only once they are complete."""
+        """Skips DDP's gradient all-reduce for all but the last micro-batch."""
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()
 
     def gather(self) -> None:
-        """Brings ``stage.module`` and the average up to date; call in all processes."""
+        """Updates ``stage.module`` and the EMA from the shards; call in all processes."""
         if self.is_sharded:
             gather(self.trained, self.stage.trained)
             if self.stage.ema is not None:

@@ -1,4 +1,4 @@
-"""Validation of a denoiser: its loss under fixed draws, and texts that it samples."""
+"""Validation of a denoiser: its loss with fixed noise, and sampled texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Validation texts as latents, what decodes the samples, and the sources of a sequence-to-sequence model."""
+    """Latents of the validation texts, the autoencoder that decodes samples, and sources, if the model uses them."""
 
     texts: ConditionedLatents
     autoencoder: LanguageAutoencoder
@@ -33,9 +33,9 @@ class ValidationSet:
 
 @torch.no_grad()
 def validation_loss(model: LatentDiffusion, texts: ConditionedLatents, session: Session) -> float:
-    """Mean loss over all texts with their conditions; the draws are the same in every call.
+    """Mean loss over all texts; noise and times are the same in every call.
 
-    The processes share the batches out; call in all of them.
+    The batches are distributed over the processes; call in all of them.
     """
 
     def of_mine() -> float:
@@ -47,11 +47,11 @@ def validation_loss(model: LatentDiffusion, texts: ConditionedLatents, session: 
             total += model.loss(latents, draws, **conditions).loss.item() * len(rows)
         return total
 
-    return session.summed(session.alone(of_mine))[0] / len(texts)
+    return session.summed(session.interruptible(of_mine))[0] / len(texts)
 
 
 def validation_classes(num_samples: int, num_classes: int) -> Tensor | None:
-    """The classes of the samples in turn, or None for a model without classes."""
+    """Classes of the samples, in turn, or None for a model without classes."""
     return torch.arange(num_samples) % num_classes if num_classes else None
 
 
@@ -61,8 +61,8 @@ def print_and_keep_samples(
 ) -> None:
     """Samples texts, prints them and writes ``samples/validation_step_<step>.json``.
 
-    Classes take turns; ``sources`` are those of a sequence-to-sequence model. The processes share the texts out;
-    call in all of them.
+    Classes take turns; ``sources`` are those of a sequence-to-sequence model. The samples are distributed over the
+    processes; call in all of them.
     """
     options, count = session.options, session.options.validation_samples
     if sources is not None:
@@ -88,7 +88,7 @@ def print_and_keep_samples(
             seed=session.seed,
         ).texts
 
-    texts = gathered(ids, session.alone(of_mine), session.accelerator)
+    texts = gathered(ids, session.interruptible(of_mine), session.accelerator)
     content = {
         "step": step,
         "validation_loss": loss,
@@ -101,12 +101,12 @@ def print_and_keep_samples(
     }
     path = session.run.samples / f"validation_step_{step}.json"
     on_main(session.accelerator, lambda: write_json(path, content))
-    # The line in the log comes last: it says that nothing of this validation has to be made up.
+    # Logged last: the line marks the validation as complete.
     seconds = round(session.clock.seconds(), 2)
     session.metrics_log.write("diffusion", step, validation_loss=loss, seconds=seconds)
     console.print(f"diffusion, step {step}: validation loss {loss:.4f}; samples:")
     names = pipe.statistics.class_names or ()
     for index, text in enumerate(texts or ()):
-        told = "" if class_id is None else f"[{names[class_id[index]]}] "
-        told += "" if sources is None else f"{sources[index]} → "
-        console.print(f"  • {told}{text}")
+        prefix = "" if class_id is None else f"[{names[class_id[index]]}] "
+        prefix += "" if sources is None else f"{sources[index]} → "
+        console.print(f"  • {prefix}{text}")

@@ -1,15 +1,15 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import Draws, Smoothing
+from ld4lg_fast.autoencoder.latent_augmentation import Draws, LatentAugmentation
 from ld4lg_fast.data import collate
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from tests.conftest import PERCEIVER, randomize
+from tests.language_models import tiny_t5
 
 TEXTS = ["The Eagle is a pub near the river.", "Cheap food.", "A family friendly coffee shop called Zizzi."]
 GREEDY = DecodingConfig("greedy", max_length=16, min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0)
@@ -26,21 +26,7 @@ def pretrained(tmp_path_factory, tokenizer):
     root = tmp_path_factory.mktemp("hub")
     lm = {"dim": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1}
     bart = LanguageAutoencoder.from_scratch(tokenizer, lm, None, max_len=32).lm
-    t5 = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=64,
-            d_kv=16,
-            num_heads=4,
-            d_ff=128,
-            num_layers=1,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
-            decoder_start_token_id=tokenizer.pad_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    t5 = tiny_t5(len(tokenizer))
     for name, model in (("bart", bart), ("t5", t5)):
         randomize(model, std=0.3).save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
@@ -103,10 +89,12 @@ def test_padding_changes_neither_latents_nor_loss(autoencoder):
 
 
 @pytest.mark.parametrize("name", ["decoder_noise", "position_dropout", "token_masking"])
-def test_smoothing_is_drawn_from_the_generator(autoencoder, name):
+def test_augmentation_is_drawn_from_the_generator(autoencoder, name):
     ids, mask = batch(autoencoder)
     losses = [
-        autoencoder.loss(ids, mask, Smoothing(**{name: 0.9}), torch.Generator().manual_seed(seed)).item()
+        autoencoder.loss(
+            ids, mask, LatentAugmentation(**{name: 0.9}), torch.Generator().manual_seed(seed)
+        ).item()
         for seed in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]
@@ -114,17 +102,17 @@ def test_smoothing_is_drawn_from_the_generator(autoencoder, name):
 
 
 @pytest.mark.parametrize("name", ["decoder_noise", "position_dropout", "token_masking"])
-def test_smoothing_does_not_depend_on_how_a_batch_is_dealt_out(autoencoder, name):
+def test_augmentation_does_not_depend_on_how_a_batch_is_dealt_out(autoencoder, name):
     ids, mask = batch(autoencoder)
-    smoothing, tokenizer = Smoothing(**{name: 0.9}), autoencoder.tokenizer
+    augmentation, tokenizer = LatentAugmentation(**{name: 0.9}), autoencoder.tokenizer
     latents = torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(0))
 
     def seen(rank, world_size):
         rows = slice(rank, None, world_size)
         length = int(mask[rows].sum(dim=1).max())
         draws = [Draws(torch.Generator().manual_seed(4), rank, world_size) for _ in range(2)]
-        read = smoothing.perturbed(ids[rows, :length], mask[rows, :length], tokenizer, 32, draws[0])
-        return smoothing.blurred(latents[rows], draws[1]), read
+        read = augmentation.corrupt_tokens(ids[rows, :length], mask[rows, :length], tokenizer, 32, draws[0])
+        return augmentation.augment_latents(latents[rows], draws[1]), read
 
     # Three texts as one batch, and dealt to three.
     whole = seen(0, 1)
@@ -134,14 +122,14 @@ def test_smoothing_does_not_depend_on_how_a_batch_is_dealt_out(autoencoder, name
         assert torch.equal(read, whole[1][rank : rank + 1, : read.shape[1]])
 
 
-def test_shares_of_the_smoothing(autoencoder):
+def test_shares_of_the_augmentation(autoencoder):
     draws = Draws(torch.Generator().manual_seed(0))
     ones = torch.ones(4000, 16, 8)
-    dropped = (Smoothing(position_dropout=0.6).blurred(ones, draws) == 0).float()
+    dropped = (LatentAugmentation(position_dropout=0.6).augment_latents(ones, draws) == 0).float()
     assert torch.equal(dropped.amin(-1), dropped.amax(-1)), "a latent is dropped as a whole"
     assert abs(dropped.mean().item() - 0.3) < 0.02
     latents = torch.randn(2000, 32, 64, generator=draws.generator) * 3
-    noised = Smoothing(decoder_noise=0.4).blurred(latents, draws)
+    noised = LatentAugmentation(decoder_noise=0.4).augment_latents(latents, draws)
     assert abs(noised.std().item() - 3) < 0.05, "the scale stays"
     kept = (noised * latents).mean(dim=(1, 2)) / latents.square().mean(dim=(1, 2))
     share = 1 - kept.square()
@@ -149,20 +137,20 @@ def test_shares_of_the_smoothing(autoencoder):
 
     ids, mask = batch(autoencoder)
     ids, mask = ids.repeat(2000, 1), mask.repeat(2000, 1)
-    read = Smoothing(token_masking=0.5).perturbed(ids, mask, autoencoder.tokenizer, 32, draws)
+    read = LatentAugmentation(token_masking=0.5).corrupt_tokens(ids, mask, autoencoder.tokenizer, 32, draws)
     special = torch.isin(ids, torch.tensor(autoencoder.tokenizer.all_special_ids))
     assert torch.equal(read[special], ids[special]) and read.max() < len(autoencoder.tokenizer)
     assert abs((read != ids)[~special].float().mean().item() - 0.25) < 0.02
 
 
-def test_a_share_of_smoothing_out_of_range_is_refused():
+def test_a_share_of_augmentation_out_of_range_is_refused():
     with pytest.raises(ConfigError, match="autoencoder.token_masking=1.5; it must lie between 0 and 1"):
-        Smoothing(token_masking=1.5)
+        LatentAugmentation(token_masking=1.5)
 
 
-def test_gradients_flow_through_the_smoothing(autoencoder):
-    smoothing = Smoothing(decoder_noise=0.3, position_dropout=0.3, token_masking=0.3)
-    autoencoder.train().loss(*batch(autoencoder), smoothing).backward()
+def test_gradients_flow_through_the_augmentation(autoencoder):
+    augmentation = LatentAugmentation(decoder_noise=0.3, position_dropout=0.3, token_masking=0.3)
+    autoencoder.train().loss(*batch(autoencoder), augmentation).backward()
     assert all(
         p.grad.isfinite().all() and p.grad.any() for p in autoencoder.perceiver.encoder.attn.parameters()
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BartConfig, BartForConditionalGeneration
 
 from benchmarks.reference import v1_denoiser, v1_diffusion, v2_autoencoder, v2_denoiser, v2_diffusion
 from benchmarks.reference.pipeline import TextPipeline
+from tests.language_models import tiny_bart
 
 ROOT = Path(__file__).resolve().parents[2]
 DENOISER = {"tx_dim": 64, "tx_depth": 2, "heads": 1, "latent_dim": 8, "max_seq_len": 6, "dropout": 0.0}
@@ -30,27 +30,12 @@ def process(sampler: str = "ddpm", steps: int = 3, **denoiser) -> v2_diffusion.G
 
 @pytest.fixture
 def pipeline(tokenizer):
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "pad_token_id", "eos_token_id")}
-    config = BartConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        d_model=64,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=1,
-        decoder_attention_heads=1,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        decoder_start_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
-        **ids,
-    )
+    lm = tiny_bart(len(tokenizer), tie_word_embeddings=False)
     autoencoder = v2_autoencoder.PerceiverAutoencoder(
         dim_lm=64, dim_ae=8, depth=1, num_encoder_latents=6, num_decoder_latents=6, max_seq_len=64
     )
     diffusion = process(seq2seq=True, seq2seq_context_dim=64)
-    lm = randomized(BartForConditionalGeneration(config))
-    return TextPipeline(lm, tokenizer, randomized(autoencoder), diffusion)
+    return TextPipeline(randomized(lm), tokenizer, randomized(autoencoder), diffusion)
 
 
 def test_the_reference_imports_nothing_of_ours():

@@ -16,7 +16,7 @@ from ld4lg_fast.training import main
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.metrics_log import read_log
-from tests.training.test_training import command, records
+from tests.training.small_runs import command, printed, records
 from tests.training.test_training_signals import assert_same, lines
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"]
@@ -36,7 +36,7 @@ def plain_argv(monkeypatch):
 
 
 def store_with(tmp_path: Path, *steps: int) -> tuple[CheckpointStore, nn.Linear, Ema]:
-    store, model = CheckpointStore(tmp_path / "diffusion", averages=True), nn.Linear(3, 2)
+    store, model = CheckpointStore(tmp_path / "diffusion", has_ema=True), nn.Linear(3, 2)
     for step in steps:
         store.save(TrainingState(step), model, Ema(model), {"weight/exp_avg": torch.ones(2, 3)})
     return store, model, Ema(model)
@@ -94,9 +94,7 @@ def test_numbers_that_are_not_finite_are_damage_and_another_model_is_none(tmp_pa
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    with pytest.MonkeyPatch.context() as patch, console.capture():
-        patch.setattr(sys, "argv", ["scripts/train.py"])
-        command(run_dir)
+    printed(command, run_dir)
     return run_dir
 
 

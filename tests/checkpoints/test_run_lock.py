@@ -20,7 +20,8 @@ from ld4lg_fast.cli.infer import learn_and_keep_timesteps
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from tests.conftest import make_model
-from tests.training.test_train_cli import ENVIRONMENT, GRACE, SCRIPT, SMALLEST, losses, train
+from tests.training.small_runs import losses
+from tests.training.test_train_cli import ENVIRONMENT, GRACE, SCRIPT, SMALLEST, train
 from tests.training.test_training_checks import tree
 
 HOLDER = """

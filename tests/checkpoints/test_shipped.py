@@ -21,7 +21,7 @@ from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.evaluation import command as evaluation
 from ld4lg_fast.terminal.console import console
 from tests.conftest import make_model
-from tests.evaluation.test_evaluation_command import FAST
+from tests.evaluation.evaluated_runs import FAST
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 12 * 10**6  # bytes of all weights of a model that ships

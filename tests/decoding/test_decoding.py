@@ -1,4 +1,4 @@
-"""The fast text decoder: the tokens of transformers' ``generate``, for every option that it offers."""
+"""The fast text decoder gives the tokens of transformers' ``generate`` for every option that it supports."""
 
 import logging
 
@@ -47,7 +47,7 @@ configs = st.builds(
 
 
 def through_generate(lm, states, config, mask, seed=0):
-    """What transformers' ``generate`` gives for the same arguments as `generate_ids`."""
+    """Tokens of transformers' ``generate`` for the arguments of `generate_ids`."""
     options = generate._options(lm, config, MAX_LEN)
     uniforms = None
     if config.strategy == "nucleus":
@@ -85,7 +85,7 @@ def test_tokens_are_those_of_generate():
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_beams_of_the_random_models_really_change_places(family, monkeypatch):
-    """Or else the test above would not see a cache that mixes beams up."""
+    """Otherwise the test above would not notice a cache that mixes up beams."""
     lm, (states, _) = make_lm(family, 0), make_states(0)
     moves = []
     step = BeamSearch.advance
@@ -106,7 +106,7 @@ def test_beams_of_the_random_models_really_change_places(family, monkeypatch):
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam", "nucleus"])
 def test_a_sentence_is_decoded_alike_in_any_company(strategy):
-    """Sentences that finish are dropped from the batch, which must not move the others."""
+    """Finished sentences are dropped from the batch, which must not change the others."""
     lm, (states, _) = make_lm("bart", 0), make_states(1, sentences=9)
     config = DecodingConfig(strategy, min_length=4)
     options = {"seed": 3, "sample_ids": torch.arange(9)}
@@ -204,7 +204,7 @@ def test_nucleus_is_that_of_transformers(seed, temperature, top_k, top_p):
             assert torch.equal(ops.logits_draw(scores, ids, **rules, **limits), want)
 
 
-def test_drawn_tokens_follow_the_probabilities():
+def test_sampled_tokens_follow_the_probabilities():
     scores = torch.tensor([0.1, 0.2, 0.0, 0.7]).log().expand(4000, 4)
     tokens = ops.draw(scores, torch.linspace(0.5 / 4000, 1 - 0.5 / 4000, 4000, dtype=torch.float64))
     assert torch.bincount(tokens, minlength=4).tolist() == [400, 800, 0, 2800]

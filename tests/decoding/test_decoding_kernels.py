@@ -22,7 +22,7 @@ RULES = [case for case in CASES if case.op == "logits_process" and case.name != 
 )
 @pytest.mark.parametrize("bias_shape", [None, (1, 3), (2, 1)])
 def test_cached_attention(variant, width, beams, slots, bias_shape):
-    """Against float64 attention over every text's own keys; whatever lies beyond the span is NaN."""
+    """Against float64 attention over each text's own keys; positions beyond the span are NaN."""
     sentences, heads, capacity, span = 2, 3, 9, 7
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(sentences * beams, 3 * heads * width, generator=generator)[:, : heads * width]
@@ -70,7 +70,7 @@ def test_attention_over_shapes_that_do_not_fit_is_refused():
 
 
 def without_limits(arguments):
-    """The arguments that `ops.logits_best` has, too: the best are the same at any temperature and limit."""
+    """The arguments shared with `ops.logits_best`, whose result does not depend on temperature and limits."""
     return {name: value for name, value in arguments.items() if name not in ("temperature", "top_k", "top_p")}
 
 
@@ -96,7 +96,7 @@ def test_the_best_tokens_are_those_of_the_processed_scores(variant, case, dtype)
 @pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 @pytest.mark.parametrize("case", RULES, ids=lambda case: case.id)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_drawn_tokens_are_those_of_the_processed_scores(variant, case, dtype):
+def test_sampled_tokens_are_those_of_the_processed_scores(variant, case, dtype):
     arguments = case.arguments(dtype) | {"normalize": False}
     generator = torch.Generator().manual_seed(2)
     with native.use_instruction_set(variant) as there:

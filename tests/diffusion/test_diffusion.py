@@ -1,4 +1,4 @@
-"""What a network may predict, how its errors are weighted, and what a training step draws."""
+"""Objectives, loss weighting, and the random numbers of a training step."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_perfect_prediction_gives_back_what_it_was_made_of(objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("weighting", ["x_start", "min_snr"])
 def test_weighted_errors_are_those_of_x_start(objective, weighting):
-    """The weighted squared error of any output is that of the x_start which it means, times min(SNR, 5)."""
+    """The weighted squared error of any output is the squared error of its x_start, times min(SNR, 5)."""
     x_start, noise = draw().double()
     levels = LEVELS.double()
     z_t = add_noise(x_start, noise, levels)
@@ -85,7 +85,7 @@ def test_the_noise_of_a_self_condition():
     noisy = make_model(recipe={"self_condition_prob": 1.0, "self_condition_noise": 0.8})
     draws = noisy.draw(latents, torch.Generator().manual_seed(3))
     assert draws.self_condition_share.max() <= 0.8 and draws.self_condition_noise.shape == latents.shape
-    # Everything that recipe v2 draws stays as it was.
+    # The random numbers of recipe v2 are unchanged.
     same = plain.draw(latents, torch.Generator().manual_seed(3))
     assert torch.equal(same.t, draws.t) and torch.equal(same.noise, draws.noise)
     assert same.self_condition_noise is None
@@ -123,7 +123,7 @@ def test_the_straight_schedule_is_the_straight_path():
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "unipc", "ddpm"])
 def test_samplers_reach_the_data_of_a_perfect_flow(sampler):
-    """A network that knows the one datum is led to it from anywhere."""
+    """With the exact velocity of a single data point, sampling reaches it from any start."""
     from ld4lg_fast.engine.engine import sample_latents
 
     model = make_model(recipe={"objective": "pred_flow", "schedule": "straight"}, self_condition=False)

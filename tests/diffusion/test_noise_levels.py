@@ -1,4 +1,4 @@
-"""The levels of a sampler's steps rise strictly, or a sentence says what cannot be; only finite latents are decoded."""
+"""Levels of a sampler's steps ascend strictly, or are refused in a sentence; only finite latents are decoded."""
 
 import itertools
 import math
@@ -47,7 +47,7 @@ STEPS = (1, 2, 3, 8, 25, 50, 100, 250, 500, 1000)
 
 
 def curve(a: float, b: float) -> list[float]:
-    """Times that a model has learned."""
+    """Learned times."""
     return ((1 - np.linspace(0, 1, 65) ** a) ** b).tolist()
 
 
@@ -104,7 +104,7 @@ def test_levels_rise_or_a_sentence_says_what_to_choose(name, spaced):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_sentence_says_what_works(name):
-    """What it names is taken: a strength, a number of steps, a spacing."""
+    """The remedy that a sentence names works: a strength, a number of steps, a spacing."""
     schedule = SCHEDULES[name]
     timesteps = getattr(schedule, "num_train_timesteps", 1000)
     for spaced, strength, num_steps in itertools.product(("time", "log_snr"), STRENGTHS, (1, 25, 50)):
@@ -122,7 +122,7 @@ def test_the_sentence_says_what_works(name):
 
 
 def toy_denoiser(grid: SamplingGrid, objective: str):
-    """Anything smooth that looks at all that a network sees."""
+    """A smooth function of all inputs of a network."""
 
     def denoise(z, step, x_self_cond):
         output = 0.5 * torch.tanh(z + grid.network_time[step] % 1)
@@ -200,7 +200,7 @@ def test_levels_that_coincide_are_moved_as_little_as_it_takes():
 
 @pytest.mark.parametrize("mean_step", [1e-4, 2.1e-5, 1.9e-5, 1e-6, 1e-7])
 def test_small_steps_of_unic_follow_their_series(mean_step):
-    """A step's share in what it changes does not depend on the step; the formula itself loses its digits there."""
+    """Coefficients relative to the step do not depend on the step's size, where the plain formula cancels."""
 
     def shares(mean_step: float) -> torch.Tensor:
         log_snr = 2 * mean_step * torch.arange(6, dtype=torch.float64)
@@ -275,7 +275,7 @@ def test_more_steps_than_timesteps_are_refused():
         sample_latents(v1_model(), 1, num_inference_steps=41)
 
 
-def test_the_first_recipe_starts_where_it_is_told():
+def test_recipe_v1_starts_at_the_given_strength():
     start = torch.zeros(1, 6, 8)
     assert sample_latents(v1_model(), 1, num_inference_steps=4, start=start, strength=0.1).isfinite().all()
     with pytest.raises(

@@ -28,7 +28,7 @@ def double_grid(num_steps: int) -> SamplingGrid:
 
 
 def last_state_before_end(sampler: str, num_steps: int) -> torch.Tensor:
-    """z at the last but one level: the exact ODE solution there is known."""
+    """Error of z at the level before the last, where the exact ODE solution is known."""
     grid, states = double_grid(num_steps), []
     z = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 9, 1)
     get_sampler(sampler)(gaussian_denoiser(grid), z, grid, callback=lambda step, z, pred: states.append(z))
@@ -93,7 +93,7 @@ def test_self_condition_is_the_x_start_of_the_step_before(sampler):
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_coefficients_are_those_of_the_update(sampler, objective, schedule):
-    """A step of the kernel's form equals prediction, guidance and update in float64, from any state."""
+    """A step with the kernel's coefficients equals prediction, guidance and update in float64, from any state."""
     grid, update, scale = sampling_grid(schedule, 6), SAMPLERS[sampler], 2.5
     grid = SamplingGrid(*(tensor.double() for tensor in vars(grid).values()))
     table = step_coefficients(update, grid, objective, [scale] * 6)

@@ -1,4 +1,4 @@
-"""Training times that are learned from the denoiser's own error."""
+"""Adaptive training times (`TimeWarp`)."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from ld4lg_fast.diffusion.schedules import sampling_times
 from ld4lg_fast.errors import ConfigError
 from tests.conftest import make_model
 from tests.engine.test_engine import make_v1
-from tests.training.test_training import cached, command, losses
+from tests.training.small_runs import cached, command, losses
 
 ADAPTIVE = ["recipe=v3", "recipe.adaptive_schedule=true"]
 
@@ -30,7 +30,7 @@ def test_it_begins_as_the_identity():
     torch.testing.assert_close(warp(t), t, msg="nothing was recorded")
 
 
-def test_the_error_rises_evenly_over_what_is_drawn():
+def test_the_error_rises_linearly_over_the_sampled_times():
     def error(time):  # all that there is to learn lies around 0.3
         return torch.sigmoid((time - 0.3) * 20)
 

@@ -11,13 +11,11 @@ from ld4lg_fast.models.denoiser import DiffusionTransformer
 from tests.conftest import RECIPE, make_model, randomize
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_a_sample_does_not_depend_on_the_batch_size(sampler):
+@pytest.mark.parametrize(("sampler", "eta"), [*((name, None) for name in sorted(SAMPLERS)), ("ddim", 1)])
+def test_a_sample_does_not_depend_on_the_batch_size(sampler, eta):
     model = make_model(num_dense_connections=1)
-    runs = [
-        sample_latents(model, 9, sampler=sampler, num_inference_steps=6, seed=3, batch_size=size)
-        for size in (1, 7, 64)
-    ]
+    options = {"sampler": sampler, "eta": eta, "num_inference_steps": 6, "seed": 3}
+    runs = [sample_latents(model, 9, batch_size=size, **options) for size in (1, 7, 64)]
     assert runs[0].shape == (9, 6, 8)
     for run in runs[1:]:
         torch.testing.assert_close(run, runs[0], rtol=1e-4, atol=1e-5)
@@ -52,7 +50,7 @@ def make_v1(objective: str = "pred_x0", **denoiser):
 
 @torch.no_grad()
 def plain_samples(model, num_samples, sampler, num_inference_steps, eta=0.0, lengths=None, **conditions):
-    """The plain sampler over the plain network, with the engine's noise."""
+    """`samplers.sample` with the plain network and the engine's noise."""
     grid, shape = sampling_grid(model.diffusion.schedule, num_inference_steps), (6, 8)
     ids = torch.arange(num_samples)
     mask = None if lengths is None else torch.arange(6) < lengths[:, None]
@@ -73,7 +71,7 @@ def engine_samples(model, num_samples, sampler, num_inference_steps, **options):
 
 
 def assert_near(got, want):
-    """To a ten-thousandth of the largest latent: steps amplify what float32 rounds."""
+    """To 1e-4 of the largest latent, as steps amplify float32 rounding."""
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4 * want.abs().max().item())
 
 
@@ -176,16 +174,16 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
         sample_latents(model, 7, num_inference_steps=2)
 
 
-def test_guided_padded_rows_may_be_told():
-    """As they are on a GPU, here by gradients."""
+def test_guided_padded_rows_can_be_passed_on():
+    """Padded rows are passed on to `attend` as on a GPU, here because gradients are enabled."""
     denoiser, ids = make_v1(num_classes=3).denoiser, torch.tensor([0, 1, 3, 3])
     inputs, mask = torch.randn(2, 6, 16), torch.arange(6) < torch.tensor([[6], [4]])
     modulation = denoiser.modulate(torch.tensor([0.5]))
     outputs = []
-    for told in (False, True):
-        with torch.set_grad_enabled(told):
+    for needed in (False, True):
+        with torch.set_grad_enabled(needed):
             conditions = denoiser.conditions((2, 6), mask, class_id=ids, guided=True)
-            assert (conditions.rows is not None) == told
+            assert (conditions.rows is not None) == needed
             outputs.append(denoiser.run_blocks(inputs, modulation, conditions).detach())
     real = torch.cat([mask, mask])
     torch.testing.assert_close(outputs[1][real], outputs[0][real])
@@ -234,6 +232,8 @@ def test_more_steps_than_timesteps_are_refused():
         ({"batch_size": 0}, "batch_size is 0"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"sampler": "euler"}, "Unknown sampler 'euler'"),
+        ({"sampler": "unipc", "eta": 0.5}, "eta is 0.5, which the sampler unipc does not have; leave it out"),
+        ({"sampler": "ddim", "eta": 1.5}, "eta is 1.5; it must be a finite number from 0 to 1"),
         ({"guidance_scale": 2.0}, "guidance_scale 2.0 needs"),
         ({"class_id": 1}, "trained without classes"),
         ({"guidance_interval": (0.5, 0.2)}, "guidance_interval is"),

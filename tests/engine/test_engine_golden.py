@@ -50,7 +50,7 @@ def unofficial(case: Case) -> tuple[LatentDiffusion, dict]:
 
 
 def with_recorded_noise(monkeypatch, inputs: dict[str, Tensor], model: LatentDiffusion) -> Steps:
-    """Puts a case's random numbers in the place of the engine's; gives what keeps every step."""
+    """Replaces the engine's random numbers by those of a case; returns a callback that records every step."""
     steps, plain_step = Steps(), ops.sampler_step
 
     def step_with_noise(

@@ -1,4 +1,4 @@
-"""The C++ product with few rows, and the choice of products."""
+"""The C++ matmul for few rows, and the choice of matmuls."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ needs_library = pytest.mark.skipif(
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 96), (37, 50), (5, 1), (768, 33)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_few_rows(variant, rows, inputs, outputs, dtype):
-    """As near to the float64 product as torch's own float32 product is, twice that at most."""
+    """The error against the float64 matmul is at most twice that of torch's float32 matmul."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 2 * inputs, generator=generator)[:, :inputs]  # rows apart
     weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
@@ -51,7 +51,7 @@ def test_no_rows():
     assert linear(torch.empty(0, 8)).shape == (0, 4)
 
 
-# Of a product's root mean square, what rounding both of its factors adds: to 8 bits, to bytes, to half of the bytes.
+# Error from rounding both factors, relative to the result's root mean square: to bf16, to int8.
 ROUNDING = {torch.bfloat16: 2**-8, torch.int8: 0.02}
 
 
@@ -94,7 +94,7 @@ def test_narrow_products(variant, dtype, geglu, rows, inputs, outputs):
 def test_products_of_bytes(variant, rows, inputs, outputs):
     """Exact where weight and rows hold what bytes can, each row times a power of two of its own."""
     generator = torch.Generator().manual_seed(0)
-    reach = 63 if variant in ("avx512", "avx2") else 127  # of x: these sets add two products in 16 bits
+    reach = 63 if variant in ("avx512", "avx2") else 127  # of x: these add two products in 16 bits
 
     def levels(rows, columns, reach):
         matrix = torch.randint(-reach, reach + 1, (rows, columns), generator=generator).float()

@@ -1,4 +1,4 @@
-"""Denoisers with their products prepared in a precision, and steps that are captured and replayed."""
+"""Denoisers with packed weights in all precisions, and steps that are captured and replayed."""
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ from tests.engine.test_engine import CLASSES, assert_near, make_v1
 
 CPU = torch.device("cpu")
 DIM = {"num_dense_connections": 1}
-# Relative error of latents: of rounding to bf16's 8 bits, and to bytes, in every product.
+# Relative error of latents, from rounding to bf16 and to int8 in every matmul.
 NEARLY = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.01, "int8": 0.2}
 
 
 def scales_rows() -> bool:
-    """Whether torch's products of float8 know a scale for each row on a CPU, as all do on a GPU."""
+    """Whether `torch._scaled_mm` supports row-wise scales on a CPU, as it does on a GPU."""
     matrix, scale = torch.zeros(16, 16).to(torch.float8_e4m3fn), torch.ones(16, 1)
     try:
         torch._scaled_mm(matrix, matrix.t(), scale, scale.t(), out_dtype=torch.bfloat16)
@@ -109,7 +109,7 @@ def test_precisions_that_are_not_there_are_refused(precision, reason):
 
 
 def test_int8_needs_a_cpu_and_the_library(monkeypatch):
-    with pytest.raises(ConfigError, match="integer products are for a CPU, not for cuda"):
+    with pytest.raises(ConfigError, match="int8 matmuls need a CPU, not cuda"):
         choose_linear("int8", torch.float32, torch.device("cuda"))
     monkeypatch.setitem(backend._missing, "native", "the C++ library was not built")
     with pytest.raises(
@@ -143,13 +143,14 @@ def test_a_feed_forward_of_fp8_products():
     assert got.dtype == torch.bfloat16 and relative_error(got.float(), want) < 0.06
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "unipc"])
-def test_captured_steps_give_the_same_samples(sampler, monkeypatch):
-    """With a capture that only remembers what to run, as a GPU's does."""
+@pytest.mark.parametrize(("sampler", "eta"), [("ddpm", 0), ("dpmpp_2m", 0), ("unipc", 0), ("ddim", 0.5)])
+def test_captured_steps_give_the_same_samples(sampler, eta, monkeypatch):
+    """With a stand-in for `Capture` that records the function and runs it on replay."""
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: run)
     monkeypatch.setattr("ld4lg_fast.engine.sampling_run.TABLE_ELEMENTS", 3 * 4 * 2 * 64 * 2)  # three steps
     model, ids = make_model(num_classes=3), torch.arange(3)
-    options = {"sampler": sampler, "num_inference_steps": 9, "seed": 1, "classes": CLASSES["class_id"]}
+    options = {"sampler": sampler, "eta": eta, "num_inference_steps": 9, "seed": 1}
+    options["classes"] = CLASSES["class_id"]
     runs = []
     for cuda_graph in (False, True):
         run = SamplingRun(model, guidance_scale=2.0, guidance_interval=(0.3, 0.8), **options)
@@ -162,7 +163,7 @@ def test_captured_steps_give_the_same_samples(sampler, monkeypatch):
 
 
 def test_what_is_captured_has_run_before_in_its_shapes(monkeypatch):
-    """Recipe v1 begins without a self-condition, in other shapes than all steps but the first have."""
+    """Recipe v1 starts without a self-condition, so its first step has other shapes than the rest."""
     ran = []
 
     def advance(guided, step, x):

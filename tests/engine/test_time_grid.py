@@ -1,4 +1,4 @@
-"""Where sampling steps lie: spacings, presets, and times that a model learns."""
+"""Sampling times: spacings, presets and learned times."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_every_spacing_rises_to_data(schedule, spacing, num_steps):
     ("schedule", "slack"), [(ContinuousSchedule(), 1e-2), (DiscreteSchedule("linear"), 0.12)]
 )
 def test_equal_steps_of_log_snr(schedule, slack):
-    """A discrete schedule has whole steps only, far apart in log-SNR near data."""
+    """A discrete schedule has integer steps only, far apart in log-SNR near data."""
     log_snr = sampling_grid(schedule, 20, "log_snr").log_snr[:-1]
     torch.testing.assert_close(log_snr.diff(), log_snr.diff().mean().expand(19), rtol=slack, atol=0)
     times = sampling_times(schedule, 20, "log_snr")
@@ -70,7 +70,7 @@ def test_spacings_that_cannot_work_are_refused():
         sampling_grid(DiscreteSchedule("linear", 8), 9, "learned", SOME_TIMES)
 
 
-def test_a_preset_gives_way_to_what_is_asked_for():
+def test_given_options_override_the_preset():
     assert sampling_plan("paper") == QUALITIES["paper"] and QUALITIES["paper"].num_steps == 250
     plan = sampling_plan("draft", sampler="ddim", spacing="log_snr")
     assert (plan.sampler, plan.num_steps, plan.spacing) == ("ddim", QUALITIES["draft"].num_steps, "log_snr")

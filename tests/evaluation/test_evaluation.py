@@ -109,11 +109,16 @@ def test_missing_packages_skip_their_metrics_with_a_sentence(language_model, mon
         mauve_model=language_model, perplexity_model=language_model, bertscore_model=None
     )
     result = evaluate_texts(SAMPLES, REFERENCES, TRAINING, settings=settings)
-    assert set(result["metrics"]) == {"perplexity", "unique_words"}
-    assert set(result["skipped"]) == {"mauve", "diversity", "memorization"}
-    for name, package in (("mauve", "mauve-text"), ("diversity", "spacy")):
-        remedy = f"the package {package} is not installed: pip install 'ld4lg-fast[eval]'"
-        assert result["skipped"][name] == remedy
+    by_words = {"diversity_words", "memorization_words"}
+    assert set(result["metrics"]) == {"perplexity", "unique_words"} | by_words
+    remedy = "the package mauve-text is not installed: pip install 'ld4lg-fast[eval]'"
+    assert result["skipped"] == {"mauve": remedy}
+    alone = evaluate_texts(
+        ["a pub is here", "a pub was here"], SAMPLES, ["so a pub is here"], settings=settings
+    )
+    # 2-grams: 5 of 6 distinct; 3-grams: 4 of 4; 4-grams: 2 of 2, of which one is in the training text.
+    assert alone["metrics"]["diversity_words"] == pytest.approx(5 / 6)
+    assert alone["metrics"]["memorization_words"] == 0.5
     pairs = evaluate_pairs(SAMPLES, REFERENCES, settings=settings)
     assert set(pairs["metrics"]) == {"sacrebleu"} and len(pairs["skipped"]) == 6
 

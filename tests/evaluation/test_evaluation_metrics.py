@@ -22,15 +22,8 @@ TEXTS = generate_demo_texts(60)
 
 def save_language_model(tokenizer, directory):
     """A tiny causal language model whose folder's name lets `mauve-text` take it for a GPT-2."""
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=64,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
+    sizes = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, **sizes)
     randomize(GPT2LMHeadModel(config), std=0.3).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return str(directory)
@@ -47,24 +40,14 @@ def encoder(tokenizer, tmp_path_factory):
     from tokenizers.processors import TemplateProcessing
 
     directory = tmp_path_factory.mktemp("models") / "bert-tiny"
+    special = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     marked = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        cls_token="<s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=64,
+        tokenizer_object=tokenizer.backend_tokenizer, model_max_length=64, **special
     )
     marks = [(token, marked.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
     marked.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=1,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 1, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)
     randomize(BertModel(config), std=0.3).save_pretrained(directory)
     marked.save_pretrained(directory)
     return str(directory)

@@ -20,7 +20,7 @@ from ld4lg_fast.evaluation.report_page import _frontier
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from tests.conftest import make_model
 from tests.engine.test_engine import make_v1
-from tests.evaluation.test_evaluation_command import FAST, NAMES, write_corpus, write_run
+from tests.evaluation.evaluated_runs import FAST, NAMES, write_corpus, write_run
 
 VOID = {"meta", "input"}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -70,12 +70,6 @@ class Page(HTMLParser):
 @pytest.fixture
 def pipe(autoencoder):
     return TextDiffusionPipeline(autoencoder, make_model())
-
-
-@pytest.fixture
-def class_run(autoencoder, tmp_path):
-    write_corpus(tmp_path / "corpus", with_labels=True)
-    return write_run(tmp_path / "run", autoencoder, tmp_path / "corpus", num_classes=3)
 
 
 def evaluate(monkeypatch, run_dir, *overrides):

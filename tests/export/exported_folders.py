@@ -1,4 +1,4 @@
-"""Exported folders for tests: sealed again after a change, or as version 0.1.0 wrote them."""
+"""Exported folders for tests: copies, changes, new checksums after a change, and refusals."""
 
 import copy
 import json
@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import pytest
 
 from ld4lg_fast.export.exporter import export_run
+from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
 from ld4lg_fast.export.runtime.folder import sha256_of
-from ld4lg_fast.export.runtime.folder_schema import PROOFS, digest_of
-from tests.export.test_export import MAKERS, saved
+from ld4lg_fast.export.runtime.folder_schema import digest_of
+from tests.export.export_models import MAKERS, saved
 
 OPTIONS = {
     "num_samples": 3,
@@ -29,7 +31,7 @@ def small_export(tokenizer, place: Path) -> Path:
 
 
 def copied(folder: Path, target: Path) -> Path:
-    """A copy to change."""
+    """A copy that may be changed."""
     return shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
@@ -47,7 +49,7 @@ def changed(content: dict, path: tuple, value: object) -> dict:
 
 
 def seal(folder: Path, content: dict | None = None) -> None:
-    """Sizes, checksums and digest that fit what is there, as by somebody who changes a folder on purpose."""
+    """Writes matching sizes, checksums and digest, as somebody would who changes a folder on purpose."""
     content = content_of(folder) if content is None else content
     names = [name for name in content["files"] if (folder / name).is_file()]
     content["files"] = {name: (folder / name).stat().st_size for name in names}
@@ -57,16 +59,17 @@ def seal(folder: Path, content: dict | None = None) -> None:
     (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def as_version_0_1_0(folder: Path) -> None:
-    """Without the keys that it did not write, nor the files of the runtime in ``files``."""
-    content = {name: value for name, value in content_of(folder).items() if name not in PROOFS}
-    content["files"] = {name: size for name, size in content["files"].items() if "/" not in name}
-    del content["generation"]["max_length"]
-    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+def refused(folder: Path, *names: str) -> str:
+    """The sentence that refuses the folder, after a check that it contains the given names."""
+    with pytest.raises(RuntimeInputError) as caught:
+        OnnxTextDiffusion(folder, threads=1)(**OPTIONS)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and len(sentence) < 700 and all(name in sentence for name in names), sentence
+    return sentence
 
 
 def change_graph(folder: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> None:
-    """Rewrites a graph, with its weights where they are, and seals the folder again."""
+    """Rewrites a graph without moving its weights, and updates the checksums."""
     model = onnx.load(folder / name, load_external_data=False)
     change(model)
     (folder / name).write_bytes(model.SerializeToString())

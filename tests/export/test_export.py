@@ -1,4 +1,4 @@
-"""Runs exported to ONNX: the same sentences as PyTorch, without PyTorch; what is refused."""
+"""Runs exported to ONNX: the same texts as with PyTorch, without PyTorch; refusals."""
 
 import copy
 import json
@@ -16,12 +16,9 @@ import onnxruntime
 import pytest
 import tokenizers
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
 
-from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.cli import main as cli
 from ld4lg_fast.decoding import DecodingConfig
-from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export import exporter, onnx_files, validation
 from ld4lg_fast.export.exporter import export_run
@@ -29,80 +26,11 @@ from ld4lg_fast.export.graphs import make_graphs
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
 from ld4lg_fast.export.runtime.language_model import SPAN
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-from ld4lg_fast.pipeline.statistics import RunStatistics
-from tests.conftest import PERCEIVER, RECIPE, make_model, randomize
+from tests.export.export_models import MAKERS, saved, v2_bart
 
 ROOT = Path(__file__).parents[2]
-STATISTICS = RunStatistics((0, 0, 0, 1, 2, 4, 3, 1), ("pub", "cafe", "bar"), (4, 0, 7))
-LM = {"dim": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
 SOURCES = ["The Eagle is a pub.", "A cafe near the river serves food.", "Blue Spice is a pub."]
-
-
-def bart(tokenizer, perceiver: dict | None, max_len: int = 16) -> LanguageAutoencoder:
-    torch.manual_seed(0)
-    return randomize(LanguageAutoencoder.from_scratch(tokenizer, LM, perceiver, max_len), std=0.2).eval()
-
-
-def v2_bart(tokenizer, max_len: int = 16) -> TextDiffusionPipeline:
-    return TextDiffusionPipeline(bart(tokenizer, PERCEIVER, max_len), make_model(num_dense_connections=1))
-
-
-def v3_bart(tokenizer) -> TextDiffusionPipeline:
-    """Class-conditional, with what recipe v3 may add to v2."""
-    recipe = {"version": "v3", "objective": "pred_flow", "schedule": "straight"}
-    model = make_model(recipe=recipe, depth=1, num_classes=3, qk_norm=True)
-    return TextDiffusionPipeline(bart(tokenizer, PERCEIVER), model, STATISTICS)
-
-
-def t5(tokenizer) -> T5ForConditionalGeneration:
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=64,
-        d_kv=32,
-        d_ff=64,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )
-    return randomize(T5ForConditionalGeneration(config), std=0.4)
-
-
-def v2_t5(tokenizer) -> TextDiffusionPipeline:
-    """Class-conditional and sequence-to-sequence at once, on the sphere, classes never dropped."""
-    perceiver = randomize(Perceiver(PerceiverConfig(dim_lm=64, max_len=16, **PERCEIVER)), std=0.2)
-    recipe = {"class_drop_prob": 0.0, "l2_normalized": True, "source_max_len": 12, "schedule": "tan-3"}
-    model = make_model(recipe=recipe, depth=1, num_classes=3, dim_context=64)
-    autoencoder = LanguageAutoencoder(t5(tokenizer), tokenizer, perceiver, 16, freeze_lm=True)
-    return TextDiffusionPipeline(autoencoder, model, STATISTICS)
-
-
-def v1_bart(tokenizer) -> TextDiffusionPipeline:
-    return TextDiffusionPipeline(bart(tokenizer, None), v1_model(), STATISTICS)
-
-
-def v1_t5(tokenizer) -> TextDiffusionPipeline:
-    autoencoder = LanguageAutoencoder(t5(tokenizer), tokenizer, None, 16, freeze_lm=True)
-    return TextDiffusionPipeline(autoencoder, v1_model(), STATISTICS)
-
-
-def v1_model() -> LatentDiffusion:
-    recipe = {name: RECIPE[name] for name in ("self_condition_prob", "class_drop_prob")}
-    recipe |= {"version": "v1", "objective": "pred_x0", "loss_type": "l1"}
-    recipe |= {"beta_schedule": "linear", "num_train_timesteps": 100}
-    sizes = {"dim": 64, "depth": 1, "dim_latent": 64, "max_len": 16, "num_classes": 3, "dropout": 0.0}
-    model = LatentDiffusion.create(recipe, sizes)
-    randomize(model.denoiser)
-    model.set_statistics(torch.randn(20, 16, 64, generator=torch.Generator().manual_seed(9)) * 2)
-    return model
-
-
-MAKERS = {maker.__name__: maker for maker in (v2_bart, v2_t5, v1_bart, v1_t5, v3_bart)}
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +58,6 @@ def exported(request, export_once):
 @pytest.fixture
 def small(export_once):
     return export_once("v2_bart")
-
-
-def saved(pipe: TextDiffusionPipeline, place: Path) -> Path:
-    pipe.save_pretrained(place / "run")
-    return place / "run"
 
 
 def load(folder: Path) -> OnnxTextDiffusion:
@@ -195,7 +118,7 @@ def test_a_long_text_outgrows_its_cache_and_leaves_finished_ones_behind(tokenize
         assert lengths[0] < SPAN and lengths[-1] > SPAN, lengths
 
 
-def test_classes_are_drawn_and_lengths_too(exported):
+def test_classes_and_lengths_are_sampled(exported):
     pipe, folder = exported
     options = given(pipe, 5)
     options |= {"sampler": "ddim", "seed": 1}
@@ -204,14 +127,14 @@ def test_classes_are_drawn_and_lengths_too(exported):
     assert got == wanted
 
 
-@pytest.mark.parametrize("sampler", [None, "dpmpp_2m"])
-def test_latents_are_those_of_the_pipeline(exported, sampler):
+@pytest.mark.parametrize(("sampler", "eta"), [(None, None), ("dpmpp_2m", None), ("ddim", 0.7)])
+def test_latents_are_those_of_the_pipeline(exported, sampler, eta):
     pipe, folder = exported
     options, ids = given(pipe, 4), np.arange(4)
-    wanted = pipe.sample(4, num_inference_steps=9, sampler=sampler, seed=2, **options)
+    few = {"num_inference_steps": 9, "sampler": sampler, "eta": eta, "seed": 2}
+    wanted = pipe.sample(4, **few, **options)
     classes = None if wanted.class_ids is None else wanted.class_ids.numpy()
     sources = options.get("source")
-    few = {"num_inference_steps": 9, "sampler": sampler, "seed": 2}
     got, mask = load(folder).sample(ids, class_ids=classes, sources=sources, **few)
     latents = wanted.latents.numpy()[:, : got.shape[1]]
     if mask is not None:
@@ -260,7 +183,7 @@ def test_int8_is_smaller_and_near(small, tmp_path):
     assert sizes[1] < 0.5 * sizes[0]
 
 
-def test_lower_precisions_keep_float32_at_the_door(small):
+def test_lower_precisions_keep_float32_inputs_and_outputs(small):
     """The text decoder in float16: all its matrices; but latents and logits are float32, for the runtime.
 
     Vectors are no concern here: norms compute in float32 and keep theirs so.
@@ -281,7 +204,7 @@ def test_lower_precisions_keep_float32_at_the_door(small):
 
 
 def test_the_folder_needs_no_torch(small, tmp_path):
-    """generate.py in an environment that has onnxruntime, tokenizers and numpy alone."""
+    """generate.py in an environment with only onnxruntime, tokenizers and numpy."""
     pipe, folder = small
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
@@ -293,7 +216,8 @@ def test_the_folder_needs_no_torch(small, tmp_path):
         pytest.skip(f"pip cannot install here: {installed.stderr.strip().splitlines()[-1]}")
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
     texts = tmp_path / "texts.json"
-    arguments = "--num-samples 6 --seed 1 --num-inference-steps 5 --sampler ddim --json".split() + [texts]
+    few = ["--num-samples", "6", "--seed", "1", "--num-inference-steps", "5", "--sampler", "ddim"]
+    arguments = [*few, "--json", texts]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [python, moved / "generate.py", *arguments], capture_output=True, text=True, env=clean, cwd=tmp_path

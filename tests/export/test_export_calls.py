@@ -1,4 +1,4 @@
-"""What an exported folder is asked for: options out of range, too much, terminals of all kinds."""
+"""Calls of an exported folder: options out of range, too large batches, terminals of all kinds."""
 
 import json
 import os
@@ -11,16 +11,7 @@ import numpy as np
 import pytest
 
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
-from tests.export.exported_folders import (
-    OPTIONS,
-    copied,
-)
-
-
-@pytest.fixture
-def folder(exported, tmp_path) -> Path:
-    return copied(exported, tmp_path / "folder")
-
+from tests.export.exported_folders import OPTIONS
 
 BAD_OPTIONS = [
     *(("num_samples", value) for value in (0, -1, 2.0, True, "3", None, 2**31)),
@@ -75,7 +66,7 @@ def test_threads_are_a_few_for_each_core(exported, threads):
 
 
 def test_a_billion_samples_are_made_batch_by_batch(model):
-    """Nothing is made in proportion to their number, as far as they are not there."""
+    """Nothing is allocated in proportion to the number of samples before they are sampled."""
 
     class Enough(Exception):
         pass

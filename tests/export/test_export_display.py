@@ -1,4 +1,4 @@
-"""Texts on a terminal and in JSON: shown, never obeyed; for every encoding; with a reader that goes away."""
+"""Texts on a terminal and in JSON: escaped control characters, all encodings, closed pipes."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Options of the exported runtime that cannot work: one clear sentence each; no graph is made here."""
+"""Invalid options of the exported runtime: one clear sentence each (without ONNX graphs)."""
 
 import json
 
@@ -10,7 +10,7 @@ from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError, comm
 from ld4lg_fast.export.runtime.decoding import DecodingRules
 from ld4lg_fast.export.runtime.folder_schema import parse_config
 from ld4lg_fast.export.runtime.records import as_json
-from tests.export.test_export import v2_t5
+from tests.export.export_models import v2_t5
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_folder_decodes_as_its_run_does_where_nobody_says_otherwise(tokenizer)
 
 @pytest.fixture
 def called(monkeypatch) -> list:
-    """What the command asks of the model."""
+    """The arguments with which the command calls the model."""
     calls = []
 
     class Model:
@@ -85,7 +85,7 @@ def called(monkeypatch) -> list:
     return calls
 
 
-def test_the_command_passes_on_what_it_is_told(called, tmp_path):
+def test_the_command_passes_its_options_on(called, tmp_path):
     told = (
         "--num-samples 3 --sampler er_sde --spacing log_snr --guidance-scale 1.5 --guidance-interval 0.2 0.8 "
     )
@@ -123,7 +123,7 @@ def test_texts_and_names_are_shown_and_not_obeyed(tmp_path, capsys, monkeypatch)
 
 
 def evil_model(text: str) -> type:
-    """Writes that text, and refuses classes in a sentence with it."""
+    """Samples that text, and refuses classes with a sentence that contains it."""
 
     class Model:
         def __init__(self, *_):

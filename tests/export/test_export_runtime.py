@@ -1,11 +1,11 @@
-"""The NumPy loops of the exported runtime against PyTorch's and transformers'; no graph is made here."""
+"""The NumPy loops of the exported runtime against PyTorch and transformers (without ONNX graphs)."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
@@ -20,6 +20,7 @@ from ld4lg_fast.export.runtime.search import decode_tokens, top_k
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from tests.conftest import randomize
+from tests.language_models import tiny_bart
 
 NAMES = ("cosine", "simple_linear", "beta_linear", "sigmoid", "tan-9", "shifted_cosine-0.5")
 COUNT, LENGTH = 8, 16
@@ -30,7 +31,7 @@ LEARNED = ((1 - np.linspace(0, 1, 65) ** 1.3) ** 1.6).tolist()
 
 
 def stored(schedule) -> dict:
-    """A schedule as an exported folder's config has it."""
+    """A schedule in the form of an exported folder's config."""
     return schedule_levels(schedule, LEARNED)
 
 
@@ -49,7 +50,7 @@ def test_noise_is_that_of_the_pipeline(seed, first, stream, shape):
     )
 
 
-def test_lengths_and_classes_are_drawn_as_in_the_pipeline():
+def test_lengths_and_classes_are_sampled_as_in_the_pipeline():
     statistics = RunStatistics((5, 0, 3, 1, 0, 7, 2, 0), ("a", "b", "c"), (3, 0, 8))
     ids = torch.arange(400)
     lengths = noise.draw((0, *statistics.length_counts[1:]), 7, ids.numpy(), noise.LENGTH_STREAM)
@@ -114,16 +115,19 @@ def test_levels_are_those_of_the_discrete_schedules_at_every_number_of_steps():
 
 
 def some_network(z_t: torch.Tensor, time: torch.Tensor, previous: torch.Tensor | None) -> torch.Tensor:
-    """Anything nonlinear in all that a network sees."""
+    """A nonlinear function of all inputs of a network."""
     z_t = z_t + 0.3 * torch.sin(z_t * 2 + time)
     return z_t if previous is None else z_t - 0.2 * torch.tanh(previous)
+
+
+WAYS = [*((name, {}) for name in samplers.SAMPLERS), ("ddim", {"eta": 0.5}), ("ddim", {"eta": 1.0})]
 
 
 @pytest.mark.parametrize("objective", ["pred_v", "pred_x0", "pred_noise"])
 @pytest.mark.parametrize("schedule", [schedules.ContinuousSchedule("cosine"), V1], ids=["v2", "v1"])
 @pytest.mark.parametrize("project", [False, True])
-@pytest.mark.parametrize("name", list(samplers.SAMPLERS))
-def test_samplers_walk_the_same_path(name, schedule, objective, project):
+@pytest.mark.parametrize(("name", "options"), WAYS)
+def test_samplers_walk_the_same_path(name, options, schedule, objective, project):
     steps, generator = 9, torch.Generator().manual_seed(0)
     start, *fresh = torch.randn(steps + 1, 2, 3, 4, generator=generator)
     grid, own_grid = (
@@ -141,24 +145,25 @@ def test_samplers_walk_the_same_path(name, schedule, objective, project):
         time = torch.tensor(own_grid.network_time[step]) * time_scale
         return some_network(torch.from_numpy(z_t), time, previous).numpy()
 
-    wanted = samplers.get_sampler(name)(denoise, start, grid, noise=lambda step: fresh[step]).numpy()
-    table = sampling.step_table(name, own_grid, objective)
+    walk = samplers.get_sampler(name)
+    wanted = walk(denoise, start, grid, noise=lambda step: fresh[step], **options).numpy()
+    table = sampling.step_table(name, own_grid, objective, **options)
     got = sampling.sample(table, network, start.numpy(), lambda step: fresh[step].numpy(), project)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("objective", ["pred_v", "pred_x0", "pred_noise", "pred_flow"])
-@pytest.mark.parametrize("name", list(samplers.SAMPLERS))
-def test_coefficients_are_those_of_the_engine(name, objective):
-    """To float32's last places, so that latents differ by the rounding of the network alone."""
+@pytest.mark.parametrize(("name", "options"), WAYS)
+def test_coefficients_are_those_of_the_engine(name, options, objective):
+    """Equal up to float32 rounding, so that latents differ only by rounding in the network."""
     for schedule in (schedules.ContinuousSchedule("cosine"), schedules.ContinuousSchedule("tan-2"), V1):
         for steps in (4, 25):
             grid = schedules.sampling_grid(schedule, steps)
             update = samplers.get_update(name)
-            wanted = samplers.step_coefficients(update, grid, objective, [1.0] * steps).numpy()
+            wanted = samplers.step_coefficients(update, grid, objective, [1.0] * steps, **options).numpy()
             levels = (getattr(grid, level).numpy() for level in vars(grid))
-            got = sampling.step_table(name, own_schedules.SamplingGrid(*levels), objective)
+            got = sampling.step_table(name, own_schedules.SamplingGrid(*levels), objective, **options)
             # The engine's table has a column for the guided output, too.
             np.testing.assert_allclose(got, np.delete(wanted, 2, axis=1), rtol=3e-7, atol=1e-9)
 
@@ -168,7 +173,7 @@ def test_every_sampler_is_there():
 
 
 class TorchDecoder:
-    """A language model without any cache as the decoding loops see it; every few tokens it asks for room."""
+    """A language model without a cache, with the interface of the decoding loops; it needs `grow` every few tokens."""
 
     def __init__(self, lm: BartForConditionalGeneration, states: torch.Tensor, beams: int) -> None:
         self.lm, self.states = lm, states
@@ -193,21 +198,9 @@ class TorchDecoder:
 
 @pytest.fixture(scope="module")
 def lm():
-    config = BartConfig(
-        vocab_size=40,
-        max_position_embeddings=32,
-        d_model=64,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=1,
-        decoder_attention_heads=1,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        tie_word_embeddings=False,
-        forced_eos_token_id=2,
-    )
+    lm = tiny_bart(40, max_position_embeddings=32, tie_word_embeddings=False)
     # Chosen so that sentences differ and end at different lengths.
-    model = randomize(BartForConditionalGeneration(config), std=0.4).eval()
+    model = randomize(lm, std=0.4).eval()
     with torch.no_grad():
         model.final_logits_bias[0, 2] = 2.0
     return model

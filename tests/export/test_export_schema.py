@@ -1,4 +1,4 @@
-"""``config.json`` of exported folders: what every key may hold, and what JSON may be at all."""
+"""The schema of an exported folder's ``config.json``, and bounds on JSON itself."""
 
 import copy
 import json
@@ -12,13 +12,13 @@ from ld4lg_fast.export.runtime import RuntimeInputError
 from ld4lg_fast.export.runtime.folder import read_config
 from ld4lg_fast.export.runtime.folder_schema import PROOFS, FolderConfig, digest_of, parse_config
 from ld4lg_fast.export.runtime.records import as_json
+from tests.export.export_models import MAKERS
 from tests.export.exported_folders import changed
-from tests.export.test_export import MAKERS
 
 
 @pytest.fixture(scope="module")
 def contents(tokenizer) -> dict[str, dict]:
-    """What ``config.json`` says of models of all kinds, as JSON has it; the files are made up."""
+    """``config.json`` of all kinds of models as parsed JSON, with invented files."""
     files = {f"{name}.onnx": 1 for name in ("denoiser", "latents", "decoder", "cache", "source")}
     files |= {"tokenizer.json": 1, "weights.bin": 1}
     found = {}

@@ -1,4 +1,4 @@
-"""Sizes that a graph names but does not declare, as that of the batch: its outputs have to have them."""
+"""Symbolic sizes of a graph, such as the batch size, are checked on its outputs."""
 
 import numpy as np
 import pytest

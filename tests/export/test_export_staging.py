@@ -1,4 +1,4 @@
-"""Exports that are killed, or that meet another one: nothing stays behind, nothing foreign is touched."""
+"""Killed and concurrent exports: no files remain, and files of others are not touched."""
 
 import signal
 import subprocess

@@ -30,7 +30,7 @@ SMALL = 100_000  # bytes; logs, which a command may go on writing, are no larger
 
 
 def copy_of(folder: Path, target: Path) -> Path:
-    """The folder with hard links to its large files, of which a case replaces those that it changes."""
+    """Copies a folder with hard links to its large files; a case replaces the files it changes."""
     shutil.copytree(folder, target, copy_function=_copy_or_link, symlinks=True)
     return target
 
@@ -41,7 +41,7 @@ def _copy_or_link(source: str, target: str) -> None:
 
 
 def removed(path: Path) -> Path:
-    """The path after whatever was there is gone."""
+    """Removes a file or folder if it exists; returns the path."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -50,24 +50,24 @@ def removed(path: Path) -> Path:
 
 
 def rewrite(path: Path, content: bytes) -> None:
-    """Writes a file anew, so that the one that it is a link to stays as it was."""
+    """Replaces a file; the target of a link is left unchanged."""
     removed(path).write_bytes(content)
 
 
 def files_in(folder: Path) -> list[str]:
-    """Paths of all files in a folder, seen from there."""
+    """Paths of all files in a folder, relative to it."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def generator(*names: object) -> random.Random:
-    """Random numbers that depend on the names alone."""
+    """A random generator seeded by the names."""
     return random.Random(zlib.crc32("/".join(map(str, names)).encode()))
 
 
 def sampled(cases: Iterable[Case], count: int | None, seed: int) -> list[Case]:
-    """So many of the cases, in the order of their names; all where ``count`` is None.
+    """A random sample of ``count`` cases, sorted by name; all if ``count`` is None.
 
-    Each has its own random number, so that a case that is added or goes takes few others along.
+    Each case has its own random number: adding or removing one changes few others of the sample.
     """
     ordered = sorted(cases, key=lambda case: case.name)
     if count is None or count >= len(ordered):
@@ -77,7 +77,7 @@ def sampled(cases: Iterable[Case], count: int | None, seed: int) -> list[Case]:
 
 
 def without_repetition(cases: Iterable[Case]) -> Iterator[Case]:
-    """The cases after a check that no two have the same name."""
+    """Yields the cases; raises ValueError if two have the same name."""
     seen: set[str] = set()
     for case in cases:
         if case.name in seen:

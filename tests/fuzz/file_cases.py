@@ -1,4 +1,4 @@
-"""Cases of any file: missing, cut, changed, another kind of file in its place, or that of another run."""
+"""Cases of any file: missing, truncated, changed, replaced by another kind of file or by that of another run."""
 
 import os
 import shutil

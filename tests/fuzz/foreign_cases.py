@@ -1,4 +1,4 @@
-"""Cases that ask the loading libraries for what a model does not need: code, adapters, other classes, other files."""
+"""Cases that make the loading libraries load what a model does not need: code, adapters, other classes or files."""
 
 import json
 import pickle
@@ -10,7 +10,7 @@ from typing import Any
 from tests.fuzz.cases import DAMAGE, VALUE, Case, removed, rewrite
 
 LANGUAGE_MODEL, TOKENIZER = "autoencoder/language_model", "autoencoder/tokenizer"
-RAN_CODE = "ran_code"  # the file that foreign code makes in its working directory
+RAN_CODE = "ran_code"  # the file that code from the folder creates if it runs
 CODE = f"""open({RAN_CODE!r}, "w").close()
 from transformers import *
 from transformers import BartConfig as Config, BartForConditionalGeneration as Model, PreTrainedTokenizerFast as Tokens

@@ -1,4 +1,4 @@
-"""Makes a folder that fuzzers start from; a script of its own, so that any installed ld4lg_fast can make its own.
+"""Makes the unchanged folder that a fuzzer starts from; a script, so that any installed ld4lg_fast can make its own.
 
 python good_folders.py KIND TARGET, where KIND is
 
@@ -40,7 +40,7 @@ def shipped(target: Path) -> None:
 
 
 def shipped_other(target: Path) -> None:
-    """All weights a little off, two words of the vocabulary exchanged, other lengths, another way to decode."""
+    """A model of the same sizes: other weights, two exchanged words of the vocabulary, other lengths and decoding."""
     shutil.copytree(SHIPPED, target)  # with the file of settings, which is no part of the model
     pipe = TextDiffusionPipeline.from_pretrained()
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +58,7 @@ def shipped_other(target: Path) -> None:
 
 
 def _exchanged(tokenizer):
-    """The tokenizer with two words of its vocabulary in each other's place."""
+    """The tokenizer with two words of its vocabulary exchanged."""
     import json
 
     from tokenizers import Tokenizer

@@ -26,14 +26,14 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
-    "MALLOC_PERTURB_": "165",  # memory that is freed or not yet written to holds nothing of use
+    "MALLOC_PERTURB_": "165",  # fills freed and uninitialised memory with garbage
     "PYTHONFAULTHANDLER": "1",
 }
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line with FOLDER in the place of the folder, and what of its output must stay the same."""
+    """A command line with FOLDER in the place of the folder, and the part of its output that is compared."""
 
     arguments: tuple[str, ...]
     texts: Callable[[str], object] = lambda output: json.loads(output)["texts"]
@@ -73,7 +73,7 @@ RUN_ONNX = Command(
 
 @dataclass(frozen=True)
 class Result:
-    """How a case ended; ``said`` is the last line on stderr, ``seconds`` and ``peak`` (bytes) what it took."""
+    """How a case ended; ``said`` is the last line on stderr, ``peak`` the peak memory in bytes."""
 
     case: Case
     outcome: str
@@ -82,7 +82,7 @@ class Result:
 
     @property
     def is_bad(self) -> bool:
-        """Whether it must not end so: texts may only change where another model was meant."""
+        """Whether this outcome is a fault: texts may change only if the case changes the model on purpose."""
         return self.outcome in BAD or (self.outcome == CHANGED and self.case.kind == DAMAGE)
 
 
@@ -119,7 +119,7 @@ class Server:
         return answer, *(path.read_text(encoding="utf-8", errors="replace") for path in (stdout, stderr))
 
     def texts_of(self, command: Command, good: Path) -> object:
-        """What the command writes of a good folder; the first time it leaves its imports with the worker."""
+        """What the command writes for the unchanged folder; the first call makes the worker import its modules."""
         modules = self.scratch / "modules.json"
         answer, stdout, stderr = self.run(
             command.on(copy_of(good, self.scratch / "good")), modules=str(modules)
@@ -140,7 +140,7 @@ class Server:
 
 @contextmanager
 def servers(python: str, scratch: Path, count: int) -> Iterator["SimpleQueue[Server]"]:
-    """So many servers that wait for work."""
+    """Starts ``count`` servers; yields a queue of the idle ones."""
     idle: SimpleQueue[Server] = SimpleQueue()
     started = []
     try:
@@ -158,16 +158,16 @@ def servers(python: str, scratch: Path, count: int) -> Iterator["SimpleQueue[Ser
 class Fuzzer:
     """A good folder, and a command that reads it.
 
-    ``seal`` is applied after a change, as somebody would who meant it. ``told`` is called with each result.
+    ``seal`` is applied after each change and renews the checksums. ``report`` is called with each result.
     """
 
     command: Command
     folder: Path
     seal: Callable[[Path], None] | None = None
-    told: Callable[[Result], object] = lambda result: None
+    report: Callable[[Result], object] = lambda result: None
 
     def run(self, cases: Sequence[Case], idle: "SimpleQueue[Server]") -> list[Result]:
-        """All cases, in their order, by whichever server is idle."""
+        """Runs all cases on the idle servers; results in the order of the cases."""
         waiting = [idle.get() for _ in range(idle.qsize())]
         good = [server.texts_of(self.command, self.folder) for server in waiting][0]
         for server in waiting:
@@ -179,7 +179,7 @@ class Fuzzer:
                 result = self._run(server, case, good)
             finally:
                 idle.put(server)
-            self.told(result)
+            self.report(result)
             return result
 
         with ThreadPoolExecutor(len(waiting)) as pool:
@@ -203,7 +203,7 @@ class Fuzzer:
 
 
 def outcome(answer: dict, stdout: str, stderr: str, same: Callable[[str], bool]) -> str:
-    """How a command ended; ``same`` says of its output whether the texts are those of the good folder."""
+    """How a command ended; ``same(stdout)`` tells whether the texts are those of the unchanged folder."""
     if answer["timed_out"]:
         return HUNG
     if answer["status"] < 0:
@@ -226,5 +226,5 @@ def counts(results: Iterable[Result]) -> dict[str, int]:
 
 def summary(title: str, results: Sequence[Result]) -> str:
     """``run directory: 200 cases: 150 clear error, 50 no effect``."""
-    told = ", ".join(f"{number} {outcome}" for outcome, number in counts(results).items() if number)
-    return f"{title}: {len(results)} cases: {told or 'none'}"
+    listed = ", ".join(f"{number} {outcome}" for outcome, number in counts(results).items() if number)
+    return f"{title}: {len(results)} cases: {listed or 'none'}"

@@ -1,4 +1,4 @@
-"""Cases of JSON and YAML files: keys deleted, of another type, out of range, nested; and files that are neither."""
+"""Cases of JSON and YAML files: keys deleted, of another type, out of range, nested; files that are not valid."""
 
 import json
 import math
@@ -114,7 +114,7 @@ _DELETED = object()
 
 
 def keys(content: Any, choice: Any, prefix: Key = ()) -> Iterator[Key]:
-    """The keys of all values in nested objects and lists; of a large container only of some."""
+    """The keys of all values in nested objects and lists; only some keys of large containers."""
     if isinstance(content, dict):
         inner = list(content)
     elif isinstance(content, list):
@@ -135,7 +135,7 @@ def value_at(content: Any, key: Key) -> Any:
 
 
 def with_value(content: Any, key: Key, value: Any) -> Any:
-    """The content with another value at the key, or without it."""
+    """The content with the value at the key replaced or removed."""
     if not key:
         return value
     copied, first = content.copy(), key[0]
@@ -147,7 +147,7 @@ def with_value(content: Any, key: Key, value: Any) -> Any:
 
 
 def dotted(key: Key) -> str:
-    """A key in a case's name: short, and without line breaks."""
+    """A key as written in a case's name: shortened, without line breaks."""
     return ".".join(repr(str(part))[1:-1][:40] for part in key)
 
 
@@ -173,7 +173,7 @@ def _write(name: str, content: str | bytes, folder: Path) -> None:
 
 
 def whole_files(content: Any) -> dict[str, str | bytes]:
-    """Files that are no JSON, JSON of another kind, or the same content written otherwise."""
+    """File contents that are not JSON, JSON of another type, or the same content in another notation."""
     text = _text(content)
     first = next(iter(content))
     twice = "{" + json.dumps(first) + ": null, " + text[1:]

@@ -1,4 +1,4 @@
-"""Cases of ONNX graphs: inputs, outputs and weights that are not what the runtime expects, and files outside."""
+"""Cases of ONNX graphs: unexpected inputs, outputs and weights, and weights in files outside the folder."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -137,7 +137,7 @@ def _external_type(model: ModelProto) -> None:
 
 
 def _huge(model: ModelProto) -> None:
-    """A tensor of so many numbers, made where the graph runs."""
+    """A node that makes a tensor of 2**40 numbers when the graph runs."""
     shape = numpy_helper.from_array(np.array([2**20, 2**20], np.int64), "huge_shape")
     model.graph.initializer.append(shape)
     model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["huge_shape"], ["huge"]))

@@ -42,7 +42,7 @@ class Target:
 
 
 def run_directory_cases(folder: Path, other: Path | None) -> Iterator[Case]:
-    """Everything that can be changed in the model that ships."""
+    """All cases of a run directory."""
     for name in files_in(folder):
         yield from file_cases(folder, name, other)
         if name.endswith(".json"):
@@ -55,13 +55,13 @@ def run_directory_cases(folder: Path, other: Path | None) -> Iterator[Case]:
 
 
 def class_cases(folder: Path, other: Path | None) -> Iterator[Case]:
-    """What another recipe's files have besides: the keys of JSON files that are read in sampling."""
+    """Cases of the JSON keys that only another recipe's files have and that sampling reads."""
     for name in ("statistics.json", "decoding.json", "denoiser/config.json", "autoencoder/autoencoder.json"):
         yield from json_cases(folder, name)
 
 
 def training_cases(folder: Path, other: Path | None) -> Iterator[Case]:
-    """What only training reads of a run directory: its config, checkpoints, caches and logs."""
+    """Cases of the files that only training reads: config, checkpoints, caches and logs."""
     for name in files_in(folder):
         path = Path(name)
         if path.parts[0] not in ("checkpoints", "cache", "logs") and name != "config.yaml":
@@ -77,7 +77,7 @@ def training_cases(folder: Path, other: Path | None) -> Iterator[Case]:
 
 
 def exported_cases(folder: Path, other: Path | None) -> Iterator[Case]:
-    """Everything that can be changed in an exported folder but its Python code."""
+    """All cases of an exported folder except its Python code."""
     from tests.fuzz.onnx_cases import onnx_cases
 
     for name in files_in(folder):
@@ -95,7 +95,7 @@ def exported_config_cases(folder: Path, other: Path | None) -> Iterator[Case]:
 
 
 def seal_run(folder: Path) -> None:
-    """Writes the fingerprint that fits the files, as somebody would who changed them on purpose."""
+    """Writes a fingerprint that fits the changed files."""
     path = folder / FINGERPRINT
     if (content := _own(path)) is not None and "files" in content:
         found = (folder / name for name in files_in(folder) if _is_of_the_model(Path(name)))
@@ -104,8 +104,8 @@ def seal_run(folder: Path) -> None:
 
 
 def _is_of_the_model(name: Path) -> bool:
-    inside = name.parts[0] in fingerprint.FOLDERS and name.suffix in fingerprint.READ
-    return inside or str(name) in fingerprint.ALONE
+    inside = name.parts[0] in fingerprint.FOLDERS and name.suffix in fingerprint.SUFFIXES
+    return inside or str(name) in fingerprint.SINGLE_FILES
 
 
 def seal_export(folder: Path) -> None:
@@ -124,7 +124,7 @@ def seal_export(folder: Path) -> None:
 
 
 def _own(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file that a case may have changed; None where there is none."""
+    """The JSON object in a file, or None if the case left no valid one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
@@ -133,7 +133,7 @@ def _own(path: Path) -> dict[str, Any] | None:
 
 
 def _digest(path: Path) -> str:
-    """The checksum of a file; of one that is too large for that, of nothing."""
+    """The checksum of a file; that of empty content for a file above `LARGE`."""
     return hashlib.sha256(path.read_bytes() if path.stat().st_size < LARGE else b"").hexdigest()
 
 
@@ -158,15 +158,15 @@ def fuzz(
     workers: int = 1,
     python: str = sys.executable,
     sealed_again: bool | None = None,
-    told: Callable[[Result], object] = lambda result: None,
+    report: Callable[[Result], object] = lambda result: None,
     done: Collection[str] = (),
 ) -> list[Result]:
-    """Runs so many cases of a name in `TARGETS`, half of them sealed again; None are all of both.
+    """Runs ``count`` cases of a name in `TARGETS`, half of them sealed again; all of both if None.
 
     Args:
         names: runs those whose names contain one of these instead.
         sealed_again: takes only those that are (not) sealed again.
-        told: is called with each result. done: names of cases that are left out.
+        report: called with each result. done: names of cases to skip.
     """
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
@@ -189,12 +189,12 @@ def fuzz(
                     if target.other and any(case.name.endswith(OF_ANOTHER) for case in cases):
                         _make(target.other, place, python)
                     if cases:
-                        results += Fuzzer(target.command, place / target.kind, seal, told).run(cases, idle)
+                        results += Fuzzer(target.command, place / target.kind, seal, report).run(cases, idle)
     return results
 
 
 def _make(kind: str, place: Path, python: str) -> None:
-    """A good folder, where it is not there yet."""
+    """Makes an unchanged folder if it does not exist yet."""
     if (place / kind).exists():
         return
     command = [python, "-P", str(HERE / "good_folders.py"), kind, str(place / kind)]

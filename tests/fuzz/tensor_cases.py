@@ -1,5 +1,5 @@
-"""Cases of safetensors files: tensors that are missing, added, renamed, of another shape or type, not finite; headers
-that lie. The format is read and written here without its library, which refuses to write most of these."""
+"""Cases of safetensors files: tensors that are missing, added, renamed, not finite or of another shape or dtype;
+headers that contradict the data. Written without the safetensors library, which refuses to write most of these."""
 
 import json
 import struct
@@ -62,7 +62,7 @@ class File:
 
 
 def with_header(header: Header | str | bytes, data: bytes, size: int | None = None) -> bytes:
-    """A file of this header and data; ``size`` is what it claims its header to have."""
+    """The bytes of a file with this header and data; ``size`` is the header size that it declares."""
     if isinstance(header, dict):
         header = json.dumps(header)
     text = header if isinstance(header, bytes) else header.encode()

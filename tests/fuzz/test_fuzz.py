@@ -52,7 +52,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("answer", "stdout", "stderr", "wanted"), ENDS)
-def test_ends_are_told_apart(answer, stdout, stderr, wanted):
+def test_outcomes_are_distinguished(answer, stdout, stderr, wanted):
     def same(output: str) -> bool:
         if not output:
             raise ValueError("no texts")
@@ -61,7 +61,7 @@ def test_ends_are_told_apart(answer, stdout, stderr, wanted):
     assert outcome(answer, stdout, stderr, same) == wanted
 
 
-def test_a_command_is_held_to_its_limits(tmp_path):
+def test_a_command_has_a_memory_and_a_time_limit(tmp_path):
     server = Server(sys.executable, tmp_path)
     try:
         assert server.run(["doctor", "--json"])[0]["status"] == 0
@@ -102,7 +102,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.fuzz
-def test_every_case_can_be_made_and_leaves_the_good_folder_alone(autoencoder, tmp_path):
+def test_every_case_applies_and_leaves_the_original_folder_unchanged(autoencoder, tmp_path):
     TextDiffusionPipeline(autoencoder, make_model()).save_pretrained(tmp_path / "good")
     before = digests(tmp_path / "good")
     for case in without_repetition(run_directory_cases(tmp_path / "good", tmp_path / "good")):

@@ -1,4 +1,4 @@
-"""A process that has imported the library once and forks a child for every command line that it is sent.
+"""A process that imports the library once and forks a child for each command line that it receives.
 
 It is a script of its own, so that any interpreter with an installed ld4lg_fast can be fuzzed. One JSON object a line on
 stdin, ``{"argv", "directory", "stdout", "stderr", "memory", "seconds"}``; one a line as answer, ``{"status", "peak",
@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 POLL = 0.01  # seconds
-ANSWERS = b"y\n" * 64  # on a child's stdin: what a question whether to run foreign code would read
+ANSWERS = b"y\n" * 64  # on a child's stdin: confirms every prompt that asks whether to run code of the folder
 
 
 def serve() -> None:
@@ -38,7 +38,7 @@ def serve() -> None:
 
 
 def imported(names: list[str]) -> int:
-    """Imports what a finished child had imported, so that those after it need not."""
+    """Imports the modules that a finished child imported, so that later children need not."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -48,7 +48,7 @@ def imported(names: list[str]) -> int:
 
 
 def run(request: dict) -> None:
-    """In the child: the command, with its output in files and little memory."""
+    """Runs the command in the child, with a memory limit and its output in files."""
     os.setsid()
     os.chdir(request["directory"])
     redirect(request)
@@ -83,7 +83,7 @@ def redirect(request: dict) -> None:
 
 
 def waited(child: int, seconds: float) -> dict:
-    """How the child ended; it is killed with all its own children after so many seconds."""
+    """Waits for the child and returns how it ended; kills it and its children after ``seconds``."""
     end = time.monotonic() + seconds
     timed_out = False
     while True:

@@ -1,4 +1,4 @@
-"""A small valid call of every operation, for tests that spoil one argument of it."""
+"""A small valid call of every operation, for tests that replace one of its arguments by an invalid one."""
 
 from collections.abc import Callable
 
@@ -98,7 +98,7 @@ def valid_arguments(op: str, seed: int = 0) -> dict[str, object]:
 
 
 def call(op: str) -> Callable[..., object]:
-    """The operation as a function; a product packs its weight for one call."""
+    """The operation as a function; a linear layer packs its weight for one call."""
 
     def packed(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | None) -> Tensor:
         return ops.PackedLinear(weight, bias)(x, residual)
@@ -106,11 +106,11 @@ def call(op: str) -> Callable[..., object]:
     def narrow(weight: Tensor, bias: Tensor | None, x: Tensor, geglu: bool, dtype: torch.dtype) -> Tensor:
         return ops.NarrowLinear(weight, bias, dtype, geglu)(x)
 
-    products = {"packed_linear": packed, "narrow_linear": narrow, "byte_linear": narrow}
-    return products[op] if op in products else getattr(ops, op)
+    linear = {"packed_linear": packed, "narrow_linear": narrow, "byte_linear": narrow}
+    return linear[op] if op in linear else getattr(ops, op)
 
 
 def spoiled(op: str, name: str, change: object) -> dict[str, object]:
-    """Arguments of which one is another value, or what a function makes of it."""
+    """Valid arguments with one replaced by ``change``, or by its result if it is a function."""
     arguments = valid_arguments(op)
     return arguments | {name: change(arguments[name]) if callable(change) else change}

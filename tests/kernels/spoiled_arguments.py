@@ -1,4 +1,4 @@
-"""What does not fit the valid calls of tests/kernels/kernel_calls.py, and what is said of it."""
+"""Invalid arguments for the calls of tests/kernels/kernel_calls.py, with the messages they raise."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ def doubles(*values: float) -> Tensor:
     return tensor(values, dtype=torch.float64)
 
 
-# (operations, argument): the new value, or what changes it, with what the message holds.
+# (operations, argument): the new value, or a function that makes it, and a part of the message.
 OUT_OF_RANGE = {
     (LOGITS, "ids"): [
         (at(IDS, 11), "ids holds 11; it needs 0 to 10"),
@@ -142,7 +142,7 @@ UNFIT = {
     ],
     (("linear_cross_entropy",), "weight"): [
         (zeros(0, 5), r"weight \(0, 5\) and"),
-        (zeros(11, 5).double(), "weight torch.float64, bias torch.float32; a product needs one dtype"),
+        (zeros(11, 5).double(), "weight torch.float64, bias torch.float32; a matmul needs one dtype"),
     ],
     (("linear_cross_entropy",), "x"): [(zeros(5), r"x \(5,\)"), (zeros(2, 3, 4), r"x \(2, 3, 4\), weight")],
     (("linear_cross_entropy",), "bias"): [(zeros(10), r"bias has shape \(10,\); it needs \(11,\)")],
@@ -194,7 +194,7 @@ UNFIT = {
     ],
     (("geglu_linear",), "x"): [
         (zeros(3, 6), r"x \(3, 6\) and weight \(8, 5\) do not fit"),
-        (zeros(3, 5).double(), "x is torch.float64 and weight torch.float32; a product needs one dtype"),
+        (zeros(3, 5).double(), "x is torch.float64 and weight torch.float32; a matmul needs one dtype"),
     ],
     (("geglu_linear",), "weight"): [
         (zeros(7, 5), "needs an even, positive number"),
@@ -287,12 +287,12 @@ UNFIT = {
         (zeros(3, 4), r"x is torch.float32 \(3, 4\) on cpu; it needs"),
         (zeros(3, 5).half(), "x is torch.float16"),
     ],
-    (("byte_linear",), "weight"): [(zeros(6, 2**17 + 1), "weight has 131073 inputs; products of bytes take")],
+    (("byte_linear",), "weight"): [(zeros(6, 2**17 + 1), "weight has 131073 inputs; int8 matmuls take")],
 }
 
 
 def rows() -> list[tuple]:
-    """(operation, argument, change, exception, what the message holds) of both tables."""
+    """(operation, argument, change, exception, a part of the message) of both tables."""
     return [
         (op, argument, change, error, sentence)
         for table, error in ((OUT_OF_RANGE, IndexError), (UNFIT, ValueError))

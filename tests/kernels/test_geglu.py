@@ -17,7 +17,7 @@ def kept(seed: int) -> torch.Tensor:
 def test_dropout_keeps_the_share_that_was_asked_for_everywhere():
     keep = kept(11).double()
     for part, count in ((keep, ROWS * WIDTH), (keep.mean(0), ROWS), (keep.mean(1), WIDTH)):
-        # Six standard deviations of a mean of `count` independent draws.
+        # Six standard deviations of a mean of `count` independent samples.
         bound = 6 * (DROPOUT * (1 - DROPOUT) / count) ** 0.5
         assert (part.mean() if part is keep else part).sub(1 - DROPOUT).abs().max() < bound
 
@@ -60,7 +60,7 @@ def test_arguments_that_do_not_fit_are_named(arguments, sentence):
         ops.geglu(*arguments)
 
 
-def test_a_product_that_does_not_fit_is_named():
+def test_factors_that_do_not_fit_are_named():
     with pytest.raises(
         ValueError, match=r"x \(2, 3\) and weight \(8, 4\) do not fit; weight needs \(2F, D\)"
     ):

@@ -1,4 +1,4 @@
-"""What operations say of arguments that do not fit: the same sentence in every backend, and never a wrong address."""
+"""Invalid arguments raise the same message in every backend, and never reach a kernel."""
 
 import os
 import subprocess
@@ -68,7 +68,7 @@ def test_every_tensor_has_to_be_on_one_device(op, name):
 @pytest.mark.parametrize("op", [*EVERYWHERE, *ON_A_CPU])
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, "meta"], ids=str)
 def test_torchs_defaults_change_nothing(op, default, name):
-    """Neither the dtype of new tensors nor the device that they go to."""
+    """Neither the default dtype nor the default device."""
     on("native" if op in ON_A_CPU else name)
     arguments = valid_arguments(op)
     with use_backend(name):

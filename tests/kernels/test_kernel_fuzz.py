@@ -32,7 +32,7 @@ FLOATS = (torch.float32, torch.bfloat16)
 
 
 def spread(values: Tensor, chance: random.Random) -> Tensor:
-    """The same numbers as a view: apart, from an odd element on, with other axes adjacent, or as they are."""
+    """The same numbers as a view: with gaps, with an odd offset, with permuted strides, or unchanged."""
     match chance.randrange(4):
         case 0:
             gaps = [size + chance.randrange(3) for size in values.shape]
@@ -50,7 +50,7 @@ def spread(values: Tensor, chance: random.Random) -> Tensor:
 
 
 class SpreadCase(OpCase):
-    """A case whose tensors are views of any kind."""
+    """A case with tensors that are views of any kind."""
 
     def arguments(self, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> dict[str, object]:
         chance = random.Random(self.name)
@@ -64,14 +64,14 @@ class SpreadCase(OpCase):
 
 
 def random_arguments(op: str, chance: random.Random) -> Callable:
-    """What makes the arguments of a call of any size."""
+    """A function that makes the arguments of a call of random size."""
     rows, width, coin = chance.choice(ROWS), chance.choice(WIDTHS), lambda: chance.random() < 0.5
     lead = (rows, chance.choice(ROWS))[: chance.randint(1, 2)]
     dropout = chance.choice((0.0, 0.0, 0.1, 0.9))
     match op:
         case "adaln_residual":
             modulation = chance.choice((None, lead, (1,) * len(lead)))
-            width = max(width, 2)  # one number has no variance, and its normalised form no digits
+            width = max(width, 2)  # a single number has no variance
             return adaln_arguments(
                 *lead, width=width, modulation=modulation, next_norm=coin(), strided=coin()
             )
@@ -81,7 +81,9 @@ def random_arguments(op: str, chance: random.Random) -> Callable:
             return geglu_linear_arguments(*lead, inner=width, width=chance.choice(WIDTHS), dropout=dropout)
         case "linear_cross_entropy":
             rows = max(rows, 1)
-            ignored = 0.3 if rows > 8 else 0.0  # of few rows all might be, and then there is no mean
+            ignored = (
+                0.3 if rows > 8 else 0.0
+            )  # the targets of few rows might all be ignored, which leaves no mean
             return loss_arguments(
                 rows, width=width, vocabulary=chance.choice(WIDTHS), bias=coin(), ignored=ignored
             )
@@ -132,7 +134,7 @@ TABLE_OPS = (
 @pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 @pytest.mark.parametrize("op", TABLE_OPS)
 def test_any_shape_and_stride_is_computed_right(op, variant):
-    """Forward and backward, by the rule that judges every kernel."""
+    """Forward and backward, by the accuracy rule of all kernels."""
     with native.use_instruction_set(variant) as there:
         if not there:
             pytest.skip(f"this processor has no {variant}")
@@ -143,11 +145,11 @@ def test_any_shape_and_stride_is_computed_right(op, variant):
             make = random_arguments(op, chance)
             case = SpreadCase(op, f"{variant} {trial}", make, keep=keep, differentiable=differentiable)
             dtype = torch.float32 if op == "philox_normal" else chance.choice(FLOATS)
-            check(case, "native", dtype, times=8)  # the largest of a few roundings is a matter of luck
+            check(case, "native", dtype, times=8)  # the largest of a few rounding errors varies
 
 
 @pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
-def test_any_product_is_computed_right(variant):
+def test_any_linear_layer_is_computed_right(variant):
     generator = torch.Generator().manual_seed(3)
 
     def randn(*shape: int) -> Tensor:
@@ -175,7 +177,7 @@ def test_any_product_is_computed_right(variant):
 
 
 @pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
-def test_any_cache_is_attended_right(variant):
+def test_attention_over_any_cache_is_computed_right(variant):
     generator = torch.Generator().manual_seed(5)
     with native.use_instruction_set(variant) as there:
         if not there:
@@ -216,7 +218,7 @@ def test_any_cache_is_attended_right(variant):
 
 
 def spoil(value: object, chance: random.Random) -> object:
-    """Something else in the place of an argument."""
+    """Another value in place of an argument."""
     if not isinstance(value, Tensor):
         numbers = (-1, 0, 1, 7, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30, 1.5)
         numbers += (float("nan"), float("inf"), -1e300, 1e-300, True, (0,), (2**20, 2**20), (-1, 3))

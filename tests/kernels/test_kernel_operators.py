@@ -1,4 +1,4 @@
-"""The operators behind the operations' doors, and what they do with indices that nobody looked at."""
+"""``torch.ops.ld4lg`` called directly, with arguments and indices that the public functions refuse."""
 
 import subprocess
 import sys
@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from ld4lg_fast.kernels import backend, native, ops
+from ld4lg_fast.kernels.logits_process import arguments as logits_process
+from ld4lg_fast.kernels.sampler_step import arguments as sampler_step
 from tests.kernels.kernel_calls import spoiled, valid_arguments
 from tests.kernels.spoiled_arguments import IDS, at
 
 needs_library = pytest.mark.skipif(not backend.has_native(), reason="needs the C++ library")
 
-OPERATORS = {  # arguments of torch.ops.ld4lg that no door would pass on, by what is wrong with them
+OPERATORS = {  # invalid arguments of torch.ops.ld4lg, with the error they raise
     "logits_process": [
         ("ids", at(IDS, 10**12), IndexError),
         ("length", torch.tensor([10**12]), IndexError),
@@ -65,7 +67,7 @@ OPERATORS = {  # arguments of torch.ops.ld4lg that no door would pass on, by wha
 
 
 def operator_arguments(name: str) -> dict[str, object]:
-    """What the door of the operation passes on."""
+    """The arguments that the public function passes to the operator."""
     schema = getattr(torch.ops.ld4lg, name).default._schema
     values = valid_arguments(name.removesuffix("_backward"))
     if name == "short_attention" or name == "short_attention_backward":
@@ -84,7 +86,7 @@ def operator_arguments(name: str) -> dict[str, object]:
 
 @pytest.mark.skipif(backend.INTERPRETED or not backend.has_native(), reason="needs the C++ library")
 @pytest.mark.parametrize("name", OPERATORS)
-def test_operators_are_safe_without_their_doors(name):
+def test_operators_refuse_invalid_arguments(name):
     operator, valid = getattr(torch.ops.ld4lg, name), operator_arguments(name)
     operator(*valid.values())
     for argument, change, error in OPERATORS[name]:
@@ -100,7 +102,7 @@ def test_a_dtype_that_the_library_does_not_know_is_named():
         native.describe(torch.zeros(2, 2).double(), 2)
 
 
-UNSEEN = [  # what nobody looks at on a GPU, where kernels and reference do the same with it
+UNSEEN = [  # not checked on a GPU, where kernels and reference treat them alike
     ("ids", at(IDS, 11)),
     ("ids", at(IDS, -5)),
     ("ids", at((2, 2), 2**40)),
@@ -115,14 +117,14 @@ UNSEEN = [  # what nobody looks at on a GPU, where kernels and reference do the 
 @pytest.mark.skipif(not backend.INTERPRETED, reason="the kernels of a GPU run in Triton's interpreter alone")
 @pytest.mark.parametrize(("argument", "change"), UNSEEN)
 @pytest.mark.parametrize("size", [0, 1, 2, 10**15])
-def test_triton_passes_over_what_the_reference_passes_over(argument, change, size):
+def test_triton_ignores_what_the_reference_ignores(argument, change, size):
     from ld4lg_fast.kernels.logits_process import reference as plain
     from ld4lg_fast.kernels.logits_process import triton as kernel
 
     arguments = spoiled("logits_process", argument, change)
-    rules = {"no_repeat_ngram_size": size, "normalize": True, "top_k": 0, "top_p": 1.0}
-    arguments |= rules
-    torch.testing.assert_close(kernel.logits_process(**arguments), plain.logits_process(**arguments))
+    arguments |= {"no_repeat_ngram_size": size, "normalize": True, "top_k": 0, "top_p": 1.0}
+    inputs = logits_process.Inputs(**arguments)
+    torch.testing.assert_close(kernel.logits_process(*inputs), plain.logits_process(*inputs))
 
 
 @pytest.mark.skipif(not backend.INTERPRETED, reason="the kernels of a GPU run in Triton's interpreter alone")
@@ -132,10 +134,11 @@ def test_triton_takes_the_nearest_step(step):
     from ld4lg_fast.kernels.sampler_step import triton as kernel
 
     arguments = spoiled("sampler_step", "step", torch.tensor(step)) | {"self_condition": True}
-    torch.testing.assert_close(kernel.sampler_step(**arguments), plain.sampler_step(**arguments))
+    inputs = sampler_step.Inputs(**arguments)
+    torch.testing.assert_close(kernel.sampler_step(*inputs), plain.sampler_step(*inputs))
 
 
-DEADLY = {  # calls that once ended the process, or wrote where nobody expects it
+DEADLY = {  # calls that once crashed the process or wrote out of bounds
     "eos": "ops.logits_best(**texts(eos=torch.tensor([10**9])), min_length=5)",
     "negative eos": "ops.logits_best(**texts(eos=torch.tensor([-1])), min_length=5)",
     "forced": "ops.logits_process(**texts(forced=torch.full((6,), 10**9)))",
@@ -154,7 +157,7 @@ DEADLY = {  # calls that once ended the process, or wrote where nobody expects i
 
 
 @pytest.mark.skipif(backend.INTERPRETED or not backend.has_native(), reason="needs the C++ library")
-def test_what_once_ended_the_process_is_refused():
+def test_calls_that_once_crashed_are_refused():
     calls = "".join(
         f"try:\n    {call}\nexcept (ValueError, IndexError) as error:\n    print('refused', error)\n"
         f"else:\n    print('not refused: {name}')\n"
@@ -180,7 +183,7 @@ def attend(chosen):
 
 @needs_library
 def test_a_weight_that_is_copied_to_be_packed_lives_until_it_is():
-    """As large as what the allocator gives back to the system at once."""
+    """So large that the allocator returns its memory to the system at once."""
     weight = torch.randn(4608, 4096, generator=torch.Generator().manual_seed(0)).bfloat16().t()
     x = torch.randn(2, 4608, generator=torch.Generator().manual_seed(1))
     got = ops.NarrowLinear(weight, None, torch.bfloat16)(x)
@@ -188,7 +191,7 @@ def test_a_weight_that_is_copied_to_be_packed_lives_until_it_is():
 
 
 @needs_library
-def test_a_number_that_is_none_spoils_its_row_of_bytes():
+def test_a_nan_stays_in_its_row_of_int8():
     linear = ops.NarrowLinear(torch.randn(32, 40), None, torch.int8)
     x = torch.randn(3, 40)
     want = linear(x)

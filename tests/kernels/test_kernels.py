@@ -55,7 +55,7 @@ def test_case_table(case, dtype, name, device):
 @pytest.mark.parametrize(("name", "device"), TARGETS)
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.id)
 def test_inference_mode_changes_no_number(case, name, device):
-    """There the kernels are called past torch's dispatcher."""
+    """There the kernels are called without torch's dispatcher."""
     require(name, device, case)
     arguments = case.arguments(torch.float32, device)
     with backend.use_backend(name):
@@ -81,8 +81,8 @@ def test_every_instruction_set_obeys_the_rule(instruction_set):
 
 @pytest.mark.skipif(not backend.has_native(), reason="no native library in this process")
 @pytest.mark.parametrize("instruction_set", native.INSTRUCTION_SETS)
-def test_rows_that_pass_by_the_caches_are_the_same(instruction_set):
-    """Of a large batch they do, of its parts they do not."""
+def test_rows_that_bypass_the_caches_are_the_same(instruction_set):
+    """Those of a large batch do, those of its parts do not."""
     made = adaln_arguments(44, 32, width=768)(torch.Generator().manual_seed(0))
     arguments = {name: value.float() for name, value in made.items()}
     parts = [
@@ -172,7 +172,7 @@ def test_whole_graph_compiles(name, device, tmp_path, monkeypatch):
         return outputs, torch.autograd.grad(wanted, leaves, upstream)
 
     with backend.use_backend(name):
-        # The reference is plain PyTorch: that its graph is whole is all there is to show.
+        # The reference is plain PyTorch: only its graph is tested.
         compiler = "aot_eager" if name == "reference" else "inductor"
         compiled = torch.compile(function, fullgraph=True, backend=compiler)
         torch.testing.assert_close(gradients(compiled), gradients(function))
@@ -216,7 +216,7 @@ def test_shapes_that_do_not_fit_are_named(change, sentence, name):
 
 def test_auto_falls_back_and_says_once_why(monkeypatch, caplog):
     monkeypatch.setitem(backend._missing, ON_CPU, "no such thing here")
-    monkeypatch.setattr(backend, "_told", set())
+    monkeypatch.setattr(backend, "_warned", set())
     with caplog.at_level(logging.WARNING, logger="ld4lg_fast.kernels"):
         for _ in range(2):
             got = ops.adaln_residual(**small_arguments())

@@ -41,7 +41,7 @@ def test_the_logits_of_all_rows_are_never_in_memory(monkeypatch):
     x, weight, targets = arguments()
     ops.linear_cross_entropy(x, weight, targets)
     assert max(seen) <= 4
-    assert sum(seen) == (targets != -100).sum() < len(targets)  # and none at all for what does not count
+    assert sum(seen) == (targets != -100).sum() < len(targets)  # and none for ignored targets
 
 
 def test_a_frozen_head_gets_no_gradient_and_no_targets_give_nan():

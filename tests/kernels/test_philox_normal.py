@@ -1,4 +1,4 @@
-"""What is special about the noise: its numbers are known, normal and each sample's own."""
+"""The noise: known answers, normal distribution, independence of the batch."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Every Triton kernel compiled ahead of time for absent GPUs at the paper's sizes; spills are refused.
 
-The launches are recorded while the table's cases run on CPU tensors, so a new kernel is covered by its cases.
+Launches are recorded while all cases run on CPU tensors, so a new kernel is covered by its cases.
 """
 
 import re
@@ -53,7 +53,7 @@ def launches(monkeypatch):
 
 
 class ToTriton(TorchDispatchMode):
-    """Gives the calls of our operators to their Triton functions, whatever device the tensors are on."""
+    """Sends calls of our operators to their Triton functions, for tensors on any device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace != "ld4lg":
@@ -132,8 +132,8 @@ def test_compiles_without_spills(case, dtype, capability, compile_case, tmp_path
         usage = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", used)}
         print(f"{name} sm_{capability}: {usage}, {compiled.metadata.shared} bytes shared")
         assert usage["STACK"] == 0 and usage["LOCAL"] == 0, f"{name} spills: {used}"
-        product = "mma" in compiled.asm["ptx"]  # whose accumulators may fill the registers
-        assert product or usage["REG"] <= MAX_REGISTERS, f"{name} needs {usage['REG']} registers"
+        matmul = "mma" in compiled.asm["ptx"]  # its accumulators may fill the registers
+        assert matmul or usage["REG"] <= MAX_REGISTERS, f"{name} needs {usage['REG']} registers"
 
 
 @pytest.mark.skipif(backend.INTERPRETED, reason="Triton's interpreter does not compile")

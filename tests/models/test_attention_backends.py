@@ -6,47 +6,25 @@ import pytest
 import torch
 
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.kernels.short_attention import op
 from ld4lg_fast.models import attention_backends
 from ld4lg_fast.models.attention_backends import (
     BACKENDS,
-    HALF,
-    PACKAGES,
     attention,
     check_attn_implementation,
     choose,
     flash_attention,
     set_attn_implementation,
-    unusable_reason,
 )
 from ld4lg_fast.models.denoiser import DenoiserConfig, DiffusionTransformer
 from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
 from ld4lg_fast.models.layers import HeadRMSNorm
 from ld4lg_fast.models.packed_sequences import Lengths, PackedSequences, Varlen
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from tests.models import flash_attn_stand_in as stand_in
 
 GPU = torch.device("cuda", 0)
-
-
-@pytest.fixture
-def install(monkeypatch):
-    """Puts stand-ins in the place of packages, and a GPU of some compute capability in that of the device."""
-
-    def put(*versions, capability=(9, 0), dtypes=HALF):
-        by_number = {package.version: package for package in PACKAGES}
-        known = {by_number[number].distribution: f"{number}.0" for number in versions}
-        for number in versions:
-            monkeypatch.setitem(sys.modules, by_number[number].module, stand_in.VERSIONS[number]())
-        monkeypatch.setattr(attention_backends, "installed_version", lambda p: known.get(p.distribution))
-        monkeypatch.setattr(attention_backends, "capability", lambda device: capability)
-        monkeypatch.setattr(attention_backends, "HALF", dtypes)
-        unusable_reason.cache_clear()
-
-    stand_in.tokens.clear()
-    stand_in.options.clear()
-    unusable_reason.cache_clear()
-    yield put
-    unusable_reason.cache_clear()
 
 
 def some(*shape, dtype=torch.bfloat16, seed=0):
@@ -160,6 +138,10 @@ def test_short_attention_by_name_says_why_not(dropout, length, sentence):
     x = some(1, length, 64)
     with pytest.raises(ConfigError, match=f"short_attention cannot run here: .*{sentence}"):
         attention(x, x, x, dropout=dropout, backend="short_attention")
+
+
+def test_short_attention_has_one_limit():
+    assert op.MAX_LENGTH == attention_backends.SHORT
 
 
 def test_auto_follows_its_table(install):
@@ -310,3 +292,29 @@ def test_the_perceiver_packed(install, decoder):
 def _with(model, backend):
     set_attn_implementation(model, backend)
     return model
+
+
+def test_a_pipeline_is_told_and_samples_the_same(install):
+    pipe = TextDiffusionPipeline.from_pretrained(attn_implementation="sdpa")
+    options = {"num_inference_steps": 3, "seed": 2}
+    expected = pipe.sample(2, **options).latents
+    install(2, dtypes=(torch.float32,))
+    assert pipe.set_attention("flash_attn") is pipe
+    torch.testing.assert_close(pipe.sample(2, **options).latents, expected, rtol=1e-3, atol=1e-3)
+    assert stand_in.tokens
+    latents, _ = pipe.encode(["a cat", "the longer text of both"])
+    assert {causal for _, _, causal in stand_in.options} == {False}
+    stand_in.tokens.clear()
+    pipe.set_attention("auto")
+    torch.testing.assert_close(
+        pipe.encode(["a cat", "the longer text of both"])[0], latents, rtol=1e-3, atol=1e-3
+    )
+    pipe.sample(2, **options)
+    assert not stand_in.tokens
+
+
+def test_without_a_gpu_a_pipeline_says_so_before_it_loads_anything():
+    with pytest.raises(
+        ConfigError, match="attn_implementation=flash_attn cannot run here: it needs an NVIDIA GPU"
+    ):
+        TextDiffusionPipeline.from_pretrained("no/such/folder", attn_implementation="flash_attn")

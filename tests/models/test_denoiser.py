@@ -81,7 +81,7 @@ def test_unet_skips_use_the_early_blocks():
 
 @pytest.mark.parametrize("dropout", [0.0, 1e-9])
 def test_qk_norm_makes_the_scale_of_queries_and_keys_irrelevant(dropout):
-    """With or without attention dropout, which takes another way to the same numbers."""
+    """With and without attention dropout, which uses another implementation."""
     z_t, time = inputs()
     model = build(qk_norm=True, dropout=dropout)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""transformers' models with our attention, as they are trained, give what they give with PyTorch's."""
+"""transformers' models give the same loss and gradients with our attention as with PyTorch's."""
 
 import pytest
 import torch
@@ -11,8 +11,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.models import lm_attention
+from tests.models import flash_attn_stand_in as stand_in
 
 CPU = torch.device("cpu")
 
@@ -37,7 +39,7 @@ def t5():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often our attention was called."""
+    """The number of calls of our attention."""
     found = []
     monkeypatch.setattr(
         lm_attention.ops, "short_attention", lambda *a, ours=ops.short_attention: found.append(1) or ours(*a)
@@ -46,7 +48,7 @@ def calls(monkeypatch):
 
 
 def gradients(model, bf16, length=17):
-    """The loss of four texts of unlike length, and all gradients."""
+    """The loss of four texts of different lengths, and all gradients."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, 50, (4, length), generator=generator)
     mask = (torch.arange(length) < torch.tensor([[length], [1], [5], [length - 1]])).long()
@@ -108,3 +110,36 @@ def test_on_a_gpu_nothing_changes():
     model = bart()
     lm_attention.use_short_attention(model, torch.device("cuda"))
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_language_model_computes_what_it_does_by_sdpa(install):
+    install(2, dtypes=(torch.float32,))
+    model = bart().eval()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 50, (4, 11), generator=generator)
+    mask = torch.arange(11) < torch.tensor([5, 11, 1, 8])[:, None]
+    bias = torch.zeros(4, 1, 11, 11).masked_fill(~mask[:, None, None], torch.finfo(torch.float32).min)
+    earlier = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril()
+    earlier = torch.zeros(earlier.shape).masked_fill(~earlier, torch.finfo(torch.float32).min)
+    for given, past in ((mask.long(), None), (bias, earlier)):  # tokens' masks, and ours of pairs
+        options = {"attention_mask": given, "decoder_input_ids": ids, "decoder_attention_mask": past}
+        expected = model(input_ids=ids, **options).logits
+        lm_attention.set_lm_attention(model, "flash_attn")
+        torch.testing.assert_close(model(input_ids=ids, **options).logits, expected, rtol=1e-4, atol=1e-5)
+        assert {causal for _, _, causal in stand_in.options} == {False, True}
+        assert stand_in.tokens == [
+            (44, 25),
+            (44, 44),
+            (44, 25),
+            (44, 44),
+            (44, 25),
+        ]
+        stand_in.tokens.clear()
+        lm_attention.set_lm_attention(model, "auto")
+        assert model.config._attn_implementation == "sdpa"
+    assert not stand_in.tokens
+
+
+def test_t5_is_refused_for_its_relative_positions():
+    with pytest.raises(ConfigError, match="t5 has relative position biases"):
+        lm_attention.set_lm_attention(t5(), "flash_attn")

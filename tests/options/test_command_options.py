@@ -107,7 +107,7 @@ def tree(folder: Path) -> set[Path]:
 
 
 def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
-    """The sentence of a command that must end with 2 and write nothing."""
+    """The sentence of a command that must exit with 2 and write nothing."""
     monkeypatch.chdir(folder.parent)
     before = tree(folder.parent)
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
@@ -180,7 +180,7 @@ def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
             "generation.top_p=???",
             "generation.top_p is needed; it must be a finite number above 0 and at most 1.",
         ),
-        ("infer.dtype=???", "infer.dtype is needed; it must be one of float32, bfloat16, float16."),
+        ("infer.dtype=???", "infer.dtype is needed; it must be one of fp32, bf16, fp16."),
         (
             "+generation.sead=1",
             "There is no option generation.sead (did you mean generation.seed?); generation has",
@@ -196,7 +196,7 @@ def refused(capsys, monkeypatch, folder: Path, command, *arguments: str) -> str:
         ("infer.device=99999999999999999999", "is not available here"),
     ],
 )
-def test_each_is_told_in_one_sentence_before_anything_is_written(
+def test_each_is_refused_in_one_sentence_before_anything_is_written(
     override, sentence, run_dir, capsys, monkeypatch
 ):
     arguments = [f"infer.output_dir={run_dir}", override]
@@ -226,7 +226,7 @@ GOOD = {
 
 
 class HasBegunError(Exception):
-    """The work of a command, for which the options are good enough."""
+    """Replaces the work of a command after its options have been accepted."""
 
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS)

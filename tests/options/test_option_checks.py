@@ -1,4 +1,4 @@
-"""The rules that options of the package and of the exported runtime are checked with."""
+"""Rules of option values, shared by the package and the exported runtime."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ NUMBERS = [name for name, rule in OPTIONS.items() if isinstance(rule, Number | W
 
 
 def named(value: object) -> str:
-    """The value without its address, which is another one in every process."""
+    """The value without its address, which differs in every process."""
     return shown(value).partition(" at 0x")[0]
 
 

@@ -77,7 +77,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "edit": {"texts": ["a pub"]},
     "infill": {"text": "a ___ pub"},
     "confidences": {"latents": LATENTS, "texts": ["a pub", "an inn"]},
-    "best": {"num_samples": 2},
     "token_counts": {"texts": ["a pub"]},
     "learn_length": {},
     "of_length": {"num_samples": 2, "length": 5},
@@ -88,7 +87,7 @@ ELSEWHERE |= {"check_length"}  # is `of_length`'s
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """Names of a method's options and their defaults; those of sampling are named where it takes any."""
+    """Names of a method's options and their defaults, including those of sampling if it accepts ``**options``."""
     parameters = dict(inspect.signature(getattr(TextDiffusionPipeline, name)).parameters)
     explained = inspect.signature(TextDiffusionPipeline.sample_batches).parameters
     if name == "sample" or (name in ("__call__", "stream") and parameters.pop("options")):
@@ -119,7 +118,7 @@ def test_every_method_and_every_option_is_known_here():
 
 
 def may_be(option: str, default: Any, value: Any) -> bool:
-    """Whether a value of `BAD` is a good one for the option all the same."""
+    """Whether a value of `BAD` is valid for this option."""
     if value is None:
         return default is None
     if option in RULES and option != "num_samples":

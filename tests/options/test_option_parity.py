@@ -1,4 +1,4 @@
-"""The pipeline and the exported runtime refuse the same values in the same words; no graph is made here."""
+"""The pipeline and the exported runtime refuse the same values with the same sentences (without ONNX graphs)."""
 
 from dataclasses import fields
 
@@ -10,11 +10,11 @@ from ld4lg_fast.export import exporter
 from ld4lg_fast.export.runtime import OnnxTextDiffusion, RuntimeInputError
 from ld4lg_fast.export.runtime.decoding import DecodingRules
 from ld4lg_fast.export.runtime.option_checks import shown
-from tests.export.test_export import v2_t5
+from tests.export.export_models import v2_t5
 from tests.options.test_option_coverage import BAD
 
 CALL = ("num_samples", "seed", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval")
-CALL += ("quality", "sampler", "spacing", "class_id", "class_name", "source")
+CALL += ("eta", "quality", "sampler", "spacing", "class_id", "class_name", "source")
 DECODING = sorted(
     {field.name for field in fields(DecodingConfig)} & {field.name for field in fields(DecodingRules)}
 )
@@ -31,7 +31,7 @@ def both(tokenizer):
 
 
 def said(error: type[Exception], call, *arguments, **options) -> str | None:
-    """The sentence that refuses a call; None where it goes on to sessions and samplers."""
+    """The sentence that refuses a call; None if it reaches sessions and samplers."""
     try:
         call(*arguments, **options)
     except error as refused:

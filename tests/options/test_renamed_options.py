@@ -24,7 +24,7 @@ from ld4lg_fast.options.groups import checked_groups
 from ld4lg_fast.terminal.hydra_entry import hydra_entry
 from ld4lg_fast.training import main as train_main
 from tests.conftest import make_model
-from tests.training.test_training import SMALLEST
+from tests.training.small_runs import SMALLEST
 
 OF_HYDRA = {old: new for old, new in RENAMED.items() if "." in old}
 

@@ -1,4 +1,4 @@
-"""What conditions are made of: statistics of the training texts, source files, candidates, decoding."""
+"""Statistics of the training texts, source files, candidates and decoding."""
 
 import json
 from dataclasses import replace

@@ -1,101 +1,30 @@
-"""Whole runs with conditions, in this process: recipe v1, classes, sources; from training to inferring."""
+"""Whole runs with classes and sources, from training to inference, in this process."""
 
-import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.cli import infer as inference
-from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.similarity import minimum_bayes_risk
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.sources import encode_sources
-from ld4lg_fast.pipeline.statistics import RunStatistics
-from ld4lg_fast.terminal.console import console
-from ld4lg_fast.training import main
 from ld4lg_fast.training.conditioned_latents import SourceStates
 from ld4lg_fast.training.shards import Rows, open_rows
-from tests.conftest import randomize
-
-STEPS = 4
-SMALLEST = [
-    "model=tiny",
-    "model.language_model.dim=64",
-    "model.language_model.vocab_size=300",
-    "model.perceiver.num_latents=4",
-    "model.perceiver.dim_latent=8",
-    "model.denoiser.dim=64",
-    "model.denoiser.depth=2",
-    "model.denoiser.dropout=0.1",
-    "dataset.max_len=32",
-    f"train.autoencoder.steps={STEPS}",
-    "train.autoencoder.batch_size=16",
-    f"train.diffusion.steps={STEPS}",
-    "train.diffusion.batch_size=16",
-    "train.mixed_precision=no",
-    "train.log_every=1",
-    "train.checkpoint_every=2",
-    "train.validation_texts=4",
-    "train.validation_samples=3",
-    "train.validation_num_inference_steps=3",
-]
-PLACES = ("river", "bridge", "market", "old town", "station")
-GREEDY = DecodingConfig("greedy", 12, min_length=0)
-
-
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def train(run_dir: Path, *overrides: str) -> str:
-    """Runs the training command; returns what it printed."""
-    with pytest.MonkeyPatch.context() as patch, console.capture() as output:
-        patch.setattr(sys, "argv", ["scripts/train.py"])
-        main([*SMALLEST, f"hydra.run.dir={run_dir}", *overrides])
-    return output.get()
-
-
-def infer(run_dir: Path, *overrides: str) -> tuple[dict, str]:
-    """Runs the infer command with few steps; returns its file's content and what it printed."""
-    file = run_dir / "texts.json"
-    few = ["generation.num_inference_steps=3", "generation.strategy=greedy", f"infer.output_file={file}"]
-    with pytest.MonkeyPatch.context() as patch, console.capture() as output:
-        patch.setattr(sys, "argv", ["infer.py", f"infer.output_dir={run_dir}", *few, *overrides])
-        inference.main()
-    return json.loads(file.read_text()), output.get()
-
-
-def refused(capsys, work, *arguments) -> str:
-    """Runs a command that must exit with code 2; returns its sentence."""
-    with pytest.raises(SystemExit) as stop:
-        work(*arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
-    return error
-
-
-def losses(run_dir: Path) -> dict:
-    lines = [json.loads(line) for line in (run_dir / "logs" / "train.jsonl").read_text().splitlines()]
-    return {(line["stage"], line["step"]): line["loss"] for line in lines if "loss" in line}
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    rows = [
-        {"text": f"A {kind} number {i} by the {PLACES[i % 5]}.", "kind": kind}
-        for i in range(60)
-        for kind in (("pub", "cafe", "cafe")[i % 3],)
-    ]
-    return write_rows(tmp_path_factory.mktemp("corpus") / "labelled.jsonl", rows)
+from tests.pipeline.conditioned_runs import (
+    PLACES,
+    class_options,
+    infer,
+    losses,
+    pair_options,
+    resumed,
+    train,
+    write_rows,
+)
+from tests.training.small_runs import refused
 
 
 @pytest.fixture(scope="module")
@@ -108,26 +37,6 @@ def pairs(tmp_path_factory):
         for i in range(60)
     ]
     return write_rows(tmp_path_factory.mktemp("corpus") / "pairs.jsonl", rows)
-
-
-def class_options(labelled: Path) -> list[str]:
-    return ["dataset=custom", f"dataset.root={labelled}", "dataset.label_column=kind"]
-
-
-def pair_options(pairs: Path) -> list[str]:
-    return [
-        "dataset=custom",
-        f"dataset.root={pairs}",
-        "dataset.source_column=source",
-        "dataset.source_max_len=40",
-    ]
-
-
-@pytest.fixture(scope="module")
-def v1_run(tmp_path_factory, labelled):
-    run_dir = tmp_path_factory.mktemp("v1") / "run"
-    output = train(run_dir, "recipe=v1", *class_options(labelled))
-    return run_dir, output
 
 
 @pytest.fixture(scope="module")
@@ -143,89 +52,10 @@ def pair_run(tmp_path_factory, pairs):
     return run_dir, train(run_dir, *pair_options(pairs), "recipe.context_drop_prob=0.5")
 
 
-def test_v1_caches_hidden_states_with_real_padding_and_takes_statistics_of_real_positions(v1_run):
-    run_dir, _ = v1_run
-    autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
-    assert autoencoder.perceiver is None
-    model = LatentDiffusion.load(run_dir / "denoiser")
-    assert (
-        model.diffusion.discrete
-        and model.diffusion.objective == "pred_x0"
-        and model.diffusion.loss_type == "l1"
-    )
-    assert (model.denoiser.config.max_len, model.denoiser.config.dim_latent) == (32, 64)
-    rows = open_rows(run_dir / "cache" / "latents")
-    latents = rows.take(range(len(rows))).double().numpy()
-    counts = RunStatistics.load(run_dir).length_counts
-    assert latents.shape == (54, 32, 64) and np.abs(latents[:, -1]).min(axis=1).any(), (
-        "padding is encoded too"
-    )
-    lengths = json.loads((run_dir / "statistics.json").read_text())["token_lengths"]
-    assert {int(length): count for length, count in lengths.items()} == {
-        length: count for length, count in enumerate(counts) if count
-    }
-    assert not np.allclose(model.latent_mean.numpy(), latents.mean(axis=(0, 1)), atol=1e-4), (
-        "padding is left out"
-    )
-
-
-def test_v1_infers_with_its_own_sampler_and_drawn_lengths(v1_run):
-    run_dir, _ = v1_run
-    content, _ = infer(run_dir)
-    assert content["settings"]["sampler"] == "ddim" and len(content["texts"]) == 16
-    pipe = TextDiffusionPipeline.from_pretrained(run_dir)
-    whole = pipe.sample(40, num_inference_steps=2, seed=5)
-    lengths = whole.mask.sum(dim=1)
-    known = [length for length, count in enumerate(pipe.statistics.length_counts) if count]
-    assert set(lengths.tolist()) <= set(known) and len(set(lengths.tolist())) > 1
-    assert torch.equal(whole.mask, torch.arange(32) < lengths[:, None])
-    parts = [
-        pipe.sample(20, num_inference_steps=2, seed=5, batch_size=7, sample_ids=range(first, 40, 2))
-        for first in (0, 1)
-    ]
-    for first, part in enumerate(parts):
-        assert torch.equal(part.mask, whole.mask[first::2])
-        torch.testing.assert_close(part.latents, whole.latents[first::2], rtol=1e-4, atol=1e-4)
-    other = pipe.sample(3, num_inference_steps=2, seed=5, class_id=1)
-    assert torch.equal(other.mask, whole.mask[:3]) and (other.latents - whole.latents[:3]).abs().max() > 1e-4
-    # A decoder that has seen a few steps writes nothing at all.
-    randomize(pipe.autoencoder.lm, std=0.2)
-    texts = pipe.decode(whole.latents, GREEDY, mask=whole.mask)
-    assert len(set(texts)) > 1
-    assert pipe(40, num_inference_steps=2, seed=5, decoding=GREEDY, batch_size=9).texts == texts
-
-
-def test_v1_decodes_only_the_real_positions(v1_run):
-    pipe = TextDiffusionPipeline.from_pretrained(v1_run[0])
-    sampled = pipe.sample(6, num_inference_steps=2, seed=1)
-    randomize(pipe.autoencoder.lm, std=0.2)
-    noisy = torch.where(sampled.mask[..., None], sampled.latents, torch.full_like(sampled.latents, 9.0))
-    texts = pipe.decode(sampled.latents, GREEDY, mask=sampled.mask)
-    assert pipe.decode(noisy, GREEDY, mask=sampled.mask) == texts != pipe.decode(noisy, GREEDY)
-
-
-def test_v1_of_a_frozen_language_model_has_no_first_stage_to_train(v1_run, labelled, tmp_path):
-    folder = tmp_path / "bart"
-    for part in ("language_model", "tokenizer"):
-        shutil.copytree(v1_run[0] / "autoencoder" / part, folder, dirs_exist_ok=True)
-    options = ["autoencoder=bart", f"autoencoder.name_or_path={folder}", *class_options(labelled)]
-    output = train(tmp_path / "run", "recipe=v1", *options)
-    assert "nothing to train" in output and "Reconstruction of" in output
-    assert {stage for stage, _ in losses(tmp_path / "run")} == {"diffusion"}
-    assert len(infer(tmp_path / "run", "generation.num_samples=2")[0]["texts"]) == 2
-    shutil.rmtree(tmp_path / "run" / "denoiser")
-    with console.capture() as output:
-        main(["resume=true", f"hydra.run.dir={tmp_path / 'run'}"])
-    assert "The autoencoder stage of" in output.get(), "a first stage without steps is finished"
-
-
-@pytest.mark.parametrize("kind", ["v1_run", "class_run", "pair_run"])
+@pytest.mark.parametrize("kind", ["class_run", "pair_run"])
 def test_a_resumed_run_with_conditions_has_bit_identical_losses(request, tmp_path, kind):
     original, run_dir = request.getfixturevalue(kind)[0], tmp_path / "run"
-    shutil.copytree(original, run_dir)
-    for lost in ("denoiser", f"checkpoints/diffusion/step_{STEPS}", "cache"):
-        shutil.rmtree(run_dir / lost)
-    main(["resume=true", f"hydra.run.dir={run_dir}"])
+    resumed(original, run_dir)
     assert losses(run_dir) == losses(original)
     weights = "denoiser/model.safetensors"
     assert (run_dir / weights).read_bytes() == (original / weights).read_bytes()

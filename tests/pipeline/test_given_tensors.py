@@ -1,4 +1,4 @@
-"""Tensors that a pipeline is given: those that it computes with, and the sentence about each of the others."""
+"""Tensors as arguments of the pipeline: accepted ones, and the sentence that refuses each of the others."""
 
 import pytest
 import torch
@@ -132,5 +132,5 @@ def test_a_guide_of_another_model_is_refused(v1, v2):
     for shape in ((4, 4), (6, 9), (48,), (1, 6, 8)):
         with pytest.raises(ConfigError, match=r"guide is one of latents .*; this model's are \(6, 8\)"):
             v2.of_length(2, 5, guide=LengthGuide(torch.ones(shape), 0.0, 0.0), **QUICK)
-    with pytest.raises(ConfigError, match="guide was given, but a model of recipe v1 is told the length"):
+    with pytest.raises(ConfigError, match="guide was given, but a model of recipe v1 takes the length"):
         v1.of_length(2, 5, guide=LengthGuide(torch.ones(32, 64), 0.0, 0.0), **QUICK)

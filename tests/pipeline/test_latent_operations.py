@@ -1,4 +1,4 @@
-"""What a pipeline does with the latents of given texts."""
+"""Operations of the pipeline on the latents of given texts."""
 
 import pytest
 import torch

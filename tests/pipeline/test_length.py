@@ -1,4 +1,4 @@
-"""Texts of a length that was asked for."""
+"""Texts of a given length (`of_length`), and length guides."""
 
 import json
 
@@ -24,7 +24,7 @@ def pipe(autoencoder):
 
 @pytest.fixture
 def known():
-    """Latents whose lengths are linear in them, but for noise, and the weights."""
+    """Latents, lengths that are linear in them plus noise, and the weights."""
     generator = torch.Generator().manual_seed(0)
     latents, weight = torch.randn(300, 6, 8, generator=generator), torch.randn(6, 8, generator=generator)
     noise = 0.01 * torch.randn(300, generator=generator)
@@ -103,7 +103,7 @@ def test_a_guide_from_texts_and_from_samples(pipe):
     assert own.weight.shape == (6, 8)
 
 
-def test_recipe_v1_is_told_the_length(autoencoder):
+def test_recipe_v1_takes_the_length_as_a_condition(autoencoder):
     model = make_v1(dim_latent=autoencoder.lm.config.hidden_size, max_len=autoencoder.max_len)
     hidden = LanguageAutoencoder(autoencoder.lm, autoencoder.tokenizer, None, autoencoder.max_len, True)
     pipe = TextDiffusionPipeline(hidden, model)
@@ -157,15 +157,15 @@ def test_the_command_line_asks_for_a_length(pipe, tmp_path, monkeypatch):
     assert content["texts"] == pipe.of_length(2, 9, best_of=2, guide=guide, **options).texts
 
 
-def test_lengths_are_learned_under_what_the_samples_are_asked_for(pipe, monkeypatch):
+def test_lengths_are_learned_from_samples_with_the_options_of_a_call(pipe, monkeypatch):
     from ld4lg_fast.cli.infer import sample_with_bar
 
-    told = {}
-    monkeypatch.setattr(TextDiffusionPipeline, "learn_length", lambda self, **given: told.update(given))
+    learned = {}
+    monkeypatch.setattr(TextDiffusionPipeline, "learn_length", lambda self, **given: learned.update(given))
     monkeypatch.setattr(TextDiffusionPipeline, "of_length", lambda self, *_, **options: options)
     asked = {"class_name": None, "source": "A question?", "guidance_scale": 3.0}
     options, _ = sample_with_bar(pipe, 2, best_of=2, length=9, quality="draft", **asked)
-    assert told == {"source": "A question?", "guidance_scale": 3.0}, (
+    assert learned == {"source": "A question?", "guidance_scale": 3.0}, (
         "a model of sources samples from none but these"
     )
     assert options["length"] == 9 and options["source"] == "A question?"

@@ -1,4 +1,4 @@
-"""Methods that pass options on to a call: they take all but those that they set themselves."""
+"""Methods that pass options on to a call accept all options except those that they set themselves."""
 
 import inspect
 
@@ -19,6 +19,7 @@ GIVEN = {
     "num_inference_steps": 2,
     "sampler": "ddim",
     "spacing": "time",
+    "eta": 0.5,
     "class_id": 1,
     "guidance_scale": 1.0,
     "guidance_interval": (0.0, 1.0),

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def run_dir(autoencoder, tmp_path):
-    """A run directory with random weights, as a finished training leaves it."""
+    """A finished run directory with random weights."""
     TextDiffusionPipeline(autoencoder, make_model()).save_pretrained(tmp_path / "run")
     return tmp_path / "run"
 
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_texts_at_every_batch_size(run_dir):
         assert len(set(runs[0])) > 1, "random weights should not give one text for all samples"
 
 
-def test_texts_are_drawn_without_rules_where_a_run_leaves_them_to_the_strategy(run_dir):
+def test_texts_are_sampled_without_rules_where_a_run_leaves_them_to_the_strategy(run_dir):
     pipe = TextDiffusionPipeline.from_pretrained(run_dir)
     latents = pipe.sample(8, num_inference_steps=2, seed=1).latents
     left = {"no_repeat_ngram_size": None, "repetition_penalty": None}

@@ -1,4 +1,4 @@
-"""What people program against: public names, the options of a call, the hub."""
+"""The public API: names, the options of a call, the hub."""
 
 import ast
 import inspect
@@ -97,7 +97,7 @@ def test_edit_writes_each_text_anew_under_a_condition(pipe):
 
 
 class StubHub:
-    """What a hub would have been told."""
+    """The uploads that the hub would have received."""
 
     def __init__(self, token=None):
         StubHub.token, StubHub.files = token, {}

@@ -1,4 +1,4 @@
-"""Texts are compared by the words of their own script: by the package, the exported runtime and the evaluation."""
+"""Text similarity by the words of each script, in the package, the exported runtime and the evaluation."""
 
 import time
 import unicodedata
@@ -19,7 +19,7 @@ from ld4lg_fast.evaluation.report_page import _words
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable, check_known
 from ld4lg_fast.export.runtime import decoding, pipeline, similarity
 from ld4lg_fast.export.runtime.similarity import SIMILARITIES, bleu, rouge_l, set_apart, words
-from ld4lg_fast.training.distillation import spread
+from ld4lg_fast.training.distillation import distinct_shares
 from ld4lg_fast.training.reconstruction import _compare
 
 # A text and another one of the same script; where it has spaces, words of several letters.
@@ -66,7 +66,7 @@ BY_NAME = pytest.mark.parametrize("name", SIMILARITIES)
 
 @BY_NAME
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_candidates_are_told_apart_in_every_script(script, name):
+def test_candidates_are_distinguished_in_every_script(script, name):
     text, other = SCRIPTS[script]
     parts = text.split() if script in SPACED else list(text)
     space = " " if script in SPACED else ""
@@ -117,7 +117,7 @@ def test_bleu_is_that_of_sacrebleu_where_there_are_spaces(text):
 
 
 def test_signs_that_are_no_letters_are_nobodys_words():
-    """As in rouge-score, which sees ASCII alone; letters with accents are whole here."""
+    """As in rouge-score for ASCII; unlike there, letters with accents are parts of words."""
     assert words(PUNCTUATED) == (
         *("café", "rouge", "it", "s", "20", "25", "isn", "t", "it", "2", "m", "at", "5", "naïve", "co"),
     )
@@ -171,7 +171,7 @@ def test_texts_without_words():
 @BY_NAME
 @pytest.mark.parametrize("piece", ["ab cd ef ", "今天天气", "ab", "กำ"])
 def test_long_texts_take_seconds(piece, name):
-    """The table of a longest common subsequence has their lengths' product of entries."""
+    """The table of a longest common subsequence has quadratic size."""
     text = piece * (60_000 // len(piece))
     started = time.perf_counter()
     assert SIMILARITIES[name](text, text[:-1] + "x") > 90 or piece == "ab"
@@ -299,4 +299,6 @@ def test_samples_of_classes_have_files_of_their_own():
 
 
 def test_a_collapse_is_seen_in_every_script():
-    assert spread(["我喜欢茶", "我喜欢茶"]) == (0.5, 0.5) and spread(["हिन्दी में", "हिन्दी"]) == (1, 2 / 3)
+    assert distinct_shares(["我喜欢茶", "我喜欢茶"]) == (0.5, 0.5) and distinct_shares(
+        ["हिन्दी में", "हिन्दी"]
+    ) == (1, 2 / 3)

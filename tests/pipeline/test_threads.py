@@ -1,4 +1,4 @@
-"""One pipeline serves many threads: whatever they call, each gets what it would have got alone."""
+"""One pipeline serves many threads: each gets the same results as alone."""
 
 import copy
 import threading
@@ -47,7 +47,7 @@ def plain(value):
 
 
 def at_once(calls):
-    """What the calls return that as many threads make at the same moment."""
+    """Results of calls that are made by as many threads at the same time."""
     barrier = threading.Barrier(len(calls))
 
     def run(call):

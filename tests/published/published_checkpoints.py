@@ -8,7 +8,7 @@ import torch
 import yaml
 from golden_cases import Case, load_cases
 from torch import Tensor, nn
-from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import BartForConditionalGeneration, PreTrainedTokenizerBase
 
 from ld4lg_fast.diffusion.schedules import DiscreteSchedule
 from ld4lg_fast.errors import CheckpointError, LD4LGError
@@ -18,6 +18,7 @@ from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.published.import_checkpoint import import_checkpoint
 from tests.conftest import randomize
+from tests.language_models import tiny_bart
 
 CASES = load_cases(Path(__file__).parents[1] / "golden")
 STATISTICS = next(case for case in CASES if case.id == "unofficial/latent_normalization/batch_0")
@@ -77,27 +78,11 @@ def golden_cases(kind: str) -> dict[str, list[Case]]:
     return files
 
 
-def tiny_bart(
+def saved_bart(
     folder: Path, tokenizer: PreTrainedTokenizerBase, width: int, seed: int = 0
 ) -> BartForConditionalGeneration:
     """A random BART with its tokenizer in a folder, as a hub would hold it."""
-    config = BartConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        d_model=width,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=1,
-        decoder_attention_heads=1,
-        encoder_ffn_dim=width,
-        decoder_ffn_dim=width,
-        bos_token_id=0,
-        pad_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-        forced_eos_token_id=2,
-    )
-    lm = randomize(BartForConditionalGeneration(config), seed, std=0.3).eval()
+    lm = randomize(tiny_bart(len(tokenizer), width), seed, std=0.3).eval()
     lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return lm
@@ -224,7 +209,7 @@ class Official:
 
     def __init__(self, root: Path, tokenizer: PreTrainedTokenizerBase, width: int = 64) -> None:
         self.root, self.lm_folder = root, root / "lm"
-        self.lm: nn.Module = tiny_bart(self.lm_folder, tokenizer, width)
+        self.lm: nn.Module = saved_bart(self.lm_folder, tokenizer, width)
         self.run, self.out = root / "saved/roc/run", root / "outputs/run"
         self.latent_model = root / OFFICIAL_ARGS["latent_model_path"]
         self.denoiser = official_denoiser(dim_latent=8, max_len=8)
@@ -255,7 +240,7 @@ class Unofficial:
         self, root: Path, tokenizer: PreTrainedTokenizerBase, name: str = "denoiser_self_class"
     ) -> None:
         self.lm_folder, self.run, self.out = root / "lm", root / "theirs", root / "outputs/ours"
-        self.lm = tiny_bart(self.lm_folder, tokenizer, 8)
+        self.lm = saved_bart(self.lm_folder, tokenizer, 8)
         self.cases = golden_cases("unofficial_denoiser")[name]
         self.mean, self.std = STATISTICS.wanted["mean"], STATISTICS.wanted["std"]
         self.config = unofficial_config(self.cases[0].weights, self.cases[0].constructor)

@@ -7,9 +7,9 @@ import shutil
 import pytest
 import torch
 import yaml
-from golden_cases import Case, judge
+from golden_cases import Case, compare
+from golden_library_parts import denoiser_output, perceiver_outputs
 from safetensors.torch import save_file
-from transformers import T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
 
 from ld4lg_fast.cli.main import app
@@ -17,6 +17,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models import parameter_names
 from tests.conftest import randomize
+from tests.language_models import tiny_t5
 from tests.published import published_checkpoints as fake
 from tests.published.published_checkpoints import STATISTICS, Official, Unofficial, golden_cases
 
@@ -24,7 +25,7 @@ DATASETS = {0: "roc", 4: "ag_news"}
 
 
 def check(case: Case, outputs: dict[str, torch.Tensor]) -> None:
-    verdict = judge(case, outputs)
+    verdict = compare(case, outputs)
     assert verdict.good, f"{case.id}: {verdict.share:.4f} of the tolerance: {verdict.reason}"
 
 
@@ -56,18 +57,8 @@ def test_official_denoisers_give_the_golden_outputs(official, name):
     official.perceiver = fake.official_perceiver(64, sizes["latent_dim"], sizes["max_seq_len"])
     pipe = official.write(settings_of(cases[0])).do_import()
     for case in cases:
-        inputs = case.inputs
         with torch.no_grad():
-            out = pipe.model.denoiser(
-                inputs["x"],
-                inputs["time"],
-                mask=inputs["mask"],
-                x_self_cond=inputs.get("x_self_cond"),
-                class_id=inputs.get("class_id"),
-                context=inputs.get("seq2seq_cond"),
-                context_mask=inputs.get("seq2seq_mask"),
-            )
-        check(case, {"out": out})
+            check(case, denoiser_output(pipe.model.denoiser, case))
 
 
 OFFICIAL_AUTOENCODERS = {
@@ -88,14 +79,8 @@ def test_official_autoencoders_give_the_golden_outputs(tmp_path, tokenizer, name
     pipe = official.do_import()
     assert pipe.model.diffusion.l2_normalized == l2 and pipe.autoencoder.max_len == sizes["max_seq_len"]
     for case in cases:
-        inputs, perceiver = case.inputs, pipe.autoencoder.perceiver
         with torch.no_grad():
-            latents = perceiver.encode(inputs["encoder_outputs"], inputs["attention_mask"])
-            outputs = {"latents": latents, "decoded": perceiver.decode(latents)}
-            outputs["forward"] = outputs["decoded"]
-            if "free_latents" in inputs:
-                outputs["decoded_free_latents"] = perceiver.decode(inputs["free_latents"])
-        check(case, outputs)
+            check(case, perceiver_outputs(pipe.autoencoder.perceiver, case))
 
 
 UNOFFICIAL_DENOISERS = golden_cases("unofficial_denoiser")
@@ -113,16 +98,8 @@ def test_unofficial_denoisers_give_the_golden_outputs(tmp_path, tokenizer, name,
     unofficial.std = unofficial.std.reshape(shape)
     pipe = unofficial.write().do_import()
     for case in unofficial.cases:
-        inputs = case.inputs
         with torch.no_grad():
-            out = pipe.model.denoiser(
-                inputs["x"],
-                inputs["t"],
-                mask=inputs["x_mask"],
-                x_self_cond=inputs.get("x_self_cond"),
-                class_id=inputs.get("class_id"),
-            )
-        check(case, {"out": out})
+            check(case, denoiser_output(pipe.model.denoiser, case))
     normalized = pipe.model.normalize(STATISTICS.inputs["hidden_states"])
     wanted = STATISTICS.wanted
     outputs = {"mean": pipe.model.latent_mean, "std": unofficial.std.reshape(wanted["std"].shape)}
@@ -264,20 +241,7 @@ def test_safetensors_without_tied_weights(unofficial):
 
 
 def test_a_t5_and_its_source_encoder_in_bfloat16(official, tokenizer):
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=64,
-        d_kv=16,
-        num_heads=4,
-        d_ff=64,
-        num_layers=1,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=1,
-        pad_token_id=1,
-        eos_token_id=2,
-    )
-    official.lm = lm = randomize(T5ForConditionalGeneration(config), std=0.3).eval()
+    official.lm = lm = randomize(tiny_t5(len(tokenizer)), std=0.3).eval()
     lm.save_pretrained(official.lm_folder)
     official.denoiser = fake.official_denoiser(8, 8, dim_context=64)
     encoder = lm.get_encoder().state_dict()

@@ -78,7 +78,7 @@ def test_keys_of_the_language_model_that_do_not_fit_are_named(official, tokenize
     content["model"]["final_logits_bias"] = bias[:, 1:]
     torch.save(content, path)
     official.refused(r"final_logits_bias has the shape .* give the language model .* --language-model")
-    fake.tiny_bart(tmp_path / "wide", tokenizer, 128)
+    fake.saved_bart(tmp_path / "wide", tokenizer, 128)
     official.refused("width 64, but .* is 128 wide", language_model=str(tmp_path / "wide"))
 
 

@@ -1,4 +1,4 @@
-"""The locale decides nothing: files are UTF-8, what a terminal cannot show is replaced, a closed pipe ends quietly."""
+"""Independence of the locale: files are UTF-8, missing characters are replaced, closed pipes end quietly."""
 
 import ast
 import json
@@ -63,7 +63,7 @@ def test_every_process_is_read_with_an_encoding():
 
 @pytest.fixture
 def run_dir(autoencoder, tmp_path):
-    """A run whose classes are in no ASCII."""
+    """A run with class names that are not ASCII."""
     folder = tmp_path / "a run [bold]"
     statistics = RunStatistics((0, 0, 5, 7, 1), NAMES, (6, 4, 3), "tëxts.txt", 2)
     TextDiffusionPipeline(autoencoder, make_model(num_classes=3), statistics).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What is handed to Hydra arrives unchanged, and commands that are printed can be pasted into a shell."""
+"""Values reach Hydra unchanged, and printed commands can be pasted into a shell."""
 
 import shlex
 import subprocess
@@ -70,7 +70,7 @@ anything = st.text(alphabet=st.characters(exclude_categories=()), max_size=20)  
 
 
 def arrives(word: str) -> object:
-    """What a config holds after an override."""
+    """The value in a config after an override."""
     (parsed,) = parser.parse_overrides([word])
     config = OmegaConf.create({"key": None})
     OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
@@ -97,7 +97,7 @@ def test_what_needs_no_quotes_has_none():
 
 
 def option(command: str, key: str) -> object:
-    """What Hydra reads for an option of a printed command."""
+    """The value that Hydra parses from an option of a printed command."""
     (word,) = (word for word in shlex.split(command) if word.startswith(f"{key}="))
     return arrives(f"key={word.partition('=')[2]}")
 
@@ -141,6 +141,34 @@ def test_commands_after_a_training_can_be_pasted(name, program, monkeypatch):
         assert run_dir_of_sample(command) == Path(name)
     else:
         assert option(command, "infer.output_dir") == name
+
+
+@pytest.mark.parametrize(
+    ("typed", "begins"),
+    [
+        ("/usr/bin/ld4lg", ("ld4lg train resume=true", "ld4lg train train.stage", "ld4lg sample ")),
+        (
+            "/repo/scripts/train.py",
+            (
+                "python /repo/scripts/train.py resume=true",
+                "python /repo/scripts/train.py train.stage",
+                "python /repo/scripts/infer.py infer.",
+            ),
+        ),
+        (
+            "/lib/ld4lg_fast/training/__main__.py",
+            ("python -m ld4lg_fast.training resume=true", "ld4lg train train.stage", "ld4lg sample "),
+        ),
+    ],
+)
+def test_printed_commands_are_those_of_the_program_that_was_started(typed, begins, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [typed])
+    run = RunDirectory("run")
+    monkeypatch.setattr(RunDirectory, "has_denoiser", False)
+    said = [resume_command(run), next_command(run)]
+    monkeypatch.setattr(RunDirectory, "has_denoiser", True)
+    said.append(next_command(run))
+    assert all(command.startswith(begin) for command, begin in zip(said, begins, strict=True)), said
 
 
 def run_dir_of_sample(command: str) -> Path:

@@ -31,7 +31,7 @@ OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 @pytest.fixture
 def shown(capsys, monkeypatch):
-    """What was printed, after a check that a terminal would obey nothing of it and that nothing was lost."""
+    """The output, after a check that it has no control characters and that nothing was lost."""
     monkeypatch.setattr(console, "quiet", False)
 
     def check(at_least: int = 1) -> str:

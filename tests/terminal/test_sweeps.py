@@ -1,4 +1,4 @@
-"""Several jobs in one command (``--multirun``): all of them count, and nothing of Hydra's is left behind."""
+"""Sweeps (``--multirun``): exit codes count all jobs, and no folders of Hydra's remain."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ from ld4lg_fast.terminal.hydra_arguments import flags_last
 from ld4lg_fast.terminal.hydra_entry import hydra_entry
 from ld4lg_fast.training import main as train
 from tests.conftest import make_model
+from tests.training.small_runs import SMALLEST, losses
 from tests.training.test_train_cli import ENVIRONMENT, GRACE
-from tests.training.test_training import SMALLEST, losses
 from tests.training.test_training_checks import tree
 
 INFER = Path(__file__).parents[2] / "scripts" / "infer.py"
@@ -25,7 +25,7 @@ INFER = Path(__file__).parents[2] / "scripts" / "infer.py"
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """Runs a task once for each seed given; its exit code, and what the folder it ran in has got."""
+    """Runs a task once for each given seed; returns its exit code and the new files of the folder."""
     monkeypatch.chdir(tmp_path)
     # The help of Hydra adds one that writes to the output of this test.
     monkeypatch.setattr(logging.root, "handlers", [])
@@ -83,7 +83,7 @@ def test_an_error_that_nobody_foresaw_ends_a_sweep_with_its_traceback(sweep):
         sweep(task, "--multirun", "generation.seed=0,1")
 
 
-def test_an_option_that_no_job_knows_is_told_before_the_first(sweep, capsys):
+def test_an_unknown_option_is_reported_before_the_first_job(sweep, capsys):
     done = []
     code, new = sweep(done.append, "--multirun", "generation.seed=0,1", "generation.sead=1")
     assert (code, new, done) == (2, {}, [])

@@ -12,7 +12,7 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.training import main
 from ld4lg_fast.training.decoder_stage import RoundTrip
 from tests.conftest import make_model
-from tests.training.test_training import SMALLEST, command, losses, refused
+from tests.training.small_runs import SMALLEST, command, losses, refused
 
 SIZES = ("train.decoder.steps=6", "train.decoder.batch_size=16")
 
@@ -47,7 +47,7 @@ def test_adapting_a_run(tmp_path, capsys):
         capsys, tmp_path / "other", f"train.finetune_decoder_from={tmp_path / 'no'}"
     )
     both = (*asked, f"train.distill_from={run_dir}")
-    assert "cannot be combined" in refused(capsys, tmp_path / "other", *both)
+    assert "cannot be combined" in refused(capsys, command, tmp_path / "other", *both)
     assert "give train.finetune_decoder_from=RUN_DIR" in refused(
         capsys, tmp_path / "other", "train.stage=decoder"
     )
@@ -92,7 +92,9 @@ def test_more_steps_go_on_with_classes_and_sources_of_their_own(tmp_path, monkey
 
 def test_a_run_without_a_perceiver_is_refused(tmp_path, capsys):
     command(tmp_path / "run", "recipe=v1", "model.denoiser.dim=64")
-    refusal = refused(capsys, tmp_path / "adapted", f"train.finetune_decoder_from={tmp_path / 'run'}", *SIZES)
+    refusal = refused(
+        capsys, command, tmp_path / "adapted", f"train.finetune_decoder_from={tmp_path / 'run'}", *SIZES
+    )
     assert "is of recipe v1, which has no Perceiver" in refusal
 
 
@@ -105,7 +107,7 @@ def test_a_round_trip_is_the_same_on_any_number_of_processes(autoencoder, classe
     def trip(rank, world_size):
         mine = {name: values[rank::world_size] for name, values in conditions.items()}
         draws = Draws(torch.Generator().manual_seed(3), rank, world_size)
-        return RoundTrip(pipe, mine).blurred(latents[rank::world_size], draws)
+        return RoundTrip(pipe, mine).augment_latents(latents[rank::world_size], draws)
 
     whole, parts = trip(0, 1), [trip(rank, 2) for rank in range(2)]
     together = torch.stack(parts, dim=1).flatten(0, 1)

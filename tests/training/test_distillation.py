@@ -8,9 +8,9 @@ import torch
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.samplers import ddim, guided_denoiser, sample
 from ld4lg_fast.diffusion.schedules import sampling_grid
-from ld4lg_fast.training.distillation import DistillationStage, spread, student_of
+from ld4lg_fast.training.distillation import DistillationStage, distinct_shares, student_of
 from tests.conftest import make_model
-from tests.training.test_training import command, refused
+from tests.training.small_runs import command, refused
 
 NO_CONDITIONS = {"mask": None, "class_id": None, "context": None, "context_mask": None}
 
@@ -54,7 +54,7 @@ def test_a_student_is_a_copy_that_learns():
     student = student_of(teacher, 4)
     assert all(p.requires_grad for p in student.parameters()) and student.recipe["distilled_steps"] == 4
     assert "distilled_steps" not in teacher.recipe
-    assert spread(["a pub", "a pub", "A bar"]) == (2 / 3, 3 / 6)
+    assert distinct_shares(["a pub", "a pub", "A bar"]) == (2 / 3, 3 / 6)
 
 
 def test_distilling_a_run(tmp_path, monkeypatch, capsys):
@@ -72,16 +72,16 @@ def test_distilling_a_run(tmp_path, monkeypatch, capsys):
     assert "is not empty; train.distill_from needs a run directory of its own" in refused(
         capsys, student_dir, *asked
     )
-    nowhere = refused(capsys, tmp_path / "other", f"train.distill_from={tmp_path / 'nowhere'}")
+    nowhere = refused(capsys, command, tmp_path / "other", f"train.distill_from={tmp_path / 'nowhere'}")
     assert "is no finished run" in nowhere
-    uneven = refused(capsys, tmp_path / "other", asked[0], "train.distill_teacher_steps=6")
+    uneven = refused(capsys, command, tmp_path / "other", asked[0], "train.distill_teacher_steps=6")
     assert "train.distill_teacher_steps=6 must be a multiple of train.distill_steps=4" in uneven
 
     def texts(self, model, num_steps):
         return ["a pub", "another bar", "the river", "some food"] if num_steps == 4 else ["a pub"] * 4
 
     monkeypatch.setattr(DistillationStage, "_texts", texts)
-    alarm = refused(capsys, tmp_path / "collapsed", *asked)
+    alarm = refused(capsys, command, tmp_path / "collapsed", *asked)
     assert (
         "The student has collapsed: after step 3 25% of the texts" in alarm
         and "100% in the teacher's" in alarm

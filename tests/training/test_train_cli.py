@@ -13,24 +13,15 @@ from pathlib import Path
 import pytest
 
 import ld4lg_fast
+from tests.training.small_runs import SMALL, losses
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 SMALLEST = [
+    *SMALL,
     "dataset=demo",
-    "model=tiny",
     "dataset.num_examples=60",
-    "model.language_model.dim=64",
-    "model.language_model.vocab_size=300",
-    "model.perceiver.num_latents=4",
-    "model.perceiver.dim_latent=8",
-    "model.denoiser.dim=64",
-    "model.denoiser.depth=2",
     "train.autoencoder.steps=3",
-    "train.autoencoder.batch_size=16",
     "train.diffusion.steps=3",
-    "train.diffusion.batch_size=16",
-    "train.mixed_precision=no",
-    "train.log_every=1",
     "train.validation_texts=5",
     "train.validation_samples=3",
     "train.validation_num_inference_steps=2",
@@ -46,18 +37,13 @@ def train(cwd: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subproc
     )
 
 
-def losses(run_dir: Path, stage: str, kind: str = "loss") -> dict[int, float]:
-    records = map(json.loads, (run_dir / "logs" / "train.jsonl").read_text().splitlines())
-    return {r["step"]: r[kind] for r in records if r["stage"] == stage and kind in r}
-
-
 def test_a_run_goes_where_hydra_says_and_leaves_nothing_else(tmp_path):
     result = train(tmp_path, *SMALLEST)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/*")] == ["outputs/demo"]
     assert not list(tmp_path.rglob(".hydra")) and not list(tmp_path.rglob("*.log"))
-    assert "python scripts/infer.py infer.output_dir=outputs/demo" in result.stdout
+    assert f"python {SCRIPT.with_name('infer.py')} infer.output_dir=outputs/demo" in result.stdout
     assert "validation loss" in result.stdout and "step 3 of 3" in result.stdout
     assert (tmp_path / "outputs" / "demo" / "denoiser" / "model.safetensors").exists()
 

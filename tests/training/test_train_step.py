@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training_models import OneProcess
-from ld4lg_fast.autoencoder.latent_augmentation import Smoothing
+from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
 from ld4lg_fast.data import generate_demo_texts, tokenize_texts
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.engine import cuda_graphs
@@ -174,8 +174,10 @@ def test_the_host_never_waits_within_a_step(stage, autoencoder):
     else:
         session.options.autoencoder = session.options.diffusion
         tokens = tokenize_texts(generate_demo_texts(32), autoencoder.tokenizer, autoencoder.max_len)
-        smoothing = Smoothing(decoder_noise=0.1, position_dropout=0.1, token_masking=0.1)
-        train_step = TrainStep(AutoencoderStage(autoencoder.train(), tokens, [], session, smoothing), session)
+        augmentation = LatentAugmentation(decoder_noise=0.1, position_dropout=0.1, token_masking=0.1)
+        train_step = TrainStep(
+            AutoencoderStage(autoencoder.train(), tokens, [], session, augmentation), session
+        )
     batches = [train_step.stage.batch(step, Part()) for step in range(STEPS)]  # made on the host
     train_step.stage.batch = lambda step, part: batches[step]
     with use_backend("reference"), HostWaits() as waits:

@@ -20,76 +20,23 @@ from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.interrupts import Interrupts
 from ld4lg_fast.training.reconstruction import measure_reconstruction
 from ld4lg_fast.training.session import Session
-from ld4lg_fast.training.shards import open_rows
-
-STEPS, LAST_CHECKPOINT = 6, 4
-SMALLEST = [
-    "dataset=demo",
-    "model=tiny",
-    "dataset.num_examples=60",
-    "model.language_model.dim=64",
-    "model.language_model.vocab_size=300",
-    "model.language_model.dropout=0.1",
-    "model.perceiver.num_latents=4",
-    "model.perceiver.dim_latent=8",
-    "model.denoiser.dim=64",
-    "model.denoiser.depth=2",
-    "model.denoiser.dropout=0.1",
-    f"train.autoencoder.steps={STEPS}",
-    "train.autoencoder.batch_size=16",
-    f"train.diffusion.steps={STEPS}",
-    "train.diffusion.batch_size=16",
-    "train.mixed_precision=no",
-    "train.log_every=1",
-    f"train.checkpoint_every={LAST_CHECKPOINT}",
-    "train.validate_every=3",
-    "train.validation_texts=8",
-    "train.validation_samples=2",
-    "train.validation_num_inference_steps=3",
-]
-
-
-def command(run_dir: Path, *overrides: str) -> None:
-    main([*SMALLEST, f"hydra.run.dir={run_dir}", *overrides])
-
-
-def records(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "logs" / "train.jsonl").read_text().splitlines()]
-
-
-def losses(run_dir: Path, stage: str) -> dict[int, float]:
-    return {r["step"]: r["loss"] for r in records(run_dir) if r["stage"] == stage and "loss" in r}
-
-
-def cached(run_dir: Path) -> torch.Tensor:
-    """The latents of all training texts, as the second stage read them."""
-    rows = open_rows(run_dir / "cache" / "latents")
-    return rows.take(range(len(rows)))
-
-
-def refused(capsys, *arguments) -> str:
-    """Runs a command that must exit with code 2; returns its sentence."""
-    with pytest.raises(SystemExit) as stop:
-        command(*arguments)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
-    return error
-
-
-@pytest.fixture(autouse=True)
-def plain_argv(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py"])
+from tests.training.small_runs import (
+    SMALLEST,
+    STEPS,
+    cached,
+    command,
+    losses,
+    printed,
+    records,
+    refused,
+)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run; read it, or copy it first."""
+    """A finished run and what its training printed; read it, or copy it first."""
     run_dir = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch, console.capture() as output:
-        patch.setattr(sys, "argv", ["scripts/train.py"])
-        command(run_dir)
-    return run_dir, output.get()
+    return run_dir, printed(command, run_dir)
 
 
 def copy(finished, tmp_path, *without: str) -> Path:
@@ -329,7 +276,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         return latents * (float("nan") if step == 4 else 1), *rest
 
     monkeypatch.setattr(DiffusionStage, "batch", poisoned)
-    sentence = refused(capsys, tmp_path / "run", "train.log_every=3", "train.checkpoint_every=2")
+    sentence = refused(capsys, command, tmp_path / "run", "train.log_every=3", "train.checkpoint_every=2")
     assert "step 5 of the diffusion stage" in sentence and "learning_rate" in sentence
     assert "checkpoints/diffusion/step_4" in sentence
     assert (tmp_path / "run" / "checkpoints" / "diffusion" / "step_4" / "state.json").exists()
@@ -340,14 +287,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
 def test_contradictions_and_foreign_directories_change_nothing(finished, tmp_path, capsys):
     run_dir = copy(finished, tmp_path)
-    assert "cannot go on with model=base" in refused(capsys, run_dir, "resume=true", "model=base")
+    assert "cannot go on with model=base" in refused(capsys, command, run_dir, "resume=true", "model=base")
     other = tmp_path / "photos"
     other.mkdir()
     (other / "photo.jpg").write_text("x")
-    assert "holds no run of ld4lg-fast" in refused(capsys, other)
+    assert "holds no run of ld4lg-fast" in refused(capsys, command, other)
     assert [path.name for path in other.iterdir()] == ["photo.jpg"]
-    assert "no run" in refused(capsys, tmp_path / "new", "resume=true")
-    assert "trained autoencoder" in refused(capsys, tmp_path / "new", "train.stage=diffusion")
+    assert "no run" in refused(capsys, command, tmp_path / "new", "resume=true")
+    assert "trained autoencoder" in refused(capsys, command, tmp_path / "new", "train.stage=diffusion")
     with pytest.raises(SystemExit):
         main(["dataset=e2e", "dataset.root=/no/such/folder", f"hydra.run.dir={run_dir}"])
     assert "/no/such/folder does not exist" in capsys.readouterr().err
@@ -383,18 +330,20 @@ def test_reconstruction_figures_are_right(autoencoder, monkeypatch):
 
 
 def test_unknown_class_conditioning_is_refused(tmp_path, capsys):
-    assert "auto, true or false" in refused(capsys, tmp_path / "run", "recipe.class_conditional=maybe")
-    assert "no class labels" in refused(capsys, tmp_path / "run", "recipe.class_conditional=true")
+    assert "auto, true or false" in refused(
+        capsys, command, tmp_path / "run", "recipe.class_conditional=maybe"
+    )
+    assert "no class labels" in refused(capsys, command, tmp_path / "run", "recipe.class_conditional=true")
     assert not list(tmp_path.glob("run/*"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a GPU")
 def test_a_cuda_graph_is_refused_before_anything_is_changed(tmp_path, capsys):
-    sentence = refused(capsys, tmp_path / "run", "train.cuda_graph=true")
+    sentence = refused(capsys, command, tmp_path / "run", "train.cuda_graph=true")
     assert "train.cuda_graph=true needs a GPU, not cpu" in sentence
     assert not list(tmp_path.glob("run/*"))
 
 
 def test_a_batch_that_cannot_be_made_is_refused(tmp_path, capsys):
-    sentence = refused(capsys, tmp_path / "run", "train.autoencoder.batch_size=61")
+    sentence = refused(capsys, command, tmp_path / "run", "train.autoencoder.batch_size=61")
     assert "more than the 60 training texts" in sentence

@@ -18,7 +18,7 @@ from ld4lg_fast.training.reconstruction import Reconstruction, measure_reconstru
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.train_section import StageOptions, too_few_steps
 from ld4lg_fast.training.train_step import TrainStep
-from tests.training.test_training import command, records
+from tests.training.small_runs import command, records
 
 
 @pytest.fixture(autouse=True)

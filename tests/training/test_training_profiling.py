@@ -10,8 +10,8 @@ from ld4lg_fast.models.layers import GEGLUFeedForward
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.profiling import COUNTED, Profile, counted_operations
 from ld4lg_fast.training.train_step import TrainStep
-from tests.training.test_training import command, losses
-from tests.training.test_training_learner import RATE, make_session, make_stage
+from tests.training.small_runs import command, losses
+from tests.training.test_train_step import RATE, make_session, make_stage
 
 
 def test_a_profile_accounts_for_the_whole_step(tmp_path):

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ld4lg_fast.training import (
     validation,
 )
 from ld4lg_fast.training.interrupts import SIGNALS, Interrupted, Interrupts
-from tests.training.test_training import SMALLEST, command, records
+from tests.training.small_runs import SMALLEST, command, printed, records
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 HOURS = 3600.0
@@ -47,18 +46,11 @@ AFTER_THE_STEP = {
 }
 
 
-@pytest.fixture(autouse=True)
-def plain_argv(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py"])
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run that nobody interrupted."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
-    with pytest.MonkeyPatch.context() as patch, console.capture():
-        patch.setattr(sys, "argv", ["scripts/train.py"])
-        command(run_dir)
+    printed(command, run_dir)
     return run_dir
 
 
@@ -175,11 +167,11 @@ def test_a_run_that_was_interrupted_before_its_config_can_be_started_again(tmp_p
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_waits_for_a_check(number):
     before = signal.getsignal(number)
-    with Interrupts() as wish:
-        wish.check()
+    with Interrupts() as interrupts_:
+        interrupts_.check()
         os.kill(os.getpid(), number)
         with pytest.raises(Interrupted) as stopped:
-            wish.check()
+            interrupts_.check()
         assert stopped.value.exit_code == CODES[number]
     assert signal.getsignal(number) is before
 
@@ -189,7 +181,7 @@ def test_a_second_signal_stops_at_once_unless_it_comes_with_the_first(number, mo
     with Interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), number)  # as service managers and closing terminals do
-    monkeypatch.setattr(interrupts, "ONE_WISH", 0.0)
+    monkeypatch.setattr(interrupts, "SAME_REQUEST", 0.0)
     with Interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
@@ -203,28 +195,28 @@ def test_a_second_signal_stops_at_once_unless_it_comes_with_the_first(number, mo
 
 def test_under_a_launcher_only_the_first_signal_counts(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(interrupts, "ONE_WISH", 0.0)
-    with Interrupts() as wish:
+    monkeypatch.setattr(interrupts, "SAME_REQUEST", 0.0)
+    with Interrupts() as interrupts_:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        assert wish.received == signal.SIGINT
+        assert interrupts_.received == signal.SIGINT
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
     """As SIGHUP under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interrupts() as wish, wish.at_once():
+        with Interrupts() as interrupts_, interrupts_.immediately():
             os.kill(os.getpid(), signal.SIGHUP)
-            assert wish.received is None
+            assert interrupts_.received is None
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_from_before_long_work_keeps_it_from_beginning():
-    with Interrupts() as wish:
+    with Interrupts() as interrupts_:
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted), wish.at_once():
+        with pytest.raises(Interrupted), interrupts_.immediately():
             raise AssertionError("it began")
 
 

@@ -9,7 +9,7 @@ namespace ld4lg {
 namespace LD4LG_ISA {
 namespace {
 
-// What the rows share: their group's gain and offset, the next norm's weight and bias.
+// Shared by the rows of a group: its gain and offset, the next norm's weight and bias.
 struct Shared {
   const float *gain, *offset, *next_weight, *next_bias;
 };
@@ -24,7 +24,7 @@ void run_rows(const AdalnResidual& args, int64_t row, const Shared& shared, floa
     h[r] = read_row(args.h, row + r, width, scratch);
     residual[r] = read_row(args.residual, row + r, width, scratch + width);
     x[r] = open_row(args.x, row + r, scratch + 2 * width);
-    y[r] = shared.next_weight == nullptr ? nullptr : open_row(args.y, row + r, scratch);  // h is done with by then
+    y[r] = shared.next_weight == nullptr ? nullptr : open_row(args.y, row + r, scratch);  // h is no longer needed then
   }
   Moments of_h[R], of_x[R];
   moments(h, width, args.eps, of_h);
@@ -52,7 +52,7 @@ void run_rows(const AdalnResidual& args, int64_t row, const Shared& shared, floa
 
   if (args.x.dtype == DType::kFloat32)
     close_moments(sums, centers, width, args.eps, of_x);
-  else  // what was stored has other moments than what was computed
+  else  // rounding to bfloat16 changed the moments
     moments(x, width, args.eps, of_x);
   each(width, [&](int64_t i, auto kind) {
     const auto times = load(shared.next_weight + i, kind), plus = load(shared.next_bias + i, kind);
@@ -65,8 +65,8 @@ void run_rows(const AdalnResidual& args, int64_t row, const Shared& shared, floa
   }
 }
 
-// Rows [begin, end); `scratch` holds kScratchRows rows of float32. Two rows at a time: they share what is read of
-// their group, and one's statistics are ready while the other's are waited for.
+// Rows [begin, end); `scratch` holds kScratchRows rows of float32. Two rows at a time: they share the reads of
+// their group, and their sums overlap.
 void run(const AdalnResidual& args, int64_t begin, int64_t end, float* scratch) {
   const int64_t width = args.width;
   float* const gain = scratch;

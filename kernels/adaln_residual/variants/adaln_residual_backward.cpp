@@ -1,5 +1,5 @@
 // Gradients of adaln_residual. With g the gradient of x and n, m the normalised h and x, each part of a group adds
-// up the columns of g*n, g, grad_y*m and grad_y: all that the gradients of weights, scale and shift need.
+// up the columns of g*n, g, grad_y*m and grad_y, from which the gradients of weights, scale and shift follow.
 #include "../adaln_residual.h"
 #include "rows.h"
 
@@ -12,7 +12,7 @@ struct Sums {
 };
 
 // The gradient through a norm is rstd * (v - mean(v) - n * mean(v * n)) with v = grad * gain; this adds up v and
-// v * n, and the columns of grad * n and grad on the way.
+// v * n, and adds grad * n and grad to the sums of the columns.
 inline Sums reduce(const float* grad, const float* gain, const float* values, Moments of, int64_t width,
                    float* columns_along, float* columns) {
   float plain = 0.0f, along = 0.0f;

@@ -1,5 +1,6 @@
-// Gradients of adaln_residual's vectors. With u and v a group's sums of g*n and g: scale gets weight*u + bias*v, shift
-// v, weight the sum over groups of (1+scale)*u and bias that of (1+scale)*v; the next norm's are sums as they are.
+// Gradients of adaln_residual's vectors. With u and v a group's sums of g*n and g, they are weight*u + bias*v for
+// scale, v for shift, the sum over groups of (1+scale)*u for weight and of (1+scale)*v for bias. Those of the next
+// norm are the sums of all groups.
 #include <algorithm>
 
 #include "../adaln_residual.h"
@@ -10,11 +11,6 @@ namespace LD4LG_ISA {
 namespace {
 
 constexpr int64_t kBlock = 128;  // columns whose totals stay in the first cache
-
-ConstRows from_column(const ConstRows& rows, int64_t column) {
-  const int64_t element = rows.dtype == DType::kFloat32 ? 4 : 2;
-  return {static_cast<const char*>(rows.data) + column * element, rows.stride, rows.dtype};
-}
 
 void run(const AdalnResidualVectors& args, int64_t begin, int64_t width) {
   float totals[4][kBlock] = {}, wide[3][kBlock];

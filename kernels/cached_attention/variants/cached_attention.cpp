@@ -11,8 +11,7 @@ namespace ld4lg {
 namespace LD4LG_ISA {
 namespace {
 
-// WIDTH is the head's width, or 0 for one that is known at run time only.
-// False where a slot is none of a position's.
+// WIDTH is the head's width, or 0 if it is known at run time only. False if a slot is out of range.
 template <int WIDTH>
 bool attend(const CachedAttention& args, int64_t sentence, int64_t head, int64_t* places, float* scores) {
   const int64_t width = WIDTH > 0 ? WIDTH : args.width;

@@ -7,11 +7,11 @@
 namespace ld4lg {
 namespace {
 
-// exp(x) for x <= 0, to about an ulp: 2^n * e^r with |r| <= ln(2) / 2 (the coefficients are those of the series). Of NaN
-// it is NaN, but n comes from a number.
+// exp(x) for x <= 0, to about an ulp: 2^n * e^r with |r| <= ln(2) / 2 (Taylor coefficients). NaN gives NaN, with
+// n from a number.
 inline float exp_of_negative(float x) {
-  const float inside = x > -87.0f ? x : -87.0f;  // of NaN, too
-  x = std::max(x, -87.0f);                        // which NaN stays NaN in
+  const float inside = x > -87.0f ? x : -87.0f;  // also for NaN
+  x = std::max(x, -87.0f);                        // keeps NaN
   const int32_t n = static_cast<int32_t>(inside * 1.44269504f - 0.5f);
   const float r = (x - static_cast<float>(n) * 0.693359375f) + static_cast<float>(n) * 2.12194440e-4f;
   float e = 1.0f / 5040.0f;

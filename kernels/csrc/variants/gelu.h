@@ -13,7 +13,7 @@ inline T polynomial(const float (&coefficients)[N], T x) {
   return result;
 }
 
-// The probability that a standard normal number is below x; of a number, or of each one in a vector.
+// The probability that a standard normal number is below x; a float or a vector.
 template <typename T>
 inline T normal_cdf(T x) {
   const T end = T{} + 5.4f;  // 3e-8 from the end of the distribution
@@ -25,7 +25,7 @@ inline T normal_cdf(T x) {
   const T inner = below < -end ? -end : below;
   const T square = inner * inner;
   const T result = 0.5f + inner * (polynomial(kOver, square) / polynomial(kUnder, square));
-  return x < -end ? T{} : result;  // exactly 0, since GELU multiplies it with an x of any size
+  return x < -end ? T{} : result;  // exactly 0, since GELU multiplies it by x of any size
 }
 
 // The derivative of x * normal_cdf(x).

@@ -1,5 +1,5 @@
-// Row-wise building blocks, written as loops that the compiler vectorises for the instruction set at hand.
-// Everything is computed in float32; bfloat16 is widened on the way in and rounded to nearest even on the way out.
+// Row-wise building blocks, written as loops that the compiler vectorizes.
+// Everything is computed in float32; bfloat16 is widened when read and rounded to nearest even when written.
 #pragma once
 
 #include <cmath>
@@ -51,7 +51,7 @@ inline Matrix from_column(Matrix rows, int64_t column) {
   return rows;
 }
 
-// The row as float32: in place where it already is, else widened into `buffer`.
+// The row as float32: in place if it is float32, else widened into `buffer`.
 inline const float* read_row(const ConstRows& rows, int64_t row, int64_t width, float* buffer) {
   if (rows.dtype == DType::kFloat32) return static_cast<const float*>(rows.data) + row * rows.stride;
   const uint16_t* source = static_cast<const uint16_t*>(rows.data) + row * rows.stride;
@@ -60,7 +60,7 @@ inline const float* read_row(const ConstRows& rows, int64_t row, int64_t width, 
   return buffer;
 }
 
-// Copies a row past the caches: memory is not read first, and nothing that is still wanted is driven out.
+// Copies a row past the caches: the target is not read first, and nothing is evicted.
 inline void stream_to(const float* values, int64_t width, float* target) {
 #if defined(__AVX512F__)
   for (int64_t i = 0; i < width; i += kVector) _mm512_stream_ps(target + i, _mm512_loadu_ps(values + i));
@@ -71,7 +71,7 @@ inline void stream_to(const float* values, int64_t width, float* target) {
 #endif
 }
 
-// What was streamed is there for other threads.
+// Makes streamed rows visible to other threads.
 inline void finish_streams() {
 #if defined(__AVX2__)
   _mm_sfence();
@@ -84,8 +84,8 @@ inline float* open_row(const Rows& rows, int64_t row, float* buffer) {
   return in_place ? static_cast<float*>(rows.data) + row * rows.stride : buffer;
 }
 
-// Brings a row from its buffer into place, and rounds `values`, too, to bfloat16: what is computed from it next sees
-// what was stored.
+// Stores a row from its buffer, and rounds `values` to bfloat16 as well, so that later computations use the stored
+// numbers.
 inline void finish_row(const Rows& rows, int64_t row, int64_t width, float* values) {
   if (rows.streamed) stream_to(values, width, static_cast<float*>(rows.data) + row * rows.stride);
   if (rows.dtype == DType::kFloat32) return;
@@ -106,8 +106,8 @@ inline void write_row(const Rows& rows, int64_t row, int64_t width, const float*
   }
 }
 
-// Adds up N things over a row: `add(i, sums)` adds what it has of elements i, i + 1, … to N vectors, or to N floats
-// where less than a vector is left. Two sets of sums at a time: a single one would wait for itself at every step.
+// N sums over a row: `add(i, sums)` adds elements i, i + 1, … to N vectors, or element i to N floats at the end of the
+// row. Two sets of sums hide the latency of the additions.
 template <int N, typename Add>
 inline void add_up(int64_t width, float (&totals)[N], Add add) {
   Vector sums[2][N] = {};
@@ -120,8 +120,7 @@ inline void add_up(int64_t width, float (&totals)[N], Add add) {
   for (; i < width; ++i) add(i, totals);
 }
 
-// (value - center) * rstd + rest normalises. The mean is center - rest / rstd: a float32 far from zero is too coarse
-// for it.
+// (value - center) * rstd + rest normalizes. The mean is center - rest / rstd, which float32 may be too coarse for.
 struct Moments {
   float center, rest, rstd;
 
@@ -130,8 +129,8 @@ struct Moments {
   Values normalized(Values values) const { return (values - center) * rstd + rest; }
 };
 
-// Of R rows, the mean of the first elements. The mean of m of n numbers is within sqrt(n / m) standard deviations of
-// the mean of all (Samuelson 1968): near enough that differences from it add up without cancellation, in one pass.
+// Mean of the first elements of R rows. The mean of m of n numbers is within sqrt(n / m) standard deviations of the
+// mean of all (Samuelson 1968): close enough to add up differences from it without cancellation, in one pass.
 constexpr int64_t kCentering = 4 * kVector;
 
 template <int R, typename Row>
@@ -143,7 +142,7 @@ inline void find_centers(Row* const (&rows)[R], int64_t width, float (&centers)[
   for (float& center : centers) center /= static_cast<float>(some);
 }
 
-// Adds element values of row r to its two of the sums that `close_moments` takes.
+// Adds values of row r to its two sums for `close_moments`.
 template <typename Values, typename Sums>
 inline void add_moments(int r, Values values, float center, Sums& sums) {
   const auto difference = values - center;

@@ -15,16 +15,16 @@ constexpr int kVector = 8;
 constexpr int kVector = 4;
 #endif
 typedef float Vector __attribute__((vector_size(4 * kVector)));
-// As it lies in a row. A type of its own: templates drop an alignment that a type does not have by nature.
+// A vector in a row, with the alignment of float. A type of its own: templates drop alignment attributes.
 typedef float VectorInRow __attribute__((vector_size(4 * kVector), aligned(4), may_alias));
 
-// As many elements as the last argument has, so that one expression serves a row's vectors and its last elements.
+// Loads as many elements as the last argument has: one expression serves the vectors of a row and its last elements.
 inline Vector load(const float* values, Vector) { return *reinterpret_cast<const VectorInRow*>(values); }
 inline float load(const float* values, float) { return *values; }
 inline void store(float* values, Vector vector) { *reinterpret_cast<VectorInRow*>(values) = vector; }
 inline void store(float* values, float value) { *values = value; }
 
-// Calls `body(i, kind)` for each vector of a row, and for each element where less than a vector is left.
+// Calls `body(i, kind)` for each vector of a row, and for each of the last elements.
 template <typename Body>
 inline void each(int64_t width, Body body) {
   int64_t i = 0;
@@ -37,7 +37,7 @@ struct Lanes {
   typedef float Vector __attribute__((vector_size(4 * N)));
 };
 
-// The elements of a vector joined to one, halves with halves.
+// Reduces a vector to one element, halving it in each step.
 template <int N = kVector, typename Join>
 inline float joined(typename Lanes<N>::Vector vector, Join join) {
   if constexpr (N == 1) {

@@ -1,5 +1,5 @@
-// value * GELU(gate) of a product and its bias, with dropout: one read, one write. Backward computes both halves
-// again from the product and adds up the columns of their gradients.
+// value * GELU(gate) of a matmul and its bias, with dropout: one read, one write. Backward recomputes both halves
+// from the matmul and adds up the columns of their gradients.
 #include "../geglu.h"
 
 #include <algorithm>
@@ -19,7 +19,7 @@ inline uint32_t mix(uint32_t word) {
   return word ^ (word >> 16);
 }
 
-// What the columns of a row, from `begin` on, are multiplied with: the mapping is in kernels/geglu/reference.py.
+// Dropout factors of the columns of a row from `begin` on; the mapping is in kernels/geglu/reference.py.
 void dropout_factors(const Dropout& dropout, int64_t row, int64_t begin, int64_t width, float* factors) {
   const uint32_t low = static_cast<uint32_t>(dropout.seed), high = static_cast<uint32_t>(dropout.seed >> 32);
   const uint32_t key = mix(mix(low ^ static_cast<uint32_t>(row)) ^ high) + static_cast<uint32_t>(begin) * kColumnStep;
@@ -32,7 +32,7 @@ void dropout_factors(const Dropout& dropout, int64_t row, int64_t begin, int64_t
   }
 }
 
-// So many columns of a row at a time that what bfloat16 widens to stays in the nearest cache.
+// Columns of a row at a time: widened from bfloat16 they stay in the first cache.
 constexpr int64_t kPart = 512;
 
 void run(const Geglu& args, int64_t row, int64_t begin) {
@@ -56,8 +56,8 @@ void run(const Geglu& args, int64_t row, int64_t begin) {
   if (target.dtype != DType::kFloat32) write_row(target, row, width, out);
 }
 
-// A square of the result, as large as a vector each way where `whole`: computed along the columns, turned in the
-// nearest cache, stored along the rows.
+// A square of the result, kVector x kVector if `whole`: computed along the columns, transposed in the first cache,
+// stored along the rows.
 template <bool whole>
 void run_square(const GegluOfColumns& args, int64_t row, int64_t rows, int64_t column, int64_t columns) {
   if constexpr (whole) rows = columns = kVector;

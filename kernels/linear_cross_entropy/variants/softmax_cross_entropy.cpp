@@ -1,4 +1,4 @@
-// -log softmax(logits)[target] of each row, and softmax - target in the logits' place: a row stays in the cache.
+// -log softmax(logits)[target] of each row, and softmax - target in place of the logits: a row stays in the cache.
 #include "../softmax_cross_entropy.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@ bool run(const SoftmaxCrossEntropy& args, int64_t begin, int64_t end, float* scr
     }
     const float* const logits = read_row(source, row, width, scratch);
     float* const powers = open_row(args.logits, row, scratch);
-    float highest = -std::numeric_limits<float>::infinity();  // none that is a number is above it
+    float highest = -std::numeric_limits<float>::infinity();  // NaN is ignored
 #pragma omp simd reduction(max : highest)
     for (int64_t i = 0; i < width; ++i) highest = std::max(highest, logits[i]);
     const float of_target = logits[target] - highest;
@@ -46,7 +46,7 @@ bool run(const SoftmaxCrossEntropy& args, int64_t begin, int64_t end, float* scr
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) powers[i] *= factor;
     powers[target] -= 1.0f;
-    if (powers == scratch) write_row(args.logits, row, width, powers);  // else they are in place
+    if (powers == scratch) write_row(args.logits, row, width, powers);  // else they already are in place
   }
   return inside;
 }

@@ -1,6 +1,6 @@
-// The decoding rules, a row of the vocabulary at a time: what they change is a few tokens, so the row is read once
-// for its softmax and once to be copied, and the tokens are then put right one by one. Which tokens are the best is
-// decided among the few that could be; nothing is sorted.
+// The decoding rules, one row of the vocabulary at a time. They change a few tokens, so the row is read once for its
+// softmax and copied once, and then these tokens are corrected one by one. The best tokens are found among a few
+// candidates without sorting the row.
 #include "../logits_process.h"
 
 #include <algorithm>
@@ -17,9 +17,9 @@ namespace LD4LG_ISA {
 namespace {
 
 constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
-constexpr int64_t kBlock = 128;  // scores that are passed over together where none of them counts
+constexpr int64_t kBlock = 128;  // scores that are skipped together
 
-// Of the values that are numbers: none of them is above it.
+// The maximum; NaN is ignored.
 float maximum(const float* values, int64_t width) {
   float result = kRuledOut;
 #pragma omp simd reduction(max : result)
@@ -36,7 +36,7 @@ double sum_of_exp(const float* values, int64_t width, float highest, float lowes
     const int64_t end = std::min(start + kSummed, width);
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = start; i < end; ++i)  // chosen before exp: a branch around it is not vectorised
+    for (int64_t i = start; i < end; ++i)  // selected before exp: a branch around it is not vectorized
       sum += exp_of_negative(values[i] < lowest ? kRuledOut : values[i] - highest);
     total += sum;
   }
@@ -49,12 +49,12 @@ float log_sum_exp(const float* values, int64_t width) {
   return highest + static_cast<float>(std::log(sum_of_exp(values, width, highest, kRuledOut)));
 }
 
-// Whether the n-1 tokens from `start` on are the last n-1 of the text.
+// Whether the n-1 tokens from `start` on equal the last n-1 of the text.
 bool repeats_the_end(const int64_t* ids, int64_t start, int64_t length, int64_t ngram_size) {
   return std::equal(ids + start, ids + start + ngram_size - 1, ids + length - ngram_size + 1);
 }
 
-// The best of a row's scores, from the highest on; of equal ones the first tokens come first.
+// The best scores of a row in descending order; equal scores in the order of their tokens.
 void pick_best(const float* scores, int64_t vocabulary, int64_t count, float* best, int64_t* tokens) {
   int64_t found = 0;
   for (int64_t start = 0; start < vocabulary; start += kBlock) {
@@ -73,7 +73,7 @@ void pick_best(const float* scores, int64_t vocabulary, int64_t count, float* be
   }
 }
 
-// Calls `body(i)` for every score of at least `lowest`, in their order.
+// Calls `body(i)` for every score of at least `lowest`, in the order of the tokens.
 template <typename Body>
 void each_from(const float* scores, int64_t vocabulary, float lowest, Body body) {
   for (int64_t start = 0; start < vocabulary; start += kBlock) {
@@ -90,8 +90,8 @@ struct Candidate {
 
 float median(float a, float b, float c) { return std::max(std::min(a, b), std::min(std::max(a, b), c)); }
 
-// The lowest score above which less than `limit` weighs: quickselect by weight. There is no candidate where a model
-// has diverged: NaN is not at least anything.
+// The lowest score such that all scores above it weigh less than `limit`: quickselect by weight. There are no
+// candidates if all scores are NaN.
 float lowest_kept(std::vector<Candidate>& candidates, double limit) {
   if (candidates.empty()) return kRuledOut;
   auto first = candidates.begin(), last = candidates.end();
@@ -100,7 +100,7 @@ float lowest_kept(std::vector<Candidate>& candidates, double limit) {
     for (; from != to; ++from) sum += from->weight;
     return sum;
   };
-  double above = 0.0;  // what weighs more than [first, last), out of which the answer is
+  double above = 0.0;  // weight of the scores above [first, last), which contains the answer
   while (first != last) {
     const float pivot = median(first->score, first[(last - first) / 2].score, last[-1].score);
     const auto same = std::partition(first, last, [&](const Candidate& c) { return c.score > pivot; });
@@ -116,11 +116,11 @@ float lowest_kept(std::vector<Candidate>& candidates, double limit) {
   return kRuledOut;
 }
 
-// The lowest score of the top_k best, and of these of the fewest that hold top_p of the probability.
+// The lowest score to keep: of the top_k best, and among these of the smallest set with probability top_p.
 float lowest_choice(const LogitsProcess& args, const float* scores, std::vector<Candidate>& candidates) {
   float lowest = kRuledOut;
   if (0 < args.top_k && args.top_k < args.vocabulary) {
-    // As many blocks have a score of at least the top_k-th highest of their maxima.
+    // The top_k-th highest of the blocks' maxima is a lower bound: top_k blocks have such a score.
     std::vector<float> peaks;
     for (int64_t start = 0; start < args.vocabulary; start += kBlock)
       peaks.push_back(std::max(kRuledOut, maximum(scores + start, std::min(kBlock, args.vocabulary - start))));
@@ -135,7 +135,7 @@ float lowest_choice(const LogitsProcess& args, const float* scores, std::vector<
   }
   if (args.top_p < 1.0f) {
     const float highest = maximum(scores, args.vocabulary);
-    // All tokens below the bound together hold less than 1 - top_p.
+    // All tokens below the bound together have less than the probability 1 - top_p.
     const float bound = highest - std::log(static_cast<float>(args.vocabulary) / (1.0f - args.top_p));
     candidates.clear();
     each_from(scores, args.vocabulary, std::max(lowest, bound),
@@ -162,7 +162,7 @@ int64_t draw(const float* scores, int64_t vocabulary, float lowest, double unifo
   return token >= 0 ? token : last;
 }
 
-// Whether all of them are tokens of the vocabulary.
+// Whether all ids are tokens of the vocabulary.
 bool are_tokens(const int64_t* ids, int64_t count, int64_t vocabulary) {
   bool inside = true;
 #pragma omp simd reduction(&& : inside)
@@ -208,8 +208,8 @@ bool logits_process(const LogitsProcess& args) {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < args.rows; ++row) {
       const int64_t* const ids = args.ids + row * args.ids_stride;
-      const bool drawn = args.uniforms == nullptr || (args.uniforms[row] > 0.0 && args.uniforms[row] < 1.0);
-      if (!drawn || !are_tokens(ids, args.length, args.vocabulary)) {
+      const bool valid = args.uniforms == nullptr || (args.uniforms[row] > 0.0 && args.uniforms[row] < 1.0);
+      if (!valid || !are_tokens(ids, args.length, args.vocabulary)) {
         inside = false;
         continue;
       }

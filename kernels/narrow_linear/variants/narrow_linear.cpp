@@ -1,4 +1,4 @@
-// x is narrowed first. Then a panel of the weight stays in the cache while a few rows at a time are multiplied with it.
+// x is rounded first. Then a panel of the weight stays in the cache while a few rows at a time are multiplied with it.
 #include "../narrow_linear.h"
 
 #include <algorithm>
@@ -24,7 +24,7 @@ constexpr int kMaxRows = kVector == 16 ? 12 : kVector == 8 ? 3 : 1;  // whose su
 
 inline Ints load_words(const uint32_t* words) { return *reinterpret_cast<const Ints*>(words); }
 
-// Adds the products of a word's two numbers of bfloat16.
+// Multiplies and adds the two bfloat16 numbers of a word.
 inline Vector dot(Vector sum, Ints x, Ints weight) {
 #if defined(__AVX512BF16__)
   return (Vector)(_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(x),
@@ -36,7 +36,7 @@ inline Vector dot(Vector sum, Ints x, Ints weight) {
 #endif
 }
 
-// How far a byte of x reaches to either side of its zero: where two products are added in 16 bits, half as far.
+// Largest size of a byte of x around its zero point; half of it where two products are added in 16 bits.
 #if defined(__AVX512VNNI__) || !defined(__AVX2__)
 constexpr float kReach = 127.0f;
 constexpr int32_t kZero = 128;
@@ -45,7 +45,7 @@ constexpr float kReach = 63.0f;
 constexpr int32_t kZero = 64;
 #endif
 
-// Adds the products of a word's four bytes, those of x without a sign.
+// Multiplies and adds the four bytes of a word; those of x are unsigned.
 inline Ints dot(Ints sum, Ints x, Ints weight) {
 #if defined(__AVX512VNNI__)
   return (Ints)(_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x),
@@ -62,7 +62,7 @@ inline Ints dot(Ints sum, Ints x, Ints weight) {
 #endif
 }
 
-// NaN where there is one: sizes are in the order of their bits, and NaN is beyond infinity.
+// Largest |value|; NaN if one is NaN: |values| are ordered like their bits, and NaN is above infinity.
 inline float largest_size(const float* values, int64_t width) {
   Ints sizes[4] = {};
   int64_t i = 0;
@@ -84,13 +84,13 @@ inline float largest_size(const float* values, int64_t width) {
   return result;
 }
 
-// Whether the rows of x are words as they are.
+// Whether the rows of x can be read as words without rounding.
 inline bool narrow_already(const NarrowLinear& args) {
   return args.kind == Narrow::kBFloat16 && args.x.dtype == DType::kBFloat16 && args.inputs % 2 == 0 &&
          args.x.stride % 2 == 0 && reinterpret_cast<uintptr_t>(args.x.data) % 4 == 0;
 }
 
-// A row of x as words of its kind, and what its bytes are multiplied with.
+// Rounds a row of x to words of its kind, and stores the scale of its bytes.
 void narrow_row(const NarrowLinear& args, int64_t row, float* scratch) {
   const int64_t inputs = args.inputs, count = narrow_words(args.kind, inputs);
   uint32_t* const words = args.words + row * count;
@@ -98,10 +98,10 @@ void narrow_row(const NarrowLinear& args, int64_t row, float* scratch) {
   const float* const x = read_row(args.x, row, inputs, scratch);
   if (args.kind == Narrow::kBFloat16) return narrow_to(x, inputs, reinterpret_cast<uint16_t*>(words));
   const float largest = largest_size(x, inputs);
-  const float whole = kReach / largest;  // infinite where the numbers are almost 0, and NaN where one is
+  const float whole = kReach / largest;  // infinite if all numbers are almost 0, NaN if one is NaN
   const float factor = whole <= std::numeric_limits<float>::max() ? whole : 0.0f;
   args.row_scales[row] = largest / kReach;
-  const auto level = [factor](auto values) {  // from 0 on, also of what times 0 is NaN
+  const auto level = [factor](auto values) {  // at least 0, also for infinity times 0
     const auto shifted = values * factor + (kZero + 0.5f);
     return shifted > 0.0f ? shifted : decltype(shifted){};
   };
@@ -115,7 +115,7 @@ void narrow_row(const NarrowLinear& args, int64_t row, float* scratch) {
   for (; i < inputs; ++i) target[i] = static_cast<uint8_t>(level(x[i]));
 }
 
-// What a row's products with a panel add up to -> outputs.
+// Turns the sums of a row and a panel into outputs.
 inline void finish(const NarrowLinear& args, int64_t panel, int64_t row, Vector* line) {
   const int64_t first = panel * kNarrowPanel;
   if (args.bias != nullptr)

@@ -24,7 +24,7 @@ struct Float32Weight {
   Float32Weight(const Linear& args, int64_t group) {
     constexpr int64_t kPanels = kOutputs / kPanel;
     const int64_t last = (args.outputs - 1) / kPanel;
-    for (int64_t p = 0; p < kPanels; ++p)  // beyond the last panel it is read again, and not stored
+    for (int64_t p = 0; p < kPanels; ++p)  // after the last panel it is read again and not stored
       panels[p] = static_cast<const float*>(args.packed) + std::min(group * kPanels + p, last) * args.inputs * kPanel;
   }
 
@@ -53,7 +53,7 @@ struct BFloat16Weight {
   }
 };
 
-// Bias, GELU, residual: stores outputs `first` to `first + COUNT` of a row, as far as there are so many; `line` holds their sums.
+// Adds bias, GELU and residual to the sums in `line`, and stores up to COUNT outputs of a row from `first` on.
 template <int COUNT>
 inline void write_outputs(const Linear& args, int64_t row, int64_t first, float* line) {
   const int64_t width = std::min<int64_t>(COUNT, args.outputs - first);

@@ -1,5 +1,5 @@
-// What attention over short sequences does forward, and again backward: heads of 64 as float32, keys and values in
-// panels of kColumnBlock columns, a few queries' probabilities at a time.
+// Shared by forward and backward of attention over short sequences: heads of 64 as float32, keys and values in
+// panels of kColumnBlock columns, the probabilities of a few queries at a time.
 #pragma once
 
 #include "../short_attention.h"
@@ -15,10 +15,10 @@ namespace ld4lg {
 namespace {
 
 constexpr int kVectors = kColumnBlock / kVector;
-constexpr int kRows = kRowBlock / kVectors;  // so that as many vectors accumulate
+constexpr int kRows = kRowBlock / kVectors;  // so that the number of accumulators stays the same
 constexpr int64_t kWidth = kHeadWidth;
 
-// Rows of a matrix of floats, and what lies between two elements of a row and between two rows.
+// A float matrix with its strides between rows and between elements of a row.
 struct Factor {
   const float* data;
   int64_t row, element;
@@ -32,7 +32,7 @@ inline void multiply(Factor a, const float* b, int64_t b_stride, int64_t depth, 
     for (int j = 0; j < kVectors; ++j) {
       row[j] = load(b + l * b_stride + j * kVector, Vector{});
 #ifdef __AVX2__
-      asm("" : "+x"(row[j]));  // stays in its register: loaded again for every row of a, it takes half as long again
+      asm("" : "+x"(row[j]));  // keeps it in its register: loading it for every row of a takes 1.5 times as long
 #endif
     }
     for (int i = 0; i < kRows; ++i)
@@ -48,7 +48,7 @@ inline void multiply_heads(Factor a, const float* b, int64_t depth, float* c) {
     multiply(a, b + column, kWidth, depth, c + column, kWidth);
 }
 
-// A head's part of a row as float32 in `target`, with root mean square `gain` where there is one, times `factor`.
+// A head of a row as float32 in `target`, scaled to root mean square `gain` if given, times `factor`.
 inline void read_head(const ConstRows& rows, int64_t offset, const float* gain, float factor, float* target) {
   const ConstRows head{rows.data, 1, rows.dtype};
   const float* const source = read_row(head, offset, kWidth, target);
@@ -65,7 +65,7 @@ inline void read_head(const ConstRows& rows, int64_t offset, const float* gain, 
   }
 }
 
-// `to` takes the elements of WAYS equal parts of `from` in turns.
+// Interleaves WAYS equal parts of `from`.
 template <int WAYS>
 inline void interleave(const float* __restrict from, float* __restrict to) {
   constexpr int64_t kPart = kColumnBlock * kWidth / WAYS;
@@ -73,7 +73,7 @@ inline void interleave(const float* __restrict from, float* __restrict to) {
     for (int way = 0; way < WAYS; ++way) to[WAYS * i + way] = from[way * kPart + i];
 }
 
-// Transposes kColumnBlock heads of kWidth, which `rows` holds and loses, into a panel.
+// Transposes kColumnBlock heads of kWidth in `rows` into a panel. Overwrites `rows`.
 inline void transpose(float* rows, float* panel) {
   static_assert(kColumnBlock == 4 * 4 * 2, "the interleavings together bring every column's elements together");
   interleave<4>(rows, panel);
@@ -90,14 +90,14 @@ inline const float* read_bias(const ShortAttention& args, int64_t batch, int64_t
   return buffer;
 }
 
-// Scores of one query to probabilities; the padding's come to almost nothing.
+// Scores of one query to probabilities; those of the padding are almost 0.
 inline void softmax(float* scores, int64_t keys, int64_t padded) {
   constexpr float kLowest = -std::numeric_limits<float>::infinity();
   std::fill(scores + keys, scores + padded, kLowest);
   Vector highest = Vector{} + kLowest;
   for (int64_t j = 0; j < padded; j += kVector) {
     const Vector other = load(scores + j, Vector{});
-    highest = other > highest ? other : highest;  // so that none that is a number is above it
+    highest = other > highest ? other : highest;  // NaN is ignored
   }
   const float largest = maximum(highest);
 #pragma omp simd
@@ -108,7 +108,7 @@ inline void softmax(float* scores, int64_t keys, int64_t padded) {
   for (int64_t j = 0; j < padded; j += kVector) store(scores + j, load(scores + j, Vector{}) * factor);
 }
 
-// The products of kRows rows with all panels: kRows rows of `padded`.
+// kRows rows times all panels: kRows rows of `padded`.
 inline void multiply_panels(const float* rows, const float* panels, int64_t padded, float* products) {
   for (int64_t j = 0; j < padded; j += kColumnBlock)
     multiply({rows, kWidth, 1}, panels + j * kWidth, kColumnBlock, kWidth, products + j, padded);
@@ -130,7 +130,7 @@ inline void attend(const ShortAttention& args, int64_t batch, int64_t head, int6
   }
 }
 
-// The heads of kColumnBlock rows from `begin` on, zero beyond `count`.
+// The heads of kColumnBlock rows from `begin` on, zero from row `count` on.
 inline void read_block(const ConstRows& rows, int64_t offset, int64_t begin, int64_t count, const float* gain,
                        float* target) {
   for (int64_t i = 0; i < kColumnBlock; ++i, target += kWidth) {

@@ -15,7 +15,7 @@ void run(const ShortAttention& args, int64_t batch, int64_t head, float* scratch
   float* const outputs = queries + kRowBlock * kWidth;
   float* const block = outputs + kRowBlock * kWidth;
 
-  // Both are copied: rows that lie a multiple of a kilobyte apart would fight for the same few lines of the cache.
+  // Both are copied: rows with a multiple of a kilobyte as their stride would share a few cache lines.
   for (int64_t begin = 0; begin < padded; begin += kColumnBlock) {
     read_block(args.k, batch * args.k_batch_stride + column, begin, keys, args.k_gain, block);
     transpose(block, panels + begin * kWidth);
@@ -23,7 +23,7 @@ void run(const ShortAttention& args, int64_t batch, int64_t head, float* scratch
   }
   for (int64_t begin = 0; begin < args.queries; begin += kRows) {
     const int64_t count = std::min<int64_t>(kRows, args.queries - begin);
-    for (int64_t i = 0; i < kRows; ++i) {  // beyond the last query it is repeated, and not stored
+    for (int64_t i = 0; i < kRows; ++i) {  // after the last query it is repeated and not stored
       const int64_t query = begin + std::min(i, count - 1);
       read_head(args.q, batch * args.q_batch_stride + query * args.q.stride + column, args.q_gain, 0.125f,
                 queries + i * kWidth);

@@ -8,8 +8,8 @@ namespace {
 
 constexpr float kExcluded = -1e38f;  // pairs with a bias below it get no gradient
 
-// The gradient `grad` of a head at `offset` that was scaled to root mean square `gain`: in place that of the head,
-// and what the gain gets is added to `sums`.
+// Turns the gradient `grad` of a head scaled to root mean square `gain` into that of the head at `offset`, in place,
+// and adds the gradient of the gain to `sums`.
 void through_rms(const ConstRows& rows, int64_t offset, const float* gain, float* grad, float* sums) {
   float head[kWidth], along = 0.0f, square = 0.0f;
   read_head(rows, offset, nullptr, 1.0f, head);
@@ -28,7 +28,7 @@ void through_rms(const ConstRows& rows, int64_t offset, const float* gain, float
   for (int64_t i = 0; i < kWidth; ++i) grad[i] = (grad[i] - head[i] * along) * factor;
 }
 
-// The gradient of a query's scores in place of that of its probabilities.
+// Turns the gradient of a query's probabilities into that of its scores, in place.
 void through_softmax(const float* probabilities, int64_t padded, float* grad) {
   Vector sums = {};
   for (int64_t j = 0; j < padded; j += kVector) sums += load(probabilities + j, Vector{}) * load(grad + j, Vector{});
