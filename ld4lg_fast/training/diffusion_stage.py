@@ -3,8 +3,9 @@
 Letters: B texts, N latents, d latent width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,8 @@ def build_denoiser(
         if limit is not None:
             recipe["source_max_len"] = limit
             sizes["dim_context"] = autoencoder.lm.config.hidden_size
+        if "context_blocks" in recipe:
+            sizes["dim_context"] = sizes["dim"]
     return LatentDiffusion.create(recipe, sizes)
 
 
@@ -72,7 +75,7 @@ class DiffusionStage:
     ) -> None:
         self.session, self.options = session, session.options.diffusion
         self.module = self.trained = model.to(session.device)
-        optional = tuple(f"denoiser.{name}" for name in model.denoiser.OPTIONAL)
+        optional = (*(f"denoiser.{name}" for name in model.denoiser.OPTIONAL), "context_encoder")
         self.skipped = [name for name, _ in model.named_parameters() if name.startswith(optional)]
         if not model.diffusion.l2_normalized:
             rows = np.arange(len(training))
