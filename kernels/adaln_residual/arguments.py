@@ -24,7 +24,8 @@ class Inputs(NamedTuple):
     @classmethod
     def without_next(cls, *arguments: Any) -> "Inputs":
         """From the arguments of ``ld4lg::adaln_residual``."""
-        return cls(*arguments[:6], None, None, arguments[6])
+        h, residual, weight, bias, scale, shift, eps = arguments
+        return cls(h, residual, weight, bias, scale, shift, eps=eps)
 
     def outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """Uninitialized x, y and statistics; y is None without a next norm."""

@@ -211,7 +211,7 @@ def backward(*arguments: Any) -> list[Tensor]:
             next_weight,
             stats,
             grad_h,
-            *(grad_residual or [None]),
+            *(grad_residual if grad_residual else (None,)),
             sums,
             grad_x.stride(0),
             0 if grad_y is None else grad_y.stride(0),
