@@ -1,4 +1,4 @@
-"""Every benchmark on the machine at hand, piece by piece, and one page of their results.
+"""Every benchmark on this machine, piece by piece, and one page of their results.
 
 ld4lg bench all [--device cpu|cuda] [--out DIR] [--quick] [--profile] [--max-minutes N]
 
@@ -27,7 +27,7 @@ from ld4lg_fast.cli.bench import find_suites
 
 
 def cpu_features() -> list[str]:
-    """Instruction sets of the processor that matrix products use, as torch sees them."""
+    """Instruction sets of the processor that matmuls use, as torch sees them."""
     wanted = (
         "avx2",
         "avx512_f",

@@ -1,4 +1,4 @@
-"""How well the class of a sample can be told from its text, by a classifier of the real texts.
+"""How well the class of a sample can be predicted from its text, by a classifier of the real texts.
 
 python benchmarks/class_accuracy.py outputs/ag_news/evaluation/FILE.json [--json RESULT.json]
 
@@ -22,7 +22,7 @@ from ld4lg_fast.evaluation.report import versions
 
 
 def class_accuracy(evaluation: dict) -> dict:
-    """Accuracies in [0, 1] and the samples' confusion matrix (row: class asked for, column: class told)."""
+    """Accuracies in [0, 1] and the samples' confusion matrix (row: requested class, column: predicted class)."""
     labels = evaluation["references"]["labels"]
     if labels is None:
         raise SystemExit(
@@ -36,10 +36,10 @@ def class_accuracy(evaluation: dict) -> dict:
     samples = {}
     for seed, decodings in evaluation["texts"].items():
         for decoding, texts in decodings.items():
-            told = classifier.predict(texts)
+            predicted = classifier.predict(texts)
             samples[f"{seed}, {decoding}"] = {
-                "accuracy": accuracy_score(labels, told),
-                "confusion": confusion_matrix(labels, told).tolist(),
+                "accuracy": accuracy_score(labels, predicted),
+                "confusion": confusion_matrix(labels, predicted).tolist(),
                 "num_texts": len(texts),
             }
     held_out = dataset.test

@@ -1,4 +1,4 @@
-"""A small autoregressive language model of a corpus: a baseline for generated texts, and a judge of them.
+"""A small autoregressive language model of a corpus: a baseline for generated texts, and their scoring LM.
 
 Letters: B batch, T tokens.
 """

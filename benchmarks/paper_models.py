@@ -134,7 +134,7 @@ def _v1(num_classes: int) -> SamplingSetup:
 
 
 def corpus_lengths(limit: int = 64) -> Tensor:
-    """Token lengths of E2E's training texts in random order, or of the demo corpus where E2E is not at hand.
+    """Token lengths of E2E's training texts in random order, or of the demo corpus if E2E is not available.
 
     The tokens are those of a byte-level BPE of 8,192 trained on the corpus, special tokens included.
     """

@@ -50,6 +50,8 @@ def folder(tmp_path, monkeypatch, autoencoder, tokenizer):
     corpus.mkdir()
     for name in ("trainset", "devset", "testset_w_refs"):
         (corpus / f"{name}.csv").write_text("mr,ref\n" + "".join(f'"name[{t[:8]}]","{t}"\n' for t in TEXTS))
+    Path("data").mkdir()
+    Path("data/e2e").symlink_to(corpus.absolute())
     statistics = RunStatistics(length_counts=(0,) * 9 + (60,))
     TextDiffusionPipeline(autoencoder, make_model(), statistics).save_pretrained("outputs/foo")
     Path("outputs/foo/config.yaml").write_text(f"dataset: {{name: custom, root: {tmp_path}/my_texts.txt}}\n")

@@ -19,6 +19,7 @@ DISPLAY = ("export/runtime/text_display.py", "export/runtime/folder/generate.py"
 # Modules that are imported by a name that the package itself holds.
 NAMED_IMPORTS = {
     *("ld4lg_fast/__init__.py", "ld4lg_fast/evaluation/__init__.py", "ld4lg_fast/evaluation/unavailable.py"),
+    "ld4lg_fast/models/attention_backends.py",
     *("kernels/library.py", "kernels/reference.py", "kernels/case_table.py", "benchmarks/ops.py"),
 }
 TREES = {

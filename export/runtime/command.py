@@ -84,7 +84,7 @@ def main(folder: Path, arguments: Sequence[str] | None = None, prog: str | None 
             if sentence := given_twice(words):
                 raise RuntimeInputError(sentence)
             for sentence in renamed_words(words):
-                print(sentence, file=sys.stderr)
+                print(displayed(sentence), file=sys.stderr)
             _sample(folder, options)
         except BrokenPipeError:
             raise

@@ -24,17 +24,16 @@ class Inputs(NamedTuple):
     @classmethod
     def without_next(cls, *arguments: Any) -> "Inputs":
         """From the arguments of ``ld4lg::adaln_residual``."""
-        *tensors, eps = arguments
-        return cls(*tensors, eps=eps)
+        h, residual, weight, bias, scale, shift, eps = arguments
+        return cls(h, residual, weight, bias, scale, shift, eps=eps)
 
     def outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """Uninitialized x, y and statistics; y is None without a next norm."""
-        h, residual, next_weight = self.h, self.residual, self.next_weight
-        x, y = residual.new_empty(residual.shape), None
-        if next_weight is not None:
-            y = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, next_weight.dtype))
-        kinds = 2 if y is None else 4
-        return x, y, h.new_empty((kinds, h.numel() // h.shape[-1]), dtype=torch.float32)
+        x, y = torch.empty_like(self.residual, memory_format=torch.contiguous_format), None
+        rows = x.numel() // x.shape[-1]
+        if self.next_weight is not None:
+            y = torch.empty_like(x, dtype=torch.promote_types(x.dtype, self.next_weight.dtype))
+        return x, y, x.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
 
 
 class BackwardInputs(NamedTuple):
@@ -58,7 +57,9 @@ class BackwardInputs(NamedTuple):
 
     def outputs(self) -> list[Tensor]:
         """Uninitialized gradient of h, column sums and, with a next norm, gradient of the residual."""
-        h, grad_x = self.h, self.grad_x
-        sums = (*self.parts()[2:], 2 if self.grad_y is None else 4, h.shape[-1])
-        results = [h.new_empty(h.shape), h.new_empty(sums, dtype=torch.float32)]
-        return results if self.grad_y is None else [*results, grad_x.new_empty(grad_x.shape)]
+        grad_h = torch.empty_like(self.h, memory_format=torch.contiguous_format)
+        kinds = 2 if self.grad_y is None else 4
+        sums = grad_h.new_empty((*self.parts()[2:], kinds, grad_h.shape[-1]), dtype=torch.float32)
+        if self.grad_y is None:
+            return [grad_h, sums]
+        return [grad_h, sums, torch.empty_like(self.grad_x, memory_format=torch.contiguous_format)]

@@ -145,13 +145,17 @@ def adaln_residual_backward(
 
 def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """x and statistics (2, R) float32."""
-    x, _, stats = forward_norm(*Inputs.without_next(*arguments))
+    x, _, stats = _run(Inputs.without_next(*arguments))
     return x, stats
 
 
 def forward_norm(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
-    """x, y and statistics (4, R) float32. Without a next norm y is None and the statistics are (2, R)."""
-    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = inputs = Inputs(*arguments)
+    """x, y and statistics (4, R) float32."""
+    return _run(Inputs(*arguments))
+
+
+def _run(inputs: Inputs) -> tuple[Tensor, Tensor | None, Tensor]:
+    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = inputs
     width = h.shape[-1]
     x, y, stats = inputs.outputs()
     rows = stats.shape[1]
@@ -207,7 +211,7 @@ def backward(*arguments: Any) -> list[Tensor]:
             next_weight,
             stats,
             grad_h,
-            *(grad_residual or [None]),
+            *(grad_residual if grad_residual else (None,)),
             sums,
             grad_x.stride(0),
             0 if grad_y is None else grad_y.stride(0),

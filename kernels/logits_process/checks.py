@@ -13,7 +13,6 @@ from ld4lg_fast.kernels.argument_checks import (
     check_integer,
     check_within,
 )
-from ld4lg_fast.kernels.logits_process.arguments import Inputs
 
 
 def check(*arguments: Any) -> None:
@@ -22,9 +21,8 @@ def check(*arguments: Any) -> None:
     Raises:
         ValueError: naming them.
     """
-    inputs = Inputs(*arguments)
-    logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = inputs[:8]
-    temperature, top_k, top_p = inputs[9:]
+    logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = arguments[:8]
+    temperature, top_k, top_p = arguments[9:]
     of_logits, of_ids = logits.shape, ids.shape
     if len(of_logits) != 2 or len(of_ids) != 2 or of_logits[0] != of_ids[0]:
         raise ValueError(

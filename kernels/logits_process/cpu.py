@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.layout import as_rows
-from ld4lg_fast.kernels.logits_process.arguments import Inputs
 from ld4lg_fast.kernels.logits_process.checks import check_indices, check_open_unit
 from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, as_matrix, describe, function
 
@@ -21,7 +20,7 @@ def logits_process(*arguments: Any) -> Tensor:
     """(R, V) float32."""
     logits = arguments[0]
     scores = logits.new_empty(logits.shape, dtype=torch.float32)
-    _call(Inputs(*arguments), None, scores.data_ptr(), 0, 0, 0, 0)
+    _call(arguments, None, scores.data_ptr(), 0, 0, 0, 0)
     return scores
 
 
@@ -30,7 +29,7 @@ def logits_best(count: int, *arguments: Any) -> tuple[Tensor, Tensor]:
     logits, ids = arguments[:2]
     best = logits.new_empty((logits.shape[0], count), dtype=torch.float32)
     tokens = ids.new_empty((logits.shape[0], count))
-    _call(Inputs(*arguments), None, 0, count, best.data_ptr(), 0, tokens.data_ptr())
+    _call(arguments, None, 0, count, best.data_ptr(), 0, tokens.data_ptr())
     return best, tokens
 
 
@@ -39,11 +38,11 @@ def logits_draw(uniforms: Tensor, *arguments: Any) -> Tensor:
     logits, ids = arguments[:2]
     uniforms = uniforms.contiguous()
     tokens = ids.new_empty(logits.shape[0])
-    _call(Inputs(*arguments), uniforms, 0, 0, 0, uniforms.data_ptr(), tokens.data_ptr())
+    _call(arguments, uniforms, 0, 0, 0, uniforms.data_ptr(), tokens.data_ptr())
     return tokens
 
 
-def _call(inputs: Inputs, uniforms: Tensor | None, *results: int) -> None:
+def _call(inputs: tuple, uniforms: Tensor | None, *results: int) -> None:
     logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = inputs[:8]
     if logits.numel():
         rows, vocabulary = logits.shape
@@ -61,7 +60,7 @@ def _call(inputs: Inputs, uniforms: Tensor | None, *results: int) -> None:
             min_length,
             repetition_penalty,
             no_repeat_ngram_size,
-            bool(inputs.normalize),
+            bool(inputs[8]),
             *inputs[9:],
             *results,
             rows,

@@ -113,22 +113,13 @@ def logits_best(
     Raises:
         As `logits_process`, and ValueError for a count above the vocabulary.
     """
-    inputs = (
-        logits,
-        ids,
-        length,
-        eos,
-        forced,
-        min_length,
-        repetition_penalty,
-        no_repeat_ngram_size,
-        normalize,
-    )
+    rules = (min_length, repetition_penalty, no_repeat_ngram_size, normalize, 1.0, 0, 1.0)
+    inputs = (logits, ids, length, eos, forced, *rules)
     check(*inputs)
     check_count(count, logits.shape[1])
     name = backend.choose("logits_best", logits.device.type, (logits.dtype,))
     if name != "native":
-        scores = _scores(name, *inputs, 1.0, 0, 1.0)
+        scores = _scores(name, *inputs)
         if count == 1:
             return scores.max(-1, keepdim=True)
         return scores.topk(count)

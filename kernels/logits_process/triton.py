@@ -7,8 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ld4lg_fast.kernels.logits_process.arguments import Inputs
-
 _BLOCK = 2048
 
 
@@ -185,9 +183,8 @@ def logits_process_kernel(
 
 def logits_process(*arguments: Any) -> Tensor:
     """(R, V) float32."""
-    inputs = Inputs(*arguments)
-    logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = inputs[:8]
-    normalize, temperature, top_k, top_p = inputs[8:]
+    logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = arguments[:8]
+    normalize, temperature, top_k, top_p = arguments[8:]
     rows, vocabulary = logits.shape
     scores = logits.new_empty(logits.shape, dtype=torch.float32)
     if scores.numel():

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, address, as_vector, function
-from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 from ld4lg_fast.kernels.sampler_step.op import check_step
 
 _sampler_step = function(
@@ -18,7 +17,7 @@ _sampler_step = function(
 
 def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = Inputs(*arguments)
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = arguments
     batch, positions, width = z.shape
     dtype = z.dtype
     z = as_vector(z)

@@ -12,7 +12,6 @@ from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.argument_checks import check_device, check_integer, check_within
 from ld4lg_fast.kernels.library import is_traced, operator, register
 from ld4lg_fast.kernels.sampler_step import reference
-from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 
 COEFFICIENTS = 7
 
@@ -23,7 +22,7 @@ def check(*arguments: Any) -> None:
     Raises:
         ValueError: naming them.
     """
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, _ = Inputs(*arguments)
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, _ = arguments
     shape, of_output, of_coefficients = z.shape, output.shape, coefficients.shape
     if len(shape) != 3 or (of_output != shape and of_output != (2 * shape[0], shape[1], shape[2])):
         raise ValueError(
@@ -64,7 +63,7 @@ def check_step(step: Tensor, coefficients: Tensor) -> None:
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    output, z, *_, self_condition = Inputs(*arguments)
+    output, z, *_, self_condition = arguments
     *lead, width = z.shape
     network_input = output.new_empty((*lead, 2 * width if self_condition else width))
     return z.new_empty(z.shape), z.new_empty(z.shape), network_input

@@ -8,7 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ld4lg_fast.kernels.philox_normal.triton import philox_normal_block
-from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 from ld4lg_fast.kernels.triton import load_floats
 
 _BLOCK = 128  # counters of four elements
@@ -68,7 +67,7 @@ def sampler_step_kernel(
 
 def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = Inputs(*arguments)
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = arguments
     batch, positions, width = z.shape
     dtype = z.dtype
     z = z.float().contiguous()

@@ -29,4 +29,5 @@ class Inputs(NamedTuple):
 
         batch, heads, *_ = pairs = self.pairs()
         gains = [room(gain, batch, heads, 64) for gain in (self.q_gain, self.k_gain)]
-        return [*(x.new_empty(x.shape) for x in self[:3]), room(self.bias, *pairs), *gains]
+        of_inputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in self[:3]]
+        return [*of_inputs, room(self.bias, *pairs), *gains]

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ld4lg_fast.export.runtime.renamed import RENAMED, renamed_word
-from ld4lg_fast.export.runtime.text_display import terminal_output
+from ld4lg_fast.export.runtime.text_display import displayed, terminal_output
 from ld4lg_fast.terminal.renamed_options import with_current_names
 
 HELP = """Fast latent diffusion for language generation: train, sample, evaluate, deploy.
@@ -40,7 +40,7 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0] if args else ""
         if not name.startswith("-") and name in RENAMED:
-            print(renamed_word(name), file=sys.stderr)
+            print(displayed(renamed_word(name)), file=sys.stderr)
             args = [RENAMED[name], *args[1:]]
         return super().resolve_command(ctx, args)
 

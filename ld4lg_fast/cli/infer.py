@@ -64,9 +64,9 @@ def sample_with_bar(
         call: Callable[..., TextDiffusionOutput] = pipe
         if length is not None:
             pipe.check_length(length)  # nothing is to be learned for a call that is refused
-            told = pipe.autoencoder.perceiver is None
+            takes_lengths = pipe.autoencoder.perceiver is None
             conditions = {name: options[name] for name in CONDITIONS if options.get(name) is not None}
-            guide = None if told else pipe.learn_length(**conditions)
+            guide = None if takes_lengths else pipe.learn_length(**conditions)
             call = partial(pipe.of_length, length=length, guide=guide)
         output = call(num_samples, progress=progress, **options)
     return output, time.perf_counter() - start
@@ -99,10 +99,10 @@ def learn_and_keep_timesteps(run_dir: Path, device: torch.device, seed: int) -> 
     )
 
 
-def print_texts(texts: Sequence[str], seconds: float, told: Sequence[str] | None = None) -> None:
-    """Prints the texts, each after what it was ``told`` (its class or source), and the time they took."""
+def print_texts(texts: Sequence[str], seconds: float, prefixes: Sequence[str] | None = None) -> None:
+    """Prints the texts, each after its prefix (class or source), and the time they took."""
     for index, text in enumerate(texts):
-        console.print(*list_item(f"{told[index] if told else ''}{text}").split("\n"), sep="\n")
+        console.print(*list_item(f"{prefixes[index] if prefixes else ''}{text}").split("\n"), sep="\n")
     console.print(f"{len(texts)} texts in {seconds:.1f} s.")
 
 
@@ -144,7 +144,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
     path = asked["output_file"] or results_folder(run_dir) / "samples" / default_name(settings)
     path = output_file("infer.output_file", path)
     ids = share(num_texts * num_candidates, processes)
-    told, seconds, texts, scores = None, 0.0, [], []
+    prefixes, seconds, texts, scores = None, 0.0, [], []
     classes: list[Any] = []
     if ids:
         output, seconds = sample_with_bar(
@@ -169,7 +169,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
     if pipe.statistics.class_names is not None:
         names = (*pipe.statistics.class_names, None)
         labels = [names[index] for index in classes][::num_candidates]
-        content["classes"], told = labels, [f"[{name or 'no class'}] " for name in labels]
+        content["classes"], prefixes = labels, [f"[{name or 'no class'}] " for name in labels]
     if sources is not None:
         candidates, sure = in_groups(texts, num_candidates), in_groups(scores, num_candidates)
         content["texts"] = [
@@ -178,7 +178,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
         ]
         content |= {"sources": sources, "references": references}
         content["candidates"] = candidates if num_candidates > 1 else None
-        told = [f"{source} → " for source in sources]
+        prefixes = [f"{source} → " for source in sources]
     facts = {
         "run": str(run_dir),
         "settings": settings,
@@ -187,7 +187,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
         "versions": {"ld4lg_fast": __version__, "torch": torch.__version__},
     }
     write_json(path, {key: value for key, value in content.items() if value is not None} | facts)
-    print_texts(content["texts"], seconds, told)
+    print_texts(content["texts"], seconds, prefixes)
     console.print(f"Written to {path}.")
     return path
 

@@ -47,45 +47,43 @@ def sample(
     quality: Annotated[
         str | None,
         typer.Option(
-            help="Sampler and steps: paper, balanced or draft; paper of your own runs, draft of a model that ships."
+            help="Sampler and steps: paper (default of your own runs), balanced or draft (default of models that ship)."
         ),
     ] = None,
     num_inference_steps: Annotated[
-        int | None, typer.Option(help="Network evaluations a text, if not the preset's.")
+        int | None, typer.Option(help="Sampling steps; overrides the preset's.")
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(help="unipc, dpmpp_2m, ddpm, …, if not the preset's; docs/sampling.md lists all."),
+        typer.Option(help="unipc, dpmpp_2m, ddpm, …; overrides the preset's; docs/sampling.md lists all."),
     ] = None,
     eta: Annotated[
         float | None, typer.Option(help="Of ddim: 0 is deterministic, 1 ancestral sampling.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of the products, e.g. bf16, or int8 on a CPU.")
+        str | None, typer.Option(help="Precision of matmuls: bf16, int8 on a CPU, …")
     ] = None,
     strategy: Annotated[
         str | None,
-        typer.Option(help="How latents become text, if not the model's own: greedy, beam or nucleus."),
+        typer.Option(help="Decoding strategy: greedy, beam or nucleus; default the model's own."),
     ] = None,
     best_of: Annotated[
         int | None,
         typer.Option(
-            help="Sample this many times as many texts, and keep those of which the decoder is surest, or those "
-            "nearest in length; 1 of your own runs, 4 of a model that ships."
+            help="Sample this many times as many texts and keep those with the highest log-probability, or with "
+            "--length those nearest in length; default 1 for your own runs, 4 for models that ship."
         ),
     ] = None,
     class_name: Annotated[
-        str | None, typer.Option(help="Class of all texts, for a model that was trained with classes.")
+        str | None, typer.Option(help="Class of all texts (class-conditional models).")
     ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Text to write from, for a sequence-to-sequence model.")
-    ] = None,
+    source: Annotated[str | None, typer.Option(help="Source text (sequence-to-sequence models).")] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(help="How much the class or the source counts; 1 is as in training.")
+        float | None, typer.Option(help="Classifier-free guidance on class or source; 1 is none.")
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(help="Tokens that the texts should have, about; see also --best-of."),
+        typer.Option(help="Approximate number of tokens; see also --best-of."),
     ] = None,
     seed: Seed = 0,
     json: Annotated[

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.renamed import current_words, given_twice, renamed_words
+from ld4lg_fast.export.runtime.text_display import displayed
 
 
 def with_current_names(words: Sequence[str]) -> list[str]:
@@ -18,5 +19,5 @@ def with_current_names(words: Sequence[str]) -> list[str]:
         raise ConfigError(sentence)
     if int(os.environ.get("RANK", 0)) == 0:
         for sentence in renamed_words(words):
-            print(sentence, file=sys.stderr)
+            print(displayed(sentence), file=sys.stderr)
     return current_words(words)

@@ -96,7 +96,7 @@ def test_the_help_of_training_shows_what_the_chosen_groups_give():
     assert (base["recipe"]["version"], base["train"]["diffusion"]["steps"]) == ("v2", 250000)
     assert base["train"]["finetune_decoder_from"] == "run"
     # A comment is that of the last file that sets an option, or that of the first one.
-    assert "validate_every: 500  # steps; once more at the end\n" in shown[1]
+    assert "validate_every: 500  # steps; also at the end\n" in shown[1]
     assert "decoder_noise: 1.0  # | 0.1: Shabalin" in shown[1] and "decoder_noise: 0.1\n" in shown[3]
 
 

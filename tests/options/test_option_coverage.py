@@ -57,7 +57,7 @@ BAD += [
 ]
 
 NUMERIC = RULES.keys() - {"early_stopping"}
-NAMES = {"quality", "sampler", "spacing", "precision", "decoding"}
+NAMES = {"quality", "sampler", "spacing", "precision", "decoding", "attn_implementation"}
 TEXT = {"text", "was", "becomes", "first", "second", "gap", "texts", "source", "class_name"}
 OTHER = {"class_id", "sample_ids", "lengths", "start", "latents", "mask", "shares", "guide", "batch_size"}
 
@@ -80,6 +80,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "token_counts": {"texts": ["a pub"]},
     "learn_length": {},
     "of_length": {"num_samples": 2, "length": 5},
+    "set_attention": {},
 }
 # Methods whose arguments are paths, devices and names on the hub.
 ELSEWHERE = {"from_pretrained", "save_pretrained", "push_to_hub", "to", "compile", "default_guidance"}

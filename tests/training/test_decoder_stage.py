@@ -41,18 +41,18 @@ def test_adapting_a_run(tmp_path, capsys):
     capsys.readouterr()
 
     assert "train.finetune_decoder_from needs a run directory of its own" in refused(
-        capsys, adapted_dir, *asked
+        capsys, command, adapted_dir, *asked
     )
     assert "is no finished run" in refused(
-        capsys, tmp_path / "other", f"train.finetune_decoder_from={tmp_path / 'no'}"
+        capsys, command, tmp_path / "other", f"train.finetune_decoder_from={tmp_path / 'no'}"
     )
     both = (*asked, f"train.distill_from={run_dir}")
     assert "cannot be combined" in refused(capsys, command, tmp_path / "other", *both)
     assert "give train.finetune_decoder_from=RUN_DIR" in refused(
-        capsys, tmp_path / "other", "train.stage=decoder"
+        capsys, command, tmp_path / "other", "train.stage=decoder"
     )
     assert "train.decoder=3 must be a group of options" in refused(
-        capsys, tmp_path / "other", "train.decoder=3"
+        capsys, command, tmp_path / "other", "train.decoder=3"
     )
 
 

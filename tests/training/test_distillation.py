@@ -70,7 +70,7 @@ def test_distilling_a_run(tmp_path, monkeypatch, capsys):
     told = json.loads((student_dir / "samples" / "validation_step_6.json").read_text())
     assert (told["sampler"], told["sampling_steps"]) == ("ddim", 2)
     assert "is not empty; train.distill_from needs a run directory of its own" in refused(
-        capsys, student_dir, *asked
+        capsys, command, student_dir, *asked
     )
     nowhere = refused(capsys, command, tmp_path / "other", f"train.distill_from={tmp_path / 'nowhere'}")
     assert "is no finished run" in nowhere

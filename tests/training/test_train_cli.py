@@ -55,7 +55,7 @@ def test_a_run_goes_where_hydra_says_and_leaves_nothing_else(tmp_path):
         ("model=huge", "choose one of base, small, small-seq2seq, tiny"),
         (
             "train.speed=3",
-            "There is no option train.speed; train has activation_checkpointing, autoencoder, ",
+            "There is no option train.speed; train has activation_checkpointing, attn_implementation, autoencoder, ",
         ),
         ("modle=tiny", "There is no option modle"),
         ("model.language_model.dim", "option=value"),

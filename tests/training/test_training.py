@@ -342,8 +342,3 @@ def test_a_cuda_graph_is_refused_before_anything_is_changed(tmp_path, capsys):
     sentence = refused(capsys, command, tmp_path / "run", "train.cuda_graph=true")
     assert "train.cuda_graph=true needs a GPU, not cpu" in sentence
     assert not list(tmp_path.glob("run/*"))
-
-
-def test_a_batch_that_cannot_be_made_is_refused(tmp_path, capsys):
-    sentence = refused(capsys, command, tmp_path / "run", "train.autoencoder.batch_size=61")
-    assert "more than the 60 training texts" in sentence
