@@ -1,0 +1,182 @@
+"""Prompts continued block by block, by models with random weights."""
+
+import logging
+
+import pytest
+import torch
+
+from ld4lg_fast import DecodingConfig, TextDiffusionPipeline
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.engine.engine import sample_latents
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.models.context_encoder import BlockContext
+from ld4lg_fast.pipeline import documents
+from tests.conftest import PERCEIVER, make_model, randomize
+
+BLOCKS = {
+    "context_blocks": 2,
+    "context_layers": 1,
+    "context_noise": 0.1,
+    "cut_share": 0.25,
+    "prefix_tokens": 4,
+}
+GREEDY = DecodingConfig("greedy", max_length=12, min_length=0, no_repeat_ngram_size=2)
+OPTIONS = {"sampler": "ddim", "num_inference_steps": 3, "seed": 5, "decoding": GREEDY}
+PROMPTS = ["The Old Mill is a pub. It serves", "", "A cheap place", " \n\t"]
+
+
+def make_writer(**sizes):
+    model = make_model(recipe=BLOCKS, dim_context=64, **sizes)
+    randomize(model.context_encoder, seed=3)
+    return model
+
+
+@pytest.fixture
+def pipe(tokenizer):
+    torch.manual_seed(0)
+    lm = {"dim": 64, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
+    autoencoder = LanguageAutoencoder.from_scratch(tokenizer, lm, PERCEIVER, max_len=32, max_positions=40)
+    return TextDiffusionPipeline(randomize(autoencoder, std=0.2), make_writer())
+
+
+def context_of(batch, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(batch, 2, 6, 8, generator=generator)
+    counts = torch.arange(batch) % 3
+    return BlockContext(latents, counts, counts < 2, torch.arange(batch) % 2 == 0)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_a_context_of_all_samples_is_that_of_each_batch(guidance_scale):
+    model = make_writer()
+    states, mask = model.encode_blocks(context_of(4))
+    options = {"sampler": "ddim", "num_inference_steps": 4, "guidance_scale": guidance_scale}
+    once = sample_latents(model, 4, context=states, context_mask=mask, seed=2, **options)
+    again = sample_latents(
+        model,
+        4,
+        context=lambda rows: model.encode_blocks(context_of(4).map(lambda t: t[rows])),
+        seed=2,
+        **options,
+    )
+    torch.testing.assert_close(once, again)
+
+
+def test_blocks_that_are_not_there_are_not_seen():
+    model, context = make_writer(), context_of(3)
+    states, mask = model.encode_blocks(context)
+    other = torch.where(
+        torch.arange(2)[None, :, None, None] < 2 - context.num_blocks[:, None, None, None], 9.0, 0.0
+    )
+    changed, same = model.encode_blocks(
+        BlockContext(context.latents + other, *list(vars(context).values())[1:4])
+    )
+    assert torch.equal(mask, same) and mask.sum(1).tolist() == [1, 7, 13]
+    torch.testing.assert_close(changed[mask], states[mask])
+
+
+def test_texts_depend_on_prompt_seed_and_id_alone(pipe):
+    every = pipe(prompt=PROMPTS, max_new_tokens=30, **OPTIONS)
+    assert len(set(every.texts)) > 1 and every.prompts == PROMPTS and len(every.latents) == 4
+    one_by_one = [
+        pipe(prompt=prompt, max_new_tokens=30, sample_ids=[number], **OPTIONS).texts[0]
+        for number, prompt in enumerate(PROMPTS)
+    ]
+    assert every.texts == one_by_one
+    assert pipe(prompt=PROMPTS, max_new_tokens=30, batch_size=3, **OPTIONS).texts == every.texts
+    assert pipe(prompt=PROMPTS, max_new_tokens=30, **OPTIONS | {"seed": 6}).texts != every.texts
+    blank = pipe(4, prompt=" ", max_new_tokens=30, **OPTIONS)
+    assert blank.texts == pipe(4, max_new_tokens=30, **OPTIONS).texts  # each begins a document
+
+
+def test_blocks_are_streamed_as_they_are_finished(pipe):
+    texts = [""] * 4
+    batches = list(pipe.stream(prompt=PROMPTS, max_new_tokens=30, **OPTIONS))
+    for batch in batches:
+        for row, text in zip(batch.rows.tolist(), batch.texts, strict=True):
+            texts[row] += text
+    assert len(batches) > 1 and texts == pipe(prompt=PROMPTS, max_new_tokens=30, **OPTIONS).texts
+
+
+def test_no_more_tokens_than_asked_for(pipe, monkeypatch):
+    for most in (1, 5, 23):
+        rows = []
+        extend = documents.BlockCoder.extend
+        monkeypatch.setattr(
+            documents.BlockCoder,
+            "extend",
+            lambda self, document, ids, limit: (extend(self, document, ids, limit), rows.append(document))[0],
+        )
+        pipe(prompt=PROMPTS, max_new_tokens=most, **OPTIONS)
+        monkeypatch.undo()
+        assert {document.num_tokens for document in rows} <= set(range(most + 1)) and rows
+
+
+def test_an_empty_block_ends_a_document(pipe, monkeypatch):
+    written = iter([[7, 8, 9], [], []])
+    monkeypatch.setattr(
+        pipe.autoencoder, "generate", lambda latents, *_, **__: [next(written) for _ in range(len(latents))]
+    )
+    output = pipe(2, prompt="A pub.", **OPTIONS)
+    assert output.texts == [pipe.autoencoder.tokenizer.decode([7, 8, 9]), ""]
+
+
+def test_the_decoder_reads_the_last_tokens_before_a_block(pipe):
+    coder = documents.BlockCoder(pipe.autoencoder, 4)
+    document = coder.begin("The Old Mill is a cheap pub near the river.")
+    prefix = coder.prefix(document)
+    assert prefix == coder.ids("The Old Mill is a cheap pub near the river.")[-4:]
+    assert coder.prefix(coder.begin("")) == []
+    short = coder.begin("A")
+    assert coder.prefix(short) == coder.ids("A") and short.continues
+
+
+def test_of_a_long_prompt_the_end_is_read_and_that_is_said_once(pipe, caplog):
+    documents._said.clear()
+    monologue = "The pub is cheap. It is near the river. " * 12
+    with caplog.at_level(logging.WARNING):
+        long = pipe(prompt=monologue, max_new_tokens=10, **OPTIONS).texts
+        pipe(prompt=monologue, max_new_tokens=10, **OPTIONS)
+    assert len([record for record in caplog.records if "the last 2" in record.message]) == 1
+    coder = documents.BlockCoder(pipe.autoencoder, 4)
+    end = "".join(coder.begin(monologue).blocks[-2:])
+    # Its beginning is not said to be that of a document.
+    assert (
+        long == pipe(prompt="Something else entirely. " * 9 + end, max_new_tokens=10, **OPTIONS).texts or long
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"prompt": "A", "source": "B"}, "source cannot be given to a model that writes documents"),
+        ({"prompt": ["A", "B", "C"], "num_samples": 2}, "3 prompts were given for num_samples=2"),
+        ({"prompt": "A", "max_new_tokens": 0}, "max_new_tokens is 0; it must be"),
+        ({"prompt": "A", "max_new_tokens": True}, "max_new_tokens is True"),
+        ({"prompt": 3}, "prompt is 3; give a text or a list of them"),
+        ({"prompt": []}, "prompt is empty"),
+        ({"prompt": "A", "best_of": 2}, "best_of is 2"),
+        ({"num_samples": 0}, "num_samples is 0"),
+    ],
+)
+def test_what_cannot_work_is_refused(pipe, options, said):
+    with pytest.raises(ConfigError, match=said):
+        pipe(**options)
+
+
+def test_a_model_without_documents_takes_no_prompt(autoencoder):
+    plain = TextDiffusionPipeline(autoencoder, make_model())
+    for options in ({"prompt": "A pub"}, {"max_new_tokens": 5}):
+        with pytest.raises(ConfigError, match="recipe=blocks dataset.documents=true"):
+            plain(**options)
+        with pytest.raises(ConfigError, match="recipe=blocks dataset.documents=true"):
+            plain.stream(**options)
+
+
+def test_a_writer_is_saved_and_loaded(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    again = TextDiffusionPipeline.from_pretrained(tmp_path)
+    assert (
+        again(prompt=PROMPTS, max_new_tokens=20, **OPTIONS).texts
+        == pipe(prompt=PROMPTS, max_new_tokens=20, **OPTIONS).texts
+    )
