@@ -138,6 +138,7 @@ SAMPLE_ID = WholeNumber(0, 2**63 - 1)
 
 OPTIONS: Mapping[str, Rule] = {
     "num_samples": WholeNumber(),
+    "max_new_tokens": WholeNumber(1, 2**20),
     "batch_size": WholeNumber(),
     "seed": WholeNumber(0, 2**64 - 1),
     # More steps fill the memory with their table and do not change samples.

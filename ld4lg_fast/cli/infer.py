@@ -57,7 +57,7 @@ def sample_with_bar(
         def progress(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
                 tasks[phase] = bar.add_task(
-                    {"denoise": "denoising", "decode": "decoding"}[phase], total=total
+                    {"denoise": "denoising", "decode": "decoding", "write": "writing"}[phase], total=total
                 )
             bar.update(tasks[phase], completed=done)
 
@@ -97,6 +97,20 @@ def learn_and_keep_timesteps(run_dir: Path, device: torch.device, seed: int) -> 
         f"Error of {FEW_STEPS} steps: {found['equal']:.4f} with equal ones, {found['learned']:.4f} with t = "
         f"(1 - u^{found['a']:g})^{found['b']:g}. Kept in {run_dir / 'denoiser'} for generation.spacing=learned."
     )
+
+
+def chosen_prompts(prompt: str | None, file: Path | None) -> str | list[str] | None:
+    """The prompt of all samples, or those of a file; None without either.
+
+    Raises:
+        ConfigError: both were given.
+        DataError: the file cannot be read, or has no text.
+    """
+    if prompt is not None and file is not None:
+        raise ConfigError(f"--prompt and --prompt-file {file} exclude each other; give one of them.")
+    if file is not None:
+        return read_sources(file)
+    return None if prompt is None else typed(prompt)
 
 
 def print_texts(texts: Sequence[str], seconds: float, prefixes: Sequence[str] | None = None) -> None:

@@ -43,7 +43,22 @@ def sample(
             parser=path, help="Run directory of a finished training; without it the model that ships."
         ),
     ] = None,
-    num_samples: NumSamples = 8,
+    num_samples: Annotated[
+        int | None, typer.Option(help="How many texts to sample; default 8, or one for each prompt.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text to continue (models of recipe blocks, trained on documents).")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="File of prompts: .txt (one a line), .jsonl, .json, .csv or .tsv (column prompt).",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens to add to a prompt; a document may end by itself before.")
+    ] = None,
     quality: Annotated[
         str | None,
         typer.Option(
@@ -100,12 +115,13 @@ def sample(
     ld4lg sample outputs/e2e --num-samples 16 --quality balanced
     ld4lg sample outputs/e2e --sampler dpmpp_2m --num-inference-steps 20 --strategy nucleus --json texts.json
     ld4lg sample outputs/ag_news --class-name Sports --guidance-scale 4
+    ld4lg sample outputs/documents --prompt "The Old Mill is a pub." --max-new-tokens 200
     """
     from dataclasses import asdict, replace
 
     from ld4lg_fast.checkpoints.files import write_json
     from ld4lg_fast.checkpoints.shipped import DEFAULT, FOLDER, run_directory
-    from ld4lg_fast.cli.infer import choose_device, print_texts, sample_with_bar
+    from ld4lg_fast.cli.infer import choose_device, chosen_prompts, print_texts, sample_with_bar
     from ld4lg_fast.options.checks import check_given, output_file
     from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
     from ld4lg_fast.pipeline.presets import sampling_plan
@@ -116,12 +132,17 @@ def sample(
     file = None if json is None or to_stdout else output_file("--json", json)
     ships = run_directory(run_dir).parent == FOLDER
     quality = ("draft" if ships else "paper") if quality is None else quality
+    best_of_default = best_of is None
     best_of = (4 if ships else 1) if best_of is None else best_of
     # What is wrong is said before the model is loaded.
-    check_given(num_samples=num_samples, best_of=best_of, eta=eta, guidance_scale=guidance_scale, seed=seed)
+    prompts = chosen_prompts(prompt, prompt_file)
+    check_given(num_samples=num_samples, max_new_tokens=max_new_tokens)
+    check_given(best_of=best_of, eta=eta, guidance_scale=guidance_scale, seed=seed)
     sampling_plan(quality, sampler, num_inference_steps)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
     class_name, source = (None if text is None else typed(text) for text in (class_name, source))
+    if num_samples is None:
+        num_samples = 8 if prompts is None or isinstance(prompts, str) else len(prompts)
     own = pipe.decoding
     decoding = replace(own, strategy=own.strategy if strategy is None else strategy, precision=precision)
     settings: dict[str, Any] = {
@@ -137,12 +158,17 @@ def sample(
         "guidance_scale": guidance_scale,
         "seed": seed,
     }
+    asked: dict[str, Any] = {"prompt": prompts, "max_new_tokens": max_new_tokens}
+    if pipe.model.writes_documents:
+        settings["best_of"] = 1 if best_of_default else best_of
+    settings |= {name: value for name, value in asked.items() if value is not None}
     output, seconds = sample_with_bar(pipe, num_samples=num_samples, decoding=decoding, **settings)
-    print_texts(output.texts, seconds)
+    print_texts(output.texts, seconds, output.prompts)
     if json is None:
         return
     content = {
         "texts": output.texts,
+        **({} if output.prompts is None else {"prompts": output.prompts}),
         "run": str(DEFAULT if run_dir is None else run_dir),
         "settings": settings,
         "decoding": asdict(decoding),

@@ -42,7 +42,7 @@ T = TypeVar("T")
 class TextSplit:
     """Texts, optionally with a label (an index into ``TextDataset.class_names``) or a source text for each.
 
-    ``offsets``, int64 (documents + 1,), if the texts are blocks of documents (see `documents.in_blocks`): document i has
+    ``offsets``, int64 (documents + 1,), if the texts are blocks of documents (`documents.in_blocks`): document i has
     ``texts[offsets[i] : offsets[i + 1]]``, the last of which is empty and marks its end.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ld4lg_fast.data.corpus import SPLITS, TextDataset, TextSplit
 
-# Behind a sentence's end, its closing quotes and brackets, or at a line break; the white space begins the next sentence.
+# After the end of a sentence with its closing quotes, or at a line break; white space goes with the next sentence.
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|(?=\n)(?<!\n)")
 _WORD = re.compile(r"\s*\S+")
 _SPACES, _BREAKS = re.compile(r"[^\S\n]+"), re.compile(r"\s*\n\s*\n\s*")

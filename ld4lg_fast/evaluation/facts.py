@@ -14,7 +14,8 @@ SLOTS: Mapping[str, Mapping[str, str]] = {
     },
     "area": {"city centre": r"\bcent(?:re|er)\b", "riverside": r"\briver(?:side)?\b"},
     "price": {
-        "low": r"\bcheap\b|\baffordable\b|\blow[- ]price|\bprices? (?:range )?(?:are|is) low|less than £20|\binexpensive\b",
+        "low": r"\bcheap\b|\baffordable\b|\blow[- ]price|\bprices? (?:range )?(?:are|is) low|less than £20"
+        r"|\binexpensive\b",
         "moderate": r"\bmoderate|\breasonabl[ey] priced|\baverage price|about £25|£20-25",
         "high": r"(?<!in)\bexpensive\b|\bhigh[- ]price|\bprices? (?:range )?(?:are|is) high|more than £30",
     },

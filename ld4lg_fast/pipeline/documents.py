@@ -1,4 +1,4 @@
-"""Writing documents block by block: each block is sampled after the latents of the blocks before it (recipe ``blocks``).
+"""Writes documents block by block, each conditioned on the latents of the blocks before it (recipe ``blocks``).
 
 Letters: B documents, K context blocks, N latents, d latent width, P prefix tokens.
 """
@@ -18,11 +18,11 @@ from ld4lg_fast.data.documents import cut_into_blocks, ends_with_sentence, tidie
 from ld4lg_fast.data.tokenization import encoding, special_tokens_around, token_counts
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import WholeNumber, shown
+from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.models.context_encoder import BlockContext
-from ld4lg_fast.options.checks import check, check_options, text_list
-from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput
+from ld4lg_fast.options.checks import check_given, check_options, text_list
+from ld4lg_fast.pipeline.outputs import Progress, SampledLatents, TextDiffusionOutput
 from ld4lg_fast.pipeline.selection import SelectionOperations
 
 MAX_NEW_TOKENS = 512  # of a document that does not end by itself
@@ -202,8 +202,7 @@ class DocumentOperations(SelectionOperations, ABC):
                         "recipe=blocks dataset.documents=true."
                     )
             return
-        if max_new_tokens is not None:
-            check("max_new_tokens", max_new_tokens, WholeNumber(1, 2**20))
+        check_given(max_new_tokens=max_new_tokens)
         for name in UNUSABLE:
             if options.get(name) is not None:
                 raise ConfigError(f"{name} cannot be given to a model that writes documents; leave it out.")
@@ -217,9 +216,10 @@ class DocumentOperations(SelectionOperations, ABC):
         seed: int,
         sample_ids: Tensor,
         class_ids: Tensor | None,
+        progress: Progress | None = None,
         **options: Any,
     ) -> Iterator[TextDiffusionOutput]:
-        """Documents that go on from ``prompts``, one of each or one of all: yields a block of all that are not over, until all are.
+        """Continues ``prompts`` (one, or one for each sample id): yields a block of every document that is not over.
 
         A document depends on its prompt, the seed and its sample id alone. ``options`` are those of `sample_batches`.
         """
@@ -252,6 +252,8 @@ class DocumentOperations(SelectionOperations, ABC):
                 ]
                 yield TextDiffusionOutput(batch.latents, batch.mask, batch.class_ids, kept[batch.rows], texts)
             number += 1
+            if progress is not None:
+                progress("write", sum(document.over for document in documents), len(documents))
 
 
 def _say_once(message: str) -> None:

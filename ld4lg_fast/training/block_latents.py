@@ -19,8 +19,8 @@ from ld4lg_fast.training.shards import Rows
 class ContextDraws:
     """The randomness of a batch's contexts.
 
-    ``cut`` (B,) bool: the block is cut in two, its head is context and its tail is written. ``share`` (B,) and ``noise``
-    (B, K, N, d): what is mixed into the context, as a sampled context is never clean.
+    ``cut`` (B,) bool: the block is cut in two, its head is context and its tail is the target. ``share`` (B,) and
+    ``noise`` (B, K, N, d): noise that is added to the context, as a sampled context is never clean.
     """
 
     cut: Tensor
