@@ -24,7 +24,7 @@ from ld4lg_fast.engine.engine import check_fits
 from ld4lg_fast.engine.learned_timesteps import FEW_STEPS, learn_timesteps
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
 from ld4lg_fast.export.runtime.similarity import CHOICES, SCORE
-from ld4lg_fast.export.runtime.text_display import list_item
+from ld4lg_fast.export.runtime.text_display import list_item, typed
 from ld4lg_fast.options.checks import check, check_folder, choose_device, output_file
 from ld4lg_fast.options.groups import INFER, checked_groups
 from ld4lg_fast.options.precisions import torch_dtype
