@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import can_plot
+from harness import can_plot, describe_device, versions
 from rich.console import Console
 from rich.table import Table
 
@@ -105,6 +105,25 @@ def write_ladder(result: Mapping, columns: Sequence[str], speed: str, path: Path
     print(path, path.with_suffix(".md"))
     if can_plot():
         _plot(rungs, speed, path.with_suffix(".png"))
+
+
+def end_with(
+    result: dict, columns: Sequence[str], rates: Mapping[str, float], device: str, path: Path | None
+) -> None:
+    """The end of a ladder of networks: ceilings, device and versions join ``result``, which `write_ladder` writes.
+
+    Args:
+        rates: FLOP/s of one large matmul in each precision.
+
+    Raises:
+        SystemExit: rungs failed; the message has their errors.
+    """
+    result["ceilings"] = {f"product_tflop_per_s_{name}": rate / 1e12 for name, rate in rates.items()}
+    result |= {"device": describe_device(device), "versions": versions()}
+    if path:
+        write_ladder(result, columns, "speedup_vs_published", path)
+    if result["errors"]:
+        raise SystemExit("\n".join(result["errors"]))
 
 
 def _plot(rungs: Sequence[Mapping], speed: str, path: Path) -> None:

@@ -28,17 +28,15 @@ from harness import (
     added_peak_mib,
     available_precisions,
     chosen_device,
-    describe_device,
     interleaved,
     product_rate,
     timed,
-    versions,
 )
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.graph_counts import CountedCall, counted_graphs, graph_fault
-from benchmarks.ladder import Rung, announce, print_ladder, speedups, write_ladder
+from benchmarks.ladder import Rung, announce, end_with, print_ladder, speedups
 from benchmarks.paper_models import CONFIGS, NUM_CLASSES, SamplingSetup, make_setup
 from benchmarks.precision_drift import drift_rows
 from benchmarks.remedies import REMEDIES, Remedies
@@ -311,18 +309,8 @@ def main() -> None:
         rungs += ladder.measure(wanted, options.rounds, rates, drifts)
         errors += ladder.errors
     print_ladder(rungs, COLUMNS, f"{options.config}, {steps} steps, guidance {options.guidance:g}, {device}")
-    result = {
-        "config": options.config,
-        "rungs": rungs,
-        "errors": errors,
-        "ceilings": {f"product_tflop_per_s_{name}": rate / 1e12 for name, rate in rates.items()},
-        "device": describe_device(device),
-        "versions": versions(),
-    }
-    if options.json:
-        write_ladder(result, COLUMNS, "speedup_vs_published", options.json)
-    if errors:
-        raise SystemExit("\n".join(errors))
+    result = {"config": options.config, "rungs": rungs, "errors": errors}
+    end_with(result, COLUMNS, rates, device, options.json)
 
 
 if __name__ == "__main__":

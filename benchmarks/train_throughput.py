@@ -22,17 +22,15 @@ from harness import (
     add_precisions,
     added_peak_mib,
     chosen_device,
-    describe_device,
     has_bf16,
     interleaved,
     product_rate,
     return_freed_memory,
     timed,
-    versions,
 )
 
 from benchmarks.graph_counts import CountedCall, counted_graphs, graph_fault
-from benchmarks.ladder import Rung, announce, print_ladder, speedups, write_ladder
+from benchmarks.ladder import Rung, announce, end_with, print_ladder, speedups
 from benchmarks.paper_models import CONFIGS
 from benchmarks.remedies import REMEDIES, Lent, Remedies
 from benchmarks.training_models import STAGES, STEPS, OneProcess, TrainingSetup
@@ -206,18 +204,8 @@ def main() -> None:
         rungs += ladder.measure(ladder.rungs(precisions, not options.without_compile), options.rounds, rates)
         errors += ladder.errors
     print_ladder(rungs, COLUMNS, f"training, {options.config}, {device}")
-    result = {
-        "config": options.config,
-        "rungs": rungs,
-        "errors": errors,
-        "ceilings": {f"product_tflop_per_s_{name}": rate / 1e12 for name, rate in rates.items()},
-        "device": describe_device(device),
-        "versions": versions(),
-    }
-    if options.json:
-        write_ladder(result, COLUMNS, "speedup_vs_published", options.json)
-    if errors:
-        raise SystemExit("\n".join(errors))
+    result = {"config": options.config, "rungs": rungs, "errors": errors}
+    end_with(result, COLUMNS, rates, device, options.json)
 
 
 if __name__ == "__main__":

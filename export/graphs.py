@@ -80,7 +80,7 @@ class DenoiserV1(nn.Module):
     ) -> Tensor:
         """Inputs of `DenoiserV2` and the mask (B, N) of real positions; the output is undefined elsewhere."""
         network = self.denoiser
-        conditions = network.conditions(z_t.shape[:2], mask, class_id=class_id)
+        conditions = network.conditions(z_t.shape[:2], mask=mask, class_id=class_id)
         if x_self_cond is None or has_self_cond is None:
             return network.run_blocks(z_t, network.modulate(time), conditions).float()
         # The learned token is at the first position, and the other positions are masked.

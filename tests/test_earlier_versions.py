@@ -78,6 +78,13 @@ def test_an_exported_folder_samples_the_same_texts_and_says_that_it_was_not_chec
         f"{folder} was exported by version 0.1.0, without checksums: "
         "whether its files were changed since could not be checked."
     )
+    command = "from ld4lg_fast.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "run-onnx", folder, "--num-inference-steps", "2"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stderr == record.getMessage() + "\n"
 
 
 def test_damage_to_an_exported_folder_without_checksums_is_noticed(folders):

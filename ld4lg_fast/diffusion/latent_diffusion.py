@@ -6,7 +6,7 @@ Letters: B batch, N latent positions, d latent width.
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.models.context_encoder import BlockContext, ContextEncoder, ContextEncoderConfig
 from ld4lg_fast.models.denoiser import DenoiserConfig, DiffusionTransformer
+from ld4lg_fast.models.denoiser_base import ConditionArguments
 from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
 
 ARCHITECTURES = {
@@ -195,29 +196,16 @@ class LatentDiffusion(nn.Module):
         latents: Tensor,
         draws: TrainingDraws,
         *,
-        mask: Tensor | None = None,
-        class_id: Tensor | None = None,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
         blocks: BlockContext | None = None,
+        **given: Unpack[ConditionArguments],
     ) -> LossOutput:
-        """Training loss of raw latents (B, N, d); conditions as in `GaussianDiffusion.training_loss`.
+        """Training loss of raw latents (B, N, d), see `GaussianDiffusion.training_loss`.
 
         ``blocks``: the blocks before, of recipe ``blocks``, in the place of a context; None drops them.
         """
         if blocks is not None:
-            context, context_mask = self.encode_blocks(blocks)
-        return self.diffusion.training_loss(
-            self.denoiser,
-            self.normalize(latents),
-            mask,
-            draws,
-            class_id=class_id,
-            null_class=self.denoiser.config.null_class,
-            context=context,
-            context_mask=context_mask,
-            self_conditioned=self.denoiser.config.self_condition,
-        )
+            given["context"], given["context_mask"] = self.encode_blocks(blocks)
+        return self.diffusion.training_loss(self.denoiser, self.normalize(latents), draws, **given)
 
     forward = loss
 

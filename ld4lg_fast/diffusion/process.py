@@ -6,7 +6,7 @@ eq. 1; v: Salimans & Ho 2022). Letters: B batch, N latent positions, d latent wi
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.models.denoiser_base import Denoiser
+from ld4lg_fast.models.denoiser_base import ConditionArguments, Denoiser
 from ld4lg_fast.models.layers import project_to_sphere
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
@@ -242,50 +242,38 @@ class GaussianDiffusion:
         self,
         denoiser: Denoiser,
         x_start: Tensor,
-        mask: Tensor | None,
         draws: TrainingDraws,
-        *,
-        class_id: Tensor | None = None,
-        null_class: int | None = None,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
-        self_conditioned: bool = True,
+        **given: Unpack[ConditionArguments],
     ) -> LossOutput:
         """Denoising loss of normalised latents.
 
         Args:
-            x_start: (B, N, d). mask: (B, N) bool, True = keep, or None for no padding.
-            class_id: (B,) long; rows in ``draws.class_drop`` are replaced by ``null_class``.
-            context: (B, M, dim_context) with ``context_mask`` (B, M).
-            self_conditioned: whether the network has a self-condition.
+            x_start: (B, N, d).
+            given: see `ConditionArguments`; the class of rows in ``draws.class_drop`` is replaced by the null class.
 
         The loss is the mean over each example's first ``mask.sum()`` positions, then over the batch.
         """
         alpha_sq = self.schedule.alpha_sq(draws.t)
         time = draws.t if self.discrete else alpha_sq
         z_t = add_noise(x_start, draws.noise, alpha_sq)
+        mask, class_id, null_class = given.get("mask"), given.get("class_id"), denoiser.config.null_class
         dropped_id = class_id
         if class_id is not None and draws.class_drop is not None and null_class is not None:
             dropped_id = class_id.masked_fill(draws.class_drop, null_class)
         # Both passes have the same times and, if classes are part of the modulation, the same classes.
         modulation = denoiser.modulate(time, dropped_id)
-        conditions: dict[str, Any] = {
-            "mask": mask,
-            "context": context,
-            "context_mask": context_mask,
-            "modulation": modulation,
-        }
 
         x_self_cond = None
-        if self_conditioned and draws.self_condition:
+        if denoiser.config.self_condition and draws.self_condition:
             first_id = class_id if self.discrete else dropped_id
             with torch.no_grad():
-                first = denoiser(z_t, time, class_id=first_id, **conditions)
+                first = denoiser(z_t, time, modulation=modulation, **given | {"class_id": first_id})
                 x_self_cond = prediction(first, z_t, alpha_sq, self.objective, self.l2_normalized).x_start
                 if draws.self_condition_noise is not None and draws.self_condition_share is not None:
                     kept = 1 - draws.self_condition_share
                     x_self_cond = add_noise(x_self_cond, draws.self_condition_noise, kept)
-        output = denoiser(z_t, time, x_self_cond=x_self_cond, class_id=dropped_id, **conditions)
+        given["class_id"] = dropped_id
+        output = denoiser(z_t, time, x_self_cond=x_self_cond, modulation=modulation, **given)
 
         target = {
             "pred_noise": draws.noise,

@@ -13,6 +13,7 @@ Every update is linear in z, x_start, history and noise. `step_coefficients` ext
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.process import Prediction, noise_from_x_start, prediction
 from ld4lg_fast.diffusion.schedules import SamplingGrid
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.models.denoiser_base import ConditionArguments
 
 Denoise = Callable[[Tensor, int, Tensor | None], Prediction]
 Noise = Callable[[int], Tensor]
@@ -197,11 +199,8 @@ def guided_denoiser(
     model: LatentDiffusion,
     grid: SamplingGrid,
     guidance_scale: float = 1.0,
-    mask: Tensor | None = None,
-    class_id: Tensor | None = None,
-    context: Tensor | None = None,
-    context_mask: Tensor | None = None,
     project: bool = False,
+    **given: Unpack[ConditionArguments],
 ) -> Denoise:
     """The denoiser with its conditions bound and classifier-free guidance, as `sample` calls it.
 
@@ -209,15 +208,14 @@ def guided_denoiser(
     and the same self-condition. ``project``: every x_start is projected to the sphere (official sequence-to-sequence
     evaluation).
     """
+    mask, class_id = given.get("mask"), given.get("class_id")
     null_id = None if class_id is None else torch.full_like(class_id, model.denoiser.config.num_classes)
 
     def denoise(z_t: Tensor, step: int, x_self_cond: Tensor | None) -> Prediction:
         time = grid.network_time[step].expand(z_t.shape[0])
-        shared = {"mask": mask, "x_self_cond": x_self_cond}
-        given = {"class_id": class_id, "context": context, "context_mask": context_mask}
-        output = model.denoiser(z_t, time, **given, **shared).float()
+        output = model.denoiser(z_t, time, x_self_cond=x_self_cond, **given).float()
         if guidance_scale != 1.0:
-            uncond = model.denoiser(z_t, time, class_id=null_id, **shared).float()
+            uncond = model.denoiser(z_t, time, x_self_cond=x_self_cond, mask=mask, class_id=null_id).float()
             output = guidance_scale * output + (1 - guidance_scale) * uncond
         return prediction(output, z_t, grid.alpha_sq[step], model.diffusion.objective, project)
 

@@ -5,6 +5,7 @@ D model width, L blocks, S sampling steps, C classes that occur in the run.
 """
 
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ld4lg_fast.engine.cuda_graphs import GraphedSteps
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.kernels import ops
+from ld4lg_fast.models.denoiser_base import ConditionArguments
 from ld4lg_fast.models.layers import Modulation, project_to_sphere
 from ld4lg_fast.options.checks import check_floats
 
@@ -170,7 +172,9 @@ class SamplingRun:
             length = int(lengths.max())
             if int(lengths.min()) < length:
                 mask = torch.arange(length, device=self.device) < lengths[:, None]
-        conditions = self._conditions((batch, length), mask, class_id, context, context_mask)
+        conditions = self._conditions(
+            (batch, length), mask=mask, class_id=class_id, context=context, context_mask=context_mask
+        )
         z = ops.philox_normal(self.seed, sample_ids, START_STREAM, (length, self.config.dim_latent))
         if start is not None:
             z = self.first_level**0.5 * start[:, :length] + (1 - self.first_level) ** 0.5 * z
@@ -214,24 +218,19 @@ class SamplingRun:
     def _conditions(
         self,
         shape: tuple[int, int],
-        mask: Tensor | None,
-        class_id: Tensor | None,
-        context: Tensor | None,
-        context_mask: Tensor | None,
+        **given: Unpack[ConditionArguments],
     ) -> dict[bool, tuple]:
         """The denoiser's conditions and indices into ``classes``, for guided and unguided steps as needed."""
         found = {}
         for guided in set(self.guided):
-            ids = class_id
+            ids = class_id = given.get("class_id")
             if guided and class_id is not None:
                 ids = torch.cat([class_id, torch.full_like(class_id, self.config.num_classes)])
             index = self.steps.new_zeros(1)
             if self.classes is not None:
                 index = torch.searchsorted(self.classes, ids)  # type: ignore[arg-type]  # classes come with ids
-            found[guided] = (
-                self.denoiser.conditions(shape, mask, context, context_mask, ids, guided),
-                index,
-            )
+            conditions = self.denoiser.conditions(shape, guided=guided, **given | {"class_id": ids})
+            found[guided] = (conditions, index)
         return found
 
     def _changed(self, z: Tensor, output: Tensor, step: Tensor) -> Tensor:

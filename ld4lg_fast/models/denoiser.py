@@ -6,6 +6,7 @@ Letters: B batch, N latent positions, M context positions, D model width, d late
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.models.attention_backends import choose
-from ld4lg_fast.models.denoiser_base import Denoiser, DenoiserSizes
+from ld4lg_fast.models.denoiser_base import ConditionArguments, Denoiser, DenoiserSizes
 from ld4lg_fast.models.layers import (
     CrossAttention,
     GEGLUFeedForward,
@@ -192,18 +193,10 @@ class DiffusionTransformer(Denoiser):
         return torch.cat([z_t, x_self_cond], dim=-1)
 
     def conditions(
-        self,
-        shape: Sequence[int],
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
-        class_id: Tensor | None = None,
-        guided: bool = False,
+        self, shape: Sequence[int], *, guided: bool = False, **given: Unpack[ConditionArguments]
     ) -> Conditions:
-        """`Conditions` of a batch of ``shape`` (B, N); masks and context as in `forward`.
-
-        ``class_id`` is part of the `Modulation` alone.
-        """
+        """`Conditions` of a batch of ``shape`` (B, N); ``class_id`` is part of the `Modulation` alone."""
+        mask, context, context_mask = (given.get(name) for name in ("mask", "context", "context_mask"))
         batch, length = shape
         weight = self.input_proj.weight
         dtype = compute_dtype(weight)

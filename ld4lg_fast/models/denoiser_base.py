@@ -5,13 +5,28 @@ Letters: B batch, N latent positions, M context positions, d latent width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models.attention_backends import AttentionModule
 from ld4lg_fast.models.layers import DIM_HEAD, Modulation
+
+
+class ConditionArguments(TypedDict, total=False):
+    """What a batch is conditioned on; each is None where a batch has none.
+
+    Args:
+        mask: (B, N) bool, True = keep; None when all positions are real.
+        class_id: (B,) long in [0, num_classes].
+        context: (B, M, dim_context), states of a source text. context_mask: (B, M) as ``mask``.
+    """
+
+    mask: Tensor | None
+    class_id: Tensor | None
+    context: Tensor | None
+    context_mask: Tensor | None
 
 
 class DenoiserSizes:
@@ -50,15 +65,12 @@ class Denoiser(AttentionModule, ABC):
 
     @abstractmethod
     def conditions(
-        self,
-        shape: Sequence[int],
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
-        class_id: Tensor | None = None,
-        guided: bool = False,
+        self, shape: Sequence[int], *, guided: bool = False, **given: Unpack[ConditionArguments]
     ) -> Any:
-        """What all evaluations of a batch of ``shape`` (B, N) share besides time; see `forward` for the arguments."""
+        """What all evaluations of a batch of ``shape`` (B, N) share besides time.
+
+        Under guidance ``class_id`` has 2B ids.
+        """
 
     @abstractmethod
     def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: Any) -> Tensor:
@@ -69,21 +81,17 @@ class Denoiser(AttentionModule, ABC):
         z_t: Tensor,
         time: Tensor,
         *,
-        mask: Tensor | None = None,
         x_self_cond: Tensor | None = None,
-        class_id: Tensor | None = None,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
         modulation: Modulation | None = None,
+        **given: Unpack[ConditionArguments],
     ) -> Tensor:
         """One evaluation of the network.
 
         Args:
             z_t: (B, N, d). time: (B,), in recipe v1 the integer step, else ``alpha_sq`` in [0, 1].
-            mask: (B, N), True = keep; None when all positions are real. context_mask: (B, M) likewise.
             x_self_cond: (B, N, d), the previous x_start; None uses the learned start vector.
-            class_id: (B,) long in [0, num_classes]. context: (B, M, dim_context).
             modulation: that of ``time`` and ``class_id`` if it has been computed already.
+            given: see `ConditionArguments`.
 
         Returns:
             (B, N, d) in the dtype of the weights (or of autocast).
@@ -92,9 +100,9 @@ class Denoiser(AttentionModule, ABC):
             ConfigError: more positions than ``max_len``, a mask of another shape, or a condition that this
                 model does not have (or needs and was not given).
         """
-        conditions = self.conditions(z_t.shape[:2], mask, context, context_mask, class_id)
+        conditions = self.conditions(z_t.shape[:2], **given)
         if modulation is None:
-            modulation = self.modulate(time, class_id)
+            modulation = self.modulate(time, given.get("class_id"))
         return self.run_blocks(self.network_input(z_t, x_self_cond), modulation, conditions)
 
     def check_class(self, class_id: Tensor | None) -> None:

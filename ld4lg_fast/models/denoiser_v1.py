@@ -7,6 +7,7 @@ Letters: B batch, N positions, M context tokens, D model width, d latent width, 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models.attention_backends import choose
-from ld4lg_fast.models.denoiser_base import Denoiser, DenoiserSizes
+from ld4lg_fast.models.denoiser_base import ConditionArguments, Denoiser, DenoiserSizes
 from ld4lg_fast.models.layers import (
     DIM_HEAD,
     CrossAttention,
@@ -221,23 +222,15 @@ class DiffusionTransformerV1(Denoiser):
         return torch.cat([z_t, x_self_cond], dim=-1)
 
     def conditions(
-        self,
-        shape: Sequence[int],
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
-        context_mask: Tensor | None = None,
-        class_id: Tensor | None = None,
-        guided: bool = False,
+        self, shape: Sequence[int], *, guided: bool = False, **given: Unpack[ConditionArguments]
     ) -> ConditionsV1:
-        """`ConditionsV1` of a batch of ``shape`` (B, N); mask and class_id as in `forward`.
-
-        Under guidance class_id has 2B ids.
-        """
-        if context is not None or context_mask is not None:
+        """`ConditionsV1` of a batch of ``shape`` (B, N); under guidance ``class_id`` has 2B ids."""
+        if given.get("context") is not None or given.get("context_mask") is not None:
             raise ConfigError("Recipe v1 has no sequence-to-sequence mode; use recipe v2 for a source text.")
+        class_id = given.get("class_id")
         self.check_class(class_id)
         dtype = compute_dtype(self.input_proj.weight)
-        rows = check_mask("mask", mask, tuple(shape))
+        rows = check_mask("mask", given.get("mask"), tuple(shape))
         self_bias, first_bias, cross_bias = self.position_bias(shape[1]).to(dtype), None, None
         packing = None
         device = self_bias.device

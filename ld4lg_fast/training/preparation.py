@@ -97,11 +97,9 @@ def fit_batches(session: Session, num_texts: Mapping[str, int]) -> None:
     for stage, count in num_texts.items():
         options: StageOptions = getattr(session.options, stage)
         parts = session.world_size * options.micro_batches
-        option, dealt = (
-            f"train.{stage}.batch_size={options.batch_size}",
-            (f"{session.world_size} processes in {options.micro_batches} micro-batches each"),
-        )
+        dealt = f"{session.world_size} processes in {options.micro_batches} micro-batches each"
         if options.batch_size % parts:
+            option = f"train.{stage}.batch_size={options.batch_size}"
             raise ConfigError(f"{option} cannot be dealt to {dealt}; choose a multiple of {parts}.")
         if count < parts:
             raise ConfigError(

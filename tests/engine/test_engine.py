@@ -182,7 +182,7 @@ def test_guided_padded_rows_can_be_passed_on():
     outputs = []
     for needed in (False, True):
         with torch.set_grad_enabled(needed):
-            conditions = denoiser.conditions((2, 6), mask, class_id=ids, guided=True)
+            conditions = denoiser.conditions((2, 6), mask=mask, class_id=ids, guided=True)
             assert (conditions.rows is not None) == needed
             outputs.append(denoiser.run_blocks(inputs, modulation, conditions).detach())
     real = torch.cat([mask, mask])

@@ -189,7 +189,7 @@ def outputs_v1(model, guided, x_self_cond):
     z = some(batch, length, 32, dtype=torch.float32)
     given = some(batch, length, 32, dtype=torch.float32, seed=1) if x_self_cond else None
     mask = mask_of(LENGTHS, length)
-    conditions = model.conditions((batch, length), mask, class_id=ids, guided=guided)
+    conditions = model.conditions((batch, length), mask=mask, class_id=ids, guided=guided)
     times = torch.tensor([7]) if guided else torch.tensor([7, 400, 31, 999])
     out = model.run_blocks(model.network_input(z, given), model.modulate(times), conditions)
     return out, torch.cat([mask] * 2) if guided else mask
@@ -258,7 +258,7 @@ def test_packed_sources_are_the_padded_ones(install, guided):
     mask = mask_of(LENGTHS, 11)
 
     def run():
-        conditions = model.conditions((4, 8), None, context, mask, guided=guided)
+        conditions = model.conditions((4, 8), context=context, context_mask=mask, guided=guided)
         return model.run_blocks(model.network_input(z, None), model.modulate(torch.tensor([0.3])), conditions)
 
     padded = run()
