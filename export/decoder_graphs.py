@@ -145,7 +145,7 @@ def decoder_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
         cache_axes["mask"] = {0: "sentences", 1: "positions"}
     step = Graph(
         "decoder",
-        DecoderStep(decoder, autoencoder.max_len + 1 + SPAN),
+        DecoderStep(decoder, autoencoder.max_len + 1 + pipe.model.recipe.get("prefix_tokens", 0) + SPAN),
         inputs | caches,
         axes | cache_axes,
         ["logits", *cache_names("present", len(decoder.layers))],

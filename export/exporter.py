@@ -36,6 +36,7 @@ from ld4lg_fast.export.validation import validate_folder
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.options.checks import check_choice, check_folder
 from ld4lg_fast.options.precisions import TORCH_NAMES, precision_name
+from ld4lg_fast.pipeline.documents import BlockCoder
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import QUALITIES
 
@@ -192,6 +193,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
             "encode_special_tokens": tokenizer.backend_tokenizer.encode_special_tokens,
         },
         "source": {"max_len": model.source_max_len} if model.is_seq2seq else None,
+        "documents": _documents(pipe),
         "qualities": {name: asdict(plan) for name, plan in QUALITIES.items()},
         "diffusion": {
             "objective": diffusion.objective,
@@ -216,6 +218,19 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
         "vocab_size": autoencoder.lm.config.vocab_size,
     }
     return parse_config(content)
+
+
+def _documents(pipe: TextDiffusionPipeline) -> dict | None:
+    """What the runtime needs to write documents; None for a model that writes single texts."""
+    if not pipe.model.writes_documents:
+        return None
+    coder = BlockCoder(pipe.autoencoder, pipe.model.recipe["prefix_tokens"])
+    return {
+        "context_blocks": pipe.model.recipe["context_blocks"],
+        "block_tokens": coder.writer.room,
+        "prefix_tokens": coder.writer.num_prefix,
+        "opening": coder.opening,
+    }
 
 
 def schedule_levels(

@@ -5,6 +5,8 @@ The loops around them are plain Python in `runtime`:
 * ``denoiser``: one network evaluation;
 * ``source``: a source text to the keys and values that every block of the denoiser attends to
   (sequence-to-sequence models only);
+* ``encoder`` and ``context``: a block of a document to its latents, and the latents of the blocks before the one that
+  is written to those keys and values (models that write documents only);
 * ``latents``, ``decoder`` and ``cache``: the text decoder, see `decoder_graphs`.
 
 Letters: B batch, N latent positions, d latent width, M source length.
@@ -15,9 +17,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.decoder_graphs import decoder_graphs
 from ld4lg_fast.export.graph import Graph
+from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.models.denoiser import Conditions, DiffusionTransformer
 from ld4lg_fast.models.denoiser_v1 import DiffusionTransformerV1
 from ld4lg_fast.models.layers import attention_bias
@@ -121,6 +125,31 @@ class SourceEncoder(nn.Module):
         return [block.cross_attn.kv(tokens) for block in self.denoiser.blocks]
 
 
+class BlockEncoder(nn.Module):
+    """Token ids (B, T) of blocks with their mask to latents (B, N, d)."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.autoencoder.encode(input_ids, attention_mask).float()  # type: ignore[operator]  # its method
+
+
+class ContextOfBlocks(nn.Module):
+    """Latents (B, K, N, d) of the blocks before to each denoiser block's keys and values, and their mask (B, M)."""
+
+    def __init__(self, model: LatentDiffusion) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latents: Tensor, num_blocks: Tensor, begins: Tensor, continues: Tensor) -> list[Tensor]:
+        states, mask = self.model.encode_blocks(BlockContext(latents, num_blocks, begins, continues))
+        denoiser = self.model.denoiser
+        tokens = denoiser.context_proj(states)
+        return [*(block.cross_attn.kv(tokens) for block in denoiser.blocks), mask]
+
+
 def make_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
     """All graphs of a pipeline.
 
@@ -136,6 +165,8 @@ def make_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
     denoiser = pipe.model.denoiser
     if pipe.model.is_seq2seq and isinstance(denoiser, DiffusionTransformer):
         graphs.append(_source_graph(SourceEncoder(pipe.autoencoder.lm.get_encoder(), denoiser)))
+    if pipe.model.writes_documents:
+        graphs += _document_graphs(pipe)
     return graphs
 
 
@@ -157,7 +188,7 @@ def _denoiser_graph(pipe: TextDiffusionPipeline) -> Graph:
         inputs["has_self_cond"] = torch.ones(1, dtype=torch.bool)
     if config.num_classes:
         inputs["class_id"], axes["class_id"] = torch.zeros(batch, dtype=torch.long), rows
-    if pipe.model.is_seq2seq:
+    if pipe.model.is_seq2seq or pipe.model.writes_documents:
         kv = denoiser.blocks[0].cross_attn.kv
         shape, positions = (batch, 5, kv.out_features), {0: "batch", 1: "source"}
         inputs["source"] = [torch.zeros(shape, dtype=kv.weight.dtype) for _ in range(config.depth)]
@@ -169,10 +200,31 @@ def _denoiser_graph(pipe: TextDiffusionPipeline) -> Graph:
 
 
 def _source_graph(module: SourceEncoder) -> Graph:
+    inputs, axes = _texts()
+    outputs = [f"source.{block}" for block in range(module.denoiser.config.depth)]
+    return Graph("source", module, inputs, axes, outputs)
+
+
+def _document_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
+    model, (inputs, axes) = pipe.model, _texts()
+    encoder = Graph("encoder", BlockEncoder(pipe.autoencoder), inputs, axes, ["latents"])
+    config = model.denoiser.config
+    shape = (2, model.recipe["context_blocks"], config.max_len, config.dim_latent)
+    seen: dict[str, Tensor | list[Tensor]] = {
+        "latents": torch.zeros(shape),
+        "num_blocks": torch.ones(2, dtype=torch.long),
+        "begins": torch.ones(2, dtype=torch.bool),
+        "continues": torch.zeros(2, dtype=torch.bool),
+    }
+    names = [*(f"source.{block}" for block in range(config.depth)), "source_mask"]
+    rows = {name: {0: "batch"} for name in seen}
+    return [encoder, Graph("context", ContextOfBlocks(model), seen, rows, names)]
+
+
+def _texts() -> tuple[dict[str, Tensor | list[Tensor]], dict[str, dict[int, str]]]:
+    """Token ids and their mask, as a graph takes them, and their dynamic axes."""
     inputs: dict[str, Tensor | list[Tensor]] = {
         "input_ids": torch.ones(2, 5, dtype=torch.long),
         "attention_mask": torch.ones(2, 5, dtype=torch.bool),
     }
-    axes = {name: {0: "batch", 1: "source"} for name in inputs}
-    outputs = [f"source.{block}" for block in range(module.denoiser.config.depth)]
-    return Graph("source", module, inputs, axes, outputs)
+    return inputs, {name: {0: "batch", 1: "source"} for name in inputs}

@@ -16,6 +16,7 @@ from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.language_model import LanguageModel
 from ld4lg_fast.export.runtime.session import Session
 from ld4lg_fast.kernels import backend
+from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 # Largest difference allowed, relative to the largest value if that is above 1. That of int8 depends on the model: it is
@@ -84,8 +85,9 @@ def _denoiser(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Genera
         given["x_self_cond"] = previous if known and config.self_condition else None
         given["class_id"] = class_id if config.num_classes else None
         wanted = network(z_t, **given)
-        if pipe.model.is_seq2seq:
-            with_source, encoded = _with_source(folder, pipe, (batch, source_length), generator)
+        if pipe.model.is_seq2seq or pipe.model.writes_documents:
+            encode = _with_source if pipe.model.is_seq2seq else _with_blocks
+            with_source, encoded = encode(folder, pipe, (batch, source_length), generator)
             has_source = torch.arange(batch) % 2 == 0
             feeds |= encoded | {"has_source": has_source}
             wanted = torch.where(has_source[:, None, None], network(z_t, **given, **with_source), wanted)
@@ -106,6 +108,25 @@ def _with_source(
     states = lm.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     encoded = session.run({"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
     return {"context": states, "context_mask": mask}, encoded | {"source_mask": mask}
+
+
+def _with_blocks(
+    folder: Path, pipe: TextDiffusionPipeline, shape: tuple[int, int], generator: torch.Generator
+) -> tuple[dict, dict]:
+    """Blocks of random tokens as the eager denoiser takes their latents, and as the graph takes them."""
+    encoder, session = (Session(folder, name, ["CPUExecutionProvider"]) for name in ("encoder", "context"))
+    (batch, length), model = shape, pipe.model
+    most = model.recipe["context_blocks"]
+    ids = torch.randint(0, pipe.autoencoder.lm.config.vocab_size, (batch * most, length), generator=generator)
+    mask = _random_mask(batch * most, length, generator)
+    latents = pipe.autoencoder.encode(ids, mask).float().unflatten(0, (batch, most))
+    flags = torch.rand(2, batch, generator=generator) < 0.5
+    counts = torch.randint(0, most + 1, (batch,), generator=generator)
+    states, seen = model.encode_blocks(BlockContext(latents, counts, *flags))
+    got = encoder.run({"input_ids": ids.numpy(), "attention_mask": mask.numpy()})["latents"].numpy()
+    given = {"latents": got.reshape(latents.shape), "num_blocks": counts.numpy()}
+    given |= {name: flag.numpy() for name, flag in zip(("begins", "continues"), flags, strict=True)}
+    return {"context": states, "context_mask": seen}, session.run(given)
 
 
 def _random_mask(batch: int, length: int, generator: torch.Generator) -> Tensor:

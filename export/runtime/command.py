@@ -104,13 +104,18 @@ def _sample(folder: Path, options: argparse.Namespace) -> None:
     start = time.perf_counter()
     alone = str(options.json) == "-"
     output = None if options.json is None or alone else _output_file(options.json)
-    sources = options.source if options.source_file is None else _sources_in(options.source_file)
+    sources = options.source if options.source_file is None else _texts_in(options.source_file, "source")
+    prompts = None if options.prompt is None else [options.prompt]
+    if options.prompt_file is not None:
+        prompts = _texts_in(options.prompt_file, "prompt")
     model = OnnxTextDiffusion(
         folder, None if options.provider is None else [options.provider], options.threads
     )
     decoding = {name: value for name in DECODING if (value := getattr(options, name)) is not None}
     texts = model(
-        (len(sources) if sources else 8) if options.num_samples is None else options.num_samples,
+        _count(sources, prompts) if options.num_samples is None else options.num_samples,
+        prompt=prompts,
+        max_new_tokens=options.max_new_tokens,
         class_id=options.class_id,
         class_name=options.class_name,
         source=sources[0] if sources and len(sources) == 1 else sources,
@@ -127,8 +132,9 @@ def _sample(folder: Path, options: argparse.Namespace) -> None:
         **decoding,
     )
     seconds = time.perf_counter() - start
-    settings = {key: value for key, value in vars(options).items() if key not in ("json", "source_file")}
-    settings["source"] = sources
+    files = ("json", "source_file", "prompt_file")
+    settings = {key: value for key, value in vars(options).items() if key not in files}
+    settings |= {"source": sources, "prompt": prompts}
     content = {"texts": texts, "settings": settings, "seconds": round(seconds, 3)}
     if alone:
         print_json(content)
@@ -165,7 +171,7 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--num-samples", type=_number, help="8, or one for each source, if left out")
+    add("--num-samples", type=_number, help="8, or one for each source or prompt, if left out")
     add("--quality", default="paper", help="preset of the next three: paper, balanced or draft")
     add("--num-inference-steps", type=_number, help="network evaluations a text, if not the preset's")
     add("--sampler", choices=list(SAMPLERS), help="if not the preset's")
@@ -174,6 +180,12 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     add("--seed", type=_number, default=0, help="the same seed gives the same texts")
     add("--class-id", type=_number, help="of a class-conditional model")
     add("--class-name", type=typed, help="the same by name")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", type=typed, help="text to go on with (models that write documents)")
+    prompt.add_argument(
+        "--prompt-file", type=_path, help="prompts in a .txt (one a line), .jsonl, .json, .csv or .tsv"
+    )
+    add("--max-new-tokens", type=_number, help="most tokens to add to a prompt; 512 if left out")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--source",
@@ -203,11 +215,17 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _sources_in(path: Path) -> list[str]:
-    texts, account = read_sources(path)
+def _texts_in(path: Path, kind: str) -> list[str]:
+    texts, account = read_sources(path, kind)
     if account:
-        print(displayed(f"Sources are read from {account}"), file=sys.stderr)
+        print(displayed(f"{kind.capitalize()}s are read from {account}"), file=sys.stderr)
     return texts
+
+
+def _count(sources: Sequence[str] | None, prompts: Sequence[str] | None) -> int:
+    """How many samples there are if their number is left out."""
+    several = sources or (prompts if prompts and len(prompts) > 1 else None)
+    return len(several) if several else 8
 
 
 def _output_file(path: Path) -> Path:

@@ -3,7 +3,7 @@
 Letters: R rows (sentences times beams), T tokens so far, V vocabulary.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -65,6 +65,11 @@ class DecodingRules:
             raise RuntimeInputError(
                 f"num_decodes {self.num_decodes} needs strategy nucleus; {self.strategy} draws nothing."
             )
+
+    def after(self, num_prefix: int) -> "DecodingRules":
+        """The rules of texts that begin with so many given tokens, which lengths do not count."""
+        lengths = {name: getattr(self, name) + num_prefix for name in ("max_length", "min_length")}
+        return replace(self, **lengths)
 
     def check_vocabulary(self, size: int) -> None:
         """Refuses token ids beyond a vocabulary of that size, and more beams than it has tokens.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .errors import RuntimeInputError
 from .external_data import check_external_data
-from .folder_schema import FORMAT, GRAPHS, PROOFS, TOKENIZER, FolderConfig, digest_of, parse_config
+from .folder_schema import FORMAT, PROOFS, TOKENIZER, FolderConfig, digest_of, parse_config
 from .json_files import REMEDY, read_json, size_of
 from .option_checks import shown
 from .text_display import displayed, get_logger
@@ -49,7 +49,7 @@ def read_config(folder: Path) -> FolderConfig:
 
 
 def _check_files(folder: Path, config: FolderConfig) -> None:
-    graphs = [f"{graph}.onnx" for graph in ((*GRAPHS, "source") if config.source else GRAPHS)]
+    graphs = [f"{graph}.onnx" for graph in config.graphs]
     for name in (TOKENIZER, *graphs, *(config.sha256 or ())):
         if name not in config.files:
             raise RuntimeInputError(f"{folder / CONFIG} is damaged: files.{name} is missing; {REMEDY}.")

@@ -65,6 +65,23 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Documents:
+    """Of models that go on with prompts.
+
+    Args:
+        context_blocks: the most blocks that are seen before the one that is written.
+        block_tokens: the most tokens of a block, without special ones.
+        prefix_tokens: how many tokens before a block the decoder reads first, after ``opening``, the special tokens
+            that every text begins with.
+    """
+
+    context_blocks: int = key(WholeNumber(1, 64))
+    block_tokens: int = key(WholeNumber(1, MOST_TOKENS))
+    prefix_tokens: int = key(WholeNumber(0, 4096))
+    opening: tuple[int, ...] = key(ListOf(TOKEN, 8))
+
+
+@dataclass(frozen=True)
 class Quality:
     """A preset; ``sampler`` None is the recipe's."""
 
@@ -146,6 +163,16 @@ class FolderConfig:
     vocab_size: int | None = key(WholeNumber(1, 2**24), optional=True, default=None)
     sha256: Mapping[str, str] | None = key(TableOf(Sha256(), 1000, FileName()), optional=True, default=None)
     digest: str | None = key(Sha256(), optional=True, default=None)
+    documents: Documents | None = key(Documents, optional=True, default=None)
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs of the folder."""
+        return (
+            *GRAPHS,
+            *["source"] * (self.source is not None),
+            *["encoder", "context"] * (self.documents is not None),
+        )
 
     def __post_init__(self) -> None:
         for holds, sentence in _relations(self):
@@ -169,6 +196,10 @@ def _relations(config: FolderConfig) -> Iterator[tuple[bool, str]]:
     yield (
         (schedule.scale is None) != (schedule.alphas_cumprod is None),
         "diffusion.schedule must have either scale or alphas_cumprod.",
+    )
+    yield (
+        not (config.documents and (config.source or diffusion.has_mask)),
+        "documents exclude source and diffusion.has_mask.",
     )
     alphas = schedule.alphas_cumprod
     discrete = alphas is not None

@@ -46,13 +46,22 @@ def _denoiser(config: FolderConfig, graphs: Mapping[str, Session]) -> Iterator[I
         inputs |= {"x_self_cond": latents, "has_self_cond": (BOOL, (1,))}
     if diffusion.num_classes:
         inputs["class_id"] = (INT, (None,))
-    if config.source:
+    texts = {"input_ids": (INT, (None, None)), "attention_mask": (BOOL, (None, None))}
+    if config.source or config.documents:
         # Keys and values (B, M, …) for each block, all of the type and width of the first.
-        given = graphs["source"].output_signature
+        mask = {"source_mask": (BOOL, (None, None))}
+        given = graphs["source" if config.source else "context"].output_signature
         kind, sizes = next(iter(given.values()), (FLOAT, (0,)))
-        blocks = {f"source.{number}": (kind, (None, None, sizes[-1])) for number in range(max(1, len(given)))}
-        inputs |= {**blocks, "source_mask": (BOOL, (None, None)), "has_source": (BOOL, (None,))}
-        yield "source", {"input_ids": (INT, (None, None)), "attention_mask": (BOOL, (None, None))}, blocks
+        count = len([name for name in given if name not in mask])
+        blocks = {f"source.{number}": (kind, (None, None, sizes[-1])) for number in range(max(1, count))}
+        inputs |= {**blocks, **mask, "has_source": (BOOL, (None,))}
+        if config.source:
+            yield "source", texts, blocks
+    if documents := config.documents:
+        seen = (FLOAT, (None, documents.context_blocks, diffusion.num_latents, diffusion.dim_latent))
+        flags = {"begins": (BOOL, (None,)), "continues": (BOOL, (None,))}
+        yield "context", {"latents": seen, "num_blocks": (INT, (None,)), **flags}, {**blocks, **mask}
+        yield "encoder", texts, {"latents": latents}
     yield "denoiser", inputs, {"output": latents}
 
 

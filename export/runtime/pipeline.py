@@ -15,19 +15,31 @@ import numpy as np
 from . import noise
 from .batch_checks import check_latents, check_memory, sample_numbers
 from .conditions import check_classes, check_sources, classes_of, sources_of
+from .contexts import BlockContexts, Context, SourceContexts
+from .continuation import write_documents
 from .decoding import DecodingRules
+from .documents import MAX_NEW_TOKENS, Document, check_prompts
 from .errors import RuntimeInputError
 from .folder import CONFIG, read_config
 from .folder_schema import GRAPHS
 from .graph_checks import check_graphs
+from .guidance import guided_network
 from .json_files import REMEDY
 from .language_model import LanguageModel
 from .levels import more_than_timesteps
-from .option_checks import Choice, WholeNumber, above_max_length, complaint, eta_of_another, first_complaint
-from .sampling import SAMPLERS, Network, sample, step_table
-from .schedules import SPACINGS, SamplingGrid, sampling_grid
+from .option_checks import (
+    Choice,
+    WholeNumber,
+    above_max_length,
+    complaint,
+    eta_of_another,
+    first_complaint,
+    shown,
+)
+from .sampling import SAMPLERS, sample, step_table
+from .schedules import SPACINGS, sampling_grid
 from .search import decode_tokens
-from .session import Feeds, Session, check_providers
+from .session import Session, check_providers
 from .similarity import SCORE, SIMILARITIES, minimum_bayes_risk
 from .text_tokenizer import TextTokenizer
 
@@ -55,7 +67,7 @@ class OnnxTextDiffusion:
         names = check_providers(providers)
         self.config = read_config(folder)
         load = partial(Session, folder, providers=names, threads=threads)
-        graphs = {name: load(name) for name in (*GRAPHS, *(["source"] if self.config.source else []))}
+        graphs = {name: load(name) for name in self.config.graphs}
         self._vocabulary = check_graphs(self.config, graphs)
         try:
             self.config.generation.check_vocabulary(self._vocabulary)
@@ -67,13 +79,18 @@ class OnnxTextDiffusion:
         self._decoder = decoder[0], decoder[1], decoder[2]
         tokenizer = partial(TextTokenizer, folder, self.config.tokenizer, self._vocabulary)
         self._tokenizer = tokenizer()
-        if self.config.source:
-            self._source, self._sources_to_ids = graphs["source"], tokenizer(limit=self.config.source.max_len)
+        if source := self.config.source:
+            pad = self.config.generation.pad_token
+            self._sources = SourceContexts(graphs["source"], tokenizer(limit=source.max_len), pad)
+        if self.config.documents:
+            self._blocks = BlockContexts(self.config, graphs["encoder"], graphs["context"], self._tokenizer)
 
     def __call__(
         self,
-        num_samples: int = 1,
+        num_samples: int | None = None,
         *,
+        prompt: str | Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
         class_id: int | Sequence[int] | None = None,
         class_name: str | None = None,
         source: str | Sequence[str] | None = None,
@@ -92,6 +109,9 @@ class OnnxTextDiffusion:
         """Samples texts; the same seed gives the same texts at any batch size.
 
         Args:
+            num_samples: None is one, or one for each prompt.
+            prompt, max_new_tokens: of a model that writes documents: the text that every sample goes on with, or one
+                for each, and the most tokens that are added (None: 512). The result is what was added.
             class_id, class_name: of a class-conditional model, one class or an id for each sample.
             source: of a sequence-to-sequence model, one text or one for each sample.
             quality: ``paper`` (as published), ``balanced`` or ``draft``: presets of the next three.
@@ -107,7 +127,12 @@ class OnnxTextDiffusion:
         Raises:
             RuntimeInputError: an option out of range, or a condition that the model does not have.
         """
-        _check(num_samples=num_samples, batch_size=batch_size, seed=seed)
+        most = MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
+        _check(batch_size=batch_size, seed=seed, max_new_tokens=most)
+        if num_samples is not None:
+            _check(num_samples=num_samples)
+        self._check_documents(prompt=prompt, max_new_tokens=max_new_tokens)
+        prompts, num_samples = check_prompts(prompt, num_samples)
         num_inference_steps, sampler, spacing = self._plan(quality, num_inference_steps, sampler, spacing)
         rules = self.rules(**decoding)
         check_memory(self.config.diffusion, rules, self._vocabulary, min(batch_size, num_samples))
@@ -116,20 +141,22 @@ class OnnxTextDiffusion:
         texts: list[str] = []
         for start in range(0, num_samples, batch_size):
             ids = np.arange(start, min(start + batch_size, num_samples))
+            options: dict[str, Any] = {
+                "class_ids": classes_of(self.config, classes, seed, ids),
+                "num_inference_steps": num_inference_steps,
+                "sampler": sampler,
+                "spacing": spacing,
+                "eta": eta,
+                "guidance_scale": guidance_scale,
+                "guidance_interval": guidance_interval,
+            }
             try:
-                latents, mask = self.sample(
-                    ids,
-                    class_ids=classes_of(self.config, classes, seed, ids),
-                    sources=sources_of(sources, ids),
-                    num_inference_steps=num_inference_steps,
-                    sampler=sampler,
-                    spacing=spacing,
-                    eta=eta,
-                    guidance_scale=guidance_scale,
-                    guidance_interval=guidance_interval,
-                    seed=seed,
-                )
-                written = self.decode(latents, mask, rules, seed, ids)
+                if self.config.documents:
+                    own = prompts * len(ids) if len(prompts) == 1 else prompts[ids[0] : ids[-1] + 1]
+                    written = write_documents(self, self._blocks, own, most, rules, seed, ids, **options)
+                else:
+                    latents, mask = self.sample(ids, sources=sources_of(sources, ids), seed=seed, **options)
+                    written = self.decode(latents, mask, rules, seed, ids)
             except MemoryError as error:
                 raise RuntimeInputError(
                     f"The memory does not hold a batch of {len(ids)} samples; ask for a smaller batch_size."
@@ -145,6 +172,7 @@ class OnnxTextDiffusion:
         *,
         class_ids: np.ndarray | None = None,
         sources: Sequence[str] | None = None,
+        documents: Sequence[Document] | None = None,
         num_inference_steps: int = 250,
         sampler: str | None = None,
         spacing: str = "time",
@@ -153,7 +181,10 @@ class OnnxTextDiffusion:
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Latents (B, N, d) of one batch and, in recipe v1, the mask (B, N) of their real positions."""
+        """Latents (B, N, d) of one batch and, in recipe v1, the mask (B, N) of their real positions.
+
+        ``documents``: of a model that writes them, what there is of each before the block that is sampled.
+        """
         diffusion = self.config.diffusion
         scale = diffusion.guidance_scale if guidance_scale is None else guidance_scale
         _check(
@@ -170,9 +201,9 @@ class OnnxTextDiffusion:
         timesteps = len(diffusion.schedule.alphas_cumprod or ())
         if timesteps and (sentence := more_than_timesteps(num_inference_steps, timesteps)):
             raise RuntimeInputError(sentence)
-        if scale != 1.0 and class_ids is None and sources is None:
+        if scale != 1.0 and class_ids is None and sources is None and documents is None:
             raise RuntimeInputError(
-                f"guidance_scale {scale} needs a class-conditional or sequence-to-sequence model; use 1."
+                f"guidance_scale {scale} needs a model with classes, source texts or documents; use 1."
             )
         low, high = guidance_interval
         shape = (diffusion.num_latents, diffusion.dim_latent)
@@ -190,8 +221,14 @@ class OnnxTextDiffusion:
         grid = sampling_grid(diffusion.schedule.levels(), num_inference_steps, spacing)
         scales = [scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
         table = step_table(sampler, grid, diffusion.objective, eta or 0.0)
-        conditions = self._conditions(None if mask is None else mask[:, :width], class_ids, sources)
-        network = self._guided(grid, scales, conditions)
+        context: Context = {}
+        if sources is not None:
+            context = self._sources(sources)
+        elif documents is not None:
+            context = self._blocks(documents)
+        given = {"mask": None if mask is None else mask[:, :width], "class_id": class_ids}
+        conditions = context | {name: value for name, value in given.items() if value is not None}
+        network = guided_network(diffusion, self._denoiser, grid, scales, conditions)
         latents = sample(
             table, network, fresh(noise.START_STREAM), lambda step: fresh(1 + step), diffusion.project
         )
@@ -211,9 +248,27 @@ class OnnxTextDiffusion:
         Raises:
             RuntimeInputError: latents of another shape than the model's, or not finite.
         """
+        tokens = self.decode_tokens(latents, mask, rules, seed, sample_ids)
+        return self._tokenizer.decode(tokens)
+
+    def decode_tokens(
+        self,
+        latents: np.ndarray,
+        mask: np.ndarray | None = None,
+        rules: DecodingRules | None = None,
+        seed: int = 0,
+        sample_ids: np.ndarray | None = None,
+        prefix: np.ndarray | None = None,
+    ) -> list[list[int]]:
+        """Token ids of texts, special ones removed; arguments as in `decode`.
+
+        ``prefix`` (B, P): tokens that the decoder reads before those that it writes; the result is without them.
+        """
         check_latents(self.config.diffusion, latents, mask)
         _check(seed=seed)
         rules = self.rules() if rules is None else rules
+        num_prefix = 0 if prefix is None else prefix.shape[1]
+        rules = rules.after(num_prefix)
         decodes, beams = rules.num_decodes, rules.num_beams if rules.strategy == "beam" else 1
         uniform: np.ndarray | None = None
         if rules.strategy == "nucleus":
@@ -225,15 +280,16 @@ class OnnxTextDiffusion:
         latents = np.repeat(latents, decodes, axis=0)
         mask = None if mask is None else np.repeat(mask, decodes, axis=0)
         decoder = LanguageModel(*self._decoder, latents, mask, beams)
-        tokens, scores = decode_tokens(decoder, len(latents), rules, uniform)
-        texts = self._tokenizer.decode(tokens.tolist())
+        prefix = None if prefix is None else np.repeat(prefix, decodes, axis=0)
+        found, scores = decode_tokens(decoder, len(latents), rules, uniform, prefix)
+        tokens = self._tokenizer.without_special(found[:, 1 + num_prefix :].tolist())
         if decodes == 1:
-            return texts
-        groups = [slice(first, first + decodes) for first in range(0, len(texts), decodes)]
+            return tokens
+        groups = [slice(first, first + decodes) for first in range(0, len(tokens), decodes)]
         if rules.choose_decode == SCORE:
-            return [texts[group][scores[group].argmax()] for group in groups]
-        similarity = SIMILARITIES[rules.choose_decode]
-        return [texts[group][minimum_bayes_risk(texts[group], similarity)] for group in groups]
+            return [tokens[group][scores[group].argmax()] for group in groups]
+        similarity, texts = SIMILARITIES[rules.choose_decode], self._tokenizer.decode(tokens)
+        return [tokens[group][minimum_bayes_risk(texts[group], similarity)] for group in groups]
 
     def rules(self, **decoding: Any) -> DecodingRules:
         """This model's decoding rules, with the given fields of `DecodingRules` replaced."""
@@ -254,6 +310,14 @@ class OnnxTextDiffusion:
         rules.check_vocabulary(self._vocabulary)
         return rules
 
+    def _check_documents(self, **given: Any) -> None:
+        """Refuses options of documents that were given to a model without them."""
+        for name, value in given.items():
+            if value is not None and self.config.documents is None:
+                raise RuntimeInputError(
+                    f"{name} is {shown(value)}, but this model was trained without documents; leave it out."
+                )
+
     def _plan(
         self, quality: str, num_inference_steps: int | None, sampler: str | None, spacing: str | None
     ) -> tuple[int, str, str]:
@@ -266,60 +330,6 @@ class OnnxTextDiffusion:
         _check_choice("sampler", sampler, SAMPLERS)
         _check_choice("spacing", spacing, SPACINGS)
         return preset.num_steps if num_inference_steps is None else num_inference_steps, sampler, spacing
-
-    def _conditions(
-        self, mask: np.ndarray | None, class_ids: np.ndarray | None, sources: Sequence[str] | None
-    ) -> dict[str, np.ndarray]:
-        """The denoiser's inputs that are constant over all steps."""
-        conditions = {} if mask is None else {"mask": mask}
-        if class_ids is not None:
-            conditions["class_id"] = class_ids
-        return conditions if sources is None else conditions | self._encode(sources)
-
-    def _guided(self, grid: SamplingGrid, scales: list[float], conditions: dict[str, np.ndarray]) -> Network:
-        """The network for `sample`; guided steps (scale not 1) run a doubled batch, its second half unconditional."""
-        diffusion, graph = self.config.diffusion, self._denoiser
-        plain: Feeds = {name: graph.place(value) for name, value in conditions.items()}
-        both: Feeds = {}
-        if any(scale != 1.0 for scale in scales):
-            doubled = {name: np.concatenate([value, value]) for name, value in conditions.items()}
-            for name, without in (("class_id", diffusion.num_classes), ("has_source", False)):
-                if name in doubled:
-                    doubled[name][len(doubled[name]) // 2 :] = without
-            both = {name: graph.place(value) for name, value in doubled.items()}
-
-        def network(z_t: np.ndarray, step: int, x_self_cond: np.ndarray | None) -> np.ndarray:
-            scale = np.float32(scales[step])
-            copies = 1 if scale == 1 else 2
-            rows = copies * len(z_t) if diffusion.class_modulates else 1
-            feeds = dict(plain if copies == 1 else both)
-            feeds["z_t"] = np.tile(z_t, (copies, 1, 1))
-            feeds["time"] = np.full(rows, grid.network_time[step], np.float32)
-            if diffusion.self_condition:
-                known = np.zeros_like(z_t) if x_self_cond is None else x_self_cond
-                feeds["x_self_cond"] = np.tile(known, (copies, 1, 1))
-                feeds["has_self_cond"] = np.array([x_self_cond is not None])
-            output = graph.run(feeds, {"output": feeds["z_t"].shape})["output"].numpy()
-            if copies == 1:
-                return output
-            cond, uncond = np.split(output, 2)
-            return scale * cond + (1 - scale) * uncond
-
-        return network
-
-    def _encode(self, sources: Sequence[str]) -> dict[str, np.ndarray]:
-        """The denoiser's cross-attention inputs of source texts; equal texts are encoded once."""
-        distinct = {text: index for index, text in enumerate(dict.fromkeys(sources))}
-        rows = self._sources_to_ids.encode(list(distinct))
-        lengths = np.array([len(row) for row in rows])
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.full(mask.shape, self.config.generation.pad_token, np.int64)
-        ids[mask] = np.concatenate(rows)
-        shapes = {name: (len(rows), *shape[1:]) for name, (_, shape) in self._source.output_signature.items()}
-        outputs = self._source.run({"input_ids": ids, "attention_mask": mask}, shapes)
-        index = [distinct[text] for text in sources]
-        encoded = {name: value.numpy()[index] for name, value in outputs.items()}
-        return encoded | {"source_mask": mask[index], "has_source": np.ones(len(sources), bool)}
 
 
 def _check(**options: Any) -> None:

@@ -30,17 +30,30 @@ class Decoder(Protocol):
 
 
 def decode_tokens(
-    decoder: Decoder, count: int, rules: DecodingRules, uniform: np.ndarray | None
+    decoder: Decoder,
+    count: int,
+    rules: DecodingRules,
+    uniform: np.ndarray | None,
+    prefix: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids (S, T) of ``count`` sentences, and their mean log-probabilities (S,) if the rules choose by them.
 
-    ``uniform`` (S, T): random numbers for nucleus sampling.
+    Args:
+        uniform: (S, T) random numbers for nucleus sampling.
+        prefix: (S, P) int64, tokens that the decoder reads after the start token; lengths of ``rules`` include them.
     """
+    num_prefix = 0 if prefix is None else prefix.shape[1]
     beams = rules.strategy == "beam" and rules.num_beams > 1
-    search = BeamSearch(count, rules) if beams else SingleSearch(count, rules, uniform)
+    search = BeamSearch(count, rules, num_prefix) if beams else SingleSearch(count, rules, uniform)
     tokens = np.full((count, rules.max_length), rules.pad_token, np.int64)
     scores, rows = np.zeros(count), np.arange(count)
-    for length in range(1, rules.max_length):
+    if prefix is not None:
+        search.texts[..., 1 : 1 + num_prefix] = prefix if search.texts.ndim == 2 else prefix[:, None]
+        for place in range(num_prefix):
+            if decoder.is_full():
+                decoder.grow(rows)
+            decoder.step(search.texts.reshape(count, -1, rules.max_length)[:, :, place])
+    for length in range(1 + num_prefix, rules.max_length):
         done = search.done()
         if done.all():
             break
@@ -60,8 +73,8 @@ class SingleSearch:
 
     def __init__(self, count: int, rules: DecodingRules, uniform: np.ndarray | None) -> None:
         self.rules, self.uniform = rules, uniform
-        self.tokens = np.full((count, rules.max_length), rules.pad_token, np.int64)
-        self.tokens[:, 0] = rules.start_token
+        self.texts = np.full((count, rules.max_length), rules.pad_token, np.int64)
+        self.texts[:, 0] = rules.start_token
         self.finished, self.counts = np.zeros(count, bool), np.zeros(count, np.int64)
         self.log_probs = np.zeros(count)
 
@@ -71,25 +84,25 @@ class SingleSearch:
     def advance(self, decoder: Decoder, length: int) -> None:
         """Adds one token to every text of ``length`` tokens."""
         rules = self.rules
-        scores = decoder.step(self.tokens[:, length - 1 : length])[:, 0]
+        scores = decoder.step(self.texts[:, length - 1 : length])[:, 0]
         log_probs = _log_softmax(scores.copy()) if rules.choose_decode == "score" else None
-        rules.apply(self.tokens[:, :length], scores)
+        rules.apply(self.texts[:, :length], scores)
         if rules.strategy == "nucleus" and self.uniform is not None:
             chosen = draw_nucleus(scores, rules, self.uniform[:, length - 1])
         else:
             chosen = scores.argmax(axis=1)
-        self.tokens[:, length] = np.where(self.finished, rules.pad_token, chosen)
+        self.texts[:, length] = np.where(self.finished, rules.pad_token, chosen)
         if log_probs is not None:
             self.log_probs += log_probs[np.arange(len(chosen)), chosen] * ~self.finished
         self.counts += ~self.finished
         self.finished |= np.isin(chosen, rules.eos_tokens)
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.tokens, self.log_probs / self.counts.clip(min=1)
+        return self.texts, self.log_probs / self.counts.clip(min=1)
 
     def keep(self, sentences: np.ndarray) -> None:
         """Drops all sentences but those."""
-        for name in ("tokens", "finished", "counts", "log_probs"):
+        for name in ("texts", "finished", "counts", "log_probs"):
             setattr(self, name, getattr(self, name)[sentences])
         self.uniform = None if self.uniform is None else self.uniform[sentences]
 
@@ -97,15 +110,15 @@ class SingleSearch:
 class BeamSearch:
     """2W candidates for each sentence, of which W continue; the W best finished texts are kept."""
 
-    def __init__(self, count: int, rules: DecodingRules) -> None:
-        beams = rules.num_beams
+    def __init__(self, count: int, rules: DecodingRules, num_prefix: int) -> None:
+        beams, self.num_prefix = rules.num_beams, num_prefix
         self.rules, self.candidates = rules, max(2, 1 + len(rules.eos_tokens)) * beams
-        self.running = np.full((count, beams, rules.max_length), rules.pad_token, np.int64)
-        self.running[:, :, 0] = rules.start_token
+        self.texts = np.full((count, beams, rules.max_length), rules.pad_token, np.int64)
+        self.texts[:, :, 0] = rules.start_token
         self.scores = np.full((count, beams), IMPOSSIBLE, np.float32)
         self.scores[:, 0] = 0  # all beams are equal at first; only one may continue
         self.finished, self.finished_scores = (
-            self.running.copy(),
+            self.texts.copy(),
             np.full((count, beams), IMPOSSIBLE, np.float32),
         )
         self.is_finished, self.may_improve = np.zeros((count, beams), bool), np.ones((count, 1), bool)
@@ -116,25 +129,25 @@ class BeamSearch:
 
     def advance(self, decoder: Decoder, length: int) -> None:
         """Adds one token to every running text of ``length`` tokens."""
-        rules, (count, beams, _) = self.rules, self.running.shape
-        scores = decoder.step(self.running[:, :, length - 1])
+        rules, (count, beams, _) = self.rules, self.texts.shape
+        scores = decoder.step(self.texts[:, :, length - 1])
         vocab = scores.shape[2]
         rows = _log_softmax(scores.reshape(count * beams, vocab))
-        rules.apply(self.running[:, :, :length].reshape(count * beams, length), rows)
+        rules.apply(self.texts[:, :, :length].reshape(count * beams, length), rows)
         scores = (rows.reshape(count, beams, vocab) + self.scores[:, :, None]).reshape(count, -1)
         scores, top = top_k(scores, self.candidates)
-        candidates = _pick(self.running, top // vocab)
+        candidates = _pick(self.texts, top // vocab)
         candidates[:, :, length] = top % vocab
         ends = np.isin(top % vocab, rules.eos_tokens) | (length + 1 >= rules.max_length)
 
         self.scores, chosen = top_k(scores + ends * IMPOSSIBLE, beams)
-        self.running = _pick(candidates, chosen)
+        self.texts = _pick(candidates, chosen)
         decoder.choose(np.take_along_axis(top // vocab, chosen, axis=1))
         self._finish(candidates, scores, ends, length)
 
         whole = rules.early_stopping == "never" and rules.length_penalty > 0
         horizon = rules.max_length - 1 if whole else length
-        possible = self.scores[:, :1] / np.float32(horizon**rules.length_penalty)
+        possible = self.scores[:, :1] / np.float32((horizon - self.num_prefix) ** rules.length_penalty)
         worst = np.where(self.is_finished, self.finished_scores.min(axis=1, keepdims=True), IMPOSSIBLE)
         self.may_improve &= (possible > worst).any(axis=1, keepdims=True)
 
@@ -144,7 +157,9 @@ class BeamSearch:
         done = ends & (np.arange(self.candidates) < beams)
         full = self.done()[:, None]
         ending = (
-            scores / np.float32(length**self.rules.length_penalty) + full * IMPOSSIBLE + ~done * IMPOSSIBLE
+            scores / np.float32((length - self.num_prefix) ** self.rules.length_penalty)
+            + full * IMPOSSIBLE
+            + ~done * IMPOSSIBLE
         )
         self.finished_scores, best = top_k(np.concatenate([self.finished_scores, ending], axis=1), beams)
         self.finished = _pick(np.concatenate([self.finished, candidates], axis=1), best)
@@ -155,7 +170,7 @@ class BeamSearch:
 
     def keep(self, sentences: np.ndarray) -> None:
         """Drops all sentences but those."""
-        for name in ("running", "scores", "finished", "finished_scores", "is_finished", "may_improve"):
+        for name in ("texts", "scores", "finished", "finished_scores", "is_finished", "may_improve"):
             setattr(self, name, getattr(self, name)[sentences])
 
 

@@ -19,7 +19,7 @@ from .json_rows import rows_of_documents, rows_of_lines
 Row = Mapping[str, object]
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
-SOURCE_COLUMNS = ("source", "src", "text", "document")
+SOURCE_COLUMNS = {"source": ("source", "src", "text", "document"), "prompt": ("prompt", "text", "document")}
 MISSING = object()
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
@@ -262,20 +262,23 @@ def texts_of(table: Table, column: str, kind: str, remedy: str) -> list[str]:
     return texts
 
 
-def read_sources(path: Path) -> tuple[list[str], str]:
+def read_sources(path: Path, kind: str = "source") -> tuple[list[str], str]:
     """The source texts of a file without blank ones, and a summary of what was left out or inferred, or "".
 
-    Their column is ``source``, ``src``, ``text`` or ``document``, or the only one.
+    Args:
+        kind: ``source`` or ``prompt``, a key of `SOURCE_COLUMNS`, which has the names of the column; the only column
+            may have any.
 
     Raises:
         RuntimeInputError: the file cannot be read, has no such column, or no text.
     """
     table = read_table(path)
     if table.rows:
-        remedy = f"call the column of the sources {' or '.join(SOURCE_COLUMNS)}"
-        column, note = choose_column(table, SOURCE_COLUMNS, remedy)
-        texts = [text for text in texts_of(table, column, "source", remedy) if text]
+        columns = SOURCE_COLUMNS[kind]
+        remedy = f"call the column of the {kind}s {' or '.join(columns)}"
+        column, note = choose_column(table, columns, remedy)
+        texts = [text for text in texts_of(table, column, kind, remedy) if text]
         if texts:
             plain = len(texts) == len(table.rows) and not (table.num_blank or table.notes or note)
             return texts, "" if plain else table.account(len(texts), note)
-    raise RuntimeInputError(f"{path} has no source text: write one a line")
+    raise RuntimeInputError(f"{path} has no {'source text' if kind == 'source' else kind}: write one a line")

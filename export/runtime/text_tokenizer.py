@@ -46,9 +46,24 @@ class TextTokenizer:
         with self._one_sentence("cannot encode these texts"):
             return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, without special ones."""
+        with self._one_sentence("cannot encode these texts"):
+            found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            return [encoding.ids for encoding in found]
+
+    def decode_plain(self, ids: Sequence[int]) -> str:
+        """The text of token ids without special ones, nothing stripped."""
+        with self._one_sentence("cannot decode its own tokens"):
+            return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def without_special(self, rows: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The rows without special tokens."""
+        return [[token for token in row if token not in self._special] for row in rows]
+
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Texts of token ids, stripped and without special tokens."""
-        kept = [[token for token in row if token not in self._special] for row in rows]
+        kept = self.without_special(rows)
         with self._one_sentence("cannot decode its own tokens"):
             return [text.strip() for text in self._tokenizer.decode_batch(kept, skip_special_tokens=True)]
 

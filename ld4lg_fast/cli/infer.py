@@ -17,25 +17,24 @@ from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.checkpoints.shipped import results_folder
+from ld4lg_fast.cli.given_texts import DEFAULT_SAMPLES, choose_prompts, choose_sources
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.decoding.reranking import choose, in_groups
 from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.engine.engine import check_fits
 from ld4lg_fast.engine.learned_timesteps import FEW_STEPS, learn_timesteps
-from ld4lg_fast.errors import CheckpointError, ConfigError, DataError, LD4LGError
+from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export.runtime.similarity import CHOICES, SCORE
-from ld4lg_fast.export.runtime.text_display import list_item, typed
+from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.options.checks import check, check_folder, choose_device, output_file
 from ld4lg_fast.options.groups import INFER, checked_groups
 from ld4lg_fast.options.precisions import torch_dtype
+from ld4lg_fast.pipeline.documents import prompt_list
 from ld4lg_fast.pipeline.pipeline import TextDiffusionOutput, TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import DECODING, resolved_generation
-from ld4lg_fast.pipeline.sources import read_sources
 from ld4lg_fast.terminal.console import console, progress_bar
 from ld4lg_fast.terminal.hydra_entry import hydra_entry
 from ld4lg_fast.training.session import start_processes
-
-DEFAULT_SAMPLES = 16
 
 # Entries of the group ``generation`` that the pipeline knows by the same name.
 PASSED_ON = (
@@ -99,20 +98,6 @@ def learn_and_keep_timesteps(run_dir: Path, device: torch.device, seed: int) -> 
     )
 
 
-def chosen_prompts(prompt: str | None, file: Path | None) -> str | list[str] | None:
-    """The prompt of all samples, or those of a file; None without either.
-
-    Raises:
-        ConfigError: both were given.
-        DataError: the file cannot be read, or has no text.
-    """
-    if prompt is not None and file is not None:
-        raise ConfigError(f"--prompt and --prompt-file {file} exclude each other; give one of them.")
-    if file is not None:
-        return read_sources(file)
-    return None if prompt is None else typed(prompt)
-
-
 def print_texts(texts: Sequence[str], seconds: float, prefixes: Sequence[str] | None = None) -> None:
     """Prints the texts, each after its prefix (class or source), and the time they took."""
     for index, text in enumerate(texts):
@@ -127,7 +112,7 @@ def infer(config: DictConfig) -> Path | None:
 
     The file holds ``texts``, ``settings``, ``seconds``, ``device`` and ``versions``; of a class-conditional
     model each text's ``classes``; of a sequence-to-sequence model ``sources``, ``references`` where they are
-    known, and all ``candidates`` that the texts were chosen from.
+    known, and all ``candidates`` that the texts were chosen from; the ``prompts`` that the texts go on with.
     """
     groups = checked_groups(config, INFER)
     processes = start_processes()
@@ -148,16 +133,27 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
         raise ConfigError(
             f"Unknown similarity generation.choose_by={generation['choose_by']}; choose one of {', '.join(CHOICES)}."
         )
+    prompts = choose_prompts(asked["prompt"], asked["prompt_file"], ("infer.prompt", "infer.prompt_file"))
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, torch_dtype(asked["dtype"]))
     num_samples, num_candidates = generation["num_samples"], generation["num_candidates"]
     sources, references = choose_sources(pipe, run_dir, asked["source_file"], num_samples, num_candidates)
-    num_texts = (DEFAULT_SAMPLES if num_samples is None else num_samples) if sources is None else len(sources)
+    pipe.check_prompt(prompts, generation["max_new_tokens"], {})
+    num_texts = DEFAULT_SAMPLES if num_samples is None else num_samples
+    if sources is not None:
+        num_texts = len(sources)
+    elif prompts is not None:
+        prompts, num_texts = prompt_list(prompts, num_texts if len(prompts) == 1 else num_samples)
     check_fits(pipe.model, num_texts * num_candidates // processes.num_processes, "generation.num_samples")
     settings = generation | {"num_samples": num_texts} | resolved_generation(pipe, generation)
     decoding = DecodingConfig(**{name: settings[name] for name in DECODING})
     path = asked["output_file"] or results_folder(run_dir) / "samples" / default_name(settings)
     path = output_file("infer.output_file", path)
     ids = share(num_texts * num_candidates, processes)
+    given: dict[str, Any] = {}
+    if pipe.model.writes_documents:
+        every = prompts or [""]
+        own = every if len(every) == 1 else [every[index] for index in ids]
+        given = {"prompt": own, "max_new_tokens": settings["max_new_tokens"]}
     prefixes, seconds, texts, scores = None, 0.0, [], []
     classes: list[Any] = []
     if ids:
@@ -169,6 +165,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
             decoding=decoding,
             source=None if sources is None else [sources[index // num_candidates] for index in ids],
             **{name: settings[name] for name in PASSED_ON},
+            **given,
         )
         texts = output.texts
         classes = [None] * len(texts) if output.class_ids is None else output.class_ids.tolist()
@@ -193,6 +190,8 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
         content |= {"sources": sources, "references": references}
         content["candidates"] = candidates if num_candidates > 1 else None
         prefixes = [f"{source} → " for source in sources]
+    if pipe.model.writes_documents and prompts is not None:
+        content["prompts"] = prefixes = prompts if len(prompts) == num_texts else prompts * num_texts
     facts = {
         "run": str(run_dir),
         "settings": settings,
@@ -212,53 +211,6 @@ def default_name(settings: Mapping) -> str:
     of_class = "" if asked is None else "_class_" + os.fsdecode(re.sub(r"[\W_]+", "-", str(asked)).encode())
     sampling = f"{settings['sampler']}_{settings['num_inference_steps']}_{settings['strategy']}"
     return f"{sampling}{of_class}_seed{settings['seed']}.json"
-
-
-def choose_sources(
-    pipe: TextDiffusionPipeline,
-    run_dir: Path,
-    source_file: str | None,
-    num_samples: int | None,
-    num_candidates: int,
-) -> tuple[list[str] | None, list[str] | None]:
-    """The sources of a sequence-to-sequence model, and their references where known; else None twice.
-
-    They are those of the file (all of them, or ``num_samples``), else the first of the run's test set.
-
-    Raises:
-        ConfigError: sources or candidates for a model that takes none, or too few of either.
-        DataError: the file, or the run's corpus, cannot be read.
-    """
-    if not pipe.model.is_seq2seq:
-        if source_file is not None:
-            raise ConfigError(
-                f"infer.source_file={source_file} is for models that were trained with source texts."
-            )
-        if num_candidates > 1:
-            raise ConfigError(
-                f"generation.num_candidates={num_candidates} is for models trained with source texts."
-            )
-        return None, None
-    if source_file is not None:
-        sources = read_sources(Path(source_file))
-        if num_samples is not None and num_samples > len(sources):
-            raise ConfigError(
-                f"generation.num_samples={num_samples} is more than the {len(sources)} sources of "
-                f"{source_file}."
-            )
-        return sources[:num_samples], None
-    from ld4lg_fast.evaluation.references import load_dataset
-
-    try:
-        dataset = load_dataset(run_dir, {})
-        dataset.require_sources()
-    except LD4LGError as error:
-        raise DataError(
-            "This model writes from a source text; give some with infer.source_file=FILE, as the test set of "
-            f"its corpus cannot be read ({error})."
-        ) from error
-    count = min(DEFAULT_SAMPLES if num_samples is None else num_samples, len(dataset.test))
-    return (dataset.test.sources or [])[:count], dataset.test.texts[:count]
 
 
 def main() -> None:

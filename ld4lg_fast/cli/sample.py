@@ -121,7 +121,8 @@ def sample(
 
     from ld4lg_fast.checkpoints.files import write_json
     from ld4lg_fast.checkpoints.shipped import DEFAULT, FOLDER, run_directory
-    from ld4lg_fast.cli.infer import choose_device, chosen_prompts, print_texts, sample_with_bar
+    from ld4lg_fast.cli.given_texts import choose_prompts
+    from ld4lg_fast.cli.infer import choose_device, print_texts, sample_with_bar
     from ld4lg_fast.options.checks import check_given, output_file
     from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
     from ld4lg_fast.pipeline.presets import sampling_plan
@@ -135,14 +136,14 @@ def sample(
     best_of_default = best_of is None
     best_of = (4 if ships else 1) if best_of is None else best_of
     # What is wrong is said before the model is loaded.
-    prompts = chosen_prompts(prompt, prompt_file)
+    prompts = choose_prompts(prompt, prompt_file)
     check_given(num_samples=num_samples, max_new_tokens=max_new_tokens)
     check_given(best_of=best_of, eta=eta, guidance_scale=guidance_scale, seed=seed)
     sampling_plan(quality, sampler, num_inference_steps)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
     class_name, source = (None if text is None else typed(text) for text in (class_name, source))
     if num_samples is None:
-        num_samples = 8 if prompts is None or isinstance(prompts, str) else len(prompts)
+        num_samples = 8 if prompts is None or len(prompts) == 1 else len(prompts)
     own = pipe.decoding
     decoding = replace(own, strategy=own.strategy if strategy is None else strategy, precision=precision)
     settings: dict[str, Any] = {

@@ -13,12 +13,13 @@ from ld4lg_fast.data.corpus import SPLITS, TextDataset
 from ld4lg_fast.data.corpus_options import check_corpus_options
 from ld4lg_fast.data.demo import demo_dataset
 from ld4lg_fast.data.demo_documents import demo_documents
-from ld4lg_fast.data.documents import one_text_a_source, tidied
+from ld4lg_fast.data.documents import one_text_a_source
 from ld4lg_fast.data.formats import read_table
 from ld4lg_fast.data.hub_datasets import read_hub
 from ld4lg_fast.data.rows import Columns, splits_from_rows
 from ld4lg_fast.data.splits import PUBLISHED_SEED, complete_custom, complete_published
 from ld4lg_fast.errors import ConfigError, DataError
+from ld4lg_fast.export.runtime.documents import tidied
 from ld4lg_fast.export.runtime.text_files import EXTENSIONS, Table
 
 ROOT_VARIABLE = "LD4LG_DATASETS"
@@ -56,7 +57,7 @@ def load_text_dataset(
             1,000.
         train_fallback: the split of which nine tenths become training texts if there is no training file.
         documents: a text is a document, to be written block by block: of the demo corpus those of a second grammar, of
-            E2E all texts of one meaning; white space is tidied (`documents.tidied`).
+            E2E all texts of one meaning; white space is tidied (`export.runtime.documents.tidied`).
 
     Blank texts are dropped.
 

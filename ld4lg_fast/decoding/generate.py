@@ -69,13 +69,14 @@ def generate_ids(
             device does not support.
     """
     check_lengths(config, max_len)
-    options = _options(lm, config, max_len, 0 if prefix is None else prefix.shape[1])
+    num_prefix = 0 if prefix is None else prefix.shape[1]
+    options = _options(lm, config, max_len, num_prefix)
     uniforms = None
     if config.strategy == "nucleus":
         uniforms = _uniforms(states, options.max_length, seed, sample_ids, decode)
     try:
         embeddings: Any = lm.get_input_embeddings()
-        rules = Rules.read(options, embeddings.weight.shape[0], states.device)
+        rules = Rules.read(options, embeddings.weight.shape[0], states.device, num_prefix)
         stack = _stack(lm, config.precision)
     except UnsupportedError as reason:
         if config.precision is not None:

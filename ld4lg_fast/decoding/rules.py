@@ -63,8 +63,12 @@ class Rules:
     length_norm: Tensor
 
     @classmethod
-    def read(cls, options: GenerationConfig, vocabulary: int, device: torch.device) -> "Rules":
+    def read(
+        cls, options: GenerationConfig, vocabulary: int, device: torch.device, num_prefix: int = 0
+    ) -> "Rules":
         """The rules that ``generate`` would apply under ``options``, for a model with ``vocabulary`` tokens.
+
+        ``num_prefix``: tokens that the decoder reads after the start token, before the first that it writes.
 
         Raises:
             ConfigError: a token id that the vocabulary does not have.
@@ -94,7 +98,7 @@ class Rules:
             if not all(isinstance(token, int) and 0 <= token < vocabulary for token in ids):
                 raise ConfigError(f"The option {name} has {ids}; token ids are 0 to {vocabulary - 1}.")
         length_penalty = 1.0 if options.length_penalty is None else options.length_penalty
-        lengths = [max(1, count) ** length_penalty for count in range(options.max_length + 1)]
+        lengths = [max(1, count - num_prefix) ** length_penalty for count in range(options.max_length + 1)]
         return cls(
             max_length=options.max_length,
             min_length=options.min_length,

@@ -187,6 +187,14 @@ class LatentDiffusion(nn.Module):
             latents = add_noise(latents, blocks.noise, 1 - blocks.noise_share)
         return self.context_encoder(latents, blocks)  # type: ignore[misc]  # a model of recipe blocks has it
 
+    def with_context(
+        self, blocks: BlockContext | None = None, **given: Unpack[ConditionArguments]
+    ) -> ConditionArguments:
+        """The denoiser's conditions, in which the encoded ``blocks`` are the context."""
+        if blocks is not None:
+            given["context"], given["context_mask"] = self.encode_blocks(blocks)
+        return given
+
     def draw(self, latents: Tensor, generator: torch.Generator) -> TrainingDraws:
         """All randomness of one training step for latents (B, N, d)."""
         return self.diffusion.draw(latents, generator, self.denoiser.config.num_classes > 0)
@@ -203,8 +211,7 @@ class LatentDiffusion(nn.Module):
 
         ``blocks``: the blocks before, of recipe ``blocks``, in the place of a context; None drops them.
         """
-        if blocks is not None:
-            given["context"], given["context_mask"] = self.encode_blocks(blocks)
+        given = self.with_context(blocks, **given)
         return self.diffusion.training_loss(self.denoiser, self.normalize(latents), draws, **given)
 
     forward = loss

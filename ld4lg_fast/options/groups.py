@@ -116,9 +116,15 @@ RUN: Entries = {
 }
 
 INFER: Groups = {
-    "infer": {**RUN, "source_file": OrNull(Path())},
+    "infer": {
+        **RUN,
+        "source_file": OrNull(Path()),
+        "prompt": OrNull(Text()),
+        "prompt_file": OrNull(Path()),
+    },
     "generation": {
         **SAMPLING,
+        "max_new_tokens": OrNull(RULES["max_new_tokens"]),
         "num_samples": OrNull(RULES["num_samples"]),
         "choose_by": Text(),
         "seed": RULES["seed"],

@@ -1,7 +1,9 @@
-"""Infilling: the decoder of a language autoencoder fills a gap between given words.
+"""Infilling: the decoder of a language autoencoder fills the gaps between given words.
 
 Letters: B latents, N latent positions, d latent width, W language model width, G tokens of a gap at most.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,69 +15,99 @@ from ld4lg_fast.decoding.reranking import model_scores
 from ld4lg_fast.errors import ConfigError
 
 
-def split_at_gap(text: str, gap: str) -> tuple[str, str]:
-    """The text before the gap and the text after it.
+def split_at_gaps(text: str, gap: str) -> list[str]:
+    """The kept words before, between and after the gaps.
 
     Raises:
-        ConfigError: the text does not have exactly one gap, or nothing else.
+        ConfigError: a text without a gap, or of nothing but gaps.
     """
-    count = text.count(gap) if gap else 0
-    if count != 1:
-        raise ConfigError(f"The text {text!r} has {count} gaps {gap!r}; it must have exactly one.")
-    before, after = text.split(gap)
-    if not before.strip() and not after.strip():
+    kept = text.split(gap) if gap else [text]
+    if len(kept) == 1:
+        raise ConfigError(f"The text {text!r} has no gap {gap!r}; it must have at least one.")
+    if not any(map(str.strip, kept)):
         raise ConfigError(f"The text {text!r} is nothing but a gap; sample without one, or keep some words.")
-    return before, after
+    return kept
+
+
+def filled(kept: Sequence[str], words: Sequence[str]) -> str:
+    """The whole text of kept words and the words of the gaps between them."""
+    return "".join(part + word for part, word in zip(kept, [*words, ""], strict=True))
 
 
 @torch.no_grad()
-def fill_gap(
+def fill_gaps(
     autoencoder: LanguageAutoencoder,
     latents: Tensor,
-    before: str,
-    after: str,
+    kept: Sequence[str],
     max_tokens: int,
+    prefix: Sequence[int] = (),
     batch_size: int = 64,
-) -> tuple[list[str], Tensor]:
-    """The most probable words of the gap for each of the latents (B, N, d).
+) -> tuple[list[list[str]], Tensor]:
+    """The most probable words of the gaps for each of the latents (B, N, d).
 
-    The decoder is forced to ``before``, continues greedily for 1 … ``max_tokens`` tokens, and is forced to ``after``;
-    the number of tokens with the highest log-probability of the whole text is kept.
+    The decoder is forced to the kept words before a gap, continues greedily for 1 … ``max_tokens`` tokens, and is
+    forced to the kept words after it; the number of tokens with the highest mean log-probability of all these is kept,
+    gap by gap.
+
+    Args:
+        kept: see `split_at_gaps`.
+        prefix: token ids that the decoder reads before the text.
 
     Returns:
-        The words of the gap, B of them; the mean log-probability per token of the whole text, kept words included,
-        (B,) float32, which is low if the latents do not fit the kept words.
+        The words of each gap, B lists of them; the mean log-probability per token of the whole text, kept words
+        included, (B,) float32, which is low if the latents do not fit the kept words.
 
     Raises:
-        ConfigError: the kept words leave no room for a gap, or latents that are not finite.
+        ConfigError: the kept words leave no room for the gaps, or latents that are not finite.
         DataError: the tokenizer cannot encode the kept words.
     """
     autoencoder.check_latents(latents)
     tokenizer, lm = autoencoder.tokenizer, autoencoder.lm
     # White space is tokenized with the word after it, as in a whole text.
-    with encoding((before, after)):
-        parts = [tokenizer(words, add_special_tokens=False)["input_ids"] for words in (before, after)]
+    words = [*(part.rstrip() for part in kept[:-1]), kept[-1]]
+    with encoding(words):
+        parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in words]
         opening = [token for token in tokenizer("")["input_ids"] if token != tokenizer.eos_token_id]
-    head = [lm.config.decoder_start_token_id, *opening, *parts[0]]
-    tail = [*parts[1], tokenizer.eos_token_id]
-    room = autoencoder.max_len + 1 - len(head) - len(tail)
-    if room < 1:
+    count, num_gaps = sum(map(len, parts)), len(parts) - 1
+    head = [lm.config.decoder_start_token_id, *opening, *prefix, *parts[0]]
+    tails = [*parts[1:-1], [*parts[-1], tokenizer.eos_token_id]]
+    limit = autoencoder.max_len + 1 + len(prefix)
+    if count + len(opening) + len(prefix) + 2 + num_gaps > limit:
         raise ConfigError(
-            f"The kept words are {len(parts[0]) + len(parts[1])} tokens; with the gap this model handles "
+            f"The kept words are {count} tokens; with the gap this model handles "
             f"{autoencoder.max_len - len(opening) - 1}: keep fewer words."
         )
-    count = min(room, max_tokens)
-    words, scores = [], []
-    for part in latents.split(batch_size):
-        states = autoencoder.readable_states(part)
-        first, last = (torch.tensor(ids, device=part.device).expand(len(part), -1) for ids in (head, tail))
-        gaps = _continued(autoencoder, states, first, count)
-        whole = [torch.cat([first, gaps[:, : 1 + extra], last], dim=1) for extra in range(count)]
-        best = torch.stack([model_scores(lm, states, ids, None) for ids in whole]).max(dim=0)
-        rows = zip(gaps.tolist(), best.indices.tolist(), strict=True)
-        words += autoencoder.decode_text([row[: 1 + extra] for row, extra in rows])
-        scores.append(best.values)
-    return words, torch.cat(scores)
+    ids = [list(head) for _ in range(len(latents))]
+    gaps: list[list[list[int]]] = [[] for _ in range(len(latents))]
+    scores = torch.zeros(len(latents), device=latents.device)
+    for place, tail in enumerate(tails):
+        later = sum(map(len, tails[place:])) + len(tails[place + 1 :])  # a token for each later gap
+        by_length: dict[int, list[int]] = {}
+        for row, tokens in enumerate(ids):
+            by_length.setdefault(len(tokens), []).append(row)
+        for length, rows in by_length.items():
+            most = min(limit - length - later, max_tokens)
+            for some in (rows[i : i + batch_size] for i in range(0, len(rows), batch_size)):
+                states = autoencoder.readable_states(latents[some])
+                first = torch.tensor([ids[row] for row in some], device=latents.device)
+                found, scores[some] = _filling(autoencoder, states, first, tail, most)
+                for row, tokens in zip(some, found, strict=True):
+                    gaps[row].append(tokens)
+                    ids[row] += [*tokens, *tail]
+    decoded = iter(autoencoder.decode_text([tokens for row in gaps for tokens in row]))
+    return [[next(decoded) for _ in row] for row in gaps], scores
+
+
+def _filling(
+    autoencoder: LanguageAutoencoder, states: Tensor, head: Tensor, tail: Sequence[int], most: int
+) -> tuple[list[list[int]], Tensor]:
+    """The best 1 … ``most`` tokens between ``head`` (B, T) and ``tail`` under states (B, N, W), and the scores (B,)."""
+    gaps = _continued(autoencoder, states, head, most)
+    last = torch.tensor(tail, device=head.device).expand(len(head), -1)
+    whole = [torch.cat([head, gaps[:, : 1 + extra], last], dim=1) for extra in range(most)]
+    best = torch.stack([model_scores(autoencoder.lm, states, ids, None) for ids in whole]).max(dim=0)
+    rows = zip(gaps.tolist(), best.indices.tolist(), strict=True)
+    return [row[: 1 + extra] for row, extra in rows], best.values
 
 
 def _continued(autoencoder: LanguageAutoencoder, states: Tensor, head: Tensor, count: int) -> Tensor:

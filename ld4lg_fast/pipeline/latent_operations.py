@@ -1,4 +1,4 @@
-"""Operations on the latents of given texts: encoding, interpolation, analogies, variation, editing, infilling.
+"""Operations on the latents of given texts: encoding, interpolation, analogies, variation, editing.
 
 Letters: B texts, N latent positions, d latent width.
 """
@@ -20,8 +20,7 @@ from ld4lg_fast.models.layers import project_to_sphere
 from ld4lg_fast.options.checks import check_options, check_texts, numbers, text_list
 from ld4lg_fast.pipeline.base import PipelineBase
 from ld4lg_fast.pipeline.decode import checked_decoding
-from ld4lg_fast.pipeline.infilling import fill_gap, split_at_gap
-from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput, check_free, chosen
+from ld4lg_fast.pipeline.outputs import SampledLatents, TextDiffusionOutput, check_free
 
 
 def slerp(first: Tensor, second: Tensor, share: float | Tensor) -> Tensor:
@@ -185,59 +184,6 @@ class LatentOperations(PipelineBase, ABC):
         latents, mask = self.encode(texts)
         lengths = None if mask is None else mask.sum(dim=1)
         return self(len(texts), start=latents, strength=strength, lengths=lengths, **options)
-
-    def infill(
-        self,
-        text: str,
-        num_samples: int = 4,
-        *,
-        gap: str = "___",
-        strength: float = 0.7,
-        best_of: int = 4,
-        max_tokens: int = 12,
-        **options: Any,
-    ) -> TextDiffusionOutput:
-        """Fills ``gap`` in a text and keeps every other word: ``infill("The Eagle is a ___ pub.")``.
-
-        Latent positions do not correspond to words, so none can be held fixed during denoising (as RePaint does with
-        pixels, Lugmayr et al. 2022). Instead: latents are sampled near the text without its gap, as in `vary`; for
-        each of them the decoder is forced to the kept words and fills the gap greedily (`infilling.fill_gap`); the
-        latents under which the whole text has the highest log-probability are kept. Several gaps are not supported,
-        and kept words that are not in the training texts (such as a new name) make the filling worse.
-
-        Args:
-            num_samples: at most as many texts; fewer if fillings are equal.
-            strength: in (0, 1], see `vary`; larger values give more diverse fillings.
-            best_of: latents sampled for each text.
-            max_tokens: of a filling.
-            options: those of a call, except decoding, start and lengths.
-
-        Returns:
-            Different texts, by descending log-probability.
-
-        Raises:
-            ConfigError: not exactly one gap, nothing but a gap, no room for it, an option that is set here, or a
-                model of recipe v1, whose number of latents is the number of tokens.
-        """
-        check_free("infill", options, "decoding", "start", "lengths")
-        if self.autoencoder.perceiver is None:
-            raise ConfigError(
-                "infill needs latents of one size for all texts; this model's have lengths (recipe v1)."
-            )
-        check_texts(text=text, gap=gap)
-        _, max_tokens = check_options(strength=strength, max_tokens=max_tokens)
-        before, after = split_at_gap(text, gap)
-        rest = f"{before.rstrip()} {after.lstrip()}".strip()
-        num_samples, count = self._counts(num_samples, best_of)
-        sampled = self.sample(
-            count, start=self.encode([rest])[0].expand(count, -1, -1), strength=strength, **options
-        )
-        words, scores = fill_gap(self.autoencoder, sampled.latents, before.rstrip(), after, max_tokens)
-        best: dict[str, int] = {}  # of each filling, the row with the highest score
-        for row in scores.argsort(descending=True).tolist():
-            best.setdefault(words[row], row)
-        kept = list(best.values())[:num_samples]
-        return chosen(sampled, kept, [f"{before}{words[row]}{after}" for row in kept])
 
     @torch.no_grad()
     def confidences(

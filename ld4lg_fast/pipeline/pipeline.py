@@ -15,13 +15,13 @@ from torch import Tensor
 from ld4lg_fast.checkpoints import hub
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine.engine import check_fits, fitting_batch, sample_batches, sample_id_tensor
-from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.export.runtime.documents import MAX_NEW_TOKENS
 from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.options.checks import check_given, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.pipeline.decode import checked_decoding, decode_in_batches
-from ld4lg_fast.pipeline.documents import MAX_NEW_TOKENS, DocumentOperations, prompt_list
+from ld4lg_fast.pipeline.documents import prompt_list
+from ld4lg_fast.pipeline.infill_operations import InfillOperations
 from ld4lg_fast.pipeline.model_card import model_card
 from ld4lg_fast.pipeline.outputs import (
     Callback,
@@ -36,7 +36,7 @@ from ld4lg_fast.pipeline.presets import sampling_plan
 from ld4lg_fast.pipeline.sources import encode_sources
 
 
-class TextDiffusionPipeline(DocumentOperations):
+class TextDiffusionPipeline(InfillOperations):
     """Samples texts from a latent diffusion model and a language autoencoder.
 
     >>> pipe = TextDiffusionPipeline.from_pretrained("outputs/demo")
@@ -100,13 +100,15 @@ class TextDiffusionPipeline(DocumentOperations):
             options: see `sample_batches`; ``progress`` is called as ``progress(phase, done, total)`` with phase
                 ``denoise`` or ``decode``.
         """
-        self.check_prompt(prompt, max_new_tokens, dict(options))
+        self.check_prompt(prompt, max_new_tokens, dict(options), best_of)
         if self.model.writes_documents:
-            if best_of != 1:
-                raise ConfigError(
-                    f"best_of is {shown(best_of)}; a model that writes documents takes no best_of: leave it out."
-                )
-            return self._documents(num_samples, prompt, max_new_tokens, decoding, **options)
+            prompts, count = prompt_list(prompt, num_samples)
+            given: dict[str, Any] = {
+                "prompt": prompts,
+                "max_new_tokens": max_new_tokens,
+                "decoding": decoding,
+            }
+            return self.whole_documents(prompts, count, self.stream(count, **given, **options))
         num_samples, count = self._counts(1 if num_samples is None else num_samples, best_of)
         batches = list(self.stream(count, decoding=decoding, **options))
         texts = {
@@ -115,21 +117,6 @@ class TextDiffusionPipeline(DocumentOperations):
         sampled = joined(batches)
         output = TextDiffusionOutput(**vars(sampled), texts=[texts[row] for row in range(count)])
         return output if best_of == 1 else self._most_confident(output, num_samples)
-
-    def _documents(
-        self, num_samples: int | None, prompt: Any, max_new_tokens: Any, decoding: Any, **options: Any
-    ) -> TextDiffusionOutput:
-        """A call of a model that writes documents."""
-        prompts, count = prompt_list(prompt, num_samples)
-        given: dict[str, Any] = {"prompt": prompts, "max_new_tokens": max_new_tokens, "decoding": decoding}
-        texts, first = [""] * count, []
-        for batch in self.stream(count, **given, **options):
-            if len(first) < count and not texts[int(batch.rows[0])]:
-                first.append(batch)
-            for row, text in zip(batch.rows.tolist(), batch.texts, strict=True):
-                texts[row] += text
-        of_each = prompts if len(prompts) == count else prompts * count
-        return TextDiffusionOutput(**vars(joined(first)), texts=texts, prompts=of_each)
 
     def stream(
         self,
@@ -156,25 +143,8 @@ class TextDiffusionPipeline(DocumentOperations):
         decoding = checked_decoding(decoding, self.decoding, self.autoencoder)
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         if self.model.writes_documents:
-            classes = chosen_classes(
-                self.model,
-                self.statistics,
-                options.pop("class_id", None),
-                options.pop("class_name", None),
-                seed,
-                ids,
-            )
-            return self.write(
-                prompts,
-                decoding,
-                max_new_tokens or MAX_NEW_TOKENS,
-                seed,
-                ids,
-                class_ids=classes,
-                batch_size=batch_size,
-                progress=progress,
-                **options,
-            )
+            most, given = max_new_tokens or MAX_NEW_TOKENS, {"batch_size": batch_size, "progress": progress}
+            return self.write(prompts, decoding, most, seed, ids, **given, **options)
         written = 0
 
         def decoded(phase: str, done: int, total: int) -> None:

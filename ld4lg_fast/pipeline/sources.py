@@ -62,16 +62,17 @@ def encode_sources(
     return states[rows], mask[rows]
 
 
-def read_sources(path: Path) -> list[str]:
-    """The source texts of a .txt (one a line), .jsonl, .json, .csv or .tsv file; logs how many blank ones are left out.
+def read_sources(path: Path, kind: str = "source") -> list[str]:
+    """The texts of a .txt (one a line), .jsonl, .json, .csv or .tsv file; logs how many blank ones are left out.
 
-    A table's column is ``source``, ``src``, ``text`` or ``document``, or its only one.
+    Args:
+        kind: ``source`` or ``prompt``; see `text_files.read_sources` for the names of a table's column.
 
     Raises:
         DataError: the file cannot be read, or has no such column or no text.
     """
     with as_data_errors():
-        texts, account = text_files.read_sources(path)
+        texts, account = text_files.read_sources(path, kind)
     if account:
-        logger.warning("Sources are read from %s", account)
+        logger.warning("%ss are read from %s", kind.capitalize(), account)
     return texts

@@ -21,6 +21,7 @@ from ld4lg_fast.training.block_latents import ContextDraws
 from ld4lg_fast.training.block_tokens import BlockTokens
 from ld4lg_fast.training.conditioned_latents import to_device
 from ld4lg_fast.training.diffusion_stage import NAME, DiffusionStage
+from ld4lg_fast.training.distillation import DistillationStage
 from ld4lg_fast.training.seeding import step_generator
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.train_step import Part
@@ -112,7 +113,7 @@ class BlockAutoencoderStage(AutoencoderStage):
 
 
 class BlockDiffusionStage(DiffusionStage):
-    """Denoising of blocks, each seen after noised latents of the blocks before it."""
+    """Denoising of blocks, each after noised latents of the blocks before it."""
 
     has_fixed_shapes = False
 
@@ -126,3 +127,7 @@ class BlockDiffusionStage(DiffusionStage):
         if coin.item() < self.context_drop_prob:
             conditions["blocks"] = None
         return latents, conditions
+
+
+class BlockDistillationStage(BlockDiffusionStage, DistillationStage):
+    """`DistillationStage` on blocks."""

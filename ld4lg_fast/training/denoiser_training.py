@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -10,11 +11,15 @@ from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.models.attention_backends import set_attn_implementation
-from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
 from ld4lg_fast.training.autoencoder_stage import write_statistics
 from ld4lg_fast.training.block_latents import BlockLatents
-from ld4lg_fast.training.block_stages import BlockDiffusionStage, block_tokens, dataset_of_blocks
+from ld4lg_fast.training.block_stages import (
+    BlockDiffusionStage,
+    BlockDistillationStage,
+    block_tokens,
+    dataset_of_blocks,
+)
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
 from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.diffusion_stage import DiffusionStage, build_denoiser
@@ -55,71 +60,27 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
         dataset = dataset_of_blocks(dataset, autoencoder, session)
     tokens, validation_tokens = tokenize(autoencoder, dataset, session)
     statistics = write_statistics(tokens, dataset, session)
-    if documents:
-        _train_on_blocks(
-            config, dataset, autoencoder, (tokens, validation_tokens), statistics, session, clock
-        )
-        return
-    latents = cached_latents(autoencoder, tokens, session)
-    validation = _encoded(autoencoder, validation_tokens, session)
-    sources, validation_sources = _source_states(config, dataset, autoencoder, session)
-    kind: Callable[..., DiffusionStage] = DiffusionStage
-    if session.options.distill_from is None:
-        model = build_denoiser(config, dataset, autoencoder)
-    else:
+    distilled = session.options.distill_from is not None
+    kind: Callable[..., DiffusionStage] = BlockDiffusionStage if documents else DiffusionStage
+    if distilled:
         teacher = load_teacher(session.options)
         model = student_of(teacher, session.options.distill_steps)
-        kind = partial(DistillationStage, teacher)
-    stage = kind(
-        model,
-        _conditions(latents, tokens, dataset.train.labels, sources, model),
-        ValidationSet(
-            _conditions(validation, validation_tokens, dataset.validation.labels, validation_sources, model),
-            autoencoder,
-            statistics,
-            dataset.validation.sources if model.is_seq2seq else None,
-        ),
-        session,
-    )
-    _train(stage, session, clock)
-
-
-def _encoded(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session) -> Rows:
-    """Latents that are not kept on disk."""
-    every = range(len(tokens))
-    return session.interruptible(lambda: Rows([encode_latents(autoencoder, tokens, session, every)]))
-
-
-def _train_on_blocks(
-    config: Mapping,
-    dataset: TextDataset,
-    autoencoder: LanguageAutoencoder,
-    tokens: tuple[TokenizedTexts, TokenizedTexts],
-    statistics: RunStatistics,
-    session: Session,
-    clock: StageClock,
-) -> None:
-    """The stage of recipe ``blocks``; ``tokens`` are those of the training and the validation blocks."""
-    model = build_denoiser(config, dataset, autoencoder)
-    num_context = model.recipe["context_blocks"]
-
-    def conditioned(split: TextSplit, ids: TokenizedTexts, encode: Callable[..., Rows]) -> BlockLatents:
-        blocks = block_tokens(split, ids, autoencoder)
-        heads, tails = blocks.cut_in_two(session.seed)
-        labels = torch.tensor(split.labels) if split.labels and model.denoiser.config.num_classes else None
-        parts = {"latents": ids, "heads": heads, "tails": tails}
-        rows = (encode(autoencoder, part, session, name) for name, part in parts.items())
-        return BlockLatents(*rows, firsts=blocks.firsts, num_context=num_context, labels=labels)
-
-    training = conditioned(dataset.train, tokens[0], cached_latents)
-    validation = conditioned(dataset.validation, tokens[1], lambda *given: _encoded(*given[:3]))
-    stage = BlockDiffusionStage(
-        model, training, ValidationSet(validation, autoencoder, statistics, None), session
-    )
-    _train(stage, session, clock)
-
-
-def _train(stage: DiffusionStage, session: Session, clock: StageClock) -> None:
+        kind = partial(BlockDistillationStage if documents else DistillationStage, teacher)
+    else:
+        model = build_denoiser(config, dataset, autoencoder)
+    validation: ConditionedLatents | BlockLatents
+    if documents:
+        training: Any = _blocks(dataset.train, tokens, autoencoder, model, session, cached_latents)
+        validation = _blocks(dataset.validation, validation_tokens, autoencoder, model, session, _encoded)
+    else:
+        latents = cached_latents(autoencoder, tokens, session)
+        validation_latents = _encoded(autoencoder, validation_tokens, session)
+        sources, validation_sources = _source_states(config, dataset, autoencoder, session)
+        training = _conditions(latents, tokens, dataset.train.labels, sources, model)
+        labels = dataset.validation.labels
+        validation = _conditions(validation_latents, validation_tokens, labels, validation_sources, model)
+    texts = dataset.validation.sources if model.is_seq2seq else None
+    stage = kind(model, training, ValidationSet(validation, autoencoder, statistics, texts), session)
     # Its average, which samples in float32, stays as it is.
     set_attn_implementation(stage.trained, session.options.attn_implementation)
     TrainingLoop(stage, session, clock).run()
@@ -129,6 +90,33 @@ def _train(stage: DiffusionStage, session: Session, clock: StageClock) -> None:
             stage.ema.module.save(session.run.denoiser)
 
     on_main(session.accelerator, save)
+
+
+def _encoded(
+    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, _name: str = ""
+) -> Rows:
+    """Latents that are not kept on disk, and so have no use for a name."""
+    every = range(len(tokens))
+    return session.interruptible(lambda: Rows([encode_latents(autoencoder, tokens, session, every)]))
+
+
+def _blocks(
+    split: TextSplit,
+    tokens: TokenizedTexts,
+    autoencoder: LanguageAutoencoder,
+    model: LatentDiffusion,
+    session: Session,
+    encode: Callable[..., Rows],
+) -> BlockLatents:
+    """Latents of the blocks of a split, of their heads and of their tails."""
+    blocks = block_tokens(split, tokens, autoencoder)
+    heads, tails = blocks.cut_in_two(session.seed)
+    labels = torch.tensor(split.labels) if split.labels and model.denoiser.config.num_classes else None
+    parts = {"latents": tokens, "heads": heads, "tails": tails}
+    rows = (encode(autoencoder, part, session, name) for name, part in parts.items())
+    return BlockLatents(
+        *rows, firsts=blocks.firsts, num_context=model.recipe["context_blocks"], labels=labels
+    )
 
 
 def _source_states(

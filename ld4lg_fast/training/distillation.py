@@ -24,7 +24,7 @@ from ld4lg_fast.training.reconstruction import exact_decoding
 from ld4lg_fast.training.session import on_main
 from ld4lg_fast.training.train_section import TrainOptions
 from ld4lg_fast.training.train_step import Part
-from ld4lg_fast.training.validation import validation_classes
+from ld4lg_fast.training.validation import document_tokens, validation_classes
 
 COLLAPSE_TEXTS = 64
 COLLAPSE_SHARE = 0.5  # share of the teacher's distinct texts or words below which a student has collapsed
@@ -116,11 +116,12 @@ class DistillationStage(DiffusionStage):
     def target(self, z_t: Tensor, t: Tensor, conditions: Mapping) -> Tensor:
         """The x_start (B, N, d) with which a DDIM step from ``z_t`` at times ``t`` (B,) gives the teacher's result."""
         schedule, objective = self.teacher.diffusion.schedule, self.teacher.diffusion.objective
+        given = self.teacher.with_context(**conditions)
         z, x_start = z_t, None
         for k in range(self.teacher_steps):
             now, after = (t - (k + i) / (self.num_steps * self.teacher_steps) for i in (0, 1))
             level = schedule.alpha_sq(now)
-            output = self.teacher.denoiser(z, level, x_self_cond=x_start, **conditions)
+            output = self.teacher.denoiser(z, level, x_self_cond=x_start, **given)
             pred = prediction(output.float(), z, level, objective)
             alpha, sigma = _levels(schedule.alpha_sq(after.clamp(min=0)))
             z, x_start = alpha * pred.x_start + sigma * pred.noise, pred.x_start
@@ -161,6 +162,7 @@ class DistillationStage(DiffusionStage):
             num_inference_steps=num_steps,
             class_id=validation_classes(COLLAPSE_TEXTS, model.denoiser.config.num_classes),
             source=sources,
+            max_new_tokens=document_tokens(pipe),
             decoding=exact_decoding(known.autoencoder.max_len),
             seed=self.session.seed,
         ).texts

@@ -80,7 +80,13 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
     if "diffusion" in stages:
         _check_second_stage(config, dataset, autoencoder, session)
     if "decoder" in stages:
-        _check_conditions("train.finetune_decoder_from", load_source_run(options)[1], classes, limit)
+        source = load_source_run(options)[1]
+        if source.writes_documents:
+            raise ConfigError(
+                f"train.finetune_decoder_from={options.finetune_decoder_from} writes documents, and its decoder cannot "
+                "be adapted; train it with more autoencoder.decoder_noise instead."
+            )
+        _check_conditions("train.finetune_decoder_from", source, classes, limit)
     return Prepared(dataset, decoding, pretrained)
 
 
@@ -155,7 +161,8 @@ def _check_second_stage(
     else:
         name = "train.distill_from"
         model = student_of(load_teacher(options), options.distill_steps)
-        _check_conditions(name, model, number_of_classes(config, dataset), source_limit(config, dataset))
+        documents, classes = "context_blocks" in config["recipe"], number_of_classes(config, dataset)
+        _check_conditions(name, model, classes, source_limit(config, dataset), documents)
     model.check_latents_of(autoencoder.num_latents, autoencoder.dim_latent)
     check_memory(name, model, options.diffusion, "diffusion", session)
     if config["resume"]:
@@ -195,13 +202,20 @@ def _load_autoencoder(run: RunDirectory) -> LanguageAutoencoder:
         ) from error
 
 
-def _check_conditions(option: str, model: LatentDiffusion, classes: int, limit: int | None) -> None:
-    """Checks that the corpus has the classes or sources that a trained denoiser is conditioned on."""
+def _check_conditions(
+    option: str, model: LatentDiffusion, classes: int, limit: int | None, documents: bool = False
+) -> None:
+    """Checks that the corpus has the classes, sources or documents that a trained denoiser is conditioned on."""
     known = model.denoiser.config.num_classes
     if known != classes:
         raise ConfigError(
             f"{option}: its model has {known or 'no'} classes, and the corpus {classes or 'none'}; train on the "
             "corpus that it was trained on."
+        )
+    if model.writes_documents != documents:
+        raise ConfigError(
+            f"{option}: its model writes {'documents' if model.writes_documents else 'single texts'}; train with the "
+            "recipe and the corpus that it was trained with."
         )
     if model.is_seq2seq != (limit is not None):
         raise ConfigError(

@@ -55,6 +55,11 @@ def validation_classes(num_samples: int, num_classes: int) -> Tensor | None:
     return torch.arange(num_samples) % num_classes if num_classes else None
 
 
+def document_tokens(pipe: TextDiffusionPipeline) -> int | None:
+    """Most tokens of a document that is sampled during training, two blocks; None for a model that writes none."""
+    return 2 * pipe.autoencoder.max_len if pipe.model.writes_documents else None
+
+
 @torch.no_grad()
 def print_and_keep_samples(
     pipe: TextDiffusionPipeline, step: int, loss: float, sources: Sequence[str] | None, session: Session
@@ -84,6 +89,7 @@ def print_and_keep_samples(
             sampler=sampler,
             class_id=None if class_id is None else class_id[ids],
             source=None if sources is None else [sources[i] for i in ids],
+            max_new_tokens=document_tokens(pipe),
             decoding=exact_decoding(pipe.autoencoder.max_len),
             seed=session.seed,
         ).texts

@@ -6,14 +6,8 @@ from hypothesis import strategies as st
 
 from ld4lg_fast.data import TextDataset, TextSplit
 from ld4lg_fast.data.demo_documents import demo_documents, generate_demo_documents
-from ld4lg_fast.data.documents import (
-    cut_into_blocks,
-    ends_with_sentence,
-    in_blocks,
-    one_text_a_source,
-    sentences,
-    tidied,
-)
+from ld4lg_fast.data.documents import in_blocks, one_text_a_source
+from ld4lg_fast.export.runtime.documents import cut_into_blocks, ends_with_sentence, sentences, tidied
 
 
 def count(texts):

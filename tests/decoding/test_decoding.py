@@ -1,6 +1,7 @@
 """The fast text decoder gives the tokens of transformers' ``generate`` for every option that it supports."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,13 +47,13 @@ configs = st.builds(
 )
 
 
-def through_generate(lm, states, config, mask, seed=0):
+def through_generate(lm, states, config, mask, seed=0, prefix=None):
     """Tokens of transformers' ``generate`` for the arguments of `generate_ids`."""
-    options = generate._options(lm, config, MAX_LEN)
+    options = generate._options(lm, config, MAX_LEN, 0 if prefix is None else prefix.shape[1])
     uniforms = None
     if config.strategy == "nucleus":
         uniforms = generate._uniforms(states, options.max_length, seed, None, 0)
-    return generate._generate(lm, states, mask, options, config, uniforms)
+    return generate._generate(lm, states, mask, options, config, uniforms, prefix)
 
 
 def test_tokens_are_those_of_generate():
@@ -64,18 +65,30 @@ def test_tokens_are_those_of_generate():
     ties = []
 
     @settings(max_examples=40, deadline=None, derandomize=True)
-    @given(st.sampled_from(FAMILIES), st.integers(0, 2), st.integers(0, 999), configs, st.booleans())
-    def check(family, model_seed, seed, config, masked):
+    @given(
+        st.sampled_from(FAMILIES),
+        st.integers(0, 2),
+        st.integers(0, 999),
+        configs,
+        st.booleans(),
+        st.sampled_from([0, 0, 3]),
+    )
+    def check(family, model_seed, seed, config, masked, num_prefix):
         lm = make_lm(family, model_seed)
         states, mask = make_states(seed)
         mask = mask if masked else None
-        got = generate_ids(lm, states, config, MAX_LEN, mask=mask, seed=seed)
-        want = through_generate(lm, states, config, mask, seed)
+        prefix = None
+        if num_prefix:
+            config = replace(config, max_length=min(config.max_length or MAX_LEN, MAX_LEN - num_prefix))
+            generator = torch.Generator().manual_seed(seed)
+            prefix = torch.randint(3, VOCABULARY, (len(states), num_prefix), generator=generator)
+        got = generate_ids(lm, states, config, MAX_LEN, mask=mask, seed=seed, prefix=prefix)
+        want = through_generate(lm, states, config, mask, seed, prefix)
         if torch.equal(got, want):
             return
         moved = [states * (1 + 1e-6 * torch.randn_like(states)) for _ in range(8)]
         assert any(
-            not torch.equal(through_generate(lm, other, config, mask, seed), want) for other in moved
+            not torch.equal(through_generate(lm, other, config, mask, seed, prefix), want) for other in moved
         ), f"{got}\n{want}"
         ties.append(config)
 

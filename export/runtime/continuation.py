@@ -1,0 +1,68 @@
+"""Writes documents block by block from their prompts.
+
+Letters: B documents, N latent positions, d latent width, P prefix tokens.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .contexts import BlockContexts
+from .decoding import DecodingRules
+from .documents import Document, DocumentWriter, block_seed
+
+if TYPE_CHECKING:
+    from .pipeline import OnnxTextDiffusion
+
+
+def write_documents(
+    model: "OnnxTextDiffusion",
+    contexts: BlockContexts,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    rules: DecodingRules,
+    seed: int,
+    sample_ids: np.ndarray,
+    *,
+    class_ids: np.ndarray | None = None,
+    **options: Any,
+) -> list[str]:
+    """What the model adds to each of the B prompts; ``options`` are those of its `sample`."""
+    contexts.forget()
+    writer = contexts.writer()
+    documents = [writer.begin(prompt) for prompt in prompts]
+    number = 0
+    while rows := [row for row, document in enumerate(documents) if not document.over]:
+        active, own = [documents[row] for row in rows], block_seed(seed, number)
+        options["class_ids"] = None if class_ids is None else class_ids[rows]
+        latents, _ = model.sample(sample_ids[rows], documents=active, seed=own, **options)
+        for document, ids in zip(
+            active, _decoded(model, writer, active, latents, rules, own, sample_ids[rows]), strict=True
+        ):
+            writer.extend(document, ids, max_new_tokens)
+        number += 1
+    return [document.written for document in documents]
+
+
+def _decoded(
+    model: "OnnxTextDiffusion",
+    writer: DocumentWriter,
+    documents: Sequence[Document],
+    latents: np.ndarray,
+    rules: DecodingRules,
+    seed: int,
+    sample_ids: np.ndarray,
+) -> list[list[int]]:
+    """Token ids of each document's block, those with prefixes of one length decoded together."""
+    config = model.config.documents
+    opening = list(config.opening) if config else []
+    prefixes = [writer.prefix(document) for document in documents]
+    found: list[list[int]] = [[]] * len(documents)
+    for length in set(map(len, prefixes)):
+        rows = [row for row, prefix in enumerate(prefixes) if len(prefix) == length]
+        prefix = np.array([opening + prefixes[row] for row in rows], np.int64) if length else None
+        ids = model.decode_tokens(latents[rows], None, rules, seed, sample_ids[rows], prefix)
+        for row, tokens in zip(rows, ids, strict=True):
+            found[row] = tokens
+    return found
