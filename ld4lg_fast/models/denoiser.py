@@ -196,11 +196,11 @@ class DiffusionTransformer(Denoiser):
         self, shape: Sequence[int], *, guided: bool = False, **given: Unpack[ConditionArguments]
     ) -> Conditions:
         """`Conditions` of a batch of ``shape`` (B, N); ``class_id`` is part of the `Modulation` alone."""
-        mask, context, context_mask = (given.get(name) for name in ("mask", "context", "context_mask"))
+        context, context_mask = given.get("context"), given.get("context_mask")
         batch, length = shape
         weight = self.input_proj.weight
         dtype = compute_dtype(weight)
-        rows = check_mask("mask", mask, (batch, length))
+        rows = check_mask("mask", given.get("mask"), (batch, length))
         self_bias = None if rows is None else attention_bias(rows, rows, dtype)
         if guided and self_bias is not None:
             self_bias = twice(self_bias)
