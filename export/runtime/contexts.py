@@ -46,12 +46,22 @@ class SourceContexts:
 
 
 class BlockContexts:
-    """Encodes the blocks before the one that is written."""
+    """Encodes the blocks before the one that is written.
+
+    Args:
+        blocks_to_ids: the tokenizer with the limit of a block.
+    """
 
     def __init__(
-        self, config: FolderConfig, encoder: Session, context: Session, tokenizer: TextTokenizer
+        self,
+        config: FolderConfig,
+        encoder: Session,
+        context: Session,
+        tokenizer: TextTokenizer,
+        blocks_to_ids: TextTokenizer,
     ) -> None:
-        self._config, self._encoder, self._graph, self._tokenizer = config, encoder, context, tokenizer
+        self._config, self._encoder, self._graph = config, encoder, context
+        self._tokenizer, self._blocks_to_ids = tokenizer, blocks_to_ids
         self._latents: dict[str, np.ndarray] = {}
 
     def writer(self) -> DocumentWriter:
@@ -91,8 +101,6 @@ class BlockContexts:
         unknown = [text for text in dict.fromkeys(texts) if text not in self._latents]
         if not unknown:
             return
-        limit = self._config.max_len
-        rows = [row[:limit] for row in self._tokenizer.encode(unknown)]
-        ids, mask = padded(rows, self._config.generation.pad_token)
+        ids, mask = padded(self._blocks_to_ids.encode(unknown), self._config.generation.pad_token)
         encoded = _run(self._encoder, {"input_ids": ids, "attention_mask": mask}, len(unknown))
         self._latents.update(zip(unknown, encoded["latents"], strict=True))

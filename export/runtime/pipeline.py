@@ -83,7 +83,8 @@ class OnnxTextDiffusion:
             pad = self.config.generation.pad_token
             self._sources = SourceContexts(graphs["source"], tokenizer(limit=source.max_len), pad)
         if self.config.documents:
-            self._blocks = BlockContexts(self.config, graphs["encoder"], graphs["context"], self._tokenizer)
+            tokenizers = self._tokenizer, tokenizer(limit=self.config.max_len)
+            self._blocks = BlockContexts(self.config, graphs["encoder"], graphs["context"], *tokenizers)
 
     def __call__(
         self,

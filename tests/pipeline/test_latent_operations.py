@@ -10,7 +10,7 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule, sampling_grid
 from ld4lg_fast.engine.engine import sample_latents
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.pipeline.infilling import fill_gap, split_at_gap
+from ld4lg_fast.pipeline.infilling import fill_gaps, filled, split_at_gaps
 from ld4lg_fast.pipeline.latent_operations import slerp
 from tests.conftest import make_model
 from tests.engine.test_engine import make_v1
@@ -182,25 +182,27 @@ GAPPED = "the pub near the ___ is cheap"
 
 def test_a_gap_is_filled_and_all_other_words_stay(pipe):
     options = {"strength": 0.6, "best_of": 3, "max_tokens": 4, "quality": "draft", "seed": 1}
-    filled = pipe.infill(GAPPED, 4, **options)
-    assert 1 <= len(filled.texts) <= 4 and len(set(filled.texts)) == len(filled.texts)
-    for text in filled.texts:
+    found = pipe.infill(GAPPED, 4, **options)
+    assert 1 <= len(found.texts) <= 4 and len(set(found.texts)) == len(found.texts)
+    assert found.prompts == [GAPPED] * len(found.texts)
+    for text in found.texts:
         assert text.startswith("the pub near the ") and text.endswith(" is cheap")
     start = pipe.encode(["the pub near the is cheap"])[0].expand(12, -1, -1)
     every = pipe.sample(12, start=start, strength=0.6, quality="draft", seed=1)
-    assert torch.equal(filled.latents, every.latents[filled.rows])
-    words, scores = fill_gap(pipe.autoencoder, filled.latents, "the pub near the", " is cheap", 4)
-    assert filled.texts == [f"the pub near the {word} is cheap" for word in words]
+    assert torch.equal(found.latents, every.latents[found.rows])
+    kept = ["the pub near the ", " is cheap"]
+    words, scores = fill_gaps(pipe.autoencoder, found.latents, kept, 4)
+    assert found.texts == [f"the pub near the {word} is cheap" for (word,) in words]
     assert scores.tolist() == sorted(scores.tolist(), reverse=True), "the surest come first"
 
 
 @pytest.mark.parametrize("text", [GAPPED, "___ is a cheap pub", "the pub is ___", "a ___, near the river"])
 def test_the_filling_is_the_most_probable_of_those_tried(pipe, text):
     latents, _ = pipe.encode(TEXTS)
-    before, after = split_at_gap(text, "___")
-    words, scores = fill_gap(pipe.autoencoder, latents, before.rstrip(), after, 3, batch_size=2)
+    before, after = kept = split_at_gaps(text, "___")
+    words, scores = fill_gaps(pipe.autoencoder, latents, kept, 3, batch_size=2)
     tokenizer, lm = pipe.autoencoder.tokenizer, pipe.autoencoder.lm
-    for row, (word, score) in enumerate(zip(words, scores.tolist(), strict=True)):
+    for row, ((word,), score) in enumerate(zip(words, scores.tolist(), strict=True)):
         states = pipe.autoencoder.decode_states(latents[row : row + 1])
         parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before.rstrip(), after)]
         said, tried = [lm.config.decoder_start_token_id, tokenizer.bos_token_id, *parts[0]], {}
@@ -217,11 +219,41 @@ def test_the_filling_is_the_most_probable_of_those_tried(pipe, text):
         assert score == pytest.approx(tried[word].item(), abs=1e-3)
 
 
+SEVERAL = ["The ___ is a cheap ___ pub.", "___, near the river", "it is ___ and ___ and ___ too"]
+
+
+def test_several_gaps_of_several_texts_are_filled_at_once(pipe):
+    options = {"best_of": 2, "max_tokens": 3, "quality": "draft", "seed": 4}
+    found = pipe.infill(SEVERAL, 2, **options)
+    for text, gapped in zip(found.texts, found.prompts, strict=True):
+        place = 0
+        for part in gapped.split("___"):
+            assert text.startswith(part, place) or part in text[place:]
+            place = text.index(part, place) + len(part)
+        assert place == len(text), "every kept word stands where it stood"
+    one_by_one = [text for gapped in SEVERAL for text in pipe.infill(gapped, 2, **options).texts]
+    assert found.texts == one_by_one, "what becomes of a text does not depend on the others"
+    assert list(dict.fromkeys(found.prompts)) == SEVERAL
+
+
+def test_the_gaps_of_a_text_are_filled_from_left_to_right(pipe):
+    latents, _ = pipe.encode(TEXTS)
+    kept = split_at_gaps(SEVERAL[0], "___")
+    words, _ = fill_gaps(pipe.autoencoder, latents, kept, 3)
+    again, _ = fill_gaps(pipe.autoencoder, latents, kept, 3, batch_size=1)
+    assert words == again and all(len(row) == 2 for row in words)
+    # The second gap is filled as the only one of a text in which the first is filled already.
+    for row, (first, second) in enumerate(words):
+        rest = [filled(kept[:2], [first]), kept[2]]
+        assert fill_gaps(pipe.autoencoder, latents[row : row + 1], rest, 3)[0] == [[second]]
+
+
 def test_gaps_that_cannot_be_filled_are_refused(pipe, autoencoder):
     for text, trouble in (
-        ("no gap", "has 0 gaps '___'; it must have exactly one"),
-        ("___ and ___", "has 2 gaps"),
-        (" ___ ", "is nothing but a gap"),
+        ("no gap", "has no gap '___'; it must have at least one"),
+        (" ___ ___", "is nothing but a gap"),
+        (["a ___", "none"], "'none' has no gap"),
+        ([], "text is empty"),
         ("word " * 40 + "___", "The kept words are .* tokens; with the gap this model handles 30"),
     ):
         with pytest.raises(ConfigError, match=trouble):

@@ -9,6 +9,7 @@ from ld4lg_fast import DecodingConfig, TextDiffusionPipeline
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.engine.engine import sample_latents
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.documents import DocumentWriter
 from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.pipeline import documents
 from tests.conftest import PERCEIVER, make_model, randomize
@@ -101,13 +102,13 @@ def test_blocks_are_streamed_as_they_are_finished(pipe):
 @pytest.mark.parametrize("most", [1, 5, 23])
 def test_no_more_tokens_than_asked_for(pipe, monkeypatch, most):
     seen = []
-    extend = documents.BlockCoder.extend
+    extend = DocumentWriter.extend
 
     def recorded(self, document, ids, limit):
         seen.append(document)
         return extend(self, document, ids, limit)
 
-    monkeypatch.setattr(documents.BlockCoder, "extend", recorded)
+    monkeypatch.setattr(DocumentWriter, "extend", recorded)
     pipe(prompt=PROMPTS, max_new_tokens=most, **OPTIONS)
     assert seen and max(document.num_tokens for document in seen) <= most
 
@@ -122,13 +123,12 @@ def test_an_empty_block_ends_a_document(pipe, monkeypatch):
 
 
 def test_the_decoder_reads_the_last_tokens_before_a_block(pipe):
-    coder = documents.BlockCoder(pipe.autoencoder, 4)
-    document = coder.begin("The Old Mill is a cheap pub near the river.")
-    prefix = coder.prefix(document)
-    assert prefix == coder.ids("The Old Mill is a cheap pub near the river.")[-4:]
-    assert coder.prefix(coder.begin("")) == []
-    short = coder.begin("A")
-    assert coder.prefix(short) == coder.ids("A") and short.continues
+    writer = documents.BlockCoder(pipe.autoencoder, 4).writer
+    text = "The Old Mill is a cheap pub near the river."
+    assert writer.prefix(writer.begin(text)) == writer.encode([text])[0][-4:]
+    assert writer.prefix(writer.begin("")) == []
+    short = writer.begin("A")
+    assert writer.prefix(short) == writer.encode(["A"])[0] and short.continues
 
 
 def test_of_a_long_prompt_the_end_is_read_and_that_is_said_once(pipe, caplog):
@@ -138,23 +138,24 @@ def test_of_a_long_prompt_the_end_is_read_and_that_is_said_once(pipe, caplog):
         long = pipe(prompt=monologue, max_new_tokens=10, **OPTIONS).texts
         pipe(prompt=monologue, max_new_tokens=10, **OPTIONS)
     assert len([record for record in caplog.records if "the last 2" in record.message]) == 1
-    coder = documents.BlockCoder(pipe.autoencoder, 4)
-    end = "".join(coder.begin(monologue).blocks[-2:])
-    # Its beginning is not said to be that of a document.
-    assert (
-        long == pipe(prompt="Something else entirely. " * 9 + end, max_new_tokens=10, **OPTIONS).texts or long
-    )
+    writer = documents.BlockCoder(pipe.autoencoder, 4).writer
+    blocks = writer.begin(monologue).blocks
+    other = "Something else entirely, at least as long as a block. " + "".join(blocks[1:])
+    assert writer.begin(other).blocks[-2:] == blocks[-2:] and writer.begin(other).blocks[0] != blocks[0]
+    assert pipe(prompt=other, max_new_tokens=10, **OPTIONS).texts == long
+    near = "".join(blocks[:-2]) + " What stands just before is read." + "".join(blocks[-1:])
+    assert pipe(prompt=near, max_new_tokens=10, **OPTIONS).texts != long
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"prompt": "A", "source": "B"}, "source cannot be given to a model that writes documents"),
-        ({"prompt": ["A", "B", "C"], "num_samples": 2}, "3 prompts were given for num_samples=2"),
+        ({"prompt": ["A", "B", "C"], "num_samples": 2}, "3 prompts were given for 2 samples"),
         ({"prompt": "A", "max_new_tokens": 0}, "max_new_tokens is 0; it must be"),
         ({"prompt": "A", "max_new_tokens": True}, "max_new_tokens is True"),
         ({"prompt": 3}, "prompt is 3; give a text or a list of them"),
-        ({"prompt": []}, "prompt is empty"),
+        ({"prompt": []}, r"prompt is \[\]; give a text"),
         ({"prompt": "A", "best_of": 2}, "best_of is 2"),
         ({"num_samples": 0}, "num_samples is 0"),
     ],
