@@ -50,14 +50,3 @@ def facts_kept(
         slot: {"share": kept[slot] / count[slot] if count[slot] else 0.0, "count": count[slot]}
         for slot in kept
     }
-
-
-def repetition(texts: Sequence[str], size: int = 4) -> float:
-    """Share of the word ``size``-grams of each text that the same text has had before, over all texts."""
-    repeated = total = 0
-    for text in texts:
-        words = text.split()
-        grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
-        repeated += len(grams) - len(set(grams))
-        total += len(grams)
-    return repeated / total if total else 0.0

@@ -32,7 +32,8 @@ PAIR_METRICS = (
     "gap_sacrebleu",
     "gap_rougeL",
 )
-METRICS = (*TEXT_METRICS, *PAIR_METRICS)
+CONTINUATION_METRICS = ("perplexity_given_prompt", "repeated_4grams")  # see `continuations`
+METRICS = (*TEXT_METRICS, *CONTINUATION_METRICS, *PAIR_METRICS)
 
 
 @dataclass

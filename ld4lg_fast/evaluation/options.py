@@ -62,6 +62,7 @@ GROUPS: Groups = {
     "generation": {
         **SAMPLING,
         "num_samples": RULES["num_samples"],
+        "max_new_tokens": OrNull(RULES["max_new_tokens"]),
         "strategy": OrNull(ListOf(Text())),
     },
     "evaluation": {

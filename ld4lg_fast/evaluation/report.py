@@ -14,7 +14,7 @@ PACKAGES = (
     *("ld4lg-fast", "torch", "transformers", "numpy", "scikit-learn", "faiss-cpu", "mauve-text", "spacy"),
     *("rouge-score", "sacrebleu"),
 )
-DECIMALS = {"perplexity": 1, "unique_words": 0, "sacrebleu": 2}
+DECIMALS = {"perplexity": 1, "perplexity_given_prompt": 1, "unique_words": 0, "sacrebleu": 2}
 WIDTH_WHERE_PIPED = 160
 
 
@@ -27,6 +27,8 @@ LEGENDS = {
     "mauve": "likeness of samples and references in the features of a language model, 0 to 1, higher is better",
     "mauve_sentence": "the same in the features of a sentence encoder",
     "perplexity": "mean over the texts, by a language model; lower reads more fluently",
+    "perplexity_given_prompt": "mean over the continuations, of their tokens after those of the prompt",
+    "repeated_4grams": "share of word 4-grams that the same text has had before",
     "diversity": "product of the shares of distinct 2-, 3- and 4-grams of spaCy's tokens; higher repeats less",
     "memorization": "share of the 4-grams (spaCy's tokens) that occur in the training texts",
     "diversity_words": "diversity over words, as spaCy is not installed; not comparable with published figures",

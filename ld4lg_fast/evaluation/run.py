@@ -15,10 +15,11 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.checkpoints import load_checkpoint
 from ld4lg_fast.evaluation.comparisons import Samples, named, pair_rows, reference_rows, text_rows
+from ld4lg_fast.evaluation.continuations import MAX_NEW_TOKENS, choose_continuations, evaluate_continuations
 from ld4lg_fast.evaluation.metrics import evaluate_pairs, evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.options import Options
-from ld4lg_fast.evaluation.references import choose_references, load_dataset, shuffled
+from ld4lg_fast.evaluation.references import References, choose_references, load_dataset, shuffled
 from ld4lg_fast.evaluation.report import Row, print_report, versions
 from ld4lg_fast.evaluation.report_latents import film, latent_map
 from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
@@ -27,6 +28,7 @@ from ld4lg_fast.export.runtime.conditions import check_classes
 from ld4lg_fast.options.checks import as_config_errors, choose_device, output_file
 from ld4lg_fast.options.precisions import torch_dtype
 from ld4lg_fast.pipeline.decode import checked_decoding
+from ld4lg_fast.pipeline.documents import BlockCoder
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import resolved_generation
 from ld4lg_fast.terminal.console import console
@@ -88,14 +90,8 @@ class Evaluation:
         self.class_id: int | None = chosen  # one, as the options have one
         dataset = load_dataset(run_directory(infer["output_dir"]), config["dataset"])
         self.dataset = shuffled(dataset, config["evaluation"]["reference_seed"])
-        self.references = choose_references(
-            self.dataset,
-            self.options.split,
-            self.options.num_samples,
-            self.class_id,
-            network.num_classes,
-            self.from_sources,
-        )
+        self.from_prompts = self.pipe.model.writes_documents
+        self.references = self._choose_references(network.num_classes)
         self.pipe.to(self.device, torch_dtype(infer["dtype"]))
         self.path = output_file("infer.output_file", given or self._default_path())
         for decoding in self.options.decodings.values():
@@ -103,10 +99,29 @@ class Evaluation:
         for setting in (None, *self.options.frontier):
             self.pipe.sample_batches(1, **self._options_of_first(setting))
 
+    def _choose_references(self, num_classes: int) -> References:
+        """Real texts; of documents what follows their beginnings, which are the prompts."""
+        options, most = self.options, self.generation["max_new_tokens"]
+        if self.from_prompts:
+            if options.interpolation:
+                raise ConfigError(
+                    "evaluation.interpolation=true is for models of single texts; this one writes documents, leave it "
+                    "out."
+                )
+            writer = BlockCoder(self.pipe.autoencoder, self.pipe.model.recipe["prefix_tokens"]).writer
+            self.generation["max_new_tokens"] = most = MAX_NEW_TOKENS if most is None else most
+            return choose_continuations(self.dataset, options.split, options.num_samples, writer, most)
+        self.pipe.check_prompt(None, most, {})
+        chosen = (options.split, options.num_samples, self.class_id, num_classes, self.from_sources)
+        return choose_references(self.dataset, *chosen)
+
     @property
     def conditions(self) -> Conditions:
         """Each sample has the class and source of its reference; candidates of a source are consecutive."""
         count = self.options.num_candidates
+        if self.from_prompts:
+            most = self.generation["max_new_tokens"]
+            return Conditions(self.options.num_samples, prompts=self.references.sources, max_new_tokens=most)
 
         def repeat(column: list | None) -> list | None:
             return None if column is None else [entry for entry in column for _ in range(count)]
@@ -164,7 +179,13 @@ class Evaluation:
             count = self.options.num_candidates
             scores = {seed: own.scores for seed, own in sampled.items()} if count > 1 else None
             return pair_rows(samples, self.references, count, partial(evaluate_pairs, **shared), scores)
-        measure = partial(evaluate_texts, cache=ArrayCache(self.results / "cache"), **shared)
+        shared["cache"] = ArrayCache(self.results / "cache")
+        measure = partial(evaluate_texts, **shared)
+        if self.from_prompts:
+            measure = partial(evaluate_continuations, prompts=self.references.sources or [], **shared)
+            own = text_rows(samples, self.references, self.dataset.train.texts, (), measure)
+            real = measure(self.references.texts, self.references.texts, self.dataset.train.texts)
+            return [*own, Row("what really follows", {"texts": self.options.split}, [real])]
         training, names = self.dataset.train.texts, self.pipe.statistics.class_names or ()
         together = replace(self.references, labels=None)
         if alone:
@@ -203,7 +224,7 @@ class Evaluation:
         options = self._sampling_options(setting) | {"seed": self.options.seeds[0]}
         if self.references.labels is not None:
             options["class_id"] = self.references.labels[0]
-        if self.references.sources is not None:
+        if self.references.sources is not None and not self.from_prompts:
             options["source"] = self.references.sources[0]
         return options
 

@@ -18,12 +18,14 @@ from ld4lg_fast.terminal.console import progress_bar
 
 @dataclass(frozen=True)
 class Conditions:
-    """Conditions of the samples: classes, source texts or none; ``scored``: whether to compute scores."""
+    """Conditions of the samples: classes, source texts, prompts or none; ``scored``: whether to compute scores."""
 
     num_samples: int
     class_ids: list[int] | None = None
     sources: list[str] | None = None
     scored: bool = False
+    prompts: list[str] | None = None
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,16 @@ def _texts_of(
 
             return progress
 
+        if conditions.prompts is not None:
+            given |= {
+                "prompt": [conditions.prompts[i] for i in ids],
+                "max_new_tokens": conditions.max_new_tokens,
+            }
+            columns = [
+                pipe(decoding=decoding, **dict(options) | common | given, progress=report(name)).texts
+                for name, decoding in decodings.items()
+            ]
+            return list(zip(*columns, strict=True))
         sampled = pipe.sample(len(ids), **dict(options) | common | given, progress=report("denoising"))
         columns = [
             pipe.decode(sampled.latents, decoding, mask=sampled.mask, **common, progress=report(name))

@@ -10,6 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.training.block_latents import BlockLatents
+from ld4lg_fast.training.block_stages import BlockDiffusionStage
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
 from ld4lg_fast.training.session import Session
@@ -21,12 +23,23 @@ from tests.conftest import RECIPE, randomize
 TEXTS, STEPS, RATE = 32, 6, 1e-2
 V1 = RECIPE | {"version": "v1", "beta_schedule": "linear", "num_train_timesteps": 50, "class_drop_prob": 0.5}
 SIZES = {"dim": 64, "depth": 2, "dim_latent": 8, "max_len": 6, "dropout": 0.0, "num_classes": 3}
+CONTEXT = {
+    "context_blocks": 2,
+    "context_layers": 1,
+    "context_noise": 0.1,
+    "cut_share": 0.5,
+    "prefix_tokens": 0,
+}
 KINDS = {
     "v2": (
         RECIPE | {"context_drop_prob": 0.5, "class_drop_prob": 0.5},
         SIZES | {"dim_context": 16, "num_dense_connections": 1},
     ),
     "v1": (V1, SIZES),
+    "blocks": (
+        RECIPE | {"context_drop_prob": 0.5, "class_drop_prob": 0.5, **CONTEXT},
+        SIZES | {"dim_context": 64, "num_dense_connections": 1},
+    ),
 }
 
 
@@ -43,13 +56,19 @@ def make_stage(kind: str, micro_batches: int = 1) -> DiffusionStage:
     lengths = torch.randint(2, 7, (TEXTS,), generator=generator).numpy()
     latents = torch.randn(TEXTS, 6, 8, generator=generator)
     conditions = {"labels": torch.arange(TEXTS) % 3}
+    model = LatentDiffusion.create(*KINDS[kind]).train()
+    randomize(model.denoiser)
+    if kind == "blocks":
+        randomize(model.context_encoder, seed=3)
+        parts = (Rows([torch.randn(TEXTS, 6, 8, generator=generator)]) for _ in range(2))
+        firsts = np.arange(TEXTS) // 4 * 4
+        blocks = BlockLatents(Rows([latents]), *parts, firsts=firsts, num_context=2, **conditions)
+        return BlockDiffusionStage(model, blocks, None, session)
     if kind == "v1":
         conditions["lengths"] = lengths
     else:
         states = torch.randn(int(lengths.sum()), 16, generator=generator)
         conditions["sources"] = SourceStates(Rows([states]), np.concatenate([[0], np.cumsum(lengths)]))
-    model = LatentDiffusion.create(*KINDS[kind]).train()
-    randomize(model.denoiser)
     return DiffusionStage(model, ConditionedLatents(Rows([latents]), **conditions), None, session)
 
 
@@ -66,7 +85,9 @@ def work(rank: int, port: int, path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    results = {kind: trained(kind, micro_batches) for kind, micro_batches in (("v2", 2), ("v1", 1))}
+    results = {
+        kind: trained(kind, micro_batches) for kind, micro_batches in (("v2", 2), ("v1", 1), ("blocks", 2))
+    }
     torch.save(results, f"{path}.{rank}")
     torch.distributed.destroy_process_group()
 
@@ -96,16 +117,19 @@ def test_two_processes_learn_what_one_learns(of_two, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_of_a_batch_agree_on_what_is_dropped(kind):
     stage = make_stage(kind)
-    coins = set()
+    coins, dropped = set(), "blocks" if kind == "blocks" else "context"
     for step in range(STEPS):
         _, whole, conditions = stage.batch(step, Part())
-        coins.add((whole.self_condition, conditions["context"] is None))
+        coins.add((whole.self_condition, conditions[dropped] is None))
         for part in (Part(index, 4) for index in range(4)):
             _, draws, mine = stage.batch(step, part)
             assert draws.self_condition == whole.self_condition
-            assert (mine["context"] is None) == (conditions["context"] is None)
+            assert (mine[dropped] is None) == (conditions[dropped] is None)
+            if mine.get("blocks") is not None:
+                for name, tensor in vars(mine["blocks"]).items():
+                    assert tensor.equal(part.of(getattr(conditions["blocks"], name))), name
             assert draws.class_drop.equal(part.of(whole.class_drop)) and draws.t.equal(part.of(whole.t))
-    assert len(coins) == (4 if kind == "v2" else 2), "the steps see all of them"
+    assert len(coins) == (2 if kind == "v1" else 4), "the steps see all of them"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,136 @@
+"""Recipe ``blocks``: both stages trained on documents, resumed, distilled; its run continued, evaluated, refused."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+from ld4lg_fast import TextDiffusionPipeline
+from ld4lg_fast.cli import infer
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.evaluation import command as evaluation
+from ld4lg_fast.training import main
+from tests.training.small_runs import STEPS, command, losses, refused
+
+BLOCKS = [
+    "recipe=blocks",
+    "dataset.documents=true",
+    "dataset.max_len=24",
+    "recipe.prefix_tokens=4",
+    "recipe.context_blocks=2",
+    "recipe.context_layers=1",
+]
+FEW = ["generation.num_inference_steps=2", "generation.max_new_tokens=30"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("documents") / "run"
+    command(path, *BLOCKS)
+    return path
+
+
+def test_both_stages_learn_and_validate(run_dir):
+    for stage in ("autoencoder", "diffusion"):
+        found = losses(run_dir, stage)
+        assert sorted(found) == list(range(1, STEPS + 1)) and found[STEPS] < found[1]
+    assert losses(run_dir, "diffusion", "validation_loss")
+    model = LatentDiffusion.load(run_dir / "denoiser")
+    assert model.writes_documents and not model.is_seq2seq
+    assert model.recipe["context_blocks"] == 2
+    told = json.loads((run_dir / "samples" / f"validation_step_{STEPS}.json").read_text())
+    assert len(told["texts"]) == 2
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_a_resumed_stage_learns_the_same(run_dir, tmp_path, stage):
+    lost = ["denoiser", f"checkpoints/diffusion/step_{STEPS}"]
+    if stage == "autoencoder":
+        lost = ["denoiser", "autoencoder", "checkpoints/diffusion", f"checkpoints/autoencoder/step_{STEPS}"]
+    resumed = tmp_path / "run"
+    shutil.copytree(run_dir, resumed)
+    for name in lost:
+        shutil.rmtree(resumed / name)
+    main(["resume=true", f"hydra.run.dir={resumed}"])
+    for name in ("autoencoder", "diffusion"):
+        assert losses(resumed, name) == losses(run_dir, name)
+    weights = "denoiser/model.safetensors"
+    assert (resumed / weights).read_bytes() == (run_dir / weights).read_bytes()
+
+
+def test_a_student_is_distilled_on_blocks(run_dir, tmp_path):
+    options = ["train.distill_steps=2", "train.distill_teacher_steps=4"]
+    command(tmp_path / "student", f"train.distill_from={run_dir}", *options)
+    teacher, student = (LatentDiffusion.load(path / "denoiser") for path in (run_dir, tmp_path / "student"))
+    assert student.recipe == teacher.recipe | {"distilled_steps": 2}
+    weights = [model.context_encoder.input_proj.weight for model in (teacher, student)]
+    assert not torch.equal(*weights), "the context encoder learns, too"
+    pipe = TextDiffusionPipeline.from_pretrained(tmp_path / "student")
+    assert pipe(prompt="A pub.", max_new_tokens=5, num_inference_steps=2, sampler="ddim").texts
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["recipe=blocks"], "recipe=blocks needs dataset.documents=true"),
+        (["dataset.documents=true"], "dataset.documents=true needs recipe=blocks"),
+        ([*BLOCKS, "dataset.max_len=6"], "dataset.max_len=6 leaves no room in a block"),
+        ([*BLOCKS, "dataset.documents=maybe"], "dataset.documents is 'maybe'"),
+        ([*BLOCKS, "recipe.context_blocks=0"], "recipe.context_blocks"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(overrides, said, tmp_path, capsys):
+    assert said in refused(capsys, command, tmp_path / "run", *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sources_of_another_kind_are_refused(run_dir, tmp_path, capsys):
+    asked = f"train.finetune_decoder_from={run_dir}"
+    assert "its decoder cannot be adapted" in refused(capsys, command, tmp_path / "adapted", asked)
+    asked = [f"train.distill_from={run_dir}", "recipe=v3", "dataset.documents=false"]
+    assert "its model writes documents" in refused(capsys, command, tmp_path / "student", *asked)
+
+
+def inferred(run_dir, path, monkeypatch, *options):
+    arguments = [f"infer.output_dir={run_dir}", f"infer.output_file={path}", *FEW, *options]
+    monkeypatch.setattr(sys, "argv", ["infer.py", *arguments])
+    infer.main()
+    return json.loads(path.read_text())
+
+
+def test_infer_goes_on_with_prompts(run_dir, tmp_path, monkeypatch, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("The Old Mill is a pub.\nJuniper is a cafe.\n")
+    of_file = inferred(run_dir, tmp_path / "1.json", monkeypatch, f"infer.prompt_file={prompts}")
+    assert of_file["prompts"] == prompts.read_text().splitlines() and len(of_file["texts"]) == 2
+    one = inferred(
+        run_dir, tmp_path / "2.json", monkeypatch, "infer.prompt='The Old Mill is a pub.'",
+        "generation.num_samples=3"
+    )  # fmt: skip
+    assert one["prompts"] == ["The Old Mill is a pub."] * 3 and one["texts"][0] == of_file["texts"][0]
+    begun = inferred(run_dir, tmp_path / "3.json", monkeypatch, "generation.num_samples=2")
+    assert "prompts" not in begun and len(begun["texts"]) == 2
+
+    def both():
+        inferred(run_dir, tmp_path / "4.json", monkeypatch, "infer.prompt=a", f"infer.prompt_file={prompts}")
+
+    assert "infer.prompt and infer.prompt_file" in refused(capsys, both)
+
+
+def test_continuations_are_evaluated(run_dir, tmp_path, monkeypatch):
+    out = tmp_path / "out.json"
+    arguments = [f"infer.output_dir={run_dir}", f"infer.output_file={out}", *FEW, "generation.num_samples=5"]
+    arguments += [
+        f"evaluation.{name}_model=null" for name in ("mauve", "perplexity", "bertscore", "sentence")
+    ]
+    monkeypatch.setattr(sys, "argv", ["test.py", *arguments])
+    evaluation.main()
+    content = json.loads(out.read_text())
+    own, real = content["rows"]
+    assert {"rougeL", "repeated_4grams"} <= own["metrics"].keys()
+    assert real["metrics"]["rougeL"]["mean"] == pytest.approx(1.0)
+    references = content["references"]
+    assert len(references["sources"]) == len(references["texts"]) == 5
+    assert all(rest.startswith((" ", "\n")) for rest in references["texts"])
