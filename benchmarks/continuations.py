@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from harness import Timing, available_precisions, describe_device, versions
+from harness import ROOT, Timing, available_precisions, describe_device, versions
 
 from benchmarks.continuation_systems import (
     Autoregressive,
@@ -42,6 +42,7 @@ from benchmarks.continuation_systems import (
 from benchmarks.text_quality import SCORING_SEED, corpus_scoring_model, sentence_model
 from ld4lg_fast.data import TextDataset, load_text_dataset
 from ld4lg_fast.data.demo import NAMES
+from ld4lg_fast.data.sources import SEARCHED
 from ld4lg_fast.evaluation import EvaluationSettings
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.confidence import summary
@@ -62,8 +63,8 @@ def names_of(dataset: str) -> list[str]:
     if dataset == "demo":
         return list(NAMES)
     found: set[str] = set()
-    for root in ("data", "datasets", "../shared/datasets"):
-        for path in Path(root).glob("e2e/*set*.csv"):
+    for root in SEARCHED:
+        for path in (ROOT / root).glob("e2e/*set*.csv"):
             with path.open(encoding="utf-8") as file:
                 found.update(
                     name for row in csv.DictReader(file) for name in re.findall(r"name\[(.*?)\]", row["mr"])
