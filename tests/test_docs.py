@@ -175,6 +175,22 @@ def speedups(file: str, what: str) -> list[str]:
     return [f"{own[dtype]:.1f} ×" if dtype in own else "" for dtype in ("fp32", "bf16", "int8")]
 
 
+def test_the_headline_is_that_of_the_whole_job():
+    def seconds_of(name: str) -> float:
+        return next(row for row in found["systems"] if row["name"] == name)["seconds"]
+
+    found = json.loads(
+        (ROOT / "benchmarks" / "results" / "whole_job_e2e_small_cpu_avx512.json").read_text(encoding="utf-8")
+    )
+    fastest, headline = found["headline"]["fastest_of_equal_quality"], found["headline"]["speedup_vs"]
+    named = [seconds_of(name) for name in ("published", "published, remedies", fastest)]
+    named += [headline["published"], headline["published, remedies"]]
+    said = (ROOT / "README.md").read_text(encoding="utf-8").split("A thousand sentences")[1].split("\n\n")[0]
+    numbers = re.findall(r"([\d.]+) (?:seconds|and|times)", said)
+    assert [f"{value:.1f}" for value in named[:3]] == numbers[:3]
+    assert [f"{value:.0f}" for value in named[3:]] == numbers[3:5]
+
+
 def test_the_readmes_speeds_and_those_of_decoding_are_those_of_the_benchmarks():
     def cells(text: str) -> list[list[str]]:
         lines = [line for line in text.splitlines() if "×" in line]
