@@ -9,6 +9,8 @@ from ld4lg_fast.cli.app import NumSamples, OwnOptions, Seed, app, path
 from ld4lg_fast.export.runtime.text_display import print_json, typed
 from ld4lg_fast.terminal.hydra_arguments import hydra_value
 
+DEMO_PROMPT = "The Old Mill is a cheap Italian pub near the river."
+
 
 @app.command()
 def demo(
@@ -17,22 +19,35 @@ def demo(
     ),
     num_samples: NumSamples = 12,
     seed: Seed = 1,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="Train on documents, and continue a prompt.")
+    ] = False,
 ) -> None:
     """Trains a tiny model on a generated corpus in front of you, then samples from it; a few minutes on a CPU.
 
     \b
     ld4lg demo
     ld4lg demo --output-dir outputs/first --num-samples 4
+    ld4lg demo --documents
     """
     from ld4lg_fast.options.checks import check_options
     from ld4lg_fast.training import main as train_main
 
     check_options(num_samples=num_samples, seed=seed)
     options = ["dataset=demo", "model=tiny", "train.max_minutes=4"]
+    if documents:
+        options += ["dataset.documents=true", "recipe=blocks"]
     # After so short a training likely words without repetition read best.
     options += ["decoding.top_p=0.8", "decoding.no_repeat_ngram_size=3", "decoding.repetition_penalty=1.2"]
     train_main([*options, f"hydra.run.dir={hydra_value(output_dir)}"])
-    sample(output_dir, num_samples=num_samples, num_inference_steps=50, seed=seed)
+    sample(
+        output_dir,
+        num_samples=num_samples,
+        prompt=DEMO_PROMPT if documents else None,
+        max_new_tokens=120 if documents else None,
+        num_inference_steps=50,
+        seed=seed,
+    )
 
 
 @app.command(cls=OwnOptions)

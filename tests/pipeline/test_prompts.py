@@ -7,9 +7,14 @@ import torch
 
 from ld4lg_fast import DecodingConfig, TextDiffusionPipeline
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.diffusion import samplers
+from ld4lg_fast.diffusion.samplers import guided_denoiser
+from ld4lg_fast.diffusion.schedules import sampling_grid
 from ld4lg_fast.engine.engine import sample_latents
+from ld4lg_fast.engine.sampling_run import START_STREAM
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.documents import DocumentWriter
+from ld4lg_fast.kernels import ops
 from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.pipeline import documents
 from tests.conftest import PERCEIVER, make_model, randomize
@@ -61,6 +66,22 @@ def test_a_context_of_all_samples_is_that_of_each_batch(guidance_scale):
         **options,
     )
     torch.testing.assert_close(once, again)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_a_context_that_is_encoded_once_is_one_that_is_encoded_in_every_step(guidance_scale):
+    """The sampling run keeps the keys and values of the blocks; the plain loop computes them in each evaluation."""
+    model, seed = make_writer(), 2
+    states, mask = model.encode_blocks(context_of(3))
+    options = {"sampler": "ddim", "num_inference_steps": 4, "guidance_scale": guidance_scale}
+    cached = sample_latents(model, 3, context=states, context_mask=mask, seed=seed, **options)
+    grid = sampling_grid(model.diffusion.schedule, 4)
+    shape = (model.denoiser.config.max_len, model.denoiser.config.dim_latent)
+    start = ops.philox_normal(seed, torch.arange(3), START_STREAM, shape)
+    with torch.no_grad():
+        denoise = guided_denoiser(model, grid, guidance_scale, context=states, context_mask=mask)
+        plain = samplers.sample(samplers.ddim, denoise, start, grid)
+    torch.testing.assert_close(cached, model.unnormalize(plain), rtol=1e-4, atol=1e-4)
 
 
 def test_blocks_that_are_not_there_are_not_seen():
