@@ -39,12 +39,11 @@ class Search(Protocol):
 
 
 def read_prefix(search: Search, prefix: Tensor) -> None:
-    """Lets the decoder read the tokens (S, P) before the text, of every beam; the text begins behind them."""
+    """Lets the decoder read the tokens (S, P) before the text; the text of every beam begins behind them."""
     ids, count = search.ids, prefix.shape[1]
     ids[..., 1 : count + 1] = prefix if ids.dim() == 2 else prefix[:, None]
-    for place in range(count):
-        position = torch.full_like(search.length, place)
-        search.stack.read(ids[..., place].flatten(), position, place + 1, search.cache)
+    first = ids if ids.dim() == 2 else ids[:, 0]
+    search.stack.prefill(first[:, :count], search.cache)  # the next step reads the last one
     search.length += count
 
 

@@ -128,12 +128,50 @@ class DecoderStack:
             position_bias=decoder.position_bias(max_length).to(key) if decoder.position_bias else None,
         )
 
+    def prefill(self, tokens: Tensor, cache: Cache) -> None:
+        """Takes the first tokens (S, P) of every text into the caches at once; the beams of a sentence share them."""
+        decoder, (sentences, count) = self.decoder, tokens.shape
+        places = torch.arange(count, device=tokens.device)
+        x = decoder.embed(tokens.flatten(), places.repeat(sentences))
+        if cache.chosen is not None:
+            cache.chosen[:, :, :count] = 0
+        bias = x.new_zeros(count, count).masked_fill_(places > places[:, None], float("-inf"))[None, None]
+        if cache.position_bias is not None:
+            bias = bias + cache.position_bias[:count, :, :count].transpose(0, 1)
+        shape = (sentences, count)
+        for index, layer in enumerate(decoder.layers):
+            x = self._branch(x, layer.self_norm, self._self_prefill, layer, index, bias, shape, cache)
+            x = self._branch(x, layer.cross_norm, self._cross_prefill, layer, index, shape, cache)
+            x = self._branch(x, layer.ff_norm, self._feed_forward, layer)
+
+    def _self_prefill(
+        self,
+        x: Tensor,
+        residual: Tensor,
+        layer: Layer,
+        index: int,
+        bias: Tensor,
+        shape: tuple[int, int],
+        cache: Cache,
+    ) -> Tensor:
+        parts = layer.qkv(x).view(*shape, 3, self.decoder.heads, -1)
+        query, key, value = (part.transpose(1, 2) for part in parts.unbind(2))
+        cache.keys[index][:, :, : shape[1], 0] = key
+        cache.values[index][:, :, : shape[1], 0] = value
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.decoder.scale)
+        return layer.self_out(seen.transpose(1, 2).reshape(len(x), -1), residual)
+
+    def _cross_prefill(
+        self, x: Tensor, residual: Tensor, layer: Layer, index: int, shape: tuple[int, int], cache: Cache
+    ) -> Tensor:
+        query = layer.cross_q(x).view(*shape, self.decoder.heads, -1).transpose(1, 2)
+        key, value = cache.cross_keys[index].squeeze(3), cache.cross_values[index].squeeze(3)
+        bias = None if cache.cross_bias is None else cache.cross_bias[:, None]
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.decoder.scale)
+        return layer.cross_out(seen.transpose(1, 2).reshape(len(x), -1), residual)
+
     def step(self, tokens: Tensor, position: Tensor, span: int, cache: Cache) -> Tensor:
         """Logits (S·W, V) of the token after ``tokens`` (S·W,) at ``position`` (1,) < ``span``."""
-        return self.decoder.head(self.decoder.final(self.read(tokens, position, span, cache)))
-
-    def read(self, tokens: Tensor, position: Tensor, span: int, cache: Cache) -> Tensor:
-        """Takes ``tokens`` into the caches, as `step` does; their last hidden states (S·W, D)."""
         decoder = self.decoder
         x = decoder.embed(tokens, position)
         cache.enter(position)
@@ -145,7 +183,7 @@ class DecoderStack:
             )
             x = self._branch(x, layer.cross_norm, self._cross_attention, layer, index, cache, native)
             x = self._branch(x, layer.ff_norm, self._feed_forward, layer)
-        return x
+        return decoder.head(decoder.final(x))
 
     def _branch(self, x: Tensor, norm: Map, branch: Callable[..., Tensor], *arguments: Any) -> Tensor:
         if self.decoder.pre_norm:
