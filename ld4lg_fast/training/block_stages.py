@@ -22,10 +22,11 @@ from ld4lg_fast.training.block_tokens import BlockTokens
 from ld4lg_fast.training.conditioned_latents import to_device
 from ld4lg_fast.training.diffusion_stage import NAME, DiffusionStage
 from ld4lg_fast.training.distillation import DistillationStage
-from ld4lg_fast.training.seeding import step_generator
+from ld4lg_fast.training.seeding import StepBatches, step_generator
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.train_step import Part
 
+EMPTY_BLOCKS = 20  # the autoencoder trains on one of so many empty blocks, of which every document has one
 PREFIX_SHARE = 0.5  # of the blocks, before which the text decoder reads the last tokens
 
 
@@ -74,21 +75,26 @@ class BlockAutoencoderStage(AutoencoderStage):
     ) -> None:
         super().__init__(autoencoder, blocks.tokens, validation, session, augmentation)
         self.blocks, self.recipe, self.firsts = blocks, recipe, blocks.firsts
+        lengths = blocks.tokens.lengths
+        empty = lengths <= blocks.before + blocks.after
+        self.kept = np.flatnonzero(~empty | (np.cumsum(empty) % EMPTY_BLOCKS == 1))
+        self.batches = StepBatches(len(self.kept), self.options.batch_size, session.seed, lengths[self.kept])
 
     def batch(self, step: int, part: Part) -> tuple:
-        whole = self.batches[step]
+        whole = self.kept[self.batches[step]].tolist()
         generator = step_generator(self.session.seed, self.name, f"{step}/blocks")
         coins = torch.rand(len(whole), 4, generator=generator).numpy()
+        cut = [self._row(row, int(self.firsts[row]), coin) for row, coin in zip(whole, coins, strict=True)]
         rows, labels, prefixes = [], [], []
-        for index, coin in zip(part.of(whole), part.of(coins), strict=True):
-            row, prefix = self._row(index, int(self.firsts[index]), coin)
+        for row, prefix in part.of(cut):
             rows.append(row)
             before = self.blocks.before if prefix else 0
             labels.append(row[:before] + prefix + row[before:])
             prefixes.append(before + len(prefix))
         ids, mask = self._collate(rows)
-        read, real = collate(labels, self.module.tokenizer.pad_token_id)
-        weight = float(part.count * sum(map(len, rows)) / self.blocks.tokens.lengths[whole].sum())
+        most = self.module.max_len + self.recipe["prefix_tokens"]
+        read, real = collate(labels, self.module.tokenizer.pad_token_id, max_len=most)
+        weight = part.count * sum(map(len, rows)) / sum(len(row) for row, _ in cut)
         noise = step_generator(self.session.seed, self.name, step)
         augmentation = self.augmentation_of(part.of(whole), training=True)
         given = (read.masked_fill(~real, -100), torch.tensor(prefixes))
