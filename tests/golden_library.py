@@ -139,8 +139,8 @@ def official_predictions(case: Case) -> dict[str, Tensor]:
             model,
             grid,
             call.get("cls_free_guidance", 1.0),
-            inputs["mask"][one],
-            inputs["class_id"][one] if "class_id" in inputs else None,
+            mask=inputs["mask"][one],
+            class_id=inputs["class_id"][one] if "class_id" in inputs else None,
             project=call.get("l2_normalize", False),
         )
         rows.append(denoise(z_t[one], row, None))
@@ -177,10 +177,10 @@ def official_sampling(case: Case) -> dict[str, Tensor]:
         model,
         grid,
         call.get("cls_free_guidance", 1.0),
-        None if settings["using_latent_model"] else mask,
-        inputs.get("class_id"),
-        inputs.get("seq2seq_cond"),
-        inputs.get("seq2seq_mask"),
+        mask=None if settings["using_latent_model"] else mask,
+        class_id=inputs.get("class_id"),
+        context=inputs.get("seq2seq_cond"),
+        context_mask=inputs.get("seq2seq_mask"),
         project=call.get("l2_normalize", False),
     )
     sampler = get_sampler(SAMPLER_NAMES.get(settings["sampler"], settings["sampler"]))

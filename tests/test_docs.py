@@ -191,6 +191,16 @@ def test_the_headline_is_that_of_the_whole_job():
     assert [f"{value:.0f}" for value in named[3:]] == numbers[3:5]
 
 
+def test_the_readmes_minutes_of_training_are_those_of_the_benchmark():
+    file = ROOT / "benchmarks" / "results" / "time_to_quality_e2e_small_cpu_avx512.json"
+    curves = json.loads(file.read_text(encoding="utf-8"))["curves"]
+    said = (ROOT / "README.md").read_text(encoding="utf-8").split("Two minutes of training")[1]
+    of_v3, of_v2 = re.findall(r"\(?(?:MAUVE )?(0\.\d\d)\)", said)[:2]
+    for recipe, minutes, figure in (("v3", 2, of_v3), ("v2", 8, of_v2)):
+        (point,) = (each for each in curves[recipe] if each["minutes"] == minutes)
+        assert f"{point['quality']['mauve_training']['mean']:.2f}" == figure
+
+
 def test_the_readmes_speeds_and_those_of_decoding_are_those_of_the_benchmarks():
     def cells(text: str) -> list[list[str]]:
         lines = [line for line in text.splitlines() if "×" in line]
