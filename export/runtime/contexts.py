@@ -84,18 +84,34 @@ class BlockContexts:
         most = config.context_blocks
         seen = [document.blocks[-most:] for document in documents]
         self._encode([text for blocks in seen for text in blocks])
-        latents = np.zeros((len(seen), most, diffusion.num_latents, diffusion.dim_latent), np.float32)
-        for row, blocks in enumerate(seen):
-            for place, text in enumerate(blocks, most - len(blocks)):
-                latents[row, place] = self._latents[text]
         feeds = {
-            "latents": latents,
+            "latents": self._placed(seen, (len(seen), most, diffusion.num_latents, diffusion.dim_latent)),
             "num_blocks": np.array([len(blocks) for blocks in seen], np.int64),
             "begins": np.array([len(document.blocks) <= most for document in documents]),
             "continues": np.array([document.continues for document in documents]),
         }
         given = _run(self._graph, feeds, len(seen))
         return given | {"has_source": np.ones(len(seen), bool)}
+
+    def before(self, documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Latents (B, K, N, d) of the blocks that the text decoder sees, too, and how many of them are real (B,).
+
+        None for a decoder that sees none. The documents' contexts have been encoded.
+        """
+        config, diffusion = self._config.documents, self._config.diffusion
+        if config is None or not config.decoder_blocks:
+            return None
+        seen = [document.blocks[-config.decoder_blocks :] for document in documents]
+        shape = (len(seen), config.decoder_blocks, diffusion.num_latents, diffusion.dim_latent)
+        return self._placed(seen, shape), np.array([len(blocks) for blocks in seen])
+
+    def _placed(self, seen: Sequence[Sequence[str]], shape: tuple[int, ...]) -> np.ndarray:
+        """The latents of encoded blocks (B, K, N, d), the last one last."""
+        latents = np.zeros(shape, np.float32)
+        for row, blocks in enumerate(seen):
+            for place, text in enumerate(blocks, shape[1] - len(blocks)):
+                latents[row, place] = self._latents[text]
+        return latents
 
     def _encode(self, texts: Sequence[str]) -> None:
         unknown = [text for text in dict.fromkeys(texts) if text not in self._latents]

@@ -260,12 +260,23 @@ class OnnxTextDiffusion:
         seed: int = 0,
         sample_ids: np.ndarray | None = None,
         prefix: np.ndarray | None = None,
+        before: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> list[list[int]]:
         """Token ids of texts, special ones removed; arguments as in `decode`.
 
-        ``prefix`` (B, P): tokens that the decoder reads before those that it writes; the result is without them.
+        Args:
+            prefix: (B, P) tokens that the decoder reads before those that it writes; the result is without them.
+            before: of documents, what `BlockContexts.before` gives; None: there are no blocks before.
         """
         check_latents(self.config.diffusion, latents, mask)
+        seen = self.config.documents.decoder_blocks if self.config.documents else 0
+        if seen:
+            blocks, counts = before or (
+                np.zeros((len(latents), seen, *latents.shape[1:]), np.float32),
+                np.zeros(len(latents), np.int64),
+            )
+            kinds = np.arange(1 + seen)
+            mask = np.repeat((kinds == 0) | (kinds > seen - counts[:, None]), latents.shape[1], axis=1)
         _check(seed=seed)
         rules = self.rules() if rules is None else rules
         num_prefix = 0 if prefix is None else prefix.shape[1]
@@ -280,7 +291,8 @@ class OnnxTextDiffusion:
         # Decodes of a latent are consecutive rows.
         latents = np.repeat(latents, decodes, axis=0)
         mask = None if mask is None else np.repeat(mask, decodes, axis=0)
-        decoder = LanguageModel(*self._decoder, latents, mask, beams)
+        blocks = np.repeat(blocks, decodes, axis=0) if seen else None
+        decoder = LanguageModel(*self._decoder, latents, mask, beams, blocks)
         prefix = None if prefix is None else np.repeat(prefix, decodes, axis=0)
         found, scores = decode_tokens(decoder, len(latents), rules, uniform, prefix)
         tokens = self._tokenizer.without_special(found[:, 1 + num_prefix :].tolist())

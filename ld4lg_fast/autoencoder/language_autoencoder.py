@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,16 @@ def without_progress_bars() -> Iterator[None]:
 def _for_each_query(mask: Tensor) -> Tensor:
     """(B, T) -> (B, T, T) bool."""
     return mask.bool()[:, None].expand(-1, mask.shape[1], -1)
+
+
+class BlocksBefore(NamedTuple):
+    """Blocks before those of a batch: token ids (C, T) and their mask, the places of each row's K blocks among them
+    (B, K), the last one last, and how many of these are real (B,)."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    index: Tensor
+    num_blocks: Tensor
 
 
 class LanguageAutoencoder(nn.Module):
@@ -190,20 +200,37 @@ class LanguageAutoencoder(nn.Module):
             states = encoder(input_ids=input_ids, attention_mask=bias).last_hidden_state
             return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
 
-    def decode_states(self, latents: Tensor) -> Tensor:
-        """Latents (B, N, d) -> encoder states (B, N, W) for the language model's decoder."""
+    def decode_states(self, latents: Tensor, before: Tensor | None = None) -> Tensor:
+        """Latents (B, N, d) -> encoder states (B, N, W) for the language model's decoder.
+
+        ``before``: latents (B, K, N, d) of the blocks before; the states are then (B, (1 + K)·N, W).
+        """
         if self.perceiver is None:
             return latents
+        dtype = next(self.perceiver.decoder.parameters()).dtype
         with gpu_settings(latents.device):
-            return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
+            return self.perceiver.decode(latents.to(dtype), None if before is None else before.to(dtype))
 
-    def readable_states(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
+    @property
+    def context_blocks(self) -> int:
+        """K, the number of blocks before that the language model's decoder sees."""
+        return 0 if self.perceiver is None else self.perceiver.config.context_blocks
+
+    def context_mask(self, states: Tensor, num_blocks: Tensor) -> Tensor:
+        """The real ones (B, (1 + K)·N) of the states with blocks before, of which ``num_blocks`` (B,) are real."""
+        kinds = torch.arange(1 + self.context_blocks, device=states.device)
+        real = (kinds == 0) | (kinds > self.context_blocks - num_blocks[:, None])
+        return real.repeat_interleave(states.shape[1] // len(kinds), dim=1)
+
+    def readable_states(
+        self, latents: Tensor, mask: Tensor | None = None, before: Tensor | None = None
+    ) -> Tensor:
         """`decode_states` of checked latents and their mask (B, N).
 
         Raises:
             ConfigError: the states are not finite, as the latents are too large.
         """
-        states = self.decode_states(latents)
+        states = self.decode_states(latents, before)
         # With a Perceiver every state depends on all latents.
         latent_checks.check_finite(states, mask if self.perceiver is None else None)
         return states
@@ -218,6 +245,7 @@ class LanguageAutoencoder(nn.Module):
         world_size: int = 1,
         labels: Tensor | None = None,
         num_prefix: Tensor | None = None,
+        before: BlocksBefore | None = None,
     ) -> Tensor:
         """Teacher-forced cross-entropy of reconstructing the text, without padding; a scalar.
 
@@ -226,6 +254,7 @@ class LanguageAutoencoder(nn.Module):
             rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
             labels, num_prefix: if the decoder reads the last tokens before the text first: those and the text's
                 (B, T') int64, padded with -100, and how many they are (B,). None: the text alone.
+            before: the blocks before, if the decoder sees their latents; they are encoded without gradients.
         """
         draws = Draws(generator, rank, world_size)
         read = augmentation.corrupt_tokens(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
@@ -236,6 +265,13 @@ class LanguageAutoencoder(nn.Module):
         if num_prefix is not None:
             places = torch.arange(labels.shape[1], device=labels.device)
             targets = labels.masked_fill(places < num_prefix[:, None], -100)
+        if before is not None:
+            with torch.no_grad():
+                known = self.encode(before.input_ids, before.attention_mask)[before.index]
+            states = self.decode_states(latents, known)
+            keep = self.context_mask(states, before.num_blocks)
+            cross = self._attention_bias(keep[:, None].expand(-1, labels.shape[1], -1))
+            return self._language_model_loss(states, cross, labels, targets)
         cross = None if self.perceiver is not None else self._attention_bias(_for_each_query(attention_mask))
         return self._language_model_loss(self.decode_states(latents), cross, labels, targets)
 
@@ -281,17 +317,20 @@ class LanguageAutoencoder(nn.Module):
         sample_ids: Tensor | None = None,
         mask: Tensor | None = None,
         prefix: Tensor | None = None,
+        before: tuple[Tensor, Tensor] | None = None,
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
 
         ``prefix``: (B, P) int64, the last tokens of the text before, which the decoder reads first; the result is
-        without them.
+        without them. ``before``: latents (B, K, N, d) of the blocks before, and how many of them are real (B,).
 
         Raises:
             ConfigError: see `check_latents`.
         """
         self.check_latents(latents, mask)
-        states = self.readable_states(latents, mask)
+        states = self.readable_states(latents, mask, None if before is None else before[0])
+        if before is not None:
+            mask = self.context_mask(states, before[1])
         options: dict[str, Any] = {"mask": mask, "seed": seed, "sample_ids": sample_ids, "prefix": prefix}
         decodes = [
             generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)

@@ -88,6 +88,7 @@ class PerceiverFile(Schema):
     decoder: Literal["transformer", "perceiver"]
     num_decoder_latents: Positions
     ff_mult: Annotated[int, Field(ge=1, le=64)]
+    context_blocks: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class AutoencoderFile(Schema):
@@ -179,6 +180,7 @@ class Recipe(_Recipe):
     context_layers: Annotated[int, Field(ge=1, le=64)] = 2
     context_noise: Probability = 0.0
     cut_share: Probability = 0.0
+    decoder_context: Annotated[int, Field(ge=0, le=64)] = 0
     prefix_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
 
 

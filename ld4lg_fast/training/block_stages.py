@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import BlocksBefore, LanguageAutoencoder
 from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
@@ -85,37 +85,58 @@ class BlockAutoencoderStage(AutoencoderStage):
         generator = step_generator(self.session.seed, self.name, f"{step}/blocks")
         coins = torch.rand(len(whole), 4, generator=generator).numpy()
         cut = [self._row(row, int(self.firsts[row]), coin) for row, coin in zip(whole, coins, strict=True)]
-        rows, labels, prefixes = [], [], []
-        for row, prefix in part.of(cut):
+        rows, labels, prefixes, before_each = [], [], [], []
+        for row, prefix, blocks_before in part.of(cut):
             rows.append(row)
+            before_each.append(blocks_before)
             before = self.blocks.before if prefix else 0
             labels.append(row[:before] + prefix + row[before:])
             prefixes.append(before + len(prefix))
         ids, mask = self._collate(rows)
         most = self.module.max_len + self.recipe["prefix_tokens"]
         read, real = collate(labels, self.module.tokenizer.pad_token_id, max_len=most)
-        weight = part.count * sum(map(len, rows)) / sum(len(row) for row, _ in cut)
+        weight = part.count * sum(map(len, rows)) / sum(len(row) for row, _, _ in cut)
         noise = step_generator(self.session.seed, self.name, step)
         augmentation = self.augmentation_of(part.of(whole), training=True)
         given = (read.masked_fill(~real, -100), torch.tensor(prefixes))
         tensors = tuple(to_device(tensor, self.session.device) for tensor in given)
-        return weight, (ids, mask, augmentation, noise, part.index, part.count, *tensors)
+        before_all = self._before(before_each)
+        return weight, (ids, mask, augmentation, noise, part.index, part.count, *tensors, before_all)
 
-    def _row(self, block: int, first: int, coin: Sequence[float]) -> tuple[list[int], list[int]]:
-        """A block or a part of it, and the tokens that the decoder reads before it."""
-        blocks, count = self.blocks, self.recipe["prefix_tokens"]
+    def _before(self, blocks: Sequence[Sequence[list[int]]]) -> BlocksBefore | None:
+        """The blocks before each row, as the autoencoder takes them."""
+        most = self.module.context_blocks
+        if not most:
+            return None
+        found: list[list[int]] = []
+        index = torch.zeros(len(blocks), most, dtype=torch.long)
+        for row, several in enumerate(blocks):
+            for place, tokens in enumerate(several, most - len(several)):
+                index[row, place] = len(found)
+                found.append(tokens)
+        ids, mask = self._collate(found or [self.blocks.tokens[0]])
+        counts = torch.tensor(list(map(len, blocks)))
+        return BlocksBefore(ids, mask, *(to_device(each, self.session.device) for each in (index, counts)))
+
+    def _row(
+        self, block: int, first: int, coin: Sequence[float]
+    ) -> tuple[list[int], list[int], list[list[int]]]:
+        """A block or a part of it, the tokens that the decoder reads first, and the blocks whose latents it sees."""
+        blocks, count, most = self.blocks, self.recipe["prefix_tokens"], self.module.context_blocks
         row, prefix = blocks.tokens[block], []
+        before = [blocks.tokens[each] for each in range(max(first, block - most), block)]
         if count and coin[0] < PREFIX_SHARE:
             prefix = blocks.preceding(block, first, count)
         size = len(row) - blocks.before - blocks.after
         if coin[1] < self.recipe["cut_share"] and size > 1:
             place = 1 + int(coin[2] * (size - 1))
             if coin[3] < 0.5:
-                return blocks.head(block, place), prefix
+                return blocks.head(block, place), prefix, before
             row = blocks.tail(block, place)
+            before = [*before, blocks.head(block, place)][-most:] if most else []
             if count and coin[0] < PREFIX_SHARE:
                 prefix = (prefix + blocks.text(block)[:place])[-count:]
-        return row, prefix
+        return row, prefix, before
 
 
 class BlockDiffusionStage(DiffusionStage):

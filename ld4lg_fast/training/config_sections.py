@@ -112,6 +112,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "adaptive_schedule": SWITCH,
         "context_blocks": WholeNumber(1, 64),
         "context_layers": WholeNumber(1, 64),
+        "decoder_context": WholeNumber(0, 64),
         "context_noise": SHARE,
         "cut_share": SHARE,
         "prefix_tokens": WholeNumber(0, 4096),
