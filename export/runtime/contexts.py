@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .documents import Document, DocumentWriter
-from .folder_schema import FolderConfig
+from .folder_schema import Documents, FolderConfig
 from .session import Session
 from .text_tokenizer import TextTokenizer
 
@@ -23,6 +23,31 @@ def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.ndar
     ids = np.full(mask.shape, pad, np.int64)
     ids[mask] = np.concatenate(rows)
     return ids, mask
+
+
+def seen_by_decoder(
+    documents: Documents | None,
+    latents: np.ndarray,
+    mask: np.ndarray | None,
+    before: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """What the text decoder sees besides ``latents`` (B, N, d): latents (B, K, N, d) of blocks before, and the mask.
+
+    Args:
+        mask: of recipe v1, (B, N). before: see `BlockContexts.before`; None: there are none.
+
+    Returns:
+        None and the given mask for a decoder that sees no blocks before, else the mask of all, (B, (1 + K)·N).
+    """
+    most = documents.decoder_blocks if documents else 0
+    if not most:
+        return None, mask
+    blocks, counts = before or (
+        np.zeros((len(latents), most, *latents.shape[1:]), np.float32),
+        np.zeros(len(latents), np.int64),
+    )
+    kinds = np.arange(1 + most)
+    return blocks, np.repeat((kinds == 0) | (kinds > most - counts[:, None]), latents.shape[1], axis=1)
 
 
 def _run(graph: Session, feeds: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:

@@ -11,9 +11,25 @@ import numpy as np
 from .contexts import BlockContexts
 from .decoding import DecodingRules
 from .documents import Document, DocumentWriter, block_seed
+from .errors import RuntimeInputError
+from .folder_schema import Documents
+from .option_checks import shown
 
 if TYPE_CHECKING:
     from .pipeline import OnnxTextDiffusion
+
+
+def check_no_documents(documents: Documents | None, **given: Any) -> None:
+    """Refuses options of documents that were given to a model without them.
+
+    Raises:
+        RuntimeInputError: names the option.
+    """
+    for name, value in given.items():
+        if value is not None and documents is None:
+            raise RuntimeInputError(
+                f"{name} is {shown(value)}, but this model was trained without documents; leave it out."
+            )
 
 
 def write_documents(

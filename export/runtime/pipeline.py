@@ -15,8 +15,8 @@ import numpy as np
 from . import noise
 from .batch_checks import check_latents, check_memory, sample_numbers
 from .conditions import check_classes, check_sources, classes_of, sources_of
-from .contexts import BlockContexts, Context, SourceContexts
-from .continuation import write_documents
+from .contexts import BlockContexts, Context, SourceContexts, seen_by_decoder
+from .continuation import check_no_documents, write_documents
 from .decoding import DecodingRules
 from .documents import MAX_NEW_TOKENS, Document, check_prompts
 from .errors import RuntimeInputError
@@ -34,7 +34,6 @@ from .option_checks import (
     complaint,
     eta_of_another,
     first_complaint,
-    shown,
 )
 from .sampling import SAMPLERS, sample, step_table
 from .schedules import SPACINGS, sampling_grid
@@ -132,7 +131,7 @@ class OnnxTextDiffusion:
         _check(batch_size=batch_size, seed=seed, max_new_tokens=most)
         if num_samples is not None:
             _check(num_samples=num_samples)
-        self._check_documents(prompt=prompt, max_new_tokens=max_new_tokens)
+        check_no_documents(self.config.documents, prompt=prompt, max_new_tokens=max_new_tokens)
         prompts, num_samples = check_prompts(prompt, num_samples)
         num_inference_steps, sampler, spacing = self._plan(quality, num_inference_steps, sampler, spacing)
         rules = self.rules(**decoding)
@@ -269,14 +268,7 @@ class OnnxTextDiffusion:
             before: of documents, what `BlockContexts.before` gives; None: there are no blocks before.
         """
         check_latents(self.config.diffusion, latents, mask)
-        seen = self.config.documents.decoder_blocks if self.config.documents else 0
-        if seen:
-            blocks, counts = before or (
-                np.zeros((len(latents), seen, *latents.shape[1:]), np.float32),
-                np.zeros(len(latents), np.int64),
-            )
-            kinds = np.arange(1 + seen)
-            mask = np.repeat((kinds == 0) | (kinds > seen - counts[:, None]), latents.shape[1], axis=1)
+        blocks, mask = seen_by_decoder(self.config.documents, latents, mask, before)
         _check(seed=seed)
         rules = self.rules() if rules is None else rules
         num_prefix = 0 if prefix is None else prefix.shape[1]
@@ -291,7 +283,7 @@ class OnnxTextDiffusion:
         # Decodes of a latent are consecutive rows.
         latents = np.repeat(latents, decodes, axis=0)
         mask = None if mask is None else np.repeat(mask, decodes, axis=0)
-        blocks = np.repeat(blocks, decodes, axis=0) if seen else None
+        blocks = None if blocks is None else np.repeat(blocks, decodes, axis=0)
         decoder = LanguageModel(*self._decoder, latents, mask, beams, blocks)
         prefix = None if prefix is None else np.repeat(prefix, decodes, axis=0)
         found, scores = decode_tokens(decoder, len(latents), rules, uniform, prefix)
@@ -322,14 +314,6 @@ class OnnxTextDiffusion:
             )
         rules.check_vocabulary(self._vocabulary)
         return rules
-
-    def _check_documents(self, **given: Any) -> None:
-        """Refuses options of documents that were given to a model without them."""
-        for name, value in given.items():
-            if value is not None and self.config.documents is None:
-                raise RuntimeInputError(
-                    f"{name} is {shown(value)}, but this model was trained without documents; leave it out."
-                )
 
     def _plan(
         self, quality: str, num_inference_steps: int | None, sampler: str | None, spacing: str | None

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -20,8 +20,8 @@ from transformers import (
 from transformers.utils import logging
 
 from ld4lg_fast.autoencoder import latent_checks
-from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION, Augmentation, Draws
 from ld4lg_fast.autoencoder.pretrained import fetched
+from ld4lg_fast.autoencoder.teacher_forcing import TeacherForcing, for_each_query
 from ld4lg_fast.checkpoints.files import write_json, writing
 from ld4lg_fast.checkpoints.language_model import BUILDING, load_language_model
 from ld4lg_fast.checkpoints.schemas import AutoencoderFile, read
@@ -32,8 +32,7 @@ from ld4lg_fast.decoding.reranking import choose_by_risk, choose_by_score
 from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export.runtime.similarity import SCORE
-from ld4lg_fast.kernels import ops
-from ld4lg_fast.models.layers import DIM_HEAD, compute_dtype
+from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 
 
@@ -49,22 +48,7 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _for_each_query(mask: Tensor) -> Tensor:
-    """(B, T) -> (B, T, T) bool."""
-    return mask.bool()[:, None].expand(-1, mask.shape[1], -1)
-
-
-class BlocksBefore(NamedTuple):
-    """Blocks before those of a batch: token ids (C, T) and their mask, the places of each row's K blocks among them
-    (B, K), the last one last, and how many of these are real (B,)."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    index: Tensor
-    num_blocks: Tensor
-
-
-class LanguageAutoencoder(nn.Module):
+class LanguageAutoencoder(TeacherForcing):
     """Text to latents and back.
 
     With a `Perceiver` (recipe v2) the latents are N vectors of width d. Without one (recipe v1) they are the encoder's
@@ -195,7 +179,7 @@ class LanguageAutoencoder(nn.Module):
                 f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it."
             )
         encoder = self.lm.get_encoder()
-        bias = self._attention_bias(_for_each_query(attention_mask))
+        bias = self.attention_bias(for_each_query(attention_mask))
         with gpu_settings(input_ids.device):
             states = encoder(input_ids=input_ids, attention_mask=bias).last_hidden_state
             return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
@@ -235,78 +219,7 @@ class LanguageAutoencoder(nn.Module):
         latent_checks.check_finite(states, mask if self.perceiver is None else None)
         return states
 
-    def loss(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        augmentation: Augmentation = NO_AUGMENTATION,
-        generator: torch.Generator | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        labels: Tensor | None = None,
-        num_prefix: Tensor | None = None,
-        before: BlocksBefore | None = None,
-    ) -> Tensor:
-        """Teacher-forced cross-entropy of reconstructing the text, without padding; a scalar.
-
-        Args:
-            generator: for the augmentation.
-            rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
-            labels, num_prefix: if the decoder reads the last tokens before the text first: those and the text's
-                (B, T') int64, padded with -100, and how many they are (B,). None: the text alone.
-            before: the blocks before, if the decoder sees their latents; they are encoded without gradients.
-        """
-        draws = Draws(generator, rank, world_size)
-        read = augmentation.corrupt_tokens(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
-        latents = augmentation.augment_latents(self.encode(read, attention_mask), draws)
-        if labels is None:
-            labels = input_ids.masked_fill(~attention_mask.bool(), -100)
-        targets = labels
-        if num_prefix is not None:
-            places = torch.arange(labels.shape[1], device=labels.device)
-            targets = labels.masked_fill(places < num_prefix[:, None], -100)
-        if before is not None:
-            with torch.no_grad():
-                known = self.encode(before.input_ids, before.attention_mask)[before.index]
-            states = self.decode_states(latents, known)
-            keep = self.context_mask(states, before.num_blocks)
-            cross = self._attention_bias(keep[:, None].expand(-1, labels.shape[1], -1))
-            return self._language_model_loss(states, cross, labels, targets)
-        cross = None if self.perceiver is not None else self._attention_bias(_for_each_query(attention_mask))
-        return self._language_model_loss(self.decode_states(latents), cross, labels, targets)
-
-    forward = loss
-
-    def _attention_bias(self, keep: Tensor) -> Tensor:
-        """Additive attention bias (B, 1, N, M) of a mask ``keep`` (B, N, M).
-
-        transformers computes the same from a token mask, but synchronises with the device to see if it masks anything.
-        """
-        embeddings: Any = self.lm.get_input_embeddings()
-        dtype = compute_dtype(embeddings.weight)
-        seen = torch.zeros(keep.shape, dtype=dtype, device=keep.device)
-        return seen.masked_fill(~keep, torch.finfo(dtype).min)[:, None]
-
-    def _language_model_loss(
-        self, states: Tensor, cross: Tensor | None, labels: Tensor, targets: Tensor
-    ) -> Tensor:
-        """The language model's loss, without the logits of all positions in memory at once.
-
-        The decoder reads ``labels`` (B, T), shifted; ``targets`` (B, T) count where they are not -100.
-        """
-        earlier = torch.ones(1, *2 * labels.shape[1:], dtype=torch.bool, device=labels.device).tril()
-        hidden = self.lm.get_decoder()(
-            input_ids=self.lm.prepare_decoder_input_ids_from_labels(labels),  # type: ignore[operator]  # a method
-            attention_mask=self._attention_bias(earlier),
-            encoder_hidden_states=states,
-            encoder_attention_mask=cross,
-            use_cache=False,
-        ).last_hidden_state
-        if getattr(self.lm.config, "scale_decoder_outputs", False):  # T5 and mT5 with tied embeddings
-            hidden = hidden * self.lm.config.d_model**-0.5
-        bias = getattr(self.lm, "final_logits_bias", None)  # BART
-        weight = self.lm.get_output_embeddings().weight
-        return ops.linear_cross_entropy(hidden, weight, targets, None if bias is None else bias[0])
+    forward = TeacherForcing.loss
 
     @torch.no_grad()
     def generate(

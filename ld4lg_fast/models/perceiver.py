@@ -229,7 +229,7 @@ class Perceiver(nn.Module):
     def decode(self, latents: Tensor, before: Tensor | None = None) -> Tensor:
         """Latents (B, N, d) -> states (B, N', W), N' = N or num_decoder_latents, for the language model's decoder.
 
-        ``before``: latents (B, K, N, d) of the blocks before, the last one last; the states are (B, (1 + K)·N', W) then.
+        ``before``: latents (B, K, N, d) of the blocks before, the last one last, for states (B, (1 + K)·N', W).
         """
         states = self.decoder(latents)
         if before is None:

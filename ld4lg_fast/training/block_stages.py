@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ld4lg_fast.autoencoder.language_autoencoder import BlocksBefore, LanguageAutoencoder
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
+from ld4lg_fast.autoencoder.teacher_forcing import BlocksBefore
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
 from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
