@@ -47,7 +47,7 @@ def load_pretrained(config: Mapping, dataset: TextDataset) -> LanguageAutoencode
     )
     limit, corpus = getattr(autoencoder.lm.config, "max_position_embeddings", None), config["dataset"]
     prefix = config["recipe"].get("prefix_tokens", 0)
-    if limit is not None and limit < corpus["max_len"] + prefix:
+    if limit is not None and limit < corpus["max_len"] + prefix + (prefix > 0):
         raise ConfigError(
             f"{name} handles at most {limit} tokens, fewer than dataset.max_len={corpus['max_len']} and "
             f"recipe.prefix_tokens={prefix} together; lower one of them."
@@ -65,8 +65,9 @@ def build_from_scratch(
     """A new autoencoder with a small, randomly initialised language model."""
     lm = {name: size for name, size in config["model"]["language_model"].items() if name != "vocab_size"}
     max_len = config["dataset"]["max_len"]
-    # Before a block the decoder reads the last tokens of the text before.
-    longest = max(max_len + config["recipe"].get("prefix_tokens", 0), source_limit(config, dataset) or 0)
+    # Before a block the decoder reads what every text begins with and the last tokens of the text before.
+    prefix = config["recipe"].get("prefix_tokens", 0)
+    longest = max(max_len + prefix + (prefix > 0), source_limit(config, dataset) or 0)
     torch.manual_seed(step_seed(config["seed"], NAME, "weights"))
     return LanguageAutoencoder.from_scratch(
         tokenizer, lm, perceiver_sizes(config), max_len, max_positions=longest

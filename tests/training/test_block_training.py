@@ -90,7 +90,9 @@ def test_sources_of_another_kind_are_refused(run_dir, tmp_path, capsys):
     asked = f"train.finetune_decoder_from={run_dir}"
     assert "its decoder cannot be adapted" in refused(capsys, command, tmp_path / "adapted", asked)
     asked = [f"train.distill_from={run_dir}", "recipe=v3", "dataset.documents=false"]
-    assert "its model writes documents" in refused(capsys, command, tmp_path / "student", *asked)
+    assert "has recipe=blocks and cannot go on with recipe=v3" in refused(
+        capsys, command, tmp_path / "student", *asked
+    )
 
 
 def inferred(run_dir, path, monkeypatch, *options):
