@@ -137,14 +137,18 @@ class BlockEncoder(nn.Module):
 
 
 class ContextOfBlocks(nn.Module):
-    """Latents (B, K, N, d) of the blocks before to each denoiser block's keys and values, and their mask (B, M)."""
+    """Latents (C, N, d) of distinct blocks and the places of those before each row (B, K) among them, to each denoiser
+    block's keys and values and their mask (B, M)."""
 
     def __init__(self, model: LatentDiffusion) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, latents: Tensor, num_blocks: Tensor, begins: Tensor, continues: Tensor) -> list[Tensor]:
-        states, mask = self.model.encode_blocks(BlockContext(latents, num_blocks, begins, continues))
+    def forward(
+        self, latents: Tensor, index: Tensor, num_blocks: Tensor, begins: Tensor, continues: Tensor
+    ) -> list[Tensor]:
+        context = BlockContext(latents, index, num_blocks, begins, continues)
+        states, mask = self.model.encode_blocks(context)
         denoiser = self.model.denoiser
         tokens = denoiser.context_proj(states)
         return [*(block.cross_attn.kv(tokens) for block in denoiser.blocks), mask]
@@ -209,15 +213,15 @@ def _document_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
     model, (inputs, axes) = pipe.model, _texts()
     encoder = Graph("encoder", BlockEncoder(pipe.autoencoder), inputs, axes, ["latents"])
     config = model.denoiser.config
-    shape = (2, model.recipe["context_blocks"], config.max_len, config.dim_latent)
     seen: dict[str, Tensor | list[Tensor]] = {
-        "latents": torch.zeros(shape),
+        "latents": torch.zeros(3, config.max_len, config.dim_latent),
+        "index": torch.zeros(2, model.recipe["context_blocks"], dtype=torch.long),
         "num_blocks": torch.ones(2, dtype=torch.long),
         "begins": torch.ones(2, dtype=torch.bool),
         "continues": torch.zeros(2, dtype=torch.bool),
     }
     names = [*(f"source.{block}" for block in range(config.depth)), "source_mask"]
-    rows = {name: {0: "batch"} for name in seen}
+    rows = {name: {0: "batch"} for name in seen} | {"latents": {0: "blocks"}}
     return [encoder, Graph("context", ContextOfBlocks(model), seen, rows, names)]
 
 

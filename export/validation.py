@@ -119,12 +119,13 @@ def _with_blocks(
     most = model.recipe["context_blocks"]
     ids = torch.randint(0, pipe.autoencoder.lm.config.vocab_size, (batch * most, length), generator=generator)
     mask = _random_mask(batch * most, length, generator)
-    latents = pipe.autoencoder.encode(ids, mask).float().unflatten(0, (batch, most))
+    latents = pipe.autoencoder.encode(ids, mask).float()
+    index = torch.randint(0, batch * most, (batch, most), generator=generator)
     flags = torch.rand(2, batch, generator=generator) < 0.5
     counts = torch.randint(0, most + 1, (batch,), generator=generator)
-    states, seen = model.encode_blocks(BlockContext(latents, counts, *flags))
+    states, seen = model.encode_blocks(BlockContext(latents, index, counts, *flags))
     got = encoder.run({"input_ids": ids.numpy(), "attention_mask": mask.numpy()})["latents"].numpy()
-    given = {"latents": got.reshape(latents.shape), "num_blocks": counts.numpy()}
+    given = {"latents": got, "index": index.numpy(), "num_blocks": counts.numpy()}
     given |= {name: flag.numpy() for name, flag in zip(("begins", "continues"), flags, strict=True)}
     return {"context": states, "context_mask": seen}, session.run(given)
 

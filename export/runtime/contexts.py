@@ -108,9 +108,19 @@ class BlockContexts:
         assert config is not None
         most = config.context_blocks
         seen = [document.blocks[-most:] for document in documents]
-        self._encode([text for blocks in seen for text in blocks])
+        distinct = {
+            text: place
+            for place, text in enumerate(dict.fromkeys(text for blocks in seen for text in blocks))
+        }
+        self._encode(list(distinct))
+        # Without a block before there is still a place, which is not seen.
+        latents = np.zeros((max(1, len(distinct)), diffusion.num_latents, diffusion.dim_latent), np.float32)
+        for text, place in distinct.items():
+            latents[place] = self._latents[text]
+        index = [[0] * (most - len(blocks)) + [distinct[text] for text in blocks] for blocks in seen]
         feeds = {
-            "latents": self._placed(seen, (len(seen), most, diffusion.num_latents, diffusion.dim_latent)),
+            "latents": latents,
+            "index": np.array(index, np.int64),
             "num_blocks": np.array([len(blocks) for blocks in seen], np.int64),
             "begins": np.array([len(document.blocks) <= most for document in documents]),
             "continues": np.array([document.continues for document in documents]),

@@ -58,9 +58,9 @@ def _denoiser(config: FolderConfig, graphs: Mapping[str, Session]) -> Iterator[I
         if config.source:
             yield "source", texts, blocks
     if documents := config.documents:
-        seen = (FLOAT, (None, documents.context_blocks, diffusion.num_latents, diffusion.dim_latent))
+        index = {"index": (INT, (None, documents.context_blocks)), "num_blocks": (INT, (None,))}
         flags = {"begins": (BOOL, (None,)), "continues": (BOOL, (None,))}
-        yield "context", {"latents": seen, "num_blocks": (INT, (None,)), **flags}, {**blocks, **mask}
+        yield "context", {"latents": latents, **index, **flags}, {**blocks, **mask}
         yield "encoder", texts, {"latents": latents}
     yield "denoiser", inputs, {"output": latents}
 

@@ -16,12 +16,21 @@ POOL_BATCHES = 50
 
 
 def shuffled_batches(
-    num_examples: int, batch_size: int, *, seed: int = 0, epoch: int = 0, lengths: np.ndarray | None = None
+    num_examples: int,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    lengths: np.ndarray | None = None,
+    firsts: np.ndarray | None = None,
 ) -> list[list[int]]:
     """Indices of one epoch in batches of random order; the examples of an incomplete last batch are left out.
 
     With ``lengths`` (num_examples,), batches hold texts of similar length, for little padding: the shuffled examples
     are cut into pools of 50 batches, each pool is sorted by length and cut into batches, and the batches are shuffled.
+
+    With ``firsts`` (num_examples,), for each example the number of the first one of its document, documents are
+    shuffled, and their examples stay side by side.
 
     Raises:
         ConfigError: a batch size below 1, or a negative seed or epoch.
@@ -36,12 +45,21 @@ def shuffled_batches(
             f"{num_examples} examples do not fill one batch of {batch_size}: use a smaller batch size or more texts"
         )
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(num_examples)[: num_examples - num_examples % batch_size]
+    order = rng.permutation(num_examples) if firsts is None else _by_document(firsts, rng)
+    order = order[: num_examples - num_examples % batch_size]
     if lengths is None:
         return order.reshape(-1, batch_size).tolist()
     pool = np.arange(len(order)) // (POOL_BATCHES * batch_size)
     by_length = order[np.lexsort((lengths[order], pool))]
     return rng.permutation(by_length.reshape(-1, batch_size)).tolist()
+
+
+def _by_document(firsts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    starts, sizes = np.unique(firsts, return_counts=True)
+    shuffled = rng.permutation(len(starts))
+    starts, sizes = starts[shuffled], sizes[shuffled]
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(len(firsts))
 
 
 def collate(

@@ -1,7 +1,8 @@
 """Encodes the latents of the blocks before a block, to which the denoiser of recipe ``blocks`` attends.
 
 It runs once for each block that is written; the denoiser's cross-attention keys and values of it are shared by all
-sampling steps. Letters: B batch, K context blocks, N latents, d latent width, D width, M = 1 + K·N context positions.
+sampling steps.
+Letters: B batch, C distinct blocks, K context blocks, N latents, d latent width, D width, M = 1 + K·N positions.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +18,6 @@ from ld4lg_fast.models.layers import (
     GEGLUFeedForward,
     SelfAttention,
     add_and_norm,
-    attention_bias,
-    check_mask,
-    compute_dtype,
 )
 
 
@@ -48,17 +46,20 @@ class ContextEncoderConfig:
 
 @dataclass(frozen=True)
 class BlockContext:
-    """The blocks before those that are written.
+    """The blocks before those that are written; a block that stands before several of them is held once.
 
     Args:
-        latents: (B, K, N, d), the last block last; a row without so many begins with any others, which are not seen.
+        latents: (C, N, d) of the distinct blocks.
+        index: (B, K) int64, the places among them of the blocks before each row, the last one last; a row without so
+            many begins with any others, which are not seen.
         num_blocks: (B,) int64, how many of the K blocks are real.
         begins: (B,) bool, the document begins within the K blocks.
         continues: (B,) bool, the last block breaks off within a sentence, and the written one continues it.
-        noise_share, noise: (B,) and (B, K, N, d), mixed into the normalised latents in training; or None.
+        noise_share, noise: (C,) and (C, N, d), mixed into the normalised latents in training; or None.
     """
 
     latents: Tensor
+    index: Tensor
     num_blocks: Tensor
     begins: Tensor
     continues: Tensor
@@ -71,6 +72,12 @@ class BlockContext:
             name: change(value) for name, value in vars(self).items() if value is not None
         }
         return replace(self, **tensors)
+
+    def rows(self, rows: Tensor) -> "BlockContext":
+        """That of some rows (R,) of a context without noise, with no block that stands before none of them."""
+        used, places = self.index[rows].unique(return_inverse=True)
+        flags = (tensor[rows] for tensor in (self.num_blocks, self.begins, self.continues))
+        return BlockContext(self.latents[used], places, *flags)
 
 
 class ContextLayer(nn.Module):
@@ -85,10 +92,10 @@ class ContextLayer(nn.Module):
 class ContextEncoder(nn.Module):
     """Latents of the K blocks before a block -> states (B, 1 + K·N, D).
 
-    A position's embedding says which latent of its block it is and how many blocks before the written one the block
-    stands, so a text's beginning may be left out without a change of the rest. The first state is always there: it says
-    whether the document begins within the K blocks, and whether the last of them breaks off within a sentence, which
-    the written block then continues.
+    Each block is encoded by itself, and so once for all rows that it stands before. Added to its states is how many
+    blocks before the written one it stands: a text's beginning may be left out without a change of the rest. The first
+    state is always there: it says whether the document begins within the K blocks, and whether the last of them breaks
+    off within a sentence, which the written block then continues.
     """
 
     def __init__(self, config: ContextEncoderConfig) -> None:
@@ -96,7 +103,7 @@ class ContextEncoder(nn.Module):
         self.config = c = config
         self.input_proj = nn.Linear(c.dim_latent, c.dim)
         self.latent_emb = nn.Parameter(torch.randn(c.num_latents, c.dim) * c.dim**-0.5)
-        self.distance_emb = nn.Parameter(torch.randn(c.num_blocks, c.dim) * c.dim**-0.5)
+        self.distance_emb = nn.Parameter(torch.randn(c.num_blocks, c.dim) * 0.3)
         self.state_emb = nn.Embedding(4, c.dim)  # 2·begins + continues
         layers = (ContextLayer(c.dim) for _ in range(c.depth))
         self.layers: Sequence[ContextLayer] = nn.ModuleList(layers)  # type: ignore[assignment]  # of any modules
@@ -105,29 +112,28 @@ class ContextEncoder(nn.Module):
     def forward(self, latents: Tensor, context: BlockContext) -> tuple[Tensor, Tensor]:
         """States (B, M, D) and their mask (B, M), True = keep; ``latents`` are the context's, normalised and noised.
 
+        ``context.index`` may have fewer columns than K, if no row has more blocks before.
+
         Raises:
-            ConfigError: latents of another shape than the model's.
+            ConfigError: latents of another shape than the model's, or more blocks.
         """
-        c, batch = self.config, len(latents)
-        if latents.shape[1:] != (c.num_blocks, c.num_latents, c.dim_latent):
+        c, most = self.config, context.index.shape[1]
+        if latents.shape[1:] != (c.num_latents, c.dim_latent) or most > c.num_blocks:
             raise ConfigError(
-                f"The context has the shape {tuple(latents.shape)}; it must be "
-                f"{(batch, c.num_blocks, c.num_latents, c.dim_latent)}."
+                f"The context has up to {most} blocks of the shape {tuple(latents.shape[1:])}; this model takes up to "
+                f"{c.num_blocks} of {(c.num_latents, c.dim_latent)}."
             )
-        weight = self.input_proj.weight
-        places = torch.arange(c.num_blocks, device=latents.device)
-        real = places >= c.num_blocks - context.num_blocks[:, None]
-        states = (
-            self.input_proj(latents.to(weight.dtype)) + self.latent_emb + self.distance_emb.flip(0)[:, None]
-        )
+        states = self.encode(latents)[context.index] + self.distance_emb[:most].flip(0)[:, None]
         first = self.state_emb(2 * context.begins.long() + context.continues.long())[:, None]
-        x = torch.cat([first, states.flatten(1, 2)], dim=1)
-        mask = torch.cat([real.new_ones(batch, 1), real.repeat_interleave(c.num_latents, dim=1)], dim=1)
-        bias = None
-        if (seen := check_mask("context_mask", mask, mask.shape)) is not None:
-            bias = attention_bias(torch.ones_like(seen), seen, compute_dtype(weight))
+        real = torch.arange(most, device=latents.device) >= most - context.num_blocks[:, None]
+        kept = [real.new_ones(len(real), 1), real.repeat_interleave(c.num_latents, dim=1)]
+        return torch.cat([first, states.flatten(1, 2)], dim=1), torch.cat(kept, dim=1)
+
+    def encode(self, latents: Tensor) -> Tensor:
+        """Latents (C, N, d) of blocks -> their states (C, N, D), whatever block they stand before."""
+        x = self.input_proj(latents.to(self.input_proj.weight.dtype)) + self.latent_emb
         normed = self.layers[0].attn_norm(x)
         for layer, following in zip(self.layers, [*self.layers[1:], None], strict=True):
-            x, normed = add_and_norm(layer.attn(normed, bias), x, layer.ff_norm)
+            x, normed = add_and_norm(layer.attn(normed, None), x, layer.ff_norm)
             x, normed = add_and_norm(layer.ff(normed), x, following.attn_norm if following else self.norm)
-        return normed, mask
+        return normed

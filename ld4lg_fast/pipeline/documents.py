@@ -77,20 +77,18 @@ class BlockCoder:
     def context(self, documents: Sequence[Document], most: int) -> BlockContext:
         """The last ``most`` blocks of each document."""
         seen = [document.blocks[-most:] for document in documents]
-        found = self.latents([text for blocks in seen for text in blocks]) if any(seen) else None
-        shape = (len(seen), most, self.autoencoder.num_latents, self.autoencoder.dim_latent)
+        # Without a block before there is still a place, which is not seen.
+        distinct = list(dict.fromkeys(text for blocks in seen for text in blocks)) or [""]
+        place = {text: number for number, text in enumerate(distinct)}
         device = next(self.autoencoder.parameters()).device
-        latents, place = torch.zeros(shape, device=device), 0
-        for row, blocks in enumerate(seen):
-            if blocks and found is not None:
-                latents[row, most - len(blocks) :] = found[place : place + len(blocks)]
-                place += len(blocks)
+        index = [[0] * (most - len(blocks)) + [place[text] for text in blocks] for blocks in seen]
 
         def flags(values: Sequence[bool]) -> Tensor:
             return torch.tensor(values, dtype=torch.bool, device=device)
 
         return BlockContext(
-            latents,
+            self.latents(distinct),
+            torch.tensor(index, device=device),
             torch.tensor([len(blocks) for blocks in seen], device=device),
             flags([len(document.blocks) <= most for document in documents]),
             flags([document.continues for document in documents]),
@@ -118,7 +116,7 @@ class BlockCoder:
             options: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids[places], "prefix": given}
             if seen:
                 counts = context.num_blocks[places].clamp(max=seen)
-                options["before"] = context.latents[places, -seen:], counts
+                options["before"] = context.latents[context.index[places, -seen:]], counts
             for row, found in zip(
                 rows, self.autoencoder.generate(latents[places], decoding, **options), strict=True
             ):
@@ -212,7 +210,7 @@ class DocumentOperations(SelectionOperations, ABC):
             ):
                 places = batch.rows.tolist()
                 of_batch = [active[place] for place in places]
-                before = context.map(lambda tensor, rows=batch.rows: tensor[rows])
+                before = context.rows(batch.rows)
                 tokens = coder.decode(
                     of_batch, before, batch.latents, decoding, seed_of_block, ids[batch.rows]
                 )

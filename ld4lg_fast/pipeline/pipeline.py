@@ -295,7 +295,7 @@ class TextDiffusionPipeline(InfillOperations):
         return encode_sources(self.autoencoder, texts, self.model.source_max_len, self.device)
 
     def _encode_blocks(self, blocks: BlockContext, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.encode_blocks(blocks.map(lambda tensor: tensor[rows]))
+        return self.model.encode_blocks(blocks.rows(rows))
 
     @torch.no_grad()
     def decode(

@@ -63,7 +63,7 @@ class AutoencoderStage:
         if autoencoder.freeze_lm and autoencoder.perceiver is not None:
             self.trained = autoencoder.perceiver
         self.tokens, self.validation, self.augmentation = tokens, validation, augmentation
-        self.batches = StepBatches(len(tokens), self.options.batch_size, session.seed, tokens.lengths)
+        self.batches = StepBatches(len(tokens), self.options.batch_size, session.seed, lengths=tokens.lengths)
 
     def batch(self, step: int, part: Part) -> tuple:
         whole = self.batches[step]

@@ -1,6 +1,6 @@
 """Latents of documents' blocks, each with those of the blocks before it, for the denoiser of recipe ``blocks``.
 
-Letters: B blocks, K context blocks, N latents, d latent width.
+Letters: B blocks, C distinct ones before them, K context blocks, N latents, d latent width.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,23 @@ from torch import Tensor
 from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.training.conditioned_latents import to_device
 from ld4lg_fast.training.shards import Rows
+from ld4lg_fast.training.train_step import Part
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
 class ContextDraws:
     """The randomness of a batch's contexts.
 
-    ``cut`` (B,) bool: the block is cut in two, its head is context and its tail is the target. ``share`` (B,) and
-    ``noise`` (B, K, N, d): noise that is added to the context, as a sampled context is never clean.
+    Args:
+        cut_share: probability that a block is cut in two, its head then being context and its tail the target.
+        most_noise: largest share of noise in the context, as a sampled context is never clean.
     """
 
-    cut: Tensor
-    share: Tensor
-    noise: Tensor
+    generator: torch.Generator
+    cut_share: float
+    most_noise: float
 
 
 @dataclass(frozen=True)
@@ -52,56 +56,71 @@ class BlockLatents:
     def mask(self, rows: Sequence[int] | np.ndarray) -> None:
         """Every latent is real."""
 
-    def draw(
-        self, count: int, generator: torch.Generator, cut_share: float, most_noise: float
-    ) -> ContextDraws:
-        """`ContextDraws` of a batch of ``count`` blocks."""
-        shape = (count, self.num_context, *self.latents.row_shape)
-        return ContextDraws(
-            torch.rand(count, generator=generator) < cut_share,
-            torch.rand(count, generator=generator) * most_noise,
-            torch.randn(shape, generator=generator),
-        )
-
     def batch(
-        self, rows: Sequence[int] | np.ndarray, device: torch.device, draws: ContextDraws | None = None
+        self,
+        rows: Sequence[int] | np.ndarray,
+        device: torch.device,
+        draws: ContextDraws | None = None,
+        part: Part = WHOLE,
     ) -> tuple[Tensor, dict[str, object]]:
-        """Latents (B, N, d) of the blocks ``rows`` and the conditions of `LatentDiffusion.loss`, on ``device``.
+        """Latents (B, N, d) of ``part`` of the blocks ``rows`` and the conditions of `LatentDiffusion.loss`.
 
-        ``draws`` None: no block is cut and no context is noised.
+        ``draws`` None: no block is cut and no context is noised. They are those of the whole batch, so that results do
+        not depend on the number of its parts.
         """
-        blocks, context = np.asarray(rows), self.num_context
-        firsts = self.firsts[blocks]
-        latents = self.latents.take(blocks)
-        # An empty block, which ends the document, cannot be cut, and says nothing as a context.
-        cut = np.zeros(len(blocks), dtype=bool)
+        whole = np.asarray(rows)
+        cut = np.zeros(len(whole), dtype=bool)
         if draws is not None:
-            cut = draws.cut.numpy() & self._are_cut(blocks)
-        places = blocks[:, None] + np.arange(-context, 0) + cut[:, None]
-        real = places >= firsts[:, None]
-        around = self.latents.take(np.where(real, places, blocks[:, None]).ravel())
-        around = around.view(len(blocks), context, *self.latents.row_shape)
-        if cut.any():
-            which = torch.from_numpy(cut)
-            latents[which] = self.tails.take(blocks[cut])
-            around[which, -1] = self.heads.take(blocks[cut])
-        counts = torch.from_numpy(real.sum(1))
-        begins = torch.from_numpy(blocks + cut - firsts <= context)
-        seen = BlockContext(
-            around,
-            counts,
-            begins,
-            torch.from_numpy(cut),
-            None if draws is None else draws.share,
-            None if draws is None else draws.noise,
+            coins = torch.rand(len(whole), generator=draws.generator).numpy()
+            cut = (coins < draws.cut_share) & self._can_be_cut(whole)
+        blocks, mine = part.of(whole), part.of(cut)
+        seen, counts = self._seen(whole, cut)
+        known = np.unique(seen)
+        seen, counts = part.of(seen), part.of(counts)
+        used, index = np.unique(seen[:, seen.shape[1] - max(1, counts.max()) :], return_inverse=True)
+        share, noise = None, None
+        if draws is not None:
+            shape = (len(known), *self.latents.row_shape)
+            share = torch.rand(len(known), generator=draws.generator) * draws.most_noise
+            noise = torch.randn(shape, generator=draws.generator)
+            places = torch.from_numpy(np.searchsorted(known, used))
+            share, noise = share[places], noise[places]
+        latents = self.latents.take(blocks)
+        if mine.any():
+            latents[torch.from_numpy(mine)] = self.tails.take(blocks[mine])
+        context = BlockContext(
+            self._latents_of(used),
+            torch.from_numpy(index.reshape(len(blocks), -1)),
+            torch.from_numpy(counts),
+            torch.from_numpy(blocks + mine - self.firsts[blocks] <= self.num_context),
+            torch.from_numpy(mine),
+            share,
+            noise,
         )
         conditions: dict[str, object] = {
-            "blocks": seen.map(lambda tensor: to_device(tensor, device)),
+            "blocks": context.map(lambda tensor: to_device(tensor, device)),
             "class_id": None if self.labels is None else to_device(self.labels[blocks], device),
         }
         return to_device(latents, device), conditions
 
-    def _are_cut(self, blocks: np.ndarray) -> np.ndarray:
-        """Whether a block is followed by another of its document, and so is not its empty end."""
+    def _seen(self, blocks: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks before each (B, K), the last one last, and how many of them are real (B,).
+
+        The head of block i has the number i + the number of blocks. Where there is none, stands the block itself.
+        """
+        places = blocks[:, None] + np.arange(-self.num_context, 0) + cut[:, None]
+        real = places >= self.firsts[blocks][:, None]
+        seen = np.where(real, places, blocks[:, None])
+        seen[cut, -1] += len(self)
+        return seen, real.sum(1)
+
+    def _latents_of(self, seen: np.ndarray) -> Tensor:
+        """Latents (C, N, d) of blocks and heads by ascending numbers of `_seen`."""
+        whole = seen[seen < len(self)]
+        parts = [self.latents.take(whole), self.heads.take(seen[len(whole) :] - len(self))]
+        return torch.cat([part for part in parts if len(part)])
+
+    def _can_be_cut(self, blocks: np.ndarray) -> np.ndarray:
+        """Whether a block is followed by another of its document, and so is not its empty end, which has no parts."""
         following = np.append(self.firsts, -1)[blocks + 1]
         return following == self.firsts[blocks]

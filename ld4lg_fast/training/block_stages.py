@@ -18,7 +18,7 @@ from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
 from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
-from ld4lg_fast.training.block_latents import ContextDraws
+from ld4lg_fast.training.block_latents import BlockLatents, ContextDraws
 from ld4lg_fast.training.block_tokens import BlockTokens
 from ld4lg_fast.training.conditioned_latents import to_device
 from ld4lg_fast.training.diffusion_stage import NAME, DiffusionStage
@@ -79,7 +79,9 @@ class BlockAutoencoderStage(AutoencoderStage):
         lengths = blocks.tokens.lengths
         empty = lengths <= blocks.before + blocks.after
         self.kept = np.flatnonzero(~empty | (np.cumsum(empty) % EMPTY_BLOCKS == 1))
-        self.batches = StepBatches(len(self.kept), self.options.batch_size, session.seed, lengths[self.kept])
+        self.batches = StepBatches(
+            len(self.kept), self.options.batch_size, session.seed, lengths=lengths[self.kept]
+        )
 
     def batch(self, step: int, part: Part) -> tuple:
         whole = self.kept[self.batches[step]].tolist()
@@ -141,17 +143,25 @@ class BlockAutoencoderStage(AutoencoderStage):
 
 
 class BlockDiffusionStage(DiffusionStage):
-    """Denoising of blocks, each after noised latents of the blocks before it."""
+    """Denoising of blocks, each after noised latents of the blocks before it.
 
+    A batch holds whole documents but for its ends, so that most of its blocks stand before others of it.
+    """
+
+    training: BlockLatents  # type: ignore[assignment]  # where others have texts
     has_fixed_shapes = False
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        known, session = self.training, self.session
+        self.batches = StepBatches(len(known), self.options.batch_size, session.seed, firsts=known.firsts)
 
     def _batch_of(self, step: int, part: Part, whole: Sequence[int]) -> tuple[Tensor, dict[str, Any]]:
         recipe = self.module.recipe
         generator = step_generator(self.session.seed, NAME, f"{step}/blocks")
-        draws = self.training.draw(len(whole), generator, recipe["cut_share"], recipe["context_noise"])
-        mine = ContextDraws(*(part.of(tensor) for tensor in vars(draws).values()))
-        latents, conditions = self.training.batch(part.of(whole), self.session.device, mine)
         coin = torch.rand((), generator=generator)
+        draws = ContextDraws(generator, recipe["cut_share"], recipe["context_noise"])
+        latents, conditions = self.training.batch(whole, self.session.device, draws, part)
         if coin.item() < self.context_drop_prob:
             conditions["blocks"] = None
         return latents, conditions

@@ -23,13 +23,11 @@ class StepBatches:
     """``batches[step]``: indices of the global batch of ``step``.
 
     Args:
-        lengths: of the examples, for length-bucketed batches; see `shuffled_batches`.
+        grouping: ``lengths`` or ``firsts`` of the examples; see `shuffled_batches`.
     """
 
-    def __init__(
-        self, num_examples: int, batch_size: int, seed: int, lengths: np.ndarray | None = None
-    ) -> None:
-        self._epoch = partial(shuffled_batches, num_examples, batch_size, seed=seed, lengths=lengths)
+    def __init__(self, num_examples: int, batch_size: int, seed: int, **grouping: np.ndarray) -> None:
+        self._epoch = partial(shuffled_batches, num_examples, batch_size, seed=seed, **grouping)
         self._number, self._batches = 0, self._epoch(epoch=0)
 
     def __getitem__(self, step: int) -> list[int]:
