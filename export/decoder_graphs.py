@@ -18,17 +18,15 @@ from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 
 
 class LatentsToCache(nn.Module):
-    """Latents (S, N, d), and those of the blocks before if the decoder sees them, to each decoder layer's
-    cross-attention keys and values (S, H, P, K), which the beams share."""
+    """Latents (S, N, d) to each decoder layer's cross-attention keys and values (S, H, N, K), which the beams share."""
 
     def __init__(self, pipe: TextDiffusionPipeline, decoder: Decoder) -> None:
         super().__init__()
         self.autoencoder, self.decoder = pipe.autoencoder, decoder
 
-    def forward(self, latents: Tensor, before: Tensor | None = None) -> list[Tensor]:
+    def forward(self, latents: Tensor) -> list[Tensor]:
         dtype, heads = self.autoencoder.lm.dtype, self.decoder.heads
-        before = None if before is None else before.to(dtype)
-        states = self.autoencoder.decode_states(latents.to(dtype), before).to(dtype)
+        states = self.autoencoder.decode_states(latents.to(dtype)).to(dtype)
         split = [layer.cross_kv(states).unflatten(2, (2, heads, -1)) for layer in self.decoder.layers]
         return [tensor.transpose(1, 2) for both in split for tensor in both.unbind(2)]
 
@@ -116,16 +114,14 @@ class CacheGrowth(nn.Module):
 def decoder_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
     """Latents to cross-attention caches, a decoding step, and the growth of the caches."""
     autoencoder = pipe.autoencoder
-    lm, has_lengths, seen = autoencoder.lm, autoencoder.perceiver is None, autoencoder.context_blocks
-    has_mask = has_lengths or seen > 0
+    lm, has_mask = autoencoder.lm, autoencoder.perceiver is None
     decoder = read_decoder(lm, lm.dtype, PlainLinear)
-    shape = (autoencoder.num_latents - has_lengths, autoencoder.dim_latent)
-    given: dict[str, Tensor | list[Tensor]] = {"latents": torch.zeros(2, *shape)}
-    given_axes = {"latents": {0: "sentences"} | ({1: "positions"} if has_lengths else {})}
-    if seen:
-        given["before"], given_axes["before"] = torch.zeros(2, seen, *shape), {0: "sentences"}
+    latents = torch.zeros(2, autoencoder.num_latents - has_mask, autoencoder.dim_latent)
+    latent_axes = {0: "sentences"} | ({1: "positions"} if has_mask else {})
     cross_names = cache_names("cross", len(decoder.layers))
-    to_cache = Graph("latents", LatentsToCache(pipe, decoder), given, given_axes, cross_names)
+    to_cache = Graph(
+        "latents", LatentsToCache(pipe, decoder), {"latents": latents}, {"latents": latent_axes}, cross_names
+    )
     width = lm.config.d_model // decoder.heads if lm.config.model_type == "bart" else lm.config.d_kv
     sentences, beams, positions, span = 3, 4, 7, 5
 

@@ -227,7 +227,6 @@ def _documents(pipe: TextDiffusionPipeline) -> dict | None:
     coder = BlockCoder(pipe.autoencoder, pipe.model.recipe["prefix_tokens"])
     return {
         "context_blocks": pipe.model.recipe["context_blocks"],
-        "decoder_blocks": pipe.autoencoder.context_blocks,
         "block_tokens": coder.writer.room,
         "prefix_tokens": coder.writer.num_prefix,
         "opening": coder.opening,

@@ -139,24 +139,15 @@ def _decoder(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generat
     names = ("latents", "decoder", "cache")
     to_cache, step, growth = (Session(folder, name, ["CPUExecutionProvider"]) for name in names)
     autoencoder = pipe.autoencoder
-    lm, has_mask, seen = autoencoder.lm, autoencoder.perceiver is None, autoencoder.context_blocks
+    lm, has_mask = autoencoder.lm, autoencoder.perceiver is None
     for (batch, length), beams in itertools.product(SHAPES, BEAMS):
         positions = min(autoencoder.num_latents, 2 + batch) if has_mask else autoencoder.num_latents
         latents = torch.randn(batch, positions, autoencoder.dim_latent, generator=generator)
         mask = _random_mask(batch, positions, generator)
-        before = (
-            torch.randn(batch, seen, positions, autoencoder.dim_latent, generator=generator) if seen else None
-        )
-        states = autoencoder.decode_states(latents, before)
-        if seen:
-            counts = torch.randint(0, seen + 1, (batch,), generator=generator)
-            mask = autoencoder.context_mask(states, counts)
         rows = torch.arange(batch).repeat_interleave(beams)
         tokens = torch.randint(0, lm.config.vocab_size, (batch * beams, length), generator=generator)
-        masked = mask if has_mask or seen else None
         decoder = LanguageModel(
-            *(to_cache, step, growth, latents.numpy(), None if masked is None else masked.numpy(), beams),
-            None if before is None else before.numpy(),
+            to_cache, step, growth, latents.numpy(), mask.numpy() if has_mask else None, beams
         )
         # In every step the beams of a sentence change places.
         by_beam = tokens.unflatten(0, (batch, beams)).numpy()
@@ -168,9 +159,10 @@ def _decoder(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generat
             logits.append(torch.from_numpy(step_logits).flatten(0, 1))
             order = np.roll(order, 1)
             decoder.choose(np.tile(np.roll(np.arange(beams), 1), (batch, 1)))
+        states = autoencoder.decode_states(latents)[rows]
         wanted = lm(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states[rows]),
-            attention_mask=None if masked is None else masked[rows].long(),
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask[rows].long() if has_mask else None,
             decoder_input_ids=tokens,
         ).logits
         yield "decoder logits", torch.stack(logits, dim=1), wanted

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .documents import Document, DocumentWriter
-from .folder_schema import Documents, FolderConfig
+from .folder_schema import FolderConfig
 from .session import Session
 from .text_tokenizer import TextTokenizer
 
@@ -23,31 +23,6 @@ def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.ndar
     ids = np.full(mask.shape, pad, np.int64)
     ids[mask] = np.concatenate(rows)
     return ids, mask
-
-
-def seen_by_decoder(
-    documents: Documents | None,
-    latents: np.ndarray,
-    mask: np.ndarray | None,
-    before: tuple[np.ndarray, np.ndarray] | None,
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What the text decoder sees besides ``latents`` (B, N, d): latents (B, K, N, d) of blocks before, and the mask.
-
-    Args:
-        mask: of recipe v1, (B, N). before: see `BlockContexts.before`; None: there are none.
-
-    Returns:
-        None and the given mask for a decoder that sees no blocks before, else the mask of all, (B, (1 + K)·N).
-    """
-    most = documents.decoder_blocks if documents else 0
-    if not most:
-        return None, mask
-    blocks, counts = before or (
-        np.zeros((len(latents), most, *latents.shape[1:]), np.float32),
-        np.zeros(len(latents), np.int64),
-    )
-    kinds = np.arange(1 + most)
-    return blocks, np.repeat((kinds == 0) | (kinds > most - counts[:, None]), latents.shape[1], axis=1)
 
 
 def _run(graph: Session, feeds: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
@@ -127,26 +102,6 @@ class BlockContexts:
         }
         given = _run(self._graph, feeds, len(seen))
         return given | {"has_source": np.ones(len(seen), bool)}
-
-    def before(self, documents: Sequence[Document]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Latents (B, K, N, d) of the blocks that the text decoder sees, too, and how many of them are real (B,).
-
-        None for a decoder that sees none. The documents' contexts have been encoded.
-        """
-        config, diffusion = self._config.documents, self._config.diffusion
-        if config is None or not config.decoder_blocks:
-            return None
-        seen = [document.blocks[-config.decoder_blocks :] for document in documents]
-        shape = (len(seen), config.decoder_blocks, diffusion.num_latents, diffusion.dim_latent)
-        return self._placed(seen, shape), np.array([len(blocks) for blocks in seen])
-
-    def _placed(self, seen: Sequence[Sequence[str]], shape: tuple[int, ...]) -> np.ndarray:
-        """The latents of encoded blocks (B, K, N, d), the last one last."""
-        latents = np.zeros(shape, np.float32)
-        for row, blocks in enumerate(seen):
-            for place, text in enumerate(blocks, shape[1] - len(blocks)):
-                latents[row, place] = self._latents[text]
-        return latents
 
     def _encode(self, texts: Sequence[str]) -> None:
         unknown = [text for text in dict.fromkeys(texts) if text not in self._latents]

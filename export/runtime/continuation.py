@@ -53,9 +53,9 @@ def write_documents(
         active, own = [documents[row] for row in rows], block_seed(seed, number)
         options["class_ids"] = None if class_ids is None else class_ids[rows]
         latents, _ = model.sample(sample_ids[rows], documents=active, seed=own, **options)
-        before = contexts.before(active)
-        found = _decoded(model, writer, active, latents, before, rules, own, sample_ids[rows])
-        for document, ids in zip(active, found, strict=True):
+        for document, ids in zip(
+            active, _decoded(model, writer, active, latents, rules, own, sample_ids[rows]), strict=True
+        ):
             writer.extend(document, ids, max_new_tokens)
         number += 1
     return [document.written for document in documents]
@@ -66,7 +66,6 @@ def _decoded(
     writer: DocumentWriter,
     documents: Sequence[Document],
     latents: np.ndarray,
-    before: tuple[np.ndarray, np.ndarray] | None,
     rules: DecodingRules,
     seed: int,
     sample_ids: np.ndarray,
@@ -79,8 +78,7 @@ def _decoded(
     for length in set(map(len, prefixes)):
         rows = [row for row, prefix in enumerate(prefixes) if len(prefix) == length]
         prefix = np.array([opening + prefixes[row] for row in rows], np.int64) if length else None
-        seen = None if before is None else (before[0][rows], before[1][rows])
-        ids = model.decode_tokens(latents[rows], None, rules, seed, sample_ids[rows], prefix, seen)
+        ids = model.decode_tokens(latents[rows], None, rules, seed, sample_ids[rows], prefix)
         for row, tokens in zip(rows, ids, strict=True):
             found[row] = tokens
     return found

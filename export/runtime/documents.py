@@ -14,6 +14,7 @@ from .errors import RuntimeInputError
 from .option_checks import elements, shown, text_complaint
 
 MAX_NEW_TOKENS = 512  # of a document that does not end by itself
+PREFIX_STEP = 16  # documents whose prefixes are of one length are decoded together
 SEED_STEP = 0x9E3779B97F4A7C15  # between the random numbers of one block and the next
 
 # After the end of a sentence with its closing quotes, or at a line break; white space goes with the next sentence.
@@ -206,7 +207,13 @@ class DocumentWriter:
         """The last tokens of a document, which the decoder reads first; none at its beginning."""
         if not document.blocks or not self.num_prefix:
             return []
-        return self.encode(["".join(document.blocks[-2:])])[0][-self.num_prefix :]
+        ids: list[int] = []
+        for block in reversed(document.blocks):
+            if len(ids) >= self.num_prefix:
+                break
+            ids = self.encode([block])[0] + ids
+        ids = ids[-self.num_prefix :]
+        return ids[len(ids) % PREFIX_STEP if len(ids) > PREFIX_STEP else 0 :]
 
     def extend(self, document: Document, ids: Sequence[int], max_new_tokens: int) -> str:
         """Appends a block and returns its text; an empty one, or enough tokens, ends the document."""

@@ -70,14 +70,12 @@ class Documents:
 
     Args:
         context_blocks: the most blocks that are seen before the one that is written.
-        decoder_blocks: of these, those whose latents the text decoder sees, too.
         block_tokens: the most tokens of a block, without special ones.
         prefix_tokens: how many tokens before a block the decoder reads first, after ``opening``, the special tokens
             that every text begins with.
     """
 
     context_blocks: int = key(WholeNumber(1, 64))
-    decoder_blocks: int = key(WholeNumber(0, 64))
     block_tokens: int = key(WholeNumber(1, MOST_TOKENS))
     prefix_tokens: int = key(WholeNumber(0, 4096))
     opening: tuple[int, ...] = key(ListOf(TOKEN, 8))

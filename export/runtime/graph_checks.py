@@ -74,17 +74,12 @@ def _decoder(config: FolderConfig, graphs: Mapping[str, Session]) -> Iterator[In
         names = [f"{layer}.{part}" for layer in range(max(1, len(given) // 2)) for part in ("key", "value")]
         return {f"{prefix}.{name}": (kind, (None, heads, *middle, width)) for name in names}
 
-    seen = config.documents.decoder_blocks if config.documents else 0
-    mask = {"mask": (BOOL, (None, None))} if config.diffusion.has_mask or seen else {}
-    width_of = config.diffusion.dim_latent
-    inputs = {"latents": (FLOAT, (None, positions, width_of))}
-    if seen:
-        inputs["before"] = (FLOAT, (None, seen, positions, width_of))
+    mask = {"mask": (BOOL, (None, None))} if config.diffusion.has_mask else {}
     state = {**caches("past", None, None), **caches("cross", None), **mask}
     yield (
         "latents",
-        inputs,
-        caches("cross", None if positions is None else (1 + seen) * positions),
+        {"latents": (FLOAT, (None, positions, config.diffusion.dim_latent))},
+        caches("cross", positions),
     )
     step = {"tokens": (INT, (None, None)), "position": (INT, (1,)), "bias": (FLOAT, (None, None, None))}
     logits = {"logits": (FLOAT, (None, None, config.vocab_size))}

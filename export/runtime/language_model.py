@@ -24,10 +24,9 @@ class LanguageModel:
         latents: np.ndarray,
         mask: np.ndarray | None,
         beams: int,
-        before: np.ndarray | None = None,
     ) -> None:
         self._step, self._grow = step_graph, cache_graph
-        self._kept = latents_graph.run({"latents": latents} | ({} if before is None else {"before": before}))
+        self._kept = latents_graph.run({"latents": latents})
         self._past = {
             name.replace("cross", "past"): cache_graph.empty_cache(value, beams)
             for name, value in self._kept.items()

@@ -15,7 +15,7 @@ import numpy as np
 from . import noise
 from .batch_checks import check_latents, check_memory, sample_numbers
 from .conditions import check_classes, check_sources, classes_of, sources_of
-from .contexts import BlockContexts, Context, SourceContexts, seen_by_decoder
+from .contexts import BlockContexts, Context, SourceContexts
 from .continuation import check_no_documents, write_documents
 from .decoding import DecodingRules
 from .documents import MAX_NEW_TOKENS, Document, check_prompts
@@ -259,16 +259,12 @@ class OnnxTextDiffusion:
         seed: int = 0,
         sample_ids: np.ndarray | None = None,
         prefix: np.ndarray | None = None,
-        before: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> list[list[int]]:
         """Token ids of texts, special ones removed; arguments as in `decode`.
 
-        Args:
-            prefix: (B, P) tokens that the decoder reads before those that it writes; the result is without them.
-            before: of documents, what `BlockContexts.before` gives; None: there are no blocks before.
+        ``prefix`` (B, P): tokens that the decoder reads before those that it writes; the result is without them.
         """
         check_latents(self.config.diffusion, latents, mask)
-        blocks, mask = seen_by_decoder(self.config.documents, latents, mask, before)
         _check(seed=seed)
         rules = self.rules() if rules is None else rules
         num_prefix = 0 if prefix is None else prefix.shape[1]
@@ -283,8 +279,7 @@ class OnnxTextDiffusion:
         # Decodes of a latent are consecutive rows.
         latents = np.repeat(latents, decodes, axis=0)
         mask = None if mask is None else np.repeat(mask, decodes, axis=0)
-        blocks = None if blocks is None else np.repeat(blocks, decodes, axis=0)
-        decoder = LanguageModel(*self._decoder, latents, mask, beams, blocks)
+        decoder = LanguageModel(*self._decoder, latents, mask, beams)
         prefix = None if prefix is None else np.repeat(prefix, decodes, axis=0)
         found, scores = decode_tokens(decoder, len(latents), rules, uniform, prefix)
         tokens = self._tokenizer.without_special(found[:, 1 + num_prefix :].tolist())

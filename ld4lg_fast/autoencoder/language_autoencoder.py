@@ -184,37 +184,20 @@ class LanguageAutoencoder(TeacherForcing):
             states = encoder(input_ids=input_ids, attention_mask=bias).last_hidden_state
             return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
 
-    def decode_states(self, latents: Tensor, before: Tensor | None = None) -> Tensor:
-        """Latents (B, N, d) -> encoder states (B, N, W) for the language model's decoder.
-
-        ``before``: latents (B, K, N, d) of the blocks before; the states are then (B, (1 + K)·N, W).
-        """
+    def decode_states(self, latents: Tensor) -> Tensor:
+        """Latents (B, N, d) -> encoder states (B, N, W) for the language model's decoder."""
         if self.perceiver is None:
             return latents
-        dtype = next(self.perceiver.decoder.parameters()).dtype
         with gpu_settings(latents.device):
-            return self.perceiver.decode(latents.to(dtype), None if before is None else before.to(dtype))
+            return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
 
-    @property
-    def context_blocks(self) -> int:
-        """K, the number of blocks before that the language model's decoder sees."""
-        return 0 if self.perceiver is None else self.perceiver.config.context_blocks
-
-    def context_mask(self, states: Tensor, num_blocks: Tensor) -> Tensor:
-        """The real ones (B, (1 + K)·N) of the states with blocks before, of which ``num_blocks`` (B,) are real."""
-        kinds = torch.arange(1 + self.context_blocks, device=states.device)
-        real = (kinds == 0) | (kinds > self.context_blocks - num_blocks[:, None])
-        return real.repeat_interleave(states.shape[1] // len(kinds), dim=1)
-
-    def readable_states(
-        self, latents: Tensor, mask: Tensor | None = None, before: Tensor | None = None
-    ) -> Tensor:
+    def readable_states(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
         """`decode_states` of checked latents and their mask (B, N).
 
         Raises:
             ConfigError: the states are not finite, as the latents are too large.
         """
-        states = self.decode_states(latents, before)
+        states = self.decode_states(latents)
         # With a Perceiver every state depends on all latents.
         latent_checks.check_finite(states, mask if self.perceiver is None else None)
         return states
@@ -230,20 +213,17 @@ class LanguageAutoencoder(TeacherForcing):
         sample_ids: Tensor | None = None,
         mask: Tensor | None = None,
         prefix: Tensor | None = None,
-        before: tuple[Tensor, Tensor] | None = None,
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
 
         ``prefix``: (B, P) int64, the last tokens of the text before, which the decoder reads first; the result is
-        without them. ``before``: latents (B, K, N, d) of the blocks before, and how many of them are real (B,).
+        without them.
 
         Raises:
             ConfigError: see `check_latents`.
         """
         self.check_latents(latents, mask)
-        states = self.readable_states(latents, mask, None if before is None else before[0])
-        if before is not None:
-            mask = self.context_mask(states, before[1])
+        states = self.readable_states(latents, mask)
         options: dict[str, Any] = {"mask": mask, "seed": seed, "sample_ids": sample_ids, "prefix": prefix}
         decodes = [
             generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)

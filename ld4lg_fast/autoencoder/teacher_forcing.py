@@ -1,10 +1,10 @@
 """The autoencoder's training loss: teacher-forced reconstruction of texts, or of blocks after the blocks before them.
 
-Letters: B batch, T tokens, N latents, d latent width, W model width, K blocks before.
+Letters: B batch, T tokens, N latents, d latent width, W model width.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,6 @@ from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION, Augmenta
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.models.layers import compute_dtype
 from ld4lg_fast.models.perceiver import Perceiver
-
-
-class BlocksBefore(NamedTuple):
-    """Blocks before those of a batch: token ids (C, T) and their mask, the places of each row's K blocks among them
-    (B, K), the last one last, and how many of these are real (B,)."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    index: Tensor
-    num_blocks: Tensor
 
 
 def for_each_query(mask: Tensor) -> Tensor:
@@ -43,10 +33,7 @@ class TeacherForcing(nn.Module, ABC):
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def decode_states(self, latents: Tensor, before: Tensor | None = None) -> Tensor: ...
-
-    @abstractmethod
-    def context_mask(self, states: Tensor, num_blocks: Tensor) -> Tensor: ...
+    def decode_states(self, latents: Tensor) -> Tensor: ...
 
     def loss(
         self,
@@ -58,7 +45,6 @@ class TeacherForcing(nn.Module, ABC):
         world_size: int = 1,
         labels: Tensor | None = None,
         num_prefix: Tensor | None = None,
-        before: BlocksBefore | None = None,
     ) -> Tensor:
         """Teacher-forced cross-entropy of reconstructing the text, without padding; a scalar.
 
@@ -67,7 +53,6 @@ class TeacherForcing(nn.Module, ABC):
             rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
             labels, num_prefix: if the decoder reads the last tokens before the text first: those and the text's
                 (B, T') int64, padded with -100, and how many they are (B,). None: the text alone.
-            before: the blocks before, if the decoder sees their latents; they are encoded without gradients.
         """
         draws = Draws(generator, rank, world_size)
         read = augmentation.corrupt_tokens(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
@@ -78,13 +63,6 @@ class TeacherForcing(nn.Module, ABC):
         if num_prefix is not None:
             places = torch.arange(labels.shape[1], device=labels.device)
             targets = labels.masked_fill(places < num_prefix[:, None], -100)
-        if before is not None:
-            with torch.no_grad():
-                known = self.encode(before.input_ids, before.attention_mask)[before.index]
-            states = self.decode_states(latents, known)
-            keep = self.context_mask(states, before.num_blocks)
-            cross = self.attention_bias(keep[:, None].expand(-1, labels.shape[1], -1))
-            return self._language_model_loss(states, cross, labels, targets)
         cross = None if self.perceiver is not None else self.attention_bias(for_each_query(attention_mask))
         return self._language_model_loss(self.decode_states(latents), cross, labels, targets)
 

@@ -88,7 +88,6 @@ class PerceiverFile(Schema):
     decoder: Literal["transformer", "perceiver"]
     num_decoder_latents: Positions
     ff_mult: Annotated[int, Field(ge=1, le=64)]
-    context_blocks: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class AutoencoderFile(Schema):
@@ -180,8 +179,8 @@ class Recipe(_Recipe):
     context_layers: Annotated[int, Field(ge=1, le=64)] = 2
     context_noise: Probability = 0.0
     cut_share: Probability = 0.0
-    decoder_context: Annotated[int, Field(ge=0, le=64)] = 0
     prefix_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
+    swapped_latents: Probability = 0.0
 
 
 class LatentDiffusionFile(Schema):

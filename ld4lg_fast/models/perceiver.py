@@ -38,7 +38,6 @@ class PerceiverConfig:
         l2_normalize: scale each latent to norm √d.
         decoder: ``transformer`` (N output states, as every published model) or ``perceiver``
             (``num_decoder_latents`` output states).
-        context_blocks: of the blocks before, whose states the language model's decoder sees, too (recipe ``blocks``).
 
     Raises:
         ConfigError: an unknown decoder, or widths whose larger one is not a multiple of 64.
@@ -53,7 +52,6 @@ class PerceiverConfig:
     decoder: str = "transformer"
     num_decoder_latents: int = 32
     ff_mult: int = 4
-    context_blocks: int = 0
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -214,8 +212,6 @@ class Perceiver(nn.Module):
             self.decoder = PerceiverResampler(
                 c.dim_latent, c.dim_lm, c.num_decoder_latents, c.depth, c.num_latents, c.ff_mult
             )
-        if c.context_blocks:
-            self.context_emb = nn.Parameter(torch.randn(c.context_blocks, c.dim_lm) * c.dim_lm**-0.5)
 
     def encode(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """Encoder states (B, T, W) with mask (B, T), True = keep -> latents (B, N, d).
@@ -226,14 +222,6 @@ class Perceiver(nn.Module):
         latents = self.encoder(states, mask)
         return project_to_sphere(latents) if self.config.l2_normalize else latents
 
-    def decode(self, latents: Tensor, before: Tensor | None = None) -> Tensor:
-        """Latents (B, N, d) -> states (B, N', W), N' = N or num_decoder_latents, for the language model's decoder.
-
-        ``before``: latents (B, K, N, d) of the blocks before, the last one last, for states (B, (1 + K)·N', W).
-        """
-        states = self.decoder(latents)
-        if before is None:
-            return states
-        others = self.decoder(before.flatten(0, 1)).unflatten(0, before.shape[:2])
-        others = others + self.context_emb.flip(0)[:, None]
-        return torch.cat([states, others.flatten(1, 2)], dim=1)
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, N, d) -> states (B, N or num_decoder_latents, W) for the language model's decoder."""
+        return self.decoder(latents)

@@ -97,14 +97,12 @@ class BlockCoder:
     def decode(
         self,
         documents: Sequence[Document],
-        context: BlockContext,
         latents: Tensor,
         decoding: DecodingConfig,
         seed: int,
         sample_ids: Tensor,
     ) -> list[list[int]]:
-        """Token ids of the block of each document, decoded from its latents (B, N, d) after its ``context``."""
-        seen = self.autoencoder.context_blocks
+        """Token ids of the block of each document, decoded from its latents (B, N, d)."""
         prefixes = [self.writer.prefix(document) for document in documents]
         ids: list[list[int]] = [[]] * len(documents)
         for length in set(map(len, prefixes)):
@@ -114,9 +112,6 @@ class BlockCoder:
                 given = torch.tensor([self.opening + prefixes[row] for row in rows], device=latents.device)
             places = torch.tensor(rows, device=latents.device)
             options: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids[places], "prefix": given}
-            if seen:
-                counts = context.num_blocks[places].clamp(max=seen)
-                options["before"] = context.latents[context.index[places, -seen:]], counts
             for row, found in zip(
                 rows, self.autoencoder.generate(latents[places], decoding, **options), strict=True
             ):
@@ -210,10 +205,7 @@ class DocumentOperations(SelectionOperations, ABC):
             ):
                 places = batch.rows.tolist()
                 of_batch = [active[place] for place in places]
-                before = context.rows(batch.rows)
-                tokens = coder.decode(
-                    of_batch, before, batch.latents, decoding, seed_of_block, ids[batch.rows]
-                )
+                tokens = coder.decode(of_batch, batch.latents, decoding, seed_of_block, ids[batch.rows])
                 texts = [
                     coder.writer.extend(document, row, max_new_tokens)
                     for document, row in zip(of_batch, tokens, strict=True)

@@ -23,9 +23,7 @@ NAME = "autoencoder"
 
 def perceiver_sizes(config: Mapping) -> Mapping | None:
     """The Perceiver's options; None for recipe v1, which has none."""
-    if config["recipe"]["version"] == "v1":
-        return None
-    return config["model"]["perceiver"] | {"context_blocks": config["recipe"].get("decoder_context", 0)}
+    return None if config["recipe"]["version"] == "v1" else config["model"]["perceiver"]
 
 
 def load_pretrained(config: Mapping, dataset: TextDataset) -> LanguageAutoencoder | None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
-from ld4lg_fast.autoencoder.teacher_forcing import BlocksBefore
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
 from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
@@ -27,8 +26,8 @@ from ld4lg_fast.training.seeding import StepBatches, step_generator
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.train_step import Part
 
-EMPTY_BLOCKS = 20  # the autoencoder trains on one of so many empty blocks, of which every document has one
-PREFIX_SHARE = 0.5  # of the blocks, before which the text decoder reads the last tokens
+EMPTY_BLOCKS = 4  # the autoencoder trains on one of so many empty blocks, of which every document has one
+PREFIX_SHARE = 0.9  # of the blocks, before which the text decoder reads the last tokens
 
 
 def dataset_of_blocks(
@@ -86,60 +85,51 @@ class BlockAutoencoderStage(AutoencoderStage):
     def batch(self, step: int, part: Part) -> tuple:
         whole = self.kept[self.batches[step]].tolist()
         generator = step_generator(self.session.seed, self.name, f"{step}/blocks")
-        coins = torch.rand(len(whole), 4, generator=generator).numpy()
-        cut = [self._row(row, int(self.firsts[row]), coin) for row, coin in zip(whole, coins, strict=True)]
-        rows, labels, prefixes, before_each = [], [], [], []
-        for row, prefix, blocks_before in part.of(cut):
-            rows.append(row)
-            before_each.append(blocks_before)
+        coins = torch.rand(len(whole), 5, generator=generator).numpy()
+        others = torch.randint(len(self.kept), (len(whole),), generator=generator).numpy()
+        every = [
+            self._example(row, int(self.kept[other]), coin)
+            for row, other, coin in zip(whole, others, coins, strict=True)
+        ]
+        rows, labels, prefixes = [], [], []
+        for encoded, row, prefix in part.of(every):
+            rows.append(encoded)
             before = self.blocks.before if prefix else 0
             labels.append(row[:before] + prefix + row[before:])
             prefixes.append(before + len(prefix))
         ids, mask = self._collate(rows)
         most = self.module.max_len + self.recipe["prefix_tokens"]
         read, real = collate(labels, self.module.tokenizer.pad_token_id, max_len=most)
-        weight = part.count * sum(map(len, rows)) / sum(len(row) for row, _, _ in cut)
+        lengths = [len(row) for _, row, _ in every]
+        weight = part.count * sum(part.of(lengths)) / sum(lengths)
         noise = step_generator(self.session.seed, self.name, step)
         augmentation = self.augmentation_of(part.of(whole), training=True)
         given = (read.masked_fill(~real, -100), torch.tensor(prefixes))
         tensors = tuple(to_device(tensor, self.session.device) for tensor in given)
-        before_all = self._before(before_each)
-        return weight, (ids, mask, augmentation, noise, part.index, part.count, *tensors, before_all)
+        return weight, (ids, mask, augmentation, noise, part.index, part.count, *tensors)
 
-    def _before(self, blocks: Sequence[Sequence[list[int]]]) -> BlocksBefore | None:
-        """The blocks before each row, as the autoencoder takes them."""
-        most = self.module.context_blocks
-        if not most:
-            return None
-        found: list[list[int]] = []
-        index = torch.zeros(len(blocks), most, dtype=torch.long)
-        for row, several in enumerate(blocks):
-            for place, tokens in enumerate(several, most - len(several)):
-                index[row, place] = len(found)
-                found.append(tokens)
-        ids, mask = self._collate(found or [self.blocks.tokens[0]])
-        counts = torch.tensor(list(map(len, blocks)))
-        return BlocksBefore(ids, mask, *(to_device(each, self.session.device) for each in (index, counts)))
+    def _example(
+        self, block: int, other: int, coin: Sequence[float]
+    ) -> tuple[list[int], list[int], list[int]]:
+        """What the encoder reads, what the text decoder writes, and the tokens that it reads first.
 
-    def _row(
-        self, block: int, first: int, coin: Sequence[float]
-    ) -> tuple[list[int], list[int], list[list[int]]]:
-        """A block or a part of it, the tokens that the decoder reads first, and the blocks whose latents it sees."""
-        blocks, count, most = self.blocks, self.recipe["prefix_tokens"], self.module.context_blocks
-        row, prefix = blocks.tokens[block], []
-        before = [blocks.tokens[each] for each in range(max(first, block - most), block)]
-        if count and coin[0] < PREFIX_SHARE:
-            prefix = blocks.preceding(block, first, count)
+        The first two are a block or a part of it; of some blocks with tokens before them, the encoder reads ``other``.
+        """
+        blocks, recipe, first = self.blocks, self.recipe, int(self.firsts[block])
+        row, count = blocks.tokens[block], recipe["prefix_tokens"]
+        prefix = blocks.preceding(block, first, count) if coin[0] < PREFIX_SHARE else []
         size = len(row) - blocks.before - blocks.after
-        if coin[1] < self.recipe["cut_share"] and size > 1:
+        if coin[1] < recipe["cut_share"] and size > 1:
             place = 1 + int(coin[2] * (size - 1))
             if coin[3] < 0.5:
-                return blocks.head(block, place), prefix, before
+                row = blocks.head(block, place)
+                return row, row, prefix
             row = blocks.tail(block, place)
-            before = [*before, blocks.head(block, place)][-most:] if most else []
             if count and coin[0] < PREFIX_SHARE:
                 prefix = (prefix + blocks.text(block)[:place])[-count:]
-        return row, prefix, before
+        if prefix and coin[4] < recipe["swapped_latents"]:
+            return blocks.tokens[other], row, prefix
+        return row, row, prefix
 
 
 class BlockDiffusionStage(DiffusionStage):

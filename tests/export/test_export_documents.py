@@ -27,8 +27,7 @@ PROMPTS = ["The Old Mill is a pub. It serves", "", "A cheap place near the river
 
 def bart_writer(tokenizer):
     torch.manual_seed(0)
-    sees_before = PERCEIVER | {"context_blocks": 2}
-    autoencoder = LanguageAutoencoder.from_scratch(tokenizer, LM, sees_before, max_len=24, max_positions=32)
+    autoencoder = LanguageAutoencoder.from_scratch(tokenizer, LM, PERCEIVER, max_len=24, max_positions=32)
     return autoencoder, {}
 
 
