@@ -229,7 +229,7 @@ def _documents(pipe: TextDiffusionPipeline) -> dict | None:
         "context_blocks": pipe.model.recipe["context_blocks"],
         "block_tokens": coder.writer.room,
         "prefix_tokens": coder.writer.num_prefix,
-        "opening": coder.opening,
+        "between": coder.between,
     }
 
 

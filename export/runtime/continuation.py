@@ -4,6 +4,7 @@ Letters: B documents, N latent positions, d latent width, P prefix tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def write_documents(
 ) -> list[str]:
     """What the model adds to each of the B prompts; ``options`` are those of its `sample`."""
     contexts.forget()
+    rules = replace(rules, min_length=0)  # an empty block ends a document
     writer = contexts.writer()
     documents = [writer.begin(prompt) for prompt in prompts]
     number = 0
@@ -72,12 +74,12 @@ def _decoded(
 ) -> list[list[int]]:
     """Token ids of each document's block, those with prefixes of one length decoded together."""
     config = model.config.documents
-    opening = list(config.opening) if config else []
+    between = list(config.between) if config else []
     prefixes = [writer.prefix(document) for document in documents]
     found: list[list[int]] = [[]] * len(documents)
     for length in set(map(len, prefixes)):
         rows = [row for row, prefix in enumerate(prefixes) if len(prefix) == length]
-        prefix = np.array([opening + prefixes[row] for row in rows], np.int64) if length else None
+        prefix = np.array([prefixes[row] + between for row in rows], np.int64) if length else None
         ids = model.decode_tokens(latents[rows], None, rules, seed, sample_ids[rows], prefix)
         for row, tokens in zip(rows, ids, strict=True):
             found[row] = tokens

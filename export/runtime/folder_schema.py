@@ -71,14 +71,14 @@ class Documents:
     Args:
         context_blocks: the most blocks that are seen before the one that is written.
         block_tokens: the most tokens of a block, without special ones.
-        prefix_tokens: how many tokens before a block the decoder reads first, after ``opening``, the special tokens
-            that every text begins with.
+        prefix_tokens: how many tokens before a block the decoder reads first. between: special tokens between them and
+            the block.
     """
 
     context_blocks: int = key(WholeNumber(1, 64))
     block_tokens: int = key(WholeNumber(1, MOST_TOKENS))
     prefix_tokens: int = key(WholeNumber(0, 4096))
-    opening: tuple[int, ...] = key(ListOf(TOKEN, 8))
+    between: tuple[int, ...] = key(ListOf(TOKEN, 8))
 
 
 @dataclass(frozen=True)

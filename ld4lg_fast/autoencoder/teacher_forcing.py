@@ -44,25 +44,23 @@ class TeacherForcing(nn.Module, ABC):
         rank: int = 0,
         world_size: int = 1,
         labels: Tensor | None = None,
-        num_prefix: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Teacher-forced cross-entropy of reconstructing the text, without padding; a scalar.
 
         Args:
             generator: for the augmentation.
             rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
-            labels, num_prefix: if the decoder reads the last tokens before the text first: those and the text's
-                (B, T') int64, padded with -100, and how many they are (B,). None: the text alone.
+            labels, targets: the tokens that the decoder reads and those of them that count, (B, T') int64, -100 where
+                there are none; by default the text and all of it.
         """
         draws = Draws(generator, rank, world_size)
         read = augmentation.corrupt_tokens(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
         latents = augmentation.augment_latents(self.encode(read, attention_mask), draws)
         if labels is None:
             labels = input_ids.masked_fill(~attention_mask.bool(), -100)
-        targets = labels
-        if num_prefix is not None:
-            places = torch.arange(labels.shape[1], device=labels.device)
-            targets = labels.masked_fill(places < num_prefix[:, None], -100)
+        if targets is None:
+            targets = labels
         cross = None if self.perceiver is not None else self.attention_bias(for_each_query(attention_mask))
         return self._language_model_loss(self.decode_states(latents), cross, labels, targets)
 

@@ -6,6 +6,7 @@ Letters: B documents, K context blocks, N latents, d latent width, P prefix toke
 import copy
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,7 +50,9 @@ class BlockCoder:
     def __init__(self, autoencoder: LanguageAutoencoder, num_prefix: int) -> None:
         self.autoencoder, self.tokenizer = autoencoder, autoencoder.tokenizer
         before, _ = special_tokens_around("a", self.tokenizer)
-        self.opening: list[int] = self.tokenizer("")["input_ids"][:before]
+        opening: list[int] = self.tokenizer("")["input_ids"][:before]
+        # Between the tokens before a block and the block, which begins as a text does.
+        self.between: list[int] = [self.tokenizer.eos_token_id, *opening]
         room = autoencoder.max_len - self.tokenizer.num_special_tokens_to_add()
         self.writer = DocumentWriter(self._encode, self._decode, room, num_prefix)
         self._latents: dict[str, Tensor] = {}
@@ -109,7 +112,7 @@ class BlockCoder:
             rows = [row for row, prefix in enumerate(prefixes) if len(prefix) == length]
             given = None
             if length:
-                given = torch.tensor([self.opening + prefixes[row] for row in rows], device=latents.device)
+                given = torch.tensor([prefixes[row] + self.between for row in rows], device=latents.device)
             places = torch.tensor(rows, device=latents.device)
             options: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids[places], "prefix": given}
             for row, found in zip(
@@ -184,6 +187,7 @@ class DocumentOperations(SelectionOperations, ABC):
         """
         recipe = self.model.recipe
         class_ids = chosen_classes(self.model, self.statistics, class_id, class_name, seed, sample_ids)
+        decoding = replace(decoding, min_length=0)  # an empty block ends a document
         coder = BlockCoder(self.autoencoder, recipe["prefix_tokens"])
         begun = [coder.writer.begin(prompt) for prompt in prompts]
         # One prompt of all samples is read once.

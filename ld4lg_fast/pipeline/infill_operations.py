@@ -154,7 +154,8 @@ class InfillOperations(DocumentOperations, ABC):
             groups.setdefault((each.text, tuple(coder.writer.prefix(each.document))), []).append(row)
         for (_, prefix), rows in groups.items():
             kept = candidates[rows[0]].blocks[number]
-            words, scores = fill_gaps(self.autoencoder, latents[rows], kept, max_tokens, prefix)
+            before = [*prefix, coder.between[0]] if prefix else []
+            words, scores = fill_gaps(self.autoencoder, latents[rows], kept, max_tokens, before)
             for row, found, score in zip(rows, words, scores.tolist(), strict=True):
                 candidates[row].document.blocks.append(filled(kept, found))
                 candidates[row].score += score

@@ -69,7 +69,7 @@ def fill_gaps(
         parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in words]
         opening = [token for token in tokenizer("")["input_ids"] if token != tokenizer.eos_token_id]
     count, num_gaps = sum(map(len, parts)), len(parts) - 1
-    head = [lm.config.decoder_start_token_id, *opening, *prefix, *parts[0]]
+    head = [lm.config.decoder_start_token_id, *prefix, *opening, *parts[0]]
     tails = [*parts[1:-1], [*parts[-1], tokenizer.eos_token_id]]
     limit = autoencoder.max_len + 1 + len(prefix)
     if count + len(opening) + len(prefix) + 2 + num_gaps > limit:

@@ -27,6 +27,7 @@ from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.train_step import Part
 
 EMPTY_BLOCKS = 4  # the autoencoder trains on one of so many empty blocks, of which every document has one
+UNSCORED = -100  # torch's label that has no loss
 PREFIX_SHARE = 0.9  # of the blocks, before which the text decoder reads the last tokens
 
 
@@ -91,21 +92,22 @@ class BlockAutoencoderStage(AutoencoderStage):
             self._example(row, int(self.kept[other]), coin)
             for row, other, coin in zip(whole, others, coins, strict=True)
         ]
-        rows, labels, prefixes = [], [], []
-        for encoded, row, prefix in part.of(every):
-            rows.append(encoded)
-            before = self.blocks.before if prefix else 0
-            labels.append(row[:before] + prefix + row[before:])
-            prefixes.append(before + len(prefix))
-        ids, mask = self._collate(rows)
-        most = self.module.max_len + self.recipe["prefix_tokens"]
-        read, real = collate(labels, self.module.tokenizer.pad_token_id, max_len=most)
-        lengths = [len(row) for _, row, _ in every]
+        device, tokenizer = self.session.device, self.module.tokenizer
+        encoded, read, counted = [], [], []
+        for given, row, prefix in part.of(every):
+            encoded.append(given)
+            between = [tokenizer.eos_token_id] if prefix else []
+            read.append(prefix + between + row)
+            unscored = len(between) + self.blocks.before if prefix else 0
+            counted.append(prefix + [UNSCORED] * unscored + row[unscored - len(between) :])
+        ids, mask = self._collate(encoded)
+        most = self.module.max_len + self.recipe["prefix_tokens"] + 1
+        labels, targets = (collate(rows, UNSCORED, max_len=most)[0] for rows in (read, counted))
+        lengths = [len(row) + len(prefix) for _, row, prefix in every]
         weight = part.count * sum(part.of(lengths)) / sum(lengths)
         noise = step_generator(self.session.seed, self.name, step)
         augmentation = self.augmentation_of(part.of(whole), training=True)
-        given = (read.masked_fill(~real, -100), torch.tensor(prefixes))
-        tensors = tuple(to_device(tensor, self.session.device) for tensor in given)
+        tensors = to_device(labels, device), to_device(targets, device)
         return weight, (ids, mask, augmentation, noise, part.index, part.count, *tensors)
 
     def _example(

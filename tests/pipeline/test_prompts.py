@@ -110,6 +110,19 @@ def test_texts_depend_on_prompt_seed_and_id_alone(pipe):
     assert blank.texts == pipe(4, max_new_tokens=30, **OPTIONS).texts  # each begins a document
 
 
+def test_a_text_may_end_whatever_its_shortest_decoding(pipe, monkeypatch):
+    """An empty block ends a text, so the decoding's shortest length is not that of a block."""
+    seen = []
+
+    def generate(self, latents, decoding, **options):
+        seen.append(decoding.min_length)
+        return [[]] * len(latents)
+
+    monkeypatch.setattr(LanguageAutoencoder, "generate", generate)
+    assert pipe(prompt=["A", "B"], **OPTIONS | {"decoding": replace(GREEDY, min_length=5)}).texts == ["", ""]
+    assert set(seen) == {0}
+
+
 def test_blocks_are_streamed_as_they_are_finished(pipe):
     texts = [""] * 4
     batches = list(pipe.stream(prompt=PROMPTS, max_new_tokens=30, **OPTIONS))
@@ -155,16 +168,17 @@ def test_of_a_long_prompt_the_end_is_read_and_that_is_said_once(pipe, caplog):
     documents._said.clear()
     monologue = "The pub is cheap. It is near the river. " * 12
     with caplog.at_level(logging.WARNING):
-        long = pipe(prompt=monologue, max_new_tokens=10, **OPTIONS).texts
+        long = pipe(prompt=monologue, max_new_tokens=10, **OPTIONS)
         pipe(prompt=monologue, max_new_tokens=10, **OPTIONS)
     assert len([record for record in caplog.records if "the last 2" in record.message]) == 1
     writer = documents.BlockCoder(pipe.autoencoder, 4).writer
     blocks = writer.begin(monologue).blocks
     other = "".join(blocks[1:])
     assert len(blocks) > 3 and writer.begin(other).blocks[-2:] == blocks[-2:]
-    assert pipe(prompt=other, max_new_tokens=10, **OPTIONS).texts == long
+    same = pipe(prompt=other, max_new_tokens=10, **OPTIONS)
+    assert same.texts == long.texts and torch.equal(same.latents, long.latents)
     near = "".join(blocks[:-2]) + " What stands just before is read." + "".join(blocks[-1:])
-    assert pipe(prompt=near, max_new_tokens=10, **OPTIONS).texts != long
+    assert not torch.equal(pipe(prompt=near, max_new_tokens=10, **OPTIONS).latents, long.latents)
 
 
 @pytest.mark.parametrize(
