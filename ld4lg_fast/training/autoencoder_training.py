@@ -59,7 +59,7 @@ def train_autoencoder(
             seconds = session.interruptible(
                 lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session)
             )
-            seconds *= 3 if documents else 1  # heads and tails, too
+            seconds *= 1 + 2 * config["recipe"].get("cut_share", 0.0)  # both parts of blocks that are cut
             clock.make_room(seconds)
             if seconds > LONG_ENCODING * limit:
                 console.print(f"Encoding the corpus between the stages is going to take {duration(seconds)}.")

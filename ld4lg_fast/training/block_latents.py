@@ -19,33 +19,37 @@ WHOLE = Part()
 
 
 @dataclass(frozen=True)
-class ContextDraws:
-    """The randomness of a batch's contexts.
+class CutBlocks:
+    """Blocks that are cut in two, as prompts end anywhere: the head is context, the tail is what is to be written.
 
     Args:
-        cut_share: probability that a block is cut in two, its head then being context and its tail the target.
-        most_noise: largest share of noise in the context, as a sampled context is never clean.
+        blocks: (C,) their numbers, ascending. heads, tails: latents of their parts, (C, N, d) each.
     """
 
-    generator: torch.Generator
-    cut_share: float
-    most_noise: float
+    blocks: np.ndarray
+    heads: Rows
+    tails: Rows
+
+
+NONE_CUT = CutBlocks(np.zeros(0, dtype=np.int64), Rows([torch.zeros(0, 1, 1)]), Rows([torch.zeros(0, 1, 1)]))
 
 
 @dataclass(frozen=True)
 class BlockLatents:
-    """Latents of whole blocks, of their heads and of their tails, each (B, N, d).
+    """Latents of blocks, (B, N, d).
 
     Args:
         firsts: (B,) of each block the number of its document's first block. num_context: K.
+        cut: those whose parts take their place in training.
+        most_noise: largest share of noise in the context in training, as a sampled context is never clean.
         labels: (B,) long, or None.
     """
 
     latents: Rows
-    heads: Rows
-    tails: Rows
     firsts: np.ndarray
     num_context: int
+    cut: CutBlocks = NONE_CUT
+    most_noise: float = 0.0
     labels: Tensor | None = None
     lengths: None = None
     sources: None = None
@@ -60,34 +64,30 @@ class BlockLatents:
         self,
         rows: Sequence[int] | np.ndarray,
         device: torch.device,
-        draws: ContextDraws | None = None,
+        generator: torch.Generator | None = None,
         part: Part = WHOLE,
     ) -> tuple[Tensor, dict[str, object]]:
         """Latents (B, N, d) of ``part`` of the blocks ``rows`` and the conditions of `LatentDiffusion.loss`.
 
-        ``draws`` None: no block is cut and no context is noised. They are those of the whole batch, so that results do
-        not depend on the number of its parts.
+        ``generator``: in training, of the context's noise; it is drawn for the whole batch, so that results do not
+        depend on the number of its parts. None: no block is cut and no context is noised.
         """
         whole = np.asarray(rows)
-        cut = np.zeros(len(whole), dtype=bool)
-        if draws is not None:
-            coins = torch.rand(len(whole), generator=draws.generator).numpy()
-            cut = (coins < draws.cut_share) & self._can_be_cut(whole)
+        cut = np.isin(whole, self.cut.blocks) & (generator is not None)
         blocks, mine = part.of(whole), part.of(cut)
         seen, counts = self._seen(whole, cut)
         known = np.unique(seen)
         seen, counts = part.of(seen), part.of(counts)
         used, index = np.unique(seen[:, seen.shape[1] - max(1, counts.max()) :], return_inverse=True)
         share, noise = None, None
-        if draws is not None:
-            shape = (len(known), *self.latents.row_shape)
-            share = torch.rand(len(known), generator=draws.generator) * draws.most_noise
-            noise = torch.randn(shape, generator=draws.generator)
+        if generator is not None:
+            share = torch.rand(len(known), generator=generator) * self.most_noise
+            noise = torch.randn(len(known), *self.latents.row_shape, generator=generator)
             places = torch.from_numpy(np.searchsorted(known, used))
             share, noise = share[places], noise[places]
         latents = self.latents.take(blocks)
         if mine.any():
-            latents[torch.from_numpy(mine)] = self.tails.take(blocks[mine])
+            latents[torch.from_numpy(mine)] = self.cut.tails.take(self._parts(blocks[mine]))
         context = BlockContext(
             self._latents_of(used),
             torch.from_numpy(index.reshape(len(blocks), -1)),
@@ -117,10 +117,10 @@ class BlockLatents:
     def _latents_of(self, seen: np.ndarray) -> Tensor:
         """Latents (C, N, d) of blocks and heads by ascending numbers of `_seen`."""
         whole = seen[seen < len(self)]
-        parts = [self.latents.take(whole), self.heads.take(seen[len(whole) :] - len(self))]
-        return torch.cat([part for part in parts if len(part)])
+        heads = self._parts(seen[len(whole) :] - len(self))
+        found = self.latents.take(whole)
+        return torch.cat([found, self.cut.heads.take(heads)]) if len(heads) else found
 
-    def _can_be_cut(self, blocks: np.ndarray) -> np.ndarray:
-        """Whether a block is followed by another of its document, and so is not its empty end, which has no parts."""
-        following = np.append(self.firsts, -1)[blocks + 1]
-        return following == self.firsts[blocks]
+    def _parts(self, blocks: np.ndarray) -> np.ndarray:
+        """The places of blocks among those that are cut."""
+        return np.searchsorted(self.cut.blocks, blocks)

@@ -17,7 +17,7 @@ from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
 from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
-from ld4lg_fast.training.block_latents import BlockLatents, ContextDraws
+from ld4lg_fast.training.block_latents import BlockLatents
 from ld4lg_fast.training.block_tokens import BlockTokens
 from ld4lg_fast.training.conditioned_latents import to_device
 from ld4lg_fast.training.diffusion_stage import NAME, DiffusionStage
@@ -149,11 +149,9 @@ class BlockDiffusionStage(DiffusionStage):
         self.batches = StepBatches(len(known), self.options.batch_size, session.seed, firsts=known.firsts)
 
     def _batch_of(self, step: int, part: Part, whole: Sequence[int]) -> tuple[Tensor, dict[str, Any]]:
-        recipe = self.module.recipe
         generator = step_generator(self.session.seed, NAME, f"{step}/blocks")
         coin = torch.rand((), generator=generator)
-        draws = ContextDraws(generator, recipe["cut_share"], recipe["context_noise"])
-        latents, conditions = self.training.batch(whole, self.session.device, draws, part)
+        latents, conditions = self.training.batch(whole, self.session.device, generator, part)
         if coin.item() < self.context_drop_prob:
             conditions["blocks"] = None
         return latents, conditions

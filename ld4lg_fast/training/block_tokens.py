@@ -54,15 +54,18 @@ class BlockTokens:
         row = self.tokens[block]
         return row[: self.before] + row[self.before + place :]
 
-    def cut_in_two(self, seed: int) -> tuple[TokenizedTexts, TokenizedTexts]:
-        """Heads and tails of all blocks, each cut at a random place, those of empty blocks empty."""
+    def cut_in_two(self, share: float, seed: int) -> tuple[np.ndarray, TokenizedTexts, TokenizedTexts]:
+        """About ``share`` of the blocks, each cut at a random place: their numbers (C,), their heads and their tails.
+
+        Blocks of less than two tokens are not cut.
+        """
         rng = np.random.default_rng(seed)
+        coins, places = rng.random((2, len(self)))
         sizes = self.tokens.lengths - self.before - self.after
-        places = (rng.random(len(self)) * np.maximum(sizes - 1, 0)).astype(int) + (sizes > 1)
-        blocks = range(len(self))
-        heads = [self.head(block, place) for block, place in zip(blocks, places, strict=True)]
-        tails = [self.tail(block, place) for block, place in zip(blocks, places, strict=True)]
-        return _joined(heads), _joined(tails)
+        chosen = np.flatnonzero((coins < share) & (sizes > 1))
+        places = 1 + (places * (sizes - 1)).astype(int)
+        pairs = [(int(block), int(places[block])) for block in chosen]
+        return chosen, *(_joined([part(*pair) for pair in pairs]) for part in (self.head, self.tail))
 
 
 def _joined(rows: Sequence[list[int]]) -> TokenizedTexts:

@@ -13,7 +13,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.models.attention_backends import set_attn_implementation
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
 from ld4lg_fast.training.autoencoder_stage import write_statistics
-from ld4lg_fast.training.block_latents import BlockLatents
+from ld4lg_fast.training.block_latents import NONE_CUT, BlockLatents, CutBlocks
 from ld4lg_fast.training.block_stages import (
     BlockDiffusionStage,
     BlockDistillationStage,
@@ -70,8 +70,10 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
         model = build_denoiser(config, dataset, autoencoder)
     validation: ConditionedLatents | BlockLatents
     if documents:
-        training: Any = _blocks(dataset.train, tokens, autoencoder, model, session, cached_latents)
-        validation = _blocks(dataset.validation, validation_tokens, autoencoder, model, session, _encoded)
+        training: Any = _blocks(dataset.train, tokens, autoencoder, model, session, cached_latents, True)
+        validation = _blocks(
+            dataset.validation, validation_tokens, autoencoder, model, session, _encoded, False
+        )
     else:
         latents = cached_latents(autoencoder, tokens, session)
         validation_latents = _encoded(autoencoder, validation_tokens, session)
@@ -107,15 +109,22 @@ def _blocks(
     model: LatentDiffusion,
     session: Session,
     encode: Callable[..., Rows],
+    parts: bool,
 ) -> BlockLatents:
-    """Latents of the blocks of a split, of their heads and of their tails."""
-    blocks = block_tokens(split, tokens, autoencoder)
-    heads, tails = blocks.cut_in_two(session.seed)
+    """Latents of the blocks of a split, and if ``parts`` of those that are cut."""
+    blocks, recipe = block_tokens(split, tokens, autoencoder), model.recipe
     labels = torch.tensor(split.labels) if split.labels and model.denoiser.config.num_classes else None
-    parts = {"latents": tokens, "heads": heads, "tails": tails}
-    rows = (encode(autoencoder, part, session, name) for name, part in parts.items())
+    latents, cut = encode(autoencoder, tokens, session, "latents"), NONE_CUT
+    if parts:
+        numbers, heads, tails = blocks.cut_in_two(recipe["cut_share"], session.seed)
+        if len(numbers):
+            of_parts = (
+                encode(autoencoder, part, session, name)
+                for name, part in (("heads", heads), ("tails", tails))
+            )
+            cut = CutBlocks(numbers, *of_parts)
     return BlockLatents(
-        *rows, firsts=blocks.firsts, num_context=model.recipe["context_blocks"], labels=labels
+        latents, blocks.firsts, recipe["context_blocks"], cut, recipe["context_noise"], labels
     )
 
 

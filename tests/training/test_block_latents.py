@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ld4lg_fast.data import TokenizedTexts, shuffled_batches
-from ld4lg_fast.training.block_latents import BlockLatents, ContextDraws
+from ld4lg_fast.training.block_latents import BlockLatents, CutBlocks
 from ld4lg_fast.training.block_tokens import BlockTokens
 from ld4lg_fast.training.shards import Rows
 
@@ -18,8 +18,9 @@ CPU = torch.device("cpu")
 def blocks():
     """Latents that say which block they are of: 0 … 9, heads from 100, tails from 200."""
     numbers = torch.arange(10.0)[:, None, None].expand(10, 2, 3)
-    rows = (Rows([numbers + start]) for start in (0, 100, 200))
-    return BlockLatents(*rows, firsts=FIRSTS, num_context=2)
+    cut = np.array([0, 1, 6])
+    parts = (Rows([numbers[cut] + start]) for start in (100, 200))
+    return BlockLatents(Rows([numbers]), FIRSTS, 2, CutBlocks(cut, *parts), most_noise=0.1)
 
 
 def read(context):
@@ -39,10 +40,9 @@ def test_each_block_sees_those_before_it_in_its_document(blocks):
 
 
 def test_the_head_of_a_block_that_is_cut_stands_before_its_tail(blocks):
-    draws = ContextDraws(torch.Generator().manual_seed(0), cut_share=1.0, most_noise=0.1)
-    latents, conditions = blocks.batch([0, 1, 2, 6], CPU, draws)
+    latents, conditions = blocks.batch([0, 1, 2, 6], CPU, torch.Generator().manual_seed(0))
     context = conditions["blocks"]
-    assert latents[:, 0, 0].tolist() == [200, 201, 2, 206], "an empty block has no parts"
+    assert latents[:, 0, 0].tolist() == [200, 201, 2, 206]
     assert read(context) == [[100], [0, 101], [0, 1], [5, 106]]
     assert context.continues.tolist() == [True, True, False, True]
     assert context.begins.tolist() == [True, True, True, False]
@@ -50,13 +50,12 @@ def test_the_head_of_a_block_that_is_cut_stands_before_its_tail(blocks):
 
 
 def test_documents_stay_together_in_a_shuffled_epoch():
-    batches = shuffled_batches(10, 5, seed=1, firsts=FIRSTS)
-    order = np.concatenate(batches)
-    assert sorted(order) == list(range(10)) and order.tolist() != list(range(10))
-    places = np.argsort(order)
-    inside = FIRSTS[1:] == FIRSTS[:-1]
-    assert (np.diff(places)[inside] == 1).all()
-    assert shuffled_batches(10, 5, seed=1, epoch=1, firsts=FIRSTS) != batches
+    orders = [np.concatenate(shuffled_batches(10, 5, seed=1, epoch=epoch, firsts=FIRSTS)) for epoch in range(9)]
+    assert len(set(map(tuple, orders))) > 4
+    for order in orders:
+        assert sorted(order) == list(range(10))
+        steps = np.diff(np.argsort(order))
+        assert (steps[FIRSTS[1:] == FIRSTS[:-1]] == 1).all()
 
 
 def test_tokens_of_a_block_and_of_its_parts():
@@ -65,7 +64,9 @@ def test_tokens_of_a_block_and_of_its_parts():
     tokens = BlockTokens(TokenizedTexts(flat, offsets, 0), np.array([0, 3]), before=1, after=1)
     assert tokens.preceding(2, 0, 4) == [12, 13, 14, 15] and tokens.preceding(0, 0, 4) == []
     assert tokens.head(1, 1) == [1, 13, 2] and tokens.tail(1, 1) == [1, 14, 15, 2]
-    heads, tails = tokens.cut_in_two(seed=0)
-    assert heads[2] == tails[2] == [1, 2]
-    for head, tail, row in zip((heads[0], heads[1]), (tails[0], tails[1]), rows, strict=False):
-        assert head[1:-1] + tail[1:-1] == row[1:-1] and len(head) > 2 and len(tail) > 2
+    cut, heads, tails = tokens.cut_in_two(1.0, seed=0)
+    assert cut.tolist() == [0, 1], "an empty block has no parts"
+    for number, block in enumerate(cut):
+        head, tail = heads[number], tails[number]
+        assert head[1:-1] + tail[1:-1] == rows[block][1:-1] and len(head) > 2 and len(tail) > 2
+    assert not len(tokens.cut_in_two(0.0, seed=0)[0])

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.models.context_encoder import BlockContext
-from ld4lg_fast.training.block_latents import BlockLatents
+from ld4lg_fast.training.block_latents import BlockLatents, CutBlocks
 from ld4lg_fast.training.block_stages import BlockDiffusionStage
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
 from ld4lg_fast.training.diffusion_stage import DiffusionStage
@@ -61,9 +61,10 @@ def make_stage(kind: str, micro_batches: int = 1) -> DiffusionStage:
     randomize(model.denoiser)
     if kind == "blocks":
         randomize(model.context_encoder, seed=3)
-        parts = (Rows([torch.randn(TEXTS, 6, 8, generator=generator)]) for _ in range(2))
+        cut = np.flatnonzero(np.arange(TEXTS) % 4 % 3)
+        parts = (Rows([torch.randn(len(cut), 6, 8, generator=generator)]) for _ in range(2))
         firsts = np.arange(TEXTS) // 4 * 4
-        blocks = BlockLatents(Rows([latents]), *parts, firsts=firsts, num_context=2, **conditions)
+        blocks = BlockLatents(Rows([latents]), firsts, 2, CutBlocks(cut, *parts), 0.1, **conditions)
         return BlockDiffusionStage(model, blocks, None, session)
     if kind == "v1":
         conditions["lengths"] = lengths
