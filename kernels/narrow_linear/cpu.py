@@ -32,29 +32,29 @@ def in_order(values: Tensor, geglu: bool) -> Tensor:
     return torch.where(order < 0, 0, values[order]).contiguous()
 
 
+def addresses(
+    packed: Tensor, scales: Tensor | None, sums: Tensor | None, bias: Tensor | None
+) -> tuple[int, int, int, int]:
+    """What `linear` takes of the tensors that come from `pack` and `in_order`; they have to live as long as it."""
+    return packed.data_ptr(), address(scales), address(sums), address(bias)
+
+
 def linear(
-    x: Tensor,
-    packed: Tensor,
-    kind: torch.dtype,
-    outputs: int,
-    scales: Tensor | None,
-    sums: Tensor | None,
-    bias: Tensor | None,
-    geglu: bool,
+    x: Tensor, kind: torch.dtype, outputs: int, weights: tuple[int, int, int, int], geglu: bool
 ) -> Tensor:
-    """(R, outputs) of x (R, I) float32 or bfloat16, in x's dtype; the other tensors come from `pack` and `in_order`."""
+    """(R, outputs) of x (R, I) float32 or bfloat16, in x's dtype; ``weights`` are their `addresses`."""
     rows, inputs = x.shape
     y = x.new_empty((rows, outputs))
     if rows:
         x = x if x.stride(1) == 1 else x.contiguous()
+        of_x = describe(x, inputs)
         _linear(
             KINDS[kind],
-            *describe(x, inputs),
-            packed.data_ptr(),
-            address(scales),
-            address(sums),
-            address(bias),
-            *describe(y, outputs),
+            *of_x,
+            *weights,
+            y.data_ptr(),
+            outputs,
+            of_x[2],
             rows,
             inputs,
             outputs,
