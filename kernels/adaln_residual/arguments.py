@@ -33,12 +33,8 @@ def outputs(residual: Tensor, next_weight: Tensor | None) -> tuple[Tensor, Tenso
     x, y = torch.empty_like(residual, memory_format=torch.contiguous_format), None
     rows = x.numel() // x.shape[-1]
     if next_weight is not None:
-        of_x, of_next = x.dtype, next_weight.dtype
-        y = (
-            torch.empty_like(x)
-            if of_x == of_next
-            else x.new_empty(x.shape, dtype=torch.promote_types(of_x, of_next))
-        )
+        dtype = next_weight.dtype
+        y = torch.empty_like(x, dtype=dtype if dtype == x.dtype else torch.promote_types(x.dtype, dtype))
     return x, y, x.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
 
 

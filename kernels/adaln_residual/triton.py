@@ -157,7 +157,7 @@ def forward_norm(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
 def _run(inputs: Inputs) -> tuple[Tensor, Tensor | None, Tensor]:
     h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = inputs
     width = h.shape[-1]
-    x, y, stats = outputs(inputs.residual, inputs.next_weight)
+    x, y, stats = outputs(residual, next_weight)
     rows = stats.shape[1]
     if next_weight is not None and next_bias is not None:
         next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()

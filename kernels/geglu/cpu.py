@@ -55,10 +55,8 @@ def backward(
     grad_projected = contiguous_like(projected)
     sums = projected.new_empty((parts_of(rows), 2 * width), dtype=torch.float32)
     if rows:
-        (grad, of_grad), (projected, of_projected) = (
-            as_matrix(grad, width),
-            as_matrix(projected, 2 * width),
-        )
+        grad, of_grad = as_matrix(grad, width)
+        projected, of_projected = as_matrix(projected, 2 * width)
         bias = as_vector(bias)
         _backward(
             *of_grad,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import I32, I64, POINTER, ROWS, address, describe, function
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, ROWS, address, function
 
 PANEL = 32
 KINDS = {torch.bfloat16: 0, torch.int8: 1}
@@ -32,29 +32,34 @@ def in_order(values: Tensor, geglu: bool) -> Tensor:
     return torch.where(order < 0, 0, values[order]).contiguous()
 
 
-def addresses(
-    packed: Tensor, scales: Tensor | None, sums: Tensor | None, bias: Tensor | None
-) -> tuple[int, int, int, int]:
-    """What `linear` takes of the tensors that come from `pack` and `in_order`; they have to live as long as it."""
-    return packed.data_ptr(), address(scales), address(sums), address(bias)
-
-
 def linear(
-    x: Tensor, kind: torch.dtype, outputs: int, weights: tuple[int, int, int, int], geglu: bool
+    x: Tensor,
+    packed: Tensor,
+    kind: torch.dtype,
+    outputs: int,
+    scales: Tensor | None,
+    sums: Tensor | None,
+    bias: Tensor | None,
+    geglu: bool,
 ) -> Tensor:
-    """(R, outputs) of x (R, I) float32 or bfloat16, in x's dtype; ``weights`` are their `addresses`."""
+    """(R, outputs) of x (R, I) float32 or bfloat16, in x's dtype; the other tensors come from `pack` and `in_order`."""
     rows, inputs = x.shape
     y = x.new_empty((rows, outputs))
     if rows:
         x = x if x.stride(1) == 1 else x.contiguous()
-        of_x = describe(x, inputs)
+        dtype = DTYPE_CODES[x.dtype]
         _linear(
             KINDS[kind],
-            *of_x,
-            *weights,
+            x.data_ptr(),
+            x.stride(0),
+            dtype,
+            packed.data_ptr(),
+            address(scales),
+            address(sums),
+            address(bias),
             y.data_ptr(),
             outputs,
-            of_x[2],
+            dtype,
             rows,
             inputs,
             outputs,

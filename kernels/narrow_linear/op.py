@@ -1,7 +1,5 @@
 """bfloat16 and int8 matmuls on a CPU with weights packed once. Letters: R rows, I inputs, O outputs."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -42,17 +40,6 @@ class NarrowLinear:
             self.sums = narrow_linear.in_order(weight.sum(dim=1, dtype=torch.int32), self.geglu)
         self.packed = narrow_linear.pack(weight.to(dtype), self.geglu)
         self.bias = None if bias is None else narrow_linear.in_order(bias.detach().float(), self.geglu)
-        self._addresses = narrow_linear.addresses(self.packed, self.scales, self.sums, self.bias)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the addresses, which are those of this object's tensors and not of a copy's."""
-        return {name: value for name, value in vars(self).items() if name != "_addresses"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        from ld4lg_fast.kernels.narrow_linear import cpu as narrow_linear
-
-        vars(self).update(state)
-        self._addresses = narrow_linear.addresses(self.packed, self.scales, self.sums, self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(R, O) in the dtype of x (R, I), float32 or bfloat16.
@@ -61,4 +48,6 @@ class NarrowLinear:
             ValueError: an input that does not fit; the message names it.
         """
         check_rows(x, self.inputs, KNOWN)
-        return self.linear(x, self.dtype, self.outputs, self._addresses, self.geglu)
+        return self.linear(
+            x, self.packed, self.dtype, self.outputs, self.scales, self.sums, self.bias, self.geglu
+        )
