@@ -54,17 +54,18 @@ class TextQuality:
         folder: where the scoring LM and the features of real texts are kept.
 
     Raises:
-        ValueError: the split has fewer than twice as many texts.
+        ValueError: the split, or the training texts, are fewer than twice as many.
     """
 
     def __init__(
         self, dataset: TextDataset, split: str, num_texts: int, folder: Path, scoring_steps: int
     ) -> None:
         real, self.training = getattr(dataset, split).texts, dataset.train.texts
-        if len(real) < 2 * num_texts:
-            raise ValueError(
-                f"{num_texts} samples need {2 * num_texts} {split} texts; there are {len(real)}."
-            )
+        for name, texts in ((split, real), ("training", self.training)):
+            if len(texts) < 2 * num_texts:
+                raise ValueError(
+                    f"{num_texts} samples need {2 * num_texts} {name} texts; there are {len(texts)}."
+                )
         order = np.random.default_rng(SCORING_SEED).permutation(len(real))[: 2 * num_texts]
         drawn = [real[index] for index in order]
         self.references, self.held_out = drawn[:num_texts], drawn[num_texts:]
@@ -85,7 +86,7 @@ class TextQuality:
         kept: dict = {"models": self.models, "cache": self.cache}
         found = evaluate_texts(texts, self.references, self.training, settings=self.settings, **kept)
         settings = replace(self.settings, perplexity_model=None)
-        other = evaluate_texts(texts, self.training_references, self.training, settings=settings, **kept)
+        other = evaluate_texts(texts, self.training_references, settings=settings, **kept)
         to_training = {f"{name}_training": other["metrics"].get(name) for name in ("mauve", "mauve_sentence")}
         found["metrics"] |= {name: value for name, value in to_training.items() if value is not None}
         return found

@@ -111,13 +111,16 @@ def contiguous_like(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
-def as_matrix(tensor: Tensor, width: int) -> Tensor:
-    """`as_rows` for `describe`, which takes contiguous tensors of any number of axes."""
-    return tensor if tensor.is_contiguous() else as_rows(tensor, width)
+def as_matrix(tensor: Tensor, width: int) -> tuple[Tensor, tuple[int, int, int]]:
+    """`as_rows`, or a contiguous tensor as it is, and its `describe`; the tensor has to live as long as the call."""
+    if tensor.is_contiguous():
+        return tensor, (tensor.data_ptr(), width, DTYPE_CODES[tensor.dtype])
+    rows = as_rows(tensor, width)
+    return rows, describe(rows, width)
 
 
 def describe(matrix: Tensor, width: int) -> tuple[int, int, int]:
-    """Pointer, stride and dtype code of a result of `as_matrix`, the library's form of a matrix."""
+    """Pointer, stride and dtype code, the library's form of a matrix: contiguous, or rows with a stride."""
     stride = width if matrix.is_contiguous() else matrix.stride(0)
     return matrix.data_ptr(), stride, DTYPE_CODES[matrix.dtype]
 

@@ -27,13 +27,15 @@ class Inputs(NamedTuple):
         h, residual, weight, bias, scale, shift, eps = arguments
         return cls(h, residual, weight, bias, scale, shift, eps=eps)
 
-    def outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Uninitialized x, y and statistics; y is None without a next norm."""
-        x, y = torch.empty_like(self.residual, memory_format=torch.contiguous_format), None
-        rows = x.numel() // x.shape[-1]
-        if self.next_weight is not None:
-            y = torch.empty_like(x, dtype=torch.promote_types(x.dtype, self.next_weight.dtype))
-        return x, y, x.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
+
+def outputs(residual: Tensor, next_weight: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Uninitialized x, y and statistics of the forward operators; y is None without a next norm."""
+    x, y = torch.empty_like(residual, memory_format=torch.contiguous_format), None
+    rows = x.numel() // x.shape[-1]
+    if next_weight is not None:
+        dtype = next_weight.dtype
+        y = torch.empty_like(x, dtype=dtype if dtype == x.dtype else torch.promote_types(x.dtype, dtype))
+    return x, y, x.new_empty((2 if y is None else 4, rows), dtype=torch.float32)
 
 
 class BackwardInputs(NamedTuple):

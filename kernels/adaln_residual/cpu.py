@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, Inputs
+from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, outputs
 from ld4lg_fast.kernels.layout import ROWS_PER_PART
 from ld4lg_fast.kernels.native import (
     DTYPE_CODES,
@@ -20,7 +20,6 @@ from ld4lg_fast.kernels.native import (
     VECTOR,
     address,
     as_matrix,
-    describe,
     describe_vector,
     function,
 )
@@ -44,34 +43,39 @@ _vectors = function(
 
 def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     """x and statistics (2, R) float32."""
-    x, _, stats = _run(Inputs.without_next(*arguments))
+    *inputs, eps = arguments
+    x, _, stats = _run(*inputs, None, None, eps)
     return x, stats
 
 
 def forward_norm(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
     """x, y and statistics (4, R) float32."""
-    return _run(Inputs(*arguments))
+    return _run(*arguments)
 
 
-def _run(inputs: Inputs) -> tuple[Tensor, Tensor | None, Tensor]:
-    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = inputs
+def _run(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    """``arguments``: those of `Inputs`."""
+    h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = arguments
     width = h.shape[-1]
-    x, y, stats = inputs.outputs()
+    x, y, stats = outputs(residual, next_weight)
     rows, of_next = stats.shape[1], (0, 0, 0, 0)
     if next_weight is not None and next_bias is not None:
         next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()
         of_next = *describe_vector(next_weight), *describe_vector(next_bias)
     if rows == 0:
         return x, y, stats
-    h, residual, scale, shift = (as_matrix(tensor, width) for tensor in (h, residual, scale, shift))
+    h, of_h = as_matrix(h, width)
+    residual, of_residual = as_matrix(residual, width)
+    scale, of_scale = as_matrix(scale, width)
+    shift, of_shift = as_matrix(shift, width)
     weight, bias = weight.contiguous(), bias.contiguous()
     _forward(
-        *describe(h, width),
-        *describe(residual, width),
+        *of_h,
+        *of_residual,
         *describe_vector(weight),
         *describe_vector(bias),
-        *describe(scale, width),
-        *describe(shift, width),
+        *of_scale,
+        *of_shift,
         *of_next,
         x.data_ptr(),
         address(y),
@@ -95,18 +99,20 @@ def backward(*arguments: Any) -> list[Tensor]:
     grad_h, sums, *grad_residual = results = inputs.outputs()
     if rows == 0:
         return results
-    grad_x, h, scale = (as_matrix(tensor, width) for tensor in (grad_x, h, scale))
-    weight = weight.contiguous()
+    grad_x, of_x = as_matrix(grad_x, width)
+    h, of_h = as_matrix(h, width)
+    scale, of_scale = as_matrix(scale, width)
+    weight, of_y = weight.contiguous(), (0, 0, 0)
     if grad_y is not None and next_weight is not None:
-        grad_y, next_weight = as_matrix(grad_y, width), next_weight.contiguous()
+        (grad_y, of_y), next_weight = as_matrix(grad_y, width), next_weight.contiguous()
     _backward(
-        *describe(grad_x, width),
-        *((0, 0, 0) if grad_y is None else describe(grad_y, width)),
-        *describe(h, width),
+        *of_x,
+        *of_y,
+        *of_h,
         address(x),
         *describe_vector(weight),
         *((0, 0) if next_weight is None else describe_vector(next_weight)),
-        *describe(scale, width),
+        *of_scale,
         stats.data_ptr(),
         grad_h.data_ptr(),
         *(map(address, grad_residual) if grad_residual else (0,)),
@@ -126,7 +132,7 @@ def vector_gradients(
 ) -> list[Tensor]:
     """See ``_vector_gradients`` in ``op.py``."""
     groups, parts, kinds, width = sums.shape
-    rows = as_matrix(scale, width)
+    rows, of_rows = as_matrix(scale, width)  # rows are kept alive during the call
     of_scale, of_shift = sums.new_empty(scale.shape), sums.new_empty(scale.shape)
     of_vectors = sums.new_empty((kinds, width))
     weight, bias = weight.contiguous(), bias.contiguous()
@@ -138,7 +144,7 @@ def vector_gradients(
         width,
         *describe_vector(weight),
         *describe_vector(bias),
-        *describe(rows, width),
+        *of_rows,
         of_scale.data_ptr(),
         of_shift.data_ptr(),
         of_vectors.data_ptr(),

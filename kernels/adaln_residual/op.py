@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.adaln_residual import reference
-from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, Inputs
+from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, Inputs, outputs
 from ld4lg_fast.kernels.argument_checks import check_device
 from ld4lg_fast.kernels.backend import INTERPRETED
 from ld4lg_fast.kernels.layout import grouped_modulation
@@ -115,7 +115,7 @@ _INPUTS = "Tensor h, Tensor residual, Tensor weight, Tensor bias, Tensor scale, 
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
-    x, _, stats = Inputs.without_next(*arguments).outputs()
+    x, _, stats = outputs(arguments[1], None)
     return x, stats
 
 
@@ -129,7 +129,7 @@ register(
 register(
     f"adaln_residual_norm({_INPUTS}, Tensor next_weight, Tensor next_bias, float eps)"
     " -> (Tensor x, Tensor y, Tensor stats)",
-    lambda *arguments: Inputs(*arguments).outputs(),
+    lambda *arguments: outputs(arguments[1], arguments[6]),
     check_operator_norm,
     "adaln_residual",
     "forward_norm",

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, Inputs
+from ld4lg_fast.kernels.adaln_residual.arguments import BackwardInputs, Inputs, outputs
 from ld4lg_fast.kernels.layout import ROWS_PER_PART, as_rows
 from ld4lg_fast.kernels.triton import centered, launch_options, load_floats, through_norm
 
@@ -157,7 +157,7 @@ def forward_norm(*arguments: Any) -> tuple[Tensor, Tensor | None, Tensor]:
 def _run(inputs: Inputs) -> tuple[Tensor, Tensor | None, Tensor]:
     h, residual, weight, bias, scale, shift, next_weight, next_bias, eps = inputs
     width = h.shape[-1]
-    x, y, stats = inputs.outputs()
+    x, y, stats = outputs(residual, next_weight)
     rows = stats.shape[1]
     if next_weight is not None and next_bias is not None:
         next_weight, next_bias = next_weight.contiguous(), next_bias.contiguous()

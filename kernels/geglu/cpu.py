@@ -33,9 +33,9 @@ def forward(projected: Tensor, bias: Tensor, seed: Tensor | None, dropout: float
     out = projected.new_empty((*projected.shape[:-1], width))
     rows = out.numel() // width
     if rows:
-        projected, bias = as_matrix(projected, 2 * width), as_vector(bias)
+        (projected, of_projected), bias = as_matrix(projected, 2 * width), as_vector(bias)
         _forward(
-            *describe(projected, 2 * width),
+            *of_projected,
             bias.data_ptr(),
             *describe(out, width),
             *_mask(seed, dropout),
@@ -55,11 +55,12 @@ def backward(
     grad_projected = contiguous_like(projected)
     sums = projected.new_empty((parts_of(rows), 2 * width), dtype=torch.float32)
     if rows:
-        grad, projected = as_matrix(grad, width), as_matrix(projected, 2 * width)
+        grad, of_grad = as_matrix(grad, width)
+        projected, of_projected = as_matrix(projected, 2 * width)
         bias = as_vector(bias)
         _backward(
-            *describe(grad, width),
-            *describe(projected, 2 * width),
+            *of_grad,
+            *of_projected,
             bias.data_ptr(),
             *describe(grad_projected, 2 * width),
             sums.data_ptr(),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ld4lg_fast.kernels.layout import as_rows
 from ld4lg_fast.kernels.logits_process.checks import check_indices, check_open_unit
-from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, as_matrix, describe, function
+from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, ROWS, as_matrix, function
 
 _logits_process = function(
     "ld4lg_logits_process",
@@ -46,10 +46,10 @@ def _call(inputs: tuple, uniforms: Tensor | None, *results: int) -> None:
     logits, ids, length, eos, forced, min_length, repetition_penalty, no_repeat_ngram_size = inputs[:8]
     if logits.numel():
         rows, vocabulary = logits.shape
-        logits, ids = as_matrix(logits, vocabulary), as_rows(ids, ids.shape[1])
+        (logits, of_logits), ids = as_matrix(logits, vocabulary), as_rows(ids, ids.shape[1])
         eos, forced = eos.contiguous(), forced.contiguous()
         out_of_range = _logits_process(
-            *describe(logits, vocabulary),
+            *of_logits,
             ids.data_ptr(),
             ids.stride(0),
             ids.shape[1],

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import I32, I64, POINTER, ROWS, address, describe, function
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, ROWS, address, function
 
 PANEL = 32
 KINDS = {torch.bfloat16: 0, torch.int8: 1}
@@ -47,14 +47,19 @@ def linear(
     y = x.new_empty((rows, outputs))
     if rows:
         x = x if x.stride(1) == 1 else x.contiguous()
+        dtype = DTYPE_CODES[x.dtype]
         _linear(
             KINDS[kind],
-            *describe(x, inputs),
+            x.data_ptr(),
+            x.stride(0),
+            dtype,
             packed.data_ptr(),
             address(scales),
             address(sums),
             address(bias),
-            *describe(y, outputs),
+            y.data_ptr(),
+            outputs,
+            dtype,
             rows,
             inputs,
             outputs,

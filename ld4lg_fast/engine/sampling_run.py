@@ -221,9 +221,9 @@ class SamplingRun:
         **given: Unpack[ConditionArguments],
     ) -> dict[bool, tuple]:
         """The denoiser's conditions and indices into ``classes``, for guided and unguided steps as needed."""
-        found = {}
+        found, class_id = {}, given.get("class_id")
         for guided in set(self.guided):
-            ids = class_id = given.get("class_id")
+            ids = class_id
             if guided and class_id is not None:
                 ids = torch.cat([class_id, torch.full_like(class_id, self.config.num_classes)])
             index = self.steps.new_zeros(1)
