@@ -180,7 +180,6 @@ class Recipe(_Recipe):
     context_noise: Probability = 0.0
     cut_share: Probability = 0.0
     prefix_tokens: Annotated[int, Field(ge=0, le=4096)] = 0
-    swapped_latents: Probability = 0.0
 
 
 class LatentDiffusionFile(Schema):

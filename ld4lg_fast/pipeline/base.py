@@ -22,7 +22,7 @@ from ld4lg_fast.pipeline.sources import check_source_length
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.hydra_arguments import override, shell_command
 
-SEQ2SEQ_GUIDANCE = 2.0  # the published default of sequence-to-sequence models
+CONTEXT_GUIDANCE = 2.0  # by a source text, as published; by the text so far it keeps most facts
 
 logger = get_logger("ld4lg_fast")
 
@@ -158,5 +158,7 @@ class PipelineBase:
         return self.model.latent_mean.device
 
     def default_guidance(self) -> float:
-        """The published guidance scale: 2 for sequence-to-sequence models, else 1 (no guidance)."""
-        return SEQ2SEQ_GUIDANCE if self.model.is_seq2seq else 1.0
+        """2 for a model that attends to a text and was trained to do without it, too; else 1 (no guidance)."""
+        model = self.model
+        attends = model.is_seq2seq or (model.writes_documents and model.recipe["context_drop_prob"] > 0)
+        return CONTEXT_GUIDANCE if attends else 1.0

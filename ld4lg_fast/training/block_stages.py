@@ -86,52 +86,41 @@ class BlockAutoencoderStage(AutoencoderStage):
     def batch(self, step: int, part: Part) -> tuple:
         whole = self.kept[self.batches[step]].tolist()
         generator = step_generator(self.session.seed, self.name, f"{step}/blocks")
-        coins = torch.rand(len(whole), 5, generator=generator).numpy()
-        others = torch.randint(len(self.kept), (len(whole),), generator=generator).numpy()
-        every = [
-            self._example(row, int(self.kept[other]), coin)
-            for row, other, coin in zip(whole, others, coins, strict=True)
-        ]
+        coins = torch.rand(len(whole), 4, generator=generator).numpy()
+        every = [self._example(row, coin) for row, coin in zip(whole, coins, strict=True)]
         device, tokenizer = self.session.device, self.module.tokenizer
-        encoded, read, counted = [], [], []
-        for given, row, prefix in part.of(every):
-            encoded.append(given)
+        texts, read, counted = [], [], []
+        for row, prefix in part.of(every):
             between = [tokenizer.eos_token_id] if prefix else []
+            texts.append(row)
             read.append(prefix + between + row)
             unscored = len(between) + self.blocks.before if prefix else 0
             counted.append(prefix + [UNSCORED] * unscored + row[unscored - len(between) :])
-        ids, mask = self._collate(encoded)
+        ids, mask = self._collate(texts)
         most = self.module.max_len + self.recipe["prefix_tokens"] + 1
         labels, targets = (collate(rows, UNSCORED, max_len=most)[0] for rows in (read, counted))
-        lengths = [len(row) + len(prefix) for _, row, prefix in every]
+        lengths = [len(row) + len(prefix) for row, prefix in every]
         weight = part.count * sum(part.of(lengths)) / sum(lengths)
         noise = step_generator(self.session.seed, self.name, step)
         augmentation = self.augmentation_of(part.of(whole), training=True)
         tensors = to_device(labels, device), to_device(targets, device)
         return weight, (ids, mask, augmentation, noise, part.index, part.count, *tensors)
 
-    def _example(
-        self, block: int, other: int, coin: Sequence[float]
-    ) -> tuple[list[int], list[int], list[int]]:
-        """What the encoder reads, what the text decoder writes, and the tokens that it reads first.
-
-        The first two are a block or a part of it; of some blocks with tokens before them, the encoder reads ``other``.
-        """
+    def _example(self, block: int, coin: Sequence[float]) -> tuple[list[int], list[int]]:
+        """A block or a part of it, and the tokens that the text decoder reads first."""
         blocks, recipe, first = self.blocks, self.recipe, int(self.firsts[block])
         row, count = blocks.tokens[block], recipe["prefix_tokens"]
-        prefix = blocks.preceding(block, first, count) if coin[0] < PREFIX_SHARE else []
+        has_prefix = count and coin[0] < PREFIX_SHARE
+        prefix = blocks.preceding(block, first, count) if has_prefix else []
         size = len(row) - blocks.before - blocks.after
         if coin[1] < recipe["cut_share"] and size > 1:
             place = 1 + int(coin[2] * (size - 1))
             if coin[3] < 0.5:
-                row = blocks.head(block, place)
-                return row, row, prefix
+                return blocks.head(block, place), prefix
             row = blocks.tail(block, place)
-            if count and coin[0] < PREFIX_SHARE:
+            if has_prefix:
                 prefix = (prefix + blocks.text(block)[:place])[-count:]
-        if prefix and coin[4] < recipe["swapped_latents"]:
-            return blocks.tokens[other], row, prefix
-        return row, row, prefix
+        return row, prefix
 
 
 class BlockDiffusionStage(DiffusionStage):

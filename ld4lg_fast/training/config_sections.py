@@ -115,7 +115,6 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "context_noise": SHARE,
         "cut_share": SHARE,
         "prefix_tokens": WholeNumber(0, 4096),
-        "swapped_latents": SHARE,
         "l2_normalized": SWITCH,
         "beta_schedule": Choice(("linear", "cosine", "sqrt")),
         "num_train_timesteps": WholeNumber(1, 100_000),
