@@ -129,7 +129,8 @@ class Autoregressive:
 def write_pairs(folder: Path, dataset: TextDataset, like: Blocks, source_tokens: int) -> Path:
     """Files of pairs (text so far, next block), the last of each document with `END`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer, room = like.pipe.autoencoder.tokenizer, 60
+    tokenizer = like.pipe.autoencoder.tokenizer
+    room = like.pipe.autoencoder.max_len - tokenizer.num_special_tokens_to_add()
 
     def count(texts: Sequence[str]) -> list[int]:
         return [len(row) for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

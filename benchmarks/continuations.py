@@ -54,6 +54,8 @@ from ld4lg_fast.pipeline.documents import BlockCoder
 
 SYSTEMS = ("blocks", "autoregressive", "seq2seq")
 POSITIONS = {"demo": 256, "e2e": 512, "roc": 128, "movie_reviews": 512}  # of the autoregressive model
+MAX_LEN = {"roc": 32}  # tokens of a block, so that a story has two or three; elsewhere 64
+FALLBACK = {"roc": "test"}  # where training documents come from if the folder has no training file
 SOURCE_TOKENS = 128
 JUDGE_STEPS = 1000
 
@@ -75,7 +77,8 @@ def names_of(dataset: str) -> list[str]:
 def built(name: str, dataset: TextDataset, options: argparse.Namespace) -> System:
     """A trained system."""
     run = options.out / "blocks"
-    overrides = [f"dataset={options.dataset}", "dataset.documents=true", "recipe=blocks", "model=small"]
+    blocks = f"dataset.max_len={MAX_LEN.get(options.dataset, 64)}"
+    overrides = [f"dataset={options.dataset}", "dataset.documents=true", "recipe=blocks", "model=small", blocks]
     run_training(run, options.minutes, *overrides, *options.train)
     ours = Blocks(run, options.quality)
     if name == "blocks":
@@ -85,7 +88,7 @@ def built(name: str, dataset: TextDataset, options: argparse.Namespace) -> Syste
         return Autoregressive(folder, dataset, ours, options.minutes, POSITIONS[options.dataset])
     pairs = write_pairs(options.out / "pairs", dataset, ours, SOURCE_TOKENS)
     overrides = ["dataset=custom", f"dataset.root={pairs}", "dataset.source_column=source", "recipe=v2"]
-    overrides += [f"dataset.source_max_len={SOURCE_TOKENS + 2}", "model=small-seq2seq"]
+    overrides += [f"dataset.source_max_len={SOURCE_TOKENS + 2}", "model=small-seq2seq", blocks]
     run_training(options.out / "seq2seq", options.minutes, *overrides)
     return Seq2Seq(options.out / "seq2seq", options.quality, SOURCE_TOKENS)
 
@@ -206,7 +209,9 @@ def main() -> None:
     parser.add_argument("--speed-rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args()
-    dataset = load_text_dataset(options.dataset, documents=True)
+    dataset = load_text_dataset(
+        options.dataset, documents=True, train_fallback=FALLBACK.get(options.dataset)
+    )
     systems = {name: built(name, dataset, options) for name in options.systems}
     ours = built("blocks", dataset, options)
     coder = BlockCoder(ours.pipe.autoencoder, ours.pipe.model.recipe["prefix_tokens"])

@@ -207,7 +207,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
             "num_classes": denoiser.num_classes,
             "class_modulates": denoiser.class_modulates,
             "default_class": denoiser.null_class if null_by_default else None,
-            "project": model.is_seq2seq and diffusion.l2_normalized,
+            "project": (model.is_seq2seq or model.writes_documents) and diffusion.l2_normalized,
             "divisor": model.divisor.item(),
             "mean": model.latent_mean.tolist(),
         },

@@ -79,8 +79,12 @@ def _decoded(
     found: list[list[int]] = [[]] * len(documents)
     for length in set(map(len, prefixes)):
         rows = [row for row, prefix in enumerate(prefixes) if len(prefix) == length]
-        prefix = np.array([prefixes[row] + between for row in rows], np.int64) if length else None
-        ids = model.decode_tokens(latents[rows], None, rules, seed, sample_ids[rows], prefix)
+        prefix, how = None, rules
+        if length:
+            prefix = np.array([prefixes[row] + between for row in rows], np.int64)
+            # It ends with what a text begins with, so that there is less to write.
+            how = replace(rules, max_length=rules.max_length - len(between) + 1)
+        ids = model.decode_tokens(latents[rows], None, how, seed, sample_ids[rows], prefix)
         for row, tokens in zip(rows, ids, strict=True):
             found[row] = tokens
     return found

@@ -107,6 +107,8 @@ class BlockCoder:
     ) -> list[list[int]]:
         """Token ids of the block of each document, decoded from its latents (B, N, d)."""
         prefixes = [self.writer.prefix(document) for document in documents]
+        # A prefix ends with what a text begins with, so that there is less to write.
+        most = (decoding.max_length or self.autoencoder.max_len) - len(self.between) + 1
         ids: list[list[int]] = [[]] * len(documents)
         for length in set(map(len, prefixes)):
             rows = [row for row, prefix in enumerate(prefixes) if len(prefix) == length]
@@ -115,10 +117,10 @@ class BlockCoder:
                 given = torch.tensor([prefixes[row] + self.between for row in rows], device=latents.device)
             places = torch.tensor(rows, device=latents.device)
             options: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids[places], "prefix": given}
-            for row, found in zip(
-                rows, self.autoencoder.generate(latents[places], decoding, **options), strict=True
-            ):
-                ids[row] = found
+            how = replace(decoding, max_length=most) if length else decoding
+            found = self.autoencoder.generate(latents[places], how, **options)
+            for row, tokens in zip(rows, found, strict=True):
+                ids[row] = tokens
         return ids
 
 

@@ -248,6 +248,8 @@ class TextDiffusionPipeline(InfillOperations):
             context = partial(self._encode_sources, sources)
         elif blocks is not None:
             context = partial(self._encode_blocks, blocks)
+        if guidance_scale is None:
+            guidance_scale = 1.0 if context is None else self.default_guidance()
         total, done = num_samples * plan.num_steps, 0
 
         def advance(count: int) -> None:
@@ -265,13 +267,13 @@ class TextDiffusionPipeline(InfillOperations):
             eta=eta,
             seed=seed,
             batch_size=batch_size,
-            guidance_scale=self.default_guidance() if guidance_scale is None else guidance_scale,
+            guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
             class_id=class_ids,
             context=context,
             lengths=lengths,
-            # As published, only sequence-to-sequence sampling stays on the sphere (golden NOTES 27).
-            project=self.model.is_seq2seq and self.model.diffusion.l2_normalized,
+            # As published, only sampling after a text stays on the sphere (golden NOTES 27).
+            project=context is not None and self.model.diffusion.l2_normalized,
             start=start,
             strength=strength,
             steer=steer,
