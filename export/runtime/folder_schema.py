@@ -163,7 +163,7 @@ class FolderConfig:
     vocab_size: int | None = key(WholeNumber(1, 2**24), optional=True, default=None)
     sha256: Mapping[str, str] | None = key(TableOf(Sha256(), 1000, FileName()), optional=True, default=None)
     digest: str | None = key(Sha256(), optional=True, default=None)
-    documents: Documents | None = key(Documents, optional=True, default=None)
+    documents: Documents | None = key(Maybe(Documents), optional=True, default=None)
 
     @property
     def graphs(self) -> tuple[str, ...]:

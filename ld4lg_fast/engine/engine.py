@@ -281,10 +281,9 @@ def _check(
         sentence := more_than_timesteps(num_inference_steps, schedule.num_train_timesteps)
     ):
         raise ConfigError(sentence)
-    if guidance_scale != 1.0 and not config.num_classes and context is None:
+    if guidance_scale != 1.0 and not config.num_classes and context is None and not model.writes_documents:
         raise ConfigError(
-            f"guidance_scale {guidance_scale} needs a class-conditional or sequence-to-sequence model; "
-            "this one has no condition, use guidance_scale 1."
+            f"guidance_scale {guidance_scale} needs a model with classes, source texts or documents; use 1."
         )
 
 

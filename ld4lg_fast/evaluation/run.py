@@ -69,7 +69,7 @@ class Evaluation:
                 f"generation.num_candidates={self.options.num_candidates} needs a sequence-to-sequence "
                 "model; this one writes without a source, use 1."
             )
-        conditional = self.from_sources or network.num_classes
+        conditional = self.from_sources or self.pipe.model.writes_documents or network.num_classes
         if (
             self.options.frontier
             and not conditional

@@ -283,7 +283,7 @@ def test_commands_sample_and_refuse_in_one_sentence(small, tmp_path, monkeypatch
         (("run-onnx", folder, "--provider", "CUDAExecutionProvider"), "has no provider"),
         (("run-onnx", folder, "--class-id", 1), "trained without classes"),
         (("run-onnx", folder, "--source", "a"), "trained without source texts"),
-        (("run-onnx", folder, "--guidance-scale", 2), "needs a class-conditional"),
+        (("run-onnx", folder, "--guidance-scale", 2), "needs a model with classes"),
         (("run-onnx", folder, "--num-inference-steps", 0), "num_inference_steps is 0"),
         (("run-onnx", folder, "--guidance-interval", 0.5, 0.2), "guidance_interval is (0.5, 0.2)"),
         (("run-onnx", folder, *few, *FIRST_ORDER), "at least 2 steps"),
