@@ -100,7 +100,7 @@ class Autoregressive:
                 learning_rate=1e-3,
             )
             model.save_pretrained(folder)
-        self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=precision).eval()
+        self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=precision, trust_remote_code=False).eval()
 
     @property
     def num_parameters(self) -> int:

@@ -78,7 +78,13 @@ def built(name: str, dataset: TextDataset, options: argparse.Namespace) -> Syste
     """A trained system."""
     run = options.out / "blocks"
     blocks = f"dataset.max_len={MAX_LEN.get(options.dataset, 64)}"
-    overrides = [f"dataset={options.dataset}", "dataset.documents=true", "recipe=blocks", "model=small", blocks]
+    overrides = [
+        f"dataset={options.dataset}",
+        "dataset.documents=true",
+        "recipe=blocks",
+        "model=small",
+        blocks,
+    ]
     run_training(run, options.minutes, *overrides, *options.train)
     ours = Blocks(run, options.quality)
     if name == "blocks":
@@ -209,9 +215,7 @@ def main() -> None:
     parser.add_argument("--speed-rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args()
-    dataset = load_text_dataset(
-        options.dataset, documents=True, train_fallback=FALLBACK.get(options.dataset)
-    )
+    dataset = load_text_dataset(options.dataset, documents=True, train_fallback=FALLBACK.get(options.dataset))
     systems = {name: built(name, dataset, options) for name in options.systems}
     ours = built("blocks", dataset, options)
     coder = BlockCoder(ours.pipe.autoencoder, ours.pipe.model.recipe["prefix_tokens"])

@@ -5,7 +5,7 @@ Letters: B documents, N latent positions, d latent width, P prefix tokens.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,11 +13,26 @@ from .contexts import BlockContexts
 from .decoding import DecodingRules
 from .documents import Document, DocumentWriter, block_seed
 from .errors import RuntimeInputError
-from .folder_schema import Documents
+from .folder_schema import Documents, FolderConfig
 from .option_checks import shown
 
-if TYPE_CHECKING:
-    from .pipeline import OnnxTextDiffusion
+
+class WritesBlocks(Protocol):
+    """What this needs of an `OnnxTextDiffusion`: its settings, latents after documents, and tokens of latents."""
+
+    config: FolderConfig
+
+    def sample(self, sample_ids: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray | None]: ...
+
+    def decode_tokens(
+        self,
+        latents: np.ndarray,
+        mask: np.ndarray | None,
+        rules: DecodingRules,
+        seed: int,
+        sample_ids: np.ndarray,
+        prefix: np.ndarray | None,
+    ) -> list[list[int]]: ...
 
 
 def check_no_documents(documents: Documents | None, **given: Any) -> None:
@@ -34,7 +49,7 @@ def check_no_documents(documents: Documents | None, **given: Any) -> None:
 
 
 def write_documents(
-    model: "OnnxTextDiffusion",
+    model: WritesBlocks,
     contexts: BlockContexts,
     prompts: Sequence[str],
     max_new_tokens: int,
@@ -64,7 +79,7 @@ def write_documents(
 
 
 def _decoded(
-    model: "OnnxTextDiffusion",
+    model: WritesBlocks,
     writer: DocumentWriter,
     documents: Sequence[Document],
     latents: np.ndarray,

@@ -97,7 +97,7 @@ def generate_ids(
         return run(search, rules, len(states), fill, prefix)
 
 
-def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int, prefix: int) -> GenerationConfig:
+def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int, prefix: int = 0) -> GenerationConfig:
     """The model's generation options, overridden by ``config``."""
     options = copy.deepcopy(lm.generation_config)
     beam = config.strategy == "beam"
@@ -157,7 +157,7 @@ def _generate(
     options: GenerationConfig,
     config: DecodingConfig,
     uniforms: Tensor | None,
-    prefix: Tensor | None,
+    prefix: Tensor | None = None,
 ) -> Tensor:
     """Token ids (B, length) from transformers' ``generate``; ``uniforms`` (B, max_length) for sampling."""
     begun: dict[str, Tensor] = {}

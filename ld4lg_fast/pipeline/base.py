@@ -160,5 +160,7 @@ class PipelineBase:
     def default_guidance(self) -> float:
         """2 for a model that attends to a text and was trained to do without it, too; else 1 (no guidance)."""
         model = self.model
-        attends = model.is_seq2seq or (model.writes_documents and model.recipe.get("context_drop_prob", 0) > 0)
+        attends = model.is_seq2seq or (
+            model.writes_documents and model.recipe.get("context_drop_prob", 0) > 0
+        )
         return CONTEXT_GUIDANCE if attends else 1.0

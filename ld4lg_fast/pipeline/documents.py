@@ -26,7 +26,7 @@ from ld4lg_fast.pipeline.conditions import chosen_classes
 from ld4lg_fast.pipeline.outputs import Progress, SampledLatents, TextDiffusionOutput, joined
 from ld4lg_fast.pipeline.selection import SelectionOperations
 
-UNUSABLE = ("source", "start", "lengths")  # options of a call that a block cannot have
+UNUSABLE = ("source", "start", "lengths", "blocks")  # options of a call that a block cannot have
 
 logger = get_logger("ld4lg_fast")
 _said: set[str] = set()
@@ -154,10 +154,10 @@ class DocumentOperations(SelectionOperations, ABC):
             if options.get(name) is not None:
                 raise ConfigError(f"{name} cannot be given to a model that writes documents; leave it out.")
 
-    def whole_documents(
+    def _whole_documents(
         self, prompts: Sequence[str], count: int, batches: Iterator[TextDiffusionOutput]
     ) -> TextDiffusionOutput:
-        """The blocks of all batches of `write` joined to ``count`` texts."""
+        """The blocks of all batches of `_write` joined to ``count`` texts."""
         texts, first, begun = [""] * count, [], set[int]()
         for batch in batches:
             rows = batch.rows.tolist()
@@ -170,7 +170,7 @@ class DocumentOperations(SelectionOperations, ABC):
         return TextDiffusionOutput(**vars(joined(first)), texts=texts, prompts=of_each)
 
     @torch.no_grad()
-    def write(
+    def _write(
         self,
         prompts: Sequence[str],
         decoding: DecodingConfig,

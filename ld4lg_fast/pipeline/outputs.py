@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.models.context_encoder import BlockContext
 
 Progress = Callable[[str, int, int], None]
 """(phase ``denoise`` or ``decode``, done, total)"""
@@ -56,6 +57,7 @@ class SamplingOptions(TypedDict, total=False):
     start: Tensor | None
     strength: float
     steer: Callable[[Tensor], Tensor] | None
+    blocks: BlockContext | None
     precision: str | None
     cuda_graph: bool | None
     callback: Callback | None

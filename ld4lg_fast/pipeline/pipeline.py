@@ -15,7 +15,9 @@ from torch import Tensor
 from ld4lg_fast.checkpoints import hub
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine.engine import check_fits, fitting_batch, sample_batches, sample_id_tensor
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.documents import MAX_NEW_TOKENS
+from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.options.checks import check_given, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
@@ -108,7 +110,7 @@ class TextDiffusionPipeline(InfillOperations):
                 "max_new_tokens": max_new_tokens,
                 "decoding": decoding,
             }
-            return self.whole_documents(prompts, count, self.stream(count, **given, **options))
+            return self._whole_documents(prompts, count, self.stream(count, **given, **options))
         num_samples, count = self._counts(1 if num_samples is None else num_samples, best_of)
         batches = list(self.stream(count, decoding=decoding, **options))
         texts = {
@@ -144,7 +146,7 @@ class TextDiffusionPipeline(InfillOperations):
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         if self.model.writes_documents:
             most, given = max_new_tokens or MAX_NEW_TOKENS, {"batch_size": batch_size, "progress": progress}
-            return self.write(prompts, decoding, most, seed, ids, **given, **options)
+            return self._write(prompts, decoding, most, seed, ids, **given, **options)
         written = 0
 
         def decoded(phase: str, done: int, total: int) -> None:
@@ -243,6 +245,10 @@ class TextDiffusionPipeline(InfillOperations):
         lengths, mask = real_lengths(
             self.model, self.statistics, lengths, seed, ids, self.autoencoder.perceiver is None
         )
+        if blocks is not None and not (isinstance(blocks, BlockContext) and self.model.writes_documents):
+            raise ConfigError(
+                f"blocks is {shown(blocks)}; it must be a BlockContext, and the model one that writes documents."
+            )
         context: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         if sources is not None:
             context = partial(self._encode_sources, sources)

@@ -58,8 +58,19 @@ BAD += [
 
 NUMERIC = RULES.keys() - {"early_stopping"}
 NAMES = {"quality", "sampler", "spacing", "precision", "decoding", "attn_implementation"}
-TEXT = {"text", "was", "becomes", "first", "second", "gap", "texts", "source", "class_name"}
-OTHER = {"class_id", "sample_ids", "lengths", "start", "latents", "mask", "shares", "guide", "batch_size"}
+TEXT = {"text", "was", "becomes", "first", "second", "gap", "texts", "source", "class_name", "prompt"}
+OTHER = {
+    "class_id",
+    "sample_ids",
+    "lengths",
+    "start",
+    "latents",
+    "mask",
+    "shares",
+    "guide",
+    "batch_size",
+    "blocks",
+}
 
 # Of each method the arguments without which it cannot be called.
 LATENTS = torch.zeros(2, 6, 8)
@@ -84,7 +95,7 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 # Methods whose arguments are paths, devices and names on the hub.
 ELSEWHERE = {"from_pretrained", "save_pretrained", "push_to_hub", "to", "compile", "default_guidance"}
-ELSEWHERE |= {"check_length"}  # is `of_length`'s
+ELSEWHERE |= {"check_length", "check_prompt"}  # are those of `of_length` and of a call
 
 
 def options_of(name: str) -> dict[str, Any]:

@@ -36,11 +36,15 @@ GIVEN = {
     "source": None,
     "class_name": None,
     "lengths": None,
+    "blocks": None,
 }
 METHODS = {
     "vary": ({"text": "a pub", "num_samples": 2}, {"start", "lengths"}),
     "edit": ({"texts": ["a pub", "an inn"]}, {"num_samples", "start", "lengths"}),
-    "infill": ({"text": "a ___ pub", "num_samples": 2, "best_of": 1}, {"decoding", "start", "lengths"}),
+    "infill": (
+        {"text": "a ___ pub", "num_samples": 2, "best_of": 1},
+        {"decoding", "start", "lengths", "sample_ids", "blocks"},
+    ),
     "of_length": ({"num_samples": 2, "length": 5, "best_of": 1}, set()),
     "of_length with a guide": ({"num_samples": 2, "length": 5, "best_of": 1, "guide": GUIDE}, {"steer"}),
     "learn_length from texts": ({"texts": ["a pub", "an inn"] * 20}, set(GIVEN)),
@@ -64,7 +68,9 @@ def test_every_method_that_passes_options_on_is_here():
         for name, method in inspect.getmembers(TextDiffusionPipeline, inspect.isfunction)
         if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
     }
-    assert passing - {"__call__", "stream", "sample"} == {name.partition(" ")[0] for name in METHODS}
+    assert passing - {"__call__", "stream", "sample", "_write"} == {
+        name.partition(" ")[0] for name in METHODS
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -56,8 +56,9 @@ def test_the_options_of_a_call_are_those_of_sampling_and_decoding():
     }
     assert set(get_type_hints(CallOptions)) == explained
     shared = explained - set(get_type_hints(SamplingOptions)) | {"self", "num_samples", "decoding", "options"}
+    shared |= {"prompt", "max_new_tokens"}
     assert set(inspect.signature(TextDiffusionPipeline.stream).parameters) == shared
-    own = {"self", "num_samples", "best_of", "decoding", "options"}
+    own = {"self", "num_samples", "prompt", "max_new_tokens", "best_of", "decoding", "options"}
     assert set(inspect.signature(TextDiffusionPipeline.__call__).parameters) == own
 
 

@@ -50,7 +50,9 @@ def test_the_head_of_a_block_that_is_cut_stands_before_its_tail(blocks):
 
 
 def test_documents_stay_together_in_a_shuffled_epoch():
-    orders = [np.concatenate(shuffled_batches(10, 5, seed=1, epoch=epoch, firsts=FIRSTS)) for epoch in range(9)]
+    orders = [
+        np.concatenate(shuffled_batches(10, 5, seed=1, epoch=epoch, firsts=FIRSTS)) for epoch in range(9)
+    ]
     assert len(set(map(tuple, orders))) > 4
     for order in orders:
         assert sorted(order) == list(range(10))

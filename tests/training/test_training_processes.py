@@ -132,7 +132,7 @@ def seen(context: BlockContext) -> tuple[torch.Tensor, ...]:
 def test_parts_of_a_batch_agree_on_what_is_dropped(kind):
     stage = make_stage(kind)
     coins, dropped = set(), "blocks" if kind == "blocks" else "context"
-    for step in range(STEPS):
+    for step in range(2 * STEPS):
         _, whole, conditions = stage.batch(step, Part())
         coins.add((whole.self_condition, conditions[dropped] is None))
         for part in (Part(index, 4) for index in range(4)):
