@@ -13,6 +13,7 @@ Letters: B batch, N latent positions, d latent width, M source length.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +150,7 @@ class ContextOfBlocks(nn.Module):
     ) -> list[Tensor]:
         context = BlockContext(latents, index, num_blocks, begins, continues)
         states, mask = self.model.encode_blocks(context)
-        denoiser = self.model.denoiser
+        denoiser: Any = self.model.denoiser
         tokens = denoiser.context_proj(states)
         return [*(block.cross_attn.kv(tokens) for block in denoiser.blocks), mask]
 

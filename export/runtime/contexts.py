@@ -93,7 +93,7 @@ class BlockContexts:
         for text, place in distinct.items():
             latents[place] = self._latents[text]
         index = [[0] * (most - len(blocks)) + [distinct[text] for text in blocks] for blocks in seen]
-        feeds = {
+        feeds: dict[str, np.ndarray] = {
             "latents": latents,
             "index": np.array(index, np.int64),
             "num_blocks": np.array([len(blocks) for blocks in seen], np.int64),

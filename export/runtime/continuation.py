@@ -3,7 +3,7 @@
 Letters: B documents, N latent positions, d latent width, P prefix tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -20,19 +20,14 @@ from .option_checks import shown
 class WritesBlocks(Protocol):
     """What this needs of an `OnnxTextDiffusion`: its settings, latents after documents, and tokens of latents."""
 
-    config: FolderConfig
+    @property
+    def config(self) -> FolderConfig: ...
 
-    def sample(self, sample_ids: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray | None]: ...
+    @property
+    def sample(self) -> Callable[..., tuple[np.ndarray, np.ndarray | None]]: ...
 
-    def decode_tokens(
-        self,
-        latents: np.ndarray,
-        mask: np.ndarray | None,
-        rules: DecodingRules,
-        seed: int,
-        sample_ids: np.ndarray,
-        prefix: np.ndarray | None,
-    ) -> list[list[int]]: ...
+    @property
+    def decode_tokens(self) -> Callable[..., list[list[int]]]: ...
 
 
 def check_no_documents(documents: Documents | None, **given: Any) -> None:

@@ -130,7 +130,8 @@ def _advice(p: Place) -> str:
     )
 
 
-OPENING, ENDING = (_introduction, _way), (_advice,)
+OPENING: Sequence[Callable[[Place], str]] = (_introduction, _way)
+ENDING: Sequence[Callable[[Place], str]] = (_advice,)
 MIDDLE: Sequence[Sequence[Callable[[Place], str]]] = (
     (_menu, _bill, _staff),
     (_guests, _children, _staff),

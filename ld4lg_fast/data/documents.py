@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -31,4 +32,5 @@ def in_blocks(dataset: TextDataset, count: Counter, max_tokens: int) -> TextData
             labels = np.repeat(split.labels, np.diff(offsets)).tolist()
         return TextSplit(texts, labels, None, offsets)
 
-    return replace(dataset, **{name: cut(getattr(dataset, name)) for name in SPLITS})
+    parts: dict[str, Any] = {name: cut(getattr(dataset, name)) for name in SPLITS}
+    return replace(dataset, **parts)

@@ -93,7 +93,7 @@ class LatentDiffusion(nn.Module):
             )
         self.context_encoder: ContextEncoder | None = None
         if num_blocks := recipe.get("context_blocks", 0):
-            sizes = denoiser.config
+            sizes: Any = denoiser.config
             self.context_encoder = ContextEncoder(
                 ContextEncoderConfig(
                     num_blocks,

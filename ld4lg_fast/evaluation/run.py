@@ -180,7 +180,7 @@ class Evaluation:
             scores = {seed: own.scores for seed, own in sampled.items()} if count > 1 else None
             return pair_rows(samples, self.references, count, partial(evaluate_pairs, **shared), scores)
         shared["cache"] = ArrayCache(self.results / "cache")
-        measure = partial(evaluate_texts, **shared)
+        measure: Any = partial(evaluate_texts, **shared)
         if self.from_prompts:
             measure = partial(evaluate_continuations, prompts=self.references.sources or [], **shared)
             own = text_rows(samples, self.references, self.dataset.train.texts, (), measure)

@@ -7,7 +7,7 @@ import copy
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class BlockCoder:
     """A language autoencoder as documents need it: blocks to latents, latents to the tokens that go on."""
 
     def __init__(self, autoencoder: LanguageAutoencoder, num_prefix: int) -> None:
-        self.autoencoder, self.tokenizer = autoencoder, autoencoder.tokenizer
+        self.autoencoder, self.tokenizer = autoencoder, cast(Any, autoencoder.tokenizer)
         before, _ = special_tokens_around("a", self.tokenizer)
         opening: list[int] = self.tokenizer("")["input_ids"][:before]
         # Between the tokens before a block and the block, which begins as a text does.

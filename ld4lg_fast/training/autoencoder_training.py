@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
@@ -47,7 +48,8 @@ def train_autoencoder(
     documents = "context_blocks" in config["recipe"]
     if documents:
         dataset = dataset_of_blocks(dataset, autoencoder, session)
-    tokens, validation = tokenize(autoencoder, dataset, session)
+    tokens, held_out = tokenize(autoencoder, dataset, session)
+    validation: Any = held_out
     write_statistics(tokens, dataset, session)
     step = 0
     if nothing_to_train(config):

@@ -36,7 +36,7 @@ def dataset_of_blocks(
 ) -> TextDataset:
     """A corpus of documents as one of blocks; of the validation documents as many as have the blocks that are validated
     on, but at least one."""
-    tokenizer = autoencoder.tokenizer
+    tokenizer: Any = autoencoder.tokenizer
     room = autoencoder.max_len - tokenizer.num_special_tokens_to_add()
     most = session.options.validation_texts
     some = dataset.validation.select(range(min(most, len(dataset.validation))))
@@ -53,7 +53,8 @@ def dataset_of_blocks(
 
 def block_tokens(split: TextSplit, tokens: Any, autoencoder: LanguageAutoencoder) -> BlockTokens:
     """The tokenised blocks of a split of `dataset_of_blocks`."""
-    around = special_tokens_around(split.texts[0], autoencoder.tokenizer)
+    tokenizer: Any = autoencoder.tokenizer
+    around = special_tokens_around(split.texts[0], tokenizer)
     return BlockTokens(tokens, split.offsets, *around)  # type: ignore[arg-type]  # blocks have offsets
 
 

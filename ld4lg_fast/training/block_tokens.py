@@ -65,7 +65,8 @@ class BlockTokens:
         chosen = np.flatnonzero((coins < share) & (sizes > 1))
         places = 1 + (places * (sizes - 1)).astype(int)
         pairs = [(int(block), int(places[block])) for block in chosen]
-        return chosen, *(_joined([part(*pair) for pair in pairs]) for part in (self.head, self.tail))
+        heads, tails = (_joined([part(*pair) for pair in pairs]) for part in (self.head, self.tail))
+        return chosen, heads, tails
 
 
 def _joined(rows: Sequence[list[int]]) -> TokenizedTexts:

@@ -2,8 +2,8 @@
 
 import hashlib
 from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 
 from ld4lg_fast.data import shuffled_batches
@@ -26,7 +26,7 @@ class StepBatches:
         grouping: ``lengths`` or ``firsts`` of the examples; see `shuffled_batches`.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, seed: int, **grouping: np.ndarray) -> None:
+    def __init__(self, num_examples: int, batch_size: int, seed: int, **grouping: Any) -> None:
         self._epoch = partial(shuffled_batches, num_examples, batch_size, seed=seed, **grouping)
         self._number, self._batches = 0, self._epoch(epoch=0)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.console import console
+from ld4lg_fast.training.block_latents import BlockLatents
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents
 from ld4lg_fast.training.reconstruction import exact_decoding
 from ld4lg_fast.training.seeding import step_generator
@@ -25,14 +27,16 @@ BATCH = 128
 class ValidationSet:
     """Latents of the validation texts, the autoencoder that decodes samples, and sources, if the model uses them."""
 
-    texts: ConditionedLatents
+    texts: ConditionedLatents | BlockLatents
     autoencoder: LanguageAutoencoder
     statistics: RunStatistics
     sources: Sequence[str] | None
 
 
 @torch.no_grad()
-def validation_loss(model: LatentDiffusion, texts: ConditionedLatents, session: Session) -> float:
+def validation_loss(
+    model: LatentDiffusion, texts: ConditionedLatents | BlockLatents, session: Session
+) -> float:
     """Mean loss over all texts; noise and times are the same in every call.
 
     The batches are distributed over the processes; call in all of them.
@@ -42,7 +46,8 @@ def validation_loss(model: LatentDiffusion, texts: ConditionedLatents, session: 
         total = 0.0
         for start in session.mine(range(0, len(texts), BATCH)):
             rows = list(range(start, min(start + BATCH, len(texts))))
-            latents, conditions = texts.batch(rows, model.latent_mean.device)
+            latents, given = texts.batch(rows, model.latent_mean.device)
+            conditions: Any = given
             draws = model.draw(latents, step_generator(session.seed, "validation", start))
             total += model.loss(latents, draws, **conditions).loss.item() * len(rows)
         return total
