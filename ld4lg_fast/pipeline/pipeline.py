@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -146,8 +146,9 @@ class TextDiffusionPipeline(InfillOperations):
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         if self.model.writes_documents:
             most = max_new_tokens or MAX_NEW_TOKENS
-            shared = {"batch_size": batch_size, "progress": progress}
-            return self._write(prompts, decoding, most, seed, ids, **cast(Any, shared), **options)
+            return self._write(
+                prompts, decoding, most, seed, ids, progress=progress, batch_size=batch_size, **options
+            )
         written = 0
 
         def decoded(phase: str, done: int, total: int) -> None:

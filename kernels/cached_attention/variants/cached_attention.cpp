@@ -1,6 +1,7 @@
 // One text and head at a time: the keys of a head lie together, so that they stay in the cache for all its beams.
 #include "../cached_attention.h"
 
+#include <algorithm>
 #include <limits>
 #include <memory>
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -14,7 +13,7 @@ inline float exp_of_negative(float x) {
   constexpr float kSmallest = -70.0f;
   const float inside = x > kSmallest ? x : kSmallest;  // also for NaN
   const int32_t n = static_cast<int32_t>(inside * 1.44269504f - 0.5f);
-  const float r = (std::max(x, kSmallest) - static_cast<float>(n) * 0.693359375f) + static_cast<float>(n) * 2.12194440e-4f;
+  const float r = (x - static_cast<float>(n) * 0.693359375f) + static_cast<float>(n) * 2.12194440e-4f;
   float e = 1.0f / 5040.0f;
   e = e * r + 1.0f / 720.0f;
   e = e * r + 1.0f / 120.0f;
