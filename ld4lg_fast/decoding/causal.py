@@ -1,0 +1,133 @@
+"""`CausalDecoder`: one description of decoder-only models, read from the modules of transformers.
+
+Llama (Touvron et al. 2023), also SmolLM2, and its relatives: RMSNorm before each branch (Gemma 2: also after it),
+rotary positions, grouped queries, gated feed-forwards. Mistral and Qwen attend to a window of positions in some or all
+layers, Qwen2 has biases, Qwen3 norms of queries and keys, Gemma scaled embeddings and norms with 1 + weight.
+
+Letters: R rows, D model width, H heads, G heads of keys and values, K head width, T positions, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ld4lg_fast.decoding.families import Map
+from ld4lg_fast.decoding.rules import UnsupportedError
+from ld4lg_fast.engine.merged_linear import Merge
+from ld4lg_fast.engine.precision import Linear
+from ld4lg_fast.kernels import ops
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma")
+GLUS = ("silu", "gelu_pytorch_tanh")
+# Frequencies that depend on the length of the text, so that keys in a cache would have to be rotated again.
+CHANGING_ROTATIONS = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class CausalLayer:
+    """The matmuls and norms of a layer: ``qkv`` (H·K + 2·G·K, D), ``gate_up`` with its activation (F, D).
+
+    ``query_norm`` and ``key_norm`` are of each head, or None. ``window``: number of positions that are seen; None: all.
+    """
+
+    self_norm: Map
+    qkv: Linear
+    query_norm: Map | None
+    key_norm: Map | None
+    self_out: Linear
+    ff_norm: Map
+    gate_up: Linear
+    down: Linear
+    window: int | None
+
+
+@dataclass(frozen=True)
+class CausalDecoder:
+    """A decoder-only model.
+
+    Attributes:
+        embed: tokens (R,) -> (R, D). head: (R, D) -> logits (R, V).
+        scale: of the attention scores.
+        rotary: (T) -> (2, T, K/2), cosines and sines of the positions.
+    """
+
+    layers: list[CausalLayer]
+    embed: Map
+    final: Map
+    head: Linear
+    heads: int
+    kv_heads: int
+    head_width: int
+    scale: float
+    rotary: Callable[[int], Tensor]
+
+
+def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -> CausalDecoder:
+    """The decoder-only model ``lm`` in ``dtype``, with matmuls by ``merge``.
+
+    Raises:
+        UnsupportedError: another family, or an option of its config that only transformers' modules have.
+    """
+    config: Any = lm.config
+    kind = config.model_type
+    if kind not in FAMILIES or not hasattr(lm, "lm_head"):
+        raise UnsupportedError(f"models of the type {kind!r}")
+    if config.hidden_act not in GLUS:
+        raise UnsupportedError(f"feed-forwards with the activation {config.hidden_act!r}")
+    if (rope := config.rope_parameters["rope_type"]) in CHANGING_ROTATIONS:
+        raise UnsupportedError(f"rotary embeddings of the type {rope!r}")
+    if getattr(config, "use_bidirectional_attention", None):
+        raise UnsupportedError("bidirectional attention")
+    model: Any = lm.model
+
+    def merged(*linears: nn.Module, glu: str | None = None) -> Linear:
+        for linear in linears:
+            if type(linear) is not nn.Linear:  # an adapter's, or a quantized one
+                raise UnsupportedError(f"layers of the class {type(linear).__name__}")
+        return merge(linears, glu)
+
+    def norm(module: Any) -> Map:
+        weight = module.weight.detach()
+        if kind == "gemma":
+            weight = 1.0 + weight.float()  # which bfloat16 would round too coarsely
+        else:
+            weight = weight.to(dtype)
+        return partial(ops.rms_norm, weight=weight, eps=config.rms_norm_eps)
+
+    def read_layer(layer: Any) -> CausalLayer:
+        attention, ff = layer.self_attn, layer.mlp
+        window = config.sliding_window if kind == "mistral" else getattr(attention, "sliding_window", None)
+        return CausalLayer(
+            self_norm=norm(layer.input_layernorm),
+            qkv=merged(attention.q_proj, attention.k_proj, attention.v_proj),
+            query_norm=norm(attention.q_norm) if kind == "qwen3" else None,
+            key_norm=norm(attention.k_norm) if kind == "qwen3" else None,
+            self_out=merged(attention.o_proj),
+            ff_norm=norm(layer.post_attention_layernorm),
+            gate_up=merged(ff.gate_proj, ff.up_proj, glu=config.hidden_act),
+            down=merged(ff.down_proj),
+            window=window,
+        )
+
+    def rotary(length: int) -> Tensor:
+        places = torch.arange(length, device=lm.device)[None]
+        both = torch.cat(model.rotary_emb(places.float(), places))  # the halves of a head are rotated alike
+        return both[..., : both.shape[-1] // 2].to(dtype)
+
+    first = model.layers[0].self_attn
+    return CausalDecoder(
+        layers=[read_layer(layer) for layer in model.layers],
+        embed=lambda tokens: model.embed_tokens(tokens).to(dtype),
+        final=norm(model.norm),
+        head=merged(lm.lm_head),
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_width=first.head_dim,
+        scale=first.scaling,
+        rotary=rotary,
+    )

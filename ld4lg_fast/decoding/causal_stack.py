@@ -1,0 +1,189 @@
+"""Decoding of a decoder-only model: a soft prefix is read at once, then a token at a time.
+
+The soft prefix (Li & Liang 2021; Lester et al. 2021) is N embeddings in front of the text. The beams of a sentence
+share its keys and values.
+
+Letters: S sentences, W beams, N positions of the soft prefix, L positions read at once, T positions of the cache,
+H heads, G heads of keys and values, K head width, D model width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ld4lg_fast.decoding.cache import KeyValueCache, empty_past
+from ld4lg_fast.decoding.causal import CausalDecoder, CausalLayer
+from ld4lg_fast.decoding.rules import UnsupportedError
+from ld4lg_fast.kernels import backend, ops
+
+
+@dataclass
+class CausalCache(KeyValueCache):
+    """Keys and values of a batch.
+
+    Attributes:
+        soft_prefix: N, the position of the text's first token.
+        rotary: (2, T, K/2) of the decoder.
+    """
+
+    soft_prefix: int
+    rotary: Tensor
+
+
+class CausalStack:
+    """Runs a decoder-only model a token at a time."""
+
+    def __init__(self, decoder: CausalDecoder, dtype: torch.dtype) -> None:
+        self.decoder, self.dtype = decoder, dtype
+
+    def _is_native(self, device: torch.device) -> bool:
+        """Whether attention is `ops.cached_attention`."""
+        return (
+            self.dtype == torch.float32
+            and backend.choose("cached_attention", device.type, (self.dtype,)) == "native"
+        )
+
+    def start(self, states: Tensor, mask: Tensor | None, num_beams: int, max_length: int) -> CausalCache:
+        """The cache of texts of ``max_length`` tokens behind the soft prefixes ``states`` (S, N, D).
+
+        Raises:
+            UnsupportedError: a mask of the prefixes.
+        """
+        if mask is not None:
+            raise UnsupportedError("masks of a soft prefix")
+        decoder, (sentences, count, _) = self.decoder, states.shape
+        length = count + max_length
+        shape = (sentences, decoder.kv_heads, length, num_beams, decoder.head_width)
+        cache = CausalCache(
+            # Zeros, as positions that are not written yet are masked, and a masked NaN would still give NaN.
+            keys=[states.new_zeros(shape, dtype=self.dtype) for _ in decoder.layers],
+            values=[states.new_zeros(shape, dtype=self.dtype) for _ in decoder.layers],
+            chosen=empty_past(sentences, num_beams, length, states.device),
+            soft_prefix=count,
+            rotary=decoder.rotary(length),
+        )
+        self._read(states.to(self.dtype), 0, cache)
+        return cache
+
+    def prefill(self, tokens: Tensor, cache: CausalCache) -> None:
+        """Takes the first tokens (S, P) of every text into the cache at once; the beams of a sentence share them."""
+        self._read(self.decoder.embed(tokens), cache.soft_prefix, cache)
+
+    def _read(self, x: Tensor, first: int, cache: CausalCache) -> None:
+        """Takes the embeddings (S, L, D) at ``first`` … into the cache."""
+        sentences, count, _ = x.shape
+        last = first + count
+        if cache.chosen is not None:
+            cache.chosen[:, :, first:last] = 0
+        queries, places = torch.arange(first, last, device=x.device)[:, None], torch.arange(last, device=x.device)
+        rotary = cache.rotary[:, first:last, None]
+        x = x.flatten(0, 1)
+        for index, layer in enumerate(self.decoder.layers):
+            query, key, value = (
+                part.view(sentences, count, -1, self.decoder.head_width) for part in self._qkv(x, layer)
+            )
+            cache.keys[index][:, :, first:last, 0] = _rotated(key, rotary).transpose(1, 2)
+            cache.values[index][:, :, first:last, 0] = value.transpose(1, 2)
+            if index == len(self.decoder.layers) - 1:
+                break  # what follows would be logits of these positions
+            seen = places <= queries
+            if layer.window is not None:
+                seen &= places > queries - layer.window
+            out = F.scaled_dot_product_attention(
+                _rotated(query, rotary).transpose(1, 2),
+                cache.keys[index][:, :, :last, 0],
+                cache.values[index][:, :, :last, 0],
+                attn_mask=seen,
+                scale=self.decoder.scale,
+                enable_gqa=True,
+            )
+            x = self._finish(out.transpose(1, 2).reshape(len(x), -1), x, layer)
+
+    def step(self, tokens: Tensor, position: Tensor, span: int, cache: CausalCache) -> Tensor:
+        """Logits (S·W, V) of the token after ``tokens`` (S·W,), which are at ``position`` (1,) < ``span`` of the text.
+
+        On a CPU they are at its last position.
+        """
+        decoder = self.decoder
+        position, span = position + cache.soft_prefix, span + cache.soft_prefix
+        x = decoder.embed(tokens)
+        cache.enter(position)
+        rotary = cache.rotary.index_select(1, position)
+        past, native = None, self._is_native(x.device)
+        if not native:
+            past = cache.past_bias(span)
+        for index, layer in enumerate(decoder.layers):
+            query, key, value = self._qkv(x, layer)
+            if native:
+                out = ops.cached_attention(
+                    query,
+                    cache.keys[index],
+                    cache.values[index],
+                    span,
+                    decoder.scale,
+                    cache.chosen,
+                    key=key,
+                    value=value,
+                    rotary=rotary[:, 0],
+                    window=layer.window,
+                )
+            else:
+                out = self._attend(query, key, value, layer.window, index, position, span, rotary, past, cache)
+            x = self._finish(out, x, layer)
+        return decoder.head(decoder.final(x)).float()
+
+    def _qkv(self, x: Tensor, layer: CausalLayer) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (R, H·K), keys and values (R, G·K) of x (R, D), not rotated."""
+        keys = self.decoder.kv_heads * self.decoder.head_width
+        query, key, value = layer.qkv(layer.self_norm(x)).split(
+            [self.decoder.heads * self.decoder.head_width, keys, keys], dim=1
+        )
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = layer.query_norm(query), layer.key_norm(key)
+        return query, key, value
+
+    def _finish(self, attended: Tensor, x: Tensor, layer: CausalLayer) -> Tensor:
+        """The layer's output (R, D) of what the heads of x (R, D) have read, (R, H·K)."""
+        x = layer.self_out(attended, x)
+        return layer.down(layer.gate_up(layer.ff_norm(x)), x)
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        window: int | None,
+        index: int,
+        position: Tensor,
+        span: int,
+        rotary: Tensor,
+        past: Tensor | None,
+        cache: CausalCache,
+    ) -> Tensor:
+        """`ops.cached_attention` in torch; ``past`` (S, 1, W, span, W) from `KeyValueCache.past_bias`."""
+        sentences, _, _, beams, width = cache.keys[index].shape
+        query, key, value = (part.view(sentences, beams, -1, width) for part in (query, key, value))
+        cache.write(index, position, _rotated(key, rotary), value)
+        if window is not None:
+            places = torch.arange(span, device=query.device)
+            hidden = torch.zeros(span, device=query.device, dtype=query.dtype)
+            hidden = hidden.masked_fill_(places <= position - window, float("-inf"))[:, None]
+            past = hidden.expand(1, 1, 1, -1, beams) if past is None else past + hidden
+        out = F.scaled_dot_product_attention(
+            _rotated(query, rotary).transpose(1, 2),
+            cache.keys[index][:, :, :span].flatten(2, 3),
+            cache.values[index][:, :, :span].flatten(2, 3),
+            attn_mask=None if past is None else past.flatten(-2),
+            scale=self.decoder.scale,
+            enable_gqa=True,
+        )
+        return out.transpose(1, 2).reshape(sentences * beams, -1)
+
+
+def _rotated(x: Tensor, rotary: Tensor) -> Tensor:
+    """Heads (…, K) by cosines and sines (2, …, K/2) (RoPE: Su et al. 2021)."""
+    cosines, sines = rotary.unbind(0)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
