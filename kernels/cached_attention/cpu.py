@@ -9,7 +9,20 @@ from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, address, functio
 
 _cached_attention = function(
     "ld4lg_cached_attention",
-    [POINTER, I64, *[POINTER] * 4, *[I64] * 2, POINTER, I64, POINTER, I64, *[POINTER] * 3, *[I64] * 9, FLOAT, I32],
+    [
+        POINTER,
+        I64,
+        *[POINTER] * 4,
+        *[I64] * 2,
+        POINTER,
+        I64,
+        POINTER,
+        I64,
+        *[POINTER] * 3,
+        *[I64] * 9,
+        FLOAT,
+        I32,
+    ],
 )
 
 

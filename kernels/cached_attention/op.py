@@ -84,7 +84,17 @@ def check(
             f"rotary is {rotary.dtype} {tuple(rotary.shape)}; it needs float32 (2, K/2), a new key, and an even K, "
             f"which is {width}"
         )
-    check_device("query keys values chosen bias key value rotary", query, keys, values, chosen, bias, key, value, rotary)
+    check_device(
+        "query keys values chosen bias key value rotary",
+        query,
+        keys,
+        values,
+        chosen,
+        bias,
+        key,
+        value,
+        rotary,
+    )
     if not query.is_cpu:
         raise ValueError(f"query is on {query.device}; it needs a CPU")
 
@@ -93,9 +103,8 @@ def _check_new(key: Tensor | None, value: Tensor | None, shape: tuple[int, int],
     if key is None or value is None or not fits:
         raise ValueError("key and value come together, with a slot for every beam")
     if not key.shape == value.shape == shape or not key.dtype == value.dtype == torch.float32:
-        raise ValueError(
-            f"key is {key.dtype} {tuple(key.shape)}, value {value.dtype} {tuple(value.shape)}; they need float32 {shape}"
-        )
+        found = f"key is {key.dtype} {tuple(key.shape)}, value {value.dtype} {tuple(value.shape)}"
+        raise ValueError(f"{found}; they need float32 {shape}")
 
 
 def cached_attention(

@@ -17,7 +17,11 @@ _merged_linear = function(
 
 
 def merged_linear(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], residual: Tensor | None, glu: str | None
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    residual: Tensor | None,
+    glu: str | None,
 ) -> Tensor:
     """See `ops.merged_linear`; the biases are float32."""
     missing = MOST_PARTS - len(weights)

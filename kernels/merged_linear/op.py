@@ -31,12 +31,19 @@ def check(
         ValueError: naming them.
     """
     shapes = [tuple(weight.shape) for weight in weights]
-    if not 1 <= len(weights) <= MOST_WEIGHTS or x.ndim != 2 or any(len(s) != 2 or s[1] != x.shape[1] for s in shapes):
+    if (
+        not 1 <= len(weights) <= MOST_WEIGHTS
+        or x.ndim != 2
+        or any(len(s) != 2 or s[1] != x.shape[1] for s in shapes)
+    ):
         raise ValueError(
             f"x {tuple(x.shape)} and weights {shapes} do not fit; they need (R, I) and one to {MOST_WEIGHTS} of (O, I)"
         )
-    if len({weight.dtype for weight in weights}) > 1:
-        raise ValueError(f"weights are {[weight.dtype for weight in weights]}; they need the same dtype")
+    dtypes = {weight.dtype for weight in weights}
+    if len(dtypes) > 1 or not x.is_floating_point():
+        raise ValueError(
+            f"x is {x.dtype}, weights {dtypes}; they need floating-point numbers, the weights of one dtype"
+        )
     if len(biases) != len(weights) or any(
         bias is not None and bias.shape != (shape[0],) for bias, shape in zip(biases, shapes, strict=False)
     ):
@@ -47,9 +54,13 @@ def check(
             f"{', '.join(reference.ACTIVATIONS)}"
         )
     columns = shapes[0][0] if glu is not None else sum(shape[0] for shape in shapes)
-    if residual is not None and residual.shape != (x.shape[0], columns):
-        raise ValueError(f"residual has shape {tuple(residual.shape)}; it needs {(x.shape[0], columns)}")
-    check_device("x residual" + " weight" * len(weights) + " bias" * len(biases), x, residual, *weights, *biases)
+    if residual is not None and (residual.shape != (x.shape[0], columns) or residual.dtype != x.dtype):
+        raise ValueError(
+            f"residual is {residual.dtype} {tuple(residual.shape)}; it needs {x.dtype} {(x.shape[0], columns)}"
+        )
+    check_device(
+        "x residual" + " weight" * len(weights) + " bias" * len(biases), x, residual, *weights, *biases
+    )
 
 
 def merged_linear(
@@ -83,13 +94,10 @@ def merged_linear(
     name = "reference"
     if x.dtype == torch.float32 and x.is_cpu and x.shape[0]:
         name = backend.choose("merged_linear", "cpu", tuple(weight.dtype for weight in weights))
-    if name != "native" or x.shape[0] > FEW_ROWS[instruction_set()] or not _are_plain(weights):
+    plain = all(weight.is_contiguous() for weight in weights)
+    if name != "native" or not plain or x.shape[0] > FEW_ROWS[instruction_set()]:
         return reference.merged_linear(x, weights, offsets, residual, glu)
     from ld4lg_fast.kernels.merged_linear.cpu import merged_linear as native
 
     floats = [None if bias is None else bias.float() for bias in offsets]
     return native(x, weights, floats, residual, glu)
-
-
-def _are_plain(weights: Sequence[Tensor]) -> bool:
-    return all(weight.is_contiguous() for weight in weights)

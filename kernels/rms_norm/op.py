@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.kernels.argument_checks import check_device
+from ld4lg_fast.kernels.argument_checks import FLOAT32_MAX, check_device
 from ld4lg_fast.kernels.rms_norm import reference
 
 
@@ -24,7 +24,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         BackendUnavailableError: a backend requested by name cannot run these tensors.
     """
     if x.ndim != 2 or weight.ndim != 1 or not weight.shape[0] or x.shape[1] % weight.shape[0]:
-        raise ValueError(f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit; they need (R, G·D) and (D,)")
+        raise ValueError(
+            f"x {tuple(x.shape)} and weight {tuple(weight.shape)} do not fit; they need (R, G·D) and (D,)"
+        )
+    if not x.is_floating_point() or not weight.is_floating_point() or not 0 <= eps <= FLOAT32_MAX:
+        raise ValueError(
+            f"x is {x.dtype}, weight {weight.dtype}, eps {eps}; they need floating-point numbers and 0 or more"
+        )
     check_device("x weight", x, weight)
     name = "reference"
     if x.dtype == weight.dtype == torch.float32 and x.is_cpu and x.numel():

@@ -93,10 +93,8 @@ def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -
 
     def norm(module: Any) -> Map:
         weight = module.weight.detach()
-        if kind == "gemma":
-            weight = 1.0 + weight.float()  # which bfloat16 would round too coarsely
-        else:
-            weight = weight.to(dtype)
+        # 1 + weight in float32, as bfloat16 would round it too coarsely.
+        weight = 1.0 + weight.float() if kind == "gemma" else weight.to(dtype)
         return partial(ops.rms_norm, weight=weight, eps=config.rms_norm_eps)
 
     def read_layer(layer: Any) -> CausalLayer:

@@ -77,7 +77,10 @@ class CausalStack:
         last = first + count
         if cache.chosen is not None:
             cache.chosen[:, :, first:last] = 0
-        queries, places = torch.arange(first, last, device=x.device)[:, None], torch.arange(last, device=x.device)
+        queries, places = (
+            torch.arange(first, last, device=x.device)[:, None],
+            torch.arange(last, device=x.device),
+        )
         rotary = cache.rotary[:, first:last, None]
         x = x.flatten(0, 1)
         for index, layer in enumerate(self.decoder.layers):
@@ -130,7 +133,9 @@ class CausalStack:
                     window=layer.window,
                 )
             else:
-                out = self._attend(query, key, value, layer.window, index, position, span, rotary, past, cache)
+                out = self._attend(
+                    query, key, value, layer.window, index, position, span, rotary, past, cache
+                )
             x = self._finish(out, x, layer)
         return decoder.head(decoder.final(x)).float()
 

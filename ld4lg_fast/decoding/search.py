@@ -18,7 +18,7 @@ IMPOSSIBLE = -1.0e9  # score of beams that must not be chosen, as in transformer
 
 
 class Stack(Protocol):
-    """A decoder that reads and writes a cache of its own kind; `DecoderStack` and `CausalStack` describe the arguments."""
+    """A decoder with a cache of its own kind; `DecoderStack` and `CausalStack` describe the arguments."""
 
     def start(self, states: Tensor, mask: Tensor | None, num_beams: int, max_length: int) -> Any: ...
 

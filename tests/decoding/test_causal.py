@@ -1,5 +1,6 @@
 """The fast decoder of decoder-only models gives the tokens of transformers' ``generate(inputs_embeds=…)``."""
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -124,8 +125,8 @@ def test_every_precision_says_nearly_the_same(family, precision):
 def test_no_second_copy_of_weights_is_held():
     """float32 weights, and bfloat16 weights of a model in bfloat16, are the model's own."""
     lm = make_causal_lm("llama", 0)
-    for model in (lm, make_causal_lm("llama", 3).to(torch.bfloat16)):
-        dtype, merge = choose_merge(None, model.dtype, model.device)
+    for model in (lm, copy.deepcopy(lm).to(torch.bfloat16)):
+        _, merge = choose_merge(None, model.dtype, model.device)
         linear = merge([model.lm_head])
         assert isinstance(linear, SharedLinear)
         assert linear.weights[0].data_ptr() == model.lm_head.weight.data_ptr()
@@ -203,7 +204,11 @@ def test_what_is_not_known_goes_through_generate_and_says_so_once(make, masked, 
 def test_rotations_that_change_with_the_length_are_not_known(rope):
     options = {"rope_type": rope, "rope_theta": 1e4, "factor": 2.0}
     if rope == "longrope":
-        options |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 8}
+        options |= {
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0] * 4,
+            "original_max_position_embeddings": 8,
+        }
     lm = make_causal_lm("llama", 0)
     before = lm.config.rope_parameters
     lm.config.rope_parameters = options
