@@ -1,8 +1,8 @@
 """The text decoder against transformers' ``generate``: sentences a second, latency, agreement of the tokens.
 
-python benchmarks/decode_throughput.py [--config bart-base|small|smollm2-135m|small-causal] [--run RUN_DIR] [--device cpu|cuda]
-    [--batch-sizes N ...] [--strategies greedy beam nucleus] [--precisions fp32 bf16 int8 ...] [--rounds N]
-    [--json FILE [--add]]
+python benchmarks/decode_throughput.py [--config bart-base|small|smollm2-135m|small-causal] [--run RUN_DIR]
+    [--device cpu|cuda] [--batch-sizes N ...] [--strategies greedy beam nucleus] [--precisions fp32 bf16 int8 ...]
+    [--rounds N] [--json FILE [--add]]
 
 The model has random weights that make its texts vary, and random encoder states; they seldom end early, so every
 sentence has about --max-length tokens. With --run the language model and the latents are those of a trained run:

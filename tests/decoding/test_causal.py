@@ -16,8 +16,8 @@ from ld4lg_fast.decoding.search import BeamSearch
 from ld4lg_fast.engine.merged_linear import PackedLinears, SharedLinear, choose_merge
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend
-from tests.decoding.causal_models import FAMILIES, make_causal_lm, make_soft_prefix
-from tests.decoding.decoding_models import MAX_LEN, VOCABULARY, WIDTH
+from tests.decoding.causal_models import FAMILIES, WIDTH, make_causal_lm, make_soft_prefix
+from tests.decoding.decoding_models import MAX_LEN, VOCABULARY
 from tests.decoding.test_decoding import GREEDY, configs, needs_library, through_generate
 
 
@@ -119,7 +119,7 @@ def test_every_precision_says_nearly_the_same(family, precision):
             logits[name] = stack.step(tokens, torch.tensor([0]), 1, stack.start(states, None, 1, 4))
     assert logits[precision].dtype == torch.float32
     error = (logits[precision] - logits[None]).norm() / logits[None].norm()
-    assert 0 < error < 0.05
+    assert 0 < error < {"bf16": 0.02, "int8": 0.15}[precision]
 
 
 def test_no_second_copy_of_weights_is_held():
