@@ -20,7 +20,7 @@ struct CachedAttention {
   float* out;                    // texts x heads * groups * width
   int64_t sentences, beams, heads, groups, width, capacity, slots, span;
   int64_t begin;  // positions before it are not seen
-  float scale;
+  float scale, softcap;  // scores become softcap · tanh(score / softcap), unless it is 0
   int32_t threads;
 };
 

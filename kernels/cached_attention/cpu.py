@@ -28,7 +28,7 @@ _cached_attention = function(
 
 def cached_attention(*arguments: Any) -> Tensor:
     """See `ops.cached_attention`."""
-    query, keys, values, span, scale, chosen, bias, key, value, rotary, window = arguments
+    query, keys, values, span, scale, chosen, bias, key, value, rotary, window, softcap = arguments
     sentences, heads, capacity, slots, width = keys.shape
     query = _adjacent(query)
     texts, columns = query.shape
@@ -68,6 +68,7 @@ def cached_attention(*arguments: Any) -> Tensor:
         span,
         0 if window is None else max(0, span - window),
         float(scale),
+        0.0 if softcap is None else float(softcap),
         get_num_threads(),
     )
     if out_of_range and chosen is not None:

@@ -7,7 +7,7 @@ C slots of each.
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.argument_checks import check_device, check_integer
+from ld4lg_fast.kernels.argument_checks import FLOAT32_MAX, FLOAT32_MIN, check_device, check_integer
 from ld4lg_fast.kernels.backend import require_native
 
 
@@ -22,6 +22,7 @@ def check(
     value: Tensor | None,
     rotary: Tensor | None,
     window: int | None,
+    softcap: float | None,
 ) -> None:
     """Refuses shapes, dtypes, devices and strides that do not fit.
 
@@ -50,6 +51,8 @@ def check(
         check_integer("span", span)
     if window is not None:
         check_integer("window", window, low=1)
+    if softcap is not None and not FLOAT32_MIN <= softcap <= FLOAT32_MAX:
+        raise ValueError(f"softcap is {softcap}; it needs to be above 0 and finite, or None")
     if not query.dtype == keys.dtype == values.dtype == torch.float32:
         raise ValueError(
             f"query is {query.dtype}, keys {keys.dtype}, values {values.dtype}; they need float32"
@@ -119,6 +122,7 @@ def cached_attention(
     value: Tensor | None = None,
     rotary: Tensor | None = None,
     window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """softmax(scale · query keysᵀ + bias) values over the first ``span`` positions, where each text sees one slot.
 
@@ -134,6 +138,7 @@ def cached_attention(
         key, value: (S·W, H·K) or None; stored before, at the last position of the span, that of beam w in slot w.
         rotary: (2, K/2), cosines and sines by which ``query`` and ``key`` are rotated (RoPE: Su et al. 2021), or None.
         window: the number of last positions that are seen; None for all.
+        softcap: scores become softcap · tanh(score / softcap) before ``bias`` is added (Gemma 2); None for no cap.
 
     Returns:
         (S·W, H·G·K).
@@ -144,7 +149,7 @@ def cached_attention(
         IndexError: a slot out of its range.
     """
     require_native("cached_attention")
-    check(query, keys, values, span, chosen, bias, key, value, rotary, window)
+    check(query, keys, values, span, chosen, bias, key, value, rotary, window, softcap)
     from ld4lg_fast.kernels.cached_attention.cpu import cached_attention as native
 
-    return native(query, keys, values, span, scale, chosen, bias, key, value, rotary, window)
+    return native(query, keys, values, span, scale, chosen, bias, key, value, rotary, window, softcap)

@@ -22,7 +22,7 @@ from ld4lg_fast.engine.merged_linear import Merge
 from ld4lg_fast.engine.precision import Linear
 from ld4lg_fast.kernels import ops
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
 GLUS = ("silu", "gelu_pytorch_tanh")
 # Frequencies that depend on the length of the text, so that keys in a cache would have to be rotated again.
 CHANGING_ROTATIONS = ("dynamic", "longrope")
@@ -32,7 +32,8 @@ CHANGING_ROTATIONS = ("dynamic", "longrope")
 class CausalLayer:
     """The matmuls and norms of a layer: ``qkv`` (H·K + 2·G·K, D), ``gate_up`` with its activation (F, D).
 
-    ``query_norm`` and ``key_norm`` are of each head, or None. ``window``: number of positions that are seen; None: all.
+    ``query_norm`` and ``key_norm`` are of each head, ``self_after`` and ``ff_after`` of what a branch adds; or None.
+    ``window``: number of positions that are seen; None: all.
     """
 
     self_norm: Map
@@ -40,9 +41,11 @@ class CausalLayer:
     query_norm: Map | None
     key_norm: Map | None
     self_out: Linear
+    self_after: Map | None
     ff_norm: Map
     gate_up: Linear
     down: Linear
+    ff_after: Map | None
     window: int | None
 
 
@@ -52,19 +55,25 @@ class CausalDecoder:
 
     Attributes:
         embed: tokens (R,) -> (R, D). head: (R, D) -> logits (R, V).
-        scale: of the attention scores.
+        scale: of the attention scores. softcap: their limit, see `ops.cached_attention`, or None.
         rotary: (T) -> (2, T, K/2), cosines and sines of the positions.
     """
 
     layers: list[CausalLayer]
     embed: Map
     final: Map
-    head: Linear
+    head: Map
     heads: int
     kv_heads: int
     head_width: int
     scale: float
+    softcap: float | None
     rotary: Callable[[int], Tensor]
+
+    @property
+    def groups(self) -> int:
+        """Heads that share keys and values."""
+        return self.heads // self.kv_heads
 
 
 def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -> CausalDecoder:
@@ -77,13 +86,15 @@ def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -
     kind = config.model_type
     if kind not in FAMILIES or not hasattr(lm, "lm_head"):
         raise UnsupportedError(f"models of the type {kind!r}")
-    if config.hidden_act not in GLUS:
-        raise UnsupportedError(f"feed-forwards with the activation {config.hidden_act!r}")
+    glu = config.hidden_activation if kind == "gemma2" else config.hidden_act
+    if glu not in GLUS:
+        raise UnsupportedError(f"feed-forwards with the activation {glu!r}")
     if (rope := config.rope_parameters["rope_type"]) in CHANGING_ROTATIONS:
         raise UnsupportedError(f"rotary embeddings of the type {rope!r}")
     if getattr(config, "use_bidirectional_attention", None):
         raise UnsupportedError("bidirectional attention")
     model: Any = lm.model
+    sandwiched = kind == "gemma2"
 
     def merged(*linears: nn.Module, glu: str | None = None) -> Linear:
         for linear in linears:
@@ -94,7 +105,7 @@ def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -
     def norm(module: Any) -> Map:
         weight = module.weight.detach()
         # 1 + weight in float32, as bfloat16 would round it too coarsely.
-        weight = 1.0 + weight.float() if kind == "gemma" else weight.to(dtype)
+        weight = 1.0 + weight.float() if kind.startswith("gemma") else weight.to(dtype)
         return partial(ops.rms_norm, weight=weight, eps=config.rms_norm_eps)
 
     def read_layer(layer: Any) -> CausalLayer:
@@ -106,9 +117,11 @@ def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -
             query_norm=norm(attention.q_norm) if kind == "qwen3" else None,
             key_norm=norm(attention.k_norm) if kind == "qwen3" else None,
             self_out=merged(attention.o_proj),
-            ff_norm=norm(layer.post_attention_layernorm),
-            gate_up=merged(ff.gate_proj, ff.up_proj, glu=config.hidden_act),
+            self_after=norm(layer.post_attention_layernorm) if sandwiched else None,
+            ff_norm=norm(layer.pre_feedforward_layernorm if sandwiched else layer.post_attention_layernorm),
+            gate_up=merged(ff.gate_proj, ff.up_proj, glu=glu),
             down=merged(ff.down_proj),
+            ff_after=norm(layer.post_feedforward_layernorm) if sandwiched else None,
             window=window,
         )
 
@@ -117,15 +130,20 @@ def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -
         both = torch.cat(model.rotary_emb(places.float(), places))  # the halves of a head are rotated alike
         return both[..., : both.shape[-1] // 2].to(dtype)
 
-    first = model.layers[0].self_attn
+    first, head, cap = (
+        model.layers[0].self_attn,
+        merged(lm.lm_head),
+        getattr(config, "final_logit_softcapping", None),
+    )
     return CausalDecoder(
         layers=[read_layer(layer) for layer in model.layers],
         embed=lambda tokens: model.embed_tokens(tokens).to(dtype),
         final=norm(model.norm),
-        head=merged(lm.lm_head),
+        head=head if cap is None else lambda x: cap * torch.tanh(head(x) / cap),
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_width=first.head_dim,
         scale=first.scaling,
+        softcap=getattr(config, "attn_logit_softcapping", None),
         rotary=rotary,
     )

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from ld4lg_fast.decoding.cache import KeyValueCache, empty_past
 from ld4lg_fast.decoding.causal import CausalDecoder, CausalLayer
+from ld4lg_fast.decoding.families import Map
 from ld4lg_fast.decoding.rules import UnsupportedError
+from ld4lg_fast.engine.precision import Linear
 from ld4lg_fast.kernels import backend, ops
 
 
@@ -94,15 +96,12 @@ class CausalStack:
             seen = places <= queries
             if layer.window is not None:
                 seen &= places > queries - layer.window
-            out = F.scaled_dot_product_attention(
-                _rotated(query, rotary).transpose(1, 2),
-                cache.keys[index][:, :, :last, 0],
-                cache.values[index][:, :, :last, 0],
-                attn_mask=seen,
-                scale=self.decoder.scale,
-                enable_gqa=True,
+            hidden = torch.zeros(seen.shape, device=x.device, dtype=x.dtype).masked_fill_(
+                ~seen, float("-inf")
             )
-            x = self._finish(out.transpose(1, 2).reshape(len(x), -1), x, layer)
+            keys, values = cache.keys[index][:, :, :last, 0], cache.values[index][:, :, :last, 0]
+            out = self._attention(_rotated(query, rotary), keys, values, hidden)
+            x = self._finish(out, x, layer)
 
     def step(self, tokens: Tensor, position: Tensor, span: int, cache: CausalCache) -> Tensor:
         """Logits (S·W, V) of the token after ``tokens`` (S·W,), which are at ``position`` (1,) < ``span`` of the text.
@@ -131,6 +130,7 @@ class CausalStack:
                     value=value,
                     rotary=rotary[:, 0],
                     window=layer.window,
+                    softcap=decoder.softcap,
                 )
             else:
                 out = self._attend(
@@ -151,8 +151,8 @@ class CausalStack:
 
     def _finish(self, attended: Tensor, x: Tensor, layer: CausalLayer) -> Tensor:
         """The layer's output (R, D) of what the heads of x (R, D) have read, (R, H·K)."""
-        x = layer.self_out(attended, x)
-        return layer.down(layer.gate_up(layer.ff_norm(x)), x)
+        x = _added(layer.self_out, layer.self_after, attended, x)
+        return _added(layer.down, layer.ff_after, layer.gate_up(layer.ff_norm(x)), x)
 
     def _attend(
         self,
@@ -176,15 +176,27 @@ class CausalStack:
             hidden = torch.zeros(span, device=query.device, dtype=query.dtype)
             hidden = hidden.masked_fill_(places <= position - window, float("-inf"))[:, None]
             past = hidden.expand(1, 1, 1, -1, beams) if past is None else past + hidden
-        out = F.scaled_dot_product_attention(
-            _rotated(query, rotary).transpose(1, 2),
-            cache.keys[index][:, :, :span].flatten(2, 3),
-            cache.values[index][:, :, :span].flatten(2, 3),
-            attn_mask=None if past is None else past.flatten(-2),
-            scale=self.decoder.scale,
-            enable_gqa=True,
+        keys, values = (x[index][:, :, :span].flatten(2, 3) for x in (cache.keys, cache.values))
+        return self._attention(
+            _rotated(query, rotary), keys, values, None if past is None else past.flatten(-2)
         )
-        return out.transpose(1, 2).reshape(sentences * beams, -1)
+
+    def _attention(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """Queries (S, L, H, K) over keys and values (S, G, T, K), bias broadcast to (S, H, L, T) -> (S·L, H·K)."""
+        query, scale, softcap = query.transpose(1, 2), self.decoder.scale, self.decoder.softcap
+        if softcap is None:
+            out = F.scaled_dot_product_attention(query, keys, values, bias, scale=scale, enable_gqa=True)
+        else:
+            keys, values = (x.repeat_interleave(self.decoder.groups, dim=1) for x in (keys, values))
+            scores = softcap * torch.tanh(query @ keys.mT * (scale / softcap))
+            scores = scores if bias is None else scores + bias
+            out = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype) @ values
+        return out.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def _added(linear: Linear, norm: Map | None, x: Tensor, residual: Tensor) -> Tensor:
+    """residual + norm(linear(x))."""
+    return linear(x, residual) if norm is None else norm(linear(x)).add_(residual)
 
 
 def _rotated(x: Tensor, rotary: Tensor) -> Tensor:

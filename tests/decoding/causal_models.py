@@ -5,6 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GemmaConfig,
     GemmaForCausalLM,
     LlamaConfig,
@@ -28,6 +30,7 @@ CLASSES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "gemma": (GemmaConfig, GemmaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
 }
 FAMILIES = tuple(CLASSES)
 
@@ -54,6 +57,13 @@ def random_options(family: str, seed: int) -> dict:
         options |= {"attention_bias": one_of(True, False), "mlp_bias": one_of(True, False)}
     if family == "mistral":
         options["sliding_window"] = one_of(None, 5)
+    if family == "gemma2":
+        options |= {
+            "sliding_window": one_of(5, 100),
+            "query_pre_attn_scalar": one_of(4, 16),
+            "attn_logit_softcapping": one_of(None, 2.0),
+            "final_logit_softcapping": one_of(None, 3.0),
+        }
     if family in ("qwen2", "qwen3") and one_of(True, False):
         options |= {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
     return options

@@ -2,6 +2,7 @@
 #include "../cached_attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 
@@ -72,6 +73,7 @@ void attend(const CachedAttention& args, const float* query, const float* keys, 
 #pragma omp simd reduction(+ : product)
     for (int64_t c = 0; c < width; ++c) product += query[c] * key[c];
     scores[t] = product * args.scale;
+    if (args.softcap != 0.0f) scores[t] = args.softcap * std::tanh(scores[t] / args.softcap);
     if (bias != nullptr) scores[t] += bias[t];
     highest = std::max(highest, scores[t]);
   }
