@@ -2,6 +2,7 @@
 #include "merged_linear.h"
 
 #include "call.h"
+#include "scratch.h"
 
 // dtype of the weights: 0 float32, 1 bfloat16. Weights after the first may be null.
 static void merged_linear(const float* x, int64_t x_stride, const void* first, const void* second, const void* third,
@@ -10,6 +11,7 @@ static void merged_linear(const float* x, int64_t x_stride, const void* first, c
                           int32_t dtype, int32_t glu, const float* residual, int64_t residual_stride, float* y,
                           int64_t y_stride, int64_t rows, int64_t inputs, int32_t threads) {
   const int64_t outputs = first_outputs + second_outputs + third_outputs;
+  const ld4lg::Scratch scratch(ld4lg::DType{dtype} == ld4lg::DType::kFloat32 ? 0 : rows * inputs);
   const ld4lg::MergedLinear args{x,
                                  x_stride,
                                  {first, second, third},
@@ -24,7 +26,8 @@ static void merged_linear(const float* x, int64_t x_stride, const void* first, c
                                  y_stride,
                                  rows,
                                  inputs,
-                                 ld4lg::useful_threads(threads, inputs * outputs)};
+                                 ld4lg::useful_threads(threads, inputs * outputs),
+                                 scratch.get()};
   LD4LG_CALL(merged_linear, args);
 }
 LD4LG_EXPORT_CALL(merged_linear)

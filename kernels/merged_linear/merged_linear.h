@@ -25,6 +25,7 @@ struct MergedLinear {
   float* y;  // rows x all outputs
   int64_t y_stride, rows, inputs;
   int32_t threads;
+  float* scratch;  // rows x inputs, for weights in bfloat16
 };
 
 LD4LG_IN_EVERY_VARIANT(void merged_linear(const MergedLinear& args);)

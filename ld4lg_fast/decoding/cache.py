@@ -59,8 +59,8 @@ class KeyValueCache:
         return past.masked_fill_(~own, float("-inf"))
 
 
-def empty_past(sentences: int, num_beams: int, max_length: int, device: torch.device) -> Tensor | None:
-    """`KeyValueCache.chosen` of texts of ``max_length`` tokens, none of which is written."""
-    if num_beams == 1 and device.type != "cuda":
+def empty_past(like: Tensor, num_beams: int, max_length: int) -> Tensor | None:
+    """`KeyValueCache.chosen` of texts of ``max_length`` positions, none of which is written, for ``like`` (S, …)."""
+    if num_beams == 1 and not like.is_cuda:
         return None
-    return torch.full((sentences, num_beams, max_length), -1, device=device)
+    return torch.full((len(like), num_beams, max_length), -1, device=like.device)

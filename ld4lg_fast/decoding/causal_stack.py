@@ -62,7 +62,7 @@ class CausalStack:
             # Zeros, as positions that are not written yet are masked, and a masked NaN would still give NaN.
             keys=[states.new_zeros(shape, dtype=self.dtype) for _ in decoder.layers],
             values=[states.new_zeros(shape, dtype=self.dtype) for _ in decoder.layers],
-            chosen=empty_past(sentences, num_beams, length, states.device),
+            chosen=empty_past(states, num_beams, length),
             soft_prefix=count,
             rotary=decoder.rotary(length),
         )

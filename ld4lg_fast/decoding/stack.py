@@ -93,7 +93,7 @@ class DecoderStack:
             cross_keys=[keys for keys, _ in cross],
             cross_values=[values for _, values in cross],
             cross_bias=cross_bias,
-            chosen=empty_past(sentences, num_beams, max_length, key.device),
+            chosen=empty_past(key, num_beams, max_length),
             position_bias=decoder.position_bias(max_length).to(key) if decoder.position_bias else None,
         )
 

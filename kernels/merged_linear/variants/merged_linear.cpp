@@ -13,39 +13,59 @@ namespace {
 constexpr int kGroup = 4;                                               // outputs at a time
 constexpr int kMaxRows = kVector == 16 ? 6 : kVector == 8 ? 3 : 2;  // whose sums fit the registers
 
-typedef uint16_t Halves __attribute__((vector_size(2 * kVector)));
-typedef uint32_t Words __attribute__((vector_size(4 * kVector)));
+typedef uint32_t Words __attribute__((vector_size(4 * kVector), aligned(2), may_alias));
 
-inline Vector load_weight(const float* weight) { return load(weight, Vector{}); }
-inline float load_one(const float* weight) { return *weight; }
+// What is read of a row of the weight at once. x has the factors of its vectors in the same order, see `arrange`.
+struct Float32Weight {
+  typedef float Number;
+  static constexpr int kVectors = 1;
 
-inline Vector load_weight(const uint16_t* weight) {
-  Halves halves;
-  std::memcpy(&halves, weight, sizeof halves);
-  return reinterpret_cast<Vector>(__builtin_convertvector(halves, Words) << 16);
+  static void read(const float* weight, Vector* values) { values[0] = load(weight, Vector{}); }
+  static float one(const float* weight) { return *weight; }
+};
+
+// A word holds two numbers, which a shift and a mask widen: first those at even places, then those at odd ones.
+struct BFloat16Weight {
+  typedef uint16_t Number;
+  static constexpr int kVectors = 2;
+
+  static void read(const uint16_t* weight, Vector* values) {
+    const Words words = *reinterpret_cast<const Words*>(weight);
+    values[0] = reinterpret_cast<Vector>(words << 16);
+    values[1] = reinterpret_cast<Vector>(words & 0xffff0000u);
+  }
+  static float one(const uint16_t* weight) { return widen(*weight); }
+};
+
+// Copies a row of x: of every 2 * kVector numbers first those at even places.
+inline void arrange(const float* x, int64_t inputs, float* target) {
+  int64_t i = 0;
+  for (; i + 2 * kVector <= inputs; i += 2 * kVector)
+    for (int j = 0; j < kVector; ++j) {
+      target[i + j] = x[i + 2 * j];
+      target[i + kVector + j] = x[i + 2 * j + 1];
+    }
+  std::copy(x + i, x + inputs, target + i);
 }
-inline float load_one(const uint16_t* weight) { return widen(*weight); }
 
 // Products of ROWS rows of x and kGroup rows of a weight, of which the last may be the same: sums[r][o].
-template <int ROWS, class Weight>
-inline void multiply(const float* x, int64_t x_stride, const Weight* const (&weight)[kGroup], int64_t inputs,
-                     float (&result)[ROWS][kGroup]) {
-  constexpr int64_t kAhead = 1024 / sizeof(Weight);
+template <class Weight, int ROWS>
+inline void multiply(const float* x, int64_t x_stride, const typename Weight::Number* const (&weight)[kGroup],
+                     int64_t inputs, float (&result)[ROWS][kGroup]) {
+  constexpr int64_t kStep = Weight::kVectors * kVector;
   Vector sums[ROWS][kGroup] = {};
   int64_t i = 0;
-  for (; i + kVector <= inputs; i += kVector) {
-    Vector values[ROWS];
-    for (int r = 0; r < ROWS; ++r) values[r] = load(x + r * x_stride + i, Vector{});
+  for (; i + kStep <= inputs; i += kStep)
     for (int o = 0; o < kGroup; ++o) {
-      __builtin_prefetch(weight[o] + i + kAhead);
-      const Vector factor = load_weight(weight[o] + i);
-      for (int r = 0; r < ROWS; ++r) sums[r][o] += values[r] * factor;
+      Vector factors[Weight::kVectors];
+      Weight::read(weight[o] + i, factors);
+      for (int v = 0; v < Weight::kVectors; ++v)
+        for (int r = 0; r < ROWS; ++r) sums[r][o] += load(x + r * x_stride + i + v * kVector, Vector{}) * factors[v];
     }
-  }
   for (int r = 0; r < ROWS; ++r)
     for (int o = 0; o < kGroup; ++o) {
       result[r][o] = total(sums[r][o]);
-      for (int64_t j = i; j < inputs; ++j) result[r][o] += x[r * x_stride + j] * load_one(weight[o] + j);
+      for (int64_t j = i; j < inputs; ++j) result[r][o] += x[r * x_stride + j] * Weight::one(weight[o] + j);
     }
 }
 
@@ -53,11 +73,12 @@ inline void multiply(const float* x, int64_t x_stride, const Weight* const (&wei
 template <class Weight, int ROWS>
 inline void multiply_part(const MergedLinear& args, int64_t part, int64_t first, int64_t row,
                           float (&result)[ROWS][kGroup]) {
-  const Weight* weight[kGroup];
+  typedef typename Weight::Number Number;
+  const Number* weight[kGroup];
   for (int o = 0; o < kGroup; ++o)  // after the last output it is read again and not stored
-    weight[o] = static_cast<const Weight*>(args.weights[part]) +
+    weight[o] = static_cast<const Number*>(args.weights[part]) +
                 std::min(first + o, args.outputs[part] - 1) * args.inputs;
-  multiply<ROWS>(args.x + row * args.x_stride, args.x_stride, weight, args.inputs, result);
+  multiply<Weight, ROWS>(args.x + row * args.x_stride, args.x_stride, weight, args.inputs, result);
   if (const float* const bias = args.biases[part])
     for (int r = 0; r < ROWS; ++r)
       for (int64_t o = 0; o < std::min<int64_t>(kGroup, args.outputs[part] - first); ++o)
@@ -120,10 +141,13 @@ void run(const MergedLinear& args) {
 }  // namespace
 
 void merged_linear(const MergedLinear& args) {
-  if (args.dtype == DType::kFloat32)
-    run<float>(args);
-  else
-    run<uint16_t>(args);
+  if (args.dtype == DType::kFloat32) return run<Float32Weight>(args);
+  MergedLinear arranged = args;
+  arranged.x = args.scratch;
+  arranged.x_stride = args.inputs;
+  for (int64_t row = 0; row < args.rows; ++row)
+    arrange(args.x + row * args.x_stride, args.inputs, args.scratch + row * args.inputs);
+  run<BFloat16Weight>(arranged);
 }
 
 }  // namespace LD4LG_ISA
