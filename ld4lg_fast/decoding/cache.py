@@ -1,9 +1,9 @@
 """Key-value cache of the texts that are being decoded, written in place and never reordered.
 
 Every position has one slot for each beam, and an index says in which slots the past of a beam is: choosing beams
-changes the index and moves no key.
+changes the index and moves no key. The beams of a sentence share the keys and values of the encoder's states.
 
-Letters: S sentences, W beams, T positions, H heads, K head width.
+Letters: S sentences, W beams, T positions, N encoder states, H heads, K head width.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,16 @@ class KeyValueCache:
         keys, values: of each layer (S, H, T, W, K).
         chosen: (S, W, T) int64, the slot of each position that belongs to a beam's past, or -1; None for a single beam
             on a CPU, to whose past the whole cache belongs.
+        cross_keys, cross_values: of each layer (S, H, N, 1, K); none of a decoder-only model.
+        cross_bias: (S, 1, N), added to the cross-attention's scores, or None.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     chosen: Tensor | None
+    cross_keys: list[Tensor]
+    cross_values: list[Tensor]
+    cross_bias: Tensor | None
 
     def choose_beams(self, parents: Tensor) -> None:
         """Beam w of each sentence goes on from beam ``parents[:, w]`` (S, W)."""
@@ -33,8 +38,10 @@ class KeyValueCache:
 
     def keep(self, sentences: Tensor) -> None:
         """Drops all sentences but those."""
-        for tensors in (self.keys, self.values):
+        for tensors in (self.keys, self.values, self.cross_keys, self.cross_values):
             tensors[:] = [tensor.index_select(0, sentences) for tensor in tensors]
+        if self.cross_bias is not None:
+            self.cross_bias = self.cross_bias.index_select(0, sentences)
         if self.chosen is not None:
             self.chosen = self.chosen.index_select(0, sentences)
 
@@ -64,3 +71,11 @@ def empty_past(like: Tensor, num_beams: int, max_length: int) -> Tensor | None:
     if num_beams == 1 and not like.is_cuda:
         return None
     return torch.full((len(like), num_beams, max_length), -1, device=like.device)
+
+
+def bias_of_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """`KeyValueCache.cross_bias` of a mask (S, N), True = keep, in the dtype of ``like``."""
+    if mask is None:
+        return None
+    bias = like.new_zeros(mask.shape).masked_fill(~mask.bool(), torch.finfo(like.dtype).min)
+    return bias[:, None]

@@ -1,10 +1,10 @@
-"""Decoding of a decoder-only model: a soft prefix is read at once, then a token at a time.
+"""Decoding of Llama's relatives: what stands before the text is read at once, then a token at a time.
 
-The soft prefix (Li & Liang 2021; Lester et al. 2021) is N embeddings in front of the text. The beams of a sentence
-share its keys and values.
+The soft prefix of a decoder-only model (Li & Liang 2021; Lester et al. 2021) is N embeddings in front of the text. The
+beams of a sentence share its keys and values.
 
-Letters: S sentences, W beams, N positions of the soft prefix, L positions read at once, T positions of the cache,
-H heads, G heads of keys and values, K head width, D model width, V vocabulary.
+Letters: S sentences, W beams, N positions of the soft prefix or of the encoder, L positions read at once, T positions
+of the cache, H heads, G heads of keys and values, K head width, D model width, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ld4lg_fast.decoding.cache import KeyValueCache, empty_past
+from ld4lg_fast.decoding.cache import KeyValueCache, bias_of_mask, empty_past
 from ld4lg_fast.decoding.causal import CausalDecoder, CausalLayer
 from ld4lg_fast.decoding.families import Map
 from ld4lg_fast.decoding.rules import UnsupportedError
@@ -26,7 +26,7 @@ class CausalCache(KeyValueCache):
     """Keys and values of a batch.
 
     Attributes:
-        soft_prefix: N, the position of the text's first token.
+        soft_prefix: N, the position of the text's first token; 0 with cross-attention.
         rotary: (2, T, K/2) of the decoder.
     """
 
@@ -35,7 +35,7 @@ class CausalCache(KeyValueCache):
 
 
 class CausalStack:
-    """Runs a decoder-only model a token at a time."""
+    """Runs a `CausalDecoder` a token at a time."""
 
     def __init__(self, decoder: CausalDecoder, dtype: torch.dtype) -> None:
         self.decoder, self.dtype = decoder, dtype
@@ -50,23 +50,35 @@ class CausalStack:
     def start(self, states: Tensor, mask: Tensor | None, num_beams: int, max_length: int) -> CausalCache:
         """The cache of texts of ``max_length`` tokens behind the soft prefixes ``states`` (S, N, D).
 
+        With cross-attention, ``states`` are the encoder's and ``mask`` (S, N) says which of them are read; None: all.
+
         Raises:
-            UnsupportedError: a mask of the prefixes.
+            UnsupportedError: a mask of soft prefixes.
         """
-        if mask is not None:
-            raise UnsupportedError("masks of a soft prefix")
         decoder, (sentences, count, _) = self.decoder, states.shape
-        length = count + max_length
-        shape = (sentences, decoder.kv_heads, length, num_beams, decoder.head_width)
+        states = states.to(self.dtype)
+        crosses = [layer.cross for layer in decoder.layers if layer.cross is not None]
+        if mask is not None and not crosses:
+            raise UnsupportedError("masks of a soft prefix")
+        soft_prefix = 0 if crosses else count
+        shape = (sentences, decoder.kv_heads, soft_prefix + max_length, num_beams, decoder.head_width)
+        cross: list[Tensor] = []
+        for layer in crosses:
+            both = layer.key_value(states.flatten(0, 1)).view(sentences, count, 2, decoder.kv_heads, 1, -1)
+            cross.append(both.permute(2, 0, 3, 1, 4, 5).contiguous())
         cache = CausalCache(
             # Zeros, as positions that are not written yet are masked, and a masked NaN would still give NaN.
-            keys=[states.new_zeros(shape, dtype=self.dtype) for _ in decoder.layers],
-            values=[states.new_zeros(shape, dtype=self.dtype) for _ in decoder.layers],
-            chosen=empty_past(states, num_beams, length),
-            soft_prefix=count,
-            rotary=decoder.rotary(length),
+            keys=[states.new_zeros(shape) for _ in decoder.layers],
+            values=[states.new_zeros(shape) for _ in decoder.layers],
+            chosen=empty_past(states, num_beams, shape[2]),
+            cross_keys=[both[0] for both in cross],
+            cross_values=[both[1] for both in cross],
+            cross_bias=bias_of_mask(mask, states),
+            soft_prefix=soft_prefix,
+            rotary=decoder.rotary(shape[2]),
         )
-        self._read(states.to(self.dtype), 0, cache)
+        if not crosses:
+            self._read(states, 0, cache)
         return cache
 
     def prefill(self, tokens: Tensor, cache: CausalCache) -> None:
@@ -101,7 +113,7 @@ class CausalStack:
             )
             keys, values = cache.keys[index][:, :, :last, 0], cache.values[index][:, :, :last, 0]
             out = self._attention(_rotated(query, rotary), keys, values, hidden)
-            x = self._finish(out, x, layer)
+            x = self._finish(out, x, layer, index, cache)
 
     def step(self, tokens: Tensor, position: Tensor, span: int, cache: CausalCache) -> Tensor:
         """Logits (S·W, V) of the token after ``tokens`` (S·W,), which are at ``position`` (1,) < ``span`` of the text.
@@ -136,7 +148,7 @@ class CausalStack:
                 out = self._attend(
                     query, key, value, layer.window, index, position, span, rotary, past, cache
                 )
-            x = self._finish(out, x, layer)
+            x = self._finish(out, x, layer, index, cache)
         return decoder.head(decoder.final(x)).float()
 
     def _qkv(self, x: Tensor, layer: CausalLayer) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,10 +161,25 @@ class CausalStack:
             query, key = layer.query_norm(query), layer.key_norm(key)
         return query, key, value
 
-    def _finish(self, attended: Tensor, x: Tensor, layer: CausalLayer) -> Tensor:
+    def _finish(
+        self, attended: Tensor, x: Tensor, layer: CausalLayer, index: int, cache: CausalCache
+    ) -> Tensor:
         """The layer's output (R, D) of what the heads of x (R, D) have read, (R, H·K)."""
         x = _added(layer.self_out, layer.self_after, attended, x)
+        if layer.cross is not None:
+            query = layer.cross.query(layer.cross.norm(x))
+            x = _added(layer.cross.out, layer.cross.after, self._cross_attention(query, index, cache), x)
         return _added(layer.down, layer.ff_after, layer.gate_up(layer.ff_norm(x)), x)
+
+    def _cross_attention(self, query: Tensor, index: int, cache: CausalCache) -> Tensor:
+        """What queries (R, H·K) read of the encoder, (R, H·K)."""
+        keys, values, bias = cache.cross_keys[index], cache.cross_values[index], cache.cross_bias
+        scale, softcap = self.decoder.scale, self.decoder.softcap
+        if self._is_native(query.device):
+            return ops.cached_attention(query, keys, values, keys.shape[2], scale, bias=bias, softcap=softcap)
+        query = query.view(len(keys), -1, self.decoder.heads, self.decoder.head_width)
+        bias = None if bias is None else bias[:, None]
+        return self._attention(query, keys.squeeze(3), values.squeeze(3), bias)
 
     def _attend(
         self,

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from ld4lg_fast.decoding.causal import FAMILIES as CAUSAL_FAMILIES
 from ld4lg_fast.decoding.causal import read_causal_decoder
 from ld4lg_fast.decoding.causal_stack import CausalStack
 from ld4lg_fast.decoding.config import DecodingConfig, check_lengths
@@ -136,7 +137,7 @@ def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | N
 
 def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack | CausalStack:
     """The cached decoder of a model, one for each precision."""
-    if not lm.config.is_encoder_decoder:
+    if not lm.config.is_encoder_decoder or lm.config.model_type in CAUSAL_FAMILIES:
         dtype, merge = choose_merge(precision, lm.dtype, lm.device)
         return prepared_once(lm, precision, lambda: CausalStack(read_causal_decoder(lm, dtype, merge), dtype))
     dtype, pack = choose_linear(precision, lm.dtype, lm.device, few_rows=True)

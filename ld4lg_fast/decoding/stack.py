@@ -1,7 +1,5 @@
 """One decoding step of a batch, with key-value caches that are written in place and never reordered.
 
-The beams of a sentence share its cross-attention keys and values; `KeyValueCache` has those of the self-attention.
-
 Letters: S sentences, W beams, T positions, N latents, H heads, K head width, D model width, V vocabulary.
 """
 
@@ -13,32 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ld4lg_fast.decoding.cache import KeyValueCache, empty_past
+from ld4lg_fast.decoding.cache import KeyValueCache, bias_of_mask, empty_past
 from ld4lg_fast.decoding.families import Decoder, Layer, Map
 from ld4lg_fast.kernels import backend, ops
 
 
 @dataclass
 class Cache(KeyValueCache):
-    """Key-value caches of a batch.
+    """Keys and values of a batch, and ``position_bias`` (T, H, T) of the decoder, or None."""
 
-    Attributes:
-        cross_keys, cross_values: of each layer (S, H, N, 1, K).
-        cross_bias: (S, 1, N), added to the cross-attention's scores, or None.
-        position_bias: (T, H, T) of the decoder, or None.
-    """
-
-    cross_keys: list[Tensor]
-    cross_values: list[Tensor]
-    cross_bias: Tensor | None
     position_bias: Tensor | None
-
-    def keep(self, sentences: Tensor) -> None:
-        super().keep(sentences)
-        for tensors in (self.cross_keys, self.cross_values):
-            tensors[:] = [tensor.index_select(0, sentences) for tensor in tensors]
-        if self.cross_bias is not None:
-            self.cross_bias = self.cross_bias.index_select(0, sentences)
 
     def relative_bias(self, position: Tensor, span: int) -> Tensor | None:
         """Relative position bias (1, H, span) of a query at ``position`` (1,), or None."""
@@ -83,16 +65,12 @@ class DecoderStack:
             # Zeros, as positions that are not written yet are masked, and a masked NaN would still give NaN.
             return [key.new_zeros(shape) for _ in decoder.layers]
 
-        cross_bias = None
-        if mask is not None:
-            cross_bias = key.new_zeros(mask.shape).masked_fill(~mask.bool(), torch.finfo(key.dtype).min)
-            cross_bias = cross_bias[:, None]
         return Cache(
             keys=empty(),
             values=empty(),
             cross_keys=[keys for keys, _ in cross],
             cross_values=[values for _, values in cross],
-            cross_bias=cross_bias,
+            cross_bias=bias_of_mask(mask, key),
             chosen=empty_past(key, num_beams, max_length),
             position_bias=decoder.position_bias(max_length).to(key) if decoder.position_bias else None,
         )

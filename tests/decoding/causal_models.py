@@ -18,6 +18,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
 )
 
 from tests.decoding.decoding_models import VOCABULARY
@@ -85,6 +87,38 @@ def make_causal_lm(family: str, seed: int, **options) -> PreTrainedModel:
         **random_options(family, seed) | options,
     )
     lm = model_class(config)
+    return _randomized(lm)
+
+
+@lru_cache(maxsize=8)
+def make_t5gemma(seed: int) -> PreTrainedModel:
+    """A T5Gemma with random weights, whose encoder and decoder differ."""
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+        "sliding_window": 5,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 2.0,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = T5GemmaConfig(
+        encoder=sizes | {"num_attention_heads": 2, "num_key_value_heads": 1},
+        decoder=sizes | {"num_attention_heads": 6, "num_key_value_heads": 2},
+        vocab_size=VOCABULARY,
+        tie_word_embeddings=seed % 2 == 0,
+    )
+    lm = T5GemmaForConditionalGeneration(config)
+    lm.generation_config.update(decoder_start_token_id=0, bos_token_id=0, pad_token_id=1, eos_token_id=2)
+    return _randomized(lm)
+
+
+def _randomized(lm: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in lm.parameters():
             noise = torch.randn(parameter.shape)

@@ -16,7 +16,7 @@ from ld4lg_fast.decoding.search import BeamSearch
 from ld4lg_fast.engine.merged_linear import PackedLinears, SharedLinear, choose_merge
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend
-from tests.decoding.causal_models import FAMILIES, WIDTH, make_causal_lm, make_soft_prefix
+from tests.decoding.causal_models import FAMILIES, WIDTH, make_causal_lm, make_soft_prefix, make_t5gemma
 from tests.decoding.decoding_models import MAX_LEN, VOCABULARY
 from tests.decoding.test_decoding import GREEDY, configs, needs_library, through_generate
 
@@ -57,6 +57,21 @@ def test_tokens_are_those_of_generate():
 
     check()
     assert len(ties) <= 1
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beam", "nucleus"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_tokens_of_t5gemma_are_those_of_generate(strategy, masked):
+    """Its decoder is Gemma 2's with cross-attention, over encoder states instead of a soft prefix."""
+    config = DecodingConfig(strategy, min_length=4)
+    for seed in range(2):
+        lm, states = make_t5gemma(seed), make_soft_prefix(seed)
+        mask = torch.arange(5) < torch.tensor([[5], [2], [4], [1]]) if masked else None
+        for prefix in (None, random_tokens(4, 3, seed)):
+            limited = replace(config, max_length=MAX_LEN - 3)
+            got = generate_ids(lm, states, limited, MAX_LEN, mask=mask, seed=seed, prefix=prefix)
+            assert torch.equal(got, through_generate(lm, states, limited, mask, seed, prefix))
+            assert len({tuple(row) for row in got.tolist()}) > 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
