@@ -11,7 +11,9 @@ static void merged_linear(const float* x, int64_t x_stride, const void* first, c
                           int32_t dtype, int32_t glu, const float* residual, int64_t residual_stride, float* y,
                           int64_t y_stride, int64_t rows, int64_t inputs, int32_t threads) {
   const int64_t outputs = first_outputs + second_outputs + third_outputs;
-  const ld4lg::Scratch scratch(ld4lg::DType{dtype} == ld4lg::DType::kFloat32 ? 0 : rows * inputs);
+  threads = ld4lg::useful_threads(threads, inputs * outputs);
+  const bool narrow = ld4lg::DType{dtype} != ld4lg::DType::kFloat32;
+  const ld4lg::Scratch scratch(narrow ? threads * 2 * ld4lg::kGroup * inputs : 0);
   const ld4lg::MergedLinear args{x,
                                  x_stride,
                                  {first, second, third},
@@ -26,7 +28,7 @@ static void merged_linear(const float* x, int64_t x_stride, const void* first, c
                                  y_stride,
                                  rows,
                                  inputs,
-                                 ld4lg::useful_threads(threads, inputs * outputs),
+                                 threads,
                                  scratch.get()};
   LD4LG_CALL(merged_linear, args);
 }

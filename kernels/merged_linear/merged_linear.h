@@ -10,6 +10,7 @@ namespace ld4lg {
 enum class Glu : int32_t { kNone = 0, kSilu = 1, kGeluTanh = 2 };
 
 constexpr int kMostParts = 3;
+constexpr int kGroup = 4;  // outputs at a time
 
 struct MergedLinear {
   const float* x;  // rows x inputs
@@ -25,7 +26,7 @@ struct MergedLinear {
   float* y;  // rows x all outputs
   int64_t y_stride, rows, inputs;
   int32_t threads;
-  float* scratch;  // rows x inputs, for weights in bfloat16
+  float* scratch;  // threads x 2 * kGroup x inputs, for weights in bfloat16
 };
 
 LD4LG_IN_EVERY_VARIANT(void merged_linear(const MergedLinear& args);)
