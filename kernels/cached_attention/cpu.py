@@ -21,6 +21,7 @@ _cached_attention = function(
         *[POINTER] * 3,
         *[I64] * 9,
         FLOAT,
+        FLOAT,
         I32,
     ],
 )
