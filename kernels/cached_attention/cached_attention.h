@@ -5,17 +5,22 @@
 
 namespace ld4lg {
 
-// Texts are `beams` of each sentence, side by side. All float32 but `chosen`.
+// Texts are `beams` of each sentence, side by side. All float32 but `chosen`. `groups` adjacent heads of the query
+// share a head of the keys.
 struct CachedAttention {
-  const float* query;  // texts x heads * width
+  const float* query;  // texts x heads * groups * width
   int64_t query_stride;
-  const float *keys, *values;  // sentences x heads x capacity x slots x width
-  const int64_t* chosen;       // texts x capacity: the slot of a position with the text's own key; null: slot 0
-  const float* bias;           // added to the scores, `span` numbers of each sentence and head, or null
+  float *keys, *values;   // sentences x heads x capacity x slots x width
+  const int64_t* chosen;  // texts x capacity: the slot of a position with the text's own key; null: slot 0
+  const float* bias;      // added to the scores, `span` numbers of each sentence and head, or null
   int64_t bias_sentence_stride, bias_head_stride;
-  float* out;  // texts x heads * width
-  int64_t sentences, beams, heads, width, capacity, slots, span;
-  float scale;
+  const float *key, *value;  // texts x heads * width, stored at the last position of the span, or null
+  int64_t key_stride, value_stride;
+  const float *cosines, *sines;  // width / 2: the rotation of query and key, or null
+  float* out;                    // texts x heads * groups * width
+  int64_t sentences, beams, heads, groups, width, capacity, slots, span;
+  int64_t begin;  // positions before it are not seen
+  float scale, softcap;  // scores become softcap · tanh(score / softcap), unless it is 0
   int32_t threads;
 };
 

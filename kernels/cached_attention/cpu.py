@@ -9,23 +9,45 @@ from ld4lg_fast.kernels.native import FLOAT, I32, I64, POINTER, address, functio
 
 _cached_attention = function(
     "ld4lg_cached_attention",
-    [POINTER, I64, POINTER, POINTER, POINTER, POINTER, *[I64] * 2, POINTER, *[I64] * 7, FLOAT, I32],
+    [
+        POINTER,
+        I64,
+        *[POINTER] * 4,
+        *[I64] * 2,
+        POINTER,
+        I64,
+        POINTER,
+        I64,
+        *[POINTER] * 3,
+        *[I64] * 9,
+        FLOAT,
+        FLOAT,
+        I32,
+    ],
 )
 
 
 def cached_attention(*arguments: Any) -> Tensor:
     """See `ops.cached_attention`."""
-    query, keys, values, span, scale, chosen, bias = arguments
+    query, keys, values, span, scale, chosen, bias, key, value, rotary, window, softcap = arguments
     sentences, heads, capacity, slots, width = keys.shape
-    query = query if query.stride(1) == 1 else query.contiguous()
-    texts = query.shape[0]
-    out = query.new_empty((texts, heads * width))
+    query = _adjacent(query)
+    texts, columns = query.shape
+    out = query.new_empty((texts, columns))
     if not out.numel():
         return out
     strides = (0, 0)
     if bias is not None:
         bias = bias if bias.stride(2) == 1 else bias.contiguous()
         strides = (bias.stride(0) * (bias.shape[0] > 1), bias.stride(1) * (bias.shape[1] > 1))
+    new: tuple[int, ...] = (0, 0, 0, 0)
+    if key is not None:
+        key, value = _adjacent(key), _adjacent(value)
+        new = (key.data_ptr(), key.stride(0), value.data_ptr(), value.stride(0))
+    rotation = (0, 0)
+    if rotary is not None:
+        rotary = rotary if rotary.stride(1) == 1 else rotary.contiguous()
+        rotation = (rotary.data_ptr(), rotary.data_ptr() + rotary.stride(0) * rotary.element_size())
     out_of_range = _cached_attention(
         query.data_ptr(),
         query.stride(0),
@@ -34,21 +56,26 @@ def cached_attention(*arguments: Any) -> Tensor:
         address(chosen),
         address(bias),
         *strides,
+        *new,
+        *rotation,
         out.data_ptr(),
         sentences,
         texts // sentences,
         heads,
+        columns // (heads * width),
         width,
         capacity,
         slots,
         span,
+        0 if window is None else max(0, span - window),
         float(scale),
+        0.0 if softcap is None else float(softcap),
         get_num_threads(),
     )
     if out_of_range and chosen is not None:
-        _check_slots(chosen, span, slots)
+        check_within("chosen", chosen[:, :, :span], 0, slots - 1)
     return out
 
 
-def _check_slots(chosen: Tensor, span: int, slots: int) -> None:
-    check_within("chosen", chosen[:, :, :span], 0, slots - 1)
+def _adjacent(matrix: Tensor) -> Tensor:
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()

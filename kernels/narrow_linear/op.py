@@ -6,6 +6,8 @@ from torch import Tensor
 from ld4lg_fast.kernels.backend import require_native
 from ld4lg_fast.kernels.packed_linear.checks import KNOWN, check_narrow, check_rows
 
+ROWS_AT_ONCE = 4096  # of a weight that is quantized
+
 
 class NarrowLinear:
     """x Wᵀ + bias, or value·GELU(gate) of it, with x and W rounded to a narrow dtype and sums in float32 or int32.
@@ -34,8 +36,11 @@ class NarrowLinear:
         weight = weight.detach()
         self.scales = self.sums = None
         if dtype == torch.int8:
-            scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
-            weight = (weight.float() / scales[:, None]).round().to(torch.int8)
+            scales = torch.cat([part.float().abs().amax(dim=1) for part in weight.split(ROWS_AT_ONCE)])
+            scales = scales.clamp(min=1e-12) / 127
+            # A part at a time: a head has a large share of a model's weights, and several float copies are made here.
+            parts = zip(weight.split(ROWS_AT_ONCE), scales[:, None].split(ROWS_AT_ONCE), strict=True)
+            weight = torch.cat([(part.float() / scale).round().to(torch.int8) for part, scale in parts])
             self.scales = narrow_linear.in_order(scales, self.geglu)
             self.sums = narrow_linear.in_order(weight.sum(dim=1, dtype=torch.int32), self.geglu)
         self.packed = narrow_linear.pack(weight.to(dtype), self.geglu)

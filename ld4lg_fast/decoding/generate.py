@@ -1,4 +1,5 @@
-"""Token ids from encoder states, by the fast decoder or, where that does not support a model, by ``generate``.
+"""Token ids from encoder states or soft prefixes, by the fast decoders or, where those do not support a model, by
+``generate``.
 
 Letters: B batch, N latents, W language model width, V vocabulary.
 """
@@ -20,6 +21,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from ld4lg_fast.decoding.causal import FAMILIES as CAUSAL_FAMILIES
+from ld4lg_fast.decoding.causal import read_causal_decoder
+from ld4lg_fast.decoding.causal_stack import CausalStack
 from ld4lg_fast.decoding.config import DecodingConfig, check_lengths
 from ld4lg_fast.decoding.families import read_decoder
 from ld4lg_fast.decoding.loop import run
@@ -27,6 +31,7 @@ from ld4lg_fast.decoding.rules import Rules, UnsupportedError
 from ld4lg_fast.decoding.search import BeamSearch, GreedySearch, NucleusSearch, Search
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.engine.gpu_settings import gpu_settings
+from ld4lg_fast.engine.merged_linear import choose_merge
 from ld4lg_fast.engine.packed_weights import prepared_once
 from ld4lg_fast.engine.precision import choose_linear
 from ld4lg_fast.errors import ConfigError
@@ -51,14 +56,14 @@ def generate_ids(
     decode: int = 0,
     prefix: Tensor | None = None,
 ) -> Tensor:
-    """Token ids (B, length) decoded from encoder states (B, N, W).
+    """Token ids (B, length) decoded from states (B, N, W) of the encoder, or of a decoder-only model's soft prefix.
 
-    In float32 they equal those of ``generate``, which also decodes models and options that the fast decoder does not
-    support; that is logged once with the reason.
+    A soft prefix is N embeddings before that of the start token. In float32 the tokens equal those of ``generate``,
+    which also decodes models and options that the fast decoder does not support; that is logged once with the reason.
 
     Args:
         max_len: the most tokens that the model handles.
-        mask: (B, N) cross-attention mask, or None for all positions.
+        mask: (B, N), the states that are read, or None for all. The fast decoder has none for soft prefixes.
         seed, sample_ids, decode: the random numbers of nucleus sampling depend only on (seed, sample id, number of the
             decode); ids default to 0 … B-1.
         prefix: (B, P) int64, tokens that the decoder reads before the first one that it writes; the result begins with
@@ -78,6 +83,8 @@ def generate_ids(
         embeddings: Any = lm.get_input_embeddings()
         rules = Rules.read(options, embeddings.weight.shape[0], states.device, num_prefix)
         stack = _stack(lm, config.precision)
+        with gpu_settings(states.device):
+            cache = stack.start(states, mask, rules.num_beams, rules.max_length)
     except UnsupportedError as reason:
         if config.precision is not None:
             raise ConfigError(f"precision={config.precision} cannot be had here: {reason}.") from reason
@@ -85,7 +92,7 @@ def generate_ids(
         with gpu_settings(states.device):
             return _generate(lm, states, mask, options, config, uniforms, prefix)
     search: Search
-    cache, fill = stack.start(states, mask, rules.num_beams, rules.max_length), rules.pad
+    fill = rules.pad
     if rules.num_beams > 1:
         search, fill = BeamSearch(stack, cache, rules, len(states)), rules.fill
     elif uniforms is None:
@@ -128,8 +135,11 @@ def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | N
     return torch.special.ndtr(normal.double())
 
 
-def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack:
+def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack | CausalStack:
     """The cached decoder of a model, one for each precision."""
+    if not lm.config.is_encoder_decoder or lm.config.model_type in CAUSAL_FAMILIES:
+        dtype, merge = choose_merge(precision, lm.dtype, lm.device)
+        return prepared_once(lm, precision, lambda: CausalStack(read_causal_decoder(lm, dtype, merge), dtype))
     dtype, pack = choose_linear(precision, lm.dtype, lm.device, few_rows=True)
     return prepared_once(lm, precision, lambda: DecoderStack(read_decoder(lm, dtype, pack), dtype))
 
@@ -160,11 +170,6 @@ def _generate(
     prefix: Tensor | None = None,
 ) -> Tensor:
     """Token ids (B, length) from transformers' ``generate``; ``uniforms`` (B, max_length) for sampling."""
-    begun: dict[str, Tensor] = {}
-    if prefix is not None:
-        start = options.decoder_start_token_id
-        first = prefix.new_full((len(prefix), 1), options.bos_token_id if start is None else start)
-        begun["decoder_input_ids"] = torch.cat([first, prefix], dim=1)
     processors = LogitsProcessorList()
     if uniforms is not None:
         if config.temperature != 1.0:
@@ -173,12 +178,37 @@ def _generate(
             processors.append(TopKLogitsWarper(config.top_k))
         processors.append(TopPLogitsWarper(config.top_p))
         processors.append(_InverseTransform(uniforms))
+    return lm.generate(  # type: ignore[operator]  # a method of the classes with a head alone
+        **_inputs(lm, states, mask, options, prefix), generation_config=options, logits_processor=processors
+    )
+
+
+def _inputs(
+    lm: PreTrainedModel,
+    states: Tensor,
+    mask: Tensor | None,
+    options: GenerationConfig,
+    prefix: Tensor | None = None,
+) -> dict[str, Any]:
+    """The arguments by which ``generate`` reads ``states``; the lengths of ``options`` are changed to its own."""
     if mask is None:
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
-    return lm.generate(  # type: ignore[operator]  # a method of the classes with a head alone
-        encoder_outputs=BaseModelOutput(last_hidden_state=states),
-        attention_mask=mask.long(),
-        generation_config=options,
-        logits_processor=processors,
-        **begun,
-    )
+    inputs: dict[str, Any] = {"attention_mask": mask.long()}
+    if lm.config.is_encoder_decoder:
+        inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
+        if prefix is not None:
+            inputs["decoder_input_ids"] = _begun(options, prefix)
+        return inputs
+    ids = _begun(options, mask.new_empty((len(mask), 0), dtype=torch.long) if prefix is None else prefix)
+    embeddings = lm.get_input_embeddings()(ids)
+    embeddings = torch.cat([states.to(embeddings), embeddings], dim=1)
+    options.max_length += embeddings.shape[1]  # generate counts the embeddings, too
+    options.min_length += embeddings.shape[1]
+    seen = torch.cat([mask.long(), torch.ones_like(ids)], dim=1)
+    return {"input_ids": ids, "inputs_embeds": embeddings, "attention_mask": seen}
+
+
+def _begun(options: GenerationConfig, prefix: Tensor) -> Tensor:
+    """The start token and the tokens (B, P) behind it."""
+    start = options.bos_token_id if options.decoder_start_token_id is None else options.decoder_start_token_id
+    return torch.cat([prefix.new_full((len(prefix), 1), start), prefix], dim=1)

@@ -11,17 +11,27 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ld4lg_fast.decoding.cache import KeyValueCache
 from ld4lg_fast.decoding.rules import Rules
-from ld4lg_fast.decoding.stack import Cache, DecoderStack
 
 IMPOSSIBLE = -1.0e9  # score of beams that must not be chosen, as in transformers
+
+
+class Stack(Protocol):
+    """A decoder with a cache of its own kind; `DecoderStack` and `CausalStack` describe the arguments."""
+
+    def start(self, states: Tensor, mask: Tensor | None, num_beams: int, max_length: int) -> Any: ...
+
+    def prefill(self, tokens: Tensor, cache: Any) -> None: ...
+
+    def step(self, tokens: Tensor, position: Tensor, span: int, cache: Any) -> Tensor: ...
 
 
 class Search(Protocol):
     """The state of a batch that is being decoded."""
 
-    stack: DecoderStack
-    cache: Cache
+    stack: Stack
+    cache: KeyValueCache
     ids: Tensor
     length: Tensor
 
@@ -50,7 +60,7 @@ def read_prefix(search: Search, prefix: Tensor) -> None:
 class GreedySearch:
     """One text for each sentence, by the most probable token at each step."""
 
-    def __init__(self, stack: DecoderStack, cache: Cache, rules: Rules, sentences: int) -> None:
+    def __init__(self, stack: Stack, cache: KeyValueCache, rules: Rules, sentences: int) -> None:
         device = rules.eos.device
         self.stack, self.cache, self.rules = stack, cache, rules
         self.ids = torch.full((sentences, rules.max_length), rules.pad, device=device)
@@ -85,7 +95,7 @@ class NucleusSearch(GreedySearch):
     """One text for each sentence, sampled with its uniform random numbers (S, T); limits as in `Rules.draw`."""
 
     def __init__(
-        self, stack: DecoderStack, cache: Cache, rules: Rules, uniforms: Tensor, **limits: Any
+        self, stack: Stack, cache: KeyValueCache, rules: Rules, uniforms: Tensor, **limits: Any
     ) -> None:
         super().__init__(stack, cache, rules, len(uniforms))
         self.uniforms, self.limits = uniforms, limits
@@ -102,7 +112,7 @@ class NucleusSearch(GreedySearch):
 class BeamSearch:
     """transformers' beam search: W running texts for each sentence, and the W best complete ones with their scores."""
 
-    def __init__(self, stack: DecoderStack, cache: Cache, rules: Rules, sentences: int) -> None:
+    def __init__(self, stack: Stack, cache: KeyValueCache, rules: Rules, sentences: int) -> None:
         device, beams = rules.eos.device, rules.num_beams
         self.stack, self.cache, self.rules = stack, cache, rules
         self.ids = torch.full((sentences, beams, rules.max_length), rules.fill, device=device)

@@ -1,9 +1,5 @@
 """One decoding step of a batch, with key-value caches that are written in place and never reordered.
 
-The beams of a sentence share its cross-attention keys and values. Every position of the self-attention cache has one
-slot for each beam, and an index says in which slots the past of a beam is: choosing beams changes the index and moves
-no key.
-
 Letters: S sentences, W beams, T positions, N latents, H heads, K head width, D model width, V vocabulary.
 """
 
@@ -15,54 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ld4lg_fast.decoding.cache import KeyValueCache, bias_of_mask, empty_past
 from ld4lg_fast.decoding.families import Decoder, Layer, Map
 from ld4lg_fast.kernels import backend, ops
 
 
 @dataclass
-class Cache:
-    """Key-value caches of a batch.
+class Cache(KeyValueCache):
+    """Keys and values of a batch, and ``position_bias`` (T, H, T) of the decoder, or None."""
 
-    Attributes:
-        keys, values: of each layer (S, H, T, W, K). cross_keys, cross_values: of each layer (S, H, N, 1, K).
-        cross_bias: (S, 1, N), added to the cross-attention's scores, or None.
-        chosen: (S, W, T) int64, the slot of each position that belongs to a beam's past, or -1; None for a single beam
-            on a CPU, to whose past the whole cache belongs.
-        position_bias: (T, H, T) of the decoder, or None.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    cross_keys: list[Tensor]
-    cross_values: list[Tensor]
-    cross_bias: Tensor | None
-    chosen: Tensor | None
     position_bias: Tensor | None
-
-    def choose_beams(self, parents: Tensor) -> None:
-        """Beam w of each sentence goes on from beam ``parents[:, w]`` (S, W)."""
-        if self.chosen is not None:
-            self.chosen.copy_(self.chosen.gather(1, parents[:, :, None].expand_as(self.chosen)))
-
-    def keep(self, sentences: Tensor) -> None:
-        """Drops all sentences but those."""
-        for tensors in (self.keys, self.values, self.cross_keys, self.cross_values):
-            tensors[:] = [tensor.index_select(0, sentences) for tensor in tensors]
-        if self.cross_bias is not None:
-            self.cross_bias = self.cross_bias.index_select(0, sentences)
-        if self.chosen is not None:
-            self.chosen = self.chosen.index_select(0, sentences)
-
-    def write(self, layer: int, position: Tensor, key: Tensor, value: Tensor) -> None:
-        """Stores a layer's key and value (S, W, H, K) of a position (1,)."""
-        self.keys[layer].index_copy_(2, position, key.transpose(1, 2).unsqueeze(2))
-        self.values[layer].index_copy_(2, position, value.transpose(1, 2).unsqueeze(2))
-
-    def enter(self, position: Tensor) -> None:
-        """Adds each beam's own slot of ``position`` (1,) to its past."""
-        if self.chosen is not None:
-            own = torch.arange(self.chosen.shape[1], device=self.chosen.device)
-            self.chosen.index_copy_(2, position, own[None, :, None].expand_as(self.chosen[:, :, :1]))
 
     def relative_bias(self, position: Tensor, span: int) -> Tensor | None:
         """Relative position bias (1, H, span) of a query at ``position`` (1,), or None."""
@@ -72,13 +30,9 @@ class Cache:
 
     def spread_bias(self, position: Tensor, span: int) -> Tensor | None:
         """`relative_bias` for every slot, -inf for slots of other beams: (S or 1, H or 1, W or 1, span·W)."""
-        bias = self.relative_bias(position, span)
+        bias, past = self.relative_bias(position, span), self.past_bias(span)
         bias = None if bias is None else bias[:, :, None, :, None]
-        if self.chosen is not None:
-            slots = torch.arange(self.chosen.shape[1], device=self.chosen.device)
-            own = self.chosen[:, None, :, :span, None] == slots
-            past = torch.zeros(own.shape, device=own.device, dtype=self.keys[0].dtype)
-            past = past.masked_fill_(~own, float("-inf"))
+        if past is not None:
             bias = past if bias is None else bias + past
         return None if bias is None else bias.flatten(-2)
 
@@ -111,20 +65,13 @@ class DecoderStack:
             # Zeros, as positions that are not written yet are masked, and a masked NaN would still give NaN.
             return [key.new_zeros(shape) for _ in decoder.layers]
 
-        chosen = None
-        if num_beams > 1 or key.is_cuda:
-            chosen = torch.full((sentences, num_beams, max_length), -1, device=key.device)
-        cross_bias = None
-        if mask is not None:
-            cross_bias = key.new_zeros(mask.shape).masked_fill(~mask.bool(), torch.finfo(key.dtype).min)
-            cross_bias = cross_bias[:, None]
         return Cache(
             keys=empty(),
             values=empty(),
             cross_keys=[keys for keys, _ in cross],
             cross_values=[values for _, values in cross],
-            cross_bias=cross_bias,
-            chosen=chosen,
+            cross_bias=bias_of_mask(mask, key),
+            chosen=empty_past(key, num_beams, max_length),
             position_bias=decoder.position_bias(max_length).to(key) if decoder.position_bias else None,
         )
 

@@ -134,6 +134,16 @@ def test_decode_throughput(tmp_path):
     assert target.with_suffix(".png").stat().st_size > 1000
 
 
+def test_decode_throughput_of_a_decoder_only_model(tmp_path):
+    target = tmp_path / "decode.json"
+    sizes = ("--config", "small-causal", "--batch-sizes", "2", "--max-length", "8", "--rounds", "1")
+    options = ("--strategies", "greedy", "--precisions", "fp32", "--device", "cpu")
+    run("decode_throughput.py", *options, *sizes, "--json", str(target))
+    rows = {row["name"]: row for row in json.loads(target.read_text())["rows"]}
+    assert rows["ours, fp32"]["token_agreement"] == 1.0 and rows["ours, fp32"]["batch"] == 2
+    assert rows["generate, static cache"]["speedup_vs_generate"] > 0
+
+
 def test_decode_throughput_of_a_run(tmp_path, autoencoder):
     TextDiffusionPipeline(autoencoder, make_model()).save_pretrained(tmp_path / "own-run")
     target = tmp_path / "decode.json"

@@ -54,6 +54,58 @@ def test_cached_attention(variant, width, beams, slots, bias_shape):
     assert got.shape == exact.shape and (got - exact).abs().max() <= slack
 
 
+@needs_library
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [64, 12, 6])
+@pytest.mark.parametrize(("beams", "groups"), [(1, 3), (3, 2), (2, 1)])
+@pytest.mark.parametrize("window", [None, 4])
+def test_grouped_queries_with_rotary_positions_over_a_cache_that_is_written(
+    variant, width, beams, groups, window
+):
+    """Against attention in float64 over keys that were rotated before; what is not seen is NaN."""
+    sentences, heads, capacity, span = 2, 2, 9, 7
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    columns = heads * width
+    mixed = randn(sentences * beams, (groups + 2) * columns)  # as one matmul gives them
+    query, key, value = mixed.split([groups * columns, columns, columns], dim=1)
+    keys, values = (randn(sentences, heads, capacity, beams, width) for _ in range(2))
+    keys[:, :, span - 1 :] = values[:, :, span - 1 :] = float("nan")
+    chosen = torch.randint(beams, (sentences, beams, capacity), generator=generator)
+    chosen[:, :, span - 1] = torch.arange(beams)
+    angles = randn(width // 2)
+    rotary = torch.stack([angles.cos(), angles.sin()])
+
+    def rotated(x):
+        x = x.double().view(sentences, beams, -1, width)
+        points = torch.complex(x[..., : width // 2], x[..., width // 2 :])
+        points = points * torch.polar(torch.ones_like(angles), angles)
+        return torch.cat([points.real, points.imag], dim=-1)
+
+    own = torch.arange(sentences)[:, None, None], chosen[:, :, :span]
+    past = [
+        cache.double().permute(0, 2, 3, 1, 4)[own[0], torch.arange(span), own[1]] for cache in (keys, values)
+    ]  # (S, W, span, H, K)
+    past[0][:, :, -1] = rotated(key)
+    past[1][:, :, -1] = value.double().view(sentences, beams, heads, width)
+    first = 0 if window is None else span - window
+    past = [cache[:, :, first:].repeat_interleave(groups, dim=3).permute(0, 1, 3, 2, 4) for cache in past]
+    want = F.scaled_dot_product_attention(rotated(query)[:, :, :, None], *past, scale=0.3)
+    if window is not None:
+        keys[:, :, :first] = values[:, :, :first] = float("nan")
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        options = {"key": key, "value": value, "rotary": rotary, "window": window}
+        got = ops.cached_attention(query, keys, values, span, 0.3, chosen, **options)
+    torch.testing.assert_close(got.double(), want.reshape(got.shape), rtol=1e-5, atol=1e-5)
+    stored = keys[:, :, span - 1].transpose(1, 2)
+    torch.testing.assert_close(stored.double(), rotated(key), rtol=1e-5, atol=1e-5)
+
+
 def test_attention_over_shapes_that_do_not_fit_is_refused():
     keys = torch.zeros(2, 3, 9, 4, 5)
     if backend.unavailable_reason("native") is not None:

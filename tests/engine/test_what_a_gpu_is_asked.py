@@ -5,21 +5,26 @@ The tensors are on torch's device without memory: what would wait for a value, o
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from ld4lg_fast.decoding import DecodingConfig, search
+from ld4lg_fast.decoding.causal import read_causal_decoder
+from ld4lg_fast.decoding.causal_stack import CausalStack
 from ld4lg_fast.decoding.families import read_decoder
 from ld4lg_fast.decoding.generate import _options, _uniforms
 from ld4lg_fast.decoding.rules import Rules
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.engine import cuda_graphs
+from ld4lg_fast.engine.merged_linear import SharedLinear
 from ld4lg_fast.engine.precision import PlainLinear
 from ld4lg_fast.engine.sampling_run import SamplingRun
 from ld4lg_fast.kernels import backend
 from tests.conftest import make_model
+from tests.decoding.causal_models import make_causal_lm, make_soft_prefix
 from tests.decoding.decoding_models import MAX_LEN, make_lm, make_states
 
 META = torch.device("meta")
@@ -73,6 +78,23 @@ def test_decoding(family, strategy, as_on_a_gpu):
     uniforms = _uniforms(states, options.max_length, 1, None, 0)
     lm, rules, uniforms, states, mask = as_on_a_gpu((lm, rules, uniforms, states, mask))
     stack = DecoderStack(read_decoder(lm, torch.float32, PlainLinear), torch.float32)
+    decode_as_on_a_gpu(stack, states, mask, rules, uniforms, strategy)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beam", "nucleus"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
+def test_decoding_of_decoder_only_models(family, strategy, as_on_a_gpu):
+    lm, states, config = make_causal_lm(family, 0), make_soft_prefix(7, sentences=6), DecodingConfig(strategy)
+    options = _options(lm, config, MAX_LEN)
+    rules = Rules.read(options, lm.config.vocab_size, states.device)
+    uniforms = _uniforms(states, options.max_length, 1, None, 0)
+    lm, rules, uniforms, states = as_on_a_gpu((lm, rules, uniforms, states))
+    merge = partial(SharedLinear, dtype=torch.float32)
+    stack = CausalStack(read_causal_decoder(lm, torch.float32, merge), torch.float32)
+    decode_as_on_a_gpu(stack, states, None, rules, uniforms, strategy)
+
+
+def decode_as_on_a_gpu(stack, states, mask, rules, uniforms, strategy):
     with torch.no_grad():
         cache = stack.start(states, mask, rules.num_beams, rules.max_length)
         if strategy == "beam":

@@ -87,7 +87,13 @@ def valid_arguments(op: str, seed: int = 0) -> dict[str, object]:
             return {**made, "q_gain": randn(64), "k_gain": randn(64)}
         case "cached_attention":
             made = {"query": randn(6, 8), "keys": randn(2, 2, 7, 3, 4), "values": randn(2, 2, 7, 3, 4)}
-            return {**made, "span": 5, "scale": 0.5, "chosen": below(3, 2, 3, 7), "bias": randn(1, 2, 5)}
+            made |= {"span": 5, "scale": 0.5, "chosen": below(3, 2, 3, 7), "bias": randn(1, 2, 5)}
+            return {**made, "key": randn(6, 8), "value": randn(6, 8), "rotary": randn(2, 2), "window": 4}
+        case "merged_linear":
+            made = {"x": randn(3, 5), "first": randn(4, 5), "second": randn(4, 5), "bias": randn(4)}
+            return {**made, "residual": randn(3, 4), "glu": "silu"}
+        case "rms_norm":
+            return {"x": randn(3, 8), "weight": randn(4), "eps": 1e-5}
         case "packed_linear":
             return {"weight": randn(6, 5), "bias": randn(6), "x": randn(3, 5), "residual": randn(3, 6)}
         case "narrow_linear" | "byte_linear":
@@ -106,7 +112,15 @@ def call(op: str) -> Callable[..., object]:
     def narrow(weight: Tensor, bias: Tensor | None, x: Tensor, geglu: bool, dtype: torch.dtype) -> Tensor:
         return ops.NarrowLinear(weight, bias, dtype, geglu)(x)
 
-    linear = {"packed_linear": packed, "narrow_linear": narrow, "byte_linear": narrow}
+    def merged(x: Tensor, first: Tensor, second: Tensor, bias: Tensor, residual: Tensor, glu: str) -> Tensor:
+        return ops.merged_linear(x, [first, second], [bias, None], residual, glu)
+
+    linear = {
+        "merged_linear": merged,
+        "packed_linear": packed,
+        "narrow_linear": narrow,
+        "byte_linear": narrow,
+    }
     return linear[op] if op in linear else getattr(ops, op)
 
 

@@ -260,6 +260,29 @@ UNFIT = {
         (zeros(2, 5), r"bias is torch.float32 \(2, 5\); it needs"),
         (zeros(1, 2, 5).double(), r"bias is torch.float64 \(1, 2, 5\)"),
     ],
+    (("cached_attention",), "key"): [
+        (None, "key and value come together, with a slot for every beam"),
+        (zeros(6, 4), r"key is torch.float32 \(6, 4\), value .*; they need float32 \(6, 8\)"),
+    ],
+    (("cached_attention",), "value"): [(zeros(6, 8).double(), "value torch.float64")],
+    (("cached_attention",), "rotary"): [(zeros(2, 3), r"rotary is torch.float32 \(2, 3\); it needs")],
+    (("cached_attention",), "window"): [(0, "window is 0; it needs a whole number from 1")],
+    (("merged_linear",), "x"): [
+        (zeros(3, 6), r"x \(3, 6\) and weights \[\(4, 5\), \(4, 5\)\] do not fit"),
+        (ints(3, 5), "x is torch.int64"),
+    ],
+    (("merged_linear",), "first"): [(zeros(4, 5).half(), "the weights of one dtype")],
+    (("merged_linear",), "bias"): [(zeros(5), "biases do not fit weights")],
+    (("merged_linear",), "residual"): [
+        (zeros(3, 8), r"residual is torch.float32 \(3, 8\); it needs torch.float32 \(3, 4\)"),
+        (zeros(3, 4).double(), "residual is torch.float64"),
+    ],
+    (("merged_linear",), "glu"): [("tanh", "glu is 'tanh' for weights .*; it needs two of the same shape")],
+    (("rms_norm",), "x"): [
+        (zeros(3, 9), r"x \(3, 9\) and weight \(4,\) do not fit"),
+        (ints(3, 8), "x is torch.int64"),
+    ],
+    (("rms_norm",), "eps"): [(-1.0, "eps -1.0; they need")],
     (("packed_linear",), "weight"): [
         (zeros(6, 5).half(), r"weight is torch.float16 \(6, 5\) on cpu; it"),
         (zeros(0, 5), r"weight is torch.float32 \(0, 5\)"),

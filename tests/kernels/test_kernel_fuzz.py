@@ -177,6 +177,47 @@ def test_any_linear_layer_is_computed_right(variant):
 
 
 @pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+def test_any_merged_linears_are_computed_right(variant):
+    generator = torch.Generator().manual_seed(4)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        for trial in range(60):
+            chance = random.Random(f"{variant} {trial}")
+            rows, inputs, outputs = chance.choice(ROWS), chance.choice(WIDTHS), chance.choice(WIDTHS)
+            glu = chance.choice((None, None, "silu", "gelu_pytorch_tanh"))
+            sizes = [outputs] * 2 if glu else [chance.choice(WIDTHS) for _ in range(chance.randint(1, 3))]
+            dtype = chance.choice(FLOATS)
+            weights = [spread(randn(size, inputs).to(dtype), chance) for size in sizes]
+            biases = [chance.choice((None, spread(randn(size), chance))) for size in sizes]
+            residual = chance.choice((None, spread(randn(rows, outputs if glu else sum(sizes)), chance)))
+            arguments = (spread(randn(rows, inputs), chance), weights, biases, residual, glu)
+            with use_backend("reference"):
+                want = ops.merged_linear(*arguments)
+            torch.testing.assert_close(ops.merged_linear(*arguments), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+def test_any_rms_norm_is_computed_right(variant):
+    generator = torch.Generator().manual_seed(6)
+    with native.use_instruction_set(variant) as there:
+        if not there:
+            pytest.skip(f"this processor has no {variant}")
+        for trial in range(40):
+            chance = random.Random(f"{variant} {trial}")
+            rows, width, groups = chance.choice(ROWS), chance.choice(WIDTHS), chance.randint(1, 3)
+            x = spread(torch.randn(rows, groups * width, generator=generator), chance)
+            weight = spread(torch.randn(width, generator=generator), chance)
+            with use_backend("reference"):
+                want = ops.rms_norm(x.double(), weight.double(), 1e-5)
+            torch.testing.assert_close(ops.rms_norm(x, weight, 1e-5).double(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 def test_attention_over_any_cache_is_computed_right(variant):
     generator = torch.Generator().manual_seed(5)
     with native.use_instruction_set(variant) as there:
