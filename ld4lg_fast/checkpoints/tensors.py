@@ -3,6 +3,7 @@
 Shapes are checked before memory is allocated.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -138,6 +139,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     read_header(path)
     return _load(path)
+
+
+def digest_of(module: nn.Module) -> str:
+    """SHA-256 of the names, shapes, dtypes and values of a module's tensors, tied ones once."""
+    digest, tied = hashlib.sha256(), tied_names(module)
+    for name, tensor in sorted(module.state_dict().items()):
+        if name not in tied:
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -160,11 +160,6 @@ def _generate(
     prefix: Tensor | None = None,
 ) -> Tensor:
     """Token ids (B, length) from transformers' ``generate``; ``uniforms`` (B, max_length) for sampling."""
-    begun: dict[str, Tensor] = {}
-    if prefix is not None:
-        start = options.decoder_start_token_id
-        first = prefix.new_full((len(prefix), 1), options.bos_token_id if start is None else start)
-        begun["decoder_input_ids"] = torch.cat([first, prefix], dim=1)
     processors = LogitsProcessorList()
     if uniforms is not None:
         if config.temperature != 1.0:
@@ -175,10 +170,22 @@ def _generate(
         processors.append(_InverseTransform(uniforms))
     if mask is None:
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+    start = options.bos_token_id if options.decoder_start_token_id is None else options.decoder_start_token_id
+    begun = mask.new_full((len(mask), 1), start)
+    begun = begun if prefix is None else torch.cat([begun, prefix], dim=1)
+    given: dict[str, Any]
+    if lm.config.is_encoder_decoder:
+        given = {"encoder_outputs": BaseModelOutput(last_hidden_state=states), "decoder_input_ids": begun}
+    else:
+        embeddings = lm.get_input_embeddings()(begun)
+        embeddings = torch.cat([states.to(embeddings), embeddings], dim=1)
+        given = {"inputs_embeds": embeddings, "input_ids": begun}
+        mask = torch.cat([mask, torch.ones_like(begun)], dim=1)
+        options.max_length += embeddings.shape[1]  # generate counts the embeddings, too
+        options.min_length += embeddings.shape[1]
     return lm.generate(  # type: ignore[operator]  # a method of the classes with a head alone
-        encoder_outputs=BaseModelOutput(last_hidden_state=states),
         attention_mask=mask.long(),
         generation_config=options,
         logits_processor=processors,
-        **begun,
+        **given,
     )

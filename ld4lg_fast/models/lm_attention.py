@@ -45,8 +45,13 @@ def set_attention(autoencoder: nn.Module, name: str) -> None:
     """Has a language autoencoder, its ``lm`` and its Perceiver, use a backend that `check_attn_implementation` passes.
 
     Raises:
-        ConfigError: see `set_lm_attention`.
+        ConfigError: see `set_lm_attention`; or FlashAttention for a decoder-only model that is read bidirectionally.
     """
+    if name == "flash_attn" and autoencoder.reading.bidirectional:  # type: ignore[union-attr]  # of an autoencoder
+        raise ConfigError(
+            "attn_implementation=flash_attn knows causal attention alone of a decoder-only model, and this one is read "
+            "with autoencoder.bidirectional=true; choose auto or sdpa."
+        )
     set_lm_attention(autoencoder.lm, name)  # type: ignore[arg-type]  # a language model
     set_attn_implementation(autoencoder, name)
 
