@@ -85,6 +85,8 @@ def fetched(name_or_path: str) -> Pretrained:
     remedy = "give another one with autoencoder.name_or_path=FOLDER"
     try:
         content, _ = PreTrainedConfig.get_config_dict(place, **options)
+        if not content:
+            raise FileNotFoundError("config.json")
         kind = _auto_class(content)
         lm, tokenizer = load_pretrained(kind, place, **options)
     except OSError as error:

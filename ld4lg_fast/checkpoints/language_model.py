@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from pydantic import BaseModel
 from transformers import (
     AutoConfig,
@@ -64,7 +65,7 @@ def load_language_model(folder: Path) -> PreTrainedModel:
             skeleton = architecture(config)
     except Exception as error:  # transformers raises many kinds for invalid sizes
         raise CheckpointError(f"{folder / 'config.json'} makes no model ({first_line(error)}).") from error
-    state = read_weights(skeleton, *paths)
+    state = read_weights(skeleton, *paths, computed=skeleton._keys_to_ignore_on_save or ())
     with BUILDING:
         lm = architecture.from_pretrained(
             None, config=config, state_dict=state, dtype=torch.float32, trust_remote_code=False
@@ -97,6 +98,9 @@ def load_pretrained(
     with BUILDING:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
         config._attn_implementation = None  # never taken from the file
+        quantization: dict[str, Any] = {}
+        if "gguf_file" in options and hasattr(transformers, "GgufConfig"):
+            quantization["quantization_config"] = transformers.GgufConfig(dequantize=True)
         model, found = kind.from_pretrained(
             place,
             config=config,
@@ -104,7 +108,10 @@ def load_pretrained(
             trust_remote_code=False,
             output_loading_info=True,
             **options,
+            **quantization,
         )
+        if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+            quantizer.remove_quantization_config(model)  # plain weights, which can be saved
         tokenizer = choose_tokenizer(place, config, model.get_input_embeddings().num_embeddings, **options)
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(optional)):
         raise ValueError(f"it has no weights {shown(missing)}")

@@ -154,14 +154,14 @@ class EncoderDecoder(LanguageModel):
 
     @property
     def width(self) -> int:
-        return self.lm.config.get_text_config(encoder=True).hidden_size
+        return self.lm.get_encoder().config.get_text_config().hidden_size
 
     @property
     def decoder(self) -> nn.Module:
         return self.lm.get_decoder()
 
     def most_tokens(self, num_memory: int) -> int | None:
-        return getattr(self.lm.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return getattr(self.decoder.config, "max_position_embeddings", None)
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         bias = self._attention_bias(_for_each_query(mask, ids.shape[1]))
