@@ -168,24 +168,37 @@ def _generate(
             processors.append(TopKLogitsWarper(config.top_k))
         processors.append(TopPLogitsWarper(config.top_p))
         processors.append(_InverseTransform(uniforms))
+    return lm.generate(  # type: ignore[operator]  # a method of the classes with a head alone
+        **_inputs(lm, states, mask, options, prefix), generation_config=options, logits_processor=processors
+    )
+
+
+def _inputs(
+    lm: PreTrainedModel,
+    states: Tensor,
+    mask: Tensor | None,
+    options: GenerationConfig,
+    prefix: Tensor | None = None,
+) -> dict[str, Any]:
+    """The arguments by which ``generate`` reads ``states``; the lengths of ``options`` are changed to its own."""
     if mask is None:
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
-    start = options.bos_token_id if options.decoder_start_token_id is None else options.decoder_start_token_id
-    begun = mask.new_full((len(mask), 1), start)
-    begun = begun if prefix is None else torch.cat([begun, prefix], dim=1)
-    given: dict[str, Any]
+    inputs: dict[str, Any] = {"attention_mask": mask.long()}
     if lm.config.is_encoder_decoder:
-        given = {"encoder_outputs": BaseModelOutput(last_hidden_state=states), "decoder_input_ids": begun}
-    else:
-        embeddings = lm.get_input_embeddings()(begun)
-        embeddings = torch.cat([states.to(embeddings), embeddings], dim=1)
-        given = {"inputs_embeds": embeddings, "input_ids": begun}
-        mask = torch.cat([mask, torch.ones_like(begun)], dim=1)
-        options.max_length += embeddings.shape[1]  # generate counts the embeddings, too
-        options.min_length += embeddings.shape[1]
-    return lm.generate(  # type: ignore[operator]  # a method of the classes with a head alone
-        attention_mask=mask.long(),
-        generation_config=options,
-        logits_processor=processors,
-        **given,
-    )
+        inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
+        if prefix is not None:
+            inputs["decoder_input_ids"] = _begun(options, prefix)
+        return inputs
+    ids = _begun(options, mask.new_empty((len(mask), 0), dtype=torch.long) if prefix is None else prefix)
+    embeddings = lm.get_input_embeddings()(ids)
+    embeddings = torch.cat([states.to(embeddings), embeddings], dim=1)
+    options.max_length += embeddings.shape[1]  # generate counts the embeddings, too
+    options.min_length += embeddings.shape[1]
+    seen = torch.cat([mask.long(), torch.ones_like(ids)], dim=1)
+    return {"input_ids": ids, "inputs_embeds": embeddings, "attention_mask": seen}
+
+
+def _begun(options: GenerationConfig, prefix: Tensor) -> Tensor:
+    """The start token and the tokens (B, P) behind it."""
+    start = options.bos_token_id if options.decoder_start_token_id is None else options.decoder_start_token_id
+    return torch.cat([prefix.new_full((len(prefix), 1), start), prefix], dim=1)
