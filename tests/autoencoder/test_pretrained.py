@@ -296,6 +296,69 @@ def test_gguf_files_are_refused_in_a_sentence(tmp_path, monkeypatch):
         fetched(str(path))
 
 
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers": "blk",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def write_gguf(gguf, lm, tokenizer, path):
+    """A Qwen 2 and its byte-level BPE as llama.cpp stores them."""
+    config, bpe = lm.config, json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_license("apache-2.0")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(bpe["vocab"], key=bpe["vocab"].get))
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_pad_token_id(1)
+    writer.add_eos_token_id(2)
+    for name, weight in lm.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        for theirs, ours in GGUF_NAMES.items():
+            name = name.replace(theirs, ours)
+        writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_read_and_stored_as_plain_weights(tokenizer, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    lm = spread(tiny_decoder_only("qwen2", len(tokenizer)))
+    write_gguf(gguf, lm, tokenizer, tmp_path / "tiny.gguf")
+    model = opened(str(tmp_path / "tiny.gguf")).eval()
+    assert model.origin == pretrained.Origin("tiny.gguf", "apache-2.0")
+    assert all(torch.equal(model.lm.state_dict()[name], weight) for name, weight in lm.state_dict().items())
+    ids, mask = batch(model)
+    assert model.decode_text(ids.tolist()) == TEXTS
+    model.save(tmp_path / "run")
+    again = LanguageAutoencoder.load(tmp_path / "run")
+    torch.testing.assert_close(again.encode(ids, mask), model.encode(ids, mask))
+
+
 def test_a_gguf_file_of_an_unknown_architecture_is_refused_in_a_sentence(tmp_path):
     gguf = pytest.importorskip("gguf")
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "novel")
