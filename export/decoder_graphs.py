@@ -7,11 +7,15 @@ Letters: S sentences, W beams, T cached tokens, N latent positions, d latent wid
 V vocabulary.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ld4lg_fast.decoding.families import Decoder, read_decoder
 from ld4lg_fast.engine.precision import PlainLinear
+from ld4lg_fast.export.causal_graphs import NAME, CausalStep, PrefixToCache, check_causal, written
 from ld4lg_fast.export.graph import Graph, cache_names
 from ld4lg_fast.export.runtime.language_model import SPAN
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
@@ -69,7 +73,7 @@ class DecoderStep(nn.Module):
                 layer.qkv(inputs).unflatten(0, tokens.shape).unflatten(2, (3, decoder.heads, -1)).unbind(2)
             )
             own = past[2 * index : 2 * index + 2]
-            own = [_written(old, tensor, position) for old, tensor in zip(own, new, strict=True)]
+            own = [written(old, tensor, position) for old, tensor in zip(own, new, strict=True)]
             present += own
             keys, values = (tensor.flatten(2, 3) for tensor in own)
             x = layer.self_out(self._attend(query, keys, values, bias), x)
@@ -92,13 +96,6 @@ class DecoderStep(nn.Module):
         return (weights @ values).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _written(past: Tensor, new: Tensor, position: Tensor) -> Tensor:
-    """A cache (S, H, T, W, K) with ``new`` (S, W, H, K) at a position: one ScatterND, which writes in place where
-    the output is bound to the memory of the input."""
-    sentences, heads = (torch.arange(size) for size in past.shape[:2])
-    return past.index_put((sentences[:, None], heads, position), new.transpose(1, 2))
-
-
 class CacheGrowth(nn.Module):
     """Caches of ``sentences`` (S',) alone, with room for `SPAN` more tokens."""
 
@@ -111,23 +108,51 @@ class CacheGrowth(nn.Module):
         return grown + [tensor.index_select(0, sentences) for tensor in kept]
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What differs between the kinds of language models: modules, and the sizes of the caches."""
+
+    to_cache: nn.Module
+    step: nn.Module
+    layers: int
+    heads: int
+    width: int
+
+
+def _encoder_decoder(pipe: TextDiffusionPipeline) -> _Parts:
+    autoencoder = pipe.autoencoder
+    lm = autoencoder.lm
+    decoder = read_decoder(lm, lm.dtype, PlainLinear)
+    width = lm.config.d_model // decoder.heads if lm.config.model_type == "bart" else lm.config.d_kv
+    longest = autoencoder.max_len + 1 + pipe.model.recipe.get("prefix_tokens", 0) + SPAN
+    step = DecoderStep(decoder, longest)
+    return _Parts(LatentsToCache(pipe, decoder), step, len(decoder.layers), decoder.heads, width)
+
+
+def _decoder_only(pipe: TextDiffusionPipeline) -> _Parts:
+    check_causal(pipe.autoencoder)
+    lm: Any = pipe.autoencoder.lm
+    lm.set_attn_implementation(NAME)
+    config = lm.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = config.num_key_value_heads
+    return _Parts(PrefixToCache(pipe.autoencoder), CausalStep(lm), config.num_hidden_layers, heads, width)
+
+
 def decoder_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
-    """Latents to cross-attention caches, a decoding step, and the growth of the caches."""
+    """Latents to the caches that the beams share, a decoding step, and the growth of the caches."""
     autoencoder = pipe.autoencoder
     lm, has_mask = autoencoder.lm, autoencoder.perceiver is None
-    decoder = read_decoder(lm, lm.dtype, PlainLinear)
+    parts = (_encoder_decoder if lm.config.is_encoder_decoder else _decoder_only)(pipe)
     latents = torch.zeros(2, autoencoder.num_latents - has_mask, autoencoder.dim_latent)
     latent_axes = {0: "sentences"} | ({1: "positions"} if has_mask else {})
-    cross_names = cache_names("cross", len(decoder.layers))
-    to_cache = Graph(
-        "latents", LatentsToCache(pipe, decoder), {"latents": latents}, {"latents": latent_axes}, cross_names
-    )
-    width = lm.config.d_model // decoder.heads if lm.config.model_type == "bart" else lm.config.d_kv
+    cross_names = cache_names("cross", parts.layers)
+    to_cache = Graph("latents", parts.to_cache, {"latents": latents}, {"latents": latent_axes}, cross_names)
     sentences, beams, positions, span = 3, 4, 7, 5
 
     def cache(*middle: int) -> list[Tensor]:
-        shape = (sentences, decoder.heads, *middle, width)
-        return [torch.zeros(shape, dtype=lm.dtype) for _ in range(2 * len(decoder.layers))]
+        shape = (sentences, parts.heads, *middle, parts.width)
+        return [torch.zeros(shape, dtype=lm.dtype) for _ in range(2 * parts.layers)]
 
     caches: dict[str, Tensor | list[Tensor]] = {"past": cache(span, beams), "cross": cache(positions)}
     cache_axes = {
@@ -145,17 +170,17 @@ def decoder_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
         cache_axes["mask"] = {0: "sentences", 1: "positions"}
     step = Graph(
         "decoder",
-        DecoderStep(decoder, autoencoder.max_len + 1 + pipe.model.recipe.get("prefix_tokens", 0) + SPAN),
+        parts.step,
         inputs | caches,
         axes | cache_axes,
-        ["logits", *cache_names("present", len(decoder.layers))],
+        ["logits", *cache_names("present", parts.layers)],
     )
     growth = Graph(
         "cache",
         CacheGrowth(),
         {"sentences": torch.zeros(2, dtype=torch.long), **caches},
         {"sentences": {0: "kept"}} | cache_axes,
-        [f"next.{name}" for name in (*cache_names("past", len(decoder.layers)), *cross_names)]
+        [f"next.{name}" for name in (*cache_names("past", parts.layers), *cross_names)]
         + ["next.mask"] * has_mask,
     )
     return [to_cache, step, growth]

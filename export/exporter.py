@@ -215,7 +215,7 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
             name: asdict(statistics)[name] for name in ("length_counts", "class_names", "class_counts")
         },
         "files": {},
-        "vocab_size": autoencoder.lm.config.vocab_size,
+        "vocab_size": autoencoder.language_model.vocabulary,
     }
     return parse_config(content)
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.decoder_graphs import decoder_graphs
@@ -116,12 +117,12 @@ def _or_first(mask: Tensor, given: Tensor) -> Tensor:
 class SourceEncoder(nn.Module):
     """Source token ids (B, M) with their mask to each denoiser block's cross-attention keys and values."""
 
-    def __init__(self, encoder: nn.Module, denoiser: DiffusionTransformer) -> None:
+    def __init__(self, autoencoder: LanguageAutoencoder, denoiser: DiffusionTransformer) -> None:
         super().__init__()
-        self.encoder, self.denoiser = encoder, denoiser
+        self.autoencoder, self.denoiser = autoencoder, denoiser
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        states = self.autoencoder.language_model.encode(input_ids, attention_mask)
         tokens = self.denoiser.context_proj(states)
         return [block.cross_attn.kv(tokens) for block in self.denoiser.blocks]
 
@@ -159,17 +160,19 @@ def make_graphs(pipe: TextDiffusionPipeline) -> list[Graph]:
     """All graphs of a pipeline.
 
     Raises:
-        ConfigError: a language model of another family than BART, T5 and mT5.
+        ConfigError: an encoder-decoder model of another family than BART, T5 and mT5, or a decoder-only one that
+            `causal_graphs.check_causal` refuses.
     """
-    family = pipe.autoencoder.lm.config.model_type
-    if family not in FAMILIES:
+    config = pipe.autoencoder.lm.config
+    family = config.model_type
+    if config.is_encoder_decoder and family not in FAMILIES:
         raise ConfigError(
             f"Language models of the family {family!r} cannot be exported; train with one of {', '.join(FAMILIES)}."
         )
     graphs = [_denoiser_graph(pipe), *decoder_graphs(pipe)]
     denoiser = pipe.model.denoiser
     if pipe.model.is_seq2seq and isinstance(denoiser, DiffusionTransformer):
-        graphs.append(_source_graph(SourceEncoder(pipe.autoencoder.lm.get_encoder(), denoiser)))
+        graphs.append(_source_graph(SourceEncoder(pipe.autoencoder, denoiser)))
     if pipe.model.writes_documents:
         graphs += _document_graphs(pipe)
     return graphs

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.language_model import LanguageModel
@@ -102,10 +101,10 @@ def _with_source(
     folder: Path, pipe: TextDiffusionPipeline, shape: tuple[int, int], generator: torch.Generator
 ) -> tuple[dict, dict]:
     """Random source tokens as the eager denoiser takes them, and as the graph takes them."""
-    session, lm = Session(folder, "source", ["CPUExecutionProvider"]), pipe.autoencoder.lm
-    ids = torch.randint(0, lm.config.vocab_size, shape, generator=generator)
+    session, lm = Session(folder, "source", ["CPUExecutionProvider"]), pipe.autoencoder.language_model
+    ids = torch.randint(0, lm.vocabulary, shape, generator=generator)
     mask = _random_mask(*shape, generator)
-    states = lm.get_encoder()(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    states = lm.encode(ids, mask)
     encoded = session.run({"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
     return {"context": states, "context_mask": mask}, encoded | {"source_mask": mask}
 
@@ -117,7 +116,9 @@ def _with_blocks(
     encoder, session = (Session(folder, name, ["CPUExecutionProvider"]) for name in ("encoder", "context"))
     (batch, length), model = shape, pipe.model
     most = model.recipe["context_blocks"]
-    ids = torch.randint(0, pipe.autoencoder.lm.config.vocab_size, (batch * most, length), generator=generator)
+    ids = torch.randint(
+        0, pipe.autoencoder.language_model.vocabulary, (batch * most, length), generator=generator
+    )
     mask = _random_mask(batch * most, length, generator)
     latents = pipe.autoencoder.encode(ids, mask).float()
     index = torch.randint(0, batch * most, (batch, most), generator=generator)
@@ -139,13 +140,13 @@ def _decoder(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generat
     names = ("latents", "decoder", "cache")
     to_cache, step, growth = (Session(folder, name, ["CPUExecutionProvider"]) for name in names)
     autoencoder = pipe.autoencoder
-    lm, has_mask = autoencoder.lm, autoencoder.perceiver is None
+    lm, has_mask = autoencoder.language_model, autoencoder.perceiver is None
     for (batch, length), beams in itertools.product(SHAPES, BEAMS):
         positions = min(autoencoder.num_latents, 2 + batch) if has_mask else autoencoder.num_latents
         latents = torch.randn(batch, positions, autoencoder.dim_latent, generator=generator)
         mask = _random_mask(batch, positions, generator)
         rows = torch.arange(batch).repeat_interleave(beams)
-        tokens = torch.randint(0, lm.config.vocab_size, (batch * beams, length), generator=generator)
+        tokens = torch.randint(0, lm.vocabulary, (batch * beams, length), generator=generator)
         decoder = LanguageModel(
             to_cache, step, growth, latents.numpy(), mask.numpy() if has_mask else None, beams
         )
@@ -160,9 +161,5 @@ def _decoder(folder: Path, pipe: TextDiffusionPipeline, generator: torch.Generat
             order = np.roll(order, 1)
             decoder.choose(np.tile(np.roll(np.arange(beams), 1), (batch, 1)))
         states = autoencoder.decode_states(latents)[rows]
-        wanted = lm(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            attention_mask=mask[rows].long() if has_mask else None,
-            decoder_input_ids=tokens,
-        ).logits
+        wanted = lm.logits(states, mask[rows] if has_mask else None, tokens)
         yield "decoder logits", torch.stack(logits, dim=1), wanted

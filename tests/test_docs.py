@@ -19,6 +19,7 @@ from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from tests.conftest import make_model
 from tests.doc_commands import DOCUMENTS, ROOT, blocks, commands, run
+from tests.language_models import spread, tiny_decoder_only
 from tests.published.published_checkpoints import Official
 
 TEXTS = [f"Place {i} is a {kind} pub near the river." for i in range(30) for kind in ("cheap", "small")]
@@ -50,6 +51,8 @@ def folder(tmp_path, monkeypatch, autoencoder, tokenizer):
     corpus.mkdir()
     for name in ("trainset", "devset", "testset_w_refs"):
         (corpus / f"{name}.csv").write_text("mr,ref\n" + "".join(f'"name[{t[:8]}]","{t}"\n' for t in TEXTS))
+    spread(tiny_decoder_only("smollm2", len(tokenizer))).save_pretrained("SmolLM2-135M")
+    tokenizer.save_pretrained("SmolLM2-135M")
     Path("data").mkdir()
     Path("data/e2e").symlink_to(corpus.absolute())
     statistics = RunStatistics(length_counts=(0,) * 9 + (60,))
@@ -109,6 +112,7 @@ def test_commands_and_options_named_in_sentences_exist():
         configs = [
             hydra.compose("train"),
             hydra.compose("train", groups),
+            hydra.compose("train", ["autoencoder=causal"]),
             *map(hydra.compose, ("infer", "test")),
         ]
         keys = {key for config in configs for key in all_keys(OmegaConf.to_container(config))}

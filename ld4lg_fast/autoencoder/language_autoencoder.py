@@ -1,51 +1,39 @@
-"""The language autoencoder: an encoder-decoder language model with a Perceiver between the two.
+"""The language autoencoder: a language model that reads and writes texts, with a Perceiver between the two.
 
 Lovelace et al. 2023, section 4. Letters: B batch, T tokens, N latents, d latent width, W model width.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
-from ld4lg_fast.autoencoder import latent_checks
-from ld4lg_fast.autoencoder.pretrained import fetched
-from ld4lg_fast.autoencoder.teacher_forcing import TeacherForcing, for_each_query
-from ld4lg_fast.checkpoints.files import write_json, writing
-from ld4lg_fast.checkpoints.language_model import BUILDING, load_language_model
-from ld4lg_fast.checkpoints.schemas import AutoencoderFile, read
-from ld4lg_fast.checkpoints.tensors import build_and_load, save_weights
-from ld4lg_fast.checkpoints.tokenizer import load_tokenizer
+from ld4lg_fast.autoencoder import latent_checks, storage
+from ld4lg_fast.autoencoder.pretrained import Origin, fetched
+from ld4lg_fast.autoencoder.teacher_forcing import TeacherForcing
+from ld4lg_fast.checkpoints.language_model import BUILDING
 from ld4lg_fast.decoding import DecodingConfig, generate_ids
 from ld4lg_fast.decoding.reranking import choose_by_risk, choose_by_score
 from ld4lg_fast.engine.gpu_settings import gpu_settings
-from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.similarity import SCORE
+from ld4lg_fast.models.language_models import (
+    MIDDLE_LAYER,
+    DecoderOnly,
+    LanguageModel,
+    Reading,
+    language_model,
+)
 from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Disables transformers' progress bars."""
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
 
 
 class LanguageAutoencoder(TeacherForcing):
@@ -53,6 +41,10 @@ class LanguageAutoencoder(TeacherForcing):
 
     With a `Perceiver` (recipe v2) the latents are N vectors of width d. Without one (recipe v1) they are the encoder's
     hidden states, one per token, with the tokens' mask.
+
+    Args:
+        reading: which states of a decoder-only language model are read.
+        origin: where the language model came from; None for one that was trained from scratch.
     """
 
     def __init__(
@@ -62,10 +54,13 @@ class LanguageAutoencoder(TeacherForcing):
         perceiver: Perceiver | None,
         max_len: int,
         freeze_lm: bool,
+        reading: Reading = MIDDLE_LAYER,
+        origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self.lm, self.tokenizer, self.perceiver = lm, tokenizer, perceiver
-        self.max_len, self.freeze_lm = max_len, freeze_lm
+        self.max_len, self.freeze_lm, self.reading, self.origin = max_len, freeze_lm, reading, origin
+        self.end_of_text: nn.Parameter | None = None
         if freeze_lm:
             lm.requires_grad_(False)
 
@@ -113,20 +108,44 @@ class LanguageAutoencoder(TeacherForcing):
 
     @classmethod
     def from_pretrained_lm(
-        cls, name_or_path: str, perceiver: Mapping | None, max_len: int = 64, freeze_lm: bool = True
+        cls,
+        name_or_path: str,
+        perceiver: Mapping | None,
+        max_len: int = 64,
+        freeze_lm: bool = True,
+        reading: Reading = MIDDLE_LAYER,
+        store_lm: bool = True,
     ) -> "LanguageAutoencoder":
-        """A pretrained BART, T5, FLAN-T5 or mT5 by hub name or local folder.
+        """A pretrained language model by hub name, local folder or GGUF file, see `pretrained.fetched`.
+
+        Args:
+            store_lm: whether `save` writes the language model, or its name and hash alone.
 
         Raises:
-            CheckpointError: the model is neither local nor can be downloaded, or is no encoder-decoder model.
+            CheckpointError: see `pretrained.fetched`.
+            ConfigError: the model does not handle texts of ``max_len`` tokens, has no layer of that number, or has no
+                encoder where there is no Perceiver.
         """
-        lm, tokenizer = fetched(name_or_path)
-        limit = getattr(lm.config, "max_position_embeddings", None)
+        found = fetched(name_or_path)
+        model = language_model(found.lm, reading)
+        if perceiver is None and isinstance(model, DecoderOnly):
+            raise ConfigError(
+                f"recipe=v1 needs a language model with an encoder, and {name_or_path} has none; use recipe=v2 or v3."
+            )
+        self = cls._assemble(found.lm, found.tokenizer, perceiver, max_len, freeze_lm, reading)
+        self.origin = found.origin if store_lm else found.origin.with_weights(found.lm, name_or_path)
+        limit = self.most_tokens
         if limit is not None and limit < max_len:
             raise ConfigError(
                 f"{name_or_path} handles at most {limit} tokens, but max_len is {max_len}; lower it."
             )
-        return cls._assemble(lm, tokenizer, perceiver, max_len, freeze_lm)
+        if isinstance(model, DecoderOnly) and self.perceiver is not None:
+            # The decoder's states are embeddings, and begin with their scale.
+            nn.init.constant_(self.perceiver.decoder.norm.weight, model.embedding_scale())
+        if found.lacks_end:
+            head = found.lm.get_output_embeddings().weight
+            self.end_of_text = nn.Parameter(head[found.tokenizer.eos_token_id].detach().clone())
+        return self
 
     @classmethod
     def _assemble(
@@ -136,14 +155,31 @@ class LanguageAutoencoder(TeacherForcing):
         perceiver: Mapping | None,
         max_len: int,
         freeze_lm: bool,
+        reading: Reading = MIDDLE_LAYER,
     ) -> "LanguageAutoencoder":
         if perceiver is None:
             return cls(lm, tokenizer, None, max_len, freeze_lm)
         try:
-            config = PerceiverConfig(dim_lm=lm.config.hidden_size, max_len=max_len, **perceiver)
+            config = PerceiverConfig(dim_lm=language_model(lm, reading).width, max_len=max_len, **perceiver)
         except TypeError as error:
             raise ConfigError(f"The Perceiver's configuration is wrong: {error}.") from error
-        return cls(lm, tokenizer, Perceiver(config), max_len, freeze_lm)
+        return cls(lm, tokenizer, Perceiver(config), max_len, freeze_lm, reading)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The interface of ``lm``."""
+        return language_model(self.lm, self.reading)
+
+    @property
+    def trains_perceiver_alone(self) -> bool:
+        """Whether all other weights are frozen."""
+        return self.end_of_text is None and not any(weight.requires_grad for weight in self.lm.parameters())
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens of a text that the language model handles beside its memory; None without a limit."""
+        states = 0 if self.perceiver is None else self.perceiver.config.num_states
+        return self.language_model.most_tokens(states)
 
     @property
     def num_latents(self) -> int:
@@ -151,7 +187,7 @@ class LanguageAutoencoder(TeacherForcing):
 
     @property
     def dim_latent(self) -> int:
-        return self.lm.config.hidden_size if self.perceiver is None else self.perceiver.config.dim_latent
+        return self.language_model.width if self.perceiver is None else self.perceiver.config.dim_latent
 
     def check_latents(self, latents: Tensor, mask: Tensor | None = None) -> None:
         """Checks shape, dtype and values of latents.
@@ -166,6 +202,8 @@ class LanguageAutoencoder(TeacherForcing):
         super().train(mode)
         if self.freeze_lm:
             self.lm.eval()
+        if self.end_of_text is not None:
+            self.language_model.set_end(self.end_of_text)
         return self
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -178,14 +216,12 @@ class LanguageAutoencoder(TeacherForcing):
             raise ConfigError(
                 f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it."
             )
-        encoder = self.lm.get_encoder()
-        bias = self.attention_bias(for_each_query(attention_mask))
         with gpu_settings(input_ids.device):
-            states = encoder(input_ids=input_ids, attention_mask=bias).last_hidden_state
+            states = self.language_model.encode(input_ids, attention_mask)
             return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
 
     def decode_states(self, latents: Tensor) -> Tensor:
-        """Latents (B, N, d) -> encoder states (B, N, W) for the language model's decoder."""
+        """Latents (B, N, d) -> states (B, N, W) for the language model's decoder: its memory, or a soft prefix."""
         if self.perceiver is None:
             return latents
         with gpu_settings(latents.device):
@@ -238,7 +274,7 @@ class LanguageAutoencoder(TeacherForcing):
         if len(rows) == 1:
             return rows[0]
         if decoding.choose_decode == SCORE:
-            chosen = choose_by_score(self.lm, states, decodes, mask)
+            chosen = choose_by_score(self.language_model, states, decodes, mask)
         else:
             chosen = choose_by_risk([self.decode_text(ids) for ids in rows], decoding.choose_decode)
         return [rows[number][latent] for latent, number in enumerate(chosen)]
@@ -249,26 +285,15 @@ class LanguageAutoencoder(TeacherForcing):
         return [text.strip() for text in texts]
 
     def save(self, directory: Path | str) -> None:
-        """Saves language model, tokenizer and Perceiver in a folder.
+        """Saves language model, tokenizer and Perceiver in a folder; see `storage.save`.
 
         Raises:
             CheckpointError: the disk is full or the folder cannot be written to.
         """
-        directory = Path(directory)
-        with without_progress_bars(), writing(directory):
-            self.lm.save_pretrained(directory / "language_model")
-            self.tokenizer.save_pretrained(directory / "tokenizer")
-        if self.perceiver is not None:
-            save_weights(self.perceiver, directory / "perceiver.safetensors")
-        write_json(
-            directory / "autoencoder.json",
-            {
-                "format": 1,
-                "max_len": self.max_len,
-                "freeze_lm": self.freeze_lm,
-                "perceiver": None if self.perceiver is None else asdict(self.perceiver.config),
-            },
+        parts = storage.Parts(
+            self.lm, self.tokenizer, self.perceiver, self.max_len, self.freeze_lm, self.reading, self.origin
         )
+        storage.save(parts, Path(directory))
 
     @classmethod
     def load(cls, directory: Path | str) -> "LanguageAutoencoder":
@@ -277,28 +302,4 @@ class LanguageAutoencoder(TeacherForcing):
         Raises:
             CheckpointError: the folder holds no autoencoder, is damaged, or has another format.
         """
-        directory = Path(directory)
-        path = directory / "autoencoder.json"
-        file = read(AutoencoderFile, path, "a saved autoencoder")
-        with without_progress_bars():
-            lm = load_language_model(directory / "language_model")
-            tokenizer = load_tokenizer(directory / "tokenizer", lm)
-        limit = getattr(lm.config, "max_position_embeddings", None)
-        if limit is not None and limit < file.max_len:
-            raise CheckpointError(
-                f"{path} says max_len {file.max_len}, but the language model beside it handles {limit} tokens; they "
-                "belong to different runs."
-            )
-        perceiver = None
-        if (sizes := file.perceiver) is not None:
-            if sizes.dim_lm != lm.config.hidden_size:
-                raise CheckpointError(
-                    f"{path} says dim_lm {sizes.dim_lm}, but the language model beside it is "
-                    f"{lm.config.hidden_size} wide; they belong to different runs."
-                )
-            perceiver = build_and_load(
-                lambda: Perceiver(PerceiverConfig(**sizes.model_dump())),
-                path,
-                directory / "perceiver.safetensors",
-            )
-        return cls(lm, tokenizer, perceiver, file.max_len, file.freeze_lm).eval()
+        return cls(**vars(storage.load(Path(directory)))).eval()

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from pydantic import BaseModel
 from transformers import (
     AutoConfig,
     GenerationConfig,
@@ -17,11 +19,22 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as ENCODER_DECODERS,
+)
 
 from ld4lg_fast.checkpoints.files import read_json
 from ld4lg_fast.checkpoints.schemas import validated
-from ld4lg_fast.checkpoints.schemas_transformers import FAMILIES, GenerationFile, LanguageModelFile
+from ld4lg_fast.checkpoints.schemas_transformers import (
+    FAMILIES,
+    DecoderOnlyFile,
+    GenerationFile,
+    LanguageModelFile,
+)
 from ld4lg_fast.checkpoints.tensors import read_weights
 from ld4lg_fast.checkpoints.tokenizer import choose_tokenizer, first_line
 from ld4lg_fast.errors import CheckpointError
@@ -38,13 +51,13 @@ TOKEN_IDS = tuple(
 
 
 def load_language_model(folder: Path) -> PreTrainedModel:
-    """Loads an encoder-decoder model that ``save_pretrained`` wrote, in float32 and evaluation mode.
+    """Loads a language model that ``save_pretrained`` wrote, in float32 and evaluation mode.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another model, or names code, kernels or a quantizer.
     """
     config = _read_config(folder)
-    architecture: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
+    architecture: Any = _architectures(config)[type(config)]
     generation = _read_generation_config(folder)
     paths = sorted(folder.glob("model*.safetensors")) or [folder / "model.safetensors"]
     try:
@@ -52,7 +65,7 @@ def load_language_model(folder: Path) -> PreTrainedModel:
             skeleton = architecture(config)
     except Exception as error:  # transformers raises many kinds for invalid sizes
         raise CheckpointError(f"{folder / 'config.json'} makes no model ({first_line(error)}).") from error
-    state = read_weights(skeleton, *paths)
+    state = read_weights(skeleton, *paths, computed=skeleton._keys_to_ignore_on_save or ())
     with BUILDING:
         lm = architecture.from_pretrained(
             None, config=config, state_dict=state, dtype=torch.float32, trust_remote_code=False
@@ -60,7 +73,7 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     if generation is not None:
         lm.generation_config = generation
     options, path = lm.generation_config, folder / "generation_config.json"
-    check_token_ids(options.to_dict(), config.vocab_size, path)
+    check_token_ids(options.to_dict(), vocabulary_of(config), path)
     if options.decoder_start_token_id is None and options.bos_token_id is None:
         raise CheckpointError(
             f"{path} has neither decoder_start_token_id nor bos_token_id, so no text can begin."
@@ -85,6 +98,9 @@ def load_pretrained(
     with BUILDING:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
         config._attn_implementation = None  # never taken from the file
+        quantization: dict[str, Any] = {}
+        if "gguf_file" in options and hasattr(transformers, "GgufConfig"):
+            quantization["quantization_config"] = transformers.GgufConfig(dequantize=True)
         model, found = kind.from_pretrained(
             place,
             config=config,
@@ -92,7 +108,10 @@ def load_pretrained(
             trust_remote_code=False,
             output_loading_info=True,
             **options,
+            **quantization,
         )
+        if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+            quantizer.remove_quantization_config(model)  # plain weights, which can be saved
         tokenizer = choose_tokenizer(place, config, model.get_input_embeddings().num_embeddings, **options)
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(optional)):
         raise ValueError(f"it has no weights {shown(missing)}")
@@ -104,7 +123,8 @@ def load_pretrained(
 def _read_config(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     content = read_json(path, "a language model")
-    schema = FAMILIES.get(str(content.get("model_type")), LanguageModelFile)
+    name = str(content.get("model_type"))
+    schema = FAMILIES.get(name, LanguageModelFile if name in ENCODER_DECODERS else DecoderOnlyFile)
     wanted = validated(schema, content, path)
     check_token_ids(content, wanted.vocab_size, path)
     labels = content.get("num_labels")
@@ -114,16 +134,36 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.for_model(**{key: value for key, value in content.items() if key != "dtype"})
     except Exception as error:  # likewise
         raise CheckpointError(f"{path} is no config of a language model ({first_line(error)}).") from error
-    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+    if type(config) not in _architectures(config):
         raise CheckpointError(
-            f"{path} is of a {shown(wanted.model_type)}, which is no encoder-decoder language model."
+            f"{path} is of a {shown(wanted.model_type)}, which is no language model that writes text."
         )
+    _check_same(config, wanted, path)
+    return config
+
+
+def _architectures(config: PreTrainedConfig) -> Any:
+    """The auto mapping of the model's kind, from classes of configs to classes of models."""
+    return (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    )
+
+
+def _check_same(config: PreTrainedConfig, wanted: BaseModel, path: Path) -> None:
+    """Checks that a config has the values that its file has under these names."""
     for key in type(wanted).model_fields:
-        if getattr(config, key) != getattr(wanted, key):
+        given, own = getattr(wanted, key), getattr(config, key)
+        if isinstance(given, BaseModel):
+            _check_same(own, given, path)
+        elif own != given:
             raise CheckpointError(
                 f"{path} is damaged: {key} stands there under another name with another value."
             )
-    return config
+
+
+def vocabulary_of(config: PreTrainedConfig) -> int:
+    """The number of tokens that a language model writes."""
+    return config.get_text_config(decoder=True).vocab_size
 
 
 def _read_generation_config(folder: Path) -> GenerationConfig | None:

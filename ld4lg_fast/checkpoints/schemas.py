@@ -90,6 +90,21 @@ class PerceiverFile(Schema):
     ff_mult: Annotated[int, Field(ge=1, le=64)]
 
 
+class ReadingFile(Schema):
+    """See `ld4lg_fast.models.language_models.Reading`."""
+
+    layer: Depth | None
+    bidirectional: bool
+
+
+class OriginFile(Schema):
+    """See `ld4lg_fast.autoencoder.pretrained.Origin`."""
+
+    name_or_path: Name
+    license: Annotated[str, Field(max_length=100)] | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+
+
 class AutoencoderFile(Schema):
     """``autoencoder/autoencoder.json``."""
 
@@ -97,6 +112,8 @@ class AutoencoderFile(Schema):
     max_len: Positions
     freeze_lm: bool
     perceiver: PerceiverFile | None
+    reading: ReadingFile = ReadingFile(layer=None, bidirectional=False)
+    origin: OriginFile | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -21,18 +21,14 @@ from ld4lg_fast.checkpoints.schemas import (
 from ld4lg_fast.export.runtime.tokenizer_checks import MOST_ADDED_TOKENS
 
 
-class LanguageModelFile(BaseModel):
-    """``language_model/config.json``; further keys are allowed.
+class ConfigFile(BaseModel):
+    """A config of transformers, or one inside another; further keys are allowed.
 
     Raises:
         ValueError: a key names code or other files.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-    model_type: Name
-    vocab_size: Vocabulary
-    is_encoder_decoder: bool = True
 
     @model_validator(mode="after")
     def _data_alone(self) -> Self:
@@ -41,6 +37,14 @@ class LanguageModelFile(BaseModel):
         if found:
             raise ValueError(f"the key {found[0]} is not followed, as it names code or files; remove it")
         return self
+
+
+class LanguageModelFile(ConfigFile):
+    """``language_model/config.json``."""
+
+    model_type: Name
+    vocab_size: Vocabulary
+    is_encoder_decoder: bool = True
 
 
 FOREIGN_KEYS = {
@@ -93,11 +97,55 @@ class T5File(LanguageModelFile):
     pad_token_id: TokenId
 
 
+class LayersFile(ConfigFile):
+    """Sizes of layers, which transformers would replace by defaults if they were missing."""
+
+    hidden_size: Width
+    intermediate_size: Annotated[int, Field(ge=1, le=2**20)]
+    num_hidden_layers: Depth
+    num_attention_heads: Heads
+
+
+class DecoderOnlyFile(LanguageModelFile, LayersFile):
+    """The config of Llama and its relatives."""
+
+    is_encoder_decoder: bool = False
+
+
+class WordsFile(LayersFile):
+    """The part of a nested config for texts."""
+
+    vocab_size: Vocabulary
+
+
+class T5GemmaFile(LanguageModelFile):
+    """A nested config."""
+
+    encoder: WordsFile
+    decoder: WordsFile
+
+
+class TextAndImagesFile(ConfigFile):
+    """The encoder's config of T5Gemma 2, which reads images, too."""
+
+    text_config: WordsFile
+    vision_config: LayersFile
+
+
+class T5Gemma2File(LanguageModelFile):
+    """A nested config."""
+
+    encoder: TextAndImagesFile
+    decoder: WordsFile
+
+
 FAMILIES: dict[str, type[LanguageModelFile]] = {
     "bart": BartFile,
     "mbart": BartFile,
     "t5": T5File,
     "mt5": T5File,
+    "t5gemma": T5GemmaFile,
+    "t5gemma2": T5Gemma2File,
 }
 
 Ids = TokenId | Annotated[list[TokenId], Field(min_length=1, max_length=64)] | None

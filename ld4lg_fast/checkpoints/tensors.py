@@ -3,7 +3,8 @@
 Shapes are checked before memory is allocated.
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,8 +34,10 @@ def tied_names(module: nn.Module) -> dict[str, str]:
     return tied
 
 
-def check_weights(module: nn.Module, *paths: Path) -> None:
+def check_weights(module: nn.Module, *paths: Path, computed: Collection[str] = ()) -> None:
     """Checks that the tensors of safetensors files match ``module``, which may be on the meta device.
+
+    Tensors that are ``computed`` may be missing.
 
     Raises:
         OtherModelError: names missing or unexpected tensors, or those of another shape or kind of dtype.
@@ -50,7 +53,7 @@ def check_weights(module: nn.Module, *paths: Path) -> None:
     absent = {
         tied.get(name, name) for name in wanted.keys() - stored.keys() if not _stored_as(name, tied, stored)
     }
-    problems = [f"{name} is missing" for name in sorted(absent)]
+    problems = [f"{name} is missing" for name in sorted(absent - set(computed))]
     problems += [f"{name} has no place in this model" for name in sorted(stored.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & stored.keys()):
         dtype, shape = stored[name]
@@ -66,15 +69,16 @@ def check_weights(module: nn.Module, *paths: Path) -> None:
         raise OtherModelError(f"{where} belongs to another model: {'; '.join(problems[:3])}{more}.")
 
 
-def read_weights(module: nn.Module, *paths: Path) -> dict[str, Tensor]:
+def read_weights(module: nn.Module, *paths: Path, computed: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors of safetensors files for ``module``'s state dict, tied ones under each of their names.
 
-    ``module`` may be on the meta device; see `check_weights`, which runs before memory is allocated.
+    ``module`` may be on the meta device; see `check_weights`, which runs before memory is allocated. Tensors that are
+    ``computed`` may be missing.
 
     Raises:
         CheckpointError: as `check_weights`, or a tensor is not finite.
     """
-    check_weights(module, *paths)
+    check_weights(module, *paths, computed=computed)
     tied, where = tied_names(module), ", ".join(str(path) for path in paths)
     tensors: dict[str, Tensor] = {}
     for path in paths:
@@ -138,6 +142,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     read_header(path)
     return _load(path)
+
+
+def digest_of(module: nn.Module) -> str:
+    """SHA-256 of the names, shapes, dtypes and values of a module's tensors, tied ones once."""
+    digest, tied = hashlib.sha256(), tied_names(module)
+    for name, tensor in sorted(module.state_dict().items()):
+        if name not in tied:
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -31,6 +31,10 @@ _GENERAL = ("TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer
 _RUNS_PROGRAMS = ("BertJapaneseTokenizer",)
 
 
+class MissingTokenizer(ValueError):
+    """A pretrained model has no tokenizer; the message is a clause."""
+
+
 def read_tokenizer(folder: Path, vocabulary: int | None = None) -> PreTrainedTokenizerBase:
     """Loads a fast tokenizer that ``save_pretrained`` wrote.
 
@@ -75,7 +79,7 @@ def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase
     Raises:
         CheckpointError: a file is missing or damaged, names code, or belongs to another model.
     """
-    vocabulary = lm.config.vocab_size
+    vocabulary = lm.config.get_text_config(decoder=True).vocab_size
     tokenizer = read_tokenizer(folder, vocabulary)
     for name in ("pad_token_id", "eos_token_id"):
         if getattr(tokenizer, name) is None:
@@ -111,12 +115,31 @@ def choose_tokenizer(
     content = None
     if found is not None and "gguf_file" not in options:
         content = _checked_content(Path(found))
+    if found is None and named is None and "gguf_file" not in options and not _has_vocabulary(place, where):
+        raise MissingTokenizer(f"there is no {FILE} and no {CONFIG}")
     tokenizer = AutoTokenizer.from_pretrained(place, config=config, trust_remote_code=False, **options)
     if _highest_id(tokenizer) >= vocabulary:
-        raise ValueError("its tokenizer is that of another model")
+        raise ValueError(
+            f"its tokenizer is that of another model: it has the token {_highest_id(tokenizer)}, and the model "
+            f"{vocabulary} embeddings"
+        )
     if content is not None:
         check_ids(content, vocabulary)
     return tokenizer
+
+
+def _has_vocabulary(place: str, where: dict[str, Any]) -> bool:
+    """Whether one of the files is there that older tokenizers are made from."""
+    names = (
+        "vocab.json",
+        "vocab.txt",
+        "spiece.model",
+        "tokenizer.model",
+        "sentencepiece.bpe.model",
+        "source.spm",
+    )
+    found = (cached_file(place, name, _raise_exceptions_for_missing_entries=False, **where) for name in names)
+    return any(file is not None for file in found)
 
 
 def check_class(name: object, base: type) -> None:

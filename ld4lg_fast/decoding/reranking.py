@@ -10,11 +10,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.similarity import SCORE, SIMILARITIES, bleu, minimum_bayes_risk
+from ld4lg_fast.models.language_models import LanguageModel
 
 T = TypeVar("T")
 Similarity = Callable[[str, str], float]
@@ -56,27 +55,22 @@ def in_groups(entries: Sequence[T], num_candidates: int) -> list[list[T]]:
     return [list(entries[i : i + num_candidates]) for i in range(0, len(entries), num_candidates)]
 
 
-def model_scores(lm: PreTrainedModel, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+def model_scores(lm: LanguageModel, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
     """Mean log-probability (B,) float32 of the tokens (B, T) after the first, up to the first end, given the states.
 
     Args:
-        states: (B, N, W) encoder states, mask (B, N) or None for all.
+        states: (B, N, W), what the decoder reads; mask (B, N) or None for all.
     """
-    logits = lm(
-        encoder_outputs=BaseModelOutput(last_hidden_state=states),
-        attention_mask=None if mask is None else mask.long(),
-        decoder_input_ids=ids[:, :-1],
-        use_cache=False,
-    ).logits
+    logits = lm.logits(states, mask, ids[:, :-1])
     targets = ids[:, 1:]
     scores = logits.float().log_softmax(-1).gather(2, targets[:, :, None]).squeeze(2)
-    ends = torch.isin(targets, torch.tensor(lm.generation_config.eos_token_id, device=ids.device)).int()
+    ends = torch.isin(targets, torch.tensor(lm.lm.generation_config.eos_token_id, device=ids.device)).int()
     kept = ends.cumsum(1) - ends == 0
     return (scores * kept).sum(1) / kept.sum(1)
 
 
 def choose_by_score(
-    lm: PreTrainedModel, states: Tensor, decodes: list[Tensor], mask: Tensor | None
+    lm: LanguageModel, states: Tensor, decodes: list[Tensor], mask: Tensor | None
 ) -> list[int]:
     """For each of B latents, the index of the decode (B, T) with the highest mean log-probability per token."""
     scores = torch.stack([model_scores(lm, states, ids, mask) for ids in decodes])

@@ -13,8 +13,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from ld4lg_fast.autoencoder.language_autoencoder import without_progress_bars
 from ld4lg_fast.autoencoder.pretrained import hub_answers
+from ld4lg_fast.autoencoder.storage import without_progress_bars
 from ld4lg_fast.checkpoints.language_model import load_pretrained
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
 

@@ -3,7 +3,7 @@
 `ops.short_attention` serves training in bfloat16 on a CPU; FlashAttention serves passes over whole texts on a GPU:
 encoding, teacher-forced training, scoring. `decoding.stack`, which decodes token by token, has its own attention.
 
-Letters: B batch, H heads, N queries, M keys, d width of a head.
+Letters: B batch, H heads, G heads of keys and values, N queries, M keys, d width of a head.
 """
 
 from typing import Any
@@ -45,8 +45,13 @@ def set_attention(autoencoder: nn.Module, name: str) -> None:
     """Has a language autoencoder, its ``lm`` and its Perceiver, use a backend that `check_attn_implementation` passes.
 
     Raises:
-        ConfigError: see `set_lm_attention`.
+        ConfigError: see `set_lm_attention`; or FlashAttention for a decoder-only model that is read bidirectionally.
     """
+    if name == "flash_attn" and autoencoder.reading.bidirectional:  # type: ignore[union-attr]  # of an autoencoder
+        raise ConfigError(
+            "attn_implementation=flash_attn knows causal attention alone of a decoder-only model, and this one is read "
+            "with autoencoder.bidirectional=true; choose auto or sdpa."
+        )
     set_lm_attention(autoencoder.lm, name)  # type: ignore[arg-type]  # a language model
     set_attn_implementation(autoencoder, name)
 
@@ -67,17 +72,21 @@ def _attention(
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """(B, H, N, d), (B, H, M, d) and a mask (B, 1, N, M), bool or float, to (B, N, H, d), as transformers has it.
+    """(B, H, N, d), (B, G, M, d) and a mask (B, 1, N, M), bool or float, to (B, N, H, d), as transformers has it.
 
     PyTorch's own in float32, where it is no slower, and where ours has no such case: dropout, heads of another width,
     scores that are scaled otherwise or have a bias of their own (T5).
     """
     _, heads, _, dim = query.shape
-    fits = query.dtype == torch.bfloat16 and dim == DIM_HEAD and key.shape[1] == heads
+    fits = value.dtype == torch.bfloat16 and dim == DIM_HEAD
     plain = not dropout and scaling in (None, DIM_HEAD**-0.5) and options.get("position_bias") is None
     if not (fits and plain):
         options |= {"scaling": scaling, "dropout": dropout}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    # Rotary positions are float32 under autocast. Heads of grouped queries share keys.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if (groups := heads // key.shape[1]) > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     longest = max(query.shape[2], key.shape[2])
     bias, lowest = attention_mask, torch.finfo(query.dtype).min
     if bias is not None and bias.dtype == torch.bool:

@@ -64,6 +64,11 @@ class PerceiverConfig:
                 f"the larger width must be a multiple of {DIM_HEAD}."
             )
 
+    @property
+    def num_states(self) -> int:
+        """Number of states that latents are expanded to."""
+        return self.num_latents if self.decoder == "transformer" else self.num_decoder_latents
+
 
 def feed_forward(dim: int, mult: int) -> nn.Sequential:
     """LN -> Linear -> GELU -> Linear."""

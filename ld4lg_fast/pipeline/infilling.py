@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutput
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data.tokenization import encoding
@@ -62,14 +61,14 @@ def fill_gaps(
         DataError: the tokenizer cannot encode the kept words.
     """
     autoencoder.check_latents(latents)
-    tokenizer, lm = autoencoder.tokenizer, autoencoder.lm
+    tokenizer, lm = autoencoder.tokenizer, autoencoder.language_model
     # White space is tokenized with the word after it, as in a whole text.
     words = [*(part.rstrip() for part in kept[:-1]), kept[-1]]
     with encoding(words):
         parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in words]
         opening = [token for token in tokenizer("")["input_ids"] if token != tokenizer.eos_token_id]
     count, num_gaps = sum(map(len, parts)), len(parts) - 1
-    head = [lm.config.decoder_start_token_id, *prefix, *opening, *parts[0]]
+    head = [lm.start, *prefix, *opening, *parts[0]]
     tails = [*parts[1:-1], [*parts[-1], tokenizer.eos_token_id]]
     limit = autoencoder.max_len + 1 + len(prefix)
     if count + len(opening) + len(prefix) + 2 + num_gaps > limit:
@@ -105,7 +104,9 @@ def _filling(
     gaps = _continued(autoencoder, states, head, most)
     last = torch.tensor(tail, device=head.device).expand(len(head), -1)
     whole = [torch.cat([head, gaps[:, : 1 + extra], last], dim=1) for extra in range(most)]
-    best = torch.stack([model_scores(autoencoder.lm, states, ids, None) for ids in whole]).max(dim=0)
+    best = torch.stack([model_scores(autoencoder.language_model, states, ids, None) for ids in whole]).max(
+        dim=0
+    )
     rows = zip(gaps.tolist(), best.indices.tolist(), strict=True)
     return [row[: 1 + extra] for row, extra in rows], best.values
 
@@ -115,7 +116,6 @@ def _continued(autoencoder: LanguageAutoencoder, states: Tensor, head: Tensor, c
     special = torch.tensor(autoencoder.tokenizer.all_special_ids, device=states.device)
     ids = head
     for _ in range(count):
-        encoded = BaseModelOutput(last_hidden_state=states)
-        logits = autoencoder.lm(encoder_outputs=encoded, decoder_input_ids=ids, use_cache=False).logits[:, -1]
+        logits = autoencoder.language_model.logits(states, None, ids)[:, -1]
         ids = torch.cat([ids, logits.index_fill(1, special, -torch.inf).argmax(-1, keepdim=True)], dim=1)
     return ids[:, head.shape[1] :]

@@ -205,15 +205,15 @@ class LatentOperations(PipelineBase, ABC):
         texts = text_list("texts", texts)
         if len(texts) != len(latents):
             raise ConfigError(f"There are {len(texts)} texts for {len(latents)} latents; give one for each.")
-        lm, tokenizer = self.autoencoder.lm, self.autoencoder.tokenizer
+        lm, tokenizer = self.autoencoder.language_model, self.autoencoder.tokenizer
         max_len = self.autoencoder.max_len
         tokens = tokenize_texts(texts, tokenizer, max_len)
         scores = []
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
-            ids = [[lm.config.decoder_start_token_id, *tokens[row]] for row in range(len(texts))[rows]]
+            ids = [[lm.start, *tokens[row]] for row in range(len(texts))[rows]]
             padded, _ = collate(ids, tokenizer.pad_token_id, max_len=max_len + 1)
             kept = None if mask is None else mask[rows]
-            states = self.autoencoder.readable_states(latents[rows], kept).to(lm.dtype)
+            states = self.autoencoder.readable_states(latents[rows], kept).to(lm.lm.dtype)
             scores.append(model_scores(lm, states, padded.to(self.device), kept))
         return torch.cat(scores)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ld4lg_fast._version import __version__
+from ld4lg_fast.checkpoints import hub
 from ld4lg_fast.checkpoints.files import read_json
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.renamed import current_entries
@@ -39,8 +40,11 @@ def model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
+    origin = pipe.autoencoder.origin
+    on_hub = origin is not None and hub.looks_like_hub_name(origin.name_or_path)
     data = ModelCardData(
         license=license,
+        base_model=origin.name_or_path if on_hub else None,
         library_name="ld4lg-fast",
         pipeline_tag="text-generation",
         tags=["text-diffusion", "latent-diffusion", "ld4lg"],
@@ -89,9 +93,14 @@ def _facts(pipe: PipelineBase) -> dict[str, str]:
         return f"{sum(weight.numel() for weight in module.parameters()) / 1e6:.1f} M parameters"
 
     autoencoder, recipe, config = pipe.autoencoder, pipe.model.recipe, pipe.model.denoiser.config
-    lm = autoencoder.lm.config
-    return {
-        "language autoencoder": f"{lm.model_type}, {lm.hidden_size} wide, {millions(autoencoder)}",
+    kind, origin = autoencoder.lm.config.model_type, autoencoder.origin
+    of_others = {}
+    if origin is not None:
+        name = origin.name_or_path
+        name = Path(name).name if Path(name).is_absolute() else name
+        of_others["language model"] = f"{name}, licence: {origin.license or 'not known'}"
+    return of_others | {
+        "language autoencoder": f"{kind}, {autoencoder.language_model.width} wide, {millions(autoencoder)}",
         "latents of a text": f"{autoencoder.num_latents} × {autoencoder.dim_latent}",
         "denoiser": f"{config.depth} blocks, {config.dim} wide, {millions(pipe.model.denoiser)}",
         "recipe": f"{recipe['version']}, {recipe['objective']}",

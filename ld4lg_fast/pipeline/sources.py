@@ -1,4 +1,4 @@
-"""Source texts of sequence-to-sequence models: read from files, and encoded by the frozen language model's encoder.
+"""Source texts of sequence-to-sequence models: read from files, and encoded by the frozen language model.
 
 Letters: B batch, M context length, W language model width.
 """
@@ -29,7 +29,7 @@ def check_source_length(autoencoder: LanguageAutoencoder, model: LatentDiffusion
     if not model.is_seq2seq:
         return
     least = autoencoder.tokenizer.num_special_tokens_to_add() + 1
-    most = getattr(autoencoder.lm.config, "max_position_embeddings", None)
+    most = autoencoder.language_model.most_tokens(0)
     length = model.source_max_len
     if length < least or (most is not None and length > most):
         raise CheckpointError(
@@ -46,9 +46,7 @@ def source_states(
     """Token ids of B sources, each at most ``max_len`` -> encoder states (B, M, W) and their mask (B, M)."""
     padded = collate(ids, autoencoder.tokenizer.pad_token_id, max_len=max_len)
     input_ids, mask = (tensor.to(device) for tensor in padded)
-    encoder = autoencoder.lm.get_encoder()
-    states = encoder(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
-    return states, mask
+    return autoencoder.language_model.encode(input_ids, mask), mask
 
 
 def encode_sources(

@@ -9,10 +9,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.lora import Lora
 from ld4lg_fast.checkpoints.files import writing
 from ld4lg_fast.checkpoints.tokenizer import read_tokenizer
 from ld4lg_fast.data import TextDataset, TokenizedTexts, tokenize_texts, train_bpe_tokenizer
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.models.language_models import Reading
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.seeding import step_seed
@@ -37,24 +39,46 @@ def load_pretrained(config: Mapping, dataset: TextDataset) -> LanguageAutoencode
     if name is None:
         return None
     torch.manual_seed(step_seed(config["seed"], NAME, "weights"))
+    options, corpus = config["autoencoder"], config["dataset"]
     autoencoder = LanguageAutoencoder.from_pretrained_lm(
         name,
         perceiver_sizes(config),
-        config["dataset"]["max_len"],
-        freeze_lm=config["autoencoder"]["freeze_lm"],
+        corpus["max_len"],
+        freeze_lm=options["freeze_lm"],
+        reading=Reading(options.get("layer"), options.get("bidirectional", False)),
+        store_lm=options.get("store_lm", True),
     )
-    limit, corpus = getattr(autoencoder.lm.config, "max_position_embeddings", None), config["dataset"]
+    if (lora := lora_options(config)) is not None:
+        lora.add_to(autoencoder.lm)
+    if not (options.get("store_lm", True) or autoencoder.trains_perceiver_alone):
+        raise ConfigError(
+            "autoencoder.store_lm=false needs a language model that training leaves as it is, and weights of "
+            f"{name} are trained: leave it out, or give autoencoder.freeze_lm=true, no LoRA, and a model with an end "
+            "of text."
+        )
+    limit = autoencoder.most_tokens
     prefix = config["recipe"].get("prefix_tokens", 0)
     if limit is not None and limit < corpus["max_len"] + prefix + (prefix > 0):
         raise ConfigError(
             f"{name} handles at most {limit} tokens, fewer than dataset.max_len={corpus['max_len']} and "
             f"recipe.prefix_tokens={prefix} together; lower one of them."
         )
+    limit = autoencoder.language_model.most_tokens(0)
     if limit is not None and limit < longest_source:
         raise ConfigError(
             f"{name} handles at most {limit} tokens; lower dataset.source_max_len={longest_source}."
         )
     return autoencoder
+
+
+def lora_options(config: Mapping) -> Lora | None:
+    """The option group ``autoencoder.lora``; None without a rank.
+
+    Raises:
+        ConfigError: the package peft is missing.
+    """
+    given = config["autoencoder"].get("lora") or {}
+    return None if given.get("rank") is None else Lora(given["rank"], given["alpha"])
 
 
 def build_from_scratch(

@@ -60,7 +60,7 @@ class AutoencoderStage:
         self.module = autoencoder.to(session.device)
         use_short_attention(autoencoder.lm, session.device)
         self.trained: nn.Module = autoencoder
-        if autoencoder.freeze_lm and autoencoder.perceiver is not None:
+        if autoencoder.trains_perceiver_alone and autoencoder.perceiver is not None:
             self.trained = autoencoder.perceiver
         self.tokens, self.validation, self.augmentation = tokens, validation, augmentation
         self.batches = StepBatches(len(tokens), self.options.batch_size, session.seed, lengths=tokens.lengths)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
+from ld4lg_fast.autoencoder.lora import merge
 from ld4lg_fast.data import TextDataset, TokenizedTexts, tokenize_texts
 from ld4lg_fast.models.lm_attention import set_attention
 from ld4lg_fast.terminal.console import console
@@ -84,6 +85,7 @@ def train_autoencoder(
         if chosen != "auto":
             set_attention(autoencoder, chosen)
         step = TrainingLoop(stage, session, clock).run().step
+        merge(autoencoder.lm)
         if chosen != "auto":  # what follows computes in float32
             set_attention(autoencoder, "auto")
     finish_autoencoder(autoencoder, validation, session, clock, step)

@@ -29,7 +29,7 @@ from ld4lg_fast.options.precisions import PrecisionChoice
 from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, Described, MultipleOf, OneOf
 
 # Absent in runs of earlier versions.
-MAY_BE_MISSING: Mapping[str, Mapping] = {"decoding": {}}
+MAY_BE_MISSING: Mapping[str, Mapping] = {"decoding": {}, "autoencoder.lora": {}}
 SECTIONS = ("train", "dataset", "model", "autoencoder", "recipe", "decoding")
 
 
@@ -92,10 +92,14 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
     "autoencoder": {
         "name_or_path": NAME_OR_NULL,
         "freeze_lm": SWITCH,
+        "store_lm": SWITCH,
+        "layer": OneOf(DEPTH, NULL),
+        "bidirectional": SWITCH,
         "decoder_noise": SHARE,
         "position_dropout": SHARE,
         "token_masking": SHARE,
     },
+    "autoencoder.lora": {"rank": OneOf(WholeNumber(1, 4096), NULL), "alpha": Number(0, 1e6, above=True)},
     "recipe": {
         "version": Choice(tuple(ARCHITECTURES)),
         "class_conditional": AUTO_OR_SWITCH,
@@ -175,14 +179,25 @@ def check_model_options(config: Mapping) -> None:
                 check_corpus_options({name: value})
             elif name in rules:
                 check(whole, value, rules[name])
-            elif section:
+            elif section and whole not in RULES:
                 raise ConfigError(unknown_option(whole, rules))
     from_scratch = given.get("autoencoder.name_or_path") is None
     for name in (*NEEDED, *(NEEDED_FROM_SCRATCH if from_scratch else ())):
         if name not in given:
             raise ConfigError(f"The option {name} is missing; give it, or leave out what deletes it.")
+    _check_language_model(config["autoencoder"])
     _check_denoiser(config["model"]["denoiser"], config["recipe"])
     _check_documents(config["dataset"], config["recipe"])
+
+
+def _check_language_model(options: Mapping) -> None:
+    """LoRA is for a frozen language model."""
+    rank = options.get("lora", {}).get("rank")
+    if rank is not None and (options["name_or_path"] is None or not options["freeze_lm"]):
+        raise ConfigError(
+            f"autoencoder.lora.rank={rank} needs a pretrained language model that is frozen otherwise; give "
+            "autoencoder.name_or_path and autoencoder.freeze_lm=true, or leave it out."
+        )
 
 
 def _check_denoiser(sizes: Mapping, recipe: Mapping) -> None:

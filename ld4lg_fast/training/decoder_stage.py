@@ -86,8 +86,10 @@ class DecoderStage(AutoencoderStage):
         autoencoder.requires_grad_(False)
         if autoencoder.perceiver is not None:
             autoencoder.perceiver.decoder.requires_grad_(True)
-        if not autoencoder.freeze_lm:
-            autoencoder.lm.get_decoder().requires_grad_(True)
+        if (
+            not autoencoder.freeze_lm and autoencoder.lm.config.is_encoder_decoder
+        ):  # others encode with all weights
+            autoencoder.language_model.decoder.requires_grad_(True)
             autoencoder.lm.get_input_embeddings().requires_grad_(False)  # shared with the encoder
         self.pipe = TextDiffusionPipeline(autoencoder, model.to(session.device).requires_grad_(False))
         self.dataset = dataset

@@ -49,7 +49,7 @@ def build_denoiser(
         limit = source_limit(config, dataset)
         if limit is not None:
             recipe["source_max_len"] = limit
-            sizes["dim_context"] = autoencoder.lm.config.hidden_size
+            sizes["dim_context"] = autoencoder.language_model.width
         if "context_blocks" in recipe:
             sizes["dim_context"] = sizes["dim"]
     return LatentDiffusion.create(recipe, sizes)

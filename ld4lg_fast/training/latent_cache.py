@@ -119,7 +119,7 @@ def cached_sources(
     autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, max_len: int, session: Session
 ) -> Rows:
     """The same for the sources' encoder states (T, W) bfloat16, without padding, in ``cache/sources/``."""
-    width = autoencoder.lm.config.hidden_size
+    width = autoencoder.language_model.width
     # A text that would overflow a shard starts the next one.
     tokens_per_shard = max(1, SHARD_BYTES // (2 * width))
     firsts = np.flatnonzero(np.diff(tokens.offsets[:-1] // tokens_per_shard, prepend=-1))

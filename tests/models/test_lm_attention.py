@@ -7,6 +7,8 @@ from transformers import (
     BartForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -29,6 +31,13 @@ def bart(dropout=0.0, heads=2):
 def gpt2():
     shape = {"vocab_size": 50, "n_positions": 200, "n_embd": 128, "n_layer": 2, "n_head": 2}
     return GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
+
+
+def llama():
+    """Two heads of queries share each head of keys."""
+    shape = {"vocab_size": 50, "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+    return LlamaForCausalLM(LlamaConfig(**shape, **heads, max_position_embeddings=200))
 
 
 def t5():
@@ -62,7 +71,7 @@ def gradients(model, bf16, length=17):
 
 
 @pytest.mark.parametrize("length", [17, 150])
-@pytest.mark.parametrize("make, attentions", [(bart, 5), (gpt2, 2)])
+@pytest.mark.parametrize("make, attentions", [(bart, 5), (gpt2, 2), (llama, 2)])
 def test_bfloat16_is_as_near_to_float32_as_pytorch_is(make, attentions, length, calls):
     torch.manual_seed(0)
     model = make().train()

@@ -1,0 +1,374 @@
+"""Pretrained language models of every architecture named in the documentation: opened, trained around, stored."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+
+from ld4lg_fast.autoencoder import pretrained
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
+from ld4lg_fast.autoencoder.lora import Lora, merge
+from ld4lg_fast.autoencoder.pretrained import END, fetched
+from ld4lg_fast.data import collate, tokenize_texts
+from ld4lg_fast.decoding import NO_RULES, DecodingConfig
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.models.language_models import Reading
+from tests.conftest import PERCEIVER
+from tests.language_models import (
+    DECODER_ONLY,
+    ENCODER_DECODER,
+    spread,
+    tiny_decoder_only,
+    tiny_encoder_decoder,
+)
+
+TEXTS = ["The Eagle is a pub near the river.", "Cheap food.", "A family friendly coffee shop called Zizzi."]
+GREEDY = DecodingConfig("greedy", max_length=12, min_length=0, **NO_RULES)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    """Makes folders of language models by their names, as a hub would hold them."""
+    root = tmp_path_factory.mktemp("hub")
+
+    def make(name):
+        folder = root / name
+        if not folder.exists():
+            torch.manual_seed(0)
+            maker = tiny_decoder_only if name in DECODER_ONLY else tiny_encoder_decoder
+            spread(maker(name, len(tokenizer))).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+def opened(folder, **options):
+    torch.manual_seed(0)
+    return LanguageAutoencoder.from_pretrained_lm(folder, PERCEIVER, max_len=32, **options)
+
+
+def batch(autoencoder):
+    tokens = tokenize_texts(TEXTS, autoencoder.tokenizer, autoencoder.max_len)
+    return collate([tokens[i] for i in range(len(TEXTS))], autoencoder.tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("name", [*DECODER_ONLY, *ENCODER_DECODER])
+def test_every_architecture_trains_encodes_decodes_and_is_stored(name, folders, tmp_path):
+    model = opened(folders(name)).train()
+    model.loss(*batch(model)).backward()
+    assert all(weight.grad is not None for weight in model.perceiver.parameters())
+    assert all(weight.grad is None for weight in model.lm.parameters())
+    latents = model.eval().encode(*batch(model))
+    assert latents.shape == (3, 6, 8) and model.decode_states(latents).shape == (3, 6, 64)
+    model.save(tmp_path)
+    again = LanguageAutoencoder.load(tmp_path)
+    ids, mask = batch(again)
+    torch.testing.assert_close(again.encode(ids, mask), latents)
+    torch.testing.assert_close(again.loss(ids, mask), model.loss(ids, mask))
+    beams = DecodingConfig("beam", max_length=10, num_beams=2)
+    for decoding in (GREEDY, beams, DecodingConfig("nucleus", max_length=10)):
+        assert again.generate(latents, decoding, seed=3) == model.generate(latents, decoding, seed=3)
+
+
+@pytest.mark.parametrize("name", DECODER_ONLY)
+@torch.no_grad()
+def test_greedy_tokens_are_the_most_probable_after_the_soft_prefix(name, folders):
+    model = opened(folders(name)).eval()
+    latents, special = torch.randn(3, 6, 8) * 3, set(model.tokenizer.all_special_ids)
+    for prefix in (None, torch.tensor([[7, 8, 2], [9, 10, 2], [11, 12, 2]])):
+        lm, memory = model.language_model, model.decode_states(latents)
+        ids = torch.full((3, 1), lm.start)
+        ids = ids if prefix is None else torch.cat([ids, prefix], dim=1)
+        first = ids.shape[1]
+        for _ in range(11):
+            ids = torch.cat([ids, lm.logits(memory, None, ids)[:, -1:].argmax(-1)], dim=1)
+        rows = [row[: row.index(2)] if 2 in row else row for row in ids[:, first:].tolist()]
+        want = [[token for token in row if token not in special] for row in rows]
+        assert model.generate(latents, GREEDY, prefix=prefix) == want
+        assert len({tuple(row) for row in want}) > 1, "the latents decide"
+
+
+def test_a_text_is_its_tokens_and_an_end(folders, tokenizer):
+    model = opened(folders("llama"))
+    plain = tokenizer("Cheap food.", add_special_tokens=False)["input_ids"]
+    assert model.tokenizer("Cheap food.")["input_ids"] == [*plain, 2]
+    assert model.tokenizer("</s>")["input_ids"] != [2, 2], "a special token's name is ordinary text"
+    assert model.language_model.start == 0
+
+
+def test_the_bytes_of_byt5_have_a_fast_tokenizer(tmp_path):
+    tiny_encoder_decoder("byt5", 384).save_pretrained(tmp_path / "hub")
+    slow = ByT5Tokenizer()
+    slow.save_pretrained(tmp_path / "hub")
+    model = opened(str(tmp_path / "hub"))
+    for text in (*TEXTS, "Ünïcödé 😀", ""):
+        ids = model.tokenizer(text)["input_ids"]
+        assert ids == slow(text)["input_ids"]
+        assert model.decode_text([ids]) == [text]
+    model.save(tmp_path / "run")
+    assert LanguageAutoencoder.load(tmp_path / "run").tokenizer(TEXTS) == model.tokenizer(TEXTS)
+
+
+def test_a_soft_prefix_begins_with_the_scale_of_embeddings(folders):
+    model = opened(folders("gemma")).eval()
+    embedded = model.lm.get_input_embeddings()(torch.arange(400)).square().mean().sqrt()
+    prefix = model.decode_states(torch.randn(3, 6, 8)).square().mean().sqrt()
+    assert embedded > 2, "Gemma scales its embeddings"
+    torch.testing.assert_close(prefix, embedded, rtol=0.02, atol=0)
+
+
+def test_reading_is_stored(folders, tmp_path):
+    model = opened(folders("llama"), reading=Reading(2, True)).eval()
+    model.save(tmp_path)
+    assert LanguageAutoencoder.load(tmp_path).reading == Reading(2, True)
+    other = opened(folders("llama")).eval()
+    other.perceiver = model.perceiver
+    assert not torch.allclose(other.encode(*batch(other)), model.encode(*batch(model)))
+
+
+def test_a_run_may_name_its_language_model_alone(folders, tmp_path):
+    folder = folders("qwen3")
+    model = opened(folder, store_lm=False).eval()
+    model.save(tmp_path / "run")
+    assert not (tmp_path / "run" / "language_model").exists()
+    again = LanguageAutoencoder.load(tmp_path / "run")
+    torch.testing.assert_close(again.encode(*batch(again)), model.encode(*batch(model)))
+    path = tmp_path / "run" / "autoencoder.json"
+    content = json.loads(path.read_text())
+    content["origin"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="whose weights are others now"):
+        LanguageAutoencoder.load(tmp_path / "run")
+
+
+def test_the_licence_of_the_card_is_kept(tokenizer, tmp_path):
+    tiny_decoder_only("llama", len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert fetched(str(tmp_path)).origin.license is None
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Llama\n")
+    assert fetched(str(tmp_path)).origin.license == "apache-2.0"
+
+
+def without_end(folder, size=60):
+    """A folder with a model whose tokenizer has no special tokens; the embeddings have rows to spare."""
+    words = {word: number for number, word in enumerate([*"abcdefghij", "food"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(folder)
+    nothing = dict.fromkeys(("bos_token_id", "pad_token_id", "eos_token_id"))
+    spread(tiny_decoder_only("llama", size, **nothing)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("size", [11, 60])
+def test_a_model_without_an_end_learns_one(size, tmp_path):
+    model = opened(without_end(tmp_path / "hub", size)).train()
+    end = model.tokenizer.eos_token_id
+    assert model.tokenizer.eos_token == END and end == 11
+    assert model.tokenizer("food a")["input_ids"] == [10, 0, 11]
+    before = model.lm.lm_head.weight.clone()
+    ids, mask = collate([[10, 0, 11], [1, 2, 3, 4, 11]], end)
+    optimizer = torch.optim.AdamW([model.end_of_text], lr=0.1)
+    first = model.loss(ids, mask)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.loss(ids, mask).backward()
+        optimizer.step()
+    assert model.loss(ids, mask) < first
+    model.eval()
+    after = model.lm.lm_head.weight
+    assert torch.equal(after[end], model.end_of_text) and not torch.equal(after[end], before[end])
+    rest = [row for row in range(len(after)) if row != end]
+    assert torch.equal(after[rest], before[rest]), "all other weights are frozen"
+    model.save(tmp_path / "run")
+    again = LanguageAutoencoder.load(tmp_path / "run")
+    assert torch.equal(again.lm.lm_head.weight, after)
+    torch.testing.assert_close(again.loss(ids, mask), model.loss(ids, mask))
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_lora_is_trained_and_merged(name, folders):
+    pytest.importorskip("peft")
+    model = opened(folders(name))
+    plain = {key: weight.clone() for key, weight in model.lm.state_dict().items()}
+    ids, mask = batch(model)
+    first = model.train().loss(ids, mask).detach()
+    Lora(rank=2, alpha=4.0).add_to(model.lm)
+    torch.testing.assert_close(model.loss(ids, mask), first)
+    trained = {key: weight for key, weight in model.lm.named_parameters() if weight.requires_grad}
+    assert trained and all("lora_" in key for key in trained)
+    optimizer = torch.optim.AdamW(trained.values(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.loss(ids, mask).backward()
+        optimizer.step()
+    unmerged = model.eval().loss(ids, mask)
+    assert unmerged < first
+    merge(model.lm)
+    assert model.lm.state_dict().keys() == plain.keys()
+    torch.testing.assert_close(model.loss(ids, mask), unmerged)
+    head, weights = model.lm.get_output_embeddings().weight, model.lm.state_dict()
+    assert torch.equal(head, plain["lm_head.weight"]), "the head stays"
+    assert any(not torch.equal(weights[key], plain[key]) for key in plain)
+
+
+def test_lora_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setattr("ld4lg_fast.autoencoder.lora.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"rank=2 needs the package peft: pip install ld4lg-fast\[lora\]"):
+        Lora(2, 4.0)
+
+
+def test_recipe_v1_needs_an_encoder(folders):
+    with pytest.raises(ConfigError, match="recipe=v1 needs a language model with an encoder"):
+        LanguageAutoencoder.from_pretrained_lm(folders("llama"), None, max_len=32)
+
+
+def test_the_longest_text_leaves_room_for_the_soft_prefix(folders):
+    with pytest.raises(ConfigError, match="handles at most 249 tokens, but max_len is 250"):
+        LanguageAutoencoder.from_pretrained_lm(folders("llama"), PERCEIVER, max_len=250)
+
+
+def no_tokenizer(folder, lm, tokenizer):
+    lm.save_pretrained(folder)
+
+
+def larger_vocabulary(folder, lm, tokenizer):
+    tiny_decoder_only("llama", 50).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def with_code(folder, lm, tokenizer):
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | {
+        "model_type": "novel",
+        "auto_map": {"AutoConfig": "novel.Config"},
+    }
+    path.write_text(json.dumps(content))
+    (folder / "novel.py").write_text("raise SystemExit('code of a model was run')\n")
+
+
+def no_writer(folder, lm, tokenizer):
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "vit"}))
+
+
+def empty(folder, lm, tokenizer):
+    folder.mkdir()
+
+
+BROKEN = {
+    "has no tokenizer": no_tokenizer,
+    "it has the token 399, and the model 50 embeddings": larger_vocabulary,
+    r"its type 'novel' needs Python code of its own \(trust_remote_code\), which is never run": with_code,
+    "its type 'vit' is no language model that writes text": no_writer,
+    "neither a local folder with a model nor reachable on the hub": empty,
+}
+
+
+@pytest.mark.parametrize("sentence", BROKEN)
+def test_unusable_folders_are_refused_in_a_sentence(sentence, tokenizer, tmp_path):
+    BROKEN[sentence](tmp_path / "hub", tiny_decoder_only("llama", len(tokenizer)), tokenizer)
+    with pytest.raises(CheckpointError, match=sentence) as refusal:
+        fetched(str(tmp_path / "hub"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_hub_name_without_a_network_is_refused(monkeypatch):
+    monkeypatch.setattr(pretrained, "repository_status", lambda name: "unreachable")
+    with pytest.raises(CheckpointError, match="neither a local folder with a model nor reachable on the hub"):
+        fetched("nobody/no-model")
+
+
+def test_gguf_files_are_refused_in_a_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    with pytest.raises(CheckpointError, match="does not exist; give an existing .gguf file"):
+        fetched(str(path))
+    path.write_bytes(b"GGUF")
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package gguf: pip install ld4lg-fast\[gguf\]"):
+        fetched(str(path))
+
+
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers": "blk",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def write_gguf(gguf, lm, tokenizer, path):
+    """A Qwen 2 and its byte-level BPE as llama.cpp stores them."""
+    config, bpe = lm.config, json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_license("apache-2.0")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(bpe["vocab"], key=bpe["vocab"].get))
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_pad_token_id(1)
+    writer.add_eos_token_id(2)
+    for name, weight in lm.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        for theirs, ours in GGUF_NAMES.items():
+            name = name.replace(theirs, ours)
+        writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_read_and_stored_as_plain_weights(tokenizer, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    lm = spread(tiny_decoder_only("qwen2", len(tokenizer)))
+    write_gguf(gguf, lm, tokenizer, tmp_path / "tiny.gguf")
+    model = opened(str(tmp_path / "tiny.gguf")).eval()
+    assert model.origin == pretrained.Origin("tiny.gguf", "apache-2.0")
+    assert all(torch.equal(model.lm.state_dict()[name], weight) for name, weight in lm.state_dict().items())
+    ids, mask = batch(model)
+    assert model.decode_text(ids.tolist()) == TEXTS
+    model.save(tmp_path / "run")
+    again = LanguageAutoencoder.load(tmp_path / "run")
+    torch.testing.assert_close(again.encode(ids, mask), model.encode(ids, mask))
+
+
+def test_a_gguf_file_of_an_unknown_architecture_is_refused_in_a_sentence(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "novel")
+    writer.add_block_count(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(
+        CheckpointError, match="transformers cannot read .GGUF model with architecture novel"
+    ) as refusal:
+        fetched(str(tmp_path / "model.gguf"))
+    assert "\n" not in str(refusal.value)
