@@ -60,14 +60,15 @@ def class_index(names: Sequence[str], name: Any) -> int:
     Raises:
         RuntimeInputError: there is no such class.
     """
-    folded = [_folded(known) for known in names]
-    asked = _folded(str(name)) if isinstance(name, str | int | float) else None
+    folded = [folded(known) for known in names]
+    asked = folded(str(name)) if isinstance(name, str | int | float) else None
     if asked not in folded or isinstance(name, bool):
         raise RuntimeInputError(f"There is no class {shown(name)}; this model has {describe_classes(names)}.")
     return folded.index(asked)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name without regard to case and Unicode normalization."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
