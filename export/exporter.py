@@ -4,7 +4,7 @@ import copy
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -152,8 +152,7 @@ def _write_graphs(pipe: TextDiffusionPipeline, precision: str, folder: Path) -> 
 
 def _arrays(guide: Guide) -> list[np.ndarray]:
     """The arrays of a guide in the order of the runtime's."""
-    tensors = (guide.weight, guide.bias, guide.direction, guide.log_snr, guide.temperature)
-    return [tensor.numpy() for tensor in tensors]
+    return [getattr(guide, field.name).numpy() for field in fields(guide) if field.name != "is_number"]
 
 
 def _write_runtime(folder: Path) -> None:
@@ -229,7 +228,8 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
         "guides": {
             name: {
                 "classes": None if each.classes is None else list(each.classes),
-                "num_outputs": len(each.guide.bias),
+                "num_hidden": len(each.guide.hidden),
+                "num_outputs": len(each.guide.output),
                 "num_levels": len(each.guide.log_snr),
             }
             for name, each in pipe.text_guides.items()

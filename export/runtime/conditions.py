@@ -3,7 +3,6 @@
 The package checks them with the same functions. Letters: B batch.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from . import noise
 from .errors import RuntimeInputError
 from .folder_schema import FolderConfig
-from .option_checks import MOST, WholeNumber, elements, plain, shown, text_complaint
+from .option_checks import MOST, WholeNumber, elements, folded, plain, shown, text_complaint
 
 MOST_NAMES = 30  # of classes in a message
 
@@ -65,11 +64,6 @@ def class_index(names: Sequence[str], name: Any) -> int:
     if asked not in folded or isinstance(name, bool):
         raise RuntimeInputError(f"There is no class {shown(name)}; this model has {describe_classes(names)}.")
     return folded.index(asked)
-
-
-def folded(name: str) -> str:
-    """A name without regard to case and Unicode normalization."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def describe_classes(names: Sequence[str]) -> str:

@@ -152,6 +152,7 @@ class GuideEntry:
     """A guide: its classes (None: it is of a number), and the sizes of its arrays in `GUIDES`."""
 
     classes: tuple[str, ...] | None = key(Maybe(ListOf(Text(), 1000, least=1)))
+    num_hidden: int = key(SIZE)
     num_outputs: int = key(WholeNumber(1, 1001))
     num_levels: int = key(WholeNumber(1, 1000))
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .conditions import folded
 from .errors import RuntimeInputError
-from .option_checks import Number, complaint, elements, plain, shown
+from .option_checks import Number, complaint, elements, folded, plain, shown
 
 DEFAULT_SCALE = 3.0
 SCALE = Number(-1000, 1000)

@@ -1,10 +1,10 @@
 """Guides in NumPy, with the same numbers as `ld4lg_fast.diffusion.guides`.
 
-Letters: B batch, N latent positions, d latent width, F features, C outputs, K noise levels, S sampling steps.
+Letters: B batch, N latent positions, d latent width, S sampling steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,33 +19,51 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Guide:
-    """A regression on x_start, see `ld4lg_fast.diffusion.guides.Guide`; all arrays are float32."""
+    """A small network of x_start, see `ld4lg_fast.diffusion.guides.Guide`; all arrays are float32."""
 
-    weight: Array
-    bias: Array
-    direction: Array
+    hidden: Array
+    hidden_bias: Array
+    output: Array
+    output_bias: Array
+    modulation: Array
     log_snr: Array
     temperature: Array
     is_number: bool
 
-    def shift(
-        self, x_start: Array, target: Array, weight: Array, temperature: np.float32, mask: Array | None
-    ) -> Array:
-        """What is added to x_start (B, N, d): the step towards ``target`` (B,) of ``weight`` (B,), (B, N or 1, d)."""
-        scores = self._features(x_start, mask) @ self.weight.T + self.bias
+    def on(self, log_snr: Array) -> "Guide":
+        """The guide on the levels (S,) of a sampler's steps."""
+
+        def between(values: Array) -> Array:
+            columns = values.reshape(len(values), -1).T
+            found = [np.interp(log_snr, self.log_snr, column) for column in columns]
+            return np.stack(found, axis=1).astype(np.float32).reshape(-1, *values.shape[1:])
+
+        changed = {"modulation": between(self.modulation), "temperature": between(self.temperature)}
+        return replace(self, log_snr=log_snr, **changed)
+
+    def shift(self, x_start: Array, target: Array, weight: Array, level: int, mask: Array | None) -> Array:
+        """What is added to x_start (B, N, d): ``weight`` (B,) times the gradient towards ``target`` (B,)."""
+        (scale, shift), temperature = self.modulation[level], self.temperature[level]
+        inner = (self._features(x_start, mask) @ self.hidden.T + self.hidden_bias) * (1 + scale) + shift
+        with np.errstate(over="ignore"):  # exp of a large number is infinite, its gate 0
+            gate = 1 / (1 + np.exp(-inner))
+        scores = inner * gate @ self.output.T + self.output_bias
+        slope = gate * (1 + inner * (1 - gate)) * (1 + scale)
         if self.is_number:
-            spread = (self.weight * self.direction).sum()
-            gain = weight / (np.abs(weight) * spread + temperature**2)
-            pull = gain[:, None] * (target[:, None] - scores)
+            rise = (self.output * slope) @ self.hidden
+            steep = np.square(rise).sum(axis=1)
+            step = weight * (target - scores[:, 0]) / (np.abs(weight) * steep + temperature**2)
+            moved = step[:, None] * rise
         else:
             logits = scores / temperature
             odds = np.exp(logits - logits.max(axis=1, keepdims=True))
             wanted = (target[:, None] == np.arange(scores.shape[1])).astype(np.float32)
-            pull = weight[:, None] / temperature * (wanted - odds / odds.sum(axis=1, keepdims=True))
-        return (pull @ self.direction).reshape(len(x_start), -1, x_start.shape[-1])
+            residual = weight[:, None] / temperature * (wanted - odds / odds.sum(axis=1, keepdims=True))
+            moved = (residual @ self.output * slope) @ self.hidden
+        return moved.reshape(len(x_start), -1, x_start.shape[-1])
 
     def _features(self, x_start: Array, mask: Array | None) -> Array:
-        if self.weight.shape[1] != x_start.shape[-1]:
+        if self.hidden.shape[1] != x_start.shape[-1]:
             return x_start.reshape(len(x_start), -1)
         if mask is None:
             return x_start.mean(axis=1)
@@ -64,18 +82,17 @@ def lead_of(
         return None
     parts = [
         (
-            guides[name],
+            guides[name].on(log_snr),
             np.array(each.targets, np.float32),
             np.array(each.scales, np.float32),
-            np.interp(log_snr, guides[name].log_snr, guides[name].temperature).astype(np.float32),
         )
         for name, each in chosen.items()
     ]
 
     def lead(step: int, x_start: Array) -> Array:
         led = x_start
-        for guide, targets, weights, temperatures in parts:
-            led = led + guide.shift(x_start, targets, weights, temperatures[step], mask)
+        for guide, targets, weights in parts:
+            led = led + guide.shift(x_start, targets, weights, step, mask)
         return led
 
     return lead
@@ -117,8 +134,16 @@ def load_guides(folder: Path, config: FolderConfig) -> dict[str, Guide]:
 
 def _shapes(entry: GuideEntry, width: int) -> tuple[tuple[int, ...], ...]:
     """Shapes of a guide's arrays in the order of `Guide`."""
-    matrix, levels = (entry.num_outputs, width), (entry.num_levels,)
-    return matrix, (entry.num_outputs,), matrix, levels, levels
+    hidden, outputs, levels = entry.num_hidden, entry.num_outputs, entry.num_levels
+    return (
+        (hidden, width),
+        (hidden,),
+        (outputs, hidden),
+        (outputs,),
+        (levels, 2, hidden),
+        (levels,),
+        (levels,),
+    )
 
 
 def write_guides(folder: Path, guides: Sequence[Sequence[Array]]) -> None:

@@ -250,6 +250,7 @@ class GuideFile(Schema):
 
     format: Literal[1]
     classes: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None
+    num_hidden: Width
     num_outputs: Annotated[int, Field(ge=1, le=1001)]
     log_snr: Annotated[
         list[Annotated[float, Field(ge=-100, le=100)]],

@@ -1,42 +1,39 @@
 """Guides: what a text should be like, as a gradient on the predicted x_start.
 
-Classifier guidance (Dhariwal & Nichol 2021) by a linear model of the normalised x_start that the network predicts at
-any noise level, so that its gradient has a closed form. x_start moves along the gradient times the covariance of
-latents: a Gaussian's posterior mean given the attribute.
+Classifier guidance (Dhariwal & Nichol 2021) by a small network of the normalised x_start that the denoiser predicts at
+any noise level: one hidden layer, modulated by the level, so that its gradient has a closed form.
 
-Letters: B batch, N latent positions, d latent width, F features, C classes (1 of a number), K noise levels,
-S sampling steps, G guides.
+Letters: B batch, N latent positions, d latent width, F features, H hidden width, C classes (1 of a number), K noise
+levels, S sampling steps, G guides.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-HELD_OUT = 5  # every fifth example is held out, to choose penalties and temperatures
-ITERATIONS = 100
 
 
 @dataclass(frozen=True)
 class Guide:
-    """A softmax regression (C classes), or a linear one (a number, C = 1), on x_start at K noise levels.
+    """``silu((features · hidden + hidden_bias) · (1 + scale) + shift) · output + output_bias``, logits or a number.
 
     Features are all F = N·d numbers of x_start; with F = d, of models whose texts have lengths, the mean of the real
-    positions.
+    positions. All tensors are float32.
 
     Args:
-        weight, bias: (C, F) and (C,) float32. direction: (C, F), the weight times the covariance of the features.
-        log_snr: (K,) ascending. temperature: (K,), what logits are divided by at these levels; of a number the standard
-            deviation of its errors.
-        is_number: whether it is a linear regression.
+        hidden, hidden_bias: (H, F) and (H,). output, output_bias: (C, H) and (C,).
+        modulation: (K, 2, H), scale and shift at each noise level. log_snr: (K,), the levels, ascending.
+        temperature: (K,), what logits are divided by; of a number the standard deviation of its errors.
+        is_number: whether the output is a number, else logits.
     """
 
-    weight: Tensor
-    bias: Tensor
-    direction: Tensor
+    hidden: Tensor
+    hidden_bias: Tensor
+    output: Tensor
+    output_bias: Tensor
+    modulation: Tensor
     log_snr: Tensor
     temperature: Tensor
     is_number: bool
@@ -50,47 +47,63 @@ class Guide:
         }
         return replace(self, **moved)
 
+    def on(self, log_snr: Tensor) -> Self:
+        """The guide on other levels (S,), interpolated linearly and constant beyond the ends."""
+        levels = log_snr.to(self.log_snr.device, torch.float64).contiguous()
+        upper = torch.searchsorted(self.log_snr.double(), levels).clamp(max=len(self.log_snr) - 1)
+        lower = (upper - 1).clamp(min=0)
+        low, high = self.log_snr[lower].double(), self.log_snr[upper].double()
+        share = ((levels - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).float()
+        return replace(
+            self,
+            modulation=torch.lerp(self.modulation[lower], self.modulation[upper], share[:, None, None]),
+            temperature=torch.lerp(self.temperature[lower], self.temperature[upper], share),
+            log_snr=log_snr,
+        )
+
     def features(self, x_start: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features (B, F) of normalised latents (B, N, d) and the mask (B, N) of their real positions."""
-        if self.weight.shape[1] != x_start.shape[-1]:
+        if self.hidden.shape[1] != x_start.shape[-1]:
             return x_start.flatten(1)
         if mask is None:
             return x_start.mean(dim=1)
         return (x_start * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
-    def scores(self, x_start: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits (B, C) before the temperature, or the number (B, 1), of normalised latents (B, N, d)."""
-        return self.features(x_start, mask) @ self.weight.T + self.bias
-
-    def temperatures(self, log_snr: Tensor) -> Tensor:
-        """Temperature at each of the levels (S,), interpolated linearly and constant beyond the ends."""
-        knots, levels = self.log_snr.double(), log_snr.to(self.log_snr.device).double().contiguous()
-        upper = torch.searchsorted(knots, levels).clamp(1, len(knots) - 1) if len(knots) > 1 else 0
-        if isinstance(upper, int):
-            return self.temperature.expand(len(levels))
-        share = ((levels - knots[upper - 1]) / (knots[upper] - knots[upper - 1])).clamp(0, 1)
-        return torch.lerp(
-            self.temperature[upper - 1].double(), self.temperature[upper].double(), share
-        ).float()
+    def scores(self, features: Tensor, level: Tensor) -> Tensor:
+        """Logits before the temperature, or the number, (B, C) of features (B, F) at levels (B,) or (1,), indices."""
+        scale, shift = self.modulation[level].unbind(1)
+        inner = (features @ self.hidden.T + self.hidden_bias) * (1 + scale) + shift
+        return inner * inner.sigmoid() @ self.output.T + self.output_bias
 
     def shift(
-        self, x_start: Tensor, target: Tensor, weight: Tensor, temperature: Tensor, mask: Tensor | None = None
+        self, x_start: Tensor, target: Tensor, weight: Tensor, level: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """What is added to x_start (B, N, d): the step towards ``target`` (B,), a class or a number, (B, N or 1, d).
+        """What is added to x_start (B, N, d): ``weight`` (B,) times the gradient of the target's log-probability.
 
-        ``weight`` (B,) is the power of the attribute's probability; below 0 it leads away. ``temperature`` () is of the
-        noise level.
+        Args:
+            target: (B,), classes or numbers. The step to a number is bounded: at an infinite weight it is that of
+                Newton's method. Weights below 0 lead away.
+            level: (1,) int64, an index of the noise levels.
+
+        Returns:
+            (B, N, d), or (B, 1, d) of the mean of positions.
         """
-        scores = self.scores(x_start, mask)
+        scale, shift = self.modulation.index_select(0, level)[0]
+        temperature = self.temperature.index_select(0, level)
+        inner = (self.features(x_start, mask) @ self.hidden.T + self.hidden_bias) * (1 + scale) + shift
+        gate = inner.sigmoid()
+        scores = inner * gate @ self.output.T + self.output_bias
+        slope = gate * (1 + inner * (1 - gate)) * (1 + scale)
         if self.is_number:
-            # Bounded: at an infinite weight the prediction is the target.
-            spread = (self.weight * self.direction).sum()
-            gain = weight / (weight.abs() * spread + temperature.square())
-            pull = gain[:, None] * (target[:, None] - scores)
+            rise = (self.output * slope) @ self.hidden
+            steep = rise.square().sum(dim=1)
+            step = weight * (target - scores[:, 0]) / (weight.abs() * steep + temperature.square())
+            moved = step[:, None] * rise
         else:
             wanted = (target[:, None] == torch.arange(scores.shape[1], device=scores.device)).float()
-            pull = weight[:, None] / temperature * (wanted - (scores / temperature).softmax(dim=1))
-        return (pull @ self.direction).reshape(len(x_start), -1, x_start.shape[-1])
+            residual = weight[:, None] / temperature * (wanted - (scores / temperature).softmax(dim=1))
+            moved = (residual @ self.output * slope) @ self.hidden
+        return moved.reshape(len(x_start), -1, x_start.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -105,56 +118,13 @@ class GuideTargets:
         """Those of the samples ``rows`` (R,)."""
         return replace(self, targets=self.targets[rows], weights=self.weights[rows])
 
-    def temperatures(self, log_snr: Tensor) -> Tensor:
-        """Temperatures (S, G) at the levels (S,) of a sampler's steps."""
-        return torch.stack([guide.temperatures(log_snr) for guide in self.guides], dim=1)
+    def on(self, log_snr: Tensor) -> "GuideTargets":
+        """The guides on the levels (S,) of a sampler's steps."""
+        return replace(self, guides=[guide.on(log_snr) for guide in self.guides])
 
-    def lead(self, x_start: Tensor, temperatures: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x_start (B, N, d) moved by all guides, whose gradients add up; ``temperatures`` (G,) of this step."""
-        led = x_start
+    def lead(self, x_start: Tensor, level: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x_start (B, N, d) moved by all guides, whose gradients add up; ``level`` () is an index of their levels."""
+        led, level = x_start, level.reshape(1)
         for number, guide in enumerate(self.guides):
-            target, weight = self.targets[:, number], self.weights[:, number]
-            led = led + guide.shift(x_start, target, weight, temperatures[number], mask)
+            led = led + guide.shift(x_start, self.targets[:, number], self.weights[:, number], level, mask)
         return led
-
-
-def regression(
-    scores: Callable[[Tensor, Tensor], Tensor],
-    targets: Tensor,
-    width: int,
-    num_classes: int | None,
-    penalty: float,
-) -> tuple[Tensor, Tensor]:
-    """Weight (C, width) and bias (C,) float32 that minimise the loss plus ``penalty``/2 times the squared weights.
-
-    Args:
-        scores: from weight and bias to scores (B, C).
-        targets: classes (B,), or their probabilities (B, C); numbers (B,) if ``num_classes`` is None.
-    """
-    weight = torch.zeros(num_classes or 1, width, device=targets.device, requires_grad=True)
-    bias = torch.zeros(num_classes or 1, device=targets.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=ITERATIONS, history_size=20, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = loss_of(scores(weight, bias), targets) + penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return weight.detach(), bias.detach()
-
-
-def held_out(count: int) -> Tensor:
-    """Which of ``count`` examples are held out, (count,) bool."""
-    return torch.arange(count) % HELD_OUT == 0
-
-
-def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, C), or half the mean squared error of numbers (B, 1)."""
-    if scores.shape[1] == 1:
-        return F.mse_loss(scores[:, 0], targets) / 2
-    return F.cross_entropy(scores, targets)

@@ -5,6 +5,7 @@ D model width, L blocks, S sampling steps, C classes that occur in the run.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -134,9 +135,7 @@ class SamplingRun:
         self.guided = [scale != 1.0 for scale in scales]
         options = {"eta": eta} if sampler == "ddim" else {}
         table = step_coefficients(get_update(sampler), grid, model.diffusion.objective, scales, **options)
-        self.temperatures = None
-        if guides is not None:
-            self.temperatures = guides.temperatures(grid.log_snr[:-1]).to(self.device)
+        self.guides = () if guides is None else guides.on(grid.log_snr[:-1].to(self.device)).guides
         self.changes_x_start = bool(self.changes) or guides is not None
         if self.changes_x_start:
             self.to_x_start = table[:, :3].clone().to(self.device)
@@ -188,6 +187,7 @@ class SamplingRun:
         if start is not None:
             z = self.first_level**0.5 * start[:, :length] + (1 - self.first_level) ** 0.5 * z
         ids = sample_ids if self.has_noise else None
+        guides = None if guides is None else replace(guides, guides=self.guides)
 
         def advance(
             guided: bool, step: Tensor, z: Tensor, x_prev: Tensor, x_start: Tensor, inputs: Tensor
@@ -251,9 +251,8 @@ class SamplingRun:
         x_start = from_z * z + from_cond * cond
         if uncond:
             x_start = x_start + from_uncond * uncond[0]
-        if guides is not None and self.temperatures is not None:
-            temperatures = self.temperatures.index_select(0, step.reshape(1))[0]
-            x_start = guides.lead(x_start, temperatures, mask)
+        if guides is not None:
+            x_start = guides.lead(x_start, step, mask)
         for change in self.changes:
             x_start = change(x_start)
         return x_start

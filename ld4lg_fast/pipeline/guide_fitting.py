@@ -3,20 +3,22 @@
 Letters: B samples, S sampling steps, N latent positions, d latent width, F features, C classes.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ld4lg_fast.data.labelled import LabelledTexts
-from ld4lg_fast.diffusion.guides import Guide, held_out, loss_of, regression
+from ld4lg_fast.diffusion.guides import Guide
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.pipeline.text_guide import TextGuide
-from ld4lg_fast.pipeline.word_model import WordModel
+from ld4lg_fast.pipeline.word_model import WordModel, held_out, loss_of
 
 FEWEST_TEXTS = 20
-PENALTIES = (1e-1, 1e-2, 1e-3)
+HIDDEN = 128  # units of a guide
+LEARNED = ("hidden", "hidden_bias", "output", "output_bias", "modulation")
+BATCH, EPOCHS, LEAST_STEPS = 512, 12, 200
+LEARNING_RATE, WEIGHT_DECAY = 3e-3, 3e-2
 TEMPERATURES = torch.logspace(-1, 2, 61)
 
 
@@ -43,55 +45,59 @@ def fit_guide(
 ) -> tuple[Guide, list[float]]:
     """A guide towards probabilities (B, C) of ``num_outputs`` classes, or numbers (B,) (None).
 
-    The penalty and a temperature for each noise level are chosen on held-out samples.
+    AdamW with a cosine to zero. The temperature of each noise level is chosen on held-out samples.
 
     Returns:
         The guide, and by noise level its accuracy, or the root mean square error of a number, on held-out samples.
     """
     features = trajectories.features()
     held = held_out(features.shape[1])
-    centre, spread = features[:, ~held].mean(dim=(0, 1)), features[-1, ~held].std()
-    mean, scale = (0.0, 1.0) if num_outputs else (targets.mean(), targets.std())
-    inputs, wanted = (features - centre) / spread, (targets - mean) / scale
-
-    def fitted(rows: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-        known = inputs[:, rows].flatten(0, 1)
-        repeated = wanted[rows].repeat(len(inputs), *[1] * (wanted.dim() - 1))
-        return regression(lambda w, b: known @ w.T + b, repeated, known.shape[1], num_outputs, penalty)
-
-    tried = {}
-    for penalty in PENALTIES:
-        weight, bias = fitted(~held, penalty)
-        scores = inputs[:, held] @ weight.T + bias
-        temperatures = torch.stack([_temperature(level, wanted[held]) for level in scores])
-        losses = [
-            loss_of(level / (temperature if num_outputs else 1), wanted[held])
-            for level, temperature in zip(scores, temperatures, strict=True)
-        ]
-        tried[penalty] = (torch.stack(losses).mean().item(), temperatures, scores)
-    best = min(tried, key=lambda penalty: tried[penalty][0])
-    _, temperatures, scores = tried[best]
-    weight, bias = fitted(torch.ones_like(held), best)
-    weight = weight * scale / spread
-    bias = bias * scale + mean - weight @ centre
-    if num_outputs:
-        quality = [(level.argmax(1) == wanted[held].argmax(1)).float().mean().item() for level in scores]
+    mean, scale = (targets.mean(), targets.std()) if num_outputs is None else (0.0, 1.0)
+    known, wanted = features[:, ~held], (targets[~held] - mean) / scale
+    generator = torch.Generator().manual_seed(0)
+    guide = _new_guide(features.shape[2], num_outputs or 1, trajectories.log_snr, generator)
+    guide = replace(guide, is_number=num_outputs is None)
+    parameters = [getattr(guide, name).requires_grad_() for name in LEARNED]
+    steps = max(LEAST_STEPS, EPOCHS * known.shape[0] * known.shape[1] // BATCH)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    with torch.enable_grad():
+        for _ in range(steps):
+            levels = torch.randint(known.shape[0], (BATCH,), generator=generator)
+            rows = torch.randint(known.shape[1], (BATCH,), generator=generator)
+            optimizer.zero_grad()
+            loss_of(guide.scores(known[levels, rows], levels), wanted[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    learned = {name: tensor.detach() for name, tensor in zip(LEARNED, parameters, strict=True)}
+    learned |= {"output": learned["output"] * scale, "output_bias": learned["output_bias"] * scale + mean}
+    guide = replace(guide, **learned)
+    scores = [guide.scores(features[level, held], torch.tensor([level])) for level in range(len(features))]
+    temperature = torch.stack([_temperature(level, targets[held]) for level in scores])
+    if num_outputs is None:
+        quality = temperature.tolist()
     else:
-        temperatures = temperatures * scale
-        quality = temperatures.tolist()
-    last = features[-1] - features[-1].mean(dim=0)
-    direction = (weight @ last.T) @ last / len(last)
-    tensors: Any = {
-        "weight": weight,
-        "bias": bias,
-        "direction": direction,
-        "log_snr": trajectories.log_snr.float(),
-    }
-    return Guide(**tensors, temperature=temperatures, is_number=num_outputs is None), quality
+        quality = [(level.argmax(1) == targets[held].argmax(1)).float().mean().item() for level in scores]
+    return replace(guide, temperature=temperature), quality
+
+
+def _new_guide(num_features: int, num_outputs: int, log_snr: Tensor, generator: torch.Generator) -> Guide:
+    """A guide with random weights, that does not depend on the level yet."""
+    levels = len(log_snr)
+    return Guide(
+        hidden=torch.randn(HIDDEN, num_features, generator=generator) / num_features**0.5,
+        hidden_bias=torch.zeros(HIDDEN),
+        output=torch.randn(num_outputs, HIDDEN, generator=generator) / HIDDEN**0.5,
+        output_bias=torch.zeros(num_outputs),
+        modulation=torch.zeros(levels, 2, HIDDEN),
+        log_snr=log_snr,
+        temperature=torch.ones(levels),
+        is_number=False,
+    )
 
 
 def _temperature(scores: Tensor, targets: Tensor) -> Tensor:
-    """What to divide logits (B, C) by, so that cross-entropy is least; of numbers (B, 1) the error's deviation."""
+    """What to divide logits (B, C) by for the least cross-entropy; of numbers (B, 1) the deviation of their errors."""
     if scores.shape[1] == 1:
         return (scores[:, 0] - targets).square().mean().sqrt()
     losses = torch.stack([loss_of(scores / temperature, targets) for temperature in TEMPERATURES])

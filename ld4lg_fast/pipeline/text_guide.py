@@ -73,11 +73,11 @@ class TextGuide:
         Raises:
             CheckpointError: the disk is full or the folder cannot be written to.
         """
-        stored = _Tensors(
-            self.guide.weight.shape, len(self.guide.log_snr), self.words and len(self.words.grams)
-        )
+        guide = self.guide
+        sizes = (len(guide.hidden), guide.hidden.shape[1], len(guide.output), len(guide.log_snr))
+        stored = _Tensors(*sizes, self.words and len(self.words.grams))
         for key in stored.of_guide:
-            setattr(stored, key, getattr(self.guide, key).cpu())
+            setattr(stored, key, getattr(guide, key).cpu())
         if self.words is not None:
             stored.words_weight, stored.words_bias = self.words.weight.half(), self.words.bias
         save_weights(stored, directory / f"{name}.safetensors")
@@ -86,8 +86,9 @@ class TextGuide:
             {
                 "format": 1,
                 "classes": None if self.classes is None else list(self.classes),
-                "num_outputs": len(self.guide.bias),
-                "log_snr": self.guide.log_snr.tolist(),
+                "num_hidden": len(guide.hidden),
+                "num_outputs": len(guide.output),
+                "log_snr": guide.log_snr.tolist(),
                 "words": None if self.words is None else list(self.words.grams),
                 **self.facts,
             },
@@ -102,7 +103,8 @@ class TextGuide:
         """
         file = read(GuideFile, directory / f"{name}.json", "a folder of guides")
         grams = None if file.words is None else tuple(file.words)
-        stored = _Tensors((file.num_outputs, num_features), len(file.log_snr), grams and len(grams))
+        sizes = (file.num_hidden, num_features, file.num_outputs, len(file.log_snr))
+        stored = _Tensors(*sizes, grams and len(grams))
         load_weights(stored, directory / f"{name}.safetensors")
         guide = Guide(
             **{key: getattr(stored, key) for key in stored.of_guide},
@@ -143,12 +145,18 @@ def save_guides(guides: Mapping[str, TextGuide], directory: Path) -> None:
 class _Tensors(nn.Module):
     """The tensors of a guide's file, of known shapes."""
 
-    of_guide = ("weight", "bias", "direction", "temperature")
+    of_guide = ("hidden", "hidden_bias", "output", "output_bias", "modulation", "temperature")
 
-    def __init__(self, shape: Sequence[int], num_levels: int, num_grams: int | None) -> None:
+    def __init__(self, hidden: int, features: int, outputs: int, levels: int, num_grams: int | None) -> None:
         super().__init__()
-        outputs = shape[0]
-        sizes = {"weight": shape, "bias": (outputs,), "direction": shape, "temperature": (num_levels,)}
+        sizes: dict[str, tuple[int, ...]] = {
+            "hidden": (hidden, features),
+            "hidden_bias": (hidden,),
+            "output": (outputs, hidden),
+            "output_bias": (outputs,),
+            "modulation": (levels, 2, hidden),
+            "temperature": (levels,),
+        }
         if num_grams is not None:
             sizes |= {"words_weight": (outputs, num_grams), "words_bias": (outputs,)}
         for key, size in sizes.items():

@@ -11,13 +11,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ld4lg_fast.diffusion.guides import held_out, loss_of, regression
 from ld4lg_fast.export.runtime.similarity import words
 
 LONGEST = 3  # words of an n-gram
 MOST_GRAMS = 1500  # the most frequent ones
 FEWEST = 2  # texts that an n-gram occurs in
 PENALTIES = (1e-2, 1e-3, 1e-4)
+HELD_OUT = 5  # every fifth text is held out, to choose the penalty
+ITERATIONS = 100
+
+
+def held_out(count: int) -> Tensor:
+    """Which of ``count`` examples are held out, (count,) bool."""
+    return torch.arange(count) % HELD_OUT == 0
+
+
+def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, C) and classes (B,) or probabilities (B, C); half the squared error of (B, 1)."""
+    if scores.shape[1] == 1:
+        return F.mse_loss(scores[:, 0], targets) / 2
+    return F.cross_entropy(scores, targets)
 
 
 def word_ngrams(text: str) -> list[str]:
@@ -55,14 +68,7 @@ class WordModel:
 
         def fitted(rows: Tensor, penalty: float) -> "WordModel":
             chosen = [bags[row] for row in rows.nonzero()[:, 0].tolist()]
-            weight, bias = regression(
-                lambda weight, bias: _scores(chosen, weight, bias),
-                targets[rows],
-                len(grams),
-                num_classes,
-                penalty,
-            )
-            return cls(grams, weight, bias)
+            return cls(grams, *_regression(chosen, targets[rows], empty.weight, penalty))
 
         errors = {}
         for penalty in PENALTIES:
@@ -81,6 +87,25 @@ class WordModel:
         place = {gram: number for number, gram in enumerate(self.grams)}
         found = ([place[gram] for gram in word_ngrams(text) if gram in place] for text in texts)
         return [torch.tensor(numbers, dtype=torch.long) for numbers in found]
+
+
+def _regression(
+    bags: Sequence[Tensor], targets: Tensor, start: Tensor, penalty: float
+) -> tuple[Tensor, Tensor]:
+    """Weight, like ``start`` (C, V), and bias (C,) with the least loss plus ``penalty``/2 times the squared weights."""
+    weight, bias = start.clone().requires_grad_(), start.new_zeros(len(start), requires_grad=True)
+    search = {"line_search_fn": "strong_wolfe", "history_size": 20}
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, **search)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(_scores(bags, weight, bias), targets) + penalty / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return weight.detach(), bias.detach()
 
 
 def _scores(bags: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:

@@ -16,12 +16,17 @@ from tests.engine.test_engine import CLASSES, assert_near, make_v1
 
 def make_targets(width=48):
     generator = torch.Generator().manual_seed(0)
-    weight = 0.3 * torch.randn(4, width, generator=generator)
-    levels = {"log_snr": torch.tensor([-5.0, 5.0]), "temperature": torch.tensor([2.0, 1.0])}
-    classes = Guide(weight[:3], torch.zeros(3), weight[:3], **levels, is_number=False)
-    number = Guide(weight[3:], torch.zeros(1), weight[3:], **levels, is_number=True)
+
+    def guide(outputs):
+        tensors = (torch.randn(9, width), torch.randn(9), torch.randn(outputs, 9), torch.zeros(outputs))
+        modulation = 0.3 * torch.randn(2, 2, 9, generator=generator)
+        levels = (modulation, torch.tensor([-5.0, 5.0]), torch.tensor([2.0, 1.0]))
+        drawn = (0.3 * torch.randn(t.shape, generator=generator) for t in tensors)
+        return Guide(*drawn, *levels, is_number=outputs == 1)
+
     targets = torch.tensor([[0, 2.0], [2, -2.0], [1, 1.0]])
-    return GuideTargets([classes, number], targets, torch.tensor([[2.0, 1.0], [0.0, 0.0], [-1.0, 3.0]]))
+    weights = torch.tensor([[4.0, 1.0], [0.0, 0.0], [-2.0, 3.0]])
+    return GuideTargets([guide(3), guide(1)], targets, weights)
 
 
 @torch.no_grad()
@@ -29,13 +34,10 @@ def plainly_led(model, sampler, steps, guides, lengths=None, **conditions):
     """`samplers.sample` whose every prediction is led, with the engine's noise."""
     grid, ids, shape = sampling_grid(model.diffusion.schedule, steps), torch.arange(3), (6, 8)
     mask = None if lengths is None else torch.arange(6) < lengths[:, None]
-    plain, temperatures = (
-        guided_denoiser(model, grid, mask=mask, **conditions),
-        guides.temperatures(grid.log_snr[:-1]),
-    )
+    plain, guides = guided_denoiser(model, grid, mask=mask, **conditions), guides.on(grid.log_snr[:-1])
 
     def denoise(z, step, x_self_cond):
-        x_start = guides.lead(plain(z, step, x_self_cond).x_start, temperatures[step], mask)
+        x_start = guides.lead(plain(z, step, x_self_cond).x_start, torch.tensor(step), mask)
         return Prediction(noise_from_x_start(z, x_start, grid.alpha_sq[step]), x_start, x_start)
 
     noise = [ops.philox_normal(7, ids, stream, shape) for stream in range(steps + 1)]
