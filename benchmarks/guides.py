@@ -10,7 +10,6 @@ recipe_ablation.py leaves it in its folder: figures compare rows of one table an
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,10 @@ from e2e_slots import VALUES, has
 from harness import describe_device, versions
 
 from ld4lg_fast import TextDiffusionPipeline
-from ld4lg_fast.data.labelled import LabelledTexts
+from ld4lg_fast.data.e2e_meanings import read_meanings
 from ld4lg_fast.evaluation import ngrams
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.perplexity import text_perplexities
-
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
-from learn_e2e_guides import labelled  # noqa: E402
 
 SLOT_OF = {"food": "food", "area": "area", "price": "priceRange", "family": "familyFriendly"}
 PAIRS = (("food", "area"), ("food", "family"), ("price", "area"), ("price", "family"))
@@ -140,9 +136,10 @@ def step_cost(pipe: TextDiffusionPipeline) -> dict:
 def few_labels(options: argparse.Namespace) -> TextDiffusionPipeline:
     """The model with guides from `FEW` labelled texts."""
     pipe = TextDiffusionPipeline.from_pretrained(options.run)
-    known = labelled(options.root / "trainset.csv", FEW)
-    data: dict[str, LabelledTexts] = {name: known[name] for name in SLOT_OF}
-    pipe.learn_guides(data, seed=options.seed + 3000)
+    known = read_meanings(options.root / "trainset.csv", FEW)
+    pipe.learn_guides(
+        {name: known[name] for name in SLOT_OF}, decoding=pipe.decoding, seed=options.seed + 3000
+    )
     return pipe
 
 
@@ -150,7 +147,8 @@ def measure(options: argparse.Namespace) -> dict:
     pipe = TextDiffusionPipeline.from_pretrained(options.run)
     judge = ScoringModels().language_model(str(options.judge))
     score = lambda texts: fluency(lambda known: text_perplexities(known, judge).tolist(), texts)  # noqa: E731
-    unguided = pipe(4 * options.texts, quality=options.quality, seed=options.seed + 2000).texts
+    free = {"quality": options.quality, "seed": options.seed + 2000}
+    pools = {each: pipe(4 * options.texts, best_of=each, **free).texts for each in options.best_of}
     rows = []
     sources = {"all labels": pipe, f"{FEW} labels": few_labels(options)}
     for labels, source in sources.items():
@@ -160,9 +158,9 @@ def measure(options: argparse.Namespace) -> dict:
                 guided = Guided(source, best_of, options.quality)
                 weight = guided.best_weight(names, options.texts // 4, options.seed + 1000)
                 texts, targets = guided.texts(names, weight, options.texts, options.seed)
-                free = unguided[: len(texts)]
+                unguided = pools[best_of]
                 row = {"guides": names, "labels": labels, "best_of": best_of, "weight": weight}
-                row |= {"share": share(texts, targets), "base_rate": share(free, targets)}
+                row |= {"share": share(texts, targets), "base_rate": share(unguided[: len(texts)], targets)}
                 row |= against_unguided(texts, targets, unguided, score) | {"texts": texts[:8]}
                 rows.append(row)
                 print(

@@ -2,55 +2,17 @@
 
 python scripts/learn_e2e_guides.py RUN --root FOLDER_OF_E2E [--texts 8000] [--samples 4000]
 
-RUN is a copy of the model (`save_pretrained`), or its folder in a checkout. Six prices and six ratings of the corpus
-are three of each, as its texts write them in words or as numbers.
+RUN is a copy of the model (`save_pretrained`), or its folder in a checkout.
 """
 
 import argparse
-import csv
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.checkpoints import fingerprint
-from ld4lg_fast.data.labelled import LabelledTexts
+from ld4lg_fast.data.e2e_meanings import read_meanings
 from ld4lg_fast.pipeline.text_guide import FOLDER, save_guides
-
-SLOTS = {  # name of the guide: the slot, and what its values are called
-    "area": ("area", {}),
-    "family": ("familyFriendly", {}),
-    "food": ("food", {}),
-    "name": ("name", {}),
-    "price": (
-        "priceRange",
-        {"less than £20": "cheap", "£20-25": "moderate", "more than £30": "high"},
-    ),
-    "rating": (
-        "customer rating",
-        {"1 out of 5": "low", "3 out of 5": "average", "5 out of 5": "high"},
-    ),
-}
-
-
-def rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each text of E2E with the slots of its meaning."""
-    with open(file, encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            found = re.findall(r"([^,\[\]]+)\[([^\]]*)\]", row["mr"])
-            yield row["ref"], {slot.strip(): value.strip() for slot, value in found}
-
-
-def labelled(file: Path, count: int) -> dict[str, LabelledTexts]:
-    """``count`` texts from all over the file with the label of each guide; None where the meaning does not say."""
-    every = list(rows(file))
-    chosen = every[:: max(1, len(every) // count)][:count]
-    found = {}
-    for name, (slot, called) in SLOTS.items():
-        values = [slots.get(slot) for _, slots in chosen]
-        labels = [None if value is None else called.get(value, value) for value in values]
-        found[name] = LabelledTexts([text for text, _ in chosen], labels)
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,10 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1000)
     options = parser.parse_args(arguments)
     pipe = TextDiffusionPipeline.from_pretrained(options.run)
-    learned = pipe.learn_guides(
-        labelled(options.root / "trainset.csv", options.texts), options.samples, seed=options.seed
-    )
-    pipe.learn_length(num_samples=options.samples, seed=options.seed)
+    how = {"num_samples": options.samples, "seed": options.seed, "decoding": pipe.decoding}
+    learned = pipe.learn_guides(read_meanings(options.root / "trainset.csv", options.texts), **how)
+    pipe.learn_length(**how)
     with fingerprint.renewed(options.run):
         save_guides(pipe.text_guides, options.run / FOLDER)
     for name, guide in learned.items():
