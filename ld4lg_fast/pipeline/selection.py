@@ -47,8 +47,8 @@ class SelectionOperations(GuideOperations, ABC):
         highest `confidences` are kept. Lengths that no training text has are not reached.
 
         Args:
-            options: those of a call, except ``guides`` and ``guide_scales`` with a guide_scale, and ``lengths`` in
-                recipe v1.
+            guide_scale: weight of the guide ``length``; None is without. Other ``guides`` lead the texts, too.
+            options: those of a call, except ``lengths`` in recipe v1.
 
         Raises:
             ConfigError: a length that the model does not handle, ``best_of`` below 1, a guide_scale for recipe v1, or
@@ -58,8 +58,10 @@ class SelectionOperations(GuideOperations, ABC):
         check_given(guide_scale=guide_scale)
         special = self.check_length(length)
         if guide_scale is not None:
-            check_free("of_length with a guide_scale", options, "guides", "guide_scales")
-            options |= {"guides": {LENGTH: length}, "guide_scales": {LENGTH: guide_scale}}
+            for name, value in (("guides", length), ("guide_scales", guide_scale)):
+                others = options.get(name)
+                if others is None or isinstance(others, Mapping):  # else it is refused where it is read
+                    options[name] = {**(others or {}), LENGTH: value}
         if self.autoencoder.perceiver is None:
             check_free("of_length", options, "lengths")
             lengths = torch.full((count,), length + special)

@@ -75,7 +75,7 @@ class TextGuide:
         """
         guide = self.guide
         sizes = (len(guide.hidden), guide.hidden.shape[1], len(guide.output), len(guide.log_snr))
-        stored = _Tensors(*sizes, self.words and len(self.words.grams))
+        stored = _Tensors(*sizes, None if self.words is None else len(self.words.grams))
         for key in stored.of_guide:
             setattr(stored, key, getattr(guide, key).cpu())
         if self.words is not None:
@@ -104,7 +104,7 @@ class TextGuide:
         file = read(GuideFile, directory / f"{name}.json", "a folder of guides")
         grams = None if file.words is None else tuple(file.words)
         sizes = (file.num_hidden, num_features, file.num_outputs, len(file.log_snr))
-        stored = _Tensors(*sizes, grams and len(grams))
+        stored = _Tensors(*sizes, None if grams is None else len(grams))
         load_weights(stored, directory / f"{name}.safetensors")
         guide = Guide(
             **{key: getattr(stored, key) for key in stored.of_guide},

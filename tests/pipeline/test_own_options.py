@@ -52,7 +52,7 @@ METHODS = {
     "of_length": ({"num_samples": 2, "length": 5, "best_of": 1}, set()),
     "of_length with a guide_scale": (
         {"num_samples": 2, "length": 5, "best_of": 1, "guide_scale": 1.0},
-        {"guides", "guide_scales"},
+        set(),
     ),
     "learn_length from texts": ({"texts": ["a pub", "an inn"] * 20}, set(GIVEN)),
     "learn_length": ({"num_samples": 30}, LEARNING),
@@ -77,13 +77,16 @@ def test_every_method_that_passes_options_on_is_here():
         for name, method in inspect.getmembers(TextDiffusionPipeline, inspect.isfunction)
         if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
     }
-    assert passing - {"__call__", "stream", "sample", "_write"} == {
+    assert passing - {"__call__", "stream", "sample", "_write", "_trajectories"} == {
         name.partition(" ")[0] for name in METHODS
     }
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_option_is_taken_or_refused_by_name(name, pipe, monkeypatch):
+    monkeypatch.setattr("ld4lg_fast.pipeline.guide_fitting.LEAST_STEPS", 10)
+    monkeypatch.setattr("ld4lg_fast.pipeline.guide_fitting.EPOCHS", 0)
+    monkeypatch.setattr("ld4lg_fast.pipeline.word_model.ITERATIONS", 1)
     several = property(
         lambda _: lambda texts: torch.arange(1.0, len(texts) + 1)
     )  # weights at random write one length
