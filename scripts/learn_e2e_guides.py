@@ -24,9 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1000)
     options = parser.parse_args(arguments)
     pipe = TextDiffusionPipeline.from_pretrained(options.run)
-    how = {"num_samples": options.samples, "seed": options.seed, "decoding": pipe.decoding}
-    learned = pipe.learn_guides(read_meanings(options.root / "trainset.csv", options.texts), **how)
-    pipe.learn_length(**how)
+    how = {"seed": options.seed, "decoding": pipe.decoding}
+    data = read_meanings(options.root / "trainset.csv", options.texts)
+    learned = pipe.learn_guides(data, options.samples, **how)
+    pipe.learn_length(num_samples=options.samples // 4, **how)
     with fingerprint.renewed(options.run):
         save_guides(pipe.text_guides, options.run / FOLDER)
     for name, guide in learned.items():
