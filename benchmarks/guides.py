@@ -25,7 +25,6 @@ from ld4lg_fast.evaluation.perplexity import text_perplexities
 
 SLOT_OF = {"food": "food", "area": "area", "price": "priceRange", "family": "familyFriendly"}
 PAIRS = (("food", "area"), ("food", "family"), ("price", "area"), ("price", "family"))
-WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FEW = 100  # labelled texts
 BATCH, REPEATS = 64, 9  # of the timing
 
@@ -78,10 +77,10 @@ class Guided:
                 targets[name] += [value] * own
         return texts, targets
 
-    def best_weight(self, names: Sequence[str], count: int, seed: int) -> float:
+    def best_weight(self, names: Sequence[str], weights: Sequence[float], count: int, seed: int) -> float:
         """The smallest weight whose share of attributes is within 0.01 of the highest."""
-        shares = {weight: share(*self.texts(names, weight, count, seed)) for weight in WEIGHTS}
-        return min(weight for weight in WEIGHTS if shares[weight] >= max(shares.values()) - 0.01)
+        shares = {weight: share(*self.texts(names, weight, count, seed)) for weight in weights}
+        return min(weight for weight in weights if shares[weight] >= max(shares.values()) - 0.01)
 
 
 def fluency(
@@ -156,7 +155,7 @@ def measure(options: argparse.Namespace) -> dict:
         for names in (*singles, *PAIRS) if source is pipe else singles:
             for best_of in options.best_of:
                 guided = Guided(source, best_of, options.quality)
-                weight = guided.best_weight(names, options.texts // 4, options.seed + 1000)
+                weight = guided.best_weight(names, options.weights, options.texts // 4, options.seed + 1000)
                 texts, targets = guided.texts(names, weight, options.texts, options.seed)
                 unguided = pools[best_of]
                 row = {"guides": names, "labels": labels, "best_of": best_of, "weight": weight}
@@ -178,6 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--judge", type=Path, required=True, help="folder of the judge of perplexity")
     parser.add_argument("--texts", type=int, default=1000, help="of each row")
     parser.add_argument("--best-of", type=int, nargs="+", default=[1, 4])
+    parser.add_argument(
+        "--weights", type=float, nargs="+", default=[1, 2, 4, 8, 16, 32], help="to choose from"
+    )
     parser.add_argument("--quality", default="draft")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write the result")

@@ -53,7 +53,8 @@ def fit_guide(
     features = trajectories.features()
     held = held_out(features.shape[1])
     mean, scale = (targets.mean(), targets.std()) if num_outputs is None else (0.0, 1.0)
-    known, wanted = features[:, ~held], (targets[~held] - mean) / scale
+    centre, spread = features[:, ~held].mean(dim=(0, 1)), features[-1, ~held].std().clamp(min=1e-6)
+    known, wanted = (features[:, ~held] - centre) / spread, (targets[~held] - mean) / scale
     generator = torch.Generator().manual_seed(0)
     guide = _new_guide(features.shape[2], num_outputs or 1, trajectories.log_snr, generator)
     guide = replace(guide, is_number=num_outputs is None)
@@ -70,6 +71,9 @@ def fit_guide(
             optimizer.step()
             schedule.step()
     learned = {name: tensor.detach() for name, tensor in zip(LEARNED, parameters, strict=True)}
+    # Inputs and numbers were standardized.
+    learned["hidden"] = learned["hidden"] / spread
+    learned["hidden_bias"] = learned["hidden_bias"] - learned["hidden"] @ centre
     learned |= {"output": learned["output"] * scale, "output_bias": learned["output_bias"] * scale + mean}
     guide = replace(guide, **learned)
     scores = [guide.scores(features[level, held], torch.tensor([level])) for level in range(len(features))]

@@ -250,6 +250,7 @@ class TextDiffusionPipeline(InfillOperations):
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         sources = source_texts(self.model, source, num_samples)
         class_ids = chosen_classes(self.model, self.statistics, class_id, class_name, seed, ids)
+        led = self._guide_targets(guides, guide_scales, num_samples)
         lengths, mask = real_lengths(
             self.model, self.statistics, lengths, seed, ids, self.autoencoder.perceiver is None
         )
@@ -286,7 +287,7 @@ class TextDiffusionPipeline(InfillOperations):
             class_id=class_ids,
             context=context,
             lengths=lengths,
-            guides=self._guide_targets(guides, guide_scales, num_samples),
+            guides=led,
             # As published, only sampling after a text stays on the sphere (golden NOTES 27).
             project=context is not None and self.model.diffusion.l2_normalized,
             start=start,

@@ -64,7 +64,7 @@ class Pipe:
 
 def test_the_smallest_good_weight_is_chosen_and_compared():
     guided = guides.Guided(Pipe(), best_of=1, quality="draft")
-    assert guided.best_weight(("area",), 40, seed=1) == 4
+    assert guided.best_weight(("area",), (1, 4, 8), 40, seed=1) == 4
     texts, targets = guided.texts(("area",), 4, 60, seed=0)
     assert guides.share(texts, targets) == 1
     unguided = ["A riverside pub."] * 25 + ["A pub."] * 50
