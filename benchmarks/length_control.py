@@ -17,12 +17,12 @@ from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 
-WAYS = {  # name: (best_of, pull towards the length, if guided)
+WAYS = {  # name: (best_of, weight of the guide, if guided)
     "not controlled": (1, None),
     "the nearest of 4": (4, None),
-    "guided, pull 0.5": (1, 0.5),
-    "guided, pull 1": (1, 1.0),
-    "guided, pull 0.5, the nearest of 4": (4, 0.5),
+    "guided, weight 1": (1, 1.0),
+    "guided, weight 3": (1, 3.0),
+    "guided, weight 3, the nearest of 4": (4, 3.0),
 }
 
 
@@ -33,15 +33,14 @@ def measure(options: argparse.Namespace) -> dict:
     guide = pipe.learn_length(seed=options.seed + 1)
     rows = []
     for length in options.lengths:
-        for name, (best_of, pull) in WAYS.items():
-            guidance = {} if pull is None else {"guide": guide, "pull": pull}
+        for name, (best_of, weight) in WAYS.items():
             texts = pipe.of_length(
                 options.samples,
                 length,
                 best_of=best_of,
                 quality=options.quality,
                 seed=options.seed,
-                **guidance,
+                guide_scale=weight,
             ).texts
             miss = (pipe.token_counts(texts) - length).abs().mean().item()
             rows.append(
@@ -55,7 +54,7 @@ def measure(options: argparse.Namespace) -> dict:
                 }
             )
             print(f"{length:3} tokens, {name:36} miss {miss:5.2f}  perplexity {rows[-1]['perplexity']:5.2f}")
-    return {"rows": rows, "guide_error": guide.error}
+    return {"rows": rows, "guide_error": guide.facts["held_out"][-1]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ NOT_RUN = {
     "recipe-ablation": "it trains models for hours; run benchmarks/recipe_ablation.py by itself",
     "class-accuracy": "it needs a class-conditional run and its evaluation; run benchmarks/class_accuracy.py by itself",
     "length-control": "it needs a scoring LM, which recipe_ablation.py trains",
+    "guides": "it needs a scoring LM, which recipe_ablation.py trains, and E2E",
     "continuations": "it trains models for an hour; run benchmarks/continuations.py by itself",
     "time-to-quality": "it trains models for most of an hour; run benchmarks/time_to_quality.py by itself",
 }

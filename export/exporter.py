@@ -4,9 +4,10 @@ import copy
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from transformers import PreTrainedModel
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from ld4lg_fast._version import __version__
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.diffusion.guides import Guide
 from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export import runtime
@@ -29,6 +31,7 @@ from ld4lg_fast.export.runtime.folder_schema import (
     digest_of,
     parse_config,
 )
+from ld4lg_fast.export.runtime.guides import write_guides
 from ld4lg_fast.export.runtime.pipeline import OnnxTextDiffusion
 from ld4lg_fast.export.runtime.records import as_json
 from ld4lg_fast.export.staging import staging_folder
@@ -130,6 +133,8 @@ def _write_folder(
         if validate:
             validate_folder(folder, pipe, precision, say)
     pipe.autoencoder.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    if pipe.text_guides:
+        write_guides(folder, [_arrays(each.guide) for each in pipe.text_guides.values()])
     _write_runtime(folder)
     _write_config(folder, config)
     if precision != "bfloat16":
@@ -143,6 +148,11 @@ def _write_graphs(pipe: TextDiffusionPipeline, precision: str, folder: Path) -> 
     with backend.use_backend("reference"):
         models = {graph.name: to_onnx(graph) for graph in make_graphs(plain)}
     write(models, folder)
+
+
+def _arrays(guide: Guide) -> list[np.ndarray]:
+    """The arrays of a guide in the order of the runtime's."""
+    return [getattr(guide, field.name).numpy() for field in fields(guide) if field.name != "is_number"]
 
 
 def _write_runtime(folder: Path) -> None:
@@ -215,6 +225,16 @@ def folder_config(pipe: TextDiffusionPipeline, precision: str) -> FolderConfig:
             name: asdict(statistics)[name] for name in ("length_counts", "class_names", "class_counts")
         },
         "files": {},
+        "guides": {
+            name: {
+                "classes": None if each.classes is None else list(each.classes),
+                "num_hidden": len(each.guide.hidden),
+                "num_outputs": len(each.guide.output),
+                "num_levels": len(each.guide.log_snr),
+            }
+            for name, each in pipe.text_guides.items()
+        }
+        or None,
         "vocab_size": autoencoder.language_model.vocabulary,
     }
     return parse_config(content)

@@ -91,7 +91,8 @@ def _run_ld4lg(words: list[str], monkeypatch) -> None:
     if name in ("train", "demo"):
         _train_small(monkeypatch)
     few = ["--num-inference-steps", "2"]
-    arguments += {"sample": few, "evaluate": SMALL_EVALUATION, "run-onnx": few}.get(name, [])
+    small = {"sample": few, "evaluate": SMALL_EVALUATION, "run-onnx": few, "guide": ["--num-samples", "20"]}
+    arguments += small.get(name, [])
     _call(cli.main, ["ld4lg", name, *arguments], monkeypatch)
 
 

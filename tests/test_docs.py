@@ -47,6 +47,14 @@ def folder(tmp_path, monkeypatch, autoencoder, tokenizer):
     pairs = [{"text": text, "question": f"What is {text[:8]}?"} for text in TEXTS]
     Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     Path("questions.txt").write_text("What is it?\nWhere is it?\n")
+    labelled = [
+        {"text": text, "food": ("Italian", "Thai", None)[i % 3], "rating": i % 5}
+        for i, text in enumerate(TEXTS)
+    ]
+    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    Path("labelled.csv").write_text(
+        "text,rating\n" + "".join(f'"{row["text"]}",{row["rating"]}\n' for row in labelled)
+    )
     corpus = Path("PATH")
     corpus.mkdir()
     for name in ("trainset", "devset", "testset_w_refs"):

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from .decoding import CHOICES, STRATEGIES
 from .errors import RuntimeInputError
+from .guide_options import parse_guides
 from .option_checks import unknown_option
 from .pipeline import OnnxTextDiffusion
 from .renamed import current_words, given_twice, renamed_words
@@ -111,6 +112,7 @@ def _sample(folder: Path, options: argparse.Namespace) -> None:
     model = OnnxTextDiffusion(
         folder, None if options.provider is None else [options.provider], options.threads
     )
+    guides, guide_scales = parse_guides(options.guide or ())
     decoding = {name: value for name in DECODING if (value := getattr(options, name)) is not None}
     texts = model(
         _count(sources, prompts) if options.num_samples is None else options.num_samples,
@@ -126,6 +128,8 @@ def _sample(folder: Path, options: argparse.Namespace) -> None:
         eta=options.eta,
         guidance_scale=options.guidance_scale,
         guidance_interval=tuple(options.guidance_interval),
+        guides=guides,
+        guide_scales=guide_scales,
         seed=options.seed,
         batch_size=options.batch_size,
         on_texts=None if alone else _show,
@@ -196,6 +200,13 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     )
     source.add_argument(
         "--source-file", type=_path, help="the same in a .txt (one a line), .jsonl, .json, .csv or .tsv"
+    )
+    add(
+        "--guide",
+        type=typed,
+        action="append",
+        metavar="NAME=VALUE[:WEIGHT]",
+        help="what texts should be like, as food=Italian or length=20:5; may be given several times",
     )
     add("--guidance-scale", type=_number, help="2 with a source and 1 without, if left out")
     add(

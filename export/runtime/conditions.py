@@ -3,7 +3,6 @@
 The package checks them with the same functions. Letters: B batch.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from . import noise
 from .errors import RuntimeInputError
 from .folder_schema import FolderConfig
-from .option_checks import MOST, WholeNumber, elements, plain, shown, text_complaint
+from .option_checks import MOST, WholeNumber, elements, folded, plain, shown, text_complaint
 
 MOST_NAMES = 30  # of classes in a message
 
@@ -60,15 +59,11 @@ def class_index(names: Sequence[str], name: Any) -> int:
     Raises:
         RuntimeInputError: there is no such class.
     """
-    folded = [_folded(known) for known in names]
-    asked = _folded(str(name)) if isinstance(name, str | int | float) else None
+    folded = [folded(known) for known in names]
+    asked = folded(str(name)) if isinstance(name, str | int | float) else None
     if asked not in folded or isinstance(name, bool):
         raise RuntimeInputError(f"There is no class {shown(name)}; this model has {describe_classes(names)}.")
     return folded.index(asked)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def describe_classes(names: Sequence[str]) -> str:

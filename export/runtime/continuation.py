@@ -3,7 +3,7 @@
 Letters: B documents, N latent positions, d latent width, P prefix tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from .decoding import DecodingRules
 from .documents import Document, DocumentWriter, block_seed
 from .errors import RuntimeInputError
 from .folder_schema import Documents, FolderConfig
+from .guide_options import Chosen
+from .guides import rows_of
 from .option_checks import shown
 
 
@@ -53,6 +55,7 @@ def write_documents(
     sample_ids: np.ndarray,
     *,
     class_ids: np.ndarray | None = None,
+    guides: Mapping[str, Chosen] | None = None,
     **options: Any,
 ) -> list[str]:
     """What the model adds to each of the B prompts; ``options`` are those of its `sample`."""
@@ -64,6 +67,7 @@ def write_documents(
     while rows := [row for row, document in enumerate(documents) if not document.over]:
         active, own = [documents[row] for row in rows], block_seed(seed, number)
         options["class_ids"] = None if class_ids is None else class_ids[rows]
+        options["guides"] = rows_of(guides or {}, rows)
         latents, _ = model.sample(sample_ids[rows], documents=active, seed=own, **options)
         for document, ids in zip(
             active, _decoded(model, writer, active, latents, rules, own, sample_ids[rows]), strict=True

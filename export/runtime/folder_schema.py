@@ -9,6 +9,7 @@ from typing import Any
 
 from .decoding import MOST_TOKENS, TOKEN, DecodingRules
 from .errors import RuntimeInputError
+from .guide_options import NAME
 from .option_checks import OPTIONS, Choice, Number, Switch, Text, WholeNumber, too_many_for_a_file
 from .records import ListOf, Maybe, TableOf, key, parse
 from .sampling import OBJECTIVES, SAMPLERS
@@ -17,7 +18,7 @@ from .schedules import SPACINGS, is_schedule_name
 FORMAT = 2
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 GRAPHS = ("denoiser", "latents", "decoder", "cache")
-TOKENIZER, RUNTIME = "tokenizer.json", "ld4lg_runtime"
+TOKENIZER, RUNTIME, GUIDES = "tokenizer.json", "ld4lg_runtime", "guides.bin"
 DISCRETE_SCHEDULES = ("linear", "cosine", "sqrt")
 PROOFS = ("vocab_size", "sha256", "digest")  # keys that folders of version 0.1.0 lack, all of them
 
@@ -136,6 +137,26 @@ class Statistics:
     class_counts: tuple[int, ...] | None = key(Maybe(ListOf(COUNT, CLASSES)))
 
 
+class GuideName:
+    """The name of a guide."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, str) and bool(NAME.fullmatch(value))
+
+    def __str__(self) -> str:
+        return "a letter and at most 63 letters, digits, _ or -"
+
+
+@dataclass(frozen=True)
+class GuideEntry:
+    """A guide: its classes (None: it is of a number), and the sizes of its arrays in `GUIDES`."""
+
+    classes: tuple[str, ...] | None = key(Maybe(ListOf(Text(), 1000, least=1)))
+    num_hidden: int = key(SIZE)
+    num_outputs: int = key(WholeNumber(1, 1001))
+    num_levels: int = key(WholeNumber(1, 1000))
+
+
 @dataclass(frozen=True)
 class FolderConfig:
     """All that the runtime needs besides the graphs.
@@ -164,6 +185,9 @@ class FolderConfig:
     sha256: Mapping[str, str] | None = key(TableOf(Sha256(), 1000, FileName()), optional=True, default=None)
     digest: str | None = key(Sha256(), optional=True, default=None)
     documents: Documents | None = key(Maybe(Documents), optional=True, default=None)
+    guides: Mapping[str, GuideEntry] | None = key(
+        Maybe(TableOf(GuideEntry, 1000, GuideName())), optional=True, default=None
+    )
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -200,6 +224,16 @@ def _relations(config: FolderConfig) -> Iterator[tuple[bool, str]]:
     yield (
         not (config.documents and (config.source or diffusion.has_mask)),
         "documents exclude source and diffusion.has_mask.",
+    )
+    for name, guide in (config.guides or {}).items():
+        wanted = (1,) if guide.classes is None else (len(guide.classes), len(guide.classes) + 1)
+        yield (
+            guide.num_outputs in wanted,
+            f"guides.{name}.num_outputs is {guide.num_outputs}; it must be {' or '.join(map(str, wanted))}.",
+        )
+    yield (
+        not config.guides or GUIDES in config.files or not config.files,
+        f"guides need the file {GUIDES}.",
     )
     alphas = schedule.alphas_cumprod
     discrete = alphas is not None

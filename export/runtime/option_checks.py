@@ -8,6 +8,7 @@ Shared by the package and the exported runtime, which raise their own exceptions
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -236,6 +237,11 @@ def elements(values: Any) -> list | None:
         return list(values.tolist() if hasattr(values, "tolist") else values)
     except (TypeError, RuntimeError):  # a 0-d array; a sparse or meta tensor
         return None
+
+
+def folded(name: str) -> str:
+    """A name without regard to case and Unicode normalization."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def plain(value: Any) -> Any:

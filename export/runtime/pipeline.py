@@ -4,7 +4,7 @@ Letters: B batch, N latent positions, d latent width, M source length, K beams, 
 """
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from .folder import CONFIG, read_config
 from .folder_schema import GRAPHS
 from .graph_checks import check_graphs
 from .guidance import guided_network
+from .guide_options import Chosen, check_guides
+from .guides import lead_of, load_guides, rows_of
 from .json_files import REMEDY
 from .language_model import LanguageModel
 from .levels import more_than_timesteps
@@ -74,6 +76,7 @@ class OnnxTextDiffusion:
             raise RuntimeInputError(
                 f"{folder / CONFIG} is damaged: generation.{str(error)[:-1]}; {REMEDY}."
             ) from error
+        self._guides = load_guides(folder, self.config)
         self._denoiser, *decoder = (graphs[name] for name in GRAPHS)
         self._decoder = decoder[0], decoder[1], decoder[2]
         tokenizer = partial(TextTokenizer, folder, self.config.tokenizer, self._vocabulary)
@@ -101,6 +104,8 @@ class OnnxTextDiffusion:
         eta: float | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guides: Mapping[str, Any] | None = None,
+        guide_scales: Mapping[str, Any] | None = None,
         seed: int = 0,
         batch_size: int = 64,
         on_texts: Callable[[list[str]], None] | None = None,
@@ -121,6 +126,7 @@ class OnnxTextDiffusion:
                 sampling.
             guidance_scale: None is 2 with a source and 1 without. guidance_interval: the times, 1 noise and 0 data,
                 between which there is guidance.
+            guides, guide_scales: classes or numbers by names, and weights, or lists of them; as in the package.
             on_texts: called with the texts of every batch when they are decoded.
             decoding: fields of `DecodingRules`, e.g. ``strategy="greedy"``.
 
@@ -138,6 +144,7 @@ class OnnxTextDiffusion:
         check_memory(self.config.diffusion, rules, self._vocabulary, min(batch_size, num_samples))
         sources = check_sources(self.config.source is not None, source, num_samples)
         classes = check_classes(self.config.statistics.class_names or (), class_id, class_name, num_samples)
+        chosen = check_guides(self.guides(), guides, guide_scales, num_samples)
         texts: list[str] = []
         for start in range(0, num_samples, batch_size):
             ids = np.arange(start, min(start + batch_size, num_samples))
@@ -149,6 +156,7 @@ class OnnxTextDiffusion:
                 "eta": eta,
                 "guidance_scale": guidance_scale,
                 "guidance_interval": guidance_interval,
+                "guides": rows_of(chosen, ids.tolist()),
             }
             try:
                 if self.config.documents:
@@ -166,6 +174,10 @@ class OnnxTextDiffusion:
                 on_texts(written)
         return texts
 
+    def guides(self) -> dict[str, tuple[str, ...] | None]:
+        """Names of the guides and of their classes; None for a guide of a number."""
+        return {name: entry.classes for name, entry in (self.config.guides or {}).items()}
+
     def sample(
         self,
         sample_ids: np.ndarray,
@@ -179,11 +191,12 @@ class OnnxTextDiffusion:
         eta: float | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guides: Mapping[str, Chosen] | None = None,
         seed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Latents (B, N, d) of one batch and, in recipe v1, the mask (B, N) of their real positions.
 
-        ``documents``: of a model that writes them, what there is of each before the block that is sampled.
+        ``documents``: of a model that writes them, what there is of each before the block; ``guides``: `check_guides`.
         """
         diffusion = self.config.diffusion
         scale = diffusion.guidance_scale if guidance_scale is None else guidance_scale
@@ -207,13 +220,12 @@ class OnnxTextDiffusion:
             )
         low, high = guidance_interval
         shape = (diffusion.num_latents, diffusion.dim_latent)
-        mask = None
+        mask, width = None, shape[0]
         if diffusion.has_mask:
             counts = self.config.statistics.length_counts
             lengths = noise.draw((0, *counts[1:]), seed, sample_ids, noise.LENGTH_STREAM)
-            mask = np.arange(shape[0]) < lengths[:, None]
-        # Padded to the longest text of the batch.
-        width = shape[0] if mask is None else int(lengths.max())
+            width = int(lengths.max())  # padded to the longest text of the batch
+            mask = np.arange(width) < lengths[:, None]
 
         def fresh(stream: int) -> np.ndarray:
             return noise.philox_normal(seed, sample_ids, stream, shape)[:, :width]
@@ -226,14 +238,14 @@ class OnnxTextDiffusion:
             context = self._sources(sources)
         elif documents is not None:
             context = self._blocks(documents)
-        given = {"mask": None if mask is None else mask[:, :width], "class_id": class_ids}
+        given = {"mask": mask, "class_id": class_ids}
         conditions = context | {name: value for name, value in given.items() if value is not None}
         network = guided_network(diffusion, self._denoiser, grid, scales, conditions)
-        latents = sample(
-            table, network, fresh(noise.START_STREAM), lambda step: fresh(1 + step), diffusion.project
-        )
+        lead = lead_of(self._guides, guides, grid.log_snr[:-1], mask)
+        start = fresh(noise.START_STREAM)
+        latents = sample(table, network, start, lambda step: fresh(1 + step), diffusion.project, lead)
         latents = latents * np.float32(diffusion.divisor) + np.array(diffusion.mean, np.float32)
-        return latents, None if mask is None else mask[:, :width]
+        return latents, mask
 
     def decode(
         self,
@@ -261,7 +273,6 @@ class OnnxTextDiffusion:
         prefix: np.ndarray | None = None,
     ) -> list[list[int]]:
         """Token ids of texts, special ones removed; arguments as in `decode`.
-
         ``prefix`` (B, P): tokens that the decoder reads before those that it writes; the result is without them.
         """
         check_latents(self.config.diffusion, latents, mask)

@@ -199,17 +199,20 @@ def sample(
     z: np.ndarray,
     noise: Callable[[int], np.ndarray],
     project: bool = False,
+    lead: Callable[[int, np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """From the starting noise z (B, N, d) to latents, by the coefficients of `step_table`.
 
     ``network(z, step, x_prev)`` is the guided network, with the x_start of the step before; ``noise(step)`` fresh
-    noise. ``project``: projects every x_start to the sphere of radius √d.
+    noise. ``lead(step, x_start)`` changes every x_start; ``project`` projects it to the sphere of radius √d.
     """
     x_start = x_prev = None
     for step, (from_z, from_output, *to_next) in enumerate(table):
         x_before, x_prev = x_prev, x_start
         output = network(z, step, x_start)
         x_start = from_z * z + from_output * output
+        if lead is not None:
+            x_start = lead(step, x_start)
         if project:
             norm = np.maximum(np.linalg.norm(x_start, axis=-1, keepdims=True), np.float32(1e-12))
             x_start = x_start / norm * np.float32(math.sqrt(x_start.shape[-1]))

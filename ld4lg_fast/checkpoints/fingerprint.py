@@ -17,7 +17,7 @@ from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.text_display import get_logger
 
 FILE = "fingerprint.json"
-FOLDERS = ("autoencoder", "denoiser")
+FOLDERS = ("autoencoder", "denoiser", "guides")
 SINGLE_FILES = ("statistics.json", "decoding.json")
 SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")  # what transformers may read in a folder
 

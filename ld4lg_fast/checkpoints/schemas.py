@@ -25,6 +25,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # SHA-256
 Words = Annotated[str, Field(max_length=100_000)]
 
 
@@ -160,6 +161,12 @@ def _falling(times: list[float]) -> list[float]:
     return times
 
 
+def _rising(levels: list[float]) -> list[float]:
+    if any(a >= b for a, b in zip(levels, levels[1:], strict=False)):
+        raise ValueError("the levels must rise")
+    return levels
+
+
 class _Recipe(Schema):
     objective: Name
     loss_type: Name
@@ -255,10 +262,34 @@ class DecodingFile(Schema):
     precision: Name | None
 
 
+class GuideFile(Schema):
+    """``guides/NAME.json``, see `ld4lg_fast.pipeline.text_guide.TextGuide`."""
+
+    format: Literal[1]
+    classes: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None
+    num_hidden: Width
+    num_outputs: Annotated[int, Field(ge=1, le=1001)]
+    log_snr: Annotated[
+        list[Annotated[float, Field(ge=-100, le=100)]],
+        Field(min_length=1, max_length=1000),
+        AfterValidator(_rising),
+    ]
+    words: Annotated[list[Name], Field(max_length=100_000)] | None
+    num_texts: Count
+    fingerprint: Digest
+    held_out: list[float]
+    held_out_words: float | None
+
+    @model_validator(mode="after")
+    def _outputs(self) -> Self:
+        wanted = (1,) if self.classes is None else (len(self.classes), len(self.classes) + 1)
+        if self.num_outputs not in wanted or (self.classes is not None and self.num_outputs < 2):
+            raise ValueError("num_outputs must be the number of classes, or one more")
+        return self
+
+
 class FingerprintFile(Schema):
     """``fingerprint.json``: SHA-256 of each model file, by its path in the run directory."""
 
     format: Literal[1]
-    files: Annotated[
-        dict[Name, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(min_length=1, max_length=1000)
-    ]
+    files: Annotated[dict[Name, Digest], Field(min_length=1, max_length=1000)]

@@ -18,6 +18,8 @@ ld4lg sample                                        texts from the small model t
 ld4lg demo                                          see one trained, a few minutes on a CPU
 ld4lg train dataset=custom dataset.root=texts.txt   train on your own texts
 ld4lg sample outputs/custom --num-samples 16        texts from a finished run
+ld4lg guide outputs/custom --data labelled.jsonl --label-column topic
+                                                    texts of a topic, from then on
 ld4lg evaluate outputs/custom --report page.html    how good they are, as a page
 ld4lg export outputs/custom exported                a folder that needs no PyTorch
 ld4lg doctor                                        what works on this machine

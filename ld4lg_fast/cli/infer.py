@@ -24,6 +24,7 @@ from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.engine.engine import check_fits
 from ld4lg_fast.engine.learned_timesteps import FEW_STEPS, learn_timesteps
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.export.runtime.guide_options import DEFAULT_SCALE
 from ld4lg_fast.export.runtime.similarity import CHOICES, SCORE
 from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.options.checks import check, check_folder, choose_device, output_file
@@ -32,6 +33,7 @@ from ld4lg_fast.options.precisions import torch_dtype
 from ld4lg_fast.pipeline.documents import prompt_list
 from ld4lg_fast.pipeline.pipeline import TextDiffusionOutput, TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import DECODING, resolved_generation
+from ld4lg_fast.pipeline.text_guide import LENGTH
 from ld4lg_fast.terminal.console import console, progress_bar
 from ld4lg_fast.terminal.hydra_entry import hydra_entry
 from ld4lg_fast.training.session import start_processes
@@ -39,7 +41,7 @@ from ld4lg_fast.training.session import start_processes
 # Entries of the group ``generation`` that the pipeline knows by the same name.
 PASSED_ON = (
     *("sampler", "spacing", "eta", "class_id", "class_name", "guidance_scale", "guidance_interval"),
-    *("precision", "seed", "batch_size"),
+    *("precision", "seed", "batch_size", "guides", "guide_scales"),
 )
 
 CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are learned under
@@ -63,10 +65,12 @@ def sample_with_bar(
         call: Callable[..., TextDiffusionOutput] = pipe
         if length is not None:
             pipe.check_length(length)  # nothing is to be learned for a call that is refused
-            takes_lengths = pipe.autoencoder.perceiver is None
-            conditions = {name: options[name] for name in CONDITIONS if options.get(name) is not None}
-            guide = None if takes_lengths else pipe.learn_length(**conditions)
-            call = partial(pipe.of_length, length=length, guide=guide)
+            scale = None if pipe.autoencoder.perceiver is None else DEFAULT_SCALE
+            if scale is not None and LENGTH not in pipe.text_guides:
+                pipe.learn_length(
+                    **{name: options[name] for name in CONDITIONS if options.get(name) is not None}
+                )
+            call = partial(pipe.of_length, length=length, guide_scale=scale)
         output = call(num_samples, progress=progress, **options)
     return output, time.perf_counter() - start
 

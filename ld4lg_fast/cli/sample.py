@@ -111,6 +111,12 @@ def sample(
     guidance_scale: Annotated[
         float | None, typer.Option(help="Classifier-free guidance on class or source; 1 is none.")
     ] = None,
+    guide: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What texts should be like, as food=Italian, food=Italian:5 (weight 5) or length=20."
+        ),
+    ] = None,
     length: Annotated[
         int | None,
         typer.Option(help="Approximate number of tokens; see also --best-of."),
@@ -129,6 +135,7 @@ def sample(
     ld4lg sample --num-samples 50 --seed 1
     ld4lg sample outputs/e2e --num-samples 16 --quality balanced
     ld4lg sample outputs/e2e --sampler dpmpp_2m --num-inference-steps 20 --strategy nucleus --json texts.json
+    ld4lg sample --guide food=Italian --guide family=no
     ld4lg sample outputs/ag_news --class-name Sports --guidance-scale 4
     ld4lg sample outputs/documents --prompt "The Old Mill is a pub." --max-new-tokens 200
     """
@@ -138,7 +145,8 @@ def sample(
     from ld4lg_fast.checkpoints.shipped import DEFAULT, FOLDER, run_directory
     from ld4lg_fast.cli.given_texts import choose_prompts
     from ld4lg_fast.cli.infer import choose_device, print_texts, sample_with_bar
-    from ld4lg_fast.options.checks import check_given, output_file
+    from ld4lg_fast.export.runtime.guide_options import parse_guides
+    from ld4lg_fast.options.checks import as_config_errors, check_given, output_file
     from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
     from ld4lg_fast.pipeline.presets import sampling_plan
     from ld4lg_fast.terminal.console import console
@@ -152,6 +160,8 @@ def sample(
     best_of = (4 if ships else 1) if best_of is None else best_of
     # What is wrong is said before the model is loaded.
     prompts = choose_prompts(prompt, prompt_file)
+    with as_config_errors():
+        guides, guide_scales = parse_guides([typed(word) for word in guide or ()])
     check_given(num_samples=num_samples, max_new_tokens=max_new_tokens)
     check_given(best_of=best_of, eta=eta, guidance_scale=guidance_scale, seed=seed)
     sampling_plan(quality, sampler, num_inference_steps)
@@ -175,6 +185,7 @@ def sample(
         "seed": seed,
     }
     asked: dict[str, Any] = {"prompt": prompts, "max_new_tokens": max_new_tokens}
+    asked |= {"guides": guides or None, "guide_scales": guide_scales or None}
     if pipe.model.writes_documents:
         settings["best_of"] = 1 if best_of_default else best_of
     settings |= {name: value for name, value in asked.items() if value is not None}

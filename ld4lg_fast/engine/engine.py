@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ld4lg_fast.diffusion.guides import GuideTargets
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.schedules import DiscreteSchedule
 from ld4lg_fast.engine.gpu_settings import gpu_settings
@@ -65,6 +66,7 @@ def sample_batches(
     context_mask: Tensor | None = None,
     lengths: Tensor | None = None,
     eta: float | None = None,
+    guides: GuideTargets | None = None,
     project: bool = False,
     steer: Callable[[Tensor], Tensor] | None = None,
     start: Tensor | None = None,
@@ -92,6 +94,7 @@ def sample_batches(
             function that returns both for the rows (B,) of a batch.
         lengths: (num_samples,) real positions of each sample (recipe v1); None means all N. Batches are made by
             length and padded to their longest sample.
+        guides: guides with a target and a weight for each sample, which lead every predicted x_start.
         project: projects every x_start to the sphere of l2-normalised latents.
         steer: maps every predicted x_start, normalised (B, N, d), to the one that is used instead.
         start: (num_samples, N, d) latents, un-normalised, that are noised to time ``strength``, in (0, 1], and
@@ -135,6 +138,7 @@ def sample_batches(
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
         eta=eta or 0.0,
+        guides=guides,
         project=project,
         steer=steer,
         strength=1.0 if start is None else strength,
@@ -170,6 +174,7 @@ def sample_batches(
                     context=states,
                     context_mask=states_mask,
                     lengths=None if lengths is None else lengths[rows],
+                    guides=None if guides is None else guides.rows(rows),
                     start=None if start is None else model.normalize(start.to(device, torch.float32)[rows]),
                     callback=report,
                 )

@@ -5,11 +5,13 @@ D model width, L blocks, S sampling steps, C classes that occur in the run.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from ld4lg_fast.diffusion.guides import GuideTargets
 from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser, LatentDiffusion
 from ld4lg_fast.diffusion.samplers import get_update, step_coefficients
 from ld4lg_fast.diffusion.schedules import sampling_grid
@@ -90,7 +92,8 @@ class SamplingRun:
             ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
         strength: the time of the first step, below 1 if latents to start from are given.
         denoiser: see `prepared_denoiser`; None is the model's own.
-        project, steer, cuda_graph: see `engine.sample_batches`; ``steer`` comes before ``project``.
+        guides, project, steer, cuda_graph: see `engine.sample_batches`; guides come before ``steer``, and ``steer``
+            before ``project``. The targets of ``guides`` come with each batch.
 
     Raises:
         ConfigError: a CUDA graph on another device than a GPU.
@@ -108,6 +111,7 @@ class SamplingRun:
         guidance_scale: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         eta: float = 0.0,
+        guides: GuideTargets | None = None,
         project: bool = False,
         steer: Callable[[Tensor], Tensor] | None = None,
         strength: float = 1.0,
@@ -131,7 +135,9 @@ class SamplingRun:
         self.guided = [scale != 1.0 for scale in scales]
         options = {"eta": eta} if sampler == "ddim" else {}
         table = step_coefficients(get_update(sampler), grid, model.diffusion.objective, scales, **options)
-        if self.changes:
+        self.guides = () if guides is None else guides.on(grid.log_snr[:-1].to(self.device)).guides
+        self.changes_x_start = bool(self.changes) or guides is not None
+        if self.changes_x_start:
             self.to_x_start = table[:, :3].clone().to(self.device)
             table[:, :3] = torch.tensor([0.0, 1.0, 0.0])
         self.has_history, self.has_noise, looks_back = (bool(table[:, column].any()) for column in (5, 6, 7))
@@ -157,12 +163,14 @@ class SamplingRun:
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         lengths: Tensor | None = None,
+        guides: GuideTargets | None = None,
         start: Tensor | None = None,
         callback: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """Normalised latents (B, N, d) float32 of the samples ``sample_ids`` (B,).
 
-        Conditions as in `engine.sample_latents`, a row for each sample, and ``start`` (B, N or more, d) normalised.
+        Conditions and ``guides`` as in `engine.sample_latents`, a row for each sample, and ``start``
+        (B, N or more, d) normalised.
         With ``lengths`` N is the longest one; rows are zero beyond their length. ``callback(step, x_start)`` is called
         after every step.
         """
@@ -179,14 +187,15 @@ class SamplingRun:
         if start is not None:
             z = self.first_level**0.5 * start[:, :length] + (1 - self.first_level) ** 0.5 * z
         ids = sample_ids if self.has_noise else None
+        guides = None if guides is None else replace(guides, guides=self.guides)
 
         def advance(
             guided: bool, step: Tensor, z: Tensor, x_prev: Tensor, x_start: Tensor, inputs: Tensor
         ) -> tuple[Tensor, ...]:
             shared, class_index = conditions[guided]
             output = self.denoiser.run_blocks(inputs, self.modulations.at(step, class_index), shared)
-            if self.changes:
-                output = self._changed(z, output, step)
+            if self.changes_x_start:
+                output = self._changed(z, output, step, guides, mask)
             history = x_start if self.has_history else None
             if self.history_weights is not None:
                 latest, before = self.history_weights.index_select(0, step.reshape(1))[0]
@@ -233,13 +242,17 @@ class SamplingRun:
             found[guided] = (conditions, index)
         return found
 
-    def _changed(self, z: Tensor, output: Tensor, step: Tensor) -> Tensor:
-        """The guided x_start, steered and projected, which replaces the network's output."""
+    def _changed(
+        self, z: Tensor, output: Tensor, step: Tensor, guides: GuideTargets | None, mask: Tensor | None
+    ) -> Tensor:
+        """The guided x_start, led by guides, steered and projected, which replaces the network's output."""
         from_z, from_cond, from_uncond = self.to_x_start.index_select(0, step.reshape(1))[0]
         cond, *uncond = output.float().split(z.shape[0])
         x_start = from_z * z + from_cond * cond
         if uncond:
             x_start = x_start + from_uncond * uncond[0]
+        if guides is not None:
+            x_start = guides.lead(x_start, step, mask)
         for change in self.changes:
             x_start = change(x_start)
         return x_start

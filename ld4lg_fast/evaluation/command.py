@@ -34,8 +34,8 @@ def test(config: DictConfig) -> Path:
     transformers.utils.logging.disable_progress_bar()
     try:
         evaluation = Evaluation(settings, processes)
-        samples, frontier = evaluation.samples(), evaluation.frontier()
-        path = on_main(processes, lambda: evaluation.measure(samples, frontier))
+        samples, frontier, guided = evaluation.samples(), evaluation.frontier(), evaluation.guided()
+        path = on_main(processes, lambda: evaluation.measure(samples, frontier, guided))
         console.print(f"Written to {path}.")
         return path
     finally:

@@ -33,7 +33,8 @@ PAIR_METRICS = (
     "gap_rougeL",
 )
 CONTINUATION_METRICS = ("perplexity_given_prompt", "repeated_4grams")  # see `continuations`
-METRICS = (*TEXT_METRICS, *CONTINUATION_METRICS, *PAIR_METRICS)
+GUIDE_METRICS = ("attribute", "miss")  # see `guides`
+METRICS = (*GUIDE_METRICS, *TEXT_METRICS, *CONTINUATION_METRICS, *PAIR_METRICS)
 
 
 @dataclass

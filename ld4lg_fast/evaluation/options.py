@@ -7,7 +7,7 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Number, Rule, Switch, Text, WholeNumber
 from ld4lg_fast.options.checks import RULES, check
-from ld4lg_fast.options.groups import RUN, SAMPLING, Groups, ListOf, Name, OrNull, Path
+from ld4lg_fast.options.groups import RUN, SAMPLING, Groups, ListOf, Name, OrNull, Path, TableOf
 
 SETTINGS: dict[str, Rule] = {
     "mauve_model": Text(),
@@ -73,6 +73,8 @@ GROUPS: Groups = {
         "frontier_steps": ListOf(RULES["num_inference_steps"]),
         "frontier_guidance": ListOf(RULES["guidance_scale"]),
         "interpolation": Switch(),
+        "guide_data": OrNull(TableOf(Path())),
+        "guide_weights": ListOf(RULES["guide_scale"]),
         "reference_seed": OrNull(RULES["seed"]),
     },
     "dataset": {
@@ -92,7 +94,8 @@ class Options:
     """Options of the test command.
 
     ``num_candidates``: samples per source. ``frontier``: further (steps, guidance scale) settings to sample with.
-    ``interpolation``: whether texts halfway between real ones are measured, too.
+    ``guide_weights``: of guides that are judged. ``interpolation``: whether texts halfway between real ones are
+    measured, too.
     """
 
     num_samples: int
@@ -103,6 +106,7 @@ class Options:
     settings: EvaluationSettings
     frontier: list[tuple[int, float]]
     interpolation: bool
+    guide_weights: list[float]
 
     @classmethod
     def read(cls, generation: Mapping, evaluation: Mapping, recipe: str) -> "Options":
@@ -124,6 +128,7 @@ class Options:
             settings=EvaluationSettings(**chosen),
             frontier=_frontier(generation, evaluation),
             interpolation=evaluation["interpolation"],
+            guide_weights=_weights(evaluation["guide_weights"]),
         )
 
 
@@ -132,6 +137,13 @@ def _seeds(given: int | list[int]) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"evaluation.seeds={seeds} must be different numbers from 0 on, as in [0,1,2].")
     return seeds
+
+
+def _weights(given: float | list[float]) -> list[float]:
+    weights = given if isinstance(given, list) else [given]
+    if not weights:
+        raise ConfigError("evaluation.guide_weights is empty; give one or more, as in [0,3].")
+    return list(dict.fromkeys(map(float, weights)))
 
 
 def _frontier(generation: Mapping, evaluation: Mapping) -> list[tuple[int, float]]:

@@ -14,7 +14,7 @@ PACKAGES = (
     *("ld4lg-fast", "torch", "transformers", "numpy", "scikit-learn", "faiss-cpu", "mauve-text", "spacy"),
     *("rouge-score", "sacrebleu"),
 )
-DECIMALS = {"perplexity": 1, "perplexity_given_prompt": 1, "unique_words": 0, "sacrebleu": 2}
+DECIMALS = {"perplexity": 1, "perplexity_given_prompt": 1, "unique_words": 0, "miss": 2, "sacrebleu": 2}
 WIDTH_WHERE_PIPED = 160
 
 
@@ -24,6 +24,8 @@ def versions() -> dict[str, str]:
 
 
 LEGENDS = {
+    "attribute": "share of texts that are what the guide leads to, judged by their words",
+    "miss": "mean distance from the number that the guide leads to, judged by the words",
     "mauve": "likeness of samples and references in the features of a language model, 0 to 1, higher is better",
     "mauve_sentence": "the same in the features of a sentence encoder",
     "perplexity": "mean over the texts, by a language model; lower reads more fluently",

@@ -49,6 +49,7 @@ def write_page(
     }
     plots = [
         ("Frontier", _frontier(content, earlier or {})),
+        ("Guides", _guides(content["rows"])),
         ("Length", _lengths(series)),
         ("Distinct n-grams", _distinct(series)),
         (f"How many texts share a {ORDER}-gram", _shared(series)),
@@ -173,6 +174,7 @@ def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, st
                 or "diversity" not in figures
                 or row.get("class")
                 or row.get("interpolated")
+                or row.get("guide")
             ):
                 continue
             x, y = figures["diversity"]["mean"], figures[metric]["mean"]
@@ -203,6 +205,27 @@ def _frontier(content: Mapping, earlier: Mapping[str, Mapping]) -> tuple[str, st
     if swept:
         caption += " Dots of one guidance scale are joined in the order of their steps."
     return scatter(series, ("diversity", metric), front, joined=set(swept)), caption
+
+
+def _guides(rows: Sequence[Mapping]) -> tuple[str, str] | None:
+    """What each guide's texts lose in fluency, or variety, for having the attribute, over its weights."""
+    led = [row for row in rows if "guide" in row]
+    across = next(
+        (name for name in ("attribute", "miss") if any(name in row["metrics"] for row in led)), None
+    )
+    names = ("perplexity", "diversity", "diversity_words")
+    up = next((name for name in names if any(name in row["metrics"] for row in led)), None)
+    if across is None or up is None:
+        return None
+    series: dict[str, list[Point]] = {}
+    for row in led:
+        if across in row["metrics"] and up in row["metrics"]:
+            x, y = row["metrics"][across]["mean"], row["metrics"][up]["mean"]
+            label = f"{row['guide']}, weight {row['guide_weight']:g} – {across} {x:.3g}, {up} {y:.3g}"
+            series.setdefault(row["guide"], []).append(Point(x, y, label, hollow=row["guide_weight"] == 0))
+    meaning = {"attribute": "the share of texts that are what was asked for", "miss": "the distance from it"}
+    caption = f"{across}: {meaning[across]}, by their words. Weights of a guide are joined; a hollow dot is without it."
+    return scatter(series, (across, up.replace("_", " ")), joined=set(series)), caption
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:

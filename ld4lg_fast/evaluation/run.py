@@ -16,6 +16,7 @@ from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.checkpoints import load_checkpoint
 from ld4lg_fast.evaluation.comparisons import Samples, named, pair_rows, reference_rows, text_rows
 from ld4lg_fast.evaluation.continuations import MAX_NEW_TOKENS, choose_continuations, evaluate_continuations
+from ld4lg_fast.evaluation.guides import guide_rows, read_judges
 from ld4lg_fast.evaluation.metrics import evaluate_pairs, evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.options import Options
@@ -90,6 +91,7 @@ class Evaluation:
         self.class_id: int | None = chosen  # one, as the options have one
         dataset = load_dataset(run_directory(infer["output_dir"]), config["dataset"])
         self.dataset = shuffled(dataset, config["evaluation"]["reference_seed"])
+        self.judges = read_judges(self.pipe, config["evaluation"]["guide_data"])
         self.from_prompts = self.pipe.model.writes_documents
         self.references = self._choose_references(network.num_classes)
         self.pipe.to(self.device, torch_dtype(infer["dtype"]))
@@ -151,8 +153,27 @@ class Evaluation:
         first = self.options.seeds[0]
         return {each: own for each in self.options.frontier if (own := self.sample(first, each))}
 
+    def guided(self) -> dict[tuple[str, float], list[str]]:
+        """Texts of the first seed and decoding with each guide that is judged, at each weight.
+
+        Empty in all but the main process.
+        """
+        found = {}
+        how = dict(list(self.options.decodings.items())[:1])
+        for judge in self.judges:
+            led = replace(self.conditions, guides={judge.name: judge.targets(self.conditions.num_samples)})
+            for weight in self.options.guide_weights:
+                options = self._sampling_options() | {"guide_scales": {judge.name: weight}}
+                own = sample_texts(self.pipe, led, how, options, self.options.seeds[0], self.processes)
+                if own is not None:
+                    found[judge.name, weight] = next(iter(own.texts.values()))
+        return found
+
     def measure(
-        self, sampled: Mapping[int, Sampled], frontier: Mapping[tuple[int, float], Sampled] | None = None
+        self,
+        sampled: Mapping[int, Sampled],
+        frontier: Mapping[tuple[int, float], Sampled] | None = None,
+        guided: Mapping[tuple[str, float], Sequence[str]] | None = None,
     ) -> Path:
         """Measures all samples, prints the table and writes the file; returns its path."""
         models = ScoringModels(self.device)
@@ -165,6 +186,11 @@ class Evaluation:
             more = self._rows({self.options.seeds[0]: own}, models, alone=True)
             facts = {"sampling_steps": steps, "guidance_scale": scale}
             rows += named(more, _setting_name(steps, scale), facts)
+        if guided:
+            shared: Any = {"settings": self.options.settings, "models": models}
+            measure = partial(evaluate_texts, **shared, cache=ArrayCache(self.results / "cache"))
+            real = self.references.texts
+            rows += guide_rows(self.judges, guided, real, self.dataset.train.texts, measure)
         print_report(rows, f"{self.options.num_samples} samples of {self.checkpoint or self.run_dir}")
         path = self._write(samples, rows, models, swept)
         if self.page is not None:

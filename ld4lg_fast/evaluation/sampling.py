@@ -18,7 +18,10 @@ from ld4lg_fast.terminal.console import progress_bar
 
 @dataclass(frozen=True)
 class Conditions:
-    """Conditions of the samples: classes, source texts, prompts or none; ``scored``: whether to compute scores."""
+    """Conditions of the samples: classes, source texts, prompts, values of guides, or none.
+
+    ``scored``: whether to compute scores.
+    """
 
     num_samples: int
     class_ids: list[int] | None = None
@@ -26,6 +29,7 @@ class Conditions:
     scored: bool = False
     prompts: list[str] | None = None
     max_new_tokens: int | None = None
+    guides: dict[str, list] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def _texts_of(
         given["class_id"] = torch.tensor(conditions.class_ids)[chosen]
     if conditions.sources is not None:
         given["source"] = [conditions.sources[i] for i in ids]
+    if conditions.guides is not None:
+        given["guides"] = {name: [values[i] for i in ids] for name, values in conditions.guides.items()}
     with progress_bar() as bar:
         tasks = {}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
+from ld4lg_fast.export.runtime.guide_options import SCALE as GUIDE_SCALE
 from ld4lg_fast.export.runtime.option_checks import (
     OPTIONS,
     Choice,
@@ -33,7 +34,8 @@ RULES: Mapping[str, Rule] = {
     "num_texts": WholeNumber(2),
     "max_tokens": WholeNumber(),
     "length": WholeNumber(),
-    "pull": Number(0, 1),
+    "guide_scale": GUIDE_SCALE,
+    "numeric": Switch(),
     "amount": Number(-1000, 1000),
     "cuda_graph": Switch(),
     "steer": Function(),

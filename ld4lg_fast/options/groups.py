@@ -81,6 +81,30 @@ class ListOf:
         return f"a list, as in [1,2], each entry {self.rule}"
 
 
+@dataclass(frozen=True)
+class Scalar:
+    """A text, a number or a switch, as Hydra parses a name such as ``yes``, ``5`` or ``true``."""
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, str | int | float)
+
+    def __str__(self) -> str:
+        return "a name or a number"
+
+
+@dataclass(frozen=True)
+class TableOf:
+    """Values that a rule allows, by names."""
+
+    rule: Rule
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, dict) and all(map(self.rule.allows, value.values()))
+
+    def __str__(self) -> str:
+        return f"values by name, as in {{food:Italian}}, each {self.rule}"
+
+
 Entries = Mapping[str, Rule | OrNull]
 Groups = Mapping[str, Entries]
 
@@ -129,6 +153,8 @@ INFER: Groups = {
         "choose_by": Text(),
         "seed": RULES["seed"],
         "strategy": OrNull(Text()),
+        "guides": OrNull(TableOf(Scalar())),
+        "guide_scales": OrNull(TableOf(RULES["guide_scale"])),
     },
 }
 """Of ``configs/infer.yaml``; those of ``configs/test.yaml`` are in `evaluation.options`."""

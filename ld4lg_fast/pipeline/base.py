@@ -1,5 +1,6 @@
 """`PipelineBase`: the parts of a pipeline (autoencoder, denoiser, statistics, decoding), loaded, saved and moved."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +21,8 @@ from ld4lg_fast.models.lm_attention import set_attention
 from ld4lg_fast.options.checks import check, checked_path, checked_place
 from ld4lg_fast.pipeline.sources import check_source_length
 from ld4lg_fast.pipeline.statistics import RunStatistics
+from ld4lg_fast.pipeline.text_guide import FOLDER as GUIDES
+from ld4lg_fast.pipeline.text_guide import TextGuide, load_guides, save_guides
 from ld4lg_fast.terminal.hydra_arguments import override, shell_command
 
 CONTEXT_GUIDANCE = 2.0  # by a source text, as published; by the text so far it keeps most facts
@@ -36,11 +39,13 @@ class PipelineBase:
         model: LatentDiffusion,
         statistics: RunStatistics | None = None,
         decoding: DecodingConfig | None = None,
+        guides: Mapping[str, TextGuide] | None = None,
     ) -> None:
         model.check_latents_of(autoencoder.num_latents, autoencoder.dim_latent)
         check_source_length(autoencoder, model)
         self.autoencoder, self.model = autoencoder.eval(), model.eval()
         self.decoding = decoding or DecodingConfig()
+        self.text_guides = dict(guides or {})
         known = statistics or RunStatistics()
         self.statistics = known.of_classes(model.denoiser.config.num_classes).of_lengths(autoencoder.max_len)
 
@@ -85,7 +90,8 @@ class PipelineBase:
         fingerprint.check(run_dir)
         autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
         model = LatentDiffusion.load(run_dir / "denoiser")
-        pipe = cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir))
+        guides = load_guides(run_dir / GUIDES, autoencoder)
+        pipe = cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir), guides)
         return pipe.set_attention(attn_implementation)
 
     def save_pretrained(self, directory: Path | str) -> None:
@@ -103,6 +109,7 @@ class PipelineBase:
             self.model.save(directory / "denoiser")
             self.statistics.save(directory)
             self.decoding.save(directory)
+            save_guides(self.text_guides, directory / GUIDES)
 
     def to(
         self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None

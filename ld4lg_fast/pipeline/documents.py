@@ -5,7 +5,7 @@ Letters: B documents, K context blocks, N latents, d latent width, P prefix toke
 
 import copy
 from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.models.context_encoder import BlockContext
 from ld4lg_fast.options.checks import as_config_errors, check_given, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes
+from ld4lg_fast.pipeline.guide_operations import Guides
 from ld4lg_fast.pipeline.outputs import Progress, SampledLatents, TextDiffusionOutput, joined
 from ld4lg_fast.pipeline.selection import SelectionOperations
 
@@ -180,6 +181,8 @@ class DocumentOperations(SelectionOperations, ABC):
         *,
         class_id: int | Sequence[int] | Tensor | None = None,
         class_name: str | None = None,
+        guides: Guides | None = None,
+        guide_scales: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Iterator[TextDiffusionOutput]:
@@ -189,6 +192,7 @@ class DocumentOperations(SelectionOperations, ABC):
         """
         recipe = self.model.recipe
         class_ids = chosen_classes(self.model, self.statistics, class_id, class_name, seed, sample_ids)
+        led = self._guide_targets(guides, guide_scales, len(sample_ids))
         decoding = replace(decoding, min_length=0)  # an empty block ends a document
         coder = BlockCoder(self.autoencoder, recipe["prefix_tokens"])
         begun = [coder.writer.begin(prompt) for prompt in prompts]
@@ -206,6 +210,7 @@ class DocumentOperations(SelectionOperations, ABC):
             ids = sample_ids[kept]
             classes = None if class_ids is None else class_ids[kept]
             conditions: dict[str, Any] = {"blocks": context, "class_id": classes}
+            conditions["guides"] = None if led is None else led.rows(kept)
             for batch in self.sample_batches(
                 len(rows), seed=seed_of_block, sample_ids=ids, **conditions, **options
             ):

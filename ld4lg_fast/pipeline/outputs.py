@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from ld4lg_fast.diffusion.guides import GuideTargets
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.models.context_encoder import BlockContext
@@ -56,6 +57,8 @@ class SamplingOptions(TypedDict, total=False):
     lengths: Tensor | None
     start: Tensor | None
     strength: float
+    guides: Mapping[str, Any] | GuideTargets | None
+    guide_scales: Mapping[str, Any] | None
     steer: Callable[[Tensor], Tensor] | None
     blocks: BlockContext | None
     precision: str | None

@@ -4,7 +4,7 @@ Letters: N latent positions, d latent width.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,6 +23,7 @@ from ld4lg_fast.options.checks import check_given, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.pipeline.decode import checked_decoding, decode_in_batches
 from ld4lg_fast.pipeline.documents import prompt_list
+from ld4lg_fast.pipeline.guide_operations import Guides
 from ld4lg_fast.pipeline.infill_operations import InfillOperations
 from ld4lg_fast.pipeline.model_card import model_card
 from ld4lg_fast.pipeline.outputs import (
@@ -96,8 +97,9 @@ class TextDiffusionPipeline(InfillOperations):
             prompt, max_new_tokens: of a model of recipe ``blocks``: the text that every sample goes on with, or one for
                 each, and the most tokens that are added (None: 512); a document may end earlier, by itself. Without a
                 prompt it begins a document. ``texts`` are what was added.
-            best_of: samples that many times ``num_samples`` texts and keeps those with the highest `confidences`:
-                better and less varied texts. Conditions given one by one are those of all that are sampled.
+            best_of: samples that many times ``num_samples`` texts and keeps those with the highest `confidences`, and
+                with guides those whose words are likeliest what was asked for: better and less varied texts.
+                Conditions given one by one are those of all that are sampled.
             decoding: a `DecodingConfig` or the name of a strategy; None is the pipeline's own.
             options: see `sample_batches`; ``progress`` is called as ``progress(phase, done, total)`` with phase
                 ``denoise`` or ``decode``.
@@ -118,7 +120,7 @@ class TextDiffusionPipeline(InfillOperations):
         }
         sampled = joined(batches)
         output = TextDiffusionOutput(**vars(sampled), texts=[texts[row] for row in range(count)])
-        return output if best_of == 1 else self._most_confident(output, num_samples)
+        return output if best_of == 1 else self._most_confident(output, num_samples, dict(options))
 
     def stream(
         self,
@@ -193,6 +195,8 @@ class TextDiffusionPipeline(InfillOperations):
         blocks: BlockContext | None = None,
         start: Tensor | None = None,
         strength: float = 1.0,
+        guides: Guides | None = None,
+        guide_scales: Mapping[str, Any] | None = None,
         steer: Callable[[Tensor], Tensor] | None = None,
         precision: str | None = None,
         cuda_graph: bool | None = None,
@@ -222,8 +226,10 @@ class TextDiffusionPipeline(InfillOperations):
             blocks: of a model of recipe ``blocks``, the blocks before each sample; None: it is not known what stands
                 before.
             start, strength: latents (num_samples, N, d) to start from, noised to time ``strength``; see `vary`.
-            steer: maps every predicted x_start, normalised (B, N, d), to the one that is used instead; see
-                `of_length`.
+            guides: what the texts should be like, by the names of `guides`: ``{"food": "Italian", "length": 20}``; a
+                list has a value for each sample, None for none.
+            guide_scales: weights of the guides, by default 3, or lists of them; below 0 a guide leads away.
+            steer: maps every predicted x_start, normalised (B, N, d), to the one that is used instead.
             precision: of the denoiser's matmuls, one of `precision.PRECISIONS`; None is that of its weights.
             cuda_graph: whether to capture a step as a CUDA graph once for each batch and replay it; None: on a GPU.
             seed, sample_ids: a sample depends only on the seed, its id and its conditions; ids are by default
@@ -244,6 +250,7 @@ class TextDiffusionPipeline(InfillOperations):
         ids = sample_id_tensor(sample_ids, num_samples, self.device)
         sources = source_texts(self.model, source, num_samples)
         class_ids = chosen_classes(self.model, self.statistics, class_id, class_name, seed, ids)
+        led = self._guide_targets(guides, guide_scales, num_samples)
         lengths, mask = real_lengths(
             self.model, self.statistics, lengths, seed, ids, self.autoencoder.perceiver is None
         )
@@ -280,6 +287,7 @@ class TextDiffusionPipeline(InfillOperations):
             class_id=class_ids,
             context=context,
             lengths=lengths,
+            guides=led,
             # As published, only sampling after a text stays on the sphere (golden NOTES 27).
             project=context is not None and self.model.diffusion.l2_normalized,
             start=start,

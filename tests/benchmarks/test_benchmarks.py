@@ -243,7 +243,7 @@ def test_length_control(tmp_path):
     for length in (12, 40):
         miss = {row["way"]: row["miss"] for row in rows if row["length"] == length}
         assert miss["the nearest of 4"] < miss["not controlled"]
-        assert miss["guided, pull 0.5, the nearest of 4"] < miss["not controlled"]
+        assert miss["guided, weight 3, the nearest of 4"] < miss["not controlled"]
 
 
 def test_onnx_throughput(tmp_path):

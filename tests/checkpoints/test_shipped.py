@@ -167,12 +167,23 @@ def test_what_ships(name, wheel):
         packed = set(archive.namelist())
     assert {f"ld4lg_fast/shipped_models/{name}/{path.as_posix()}" for path in files} <= packed
     weights = list(folder.rglob("*.safetensors"))
-    assert len(weights) == 3 and sum(path.stat().st_size for path in weights) <= LIMIT
+    guides = {path.stem for path in weights if path.parent.name == "guides"}
+    assert guides == {"area", "family", "food", "length", "name", "price", "rating"}
+    assert len(weights) == 3 + len(guides) and sum(path.stat().st_size for path in weights) <= LIMIT
     card = (folder / "README.md").read_text()
     for said in ("CC BY-SA 4.0", "Novikova", "scripts/train.py", "MAUVE", "memorization"):
         assert said in card, said
     for path in files:
         assert b"/work" not in (folder / path).read_bytes(), path
+
+
+def test_the_guides_that_ship_lead_to_what_their_texts_say(monkeypatch, tmp_path):
+    out = tmp_path / "texts.json"
+    asked = ["--guide", "area=riverside", "--guide", "price=cheap", "--num-samples", 12]
+    assert command(monkeypatch, *asked, "--seed", 3, "--json", out) == 0
+    texts = json.loads(out.read_text())["texts"]
+    for words in (("river",), ("cheap", "less than £20", "low")):
+        assert sum(any(word in text.lower() for word in words) for text in texts) >= 9
 
 
 @pytest.mark.parametrize("name", shipped.shipped_models())

@@ -67,7 +67,10 @@ OTHER = {
     "latents",
     "mask",
     "shares",
-    "guide",
+    "guides",
+    "guide_scales",
+    "name",
+    "labels",
     "batch_size",
     "blocks",
 }
@@ -90,12 +93,15 @@ CALLS: dict[str, dict[str, Any]] = {
     "confidences": {"latents": LATENTS, "texts": ["a pub", "an inn"]},
     "token_counts": {"texts": ["a pub"]},
     "learn_length": {},
+    "learn_guide": {"name": "mood", "texts": ["a pub", "an inn"] * 20, "labels": ["a", "b"] * 20},
+    "guides": {},
     "of_length": {"num_samples": 2, "length": 5},
     "set_attention": {},
 }
 # Methods whose arguments are paths, devices and names on the hub.
 ELSEWHERE = {"from_pretrained", "save_pretrained", "push_to_hub", "to", "compile", "default_guidance"}
 ELSEWHERE |= {"check_length", "check_prompt"}  # are those of `of_length` and of a call
+ELSEWHERE |= {"learn_guides"}  # of which `learn_guide` is a special case
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -138,6 +144,10 @@ def may_be(option: str, default: Any, value: Any) -> bool:
     if option in ("text", "was", "becomes", "first", "second", "texts", "source"):
         some = isinstance(value, np.ndarray) and option in ("first", "second", "texts", "source")
         return (isinstance(value, str) or some) and not (option == "source" and value == "")
+    if option in ("guides", "guide_scales"):
+        return value == {}
+    if option == "name":
+        return value == "hot"
     return option == "class_id" and type(value) is int and value == 0
 
 
@@ -174,7 +184,7 @@ def test_values_that_cannot_work_are_refused_by_name_before_anything_is_sampled(
     assert refused
     for value in refused:
         # What a run asks of another option is in the way of none.
-        arguments = CALLS[method] | ({"guide": None} if method == "of_length" else {}) | {option: value}
+        arguments = CALLS[method] | {option: value}
         with pytest.raises(ConfigError) as said:
             result = getattr(pipe, method)(**arguments)
             pytest.fail(f"{method}({option}={shown(value)}) gave {shown(result)}")

@@ -6,7 +6,6 @@ import torch
 from ld4lg_fast import DecodingConfig, TextDiffusionPipeline
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.pipeline.length_guide import LengthGuide
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from tests.conftest import make_model
 from tests.pipeline.test_length import make_v1
@@ -126,11 +125,3 @@ def test_steering_gives_latents_or_one_sentence(v2, steer, sentence, sampler):
 def test_steering_in_another_precision_is_steering(v2):
     wanted = v2(2, steer=lambda x: x, **QUICK).texts
     assert v2(2, steer=lambda x: x.double(), **QUICK).texts == wanted
-
-
-def test_a_guide_of_another_model_is_refused(v1, v2):
-    for shape in ((4, 4), (6, 9), (48,), (1, 6, 8)):
-        with pytest.raises(ConfigError, match=r"guide is one of latents .*; this model's are \(6, 8\)"):
-            v2.of_length(2, 5, guide=LengthGuide(torch.ones(shape), 0.0, 0.0), **QUICK)
-    with pytest.raises(ConfigError, match="guide was given, but a model of recipe v1 takes the length"):
-        v1.of_length(2, 5, guide=LengthGuide(torch.ones(32, 64), 0.0, 0.0), **QUICK)

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from ld4lg_fast import TextDiffusionPipeline
+from ld4lg_fast.data.labelled import LabelledTexts
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.pipeline.length_guide import LengthGuide
 from tests.conftest import make_model
 
 LATENTS = torch.zeros(2, 6, 8)
-GUIDE = LengthGuide(torch.ones(6, 8), 0.0, 0.0)
 # A good value of every option of a call, but for those of models with a source or with lengths.
 GIVEN = {
     "decoding": "greedy",
@@ -25,6 +24,8 @@ GIVEN = {
     "guidance_interval": (0.0, 1.0),
     "start": LATENTS,
     "strength": 0.5,
+    "guides": {},
+    "guide_scales": {},
     "steer": lambda x_start: x_start,
     "precision": None,
     "cuda_graph": False,
@@ -38,6 +39,9 @@ GIVEN = {
     "lengths": None,
     "blocks": None,
 }
+TEXTS = ["a pub", "an inn"] * 20
+DATA = LabelledTexts(TEXTS, ["a", "b"] * 20)
+LEARNING = {"callback", "guides", "guide_scales"}
 METHODS = {
     "vary": ({"text": "a pub", "num_samples": 2}, {"start", "lengths"}),
     "edit": ({"texts": ["a pub", "an inn"]}, {"num_samples", "start", "lengths"}),
@@ -46,9 +50,14 @@ METHODS = {
         {"decoding", "start", "lengths", "sample_ids", "blocks"},
     ),
     "of_length": ({"num_samples": 2, "length": 5, "best_of": 1}, set()),
-    "of_length with a guide": ({"num_samples": 2, "length": 5, "best_of": 1, "guide": GUIDE}, {"steer"}),
+    "of_length with a guide_scale": (
+        {"num_samples": 2, "length": 5, "best_of": 1, "guide_scale": 1.0},
+        set(),
+    ),
     "learn_length from texts": ({"texts": ["a pub", "an inn"] * 20}, set(GIVEN)),
-    "learn_length": ({"num_samples": 30}, set()),
+    "learn_length": ({"num_samples": 30}, LEARNING),
+    "learn_guide": ({"name": "mood", "texts": TEXTS, "labels": ["a", "b"] * 20, "num_samples": 30}, LEARNING),
+    "learn_guides": ({"data": {"mood": DATA}, "num_samples": 30}, LEARNING),
 }
 
 
@@ -68,13 +77,16 @@ def test_every_method_that_passes_options_on_is_here():
         for name, method in inspect.getmembers(TextDiffusionPipeline, inspect.isfunction)
         if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
     }
-    assert passing - {"__call__", "stream", "sample", "_write"} == {
+    assert passing - {"__call__", "stream", "sample", "_write", "_trajectories"} == {
         name.partition(" ")[0] for name in METHODS
     }
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_option_is_taken_or_refused_by_name(name, pipe, monkeypatch):
+    monkeypatch.setattr("ld4lg_fast.pipeline.guide_fitting.LEAST_STEPS", 10)
+    monkeypatch.setattr("ld4lg_fast.pipeline.guide_fitting.EPOCHS", 0)
+    monkeypatch.setattr("ld4lg_fast.pipeline.word_model.ITERATIONS", 1)
     several = property(
         lambda _: lambda texts: torch.arange(1.0, len(texts) + 1)
     )  # weights at random write one length
@@ -83,8 +95,9 @@ def test_each_option_is_taken_or_refused_by_name(name, pipe, monkeypatch):
     call = getattr(pipe, name.partition(" ")[0])
     for option, value in {"num_samples": 2, **GIVEN}.items():
         if option in own:
+            setter = "learn_guide" if name == "learn_guides" else name
             with pytest.raises(
-                ConfigError, match=rf"^{option} is .*; {name} sets {option} itself: leave it out\.$"
+                ConfigError, match=rf"^{option} is .*; {setter} sets {option} itself: leave it out\.$"
             ):
                 call(**arguments, **{option: value})
         elif option not in arguments and option != "num_samples":
