@@ -209,13 +209,14 @@ class LanguageAutoencoder(TeacherForcing):
         self,
         latents: Tensor,
         decoding: DecodingConfig,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         sample_ids: Tensor | None = None,
         mask: Tensor | None = None,
         prefix: Tensor | None = None,
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
 
+        ``seed``, ``sample_ids``: of nucleus sampling, see `generate_ids`.
         ``prefix``: (B, P) int64, the last tokens of the text before, which the decoder reads first; the result is
         without them.
 

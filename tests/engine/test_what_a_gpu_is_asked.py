@@ -18,6 +18,7 @@ from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.engine import cuda_graphs
 from ld4lg_fast.engine.precision import PlainLinear
 from ld4lg_fast.engine.sampling_run import SamplingRun
+from ld4lg_fast.engine.step_table import Plan
 from ld4lg_fast.kernels import backend
 from tests.conftest import make_model
 from tests.decoding.decoding_models import MAX_LEN, make_lm, make_states
@@ -53,11 +54,10 @@ def as_on_a_gpu(monkeypatch):
 def test_sampling(sampler, num_classes, as_on_a_gpu, monkeypatch):
     captures = []
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: captures.append(run) or run)
-    options = {"sampler": sampler, "num_inference_steps": 6, "seed": 1, "project": True}
     classes = torch.arange(3) if num_classes else None
-    if num_classes:
-        options |= {"classes": classes, "guidance_scale": 2.0, "guidance_interval": (0.3, 0.8)}
-    run = SamplingRun(make_model(num_classes=num_classes), **options)
+    guided = {"guidance_scale": 2.0, "guidance_interval": (0.3, 0.8)} if num_classes else {}
+    model = make_model(num_classes=num_classes)
+    run = SamplingRun(model, Plan(sampler, 6, **guided), seed=1, classes=classes, project=True)
     run, ids, classes = as_on_a_gpu((run, torch.arange(3), classes))
     run.device, run.cuda_graph = META, True
     assert run(ids, class_id=classes).shape == (3, 6, 8)
