@@ -18,7 +18,7 @@ def step_arguments(
     strided: bool = False,
     each: bool = False,
 ) -> Callable[[torch.Generator], Arguments]:
-    """Arguments of `ops.sampler_step` in the second of three steps; ``each``: every sample has its own step and plan."""
+    """Arguments of `ops.sampler_step` in the second of three steps; ``each``: every sample has its own."""
 
     def make(generator: torch.Generator) -> Arguments:
         def randn(*shape: int) -> torch.Tensor:

@@ -55,7 +55,9 @@ def check(*arguments: Any) -> None:
 def _check_numbers(name: str, value: Tensor, *shapes: tuple[int, ...]) -> None:
     if value.dtype != torch.int64 or value.shape not in shapes:
         allowed = " or ".join(map(str, shapes))
-        raise ValueError(f"{name} is {value.dtype} of shape {tuple(value.shape)}; it needs int64 of {allowed}")
+        raise ValueError(
+            f"{name} is {value.dtype} of shape {tuple(value.shape)}; it needs int64 of {allowed}"
+        )
 
 
 def check_step(step: Tensor, coefficients: Tensor, first: Tensor | None) -> None:
@@ -111,9 +113,9 @@ def sampler_step(
         x_start = c₀·z + c₁·output[:B] + c₂·output[B:]
         z_next  = c₃·z + c₄·x_start + c₅·x_prev + c₆·noise
 
-    with c = ``coefficients[first + step]``: c₀…c₂ depend on the objective and the guidance, c₃…c₆ on the sampler. The noise
-    is `philox_normal` with the random stream ``stream + step``. A sample gets the same numbers whatever steps, seeds and
-    plans the others have.
+    with c = ``coefficients[first + step]``: c₀…c₂ depend on the objective and the guidance, c₃…c₆ on the sampler. The
+    noise is `philox_normal` with the random stream ``stream + step``. A sample's numbers do not depend on the steps,
+    seeds and plans of the others.
 
     The host reads nothing, so that a CUDA graph can be replayed for any step, seed and samples.
 

@@ -74,7 +74,9 @@ def sampler_step_kernel(
 
 def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first = Inputs(*arguments)
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first = Inputs(
+        *arguments
+    )
     batch, positions, width = z.shape
     dtype = z.dtype
     z = z.float().contiguous()

@@ -3,7 +3,7 @@
 Lovelace et al. 2023, section 4. Letters: B batch, T tokens, N latents, d latent width, W model width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path

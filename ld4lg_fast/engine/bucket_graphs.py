@@ -18,8 +18,8 @@ def buckets(capacity: int) -> list[int]:
 class BucketGraphs:
     """Replays the graph of the smallest bucket that holds a batch; the rows that are left over are idle.
 
-    All graphs read and write the first rows of the same buffers and share one memory pool. The largest is captured first,
-    so that the others fit into the memory that it left in the pool.
+    All graphs read and write the first rows of the same buffers and share one memory pool. The largest is captured
+    first, so that the others fit into the memory that it left in the pool.
 
     Args:
         evaluate: (rows, conditions) -> the rows after a step. conditions: rows -> what all their steps share.

@@ -27,6 +27,7 @@ class PlanTable:
         self.model, self.denoiser, self.guided = model, denoiser, guided
         self.config = config = denoiser.config
         device = model.latent_mean.device
+        # The most steps of a plan.
         self.size = max(1, TABLE_ELEMENTS // (2 * config.dim * config.depth * (2 if guided else 1)))
         coefficients, weights, to_x_start = (torch.empty(self.size, n, device=device) for n in (7, 2, 3))
         self.steps = StepTable(coefficients, weights, to_x_start, changes, config.self_condition)
@@ -38,10 +39,6 @@ class PlanTable:
         self.used = 0
         self.places: dict[tuple[Plan, int | None], int] = {}
         self.levels: dict[Plan, float] = {}
-
-    def fits(self, plan: Plan) -> bool:
-        """Whether the table, if it were empty, has room for a plan and one class."""
-        return plan.num_steps <= self.size
 
     def place(self, plan: Plan, class_id: int | None) -> int | None:
         """The row of a plan's first step; it is computed where it is new. None if the table has no room for it."""

@@ -62,6 +62,14 @@ class RunningBatch(Generic[Key]):
         return len(self.keys)
 
     @torch.inference_mode()
+    def make_room(self, plan: Plan, class_id: int | None = None) -> bool:
+        """Whether samples of that plan and class may enter; computes the steps of one that is new. False if their table
+        has no room beside those of the samples that are running."""
+        if self.table.place(plan, class_id) is None and not self.keys:
+            self.table.clear()
+        return self.table.place(plan, class_id) is not None
+
+    @torch.inference_mode()
     def enter(
         self,
         keys: Sequence[Key],
@@ -69,33 +77,26 @@ class RunningBatch(Generic[Key]):
         *,
         seed: int,
         sample_ids: Tensor,
-        class_id: Tensor | None = None,
+        class_id: int | None = None,
         lengths: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         start: Tensor | None = None,
-    ) -> bool:
-        """Adds samples, whose first step is the next one; conditions as in `engine.sample_batches`, ``start``
-        normalised. Returns False, and adds nothing, if their plan finds no room beside those in use.
+    ) -> None:
+        """Adds samples of one plan and class for which there is room (`make_room`); their first step is the next one.
+
+        Other conditions have a row for each sample, as in `engine.sample_batches`; ``start`` is normalised.
         """
-        if not self.keys:
-            self.rows, self.entered = None, []
-        classes = [None] * len(keys) if class_id is None else class_id.tolist()
-        places = {each: self.table.place(plan, each) for each in dict.fromkeys(classes)}
-        if None in places.values():
-            if self.keys:
-                return False
-            self.table.clear()
-            places = {each: self.table.place(plan, each) for each in dict.fromkeys(classes)}
+        place = self.table.place(plan, class_id)
+        assert place is not None, "make_room has been asked"
         length = self.config.max_len if lengths is None or self.graphs else int(lengths.max())
         shape = (length, self.config.dim_latent)
         z = starting_latents(seed, sample_ids, shape, self.table.first_level(plan), start)
         zeros = torch.zeros_like(z)
 
-        def numbers(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, device=self.device)
+        def filled(value: int) -> Tensor:
+            return torch.full((len(keys),), value, device=self.device)
 
-        count = len(keys)
         if context is not None and context_mask is None:
             context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=self.device)
         rows = Rows(
@@ -103,20 +104,19 @@ class RunningBatch(Generic[Key]):
             zeros,
             zeros,
             self.denoiser.network_input(z, None),
-            step=numbers([0] * count),
-            last=numbers([plan.num_steps - 1] * count),
-            first=numbers([places[each] for each in classes]),
-            seed=numbers([signed(seed)] * count),
+            step=filled(0),
+            last=filled(plan.num_steps - 1),
+            first=filled(place),
+            seed=filled(signed(seed)),
             sample_ids=sample_ids,
-            class_id=class_id,
+            class_id=None if class_id is None else filled(class_id),
             lengths=lengths,
             context=context,
             context_mask=None if context_mask is None else context_mask.bool(),
         )
         self.entered.append(rows.padded(length, self._most_columns) if self.graphs else rows)
         self.keys += keys
-        self.steps_left += [plan.num_steps] * count
-        return True
+        self.steps_left += [plan.num_steps] * len(keys)
 
     @torch.inference_mode()
     def advance(self) -> None:
@@ -245,13 +245,14 @@ class RunningSamples(Generic[Key]):
     def __len__(self) -> int:
         return sum(map(len, self.batches))
 
-    def longest_plan(self, guided: bool) -> int:
-        """The most steps of a plan."""
-        return self.batches[guided].table.size
+    @property
+    def keys(self) -> list[Key]:
+        """All samples, those without guidance first."""
+        return [key for batch in self.batches for key in batch.keys]
 
-    def enter(self, keys: Sequence[Key], plan: Plan, **given: Any) -> bool:
-        """See `RunningBatch.enter`."""
-        return self.batches[plan.guidance_scale != 1.0].enter(keys, plan, **given)
+    def of(self, plan: Plan) -> RunningBatch[Key]:
+        """The batch that samples of that plan enter."""
+        return self.batches[plan.guidance_scale != 1.0]
 
     def advance(self) -> None:
         """One step of every sample."""
@@ -264,7 +265,7 @@ class RunningSamples(Generic[Key]):
         return self._latents(keys, predicted=True)
 
     def take_finished(self) -> dict[Key, Tensor]:
-        """Removes the samples that have done their last step, which has to be called after each: their latents (N, d)."""
+        """Removes the samples that have done their last step, which has to follow every step; their latents (N, d)."""
         done = [key for batch in self.batches for key in batch.finished()]
         latents = self._latents(done, predicted=False)
         self.leave(done)

@@ -127,7 +127,7 @@ class Conditions:
 
     @property
     def has_fixed_shapes(self) -> bool:
-        """Whether batches of the same size have tensors of the same shapes, so that a graph can be replayed for them."""
+        """Whether batches of one size have tensors of the same shapes, so that a graph can be replayed for them."""
         return self.source_varlen is None
 
 

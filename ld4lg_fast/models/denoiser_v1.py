@@ -120,7 +120,7 @@ class ConditionsV1:
 
     @property
     def has_fixed_shapes(self) -> bool:
-        """Whether batches of the same size have tensors of the same shapes, so that a graph can be replayed for them."""
+        """Whether batches of one size have tensors of the same shapes, so that a graph can be replayed for them."""
         return self.packing is None
 
 

@@ -157,7 +157,9 @@ UNFIT = {
         (tensor([2]), r"step is torch.int64 of shape \(1,\); it needs int64"),
         (tensor(2, dtype=torch.int32), "step is torch.int32"),
     ],
-    (("sampler_step",), "first"): [(tensor(0), r"first is torch.int64 of shape \(\); it needs int64 of \(2,\)")],
+    (("sampler_step",), "first"): [
+        (tensor(0), r"first is torch.int64 of shape \(\); it needs int64 of \(2,\)")
+    ],
     (("sampler_step",), "seed"): [
         (tensor(2.0), "seed is torch.float32"),
         (tensor([1, 2, 3]), r"seed is torch.int64 of shape \(3,\); it needs int64 of \(\) or \(2,\)"),
