@@ -8,6 +8,7 @@ Letters: B samples, N latent positions, d latent width, M context length.
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -121,7 +122,7 @@ class RunningBatch(Generic[Key]):
     @torch.inference_mode()
     def advance(self) -> None:
         """One step of every sample."""
-        parts = ([] if self.rows is None else [self.rows]) + self.entered
+        parts = self._parts()
         # Recipe v1 starts without a self-condition: those that have just entered are evaluated by themselves.
         widths = list(dict.fromkeys(part.inputs.shape[-1] for part in parts))
         groups = [joined([part for part in parts if part.inputs.shape[-1] == width]) for width in widths]
@@ -194,27 +195,29 @@ class RunningBatch(Generic[Key]):
     @torch.inference_mode()
     def leave(self, gone: Collection[Key]) -> None:
         """Removes samples."""
-        places = [place for place, key in enumerate(self.keys) if key not in gone]
-        if len(places) == len(self.keys):
+        kept = [key not in gone for key in self.keys]
+        if all(kept):
             return
-        kept = torch.tensor(places, dtype=torch.int64, device=self.device)
-        if self.rows is not None:
-            running = kept[kept < len(self.rows)]
-            kept = kept[len(running) :] - len(self.rows)
-            self.rows = self._taken(self.rows, running)
-        entered = []
-        for part in self.entered:
-            of_part = kept[kept < len(part)]
-            kept = kept[len(of_part) :] - len(part)
-            entered.append(self._taken(part, of_part))
-        self.entered = [part for part in entered if part is not None]
-        self.keys = [self.keys[place] for place in places]
-        self.steps_left = [self.steps_left[place] for place in places]
+        parts, place = [], 0
+        for part in self._parts():
+            parts.append(self._taken(part, kept[place : place + len(part)]))
+            place += len(part)
+        self.rows = None if self.rows is None else parts.pop(0)
+        self.entered = [part for part in parts if part is not None]
+        self.keys = list(compress(self.keys, kept))
+        self.steps_left = list(compress(self.steps_left, kept))
 
-    def _taken(self, rows: Rows, places: Tensor) -> Rows | None:
-        if len(places) in (0, len(rows)):
-            return rows if len(places) else None
-        taken = rows.take(places)
+    def _parts(self) -> list[Rows]:
+        """All samples in the order of their keys."""
+        return [*([] if self.rows is None else [self.rows]), *self.entered]
+
+    def _taken(self, rows: Rows, kept: Sequence[bool]) -> Rows | None:
+        if all(kept):
+            return rows
+        if not any(kept):
+            return None
+        places = [place for place, stays in enumerate(kept) if stays]
+        taken = rows.take(torch.tensor(places, device=self.device))
         return taken if self.graphs else taken.trimmed()
 
 
