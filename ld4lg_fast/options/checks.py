@@ -35,8 +35,6 @@ RULES: Mapping[str, Rule] = {
     "length": WholeNumber(),
     "pull": Number(0, 1),
     "amount": Number(-1000, 1000),
-    "max_rows": WholeNumber(1, 4096),
-    "max_waiting": WholeNumber(),
     "cuda_graph": Switch(),
     "steer": Function(),
     "progress": Function(),

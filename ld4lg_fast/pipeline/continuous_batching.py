@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld4lg_fast.engine.engine import halved
+from ld4lg_fast.engine.engine import CUDA_BATCH, halved
 from ld4lg_fast.engine.running_batch import RunningSamples
 from ld4lg_fast.errors import ConfigError, LD4LGError
-from ld4lg_fast.options.checks import check_options
+from ld4lg_fast.export.runtime.option_checks import WholeNumber
+from ld4lg_fast.options.checks import check, check_options
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.requests import (
     Accepted,
@@ -90,7 +91,9 @@ class RequestEngine:
         max_waiting: int = 1024,
         precision: str | None = None,
     ) -> None:
-        self.max_rows, self.max_waiting = check_options(max_rows=max_rows, max_waiting=max_waiting)
+        check("max_rows", max_rows, WholeNumber(1, CUDA_BATCH))
+        check("max_waiting", max_waiting, WholeNumber())
+        self.max_rows, self.max_waiting = max_rows, max_waiting
         self.pipe, model = pipe, pipe.model
         has_context = model.is_seq2seq or model.writes_documents
         self.running: RunningSamples[Sample] = RunningSamples(
