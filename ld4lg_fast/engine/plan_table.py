@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser, LatentDiffusion
+from ld4lg_fast.diffusion.schedules import SamplingGrid
 from ld4lg_fast.engine.sampling_run import TABLE_ELEMENTS
 from ld4lg_fast.engine.step_table import Changes, Plan, StepTable
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models.layers import Modulation
 
 
@@ -38,7 +40,19 @@ class PlanTable:
         """Forgets all plans; no row of a batch may be at one."""
         self.used = 0
         self.places: dict[tuple[Plan, int | None], int] = {}
-        self.levels: dict[Plan, float] = {}
+        self.planned: dict[Plan, tuple[SamplingGrid, StepTable]] = {}
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan with more steps than there is room for, or steps that its sampler cannot make.
+
+        Raises:
+            ConfigError: the sentence names the number of steps.
+        """
+        if plan.num_steps > self.size:
+            raise ConfigError(
+                f"num_inference_steps is {plan.num_steps}; it must be at most {self.size} here."
+            )
+        self._planned(plan)
 
     def place(self, plan: Plan, class_id: int | None) -> int | None:
         """The row of a plan's first step; it is computed where it is new. None if the table has no room for it."""
@@ -53,16 +67,20 @@ class PlanTable:
 
     def first_level(self, plan: Plan) -> float:
         """The first noise level (alpha_sq) of a plan that has a place."""
-        return self.levels[plan]
+        return self.planned[plan][0].alpha_sq[0].item()
+
+    def _planned(self, plan: Plan) -> tuple[SamplingGrid, StepTable]:
+        if (known := self.planned.get(plan)) is not None:
+            return known
+        grid = plan.grid(self.model)
+        return grid, StepTable.of(plan, grid, self.model, self.steps.changes)
 
     def _fill(self, plan: Plan, class_id: int | None) -> None:
-        grid = plan.grid(self.model)
+        self.planned[plan] = grid, table = self._planned(plan)
         rows = slice(self.used, self.used + plan.num_steps)
-        table = StepTable.of(plan, grid, self.model, self.steps.changes)
         self.steps.coefficients[rows] = table.coefficients
         self.steps.history_weights[rows] = table.history_weights
         self.steps.to_x_start[rows] = table.to_x_start
-        self.levels[plan] = grid.alpha_sq[0].item()
         times = grid.network_time.to(self.model.latent_mean.device)
         self._modulate(times, class_id, self.used)
         if self.guided and class_id is not None:

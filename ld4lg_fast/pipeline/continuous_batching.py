@@ -63,7 +63,7 @@ class EngineClosed(LD4LGError):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Samples that are denoised and that wait to be; steps, texts and seconds of work since the engine was made."""
+    """Samples that are denoised and that wait to be; steps, finished texts and seconds of work since the beginning."""
 
     running_rows: int
     waiting_rows: int
@@ -108,7 +108,7 @@ class RequestEngine:
         self._requests: deque[Accepted] = deque()
         self._next: deque[Sample] = deque()  # enter before those of requests
         self._closing, self._drain = False, True
-        self._steps, self._texts, self._seconds = 0, 0, 0.0
+        self._steps, self._seconds = 0, 0.0
 
     def submit(self, request: SampleRequest, callback: Callable[[Event], None] | None = None) -> Ticket:
         """Checks a request and queues its samples; ``callback``: see `Ticket`.
@@ -123,8 +123,7 @@ class RequestEngine:
             raise ConfigError(f"num_samples is {count}; a request may have at most {self.max_waiting} here.")
         new = accepted(self.pipe, request, callback)
         plan = new.samples[0].plan
-        if plan.num_steps > (most := self.running.of(plan).table.size):
-            raise ConfigError(f"num_inference_steps is {plan.num_steps}; it must be at most {most} here.")
+        self.running.of(plan).table.check(plan)
         with self._changed:
             self._check_open(count)
             self._requests.append(new)
@@ -140,11 +139,13 @@ class RequestEngine:
             )
 
     def _waiting(self) -> int:
-        return len(self._next) + sum(len(request.samples) for request in list(self._requests))
+        with self._changed:
+            return len(self._next) + sum(len(request.samples) for request in self._requests)
 
     def stats(self) -> EngineStats:
         """Present load and totals."""
-        return EngineStats(len(self.running), self._waiting(), self._steps, self._texts, self._seconds)
+        texts = self.decoder.num_finished
+        return EngineStats(len(self.running), self._waiting(), self._steps, texts, self._seconds)
 
     def close(self, drain: bool = True) -> None:
         """Takes no more requests and lets `run` return: after all that were accepted have their texts, or without
@@ -162,7 +163,7 @@ class RequestEngine:
                 self._enter()
                 self._advance()
                 if self.decoder.is_due(len(self.running)):
-                    self._next.extendleft(reversed(self._decode()))
+                    self._next.extendleft(reversed(self.decoder.decode()))
             except Exception as error:
                 # Whatever it was may be in the state of every sample, and the requests that wait have none yet.
                 self._fail([*self.running.keys, *self._next, *self.decoder.samples()], error)
@@ -195,8 +196,8 @@ class RequestEngine:
         for sample in self._chosen(self.max_rows - len(self.running)):
             groups.setdefault((sample.ticket, sample.block, sample.class_id), []).append(sample)
         left = deque(groups.values())
-        while left and self.running.of(left[0][0].plan).make_room(left[0][0].plan, left[0][0].class_id):
-            self._enter_together(left.popleft())
+        while left and self._enter_together(left[0]):
+            left.popleft()
         # Those whose plan has no room, and all behind them, else plans that are in use would keep it out.
         self._next.extendleft(reversed([sample for group in left for sample in group]))
 
@@ -212,18 +213,20 @@ class RequestEngine:
         return chosen
 
     @torch.no_grad()
-    def _enter_together(self, samples: list[Sample]) -> None:
-        """Adds samples of one request, block and class to the running batch."""
+    def _enter_together(self, samples: list[Sample]) -> bool:
+        """Adds samples of one request, block and class to the running batch; False if it has no room for their plan."""
         first, model, device = samples[0], self.pipe.model, self.pipe.device
-        given: dict[str, Any] = {}
+        batch, given = self.running.of(first.plan), dict[str, Any]()
         try:
+            if not batch.make_room(first.plan, first.class_id):
+                return False
             if first.length is not None:
                 given["lengths"] = torch.tensor([sample.length for sample in samples], device=device)
             if first.start is not None:
                 start = torch.stack([sample.start for sample in samples if sample.start is not None])
                 given["start"] = model.normalize(start.to(device, torch.float32))
             given["context"], given["context_mask"] = self._context(samples)
-            self.running.of(first.plan).enter(
+            batch.enter(
                 samples,
                 first.plan,
                 seed=first.block_seed,
@@ -233,6 +236,7 @@ class RequestEngine:
             )
         except Exception as error:
             self._fail(samples, error)
+        return True
 
     def _context(self, samples: list[Sample]) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """What the denoiser attends to: source texts, or the blocks before of documents; and its mask."""
@@ -254,7 +258,7 @@ class RequestEngine:
             self.running.advance()
         except RuntimeError as error:
             self.max_rows = halved(len(samples), self.pipe.device, error)
-            self._start_anew(samples[self.max_rows :])
+            self._start_anew(samples)
             return
         self._steps += 1
         for sample in samples:
@@ -268,19 +272,11 @@ class RequestEngine:
         self.decoder.add(self.running.take_finished(), shown=False)
 
     def _start_anew(self, samples: list[Sample]) -> None:
-        """Takes samples out that do not fit the memory; as their noise is their own, they will become the same."""
+        """Lets samples that do not fit the memory enter again; as their noise is their own, they become the same."""
         self.running.leave(samples)
         for sample in samples:
             sample.steps = 0
         self._next.extendleft(reversed(samples))
-
-    def _decode(self) -> list[Sample]:
-        before = len(self.decoder)
-        going_on = self.decoder.decode()
-        self._texts += before - len(self.decoder)
-        for sample in going_on:
-            sample.block, sample.steps = sample.block + 1, 0
-        return going_on
 
     def _fail(self, samples: Collection[Sample], error: Exception) -> None:
         """Ends the requests of these samples, which `_drop_closed` removes."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.engine.engine import check_start, checked_plan, sample_id_tensor
-from ld4lg_fast.engine.step_table import Plan, StepTable
+from ld4lg_fast.engine.step_table import Plan
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.documents import MAX_NEW_TOKENS, Document, block_seed
 from ld4lg_fast.export.runtime.option_checks import WholeNumber, elements, shown
@@ -168,6 +168,10 @@ class Sample:
         """The seed of the present block."""
         return block_seed(self.seed, self.block)
 
+    def begin_next_block(self) -> None:
+        """The present block has been written."""
+        self.block, self.steps = self.block + 1, 0
+
     @property
     def steps_in_all(self) -> int:
         """Steps done of all blocks."""
@@ -223,7 +227,6 @@ def accepted(
         plan = replace(plan, strength=1.0)
     else:
         check_start(request.start, (count, model.denoiser.config.max_len, model.denoiser.config.dim_latent))
-    StepTable.of(plan, plan.grid(model), model, ())  # refuses steps that a sampler cannot make
     coder, documents = None, None
     if model.writes_documents:
         decoding = replace(decoding, min_length=0)  # an empty block ends a document

@@ -37,7 +37,7 @@ class DecodeQueue:
     def __init__(self, pipe: TextDiffusionPipeline) -> None:
         self.pipe, self.autoencoder = pipe, pipe.autoencoder
         self.waiting: list[Undecoded] = []
-        self.steps_waited = 0
+        self.steps_waited, self.num_finished = 0, 0
         self.largest = LARGEST
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class DecodeQueue:
         return bool(self.waiting) and (enough or self.steps_waited > PATIENCE)
 
     def decode(self) -> list[Sample]:
-        """Decodes a batch and sends its events; returns the samples whose documents go on with another block."""
+        """Decodes a batch and sends its events; returns the samples that go on with the next block of a document."""
         self.steps_waited = 0
         self.waiting = [each for each in self.waiting if not each.sample.ticket.closed]
         if not self.waiting:
@@ -75,6 +75,7 @@ class DecodeQueue:
         going_on = []
         for each, tokens in zip(batch, self._tokens(batch), strict=True):
             if tokens is not None and self._send(each, tokens):
+                each.sample.begin_next_block()
                 going_on.append(each.sample)
         return going_on
 
@@ -120,6 +121,7 @@ class DecodeQueue:
         if each.shown or goes_on:
             sample.ticket.send(Partial(sample.number, each.steps, text))
         else:
+            self.num_finished += 1
             sample.ticket.send(Finished(sample.number, text, "length" if cut else "stop"))
         return goes_on
 
