@@ -13,6 +13,8 @@ from ld4lg_fast.engine.step_table import Changes, Plan, StepTable
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models.layers import Modulation
 
+MOST_STEPS = 1000  # of a plan; finding the coefficients of more takes a second and longer
+
 
 class PlanTable:
     """Row ``place(plan, class) + k`` is step k of a plan, for one class where classes modulate.
@@ -29,7 +31,6 @@ class PlanTable:
         self.model, self.denoiser, self.guided = model, denoiser, guided
         self.config = config = denoiser.config
         device = model.latent_mean.device
-        # The most steps of a plan.
         self.size = max(1, TABLE_ELEMENTS // (2 * config.dim * config.depth * (2 if guided else 1)))
         coefficients, weights, to_x_start = (torch.empty(self.size, n, device=device) for n in (7, 2, 3))
         self.steps = StepTable(coefficients, weights, to_x_start, changes, config.self_condition)
@@ -43,15 +44,13 @@ class PlanTable:
         self.planned: dict[Plan, tuple[SamplingGrid, StepTable]] = {}
 
     def check(self, plan: Plan) -> None:
-        """Refuses a plan with more steps than there is room for, or steps that its sampler cannot make.
+        """Refuses a plan with more than `MOST_STEPS`, or than there is room for, or that its sampler cannot make.
 
         Raises:
             ConfigError: the sentence names the number of steps.
         """
-        if plan.num_steps > self.size:
-            raise ConfigError(
-                f"num_inference_steps is {plan.num_steps}; it must be at most {self.size} here."
-            )
+        if plan.num_steps > (most := min(self.size, MOST_STEPS)):
+            raise ConfigError(f"num_inference_steps is {plan.num_steps}; it must be at most {most} here.")
         self._planned(plan)
 
     def place(self, plan: Plan, class_id: int | None) -> int | None:

@@ -15,8 +15,10 @@ from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.requests import Failed, Finished, Partial, Sample
 
-PATIENCE = 2  # steps that latents wait for others to be decoded with, while samples are denoised
-LARGEST = 64  # batch; a larger one keeps the samples that are denoised waiting and is hardly faster
+# Measured with 8 and 32 clients, 5 to 11 steps and the model that ships, on one core: each step more that latents wait
+# for others gives some 8 % more texts a second and later first events; 32 texts take 2.7 times as long as one.
+PATIENCE = 2  # steps that latents wait, while samples are denoised
+LARGEST = 32  # texts of a batch, as no sample is denoised meanwhile
 
 logger = get_logger("ld4lg_fast")
 
@@ -58,9 +60,10 @@ class DecodeQueue:
 
         A batch costs little more than a single text, so latents wait for those that are finished soon.
         """
-        self.steps_waited = self.steps_waited + 1 if self.waiting else 0
-        enough = len(self.waiting) >= min(running, self.largest)
-        return bool(self.waiting) and (enough or self.steps_waited > PATIENCE)
+        if not self.waiting:
+            return False
+        self.steps_waited += 1
+        return not running or self.steps_waited > PATIENCE or len(self.waiting) >= self.largest
 
     def decode(self) -> list[Sample]:
         """Decodes a batch and sends its events; returns the samples that go on with the next block of a document."""
