@@ -46,7 +46,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.engine.engine import sample_latents
 from ld4lg_fast.engine.precision import Fp8Linear, PlainLinear, Tf32Linear
 from ld4lg_fast.engine.regional_compile import compile_regions
-from ld4lg_fast.engine.sampling_run import START_STREAM
+from ld4lg_fast.engine.step_table import START_STREAM
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.kernels.backend import use_backend
 

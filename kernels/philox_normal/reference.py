@@ -47,6 +47,8 @@ def philox_normal(
     hardly depend on whose logarithm and cosine are used.
     """
     size = prod(shape)
+    # One number, or one for each sample, beside the blocks.
+    seed, stream = (n.reshape(-1, 1) if isinstance(n, Tensor) else n for n in (seed, stream))
     device = sample_ids.device
     ids = sample_ids.cpu() if device.type == "mps" else sample_ids  # which has no float64
     ids = ids.to(torch.int64)[:, None]

@@ -17,3 +17,4 @@ class Inputs(NamedTuple):
     sample_ids: Tensor | None = None
     stream: int = 1
     self_condition: bool = True
+    first: Tensor | None = None

@@ -16,24 +16,30 @@ def step_arguments(
     noisy: bool = True,
     self_condition: bool = True,
     strided: bool = False,
+    each: bool = False,
 ) -> Callable[[torch.Generator], Arguments]:
-    """Arguments of `ops.sampler_step` in the second of three steps."""
+    """Arguments of `ops.sampler_step` in the second of three steps; ``each``: every sample has its own."""
 
     def make(generator: torch.Generator) -> Arguments:
         def randn(*shape: int) -> torch.Tensor:
             return torch.randn(shape, generator=generator, dtype=torch.float64)
 
         output = randn(batch * (1 + guided), positions, width + 2 * strided)
+        step, first, seed = torch.tensor(1), None, torch.tensor(-(2**62) + 7)
+        if each:
+            step, first = torch.arange(batch) % 3, torch.arange(batch) % 2
+            seed = seed * (1 + 2 * torch.arange(batch))
         return {
             "output": output[..., 2:] if strided else output,
             "z": randn(batch, positions, width),
             "x_prev": randn(batch, positions, width) if history else None,
-            "coefficients": randn(3, 7),
-            "step": torch.tensor(1),
-            "seed": torch.tensor(-(2**62) + 7) if noisy else None,
+            "coefficients": randn(4, 7),
+            "step": step,
+            "seed": seed if noisy else None,
             "sample_ids": torch.arange(batch) + 2**33 if noisy else None,
             "stream": 1,
             "self_condition": self_condition,
+            "first": first,
         }
 
     return make
@@ -51,6 +57,7 @@ CASES = (
     _step("paper", 8, 32, 64),
     _step("paper-guided", 8, 32, 64, guided=True, history=True),
     _step("paper-v1", 8, 64, 768, noisy=False),
+    _step("paper-each", 8, 32, 64, guided=True, history=True, each=True),
     _step("small", 2, 3, 8, guided=True, history=True),
     _step("small-deterministic", 2, 3, 8, noisy=False, history=True),
     _step("odd", 3, 5, 7, guided=True),
@@ -58,7 +65,10 @@ CASES = (
     _step("one-guided", 1, 3, 8, guided=True),
     _step("no-self-condition", 2, 3, 6, self_condition=False),
     _step("strided", 2, 5, 12, strided=True),
+    _step("each", 5, 3, 8, each=True),
+    _step("each-guided", 3, 5, 7, guided=True, history=True, each=True),
     _step("empty-batch", 0, 32, 64, guided=True),
+    _step("empty-each", 0, 32, 64, each=True),
 )
 
 

@@ -6,18 +6,21 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, address, as_vector, function
+from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 from ld4lg_fast.kernels.sampler_step.op import check_step
 
 _sampler_step = function(
     "ld4lg_sampler_step",
-    [POINTER, I32, I32, POINTER, POINTER, POINTER, POINTER, I64, POINTER, POINTER, U32]
+    [POINTER, I32, I32, POINTER, POINTER, POINTER, I64, POINTER, I64, POINTER, POINTER, I64, POINTER, U32]
     + [POINTER, POINTER, POINTER, I64, I64, I64, I32, I32],
 )
 
 
 def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = arguments
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first = Inputs(
+        *arguments
+    )
     batch, positions, width = z.shape
     dtype = z.dtype
     z = as_vector(z)
@@ -27,7 +30,8 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         return z_next.to(dtype), x_start.to(dtype), network_input
     output, coefficients = output.contiguous(), as_vector(coefficients)
     x_prev = None if x_prev is None else as_vector(x_prev)
-    sample_ids = None if sample_ids is None else sample_ids.contiguous()
+    step = step.contiguous()
+    seed, sample_ids, first = (None if t is None else t.contiguous() for t in (seed, sample_ids, first))
     out_of_range = _sampler_step(
         output.data_ptr(),
         DTYPE_CODES[output.dtype],
@@ -35,9 +39,12 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         z.data_ptr(),
         address(x_prev),
         coefficients.data_ptr(),
-        step.data_ptr(),
         coefficients.shape[0],
+        step.data_ptr(),
+        step.dim(),
+        address(first),
         address(seed),
+        0 if seed is None else seed.dim(),
         address(sample_ids),
         stream,
         z_next.data_ptr(),
@@ -50,5 +57,5 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         torch.get_num_threads(),
     )
     if out_of_range:
-        check_step(step, coefficients)
+        check_step(step, coefficients, first)
     return z_next.to(dtype), x_start.to(dtype), network_input

@@ -1,6 +1,7 @@
 """One step of a sampler: x_start from the network's output, the next z and the next network input in one pass.
 
-No derivative: training does not pass through a sampler. Letters: B batch, N positions, d latent width, S steps.
+No derivative: training does not pass through a sampler. Letters: B batch, N positions, d latent width, S steps (of one
+plan, or of several one after another).
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from ld4lg_fast.kernels import backend
 from ld4lg_fast.kernels.argument_checks import check_device, check_integer, check_within
 from ld4lg_fast.kernels.library import is_traced, operator, register
 from ld4lg_fast.kernels.sampler_step import reference
+from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 
 COEFFICIENTS = 7
 
@@ -22,7 +24,7 @@ def check(*arguments: Any) -> None:
     Raises:
         ValueError: naming them.
     """
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, _ = arguments
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, _, first = Inputs(*arguments)
     shape, of_output, of_coefficients = z.shape, output.shape, coefficients.shape
     if len(shape) != 3 or (of_output != shape and of_output != (2 * shape[0], shape[1], shape[2])):
         raise ValueError(
@@ -36,42 +38,52 @@ def check(*arguments: Any) -> None:
         )
     if (seed is None) != (sample_ids is None):
         raise ValueError("seed and sample_ids come together; give both or neither")
-    _check_numbers("step", step, ())
+    _check_numbers("step", step, (), (shape[0],))
+    if first is not None:
+        _check_numbers("first", first, (shape[0],))
     if seed is not None and sample_ids is not None:
-        _check_numbers("seed", seed, ())
+        _check_numbers("seed", seed, (), (shape[0],))
         _check_numbers("sample_ids", sample_ids, (shape[0],))
     if type(stream) is not int or not 0 <= stream <= 2**32 - of_coefficients[0]:
         check_integer("stream", stream, high=2**32 - of_coefficients[0])
     check_device(
-        "z output x_prev coefficients step seed sample_ids",
-        *(z, output, x_prev, coefficients, step, seed, sample_ids),
+        "z output x_prev coefficients step seed sample_ids first",
+        *(z, output, x_prev, coefficients, step, seed, sample_ids, first),
     )
 
 
-def _check_numbers(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
-    if value.dtype != torch.int64 or value.shape != shape:
-        raise ValueError(f"{name} is {value.dtype} of shape {tuple(value.shape)}; it needs int64 of {shape}")
+def _check_numbers(name: str, value: Tensor, *shapes: tuple[int, ...]) -> None:
+    if value.dtype != torch.int64 or value.shape not in shapes:
+        allowed = " or ".join(map(str, shapes))
+        raise ValueError(
+            f"{name} is {value.dtype} of shape {tuple(value.shape)}; it needs int64 of {allowed}"
+        )
 
 
-def check_step(step: Tensor, coefficients: Tensor) -> None:
+def check_step(step: Tensor, coefficients: Tensor, first: Tensor | None) -> None:
     """Refuses a step without coefficients, on a CPU.
 
     Raises:
         IndexError: naming it.
     """
-    check_within("step", step, 0, coefficients.shape[0] - 1)
+    last = coefficients.shape[0] - 1
+    check_within("step", step, 0, last)
+    if first is not None:
+        check_within("first", first, 0, last)
+        check_within("first + step", first + step, 0, last)
 
 
 def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    output, z, *_, self_condition = arguments
-    *lead, width = z.shape
-    network_input = output.new_empty((*lead, 2 * width if self_condition else width))
+    inputs = Inputs(*arguments)
+    z, (*lead, width) = inputs.z, inputs.z.shape
+    network_input = inputs.output.new_empty((*lead, 2 * width if inputs.self_condition else width))
     return z.new_empty(z.shape), z.new_empty(z.shape), network_input
 
 
 register(
     "sampler_step(Tensor output, Tensor z, Tensor? x_prev, Tensor coefficients, Tensor step, Tensor? seed,"
-    " Tensor? sample_ids, int stream, bool self_condition) -> (Tensor z_next, Tensor x_start, Tensor input)",
+    " Tensor? sample_ids, int stream, bool self_condition, Tensor? first=None)"
+    " -> (Tensor z_next, Tensor x_start, Tensor input)",
     _fake,
     check,
     "sampler_step",
@@ -92,6 +104,7 @@ def sampler_step(
     sample_ids: Tensor | None = None,
     stream: int = 1,
     self_condition: bool = True,
+    first: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of a sampler, from the network's output to its next input, in one pass.
 
@@ -100,8 +113,9 @@ def sampler_step(
         x_start = c₀·z + c₁·output[:B] + c₂·output[B:]
         z_next  = c₃·z + c₄·x_start + c₅·x_prev + c₆·noise
 
-    with c = ``coefficients[step]``: c₀…c₂ depend on the objective and the guidance, c₃…c₆ on the sampler. The noise
-    is `philox_normal` with the random stream ``stream + step``.
+    with c = ``coefficients[first + step]``: c₀…c₂ depend on the objective and the guidance, c₃…c₆ on the sampler. The
+    noise is `philox_normal` with the random stream ``stream + step``. A sample's numbers do not depend on the steps,
+    seeds and plans of the others.
 
     The host reads nothing, so that a CUDA graph can be replayed for any step, seed and samples.
 
@@ -110,11 +124,12 @@ def sampler_step(
         z: (B, N, d) the state before the step. x_prev: the x_start of the previous step, or None if c₅ is 0
             in every step.
         coefficients: (S, 7) float32.
-        step: () int64, 0 … S-1; on a GPU it is not checked but clamped to this range.
-        seed: () int64, the 64 bits of the seed; None if c₆ is 0 in every step.
+        step: int64, () or one for each sample (B,), 0 … S-1; on a GPU it is not checked but clamped to this range.
+        seed: int64, () or (B,), the 64 bits of the seed; None if c₆ is 0 in every step.
         sample_ids: (B,) int64, needed with a seed.
         stream: the random stream of step 0; stream + S - 1 must be below 2³².
         self_condition: whether the network takes x_start as an input.
+        first: (B,) int64, the row of ``coefficients`` of each sample's step 0; None: row 0.
 
     Returns:
         z_next and x_start in z's dtype, and the next input in output's dtype: [z_next, x_start] (B, N, 2d), or
@@ -125,12 +140,12 @@ def sampler_step(
         IndexError: a step out of its range, on a CPU.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    arguments = (output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition)
+    arguments = (output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first)
     check(*arguments)
     dtypes = tuple({tensor.dtype for tensor in (output, z, coefficients)})
     name = backend.choose("sampler_step", z.device.type, dtypes)
     if name != "native" and z.is_cpu and not is_traced(*arguments):
-        check_step(step, coefficients)
+        check_step(step, coefficients, first)
     if name == "reference":
         return reference.sampler_step(*arguments)
     return _sampler_step(*arguments)

@@ -10,14 +10,16 @@ from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 def sampler_step(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
     """See `ops.sampler_step`. Computes in float32, or in float64 where z has it.
 
-    A step out of range is clamped, as on a GPU.
+    A step out of range is clamped, as on a GPU, and so is its row of coefficients.
     """
     inputs = Inputs(*arguments, **named)
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = inputs
-    step = step.clamp(0, coefficients.shape[0] - 1)
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first = inputs
+    last = coefficients.shape[0] - 1
+    step = step.clamp(0, last)
+    place = step if first is None else (first + step).clamp(0, last)
     dtype = torch.promote_types(z.dtype, torch.float32)
-    row = coefficients.index_select(0, step.reshape(1))[0].to(dtype)
-    x_from_z, x_from_cond, x_from_uncond, from_z, from_x_start, from_x_prev, from_noise = row
+    of_step = coefficients.index_select(0, place.reshape(-1)).to(dtype)[..., None, None]
+    x_from_z, x_from_cond, x_from_uncond, from_z, from_x_start, from_x_prev, from_noise = of_step.unbind(1)
     batch, state, output_dtype = z.shape[0], z.to(dtype), output.dtype
     output = output.to(dtype)
     x_start = x_from_z * state + x_from_cond * output[:batch]

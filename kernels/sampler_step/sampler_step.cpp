@@ -5,15 +5,18 @@
 #include "scratch.h"
 
 // output (copies * samples x positions x width) and input (samples x positions x width or 2 * width) have the
-// given dtype: 0 float32, 1 bfloat16; there are seven coefficients for each of the steps. x_prev, and seed with sample_ids, may be null.
+// given dtype: 0 float32, 1 bfloat16; the table of coefficients has `rows` of seven. Step and seed are one number, or with
+// a stride of 1 one a sample. x_prev, first, and seed with sample_ids, may be null.
 static bool sampler_step(
     const void* output, int32_t dtype, int32_t copies, const float* z, const float* x_prev, const float* coefficients,
-    const int64_t* step, int64_t steps, const int64_t* seed, const int64_t* sample_ids, uint32_t stream, float* z_next,
-    float* x_start, void* input, int64_t samples, int64_t positions, int64_t width, int32_t self_condition,
-    int32_t threads) {
+    int64_t rows, const int64_t* step, int64_t step_stride, const int64_t* first, const int64_t* seed,
+    int64_t seed_stride, const int64_t* sample_ids, uint32_t stream, float* z_next, float* x_start, void* input,
+    int64_t samples, int64_t positions, int64_t width, int32_t self_condition, int32_t threads) {
   using ld4lg::DType;
-  constexpr int64_t kCoefficients = 7;
-  if (*step < 0 || *step >= steps) return false;
+  for (int64_t sample = 0; sample < samples; ++sample) {
+    const int64_t number = step[sample * step_stride], begin = first == nullptr ? 0 : first[sample];
+    if (number < 0 || number >= rows || begin < 0 || begin >= rows - number) return false;
+  }
   const int64_t size = samples * positions * width;
   threads = ld4lg::useful_threads(threads, sample_ids == nullptr ? size : 2 * size);
   const ld4lg::Scratch scratch(threads * 3 * width);
@@ -28,10 +31,14 @@ static bool sampler_step(
     {copies == 2 ? after(output, size) : nullptr, width, DType{dtype}},
     z,
     x_prev,
-    coefficients + *step * kCoefficients,
+    coefficients,
+    step,
+    seed,
+    step_stride,
+    seed_stride,
+    first,
     sample_ids,
-    seed == nullptr ? 0 : static_cast<uint64_t>(*seed),
-    stream + static_cast<uint32_t>(*step),
+    stream,
     z_next,
     x_start,
     {input, input_width, DType{dtype}},

@@ -8,10 +8,12 @@ namespace ld4lg {
 struct SamplerStep {
   ConstRows cond, uncond;      // samples * positions x width; uncond.data may be null
   const float *z, *x_prev;     // the same, contiguous; x_prev may be null
-  const float* coefficients;   // seven of the step
+  const float* coefficients;   // seven in a row of the table
+  const int64_t *step, *seed;  // of sample i at i * stride; the stride is 0 or 1
+  int64_t step_stride, seed_stride;
+  const int64_t* first;        // samples: the row of step 0; null: row 0
   const int64_t* sample_ids;   // samples, or null: no noise
-  uint64_t seed;
-  uint32_t stream;             // of this step
+  uint32_t stream;             // of step 0
   float *z_next, *x_start;     // contiguous
   Rows next_z, next_x;         // the next input's two parts; next_x.data may be null
   int64_t samples, positions, width;

@@ -8,19 +8,21 @@ import triton.language as tl
 from torch import Tensor
 
 from ld4lg_fast.kernels.philox_normal.triton import philox_normal_block
+from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 from ld4lg_fast.kernels.triton import load_floats
 
 _BLOCK = 128  # counters of four elements
 
 
-@triton.jit(do_not_specialize=["steps", "stream", "samples"])
+@triton.jit(do_not_specialize=["rows", "stream", "samples"])
 def sampler_step_kernel(
     output_ptr: tl.tensor,
     z_ptr: tl.tensor,
     x_prev_ptr: tl.tensor | None,
     coefficients_ptr: tl.tensor,
+    rows: tl.tensor,
     step_ptr: tl.tensor,
-    steps: tl.tensor,
+    first_ptr: tl.tensor | None,
     seed_ptr: tl.tensor | None,
     ids_ptr: tl.tensor,
     z_next_ptr: tl.tensor,
@@ -30,44 +32,51 @@ def sampler_step_kernel(
     samples: tl.tensor,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
+    STEP_STRIDE: tl.constexpr,
+    SEED_STRIDE: tl.constexpr,
     GUIDED: tl.constexpr,
     SELF_CONDITION: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """Program (sample, j): the elements of BLOCK counters of a sample, four each."""
     sample = tl.program_id(0).to(tl.int64)
-    step = tl.minimum(tl.maximum(tl.load(step_ptr), 0), steps - 1)
-    c = coefficients_ptr + step * 7
+    step = tl.minimum(tl.maximum(tl.load(step_ptr + sample * STEP_STRIDE), 0), rows - 1)
+    place = step
+    if first_ptr is not None:
+        place = tl.minimum(tl.maximum(tl.load(first_ptr + sample) + step, 0), rows - 1)
+    c = coefficients_ptr + place * 7
     element = tl.program_id(1) * BLOCK * 4 + tl.arange(0, BLOCK * 4)
     keep = element < SIZE
-    place = sample * SIZE + element
+    offset = sample * SIZE + element
 
-    z = tl.load(z_ptr + place, mask=keep, other=0.0)
+    z = tl.load(z_ptr + offset, mask=keep, other=0.0)
     x_start = tl.load(c) * z
-    x_start += tl.load(c + 1) * load_floats(output_ptr + place, keep)
+    x_start += tl.load(c + 1) * load_floats(output_ptr + offset, keep)
     if GUIDED:
-        uncond = load_floats(output_ptr + samples.to(tl.int64) * SIZE + place, keep)
+        uncond = load_floats(output_ptr + samples.to(tl.int64) * SIZE + offset, keep)
         x_start += tl.load(c + 2) * uncond
     z_next = tl.load(c + 3) * z + tl.load(c + 4) * x_start
     if x_prev_ptr is not None:
-        z_next += tl.load(c + 5) * tl.load(x_prev_ptr + place, mask=keep, other=0.0)
+        z_next += tl.load(c + 5) * tl.load(x_prev_ptr + offset, mask=keep, other=0.0)
     if seed_ptr is not None:
         counter = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        sample_id, seed = tl.load(ids_ptr + sample), tl.load(seed_ptr)
+        sample_id, seed = tl.load(ids_ptr + sample), tl.load(seed_ptr + sample * SEED_STRIDE)
         n0, n1, n2, n3 = philox_normal_block(seed, sample_id, stream + step, counter)
         noise = tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), (BLOCK * 4,))
         z_next += tl.load(c + 6) * noise
-    tl.store(z_next_ptr + place, z_next, mask=keep)
-    tl.store(x_start_ptr + place, x_start, mask=keep)
+    tl.store(z_next_ptr + offset, z_next, mask=keep)
+    tl.store(x_start_ptr + offset, x_start, mask=keep)
     if SELF_CONDITION:
-        place += place // WIDTH * WIDTH  # in rows twice as wide
-        tl.store(input_ptr + place + WIDTH, x_start.to(input_ptr.dtype.element_ty), mask=keep)
-    tl.store(input_ptr + place, z_next.to(input_ptr.dtype.element_ty), mask=keep)
+        offset += offset // WIDTH * WIDTH  # in rows twice as wide
+        tl.store(input_ptr + offset + WIDTH, x_start.to(input_ptr.dtype.element_ty), mask=keep)
+    tl.store(input_ptr + offset, z_next.to(input_ptr.dtype.element_ty), mask=keep)
 
 
 def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition = arguments
+    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first = Inputs(
+        *arguments
+    )
     batch, positions, width = z.shape
     dtype = z.dtype
     z = z.float().contiguous()
@@ -80,10 +89,9 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
             z,
             None if x_prev is None else x_prev.float().contiguous(),
             coefficients.float().contiguous(),
-            step,
             coefficients.shape[0],
-            seed,
-            None if sample_ids is None else sample_ids.contiguous(),
+            step.contiguous(),
+            *(None if t is None else t.contiguous() for t in (first, seed, sample_ids)),
             z_next,
             x_start,
             network_input,
@@ -91,6 +99,8 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
             batch,
             SIZE=size,
             WIDTH=width,
+            STEP_STRIDE=step.dim(),
+            SEED_STRIDE=0 if seed is None else seed.dim(),
             GUIDED=output.shape[0] > batch,
             SELF_CONDITION=self_condition,
             BLOCK=_BLOCK,

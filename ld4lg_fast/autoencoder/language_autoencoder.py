@@ -3,7 +3,7 @@
 Lovelace et al. 2023, section 4. Letters: B batch, T tokens, N latents, d latent width, W model width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,13 +245,14 @@ class LanguageAutoencoder(TeacherForcing):
         self,
         latents: Tensor,
         decoding: DecodingConfig,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         sample_ids: Tensor | None = None,
         mask: Tensor | None = None,
         prefix: Tensor | None = None,
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
 
+        ``seed``, ``sample_ids``: of nucleus sampling, see `generate_ids`.
         ``prefix``: (B, P) int64, the last tokens of the text before, which the decoder reads first; the result is
         without them.
 

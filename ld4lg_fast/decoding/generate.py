@@ -5,6 +5,7 @@ Letters: B batch, N latents, W language model width, V vocabulary.
 """
 
 import copy
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -51,7 +52,7 @@ def generate_ids(
     max_len: int,
     *,
     mask: Tensor | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     sample_ids: Tensor | None = None,
     decode: int = 0,
     prefix: Tensor | None = None,
@@ -65,7 +66,7 @@ def generate_ids(
         max_len: the most tokens that the model handles.
         mask: (B, N), the states that are read, or None for all. The fast decoder has none for soft prefixes.
         seed, sample_ids, decode: the random numbers of nucleus sampling depend only on (seed, sample id, number of the
-            decode); ids default to 0 … B-1.
+            decode); one seed, or one for each text; ids default to 0 … B-1.
         prefix: (B, P) int64, tokens that the decoder reads before the first one that it writes; the result begins with
             the start token and these. Lengths of ``config`` are without them.
 
@@ -127,11 +128,16 @@ def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int, prefix: 
     return options
 
 
-def _uniforms(states: Tensor, max_length: int, seed: int, sample_ids: Tensor | None, decode: int) -> Tensor:
+def _uniforms(
+    states: Tensor, max_length: int, seed: int | Sequence[int], sample_ids: Tensor | None, decode: int
+) -> Tensor:
     """Uniform random numbers (B, max_length) float64 for the sampled tokens of each text."""
     if sample_ids is None:
         sample_ids = torch.arange(len(states))
-    normal = ops.philox_normal(seed, sample_ids.to(states.device), TOKEN_STREAM + decode, (max_length,))
+    sample_ids = sample_ids.to(states.device)
+    draws = [(seed, sample_ids)] if isinstance(seed, int) else zip(seed, sample_ids.split(1), strict=True)
+    stream, shape = TOKEN_STREAM + decode, (max_length,)
+    normal = torch.cat([ops.philox_normal(each, ids, stream, shape) for each, ids in draws])
     return torch.special.ndtr(normal.double())
 
 

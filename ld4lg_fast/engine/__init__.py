@@ -1,4 +1,4 @@
-"""Fast sampling: batches, one run of a sampler, CUDA graphs, precisions, packed weights, regional compilation.
+"""Fast sampling: batches, runs, a running batch, CUDA graphs, precisions, packed weights, regional compilation.
 
 Imports diffusion, models, options and kernels.
 """

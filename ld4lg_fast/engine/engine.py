@@ -4,6 +4,7 @@ Letters: B batch, N latent positions, d latent width, M context length, S sampli
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ld4lg_fast.diffusion.schedules import DiscreteSchedule
 from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.engine.packed_weights import prepared_denoiser
 from ld4lg_fast.engine.sampling_run import SamplingRun
+from ld4lg_fast.engine.step_table import Plan
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.levels import more_than_timesteps
 from ld4lg_fast.export.runtime.option_checks import SAMPLE_ID, eta_of_another, plain, shown
@@ -113,35 +115,36 @@ def sample_batches(
     """
     config, device = model.denoiser.config, model.latent_mean.device
     num_samples = check_fits(model, num_samples, kept=False)
-    num_inference_steps, seed, guidance_scale, strength = check_options(
-        num_inference_steps=num_inference_steps, seed=seed, guidance_scale=guidance_scale, strength=strength
-    )
-    batch_size, cuda_graph, eta = check_given(batch_size=batch_size, cuda_graph=cuda_graph, eta=eta)
-    if sentence := eta_of_another(eta, sampler):
-        raise ConfigError(sentence)
-    check_options(guidance_interval=guidance_interval)
+    (seed,) = check_options(seed=seed)
+    batch_size, cuda_graph = check_given(batch_size=batch_size, cuda_graph=cuda_graph)
     check_given(steer=steer, progress=progress, callback=callback)
     batch_size = fitting_batch(model) if batch_size is None else batch_size
-    _check(model, num_inference_steps, guidance_scale, context)
-    if start is not None:
-        _check_start(start, (num_samples, config.max_len, config.dim_latent))
+    plan = checked_plan(
+        model,
+        sampler,
+        num_inference_steps,
+        spacing=spacing,
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        eta=eta,
+        strength=strength,
+        has_context=context is not None,
+    )
+    if start is None:
+        plan = replace(plan, strength=1.0)
+    else:
+        check_start(start, (num_samples, config.max_len, config.dim_latent))
     class_ids = _class_ids(class_id, config.num_classes, num_samples, device)
     ids = sample_id_tensor(sample_ids, num_samples, device)
     run = SamplingRun(
         model,
+        plan,
         denoiser=prepared_denoiser(model.denoiser, precision),
-        sampler=sampler,
-        num_inference_steps=num_inference_steps,
-        spacing=spacing,
         seed=seed,
         classes=None if class_ids is None else class_ids.unique(),
-        guidance_scale=guidance_scale,
-        guidance_interval=guidance_interval,
-        eta=eta or 0.0,
         guides=guides,
         project=project,
         steer=steer,
-        strength=1.0 if start is None else strength,
         cuda_graph=cuda_graph,
     )
     order = torch.arange(num_samples, device=device)
@@ -278,21 +281,50 @@ def _class_ids(
     return ids.expand(num_samples)
 
 
-def _check(
-    model: LatentDiffusion, num_inference_steps: int, guidance_scale: float, context: Context | None
-) -> None:
+def checked_plan(
+    model: LatentDiffusion,
+    sampler: str,
+    num_inference_steps: int,
+    *,
+    spacing: str = "time",
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    eta: float | None = None,
+    strength: float = 1.0,
+    has_context: bool = False,
+) -> Plan:
+    """The `Plan` of a call's options, see `sample_batches`.
+
+    Raises:
+        ConfigError: an option out of range, or guidance of a model that was not trained for it.
+    """
+    num_inference_steps, guidance_scale, strength = check_options(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, strength=strength
+    )
+    (eta,) = check_given(eta=eta)
+    if sentence := eta_of_another(eta, sampler):
+        raise ConfigError(sentence)
+    check_options(guidance_interval=guidance_interval)
+    low, high = guidance_interval
     config, schedule = model.denoiser.config, model.diffusion.schedule_for_sampling
     if isinstance(schedule, DiscreteSchedule) and (
         sentence := more_than_timesteps(num_inference_steps, schedule.num_train_timesteps)
     ):
         raise ConfigError(sentence)
-    if guidance_scale != 1.0 and not config.num_classes and context is None and not model.writes_documents:
+    if guidance_scale != 1.0 and not config.num_classes and not has_context and not model.writes_documents:
         raise ConfigError(
             f"guidance_scale {guidance_scale} needs a model with classes, source texts or documents; use 1."
         )
+    interval = float(low), float(high)
+    return Plan(sampler, num_inference_steps, spacing, guidance_scale, interval, eta or 0.0, strength)
 
 
-def _check_start(start: Tensor, shape: tuple[int, int, int]) -> None:
+def check_start(start: Tensor, shape: tuple[int, int, int]) -> None:
+    """Refuses latents to start from that are not of ``shape``, or not finite.
+
+    Raises:
+        ConfigError: naming what they are.
+    """
     if not isinstance(start, Tensor):
         raise ConfigError(
             f"start is {shown(start)}; it must be latents of the shape {shape}, as encode gives them."

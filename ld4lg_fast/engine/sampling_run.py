@@ -6,6 +6,7 @@ D model width, L blocks, S sampling steps, C classes that occur in the run.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -13,17 +14,14 @@ from torch import Tensor
 
 from ld4lg_fast.diffusion.guides import GuideTargets
 from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser, LatentDiffusion
-from ld4lg_fast.diffusion.samplers import get_update, step_coefficients
-from ld4lg_fast.diffusion.schedules import sampling_grid
 from ld4lg_fast.engine.cuda_graphs import GraphedSteps
+from ld4lg_fast.engine.step_table import Plan, StepTable, signed, starting_latents
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
-from ld4lg_fast.kernels import ops
 from ld4lg_fast.models.denoiser_base import ConditionArguments
 from ld4lg_fast.models.layers import Modulation, project_to_sphere
 from ld4lg_fast.options.checks import check_floats
 
-START_STREAM = 0  # random stream of z_T; step k draws from stream 1 + k
 TABLE_ELEMENTS = 2**26  # of the table of modulations, at most
 
 
@@ -86,11 +84,8 @@ class SamplingRun:
     """A sampler's steps for one model: ``run(sample_ids, …) -> latents`` for each batch.
 
     Args:
-        sampler: a name in `samplers.SAMPLERS`; ``eta`` is DDIM's. spacing: of its steps, in `schedules.SPACINGS`.
+        plan: the sampler and its steps.
         classes: (C,) all class ids that occur in batches; None for a model without classes.
-        guidance_scale: w in ``w·cond + (1-w)·uncond``, in the steps that begin at times within
-            ``guidance_interval`` (1 is noise, 0 is data; Kynkäänniemi et al. 2024); elsewhere w is 1.
-        strength: the time of the first step, below 1 if latents to start from are given.
         denoiser: see `prepared_denoiser`; None is the model's own.
         guides, project, steer, cuda_graph: see `engine.sample_batches`; guides come before ``steer``, and ``steer``
             before ``project``. The targets of ``guides`` come with each batch.
@@ -102,52 +97,33 @@ class SamplingRun:
     def __init__(
         self,
         model: LatentDiffusion,
+        plan: Plan,
         *,
-        sampler: str,
-        num_inference_steps: int,
-        spacing: str = "time",
         seed: int,
         classes: Tensor | None = None,
-        guidance_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        eta: float = 0.0,
         guides: GuideTargets | None = None,
         project: bool = False,
         steer: Callable[[Tensor], Tensor] | None = None,
-        strength: float = 1.0,
         denoiser: AnyDenoiser | None = None,
         cuda_graph: bool | None = None,
     ) -> None:
         self.denoiser, self.seed = denoiser or model.denoiser, seed
         changes = (None if steer is None else _steered(steer), project_to_sphere if project else None)
-        self.changes = [change for change in changes if change is not None]
         self.config = config = model.denoiser.config
         self.device = model.latent_mean.device
         on_gpu = self.device.type == "cuda"
         if cuda_graph and not on_gpu:
             raise ConfigError(f"cuda_graph=true needs a GPU, not {self.device.type}; leave it out.")
         self.cuda_graph = on_gpu if cuda_graph is None else cuda_graph
-        schedule = model.diffusion.schedule_for_sampling
-        grid = sampling_grid(schedule, num_inference_steps, spacing, model.learned_times, strength)
+        grid = plan.grid(model)
         self.first_level = grid.alpha_sq[0].item()
-        low, high = guidance_interval
-        scales = [guidance_scale if low <= time <= high else 1.0 for time in grid.times[:-1].tolist()]
-        self.guided = [scale != 1.0 for scale in scales]
-        options = {"eta": eta} if sampler == "ddim" else {}
-        table = step_coefficients(get_update(sampler), grid, model.diffusion.objective, scales, **options)
+        self.guided = [scale != 1.0 for scale in plan.scales(grid)]
         self.guides = () if guides is None else guides.on(grid.log_snr[:-1].to(self.device)).guides
-        self.changes_x_start = bool(self.changes) or guides is not None
-        if self.changes_x_start:
-            self.to_x_start = table[:, :3].clone().to(self.device)
-            table[:, :3] = torch.tensor([0.0, 1.0, 0.0])
-        self.has_history, self.has_noise, looks_back = (bool(table[:, column].any()) for column in (5, 6, 7))
-        self.history_weights = table[:, [5, 7]].to(self.device) if looks_back else None
-        if looks_back:
-            table[:, 5] = 1.0
-        self.coefficients = table[:, :7].to(self.device).contiguous()
-        self.steps = torch.arange(num_inference_steps, device=self.device)
-        signed_seed = seed - 2**64 if seed >= 2**63 else seed
-        self.seed_tensor = torch.tensor(signed_seed, device=self.device) if self.has_noise else None
+        self.table = StepTable.of(
+            plan, grid, model, [change for change in changes if change is not None], led=guides is not None
+        )
+        self.steps = torch.arange(plan.num_steps, device=self.device)
+        self.seed_tensor = torch.tensor(signed(seed), device=self.device)
         self.classes = None
         if config.class_modulates and classes is not None:
             null = classes.new_tensor([config.null_class])
@@ -183,10 +159,8 @@ class SamplingRun:
         conditions = self._conditions(
             (batch, length), mask=mask, class_id=class_id, context=context, context_mask=context_mask
         )
-        z = ops.philox_normal(self.seed, sample_ids, START_STREAM, (length, self.config.dim_latent))
-        if start is not None:
-            z = self.first_level**0.5 * start[:, :length] + (1 - self.first_level) ** 0.5 * z
-        ids = sample_ids if self.has_noise else None
+        shape = (length, self.config.dim_latent)
+        z = starting_latents(self.seed, sample_ids, shape, self.first_level, start)
         guides = None if guides is None else replace(guides, guides=self.guides)
 
         def advance(
@@ -194,24 +168,10 @@ class SamplingRun:
         ) -> tuple[Tensor, ...]:
             shared, class_index = conditions[guided]
             output = self.denoiser.run_blocks(inputs, self.modulations.at(step, class_index), shared)
-            if self.changes_x_start:
-                output = self._changed(z, output, step, guides, mask)
-            history = x_start if self.has_history else None
-            if self.history_weights is not None:
-                latest, before = self.history_weights.index_select(0, step.reshape(1))[0]
-                history = latest * x_start + before * x_prev
-            z, x_next, inputs = ops.sampler_step(
-                output,
-                z,
-                history,
-                self.coefficients,
-                step,
-                self.seed_tensor,
-                ids,
-                START_STREAM + 1,
-                self.config.self_condition,
+            lead = None if guides is None else partial(guides.lead, level=step, mask=mask)
+            return self.table.update(
+                output, z, x_prev, x_start, step, self.seed_tensor, sample_ids, lead=lead
             )
-            return z, x_start, x_next, inputs
 
         run = GraphedSteps(advance) if self.cuda_graph else advance
         zeros = torch.zeros_like(z)
@@ -241,18 +201,3 @@ class SamplingRun:
             conditions = self.denoiser.conditions(shape, guided=guided, **given | {"class_id": ids})
             found[guided] = (conditions, index)
         return found
-
-    def _changed(
-        self, z: Tensor, output: Tensor, step: Tensor, guides: GuideTargets | None, mask: Tensor | None
-    ) -> Tensor:
-        """The guided x_start, led by guides, steered and projected, which replaces the network's output."""
-        from_z, from_cond, from_uncond = self.to_x_start.index_select(0, step.reshape(1))[0]
-        cond, *uncond = output.float().split(z.shape[0])
-        x_start = from_z * z + from_cond * cond
-        if uncond:
-            x_start = x_start + from_uncond * uncond[0]
-        if guides is not None:
-            x_start = guides.lead(x_start, step, mask)
-        for change in self.changes:
-            x_start = change(x_start)
-        return x_start

@@ -125,6 +125,11 @@ class Conditions:
     no_source: tuple[Tensor, ...] | None = None
     source_varlen: Varlen | None = None
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether batches of one size have tensors of the same shapes, so that a graph can be replayed for them."""
+        return self.source_varlen is None
+
 
 class DiffusionTransformer(Denoiser):
     """Predicts noise, x_start or v from a noised latent (recipe v2)."""

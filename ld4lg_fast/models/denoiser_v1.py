@@ -118,6 +118,11 @@ class ConditionsV1:
     rows: Tensor | None
     packing: "PackingV1 | None" = None
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether batches of one size have tensors of the same shapes, so that a graph can be replayed for them."""
+        return self.packing is None
+
 
 @dataclass(frozen=True)
 class PackedKeys:

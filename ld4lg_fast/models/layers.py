@@ -105,11 +105,12 @@ class Modulation:
         table = None if self.table is None else self.table.index_select(0, index)
         return Modulation(self.embedding.index_select(0, index), table)
 
-    def overwrite(self, rows: "Modulation") -> None:
-        """Overwrites the first rows in place with at most as many others."""
-        self.embedding[: len(rows.embedding)] = rows.embedding
+    def overwrite(self, rows: "Modulation", first: int = 0) -> None:
+        """Overwrites rows in place with others, from ``first`` on."""
+        places = slice(first, first + len(rows.embedding))
+        self.embedding[places] = rows.embedding
         if self.table is not None and rows.table is not None:
-            self.table[: len(rows.table)] = rows.table
+            self.table[places] = rows.table
 
 
 class SinusoidalEmbedding(nn.Module):

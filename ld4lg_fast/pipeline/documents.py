@@ -78,6 +78,15 @@ class BlockCoder:
             self._latents.update(zip(unknown, encoded, strict=True))
         return torch.stack([self._latents[text] for text in texts])
 
+    def begin(self, prompts: Sequence[str], count: int, most: int) -> list[Document]:
+        """``count`` documents that go on with one prompt of all or one of each; logs that of a prompt of more than
+        ``most`` blocks the model reads the end."""
+        begun = [self.writer.begin(prompt) for prompt in prompts]
+        if any(len(document.blocks) > most for document in begun):
+            _say_once(f"Of a prompt of more than {most} blocks this model reads the last {most} alone.")
+        # One prompt of all samples is read once.
+        return begun if len(begun) == count else [copy.deepcopy(begun[0]) for _ in range(count)]
+
     def context(self, documents: Sequence[Document], most: int) -> BlockContext:
         """The last ``most`` blocks of each document."""
         seen = [document.blocks[-most:] for document in documents]
@@ -103,10 +112,10 @@ class BlockCoder:
         documents: Sequence[Document],
         latents: Tensor,
         decoding: DecodingConfig,
-        seed: int,
+        seed: int | Sequence[int],
         sample_ids: Tensor,
     ) -> list[list[int]]:
-        """Token ids of the block of each document, decoded from its latents (B, N, d)."""
+        """Token ids of the block of each document, decoded from its latents (B, N, d); one seed, or one for each."""
         prefixes = [self.writer.prefix(document) for document in documents]
         # A prefix ends with what a text begins with, so that there is less to write.
         most = (decoding.max_length or self.autoencoder.max_len) - len(self.between) + 1
@@ -117,7 +126,8 @@ class BlockCoder:
             if length:
                 given = torch.tensor([prefixes[row] + self.between for row in rows], device=latents.device)
             places = torch.tensor(rows, device=latents.device)
-            options: dict[str, Any] = {"seed": seed, "sample_ids": sample_ids[places], "prefix": given}
+            of_rows = seed if isinstance(seed, int) else [seed[row] for row in rows]
+            options: dict[str, Any] = {"seed": of_rows, "sample_ids": sample_ids[places], "prefix": given}
             how = replace(decoding, max_length=most) if length else decoding
             found = self.autoencoder.generate(latents[places], how, **options)
             for row, tokens in zip(rows, found, strict=True):
@@ -195,12 +205,8 @@ class DocumentOperations(SelectionOperations, ABC):
         led = self._guide_targets(guides, guide_scales, len(sample_ids))
         decoding = replace(decoding, min_length=0)  # an empty block ends a document
         coder = BlockCoder(self.autoencoder, recipe["prefix_tokens"])
-        begun = [coder.writer.begin(prompt) for prompt in prompts]
-        # One prompt of all samples is read once.
-        documents = begun if len(begun) == len(sample_ids) else [copy.deepcopy(begun[0]) for _ in sample_ids]
         most = recipe["context_blocks"]
-        if any(len(document.blocks) > most for document in documents):
-            _say_once(f"Of a prompt of more than {most} blocks this model reads the last {most} alone.")
+        documents = coder.begin(prompts, len(sample_ids), most)
         number = 0
         while rows := [row for row, document in enumerate(documents) if not document.over]:
             active = [documents[row] for row in rows]

@@ -13,6 +13,7 @@ from ld4lg_fast.cli import bench
 from ld4lg_fast.diffusion.samplers import SAMPLERS
 from ld4lg_fast.engine import cuda_graphs
 from ld4lg_fast.engine.sampling_run import SamplingRun
+from ld4lg_fast.engine.step_table import Plan
 from tests.conftest import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,9 +179,9 @@ def graphs(monkeypatch):
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", capture)
 
 
-def sampled(cuda_graph: bool, **options) -> torch.Tensor:
-    classes = torch.tensor([0, 1])
-    run = SamplingRun(make_model(num_classes=3), seed=0, classes=classes, **options)
+def sampled(cuda_graph: bool, sampler: str, num_inference_steps: int, **options) -> torch.Tensor:
+    classes, plan = torch.tensor([0, 1]), Plan(sampler, num_inference_steps, **options)
+    run = SamplingRun(make_model(num_classes=3), plan, seed=0, classes=classes)
     run.cuda_graph = cuda_graph
     return run(torch.arange(2), class_id=classes)
 

@@ -54,7 +54,7 @@ def with_recorded_noise(monkeypatch, inputs: dict[str, Tensor], model: LatentDif
     steps, plain_step = Steps(), ops.sampler_step
 
     def step_with_noise(
-        output, z, x_prev, coefficients, step, seed=None, ids=None, stream=1, self_condition=True
+        output, z, x_prev, coefficients, step, seed=None, ids=None, stream=1, self_condition=True, first=None
     ):
         z_next, x_start, next_input = plain_step(
             output, z, x_prev, coefficients, step, self_condition=self_condition

@@ -15,6 +15,7 @@ from ld4lg_fast.engine.packed_weights import (
 from ld4lg_fast.engine.precision import Fp8Linear, PlainLinear, choose_linear, fp8_or_plain
 from ld4lg_fast.engine.regional_compile import compile_regions, is_compiled
 from ld4lg_fast.engine.sampling_run import SamplingRun
+from ld4lg_fast.engine.step_table import Plan
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.models.layers import GEGLUFeedForward
@@ -149,11 +150,10 @@ def test_captured_steps_give_the_same_samples(sampler, eta, monkeypatch):
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: run)
     monkeypatch.setattr("ld4lg_fast.engine.sampling_run.TABLE_ELEMENTS", 3 * 4 * 2 * 64 * 2)  # three steps
     model, ids = make_model(num_classes=3), torch.arange(3)
-    options = {"sampler": sampler, "eta": eta, "num_inference_steps": 9, "seed": 1}
-    options["classes"] = CLASSES["class_id"]
+    plan = Plan(sampler, 9, guidance_scale=2.0, guidance_interval=(0.3, 0.8), eta=eta)
     runs = []
     for cuda_graph in (False, True):
-        run = SamplingRun(model, guidance_scale=2.0, guidance_interval=(0.3, 0.8), **options)
+        run = SamplingRun(model, plan, seed=1, classes=CLASSES["class_id"])
         run.cuda_graph, seen = cuda_graph, []
         for _ in range(2):
             final = run(ids, class_id=CLASSES["class_id"], callback=lambda step, x, seen=seen: seen.append(x))

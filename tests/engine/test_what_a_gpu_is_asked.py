@@ -21,7 +21,9 @@ from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.engine import cuda_graphs
 from ld4lg_fast.engine.merged_linear import SharedLinear
 from ld4lg_fast.engine.precision import PlainLinear
+from ld4lg_fast.engine.running_batch import RunningBatch
 from ld4lg_fast.engine.sampling_run import SamplingRun
+from ld4lg_fast.engine.step_table import Plan
 from ld4lg_fast.kernels import backend
 from tests.conftest import make_model
 from tests.decoding.causal_models import make_causal_lm, make_soft_prefix
@@ -58,15 +60,40 @@ def as_on_a_gpu(monkeypatch):
 def test_sampling(sampler, num_classes, as_on_a_gpu, monkeypatch):
     captures = []
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: captures.append(run) or run)
-    options = {"sampler": sampler, "num_inference_steps": 6, "seed": 1, "project": True}
     classes = torch.arange(3) if num_classes else None
-    if num_classes:
-        options |= {"classes": classes, "guidance_scale": 2.0, "guidance_interval": (0.3, 0.8)}
-    run = SamplingRun(make_model(num_classes=num_classes), **options)
+    guided = {"guidance_scale": 2.0, "guidance_interval": (0.3, 0.8)} if num_classes else {}
+    model = make_model(num_classes=num_classes)
+    run = SamplingRun(model, Plan(sampler, 6, **guided), seed=1, classes=classes, project=True)
     run, ids, classes = as_on_a_gpu((run, torch.arange(3), classes))
     run.device, run.cuda_graph = META, True
     assert run(ids, class_id=classes).shape == (3, 6, 8)
     assert len(captures) == (2 if num_classes else 1)
+
+
+@pytest.mark.parametrize("denoiser", [{}, {"num_classes": 3}, {"dim_context": 16}], ids=str)
+def test_samples_that_enter_and_leave(denoiser, as_on_a_gpu, monkeypatch):
+    captures = []
+    monkeypatch.setattr(cuda_graphs.Capture, "__call__", lambda _, run: captures.append(run) or run)
+    model = make_model(**denoiser)
+    plan, class_id = (
+        Plan("unipc", 6, guidance_scale=2.0 if denoiser else 1.0),
+        1 if "num_classes" in denoiser else None,
+    )
+    batch = RunningBatch(
+        model, model.denoiser, guided=bool(denoiser), capacity=4, project=True, cuda_graph=True
+    )
+    assert batch.make_room(plan, class_id)
+    context = torch.randn(3, 5, 16) if "dim_context" in denoiser else None
+    batch, ids, context = as_on_a_gpu((batch, torch.arange(3), context))
+    batch.device = META
+    for keys in ([0, 1, 2], [3]):
+        given = {"sample_ids": ids[: len(keys)], "context": None if context is None else context[: len(keys)]}
+        batch.enter(keys, plan, seed=1, class_id=class_id, **given)
+        batch.advance()
+        assert batch.latents(keys).shape == (len(keys), 6, 8)
+    batch.leave({1})
+    batch.advance()
+    assert len(captures) == 3 and batch.keys == [0, 2, 3]
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam", "nucleus"])

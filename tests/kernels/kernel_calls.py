@@ -76,7 +76,13 @@ def valid_arguments(op: str, seed: int = 0) -> dict[str, object]:
         case "sampler_step":
             made = {"output": randn(4, 3, 5), "z": randn(2, 3, 5), "x_prev": randn(2, 3, 5)}
             numbers = {"step": torch.tensor(2), "seed": torch.tensor(9), "sample_ids": torch.tensor([4, 6])}
-            return {**made, "coefficients": randn(4, 7), **numbers, "stream": 1}
+            return {
+                **made,
+                "coefficients": randn(4, 7),
+                **numbers,
+                "stream": 1,
+                "first": torch.tensor([1, 0]),
+            }
         case "short_attention":
             made = {
                 "q": randn(2, 3, 64),

@@ -64,6 +64,12 @@ OUT_OF_RANGE = {
         (tensor(4), "step holds 4; it needs 0 to 3"),
         (tensor(-1), "step holds -1; it needs 0 to 3"),
         (tensor(2**60), "step holds 1152921504606846976"),
+        (tensor([1, 4]), "step holds 4; it needs 0 to 3"),
+    ],
+    (("sampler_step",), "first"): [
+        (tensor([0, -1]), "first holds -1; it needs 0 to 3"),
+        (tensor([2, 0]), r"first \+ step holds 4; it needs 0 to 3"),
+        (tensor([0, 2**63 - 1]), "first holds 9223372036854775807"),
     ],
     (("cached_attention",), "chosen"): [
         (at((1, 2, 4), 3), "chosen holds 3; it needs 0 to 2"),
@@ -151,8 +157,12 @@ UNFIT = {
         (tensor([2]), r"step is torch.int64 of shape \(1,\); it needs int64"),
         (tensor(2, dtype=torch.int32), "step is torch.int32"),
     ],
+    (("sampler_step",), "first"): [
+        (tensor(0), r"first is torch.int64 of shape \(\); it needs int64 of \(2,\)")
+    ],
     (("sampler_step",), "seed"): [
         (tensor(2.0), "seed is torch.float32"),
+        (tensor([1, 2, 3]), r"seed is torch.int64 of shape \(3,\); it needs int64 of \(\) or \(2,\)"),
         (None, "seed and sample_ids come together"),
     ],
     (("sampler_step",), "sample_ids"): [(tensor([4]), r"sample_ids is .* shape \(1,\); it needs")],

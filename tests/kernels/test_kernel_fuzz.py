@@ -109,7 +109,9 @@ def random_arguments(op: str, chance: random.Random) -> Callable:
             shape = tuple(chance.choice((0, 1, 3, 7, 64, 65)) for _ in range(chance.randint(0, 2)))
             return philox_arguments(ids, shape, chance.randrange(2**64), chance.randrange(2**32))
         case "sampler_step":
-            options = {name: coin() for name in ("guided", "history", "noisy", "self_condition", "strided")}
+            options = {
+                name: coin() for name in ("guided", "history", "noisy", "self_condition", "strided", "each")
+            }
             return step_arguments(rows, chance.choice(ROWS), width, **options)
         case "short_attention":
             rows, heads = max(rows, 1), chance.randint(1, 3)

@@ -26,6 +26,7 @@ OPERATORS = {  # invalid arguments of torch.ops.ld4lg, with the error they raise
     ],
     "sampler_step": [
         ("step", torch.tensor(-(10**12)), IndexError),
+        ("first", torch.tensor([10**12, 0]), IndexError),
         ("x_prev", torch.zeros(1), ValueError),
         ("coefficients", torch.zeros(1, 1), ValueError),
         ("sample_ids", torch.zeros(1, dtype=torch.int8), ValueError),
@@ -149,6 +150,7 @@ DEADLY = {  # calls that once crashed the process or wrote out of bounds
     "no classes": "ops.linear_cross_entropy(torch.zeros(2, 4), torch.zeros(0, 4), torch.zeros(2).long())",
     "chosen": "attend(torch.full((2, 3, 7), 10**12))",
     "step": "ops.sampler_step(z, z, None, torch.zeros(4, 7), torch.tensor(10**12))",
+    "first": "ops.sampler_step(z, z, None, torch.zeros(4, 7), torch.tensor(0), first=torch.tensor([0, 10**12]))",
     "narrow input": "ops.NarrowLinear(torch.zeros(64, 4096), None, torch.int8)(torch.zeros(1, 1).expand(4096, 1))",
     "packed input": "ops.PackedLinear(torch.zeros(64, 4096), None)(torch.zeros(9, 2**20))",
     "no inputs": "[ops.NarrowLinear(torch.zeros(2, 0), None, torch.bfloat16)(torch.zeros(99, 0)) for _ in range(99)]",

@@ -12,7 +12,7 @@ from ld4lg_fast.diffusion import samplers
 from ld4lg_fast.diffusion.samplers import guided_denoiser
 from ld4lg_fast.diffusion.schedules import sampling_grid
 from ld4lg_fast.engine.engine import sample_latents
-from ld4lg_fast.engine.sampling_run import START_STREAM
+from ld4lg_fast.engine.step_table import START_STREAM
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.documents import DocumentWriter
 from ld4lg_fast.kernels import ops

@@ -64,7 +64,9 @@ def test_tokens_of_a_block_and_of_its_parts():
     rows = [[1, 11, 12, 2], [1, 13, 14, 15, 2], [1, 2]]
     flat, offsets = np.concatenate(rows), np.cumsum([0, 4, 5, 2])
     ends = np.zeros(16, dtype=bool)
-    tokens = BlockTokens(TokenizedTexts(flat, offsets, 0), np.array([0, 3]), before=1, after=1, ends_sentence=ends)
+    tokens = BlockTokens(
+        TokenizedTexts(flat, offsets, 0), np.array([0, 3]), before=1, after=1, ends_sentence=ends
+    )
     assert tokens.preceding(2, 0, 4) == [12, 13, 14, 15] and tokens.preceding(0, 0, 4) == []
     assert tokens.head(1, 1) == [1, 13, 2] and tokens.tail(1, 1) == [1, 14, 15, 2]
     cut, heads, tails = tokens.cut_in_two(1.0, seed=0)

@@ -11,9 +11,12 @@ namespace {
 // Rows [begin, end); `scratch` holds three rows of float32.
 void run(const SamplerStep& args, int64_t begin, int64_t end, float* scratch) {
   const int64_t width = args.width;
-  const float* const c = args.coefficients;
+  constexpr int64_t kCoefficients = 7;
   float* const noise = scratch + 2 * width;
   for (int64_t row = begin; row < end; ++row) {
+    const int64_t sample = row / args.positions, step = args.step[sample * args.step_stride];
+    const int64_t place = step + (args.first == nullptr ? 0 : args.first[sample]);
+    const float* const c = args.coefficients + place * kCoefficients;
     const float* const z = args.z + row * width;
     float* const x_start = args.x_start + row * width;
     float* const z_next = args.z_next + row * width;
@@ -33,9 +36,10 @@ void run(const SamplerStep& args, int64_t begin, int64_t end, float* scratch) {
       for (int64_t i = 0; i < width; ++i) z_next[i] += c[5] * x_prev[i];
     }
     if (args.sample_ids != nullptr && c[6] != 0.0f) {
-      const int64_t sample = row / args.positions, first = row % args.positions * width;
-      philox_normals(args.seed, static_cast<uint64_t>(args.sample_ids[sample]), args.stream, first, first + width,
-                     noise);
+      const int64_t first = row % args.positions * width;
+      philox_normals(static_cast<uint64_t>(args.seed[sample * args.seed_stride]),
+                     static_cast<uint64_t>(args.sample_ids[sample]), args.stream + static_cast<uint32_t>(step), first,
+                     first + width, noise);
 #pragma omp simd
       for (int64_t i = 0; i < width; ++i) z_next[i] += c[6] * noise[i];
     }
