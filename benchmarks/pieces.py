@@ -14,6 +14,7 @@ NOT_RUN = {
     "class-accuracy": "it needs a class-conditional run and its evaluation; run benchmarks/class_accuracy.py by itself",
     "length-control": "it needs a scoring LM, which recipe_ablation.py trains",
     "continuations": "it trains models for an hour; run benchmarks/continuations.py by itself",
+    "serving-load": "it loads a server for minutes; run benchmarks/serving_load.py by itself",
     "time-to-quality": "it trains models for most of an hour; run benchmarks/time_to_quality.py by itself",
 }
 """Benchmarks that are no pieces, or not always, and why."""

@@ -20,6 +20,7 @@ ld4lg train dataset=custom dataset.root=texts.txt   train on your own texts
 ld4lg sample outputs/custom --num-samples 16        texts from a finished run
 ld4lg evaluate outputs/custom --report page.html    how good they are, as a page
 ld4lg export outputs/custom exported                a folder that needs no PyTorch
+ld4lg serve outputs/custom                          an HTTP server as OpenAI's, with a page
 ld4lg doctor                                        what works on this machine
 
 Each command explains itself: ld4lg COMMAND --help. Exit codes: 0 done, 2 bad input (one sentence says what to

@@ -1,0 +1,46 @@
+"""Metrics of a server in the text format of Prometheus."""
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from .service import Service
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
+
+
+class Metrics:
+    """Counts of requests, texts and tokens; times; and the load, which is read when it is asked for."""
+
+    def __init__(self, service: "Service") -> None:
+        self._registry = CollectorRegistry()
+        given = {"registry": self._registry, "namespace": "ld4lg"}
+        labels = ("route", "status")
+        self._requests = Counter("requests", "Answered requests.", labels, **given)
+        self._seconds = Histogram(
+            "request_seconds", "Time to the end of an answer.", ("route",), buckets=SECONDS, **given
+        )
+        self._first = Histogram(
+            "first_event_seconds", "Time to the first event of a stream.", buckets=SECONDS, **given
+        )
+        self.texts = Counter("texts", "Finished texts.", **given)
+        self.cancelled = Counter("cancelled", "Completions whose client went away.", **given)
+
+        def load(name: str) -> float:
+            return 0 if service.backend is None else getattr(service.backend.load(), name)
+
+        running = Gauge("running_samples", "Samples that are being denoised or decoded.", **given)
+        running.set_function(lambda: load("running"))
+        waiting = Gauge("waiting_requests", "Requests that wait for the engine.", **given)
+        waiting.set_function(lambda: load("waiting"))
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def first_event(self, seconds: float) -> None:
+        self._first.observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
