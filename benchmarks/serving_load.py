@@ -89,7 +89,9 @@ async def throughput(load: Load, rounds: int) -> dict:
     for seed in range(CLIENTS):
         load.expected(seed, 1)
     taken: dict[str, list[float]] = {"together": [], "one by one": []}
-    await asyncio.gather(*(load.whole(seed) for seed in range(CLIENTS)))  # what is prepared late is prepared now
+    await asyncio.gather(
+        *(load.whole(seed) for seed in range(CLIENTS))
+    )  # what is prepared late is prepared now
     for _ in range(rounds):
         begun = time.perf_counter()
         await asyncio.gather(*(load.whole(seed) for seed in range(CLIENTS)))
@@ -174,7 +176,9 @@ async def mixed(load: Load, server: ServedProcess, minutes: float) -> dict:
     third = max(1, len(memory) // 3)
     early, last = median(memory[third : 2 * third] or memory), median(memory[-third:])
     metrics = (await load.client.get("/metrics")).text.splitlines()
-    left = [line for line in metrics if line.startswith(("ld4lg_running_samples ", "ld4lg_waiting_requests "))]
+    left = [
+        line for line in metrics if line.startswith(("ld4lg_running_samples ", "ld4lg_waiting_requests "))
+    ]
     return {
         "minutes": minutes,
         "kinds": dict(kinds),
@@ -188,14 +192,28 @@ async def mixed(load: Load, server: ServedProcess, minutes: float) -> dict:
 async def fuzz(load: Load, count: int = 200) -> dict:
     """Statuses of random bodies, and how many refusals are not one sentence."""
     dice, statuses, unclear = random.Random(0), Counter[int](), 0
-    names = ["n", "seed", "prompt", "stop", "steps", "quality", "sampler", "show_steps", "start", "strength", "x"]
+    names = [
+        "n",
+        "seed",
+        "prompt",
+        "stop",
+        "steps",
+        "quality",
+        "sampler",
+        "show_steps",
+        "start",
+        "strength",
+        "x",
+    ]
     values = [None, -1, 0, 3, 2.5, 1e400, 10**30, "", "a", "\u0000", [], [1], ["a"], {}, {"a": [{}]}, True]
     for _ in range(count):
         fields = {name: dice.choice(values) for name in dice.sample(names, dice.randint(1, 4))}
         content: bytes = json.dumps(dice.choice([fields, fields, fields, list(fields)])).encode()
         if dice.random() < 0.1:
             content = content[: dice.randrange(len(content))]
-        answer = await load.client.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
+        answer = await load.client.post(
+            "/v1/completions", content=content, headers={"Content-Type": "application/json"}
+        )
         statuses[answer.status_code] += 1
         if answer.status_code != 200:
             said = answer.json()["error"]["message"]

@@ -88,7 +88,9 @@ class PipelineBackend:
                 f"{plan.num_steps}."
             )
         if request.guides:
-            raise RuntimeInputError(f"guides is {shown(request.guides)}, but this model has none; leave it out.")
+            raise RuntimeInputError(
+                f"guides is {shown(request.guides)}, but this model has none; leave it out."
+            )
         options: dict[str, Any] = {
             "num_samples": count,
             "seed": request.seed,
@@ -115,7 +117,9 @@ class PipelineBackend:
             if mask is not None:
                 options["length"] = int(mask.sum()) - pipe.autoencoder.tokenizer.num_special_tokens_to_add()
         elif request.strength is not None:
-            raise RuntimeInputError(f"strength is {request.strength}, but there is no start; give both or none.")
+            raise RuntimeInputError(
+                f"strength is {request.strength}, but there is no start; give both or none."
+            )
         return options
 
     def _decoding(self, request: CompletionRequest) -> DecodingConfig:

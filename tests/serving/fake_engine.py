@@ -92,7 +92,15 @@ class RequestEngine:
 
     def options(self, request):
         lengths = None if request.length is None else [request.length] * request.num_samples
-        names = ("seed", "quality", "num_inference_steps", "sampler", "class_name", "source", "guidance_scale")
+        names = (
+            "seed",
+            "quality",
+            "num_inference_steps",
+            "sampler",
+            "class_name",
+            "source",
+            "guidance_scale",
+        )
         return {name: getattr(request, name) for name in names} | {
             "lengths": lengths,
             "start": request.start,
@@ -105,7 +113,7 @@ class RequestEngine:
             request, pipe = ticket.request, self.pipe
             plan = sampling_plan(request.quality, request.sampler, request.num_inference_steps)
 
-            def callback(step, rows, x_start, ticket=ticket, request=request, plan=plan):
+            def callback(step, rows, x_start, ticket=ticket, request=request, plan=plan, pipe=pipe):
                 if ticket.gone:
                     raise Cancelled
                 if step + 1 in request.show_steps and step + 1 < plan.num_steps:

@@ -14,7 +14,9 @@ NUMBERS = st.one_of(
     st.floats(),
     st.sampled_from([2**31, 2**63, 2**64, 10**400, -0.0, 1e308]),
 )
-TEXTS = st.one_of(st.text(max_size=8), st.sampled_from([NAME, "draft", "greedy", "Sports", "a ___ b", "\ud800", "\0"]))
+TEXTS = st.one_of(
+    st.text(max_size=8), st.sampled_from([NAME, "draft", "greedy", "Sports", "a ___ b", "\ud800", "\0"])
+)
 PLAIN = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
 VALUES = st.recursive(
     PLAIN, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6
@@ -49,6 +51,10 @@ def test_any_json_is_answered_or_refused_with_one_sentence(client, case):
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(ROUTE, st.binary(max_size=60), st.sampled_from(["application/json", "text/plain", "", "\xff", "application/x+json"]))
+@given(
+    ROUTE,
+    st.binary(max_size=60),
+    st.sampled_from(["application/json", "text/plain", "", "\xff", "application/x+json"]),
+)
 def test_any_bytes_are_refused_with_one_sentence(client, route, content, kind):
     check(client, route, content, kind.encode("latin-1"))

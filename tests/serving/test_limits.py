@@ -13,10 +13,28 @@ import pytest
 
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
 from ld4lg_fast.export.runtime.serving import completions, gate
+from ld4lg_fast.export.runtime.serving.backend import Partial
 from ld4lg_fast.export.runtime.serving.limits import Limits
 from ld4lg_fast.export.runtime.serving.server import _is_loopback, _listening
 from tests.serving.scripted_backend import ScriptedBackend
 from tests.serving.test_routes import error_of, events
+
+
+def connected(address, buffer=None):
+    """A plain connection to a server; ``buffer`` bytes are received before they are read."""
+    connection, place = socket.socket(), urlsplit(address)
+    if buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.settimeout(10)
+    connection.connect((place.hostname, place.port))
+    return connection
+
+
+def post(body):
+    """The bytes of a request for a completion."""
+    content = json.dumps(body).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 def test_a_body_that_is_too_large_is_refused(make_client, backend):
@@ -26,8 +44,12 @@ def test_a_body_that_is_too_large_is_refused(make_client, backend):
     given = {"headers": {"content-type": "application/json"}}
     assert client.post("/v1/completions", content=fitting, **given).status_code == 200
     error = error_of(client.post("/v1/completions", content=fitting + b" " * 100, **given), 413)
-    assert error["message"] == "The body has more than 100 bytes, the limit of this server; send a shorter one."
-    answer = client.post("/v1/completions", content=iter([b" " * 60] * 2), **given)  # its length is not declared
+    assert (
+        error["message"] == "The body has more than 100 bytes, the limit of this server; send a shorter one."
+    )
+    answer = client.post(
+        "/v1/completions", content=iter([b" " * 60] * 2), **given
+    )  # its length is not declared
     assert error_of(answer, 413)["code"] == "body_too_large"
 
 
@@ -38,8 +60,7 @@ def test_a_length_that_is_no_number_is_refused(client):
 def test_a_body_that_does_not_arrive_is_refused(serving, backend, monkeypatch):
     monkeypatch.setattr(gate, "BODY_SECONDS", 0.2)
     address, _ = serving(backend)
-    place = urlsplit(address)
-    with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+    with connected(address) as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
         answer = http.client.HTTPResponse(connection)
         answer.begin()
@@ -82,7 +103,10 @@ def test_a_request_that_takes_too_long_is_ended(make_client):
     backend = ScriptedBackend(holds=True)
     client = make_client(backend, Limits(max_seconds=0.05))
     error = error_of(client.post("/v1/completions", json={}), 504)
-    assert error["message"].startswith("The request took longer than 0.05 seconds") and error["code"] == "timeout"
+    assert (
+        error["message"].startswith("The request took longer than 0.05 seconds")
+        and error["code"] == "timeout"
+    )
     (event,) = events(client.post("/v1/completions", json={"stream": True}))
     assert event["error"]["code"] == "timeout"
     assert len(backend.cancelled) == 2
@@ -94,11 +118,8 @@ def test_a_request_that_takes_too_long_is_ended(make_client):
 def test_a_client_that_goes_away_frees_its_rows(serving, stream):
     backend = ScriptedBackend(holds=True)
     address, server = serving(backend)
-    place = urlsplit(address)
-    body = json.dumps({"stream": stream}).encode()
-    with socket.create_connection((place.hostname, place.port)) as connection:
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        connection.sendall(f"{head}\r\n\r\n".encode() + body)
+    with connected(address) as connection:
+        connection.sendall(post({"stream": stream}))
         backend.wait_for(lambda backend: backend.held)
         assert backend.cancelled == []
     backend.wait_for(lambda backend: backend.cancelled)
@@ -114,21 +135,13 @@ def test_a_reader_that_stops_to_read_is_left_when_the_time_is_over(serving, monk
     monkeypatch.setattr(completions, "MOST_LAG", 0.3)
     backend = ScriptedBackend(holds=True)
     address, server = serving(backend, Limits(max_seconds=0.2))
-    place = urlsplit(address)
-    body = json.dumps({"stream": True, "show_steps": [1]}).encode()
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-    connection.connect((place.hostname, place.port))
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    connection.sendall(f"{head}\r\n\r\n".encode() + body)
-    backend.wait_for(lambda backend: backend.held)
-    request, on_event = backend.held[0]
-    from ld4lg_fast.export.runtime.serving.backend import Partial
-
-    for _ in range(200):
-        on_event(Partial(0, 1, "x" * 100_000))
-    backend.wait_for(lambda backend: backend.cancelled)
-    connection.close()
+    with connected(address, buffer=2048) as connection:
+        connection.sendall(post({"stream": True, "show_steps": [1]}))
+        backend.wait_for(lambda backend: backend.held)
+        _, on_event = backend.held[0]
+        for _ in range(200):
+            on_event(Partial(0, 1, "x" * 100_000))
+        backend.wait_for(lambda backend: backend.cancelled)
 
 
 def test_other_answers_are_not_swapped_while_many_stream(serving, backend):
@@ -157,7 +170,9 @@ def test_the_end_waits_for_what_runs_and_refuses_the_rest(serving):
     with httpx.Client(base_url=address, timeout=10) as client, httpx.Client(base_url=address) as other:
         other.get("/healthz")  # its connection stays open
         found = []
-        thread = threading.Thread(target=lambda: found.append(client.post("/v1/completions", json={"seed": 9})))
+        thread = threading.Thread(
+            target=lambda: found.append(client.post("/v1/completions", json={"seed": 9}))
+        )
         thread.start()
         backend.wait_for(lambda backend: backend.held)
         server.handle_exit(15, None)
@@ -179,7 +194,9 @@ def test_a_second_signal_ends_at_once(serving):
     backend = ScriptedBackend(holds=True)
     address, server = serving(backend)
     with httpx.Client(base_url=address, timeout=10) as client:
-        thread = threading.Thread(target=lambda: pytest.raises(httpx.HTTPError, client.post, "/v1/completions", json={}))
+        thread = threading.Thread(
+            target=lambda: pytest.raises(httpx.HTTPError, client.post, "/v1/completions", json={})
+        )
         thread.start()
         backend.wait_for(lambda backend: backend.held)
         server.handle_exit(15, None)

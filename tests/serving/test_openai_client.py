@@ -1,8 +1,7 @@
 """The real `openai` package against a real server."""
 
+import openai
 import pytest
-
-openai = pytest.importorskip("openai")
 
 from ld4lg_fast.export.runtime.serving.limits import Limits
 from tests.serving.scripted_backend import NAME, ScriptedBackend
@@ -27,9 +26,13 @@ def test_a_completion_and_the_models(connect, backend):
     assert [model.id for model in client.models.list()] == [NAME]
     assert client.models.retrieve(NAME).max_tokens == 32
     body = {"quality": "paper", "steps": 4, "class_name": "World"}
-    answer = client.completions.create(model=NAME, prompt="", n=2, seed=6, max_tokens=9, stop=["two"], extra_body=body)
+    answer = client.completions.create(
+        model=NAME, prompt="", n=2, seed=6, max_tokens=9, stop=["two"], extra_body=body
+    )
     assert [choice.text for choice in answer.choices] == [f"6.{i} <b>one</b> " for i in (0, 1)]
-    assert answer.choices[0].finish_reason == "stop" and answer.usage.completion_tokens == 4 and answer.seed == 6
+    assert (
+        answer.choices[0].finish_reason == "stop" and answer.usage.completion_tokens == 4 and answer.seed == 6
+    )
     request, _ = backend.held[0]
     asked = (request.quality, request.steps, request.class_name, request.max_tokens, request.prompts)
     assert asked == ("paper", 4, "World", 9, [""])

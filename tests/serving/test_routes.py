@@ -50,7 +50,9 @@ def test_several_prompts_have_their_texts_one_after_the_other(client, backend):
 
 def test_a_text_ends_before_the_first_stop(client):
     answer = client.post("/v1/completions", json={"seed": 1, "stop": ["three", " two"]}).json()
-    assert answer["choices"][0]["text"] == "1.0 <b>one</b>" and answer["choices"][0]["finish_reason"] == "stop"
+    assert (
+        answer["choices"][0]["text"] == "1.0 <b>one</b>" and answer["choices"][0]["finish_reason"] == "stop"
+    )
     assert cut("abc", []) == ("abc", False) and cut("abc", ["c", "b"]) == ("a", True)
 
 
@@ -91,7 +93,9 @@ def test_a_completion_that_fails_says_so_whole_and_as_an_event(make_client):
 
 def test_interpolations_and_infills(client):
     answer = client.post("/v1/interpolations", json={"first": "a", "second": "b", "n": 3, "seed": 4}).json()
-    assert [choice["text"] for choice in answer["choices"]] == ["a 0 b", "a 1 b", "a 2 b"] and answer["seed"] == 4
+    assert [choice["text"] for choice in answer["choices"]] == ["a 0 b", "a 1 b", "a 2 b"] and answer[
+        "seed"
+    ] == 4
     answer = client.post("/v1/infills", json={"text": "a ___ b", "n": 1}).json()
     assert answer["choices"] == [{"index": 0, "text": "a word 0 b"}]
 
@@ -116,7 +120,7 @@ def test_the_model_says_what_it_can_do(client):
         ({"stream": "yes"}, "stream is 'yes'; it must be true or false.", "stream"),
         ({"prompt": ["a", 3]}, "prompt[1] is 3; it must be a text.", "prompt"),
         ({"prompt": []}, "prompt is []; it must be a text or a list of texts.", "prompt"),
-        ({"stop": ["a"] * 5}, "stop is ['a', 'a', 'a', 'a', 'a']; it must be at most 4 texts that are not empty.", "stop"),
+        ({"stop": ["a", ""]}, "stop is ['a', '']; it must be at most 4 texts that are not empty.", "stop"),
         ({"show_steps": 3}, "show_steps is 3; it must be a list of at most 64 steps.", "show_steps"),
         ({"show_steps": [0]}, "show_steps[0] is 0; it must be a whole number from 1 to 100000.", "show_steps"),
         ({"strategy": "best"}, "Unknown strategy 'best'; choose one of greedy, beam, nucleus.", "strategy"),
@@ -140,7 +144,15 @@ def test_bad_bodies_are_refused_in_one_sentence(client, backend, body, message, 
 
 
 def test_neutral_fields_and_null_are_the_same_as_none(client, backend):
-    body = {"echo": False, "best_of": 1, "logprobs": None, "logit_bias": {}, "suffix": "", "user": "me", "n": None}
+    body = {
+        "echo": False,
+        "best_of": 1,
+        "logprobs": None,
+        "logit_bias": {},
+        "suffix": "",
+        "user": "me",
+        "n": None,
+    }
     assert client.post("/v1/completions", json=body).status_code == 200
     assert backend.held[0][0].num_texts == 1
 
@@ -200,7 +212,12 @@ def test_a_key_opens_everything_but_the_page_and_the_state(make_client, backend)
     client = make_client(backend, api_key="k1")
     for path in ("/", "/healthz", "/readyz"):
         assert client.get(path).status_code == 200
-    for given in ({}, {"Authorization": "Bearer k2"}, {"Authorization": "k1"}, {"Authorization": "Bearer \xe4"}):
+    for given in (
+        {},
+        {"Authorization": "Bearer k2"},
+        {"Authorization": "k1"},
+        {"Authorization": "Bearer \xe4"},
+    ):
         headers = {name: value.encode("latin-1") for name, value in given.items()}
         answer = client.post("/v1/completions", json={}, headers=headers)
         assert error_of(answer, 401)["code"] == "invalid_api_key"
@@ -234,7 +251,9 @@ def test_the_page_may_run_its_own_script_alone(client):
     answer = client.get("/")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "connect-src 'self'" in policy
-    assert not re.search(r"""(?:src|href)=["'](?!data:)|https?://|\bstyle=|innerHTML|\bon\w+=["']""", answer.text)
+    assert not re.search(
+        r"""(?:src|href)=["'](?!data:)|https?://|\bstyle=|innerHTML|\bon\w+=["']""", answer.text
+    )
 
 
 def test_the_service_refuses_before_the_model_is_loaded(make_client, backend):

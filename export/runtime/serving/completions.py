@@ -77,7 +77,13 @@ class Completion:
         if isinstance(event, Partial):
             text, _ = cut(event.text, self._request.stops)
             partial = {"step": event.step, "text": text}
-            return {"index": event.sample, "text": "", "finish_reason": None, "logprobs": None, "partial": partial}
+            return {
+                "index": event.sample,
+                "text": "",
+                "finish_reason": None,
+                "logprobs": None,
+                "partial": partial,
+            }
         assert isinstance(event, Finished)
         self._metrics.texts.inc()
         text, stopped = cut(event.text, self._request.stops)
@@ -101,7 +107,9 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, completion: Completion, job: Job, metrics: Metrics) -> None:
-        super().__init__(completion.stream(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(
+            completion.stream(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
         self._job, self._metrics = job, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,7 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import RequestError
 from .service import Service
 
-OPEN = ("/", "/healthz", "/readyz")  # without a key: the page holds nothing, the others are for load balancers
+OPEN = (
+    "/",
+    "/healthz",
+    "/readyz",
+)  # without a key: the page holds nothing, the others are for load balancers
 BODY_SECONDS = 30.0  # for the body of a request to arrive
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 GONE = 499  # status in the metrics of a request whose client went away

@@ -173,9 +173,13 @@ class CompletionRequest(Body):
         None, description='Attributes of the texts, as {"food": "Italian"}.'
     )
     guidance_scale: Annotated[float | None, _by(OPTIONS["guidance_scale"])] = None
-    length: Annotated[int | None, _by(WholeNumber())] = Field(None, description="Tokens, of models that take it.")
+    length: Annotated[int | None, _by(WholeNumber())] = Field(
+        None, description="Tokens, of models that take it."
+    )
     start: Text = Field(None, description="A text that the results are variations of.")
-    strength: Strength = Field(None, description="Of a variation: near 0 hardly any, 1 nothing is left of it.")
+    strength: Strength = Field(
+        None, description="Of a variation: near 0 hardly any, 1 nothing is left of it."
+    )
 
     @property
     def prompts(self) -> list[str]:

@@ -53,10 +53,15 @@ class Service:
             RequestError: it is still being loaded, or the server is about to end.
         """
         if self.draining:
-            raise RequestError(503, "The server is about to end; ask another one.", code="draining", retry_after=1)
+            raise RequestError(
+                503, "The server is about to end; ask another one.", code="draining", retry_after=1
+            )
         if self.backend is None:
             raise RequestError(
-                503, "The model is still being loaded; ask again in a few seconds.", code="loading", retry_after=2
+                503,
+                "The model is still being loaded; ask again in a few seconds.",
+                code="loading",
+                retry_after=2,
             )
         return self.backend
 
