@@ -12,7 +12,7 @@ from .decoding import DecodingRules
 from .errors import RuntimeInputError
 from .folder_schema import Diffusion
 from .levels import not_finite
-from .option_checks import shown
+from .option_checks import complaint, shown
 
 NOISE_BYTES = 64  # per element of the latents, while noise is generated
 LOGIT_BYTES = 24  # per token of the vocabulary, while the next token is chosen
@@ -43,6 +43,18 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows
         return 2**63
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses what is neither a seed of all samples nor an array (B,) uint64 with one of each.
+
+    Raises:
+        RuntimeInputError: with the value.
+    """
+    if isinstance(seed, np.ndarray) and seed.dtype == np.uint64 and seed.ndim == 1:
+        return
+    if sentence := complaint("seed", seed):
+        raise RuntimeInputError(sentence)
 
 
 def sample_numbers(sample_ids: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import noise
-from .batch_checks import check_latents, check_memory, sample_numbers
+from .batch_checks import check_latents, check_memory, check_seed, sample_numbers
 from .conditions import check_classes, check_sources, classes_of, sources_of
 from .contexts import BlockContexts, Context, SourceContexts
 from .continuation import check_no_documents, write_documents
@@ -77,12 +77,12 @@ class OnnxTextDiffusion:
         self._denoiser, *decoder = (graphs[name] for name in GRAPHS)
         self._decoder = decoder[0], decoder[1], decoder[2]
         tokenizer = partial(TextTokenizer, folder, self.config.tokenizer, self._vocabulary)
-        self._tokenizer = tokenizer()
+        self.tokenizer = tokenizer()
         if source := self.config.source:
             pad = self.config.generation.pad_token
             self._sources = SourceContexts(graphs["source"], tokenizer(limit=source.max_len), pad)
         if self.config.documents:
-            tokenizers = self._tokenizer, tokenizer(limit=self.config.max_len)
+            tokenizers = self.tokenizer, tokenizer(limit=self.config.max_len)
             self._blocks = BlockContexts(self.config, graphs["encoder"], graphs["context"], *tokenizers)
 
     def __call__(
@@ -133,7 +133,7 @@ class OnnxTextDiffusion:
             _check(num_samples=num_samples)
         check_no_documents(self.config.documents, prompt=prompt, max_new_tokens=max_new_tokens)
         prompts, num_samples = check_prompts(prompt, num_samples)
-        num_inference_steps, sampler, spacing = self._plan(quality, num_inference_steps, sampler, spacing)
+        num_inference_steps, sampler, spacing = self.plan(quality, num_inference_steps, sampler, spacing)
         rules = self.rules(**decoding)
         check_memory(self.config.diffusion, rules, self._vocabulary, min(batch_size, num_samples))
         sources = check_sources(self.config.source is not None, source, num_samples)
@@ -179,16 +179,18 @@ class OnnxTextDiffusion:
         eta: float | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        seed: int = 0,
+        seed: noise.Seed = 0,
+        on_step: Callable[[int, np.ndarray, np.ndarray | None], None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Latents (B, N, d) of one batch and, in recipe v1, the mask (B, N) of their real positions.
 
         ``documents``: of a model that writes them, what there is of each before the block that is sampled.
+        ``on_step(step, latents, mask)`` is called after every step, from 1, with the predicted latents.
         """
         diffusion = self.config.diffusion
         scale = diffusion.guidance_scale if guidance_scale is None else guidance_scale
+        check_seed(seed)
         _check(
-            seed=seed,
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
             guidance_interval=guidance_interval,
@@ -229,18 +231,24 @@ class OnnxTextDiffusion:
         given = {"mask": None if mask is None else mask[:, :width], "class_id": class_ids}
         conditions = context | {name: value for name, value in given.items() if value is not None}
         network = guided_network(diffusion, self._denoiser, grid, scales, conditions)
-        latents = sample(
-            table, network, fresh(noise.START_STREAM), lambda step: fresh(1 + step), diffusion.project
-        )
-        latents = latents * np.float32(diffusion.divisor) + np.array(diffusion.mean, np.float32)
-        return latents, None if mask is None else mask[:, :width]
+
+        def unnormalized(x: np.ndarray) -> np.ndarray:
+            return x * np.float32(diffusion.divisor) + np.array(diffusion.mean, np.float32)
+
+        def report(step: int, x_start: np.ndarray) -> None:
+            if on_step is not None:
+                on_step(step, unnormalized(x_start), given["mask"])
+
+        start = fresh(noise.START_STREAM)
+        latents = sample(table, network, start, lambda step: fresh(1 + step), diffusion.project, report)
+        return unnormalized(latents), given["mask"]
 
     def decode(
         self,
         latents: np.ndarray,
         mask: np.ndarray | None = None,
         rules: DecodingRules | None = None,
-        seed: int = 0,
+        seed: noise.Seed = 0,
         sample_ids: np.ndarray | None = None,
     ) -> list[str]:
         """Texts of latents (B, N, d) and their mask; ``seed`` and ``sample_ids`` are for nucleus sampling.
@@ -249,14 +257,14 @@ class OnnxTextDiffusion:
             RuntimeInputError: latents of another shape than the model's, or not finite.
         """
         tokens = self.decode_tokens(latents, mask, rules, seed, sample_ids)
-        return self._tokenizer.decode(tokens)
+        return self.tokenizer.decode(tokens)
 
     def decode_tokens(
         self,
         latents: np.ndarray,
         mask: np.ndarray | None = None,
         rules: DecodingRules | None = None,
-        seed: int = 0,
+        seed: noise.Seed = 0,
         sample_ids: np.ndarray | None = None,
         prefix: np.ndarray | None = None,
     ) -> list[list[int]]:
@@ -265,7 +273,7 @@ class OnnxTextDiffusion:
         ``prefix`` (B, P): tokens that the decoder reads before those that it writes; the result is without them.
         """
         check_latents(self.config.diffusion, latents, mask)
-        _check(seed=seed)
+        check_seed(seed)
         rules = self.rules() if rules is None else rules
         num_prefix = 0 if prefix is None else prefix.shape[1]
         rules = rules.after(num_prefix)
@@ -282,13 +290,13 @@ class OnnxTextDiffusion:
         decoder = LanguageModel(*self._decoder, latents, mask, beams)
         prefix = None if prefix is None else np.repeat(prefix, decodes, axis=0)
         found, scores = decode_tokens(decoder, len(latents), rules, uniform, prefix)
-        tokens = self._tokenizer.without_special(found[:, 1 + num_prefix :].tolist())
+        tokens = self.tokenizer.without_special(found[:, 1 + num_prefix :].tolist())
         if decodes == 1:
             return tokens
         groups = [slice(first, first + decodes) for first in range(0, len(tokens), decodes)]
         if rules.choose_decode == SCORE:
             return [tokens[group][scores[group].argmax()] for group in groups]
-        similarity, texts = SIMILARITIES[rules.choose_decode], self._tokenizer.decode(tokens)
+        similarity, texts = SIMILARITIES[rules.choose_decode], self.tokenizer.decode(tokens)
         return [tokens[group][minimum_bayes_risk(texts[group], similarity)] for group in groups]
 
     def rules(self, **decoding: Any) -> DecodingRules:
@@ -310,7 +318,7 @@ class OnnxTextDiffusion:
         rules.check_vocabulary(self._vocabulary)
         return rules
 
-    def _plan(
+    def plan(
         self, quality: str, num_inference_steps: int | None, sampler: str | None, spacing: str | None
     ) -> tuple[int, str, str]:
         """Steps, sampler and spacing: the given ones, else the preset's, else the recipe's."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ld4lg_fast.data.tokenization import encoding, special_tokens_around
+from ld4lg_fast.data.tokenization import encoding
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.samplers import SAMPLERS
 from ld4lg_fast.errors import LD4LGError
@@ -24,12 +24,16 @@ from ld4lg_fast.export.runtime.serving.backend import (
     Partial,
 )
 from ld4lg_fast.export.runtime.serving.limits import Limits
-from ld4lg_fast.export.runtime.serving.schemas import CompletionRequest, InfillRequest, InterpolationRequest
+from ld4lg_fast.export.runtime.serving.schemas import (
+    DEFAULT_QUALITY,
+    CompletionRequest,
+    InfillRequest,
+    InterpolationRequest,
+)
 from ld4lg_fast.pipeline import continuous_batching as batching
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import QUALITIES, sampling_plan
 
-QUALITY = "draft"  # of requests that name none
 STRENGTH = 0.5  # of variations
 NAMES = {"num_inference_steps": "steps", "num_samples": "n", "max_new_tokens": "max_tokens", "num_texts": "n"}
 """What requests call the pipeline's options, for its sentences."""
@@ -80,7 +84,7 @@ class PipelineBackend:
             RuntimeInputError, LD4LGError: options that the model does not have.
         """
         pipe, count = self._pipe, request.num_texts
-        plan = sampling_plan(request.quality or QUALITY, request.sampler, request.steps)
+        plan = sampling_plan(request.preset, request.sampler, request.steps)
         late = [step for step in request.show_steps or () if step > plan.num_steps]
         if late:
             raise RuntimeInputError(
@@ -94,7 +98,7 @@ class PipelineBackend:
         options: dict[str, Any] = {
             "num_samples": count,
             "seed": request.seed,
-            "quality": request.quality or QUALITY,
+            "quality": request.preset,
             "num_inference_steps": request.steps,
             "sampler": request.sampler,
             "class_name": request.class_name,
@@ -124,23 +128,11 @@ class PipelineBackend:
 
     def _decoding(self, request: CompletionRequest) -> DecodingConfig:
         """The pipeline's decoding with what the request says instead."""
-        pipe, changes = self._pipe, {}
-        if request.strategy is not None:
-            changes["strategy"] = request.strategy
-        elif request.temperature == 0:
-            changes["strategy"] = "greedy"
-        elif request.temperature is not None or request.top_p is not None:
-            changes["strategy"] = "nucleus"
-        if request.temperature:
-            changes["temperature"] = request.temperature
-        if request.top_p is not None:
-            changes["top_p"] = request.top_p
-        if changes.get("strategy", "nucleus") != "nucleus":
-            changes["num_decodes"] = 1
+        pipe, changes = self._pipe, request.decoding_changes()
         if request.max_tokens is not None and not pipe.model.writes_documents:
-            before, _ = special_tokens_around("a", pipe.autoencoder.tokenizer)
-            own = pipe.decoding.max_length or pipe.autoencoder.max_len
-            changes["max_length"] = min(own, 1 + before + request.max_tokens)
+            forced = pipe.autoencoder.lm.generation_config.forced_eos_token_id is not None
+            most = request.max_length(pipe.autoencoder.tokenizer.num_special_tokens_to_add(), forced)
+            changes["max_length"] = min(pipe.decoding.max_length or pipe.autoencoder.max_len, most)
             changes["min_length"] = min(pipe.decoding.min_length, changes["max_length"])
         return replace(pipe.decoding, **changes)
 
@@ -161,7 +153,7 @@ class PipelineBackend:
         given = {"num_samples": request.n, "strength": request.strength, "max_tokens": request.max_tokens}
         options = {name: value for name, value in given.items() if value is not None}
         with _as_input_errors():
-            quality = request.quality or QUALITY
+            quality = request.quality or DEFAULT_QUALITY
             return self._pipe.infill(request.text, seed=request.seed, quality=quality, **options).texts
 
     def count_tokens(self, texts: Sequence[str]) -> int:

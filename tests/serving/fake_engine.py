@@ -1,4 +1,4 @@
-"""Stands in for `ld4lg_fast.pipeline.continuous_batching` until it is there: a call of the pipeline for each request."""
+"""Stands in for `ld4lg_fast.pipeline.continuous_batching` until it is there: one call of the pipeline at a time."""
 
 import queue
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ class Limits:
 
     Args:
         max_samples: texts of a request. max_steps: sampling steps of a text.
-        max_running: texts that are denoised at the same time. max_waiting: requests that wait for that.
+        max_running: texts that are denoised at the same time. max_waiting: texts that wait for that.
         max_body: bytes of a request's body. max_seconds: from a request to its last text.
     """
 

@@ -22,6 +22,7 @@ from ..option_checks import (
 )
 
 MOST_SAMPLES = 10_000
+DEFAULT_QUALITY = "draft"
 MOST_STOPS = 4  # as OpenAI
 MOST_SHOWN = 64  # steps whose texts are shown
 MOST_GUIDES = 16
@@ -189,6 +190,35 @@ class CompletionRequest(Body):
     @property
     def num_texts(self) -> int:
         return len(self.prompts) * (self.n or 1)
+
+    @property
+    def preset(self) -> str:
+        """Name of the preset of sampler and steps."""
+        return self.quality or DEFAULT_QUALITY
+
+    def decoding_changes(self) -> dict[str, Any]:
+        """Fields of the model's decoding, and their values instead."""
+        changes: dict[str, Any] = {}
+        if self.strategy is not None:
+            changes["strategy"] = self.strategy
+        elif self.temperature == 0:
+            changes["strategy"] = "greedy"
+        elif self.temperature is not None or self.top_p is not None:
+            changes["strategy"] = "nucleus"
+        if self.temperature:
+            changes["temperature"] = self.temperature
+        if self.top_p is not None:
+            changes["top_p"] = self.top_p
+        if changes.get("strategy", "nucleus") != "nucleus":
+            changes["num_decodes"] = 1
+        return changes
+
+    def max_length(self, num_special: int, forced_end: bool) -> int:
+        """``max_tokens`` as a limit that counts the start token and special ones.
+
+        ``forced_end``: the token that ends a text comes at the limit; else that place is the text's.
+        """
+        return 1 + num_special - (not forced_end) + (self.max_tokens or 0)
 
     @property
     def stops(self) -> list[str]:

@@ -80,7 +80,7 @@ def serve(
         say(f"Serving at http://{shown}:{listening.getsockname()[1]}/ (a page; the API under /v1).")
         if api_key is None and not _is_loopback(listening):
             print(
-                f"warning: {displayed(host)} can be reached by others, and there is no key; give one with --api-key-env.",
+                f"warning: {displayed(host)} is open to others, and there is no key; give one with --api-key-env.",
                 file=sys.stderr,
             )
         asyncio.run(server.serve([listening]))
