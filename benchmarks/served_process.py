@@ -5,22 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 
-COMMAND = "from ld4lg_fast.cli.main import main; main()"
+LD4LG = [sys.executable, "-c", "from ld4lg_fast.cli.main import main; main()"]
 
 
 class ServedProcess:
-    """``ld4lg serve`` with ``arguments``; ``address`` once it is ready."""
+    """The server that a command starts; ``address`` once it is ready."""
 
-    def __init__(self, *arguments: str, seconds: float = 120) -> None:
+    def __init__(self, command: Sequence[str], seconds: float = 120) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "serve", "--port", "0", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -29,7 +29,7 @@ from statistics import median
 import httpx
 from harness import describe_device, versions
 
-from benchmarks.served_process import ServedProcess
+from benchmarks.served_process import LD4LG, ServedProcess
 from ld4lg_fast import TextDiffusionPipeline
 
 CLIENTS = 32
@@ -247,7 +247,7 @@ async def end(load: Load, server: ServedProcess) -> dict:
 
 
 async def measure(options: argparse.Namespace) -> dict:
-    server = ServedProcess(*([str(options.run)] if options.run else []))
+    server = ServedProcess([*LD4LG, "serve", *([str(options.run)] if options.run else [])])
     pipe = TextDiffusionPipeline.from_pretrained(options.run)
     limits = httpx.Limits(max_connections=None)
     found: dict = {}

@@ -68,7 +68,7 @@ def export_run(
     validate: bool = True,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Writes ``out_dir``: graphs, tokenizer, config, and the runtime with its commands ``generate.py`` and ``serve.py``.
+    """Writes ``out_dir``: graphs, tokenizer, config, and the runtime with ``generate.py`` and ``serve.py``.
 
     The folder appears complete or not at all. ``say`` gets sentences with the differences of the graphs from PyTorch.
     int8 graphs are checked in float32 first, so that their difference shows the cost of int8 alone; bfloat16 graphs
