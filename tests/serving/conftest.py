@@ -3,26 +3,18 @@
 import asyncio
 import contextlib
 import socket
-import sys
 import threading
-from importlib.util import find_spec
 
 import httpx
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-import ld4lg_fast.pipeline
 from ld4lg_fast.export.runtime.serving.app import make_app
 from ld4lg_fast.export.runtime.serving.limits import Limits
 from ld4lg_fast.export.runtime.serving.server import Server
 from ld4lg_fast.export.runtime.serving.service import Service
-from tests.serving import fake_engine
 from tests.serving.scripted_backend import ScriptedBackend
-
-if find_spec("ld4lg_fast.pipeline.continuous_batching") is None:
-    ld4lg_fast.pipeline.continuous_batching = fake_engine
-    sys.modules["ld4lg_fast.pipeline.continuous_batching"] = fake_engine
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """Stands in for `ld4lg_fast.pipeline.continuous_batching` until it is there: one call of the pipeline at a time."""
 
 import queue
+import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 
+import ld4lg_fast.pipeline
 from ld4lg_fast.pipeline.presets import sampling_plan
 
 
@@ -145,3 +148,8 @@ class RequestEngine:
 
     def stats(self):
         return EngineStats(0, self.waiting.qsize(), 0, self.texts, 1.0)
+
+
+if find_spec("ld4lg_fast.pipeline.continuous_batching") is None:
+    ld4lg_fast.pipeline.continuous_batching = sys.modules[__name__]
+    sys.modules["ld4lg_fast.pipeline.continuous_batching"] = sys.modules[__name__]

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
 from ld4lg_fast.export.runtime.serving.backend import Failed, Finished, Full, Partial
