@@ -4,19 +4,28 @@ import threading
 
 import pytest
 
-
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
 from ld4lg_fast.export.runtime.serving.backend import Failed, Finished, Full, Partial
+from ld4lg_fast.export.runtime.serving.errors import RequestError
 from ld4lg_fast.export.runtime.serving.limits import Limits
 from ld4lg_fast.export.runtime.serving.schemas import CompletionRequest, InfillRequest, InterpolationRequest
+from ld4lg_fast.pipeline import continuous_batching as batching
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.serving.pipeline_backend import PipelineBackend
-from tests.conftest import make_model
-from tests.engine.test_engine import make_v1
+from tests.conftest import PERCEIVER, make_model, randomize
+from tests.export.export_models import LM, v1_bart
+from tests.serving.test_bodies import VALUES
 
 CLASSES = RunStatistics(class_names=("Sports", "World"), class_counts=(3, 2))
+BLOCKS = {
+    "context_blocks": 2,
+    "context_layers": 1,
+    "context_noise": 0.1,
+    "cut_share": 0.25,
+    "prefix_tokens": 4,
+}
 OWN = DecodingConfig("nucleus", 12, min_length=2, top_p=0.9)
 
 
@@ -92,9 +101,28 @@ def test_variations_start_from_a_text(serve, pipe):
     assert texts(asked(serve(pipe), seed=4, n=2, start="the pub near the river", strength=0.3)) == own
 
 
-def test_models_of_recipe_v1_take_a_length(serve, autoencoder):
-    model = make_v1()
-    pytest.skip("needs the engine") if model is None else None
+def test_models_of_recipe_v1_take_a_length_and_vary_texts_of_their_own(serve, tokenizer):
+    pipe = v1_bart(tokenizer)
+    backend, special = serve(pipe), tokenizer.num_special_tokens_to_add()
+    options = {"seed": 2, "quality": "draft", "sampler": "ddim", "class_name": "cafe"}
+    own = pipe(2, lengths=[4 + special] * 2, **options).texts
+    assert texts(asked(backend, n=2, length=4, **options)) == own
+    own = pipe.vary("the pub", 2, strength=0.4, **options).texts
+    assert texts(asked(backend, n=2, start="the pub", strength=0.4, **options)) == own
+    assert "length" in backend.abilities.takes and backend.abilities.can == {"interpolations"}
+
+
+def test_prompts_are_continued_each_by_its_own_texts(serve, tokenizer):
+    torch.manual_seed(0)
+    autoencoder = LanguageAutoencoder.from_scratch(tokenizer, LM, PERCEIVER, max_len=24, max_positions=32)
+    model = make_model(recipe=BLOCKS, dim_context=64, depth=1)
+    randomize(model.context_encoder, seed=3)
+    pipe = TextDiffusionPipeline(randomize(autoencoder, std=0.2).eval(), model)
+    backend, prompts = serve(pipe), ["The Old Mill is a pub.", ""]
+    options = {"seed": 6, "quality": "draft"}
+    own = pipe(4, prompt=[prompt for prompt in prompts for _ in range(2)], max_new_tokens=9, **options).texts
+    assert texts(asked(backend, n=2, prompt=prompts, max_tokens=9, **options)) == own
+    assert backend.abilities.takes == {"prompt", "guidance_scale"}
 
 
 @pytest.mark.parametrize(
@@ -152,3 +180,24 @@ def test_tokens_are_counted_without_special_ones(serve, pipe):
     count = serve(pipe).count_tokens
     single = [len(pipe.autoencoder.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     assert count(texts) == sum(single) and count([]) == 0
+
+
+def test_any_valid_body_is_accepted_or_refused_with_one_sentence(pipe, monkeypatch):
+    """Of a model that would run whatever it accepts."""
+    monkeypatch.setattr(batching.RequestEngine, "run", lambda engine: None)
+    backend = PipelineBackend(pipe, "tiny", Limits(max_waiting=1_000_000))
+    names = st.sampled_from(list(CompletionRequest.model_fields))
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.dictionaries(names, VALUES, max_size=5))
+    def check(body):
+        try:
+            request = CompletionRequest.model_validate(body)
+            Limits().check(request)
+            backend.submit(request, print)
+        except (ValidationError, RequestError, RuntimeInputError) as error:
+            said = str(error)
+            assert isinstance(error, ValidationError) or (said.endswith(".") and "\n" not in said)
+
+    check()
+    backend.close()
