@@ -3,7 +3,12 @@
 import threading
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
 from ld4lg_fast.export.runtime.serving.backend import Failed, Finished, Full, Partial
