@@ -5,8 +5,8 @@ python benchmarks/serving_load.py [RUN] [--minutes 10] [--rounds 5] [--only NAME
 Starts ``ld4lg serve`` on a free port and asks it as many clients do, with the preset `draft`:
 
 * ``throughput``: 32 clients, one text each at the same time, against the same requests one after the other, in turns.
-* ``late``: a request that arrives while 31 others are kept running; its first event in steps of the busy engine, and
-  its end against that of a request alone.
+* ``late``: a request that arrives while 31 others are kept running; its first event in steps of the busy engine (its time for
+  decoding included), and its end against that of a request alone.
 * ``texts``: every text of the above is that of the pipeline for the same seed.
 * ``mixed``: requests of all sizes, whole and as streams, clients that go away, readers that are slow, and bad requests,
   for ``--minutes``; answers against those of the pipeline, and the server's memory.
@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -35,7 +36,6 @@ from ld4lg_fast import TextDiffusionPipeline
 CLIENTS = 32
 SEEDS = 64  # of the mixed load; their texts are known
 MOST = 4  # texts of a request of the mixed load
-STEPS = 8  # of `draft`
 PARTS = ("throughput", "late", "mixed", "fuzz", "end")
 
 
@@ -74,6 +74,11 @@ class Load:
                 if line.startswith("data: {"):
                     yield time.perf_counter() - begun, json.loads(line.removeprefix("data: "))
 
+    async def steps(self) -> float:
+        """Steps of the engine since it began."""
+        text = (await self.client.get("/metrics")).text
+        return float(re.search(r"^ld4lg_steps_total (\S+)", text, re.M)[1])
+
     async def streamed(self, seed: int, n: int, pause: float = 0.0) -> None:
         """A stream whose texts are compared; ``pause`` seconds after every event."""
         texts = [""] * n
@@ -110,12 +115,12 @@ async def throughput(load: Load, rounds: int) -> dict:
 
 async def late(load: Load, rounds: int) -> dict:
     """First event and end of a request beside 31 that are kept running, against alone."""
-    shown = body(0, show_steps=list(range(1, STEPS + 1)))
+    shown = body(0, show_steps=[1])
 
-    async def probe() -> tuple[float, float, float]:
-        """Seconds to the first event, to the end, and from step to step."""
+    async def probe() -> tuple[float, float]:
+        """Seconds to the first event and to the end."""
         times = [at async for at, _ in load.events(shown)]
-        return times[0], times[-1], (times[STEPS - 1] - times[0]) / (STEPS - 1)
+        return times[0], times[-1]
 
     alone = [await probe() for _ in range(rounds + 1)][1:]
     running = True
@@ -126,13 +131,14 @@ async def late(load: Load, rounds: int) -> dict:
 
     others = [asyncio.ensure_future(keep_busy(seed)) for seed in range(1, CLIENTS)]
     await asyncio.sleep(2)
-    busy = []
+    begun, done, busy = time.perf_counter(), await load.steps(), []
     for _ in range(4 * rounds):
         busy.append(await probe())
         await asyncio.sleep(random.random() / 5)
+    step = (time.perf_counter() - begun) / (await load.steps() - done)
     running = False
     await asyncio.gather(*others)
-    first, end, step = (median(values) for values in zip(*busy, strict=True))
+    first, end = (median(values) for values in zip(*busy, strict=True))
     return {
         "alone_s": {"first": median(p[0] for p in alone), "end": median(p[1] for p in alone)},
         "busy_s": {"first": first, "end": end, "step": step},
@@ -176,9 +182,7 @@ async def mixed(load: Load, server: ServedProcess, minutes: float) -> dict:
     third = max(1, len(memory) // 3)
     early, last = median(memory[third : 2 * third] or memory), median(memory[-third:])
     metrics = (await load.client.get("/metrics")).text.splitlines()
-    left = [
-        line for line in metrics if line.startswith(("ld4lg_running_samples ", "ld4lg_waiting_requests "))
-    ]
+    left = [line for line in metrics if line.startswith(("ld4lg_running_samples ", "ld4lg_waiting_samples "))]
     return {
         "minutes": minutes,
         "kinds": dict(kinds),

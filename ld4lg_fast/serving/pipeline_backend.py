@@ -168,7 +168,7 @@ class PipelineBackend:
     def load(self) -> Load:
         """How busy the engine is."""
         stats = self._engine.stats()
-        return Load(stats.running_rows, stats.waiting_rows)
+        return Load(stats.running_rows, stats.waiting_rows, stats.steps)
 
     def close(self) -> None:
         """Finishes accepted requests."""

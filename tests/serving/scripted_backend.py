@@ -60,7 +60,7 @@ class ScriptedBackend:
         return sum(len(text.split()) for text in texts)
 
     def load(self):
-        return Load(len(self.held), 7)
+        return Load(len(self.held), 7, 8)
 
     def close(self):
         self.closed = True

@@ -238,7 +238,8 @@ def test_metrics_count_requests_texts_and_load(client):
         'ld4lg_requests_total{route="other",status="404"} 1.0',
         "ld4lg_texts_total 3.0",
         "ld4lg_running_samples 1.0",
-        "ld4lg_waiting_requests 7.0",
+        "ld4lg_waiting_samples 7.0",
+        "ld4lg_steps_total 8.0",
     ):
         assert line in text.splitlines()
 

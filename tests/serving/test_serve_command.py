@@ -137,4 +137,4 @@ def test_the_documentation_lists_every_field_flag_and_metric(client):
     assert flags == {name.replace("_", "-") for name in RULES} - {"port"}
     served = client.get("/metrics").text
     named = set(re.findall(r"`(ld4lg_\w+)`", text)) - {"ld4lg_fast"}
-    assert len(named) == 7 and all(name in served for name in named)
+    assert len(named) == 8 and all(name in served for name in named)

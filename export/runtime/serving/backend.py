@@ -69,10 +69,11 @@ class Abilities:
 
 @dataclass(frozen=True)
 class Load:
-    """Samples that are being denoised or decoded, and requests that wait."""
+    """Samples that are being denoised and that wait to be; steps of all batches since the model was loaded."""
 
     running: int
     waiting: int
+    steps: int
 
 
 class Backend(Protocol):

@@ -1,8 +1,13 @@
 """Metrics of a server in the text format of Prometheus."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from .backend import Load
 
 if TYPE_CHECKING:
     from .service import Service
@@ -27,13 +32,7 @@ class Metrics:
         self.texts = Counter("texts", "Finished texts.", **given)
         self.cancelled = Counter("cancelled", "Completions whose client went away.", **given)
 
-        def load(name: str) -> float:
-            return 0 if service.backend is None else getattr(service.backend.load(), name)
-
-        running = Gauge("running_samples", "Samples that are being denoised or decoded.", **given)
-        running.set_function(lambda: load("running"))
-        waiting = Gauge("waiting_requests", "Requests that wait for the engine.", **given)
-        waiting.set_function(lambda: load("waiting"))
+        self._registry.register(_LoadCollector(service))
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
@@ -44,3 +43,17 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class _LoadCollector(Collector):
+    """Reads the load of the model when metrics are asked for."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+
+    def collect(self) -> Iterable[Metric]:
+        backend = self._service.backend
+        load = Load(0, 0, 0) if backend is None else backend.load()
+        yield GaugeMetricFamily("ld4lg_running_samples", "Samples that are being denoised.", load.running)
+        yield GaugeMetricFamily("ld4lg_waiting_samples", "Samples that wait to be denoised.", load.waiting)
+        yield CounterMetricFamily("ld4lg_steps", "Steps of all batches.", load.steps)

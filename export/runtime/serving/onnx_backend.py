@@ -78,7 +78,7 @@ class OnnxBackend:
         self._num_special = len(model.tokenizer.encode([""])[0])
         self._waiting: deque[Waiting] = deque()
         self._changed = threading.Condition()
-        self._running, self._closing = 0, False
+        self._running, self._steps, self._closing = 0, 0, False
         self._seconds_a_text = 0.0
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
         self._thread.start()
@@ -193,6 +193,7 @@ class OnnxBackend:
         sources = [each.request.source or "" for each in owners]
 
         def on_step(step: int, latents: np.ndarray, mask: np.ndarray | None) -> None:
+            self._steps += 1
             if all(each.cancelled for each in batch):
                 raise _Cancelled
             rows = [row for row, each in enumerate(owners) if step in (each.request.show_steps or ())]
@@ -247,8 +248,8 @@ class OnnxBackend:
         return sum(map(len, self._model.tokenizer.encode_plain(texts))) if texts else 0
 
     def load(self) -> Load:
-        """Texts of the present batch, and those that wait."""
-        return Load(self._running, sum(each.count for each in list(self._waiting)))
+        """Texts of the present batch and those that wait; steps of documents are not counted."""
+        return Load(self._running, sum(each.count for each in list(self._waiting)), self._steps)
 
     def close(self) -> None:
         """Finishes accepted requests."""
