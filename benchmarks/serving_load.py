@@ -5,14 +5,14 @@ python benchmarks/serving_load.py [RUN] [--minutes 10] [--rounds 5] [--only NAME
 Starts ``ld4lg serve`` on a free port and asks it as many clients do, with the preset `draft`:
 
 * ``throughput``: 32 clients, one text each at the same time, against the same requests one after the other, in turns.
-* ``late``: a request that arrives while 31 others are kept running; its first event in steps of the busy engine (its time for
-  decoding included), and its end against that of a request alone.
-* ``texts``: every text of the above is that of the pipeline for the same seed.
+* ``late``: a request that arrives while 31 others are kept running; its first event in steps of the busy engine (its
+  time for decoding included), and its end against that of a request alone.
 * ``mixed``: requests of all sizes, whole and as streams, clients that go away, readers that are slow, and bad requests,
   for ``--minutes``; answers against those of the pipeline, and the server's memory.
 * ``fuzz``: 200 random bodies.
 * ``end``: SIGTERM under load: every accepted request is answered, exit code 0.
 
+Every text is compared with that of the pipeline for the same seed (``wrong_texts``).
 The last line of the output is one JSON.
 """
 
