@@ -205,7 +205,8 @@ async function write(body, signal) {
   const cards = Array.from({length: body.n ?? 1}, () => card(body));
   for await (const {choices} of events(answer))
     for (const choice of choices) {
-      if (choice.partial) cards[choice.index].settle(choice.partial.text, choice.partial.step / steps);
+      if (choice.partial)  // the steps of a document are counted over all its blocks
+        cards[choice.index].settle(choice.partial.text, ((choice.partial.step - 1) % steps + 1) / steps);
       else cards[choice.index].end(choice.text, choice.finish_reason);
     }
 }
