@@ -108,7 +108,11 @@ class Page:
             self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def write(self, selector: str, text: str) -> None:
-        self.run(f"document.querySelector({json.dumps(selector)}).select()")
+        """Replaces what is in a field, whose details are opened."""
+        self.run(
+            f"(e => {{ if (e.closest('details')) e.closest('details').open = true; e.focus(); e.select(); }})"
+            f"(document.querySelector({json.dumps(selector)}))"
+        )
         self.call("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:

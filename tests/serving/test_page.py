@@ -35,6 +35,7 @@ def show(browser, serving):
         return page
 
     yield open_page
+    browser.call("Browser.getVersion")  # what has happened until now is told before
     assert browser.troubles == []
 
 
