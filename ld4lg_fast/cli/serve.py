@@ -90,7 +90,9 @@ def _pipeline(run_dir: Path | None, limits: "Limits", precision: str | None) -> 
     from ld4lg_fast.serving.pipeline_backend import PipelineBackend
 
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
-    return PipelineBackend(pipe, DEFAULT if run_dir is None else run_dir.resolve().name, limits, precision)
+    backend = PipelineBackend(pipe, DEFAULT if run_dir is None else run_dir.resolve().name, limits, precision)
+    backend.warm_up()
+    return backend
 
 
 def _exported(folder: Path, limits: "Limits", precision: str | None) -> "Backend":

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,14 @@ class PipelineBackend:
         )
         self._thread = threading.Thread(target=self._engine.run, name="engine", daemon=True)
         self._thread.start()
+
+    def warm_up(self) -> None:
+        """Writes a text, so that what is prepared at first use is there before the first client."""
+        ended = threading.Event()
+        request = CompletionRequest(seed=0, source="text" if self._pipe.model.is_seq2seq else None)
+        with suppress(RuntimeInputError):  # of a model that needs more than that
+            self.submit(request, lambda event: ended.set())
+            ended.wait()
 
     def submit(self, request: CompletionRequest, on_event: OnEvent) -> Callable[[], None]:
         """See `Backend.submit`."""
