@@ -117,7 +117,8 @@ class PipelineBackend:
             "show_steps": tuple(sorted(set(request.show_steps or ()))),
         }
         if any(request.prompts):
-            options["prompt"] = [prompt for prompt in request.prompts for _ in range(request.n or 1)]
+            several = [prompt for prompt in request.prompts for _ in range(request.n or 1)]
+            options["prompt"] = request.prompt if isinstance(request.prompt, str) else several
         if pipe.model.writes_documents:
             options["max_new_tokens"] = request.max_tokens
         if request.source is not None:

@@ -85,7 +85,7 @@ def texts(events):
         ({"strategy": "beam"}, {"decoding": DecodingConfig("beam", 12, 2, top_p=0.9)}),
         ({"temperature": 0}, {"decoding": DecodingConfig("greedy", 12, 2, top_p=0.9)}),
         ({"temperature": 2.0, "top_p": 1}, {"decoding": DecodingConfig("nucleus", 12, 2, top_p=1, temperature=2.0)}),
-        ({"max_tokens": 3}, {"decoding": DecodingConfig("nucleus", 5, 2, top_p=0.9)}),
+        ({"max_tokens": 3}, {"decoding": DecodingConfig("nucleus", 6, 2, top_p=0.9)}),
         ({"max_tokens": 10_000}, {}),
     ],
 )  # fmt: skip
@@ -152,9 +152,20 @@ def test_what_the_pipeline_refuses_is_refused_at_once(serve, pipe, fields, messa
     assert message in str(refused.value)
 
 
-def test_a_full_engine_refuses_and_leaves_nothing_behind(serve, pipe):
+def test_a_full_engine_refuses(serve, pipe, monkeypatch):
+    with monkeypatch.context() as stopped:
+        stopped.setattr(batching.RequestEngine, "run", lambda engine: None)
+        backend = serve(pipe, max_waiting=2)
+    cancel = backend.submit(CompletionRequest(n=2), print)
     with pytest.raises(Full):
-        serve(pipe, max_waiting=0).submit(CompletionRequest(), print)
+        backend.submit(CompletionRequest(), print)
+    cancel()
+
+
+def test_max_tokens_bounds_the_tokens_of_a_text(serve, pipe):
+    backend = serve(pipe)
+    (event,) = asked(backend, seed=5, max_tokens=3)
+    assert event.finish_reason == "length" and backend.count_tokens([event.text]) <= 3
 
 
 def test_interpolations_and_infills_are_those_of_the_pipeline(serve, pipe):
@@ -193,7 +204,7 @@ def test_any_valid_body_is_accepted_or_refused_with_one_sentence(pipe, monkeypat
     backend = PipelineBackend(pipe, "tiny", Limits(max_waiting=1_000_000))
     names = st.sampled_from(list(CompletionRequest.model_fields))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.dictionaries(names, VALUES, max_size=5))
     def check(body):
         try:

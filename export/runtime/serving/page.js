@@ -63,7 +63,7 @@ function unlock(error) {
   $("#status").textContent = "locked";
   $("#unlock").hidden = false;
   $("#unlock input").focus();
-  if (key) fail(error);
+  if (key) tell(error.message);
 }
 
 $("#unlock").addEventListener("submit", event => {
@@ -134,11 +134,15 @@ function clear() {
   for (const field of document.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
 }
 
+function tell(sentence) {
+  $("#error").textContent = sentence;
+  $("#error").hidden = false;
+}
+
 function fail(error) {
   if (error.name === "AbortError") return;
   if (error.status === 401) return unlock(error);
-  $("#error").textContent = error instanceof TypeError ? "The server does not answer; is it still running?" : error.message;
-  $("#error").hidden = false;
+  tell(error instanceof TypeError ? "The server does not answer; is it still running?" : error.message);
   const field = error.param && $(`form:not([hidden]) [name="${CSS.escape(error.param)}"]`);
   if (!field) return;
   field.setAttribute("aria-invalid", "true");
