@@ -162,10 +162,9 @@ def test_a_full_engine_refuses(serve, pipe, monkeypatch):
     cancel()
 
 
-def test_max_tokens_bounds_the_tokens_of_a_text(serve, pipe):
-    backend = serve(pipe)
-    (event,) = asked(backend, seed=5, max_tokens=3)
-    assert event.finish_reason == "length" and backend.count_tokens([event.text]) <= 3
+def test_a_text_that_reaches_max_tokens_says_so(serve, pipe):
+    (event,) = asked(serve(pipe), seed=5, max_tokens=3)
+    assert event.finish_reason == "length"
 
 
 def test_interpolations_and_infills_are_those_of_the_pipeline(serve, pipe):
