@@ -48,6 +48,7 @@ class Browser:
         sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         page.call("Emulation.setDeviceMetricsOverride", **sizes)
         page.call("Page.navigate", url=address)
+        page.until("location.href != 'about:blank' && document.readyState == 'complete'")
         return page
 
     def call(self, method: str, session: str | None = None, **options) -> dict:

@@ -29,7 +29,6 @@ def show(browser, serving):
     def open_page(backend, width=1280, key=None):
         address, _ = serving(backend, api_key=key)
         page = browser.open(address, width)
-        page.until("document.readyState == 'complete'")
         if key is None:
             page.until("document.querySelector('#status').textContent == 'ready'")
         return page
