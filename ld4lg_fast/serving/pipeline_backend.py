@@ -145,6 +145,11 @@ class PipelineBackend:
             changes["min_length"] = min(pipe.decoding.min_length, changes["max_length"])
         return replace(pipe.decoding, **changes)
 
+    def _strategy(self, name: str | None) -> DecodingConfig:
+        """The pipeline's decoding with another strategy, if one is named."""
+        own = self._pipe.decoding
+        return own if name is None else replace(own, strategy=name, num_decodes=1)
+
     def _seconds_to_wait(self) -> float:
         stats = self._engine.stats()
         return stats.waiting_rows * stats.seconds / max(1, stats.texts)
@@ -155,7 +160,7 @@ class PipelineBackend:
         with _as_input_errors():
             shares = torch.linspace(0, 1, count)
             latents, mask = self._pipe.between([request.first] * count, [request.second] * count, shares)
-            return self._pipe.decode(latents, mask=mask, seed=request.seed)
+            return self._pipe.decode(latents, self._strategy(request.strategy), mask=mask, seed=request.seed)
 
     def infill(self, request: InfillRequest) -> list[str]:
         """Fillings of the gaps of a text."""

@@ -171,6 +171,8 @@ def test_interpolations_and_infills_are_those_of_the_pipeline(serve, pipe):
     backend = serve(pipe)
     request = InterpolationRequest(first="the pub", second="a cheap cafe", n=3, seed=0)
     assert backend.interpolate(request) == pipe.interpolate("the pub", "a cheap cafe", 3)
+    beam, greedy = DecodingConfig("beam", 12, 2, top_p=0.9), request.model_copy(update={"strategy": "beam"})
+    assert backend.interpolate(greedy) == pipe.interpolate("the pub", "a cheap cafe", 3, beam)
     request = InfillRequest(text="the ___ pub", n=2, seed=1, max_tokens=3)
     assert (
         backend.infill(request) == pipe.infill("the ___ pub", 2, seed=1, max_tokens=3, quality="draft").texts

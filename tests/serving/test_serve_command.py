@@ -9,10 +9,14 @@ from collections import Counter
 import httpx
 import pytest
 
-from benchmarks.served_process import LD4LG, ServedProcess
+from benchmarks.served_process import ServedProcess
 from ld4lg_fast.cli import main as cli
 from ld4lg_fast.cli.serve import _is_exported
 from ld4lg_fast.decoding import DecodingConfig
+from ld4lg_fast.export.runtime.serving import server
+from ld4lg_fast.export.runtime.serving.flags import RULES
+from ld4lg_fast.export.runtime.serving.limits import Limits
+from ld4lg_fast.export.runtime.serving.schemas import CompletionRequest
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from tests.conftest import make_model
 from tests.doc_commands import ROOT, blocks
@@ -65,18 +69,33 @@ def test_exported_folders_are_told_from_runs(tmp_path):
     assert not _is_exported(tmp_path)
 
 
-def test_sigterm_under_load_answers_what_was_accepted_and_ends_with_0(autoencoder, tmp_path):
+def test_it_loads_the_run_and_serves_it_under_its_name(monkeypatch, autoencoder, tmp_path):
     pipe = TextDiffusionPipeline(autoencoder, make_model(), decoding=OWN)
     pipe.save_pretrained(tmp_path / "run")
-    server = ServedProcess([*LD4LG, "serve", str(tmp_path / "run"), "--host", "0.0.0.0"])
-    expected = {seed: pipe(2, seed=seed, quality="draft").texts for seed in range(4)}
+    given = {}
+    monkeypatch.setattr(server, "serve", lambda load, **options: given.update(load=load, **options))
+    words = ["--port", "0", "--max-samples", "3", "--precision", "fp32"]
+    monkeypatch.setattr(sys, "argv", ["ld4lg", "serve", str(tmp_path / "run"), *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code and given["limits"] == Limits(max_samples=3) and given["port"] == 0
+    backend = given["load"]()
+    assert backend.abilities.name == "run" and backend.load().steps == 8, "a text was written to warm up"
+    backend.close()
+
+
+def test_sigterm_under_load_answers_what_was_accepted_and_ends_with_0():
+    code = "from tests.serving.scripted_backend import ScriptedBackend as Backend; import sys; "
+    code += "from ld4lg_fast.export.runtime.serving.server import serve; "
+    code += "serve(Backend, host='0.0.0.0', port=int(sys.argv[2]))"
+    process = ServedProcess([sys.executable, "-c", code])
     statuses, wrong, stopped = Counter(), [], threading.Event()
 
     def client(seed):
-        with httpx.Client(base_url=server.address.replace("0.0.0.0", "127.0.0.1"), timeout=30) as http:
+        with httpx.Client(base_url=process.address.replace("0.0.0.0", "127.0.0.1"), timeout=30) as http:
             while True:
                 try:
-                    answer = http.post("/v1/completions", json={"seed": seed, "n": 2, "model": "run"})
+                    answer = http.post("/v1/completions", json={"seed": seed, "n": 2})
                 except httpx.ConnectError:
                     statuses["closed"] += 1
                     return
@@ -84,19 +103,19 @@ def test_sigterm_under_load_answers_what_was_accepted_and_ends_with_0(autoencode
                 if answer.status_code != 200:
                     return
                 texts = [choice["text"] for choice in answer.json()["choices"]]
-                if texts != expected[seed]:
+                if texts != [f"{seed}.{i} <b>one</b> two three" for i in range(2)]:
                     wrong.append(texts)
-                if sum(statuses.values()) > 20 and not stopped.is_set():
+                if sum(statuses.values()) > 40 and not stopped.is_set():
                     stopped.set()
-                    server.terminate()
+                    process.terminate()
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    code, printed = server.end()
-    assert code == 0 and wrong == [] and statuses.keys() <= {200, 503, "closed"} and statuses[200] > 20
+    code, printed = process.end()
+    assert code == 0 and wrong == [] and statuses.keys() <= {200, 503, "closed"} and statuses[200] > 40
     assert printed.count("\n") == 2 and "warning: 0.0.0.0 is open to others" in printed, printed
 
 
@@ -123,9 +142,6 @@ def test_the_examples_of_the_documentation_run(serving, backend, capsys):
 
 def test_the_documentation_lists_every_field_flag_and_metric(client):
     text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    from ld4lg_fast.export.runtime.serving.flags import RULES
-    from ld4lg_fast.export.runtime.serving.schemas import CompletionRequest
-
     table = text.split("| field | what it is |")[1].split("\n\n")[0]
     listed = {
         name

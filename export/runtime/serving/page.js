@@ -89,6 +89,7 @@ function build() {
     field.dataset.guide = name;
     $("#conditions").append(element("label", {}, element("span", {textContent: name}), field));
   }
+  $("#conditions").hidden = [...$("#conditions").children].every(label => label.hidden);
   for (const field of document.querySelectorAll("[name=n]")) field.max = model.max_samples;
   $("#tab-between").hidden = !model.can.includes("interpolations");
   $("#tab-vary").hidden = !model.takes.includes("start");
@@ -267,6 +268,7 @@ function send(name, field, text) {
 
 on("between", async (body, signal) => {
   body.n = PLACES;
+  body.strategy = "beam";  // the ends are near the given sentences, and places near each other give similar texts
   showCode("interpolations", body);
   const {choices} = await (await ask("v1/interpolations", body, signal)).json();
   const view = $("#between-view"), slider = view.querySelector("input"), text = view.querySelector(".text");

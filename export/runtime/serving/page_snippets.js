@@ -4,7 +4,7 @@ function python(value) {
   if (value === true) return "True";
   if (value === false) return "False";
   if (value !== null && typeof value === "object")
-    return `{${Object.entries(value).map(([name, part]) => `${JSON.stringify(name)}: ${python(part)}`).join(", ")}}`;
+    return `{\n${Object.entries(value).map(([name, part]) => `        ${JSON.stringify(name)}: ${python(part)},\n`).join("")}    }`;
   return JSON.stringify(value);
 }
 
@@ -22,7 +22,7 @@ function showCode(route, body) {
     if (Object.keys(more).length) lines.push(`    extra_body=${python(more)},\n`);
     $("#python").textContent = `${imports}from openai import OpenAI\n\n${client}answer = client.completions.create(\n${lines.join("")})\nfor choice in answer.choices:\n    print(choice.text)`;
   } else {
-    $("#python").textContent = `${imports}import httpx\nfrom openai import OpenAI\n\n${client}answer = client.post("/${route}", cast_to=httpx.Response, body=${python(body)})\nfor choice in answer.json()["choices"]:\n    print(choice["text"])`;
+    $("#python").textContent = `${imports}import httpx\nfrom openai import OpenAI\n\n${client}answer = client.post(\n    "/${route}",\n    cast_to=httpx.Response,\n    body=${python(body)},\n)\nfor choice in answer.json()["choices"]:\n    print(choice["text"])`;
   }
   $("#code").hidden = false;
 }

@@ -111,6 +111,7 @@ GivenText = Annotated[str, _checked(text_complaint)]
 Count = Annotated[int | None, _by(WholeNumber(1, MOST_SAMPLES))]
 Tokens = Annotated[int | None, _by(OPTIONS["max_new_tokens"])]
 Seed = Annotated[int | None, _by(OPTIONS["seed"])]
+Strategy = Annotated[str | None, _by(Choice(STRATEGIES))]
 Strength = Annotated[float | None, _by(OPTIONS["strength"])]
 
 
@@ -160,9 +161,7 @@ class CompletionRequest(Body):
         None, description="Of nucleus sampling; 0 decodes greedily."
     )
     top_p: Annotated[float | None, _by(OPTIONS["top_p"])] = Field(None, description="Of nucleus sampling.")
-    strategy: Annotated[str | None, _by(Choice(STRATEGIES))] = Field(
-        None, description="Decoding strategy; by default the model's own."
-    )
+    strategy: Strategy = Field(None, description="Decoding strategy; by default the model's own.")
     quality: Text = Field(None, description="Preset of sampler and steps; draft if left out.")
     steps: Annotated[int | None, _by(OPTIONS["num_inference_steps"])] = Field(
         None, description="Sampling steps, instead of the preset's."
@@ -235,6 +234,7 @@ class InterpolationRequest(Body):
     n: Annotated[int | None, _by(WholeNumber(2, MOST_SAMPLES))] = Field(
         None, description="Texts, both ends included; 5 if left out."
     )
+    strategy: Strategy = Field(None, description="Decoding strategy; by default the model's own.")
 
 
 class InfillRequest(Body):
