@@ -5,6 +5,7 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -52,7 +53,7 @@ def serve(
     port: int = 8000,
     limits: Limits | None = None,
     api_key: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),
 ) -> None:
     """Serves a model until a signal ends it.
 
