@@ -60,7 +60,8 @@ def imports(path: Path) -> Iterator[str]:
                 assert "export/runtime" in path.as_posix(), (
                     f"{path.relative_to(ROOT)}:{node.lineno} has a relative import"
                 )
-                module = ".".join(filter(None, (package, module)))
+                above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+                module = ".".join(filter(None, (*above, module)))
             for alias in node.names:
                 whole = f"{module}.{alias.name}"
                 yield whole if whole in MODULES else module

@@ -87,8 +87,9 @@ def test_a_batch_is_not_larger_than_it_may_be(model, serve, monkeypatch):
     )
     with backend._changed:
         asked = [Asked(backend, seed=seed, n=2) for seed in range(3)]
-    assert [each.texts() for each in asked] == [own(model, 2, seed) for seed in range(3)]
+    texts = [each.texts() for each in asked]
     assert batches == [2, 2, 2]
+    assert texts == [own(model, 2, seed) for seed in range(3)]
 
 
 def test_texts_form_step_by_step(model, serve):
@@ -98,12 +99,15 @@ def test_texts_form_step_by_step(model, serve):
 
 
 def test_a_cancelled_batch_ends_and_the_next_one_begins(model, serve):
-    backend = serve(model)
+    backend, given_up = serve(model), threading.Event()
 
     def on_event(asked, event):
         asked.cancel()
+        given_up.set()
 
-    first = Asked(backend, on_event, seed=1, show_steps=[1, 2])
+    with backend._changed:
+        first = Asked(backend, on_event, seed=1, show_steps=[1, 2])
+    assert given_up.wait(30)
     assert Asked(backend, seed=2).texts() == own(model, 1, 2)
     assert [type(event) for event in first.events] == [Partial]
 
@@ -159,9 +163,11 @@ def test_it_says_what_it_can_do(model, serve):
 
 
 def test_the_folder_serves_itself_without_torch(exported, model):
-    code = "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]; "
+    code = "import runpy, sys; sys.modules['torch'] = None; sys.path[0] = sys.argv[2]; del sys.argv[0], sys.argv[1]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    server = ServedProcess([sys.executable, "-c", code, str(exported / "serve.py"), "--threads", "1"])
+    server = ServedProcess(
+        [sys.executable, "-c", code, str(exported / "serve.py"), str(exported), "--threads", "1"]
+    )
     try:
         answer = httpx.post(
             f"{server.address}/v1/completions", json=FEW | {"seed": 4, "n": 2}, timeout=30

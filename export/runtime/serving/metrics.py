@@ -1,7 +1,6 @@
 """Metrics of a server in the text format of Prometheus."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -9,16 +8,13 @@ from prometheus_client.registry import Collector
 
 from .backend import Load
 
-if TYPE_CHECKING:
-    from .service import Service
-
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 
 
 class Metrics:
-    """Counts of requests, texts and tokens; times; and the load, which is read when it is asked for."""
+    """Counts of requests and texts; times; and the ``load``, which is read when metrics are asked for."""
 
-    def __init__(self, service: "Service") -> None:
+    def __init__(self, load: Callable[[], Load]) -> None:
         self._registry = CollectorRegistry()
         given = {"registry": self._registry, "namespace": "ld4lg"}
         labels = ("route", "status")
@@ -32,7 +28,7 @@ class Metrics:
         self.texts = Counter("texts", "Finished texts.", **given)
         self.cancelled = Counter("cancelled", "Completions whose client went away.", **given)
 
-        self._registry.register(_LoadCollector(service))
+        self._registry.register(_LoadCollector(load))
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
@@ -48,12 +44,11 @@ class Metrics:
 class _LoadCollector(Collector):
     """Reads the load of the model when metrics are asked for."""
 
-    def __init__(self, service: "Service") -> None:
-        self._service = service
+    def __init__(self, load: Callable[[], Load]) -> None:
+        self._load = load
 
     def collect(self) -> Iterable[Metric]:
-        backend = self._service.backend
-        load = Load(0, 0, 0) if backend is None else backend.load()
+        load = self._load()
         yield GaugeMetricFamily("ld4lg_running_samples", "Samples that are being denoised.", load.running)
         yield GaugeMetricFamily("ld4lg_waiting_samples", "Samples that wait to be denoised.", load.waiting)
         yield CounterMetricFamily("ld4lg_steps", "Steps of all batches.", load.steps)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..option_checks import shown
 from ..pipeline import OnnxTextDiffusion
 from ..sampling import SAMPLERS
 from ..text_display import get_logger
-from .backend import Abilities, Failed, Finished, Full, Load, OnEvent, Partial
+from .backend import Abilities, Event, Failed, Finished, Full, Load, OnEvent, Partial
 from .limits import Limits
 from .schemas import CompletionRequest, InfillRequest, InterpolationRequest
 
@@ -43,7 +43,11 @@ class Waiting:
     how: dict[str, Any]
     rules: DecodingRules
     class_id: int | None
-    cancelled: bool = field(default=False)
+    cancelled: bool = False
+
+    def send(self, event: Event) -> None:
+        if not self.cancelled:
+            self.on_event(event)
 
     @property
     def count(self) -> int:
@@ -153,7 +157,7 @@ class OnnxBackend:
                     else "The model failed; its log says why."
                 )
                 for each in batch:
-                    each.on_event(Failed(sentence))
+                    each.send(Failed(sentence))
             self._seconds_a_text = (time.perf_counter() - begun) / self._running
             self._running = 0
 
@@ -201,7 +205,7 @@ class OnnxBackend:
                 kept = None if mask is None else mask[rows]
                 texts = model.decode(latents[rows], kept, first.rules, seeds[rows], ids[rows])
                 for row, text in zip(rows, texts, strict=True):
-                    owners[row].on_event(Partial(int(ids[row]), step, text))
+                    owners[row].send(Partial(int(ids[row]), step, text))
 
         latents, mask = model.sample(
             ids,
@@ -216,7 +220,7 @@ class OnnxBackend:
         for owner, sample, row, text in zip(
             owners, ids.tolist(), tokens, model.tokenizer.decode(tokens), strict=True
         ):
-            owner.on_event(Finished(sample, text, "length" if len(row) >= most else "stop"))
+            owner.send(Finished(sample, text, "length" if len(row) >= most else "stop"))
 
     def _write(self, waiting: Waiting) -> None:
         """Texts of a model that writes documents."""
@@ -233,7 +237,7 @@ class OnnxBackend:
         most = request.max_tokens or MAX_NEW_TOKENS
         for sample, text in enumerate(texts):
             cut = self.count_tokens([text]) >= most
-            waiting.on_event(Finished(sample, text, "length" if cut else "stop"))
+            waiting.send(Finished(sample, text, "length" if cut else "stop"))
 
     def interpolate(self, request: InterpolationRequest) -> list[str]:
         """Refuses it."""

@@ -5,7 +5,6 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Callable
-from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -53,19 +52,20 @@ def serve(
     port: int = 8000,
     limits: Limits | None = None,
     api_key: str | None = None,
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Serves a model until a signal ends it.
 
     Args:
         load: returns the model; called in a thread, while the server already answers that it is not ready.
-        port: 0 takes a free one. say: gets sentences for a person.
+        port: 0 takes a free one. say: gets sentences for a person; None prints them.
 
     Raises:
         RuntimeInputError: the address cannot be used.
         SystemExit: a second signal.
         Exception: what ``load`` raises.
     """
+    say = _say if say is None else say
     with _listening(host, port) as listening:
         service = Service(load, limits or Limits())
         config = uvicorn.Config(
@@ -89,6 +89,10 @@ def serve(
         raise service.failure
     if server.ended_by is not None:
         raise SystemExit(SIGNALLED + server.ended_by)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ..errors import RuntimeInputError
 from ..text_display import get_logger
-from .backend import Abilities, Backend, Event, Failed, Finished, Full
+from .backend import Abilities, Backend, Event, Failed, Finished, Full, Load
 from .errors import RequestError, of_input
 from .limits import Limits
 from .metrics import Metrics
@@ -24,7 +24,7 @@ class Service:
     """State of a server: ``failure`` is what loading the model raised, ``in_flight`` the requests being answered."""
 
     def __init__(self, load: Callable[[], Backend], limits: Limits, num_workers: int = 1) -> None:
-        self.limits, self.metrics = limits, Metrics(self)
+        self.limits, self.metrics = limits, Metrics(self.load)
         self.backend: Backend | None = None
         self.failure: Exception | None = None
         self.draining, self.in_flight = False, 0
@@ -41,6 +41,10 @@ class Service:
             self.backend = self._load()
         except Exception as error:
             self.failure = error
+
+    def load(self) -> Load:
+        """How busy the model is; nothing before it is loaded."""
+        return Load(0, 0, 0) if self.backend is None else self.backend.load()
 
     @property
     def ready(self) -> bool:
