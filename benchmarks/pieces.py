@@ -15,6 +15,7 @@ NOT_RUN = {
     "length-control": "it needs a scoring LM, which recipe_ablation.py trains",
     "guides": "it needs a scoring LM, which recipe_ablation.py trains, and E2E",
     "continuations": "it trains models for an hour; run benchmarks/continuations.py by itself",
+    "serving-load": "it loads a server for minutes; run benchmarks/serving_load.py by itself",
     "time-to-quality": "it trains models for most of an hour; run benchmarks/time_to_quality.py by itself",
 }
 """Benchmarks that are no pieces, or not always, and why."""

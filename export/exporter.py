@@ -71,7 +71,7 @@ def export_run(
     validate: bool = True,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Writes ``out_dir``: graphs, tokenizer, config, and the runtime with its command ``generate.py``.
+    """Writes ``out_dir``: graphs, tokenizer, config, and the runtime with ``generate.py`` and ``serve.py``.
 
     The folder appears complete or not at all. ``say`` gets sentences with the differences of the graphs from PyTorch.
     int8 graphs are checked in float32 first, so that their difference shows the cost of int8 alone; bfloat16 graphs
@@ -156,10 +156,10 @@ def _arrays(guide: Guide) -> list[np.ndarray]:
 
 
 def _write_runtime(folder: Path) -> None:
-    """Copies the runtime's sources, ``generate.py`` and ``README.md``."""
+    """Copies the runtime's sources, ``generate.py``, ``serve.py`` and ``README.md``."""
     sources = Path(runtime.__file__).parent
     shutil.copytree(sources, folder / RUNTIME, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("generate.py", "README.md"):
+    for name in ("generate.py", "serve.py", "README.md"):
         (folder / RUNTIME / "folder" / name).rename(folder / name)
     (folder / RUNTIME / "folder").rmdir()
 

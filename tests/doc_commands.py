@@ -41,7 +41,7 @@ SMALL_EVALUATION = [
     *SMALL_SAMPLING,
     *(f"evaluation.{kind}_model=null" for kind in ("mauve", "sentence", "perplexity", "bertscore")),
 ]
-NOT_RUN = ("pytest", "accelerate launch", "python tests/", "python benchmarks/", "docker")
+NOT_RUN = ("pytest", "accelerate launch", "python tests/", "python benchmarks/", "docker", "ld4lg serve")
 """What other tests run, or what takes a GPU or minutes: its files and options are checked instead."""
 
 

@@ -30,6 +30,8 @@ def test_configuration_files_ship():
 def test_everything_that_is_read_at_run_time_ships():
     package = resources.files("ld4lg_fast")
     assert (package / "py.typed").is_file() and (package / "evaluation" / "report.html").is_file()
+    serving = {entry.name for entry in resources.files("ld4lg_fast.export.runtime.serving").iterdir()}
+    assert {"page.html", "page.css", "page.js", "page_snippets.js"} <= serving
 
 
 def test_types_are_checked_of_the_whole_package():

@@ -4,6 +4,7 @@ Letters: B batch, N latent positions, d latent width.
 """
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .decoding import DecodingRules
 from .errors import RuntimeInputError
 from .folder_schema import Diffusion
 from .levels import not_finite
-from .option_checks import shown
+from .option_checks import Choice, complaint, first_complaint, shown
 
 NOISE_BYTES = 64  # per element of the latents, while noise is generated
 LOGIT_BYTES = 24  # per token of the vocabulary, while the next token is chosen
@@ -43,6 +44,18 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows
         return 2**63
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses what is neither a seed of all samples nor an array (B,) uint64 with one of each.
+
+    Raises:
+        RuntimeInputError: with the value.
+    """
+    if isinstance(seed, np.ndarray) and seed.dtype == np.uint64 and seed.ndim == 1:
+        return
+    if sentence := complaint("seed", seed):
+        raise RuntimeInputError(sentence)
 
 
 def sample_numbers(sample_ids: Any) -> np.ndarray:
@@ -85,4 +98,19 @@ def check_latents(diffusion: Diffusion, latents: np.ndarray, mask: np.ndarray | 
         lengths = np.square(latents.astype(np.float32)).sum(axis=2)
     broken = ~np.isfinite(lengths) & (True if mask is None else mask)
     if sentence := not_finite(int(broken.any(axis=1).sum()), len(latents)):
+        raise RuntimeInputError(sentence)
+
+
+def check_options(**options: Any) -> None:
+    """Refuses options that violate their rule in `option_checks.OPTIONS`.
+
+    Raises:
+        RuntimeInputError: about the first of them.
+    """
+    if sentence := first_complaint(options):
+        raise RuntimeInputError(sentence)
+
+
+def check_choice(name: str, value: Any, names: Collection[str]) -> None:
+    if sentence := complaint(name, value, Choice(names)):
         raise RuntimeInputError(sentence)

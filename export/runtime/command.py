@@ -25,7 +25,7 @@ BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 MOST_SAID = 300  # characters of argparse's messages, which repeat whole arguments
 
 
-def _number(text: str) -> int | float | str:
+def number(text: str) -> int | float | str:
     """A number, or the text itself, which `option_checks` refuses."""
     for kind in (int, float):
         try:
@@ -45,26 +45,26 @@ def _path(text: str) -> Path:
 # Fields of `DecodingRules` as options; those left out are the model's own.
 DECODING: dict[str, dict] = {
     "strategy": {"choices": STRATEGIES, "help": "how latents become text"},
-    "num_beams": {"type": _number, "help": "of beam search"},
+    "num_beams": {"type": number, "help": "of beam search"},
     "top_p": {
-        "type": _number,
+        "type": number,
         "help": "of nucleus sampling: the cumulative probability of the tokens to sample from",
     },
     "top_k": {
-        "type": _number,
+        "type": number,
         "help": "the same: the number of most probable tokens to sample from, 0 for all",
     },
-    "temperature": {"type": _number, "help": "the same: above 1 texts differ more"},
+    "temperature": {"type": number, "help": "the same: above 1 texts differ more"},
     "num_decodes": {
-        "type": _number,
+        "type": number,
         "help": "the same: texts sampled from each latent, of which one is kept",
     },
     "choose_decode": {
         "choices": CHOICES,
         "help": "which one is kept: the most probable (score), or the most similar to the others",
     },
-    "max_length": {"type": _number, "help": "tokens of a text, special ones included"},
-    "min_length": {"type": _number, "help": "the same"},
+    "max_length": {"type": number, "help": "tokens of a text, special ones included"},
+    "min_length": {"type": number, "help": "the same"},
 }
 
 EXAMPLES = """examples:
@@ -152,7 +152,7 @@ def _show(texts: list[str]) -> None:
     print(*map(list_item, texts), sep="\n", flush=True)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
@@ -168,28 +168,28 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
     place = displayed(str(folder)).replace("%", "%%")
-    parser = _Parser(
+    parser = Parser(
         prog=prog and displayed(prog),
         description=f"%(prog)s samples texts from the exported model in {place}.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--num-samples", type=_number, help="8, or one for each source or prompt, if left out")
+    add("--num-samples", type=number, help="8, or one for each source or prompt, if left out")
     add("--quality", default="paper", help="preset of the next three: paper, balanced or draft")
-    add("--num-inference-steps", type=_number, help="network evaluations a text, if not the preset's")
+    add("--num-inference-steps", type=number, help="network evaluations a text, if not the preset's")
     add("--sampler", choices=list(SAMPLERS), help="if not the preset's")
     add("--spacing", choices=SPACINGS, help="of the steps, if not the preset's")
-    add("--eta", type=_number, help="of ddim: 0 is deterministic, 1 ancestral sampling")
-    add("--seed", type=_number, default=0, help="the same seed gives the same texts")
-    add("--class-id", type=_number, help="of a class-conditional model")
+    add("--eta", type=number, help="of ddim: 0 is deterministic, 1 ancestral sampling")
+    add("--seed", type=number, default=0, help="the same seed gives the same texts")
+    add("--class-id", type=number, help="of a class-conditional model")
     add("--class-name", type=typed, help="the same by name")
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", type=typed, help="text to go on with (models that write documents)")
     prompt.add_argument(
         "--prompt-file", type=_path, help="prompts in a .txt (one a line), .jsonl, .json, .csv or .tsv"
     )
-    add("--max-new-tokens", type=_number, help="most tokens to add to a prompt; 512 if left out")
+    add("--max-new-tokens", type=number, help="most tokens to add to a prompt; 512 if left out")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--source",
@@ -208,20 +208,20 @@ def _parser(folder: Path, prog: str | None) -> argparse.ArgumentParser:
         metavar="NAME=VALUE[:WEIGHT]",
         help="what texts should be like, as food=Italian or length=20:5; may be given several times",
     )
-    add("--guidance-scale", type=_number, help="2 with a source and 1 without, if left out")
+    add("--guidance-scale", type=number, help="2 with a source and 1 without, if left out")
     add(
         "--guidance-interval",
         nargs=2,
-        type=_number,
+        type=number,
         default=(0.0, 1.0),
         metavar=("LOW", "HIGH"),
         help="times, 1 noise and 0 data, between which there is guidance",
     )
     for name, settings in DECODING.items():
         add(f"--{name.replace('_', '-')}", **settings)
-    add("--batch-size", type=_number, default=64)
+    add("--batch-size", type=number, default=64)
     add("--provider", help="of onnxruntime, e.g. CPUExecutionProvider")
-    add("--threads", type=_number, help="of the CPU")
+    add("--threads", type=number, help="of the CPU")
     add("--json", type=_path, help="also write the texts to this file; - prints JSON and nothing else")
     return parser
 

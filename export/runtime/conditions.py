@@ -73,7 +73,7 @@ def describe_classes(names: Sequence[str]) -> str:
 
 
 def classes_of(
-    config: FolderConfig, chosen: int | list[int] | None, seed: int, ids: np.ndarray
+    config: FolderConfig, chosen: int | list[int] | None, seed: noise.Seed, ids: np.ndarray
 ) -> np.ndarray | None:
     """A class (B,) for each of the samples ``ids``; None for a model without classes.
 

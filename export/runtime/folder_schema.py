@@ -33,7 +33,7 @@ class FileName:
 
     def allows(self, value: Any) -> bool:
         return isinstance(value, str) and bool(
-            re.fullmatch(rf"({RUNTIME}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}", value)
+            re.fullmatch(rf"({RUNTIME}/(serving/)?)?[A-Za-z0-9_][A-Za-z0-9_.-]{{0,99}}", value)
         )
 
     def __str__(self) -> str:

@@ -4,7 +4,7 @@ Letters: B batch, N latent positions, d latent width, M source length, K beams, 
 """
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import noise
-from .batch_checks import check_latents, check_memory, sample_numbers
+from .batch_checks import check_choice, check_latents, check_memory, check_options, check_seed, sample_numbers
 from .conditions import check_classes, check_sources, classes_of, sources_of
 from .contexts import BlockContexts, Context, SourceContexts
 from .continuation import check_no_documents, write_documents
@@ -30,12 +30,10 @@ from .json_files import REMEDY
 from .language_model import LanguageModel
 from .levels import more_than_timesteps
 from .option_checks import (
-    Choice,
     WholeNumber,
     above_max_length,
     complaint,
     eta_of_another,
-    first_complaint,
 )
 from .sampling import SAMPLERS, sample, step_table
 from .schedules import SPACINGS, sampling_grid
@@ -80,12 +78,12 @@ class OnnxTextDiffusion:
         self._denoiser, *decoder = (graphs[name] for name in GRAPHS)
         self._decoder = decoder[0], decoder[1], decoder[2]
         tokenizer = partial(TextTokenizer, folder, self.config.tokenizer, self._vocabulary)
-        self._tokenizer = tokenizer()
+        self.tokenizer = tokenizer()
         if source := self.config.source:
             pad = self.config.generation.pad_token
             self._sources = SourceContexts(graphs["source"], tokenizer(limit=source.max_len), pad)
         if self.config.documents:
-            tokenizers = self._tokenizer, tokenizer(limit=self.config.max_len)
+            tokenizers = self.tokenizer, tokenizer(limit=self.config.max_len)
             self._blocks = BlockContexts(self.config, graphs["encoder"], graphs["context"], *tokenizers)
 
     def __call__(
@@ -134,12 +132,12 @@ class OnnxTextDiffusion:
             RuntimeInputError: an option out of range, or a condition that the model does not have.
         """
         most = MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
-        _check(batch_size=batch_size, seed=seed, max_new_tokens=most)
+        check_options(batch_size=batch_size, seed=seed, max_new_tokens=most)
         if num_samples is not None:
-            _check(num_samples=num_samples)
+            check_options(num_samples=num_samples)
         check_no_documents(self.config.documents, prompt=prompt, max_new_tokens=max_new_tokens)
         prompts, num_samples = check_prompts(prompt, num_samples)
-        num_inference_steps, sampler, spacing = self._plan(quality, num_inference_steps, sampler, spacing)
+        num_inference_steps, sampler, spacing = self.plan(quality, num_inference_steps, sampler, spacing)
         rules = self.rules(**decoding)
         check_memory(self.config.diffusion, rules, self._vocabulary, min(batch_size, num_samples))
         sources = check_sources(self.config.source is not None, source, num_samples)
@@ -192,16 +190,18 @@ class OnnxTextDiffusion:
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         guides: Mapping[str, Chosen] | None = None,
-        seed: int = 0,
+        seed: noise.Seed = 0,
+        on_step: Callable[[int, np.ndarray, np.ndarray | None], None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Latents (B, N, d) of one batch and, in recipe v1, the mask (B, N) of their real positions.
 
         ``documents``: of a model that writes them, what there is of each before the block; ``guides``: `check_guides`.
+        ``on_step(step, latents, mask)`` is called after every step, from 1, with the predicted latents.
         """
         diffusion = self.config.diffusion
         scale = diffusion.guidance_scale if guidance_scale is None else guidance_scale
-        _check(
-            seed=seed,
+        check_seed(seed)
+        check_options(
             num_inference_steps=num_inference_steps,
             guidance_scale=scale,
             guidance_interval=guidance_interval,
@@ -241,18 +241,25 @@ class OnnxTextDiffusion:
         given = {"mask": mask, "class_id": class_ids}
         conditions = context | {name: value for name, value in given.items() if value is not None}
         network = guided_network(diffusion, self._denoiser, grid, scales, conditions)
+
+        def unnormalized(x: np.ndarray) -> np.ndarray:
+            return x * np.float32(diffusion.divisor) + np.array(diffusion.mean, np.float32)
+
+        def report(step: int, x_start: np.ndarray) -> None:
+            if on_step is not None:
+                on_step(step, unnormalized(x_start), mask)
+
         lead = lead_of(self._guides, guides, grid.log_snr[:-1], mask)
         start = fresh(noise.START_STREAM)
-        latents = sample(table, network, start, lambda step: fresh(1 + step), diffusion.project, lead)
-        latents = latents * np.float32(diffusion.divisor) + np.array(diffusion.mean, np.float32)
-        return latents, mask
+        latents = sample(table, network, start, lambda step: fresh(1 + step), diffusion.project, lead, report)
+        return unnormalized(latents), mask
 
     def decode(
         self,
         latents: np.ndarray,
         mask: np.ndarray | None = None,
         rules: DecodingRules | None = None,
-        seed: int = 0,
+        seed: noise.Seed = 0,
         sample_ids: np.ndarray | None = None,
     ) -> list[str]:
         """Texts of latents (B, N, d) and their mask; ``seed`` and ``sample_ids`` are for nucleus sampling.
@@ -261,22 +268,23 @@ class OnnxTextDiffusion:
             RuntimeInputError: latents of another shape than the model's, or not finite.
         """
         tokens = self.decode_tokens(latents, mask, rules, seed, sample_ids)
-        return self._tokenizer.decode(tokens)
+        return self.tokenizer.decode(tokens)
 
     def decode_tokens(
         self,
         latents: np.ndarray,
         mask: np.ndarray | None = None,
         rules: DecodingRules | None = None,
-        seed: int = 0,
+        seed: noise.Seed = 0,
         sample_ids: np.ndarray | None = None,
         prefix: np.ndarray | None = None,
     ) -> list[list[int]]:
         """Token ids of texts, special ones removed; arguments as in `decode`.
+
         ``prefix`` (B, P): tokens that the decoder reads before those that it writes; the result is without them.
         """
         check_latents(self.config.diffusion, latents, mask)
-        _check(seed=seed)
+        check_seed(seed)
         rules = self.rules() if rules is None else rules
         num_prefix = 0 if prefix is None else prefix.shape[1]
         rules = rules.after(num_prefix)
@@ -293,13 +301,13 @@ class OnnxTextDiffusion:
         decoder = LanguageModel(*self._decoder, latents, mask, beams)
         prefix = None if prefix is None else np.repeat(prefix, decodes, axis=0)
         found, scores = decode_tokens(decoder, len(latents), rules, uniform, prefix)
-        tokens = self._tokenizer.without_special(found[:, 1 + num_prefix :].tolist())
+        tokens = self.tokenizer.without_special(found[:, 1 + num_prefix :].tolist())
         if decodes == 1:
             return tokens
         groups = [slice(first, first + decodes) for first in range(0, len(tokens), decodes)]
         if rules.choose_decode == SCORE:
             return [tokens[group][scores[group].argmax()] for group in groups]
-        similarity, texts = SIMILARITIES[rules.choose_decode], self._tokenizer.decode(tokens)
+        similarity, texts = SIMILARITIES[rules.choose_decode], self.tokenizer.decode(tokens)
         return [tokens[group][minimum_bayes_risk(texts[group], similarity)] for group in groups]
 
     def rules(self, **decoding: Any) -> DecodingRules:
@@ -321,30 +329,15 @@ class OnnxTextDiffusion:
         rules.check_vocabulary(self._vocabulary)
         return rules
 
-    def _plan(
+    def plan(
         self, quality: str, num_inference_steps: int | None, sampler: str | None, spacing: str | None
     ) -> tuple[int, str, str]:
         """Steps, sampler and spacing: the given ones, else the preset's, else the recipe's."""
-        _check_choice("quality", quality, self.config.qualities)
+        check_choice("quality", quality, self.config.qualities)
         preset = self.config.qualities[quality]
         if sampler is None:
             sampler = self.config.diffusion.sampler if preset.sampler is None else preset.sampler
         spacing = preset.spacing if spacing is None else spacing
-        _check_choice("sampler", sampler, SAMPLERS)
-        _check_choice("spacing", spacing, SPACINGS)
+        check_choice("sampler", sampler, SAMPLERS)
+        check_choice("spacing", spacing, SPACINGS)
         return preset.num_steps if num_inference_steps is None else num_inference_steps, sampler, spacing
-
-
-def _check(**options: Any) -> None:
-    """Refuses options that violate their rule in `option_checks.OPTIONS`.
-
-    Raises:
-        RuntimeInputError: about the first of them.
-    """
-    if sentence := first_complaint(options):
-        raise RuntimeInputError(sentence)
-
-
-def _check_choice(name: str, value: Any, names: Collection[str]) -> None:
-    if sentence := complaint(name, value, Choice(names)):
-        raise RuntimeInputError(sentence)

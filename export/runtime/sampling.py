@@ -200,11 +200,13 @@ def sample(
     noise: Callable[[int], np.ndarray],
     project: bool = False,
     lead: Callable[[int, np.ndarray], np.ndarray] | None = None,
+    on_step: Callable[[int, np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """From the starting noise z (B, N, d) to latents, by the coefficients of `step_table`.
 
     ``network(z, step, x_prev)`` is the guided network, with the x_start of the step before; ``noise(step)`` fresh
     noise. ``lead(step, x_start)`` changes every x_start; ``project`` projects it to the sphere of radius √d.
+    ``on_step(step, x_start)`` is called after every step, the first is 1.
     """
     x_start = x_prev = None
     for step, (from_z, from_output, *to_next) in enumerate(table):
@@ -216,6 +218,8 @@ def sample(
         if project:
             norm = np.maximum(np.linalg.norm(x_start, axis=-1, keepdims=True), np.float32(1e-12))
             x_start = x_start / norm * np.float32(math.sqrt(x_start.shape[-1]))
+        if on_step is not None:
+            on_step(step + 1, x_start)
         z = to_next[0] * z + to_next[1] * x_start
         if to_next[2]:
             z = z + to_next[2] * x_prev

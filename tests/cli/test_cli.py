@@ -27,7 +27,7 @@ from tests.doc_commands import PYPROJECT
 
 COMMANDS = {
     *("train", "sample", "evaluate", "export", "run-onnx", "bench", "import-checkpoint", "demo", "doctor"),
-    *("learn-timesteps", "guide"),
+    *("learn-timesteps", "guide", "serve"),
 }
 
 
