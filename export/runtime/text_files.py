@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
 
 from .delimited import read_delimited
@@ -82,15 +83,35 @@ def read_table(path: Path) -> Table:
                 f"{path} cannot be read as texts: its name must end in {', '.join(EXTENSIONS)}"
             )
         with open(path, "rb") as file:
-            lines = _Lines(file, path)
-            table = _READERS[ending](lines, str(path))
+            return read_open_table(file, path, ending)
     except FileNotFoundError as error:
         raise RuntimeInputError(f"the file {path} does not exist: correct its path") from error
     except OSError as error:
         raise RuntimeInputError(
             f"{path} cannot be read ({error.strerror}): name a file that you may read"
         ) from error
+
+
+def read_open_table(file: BufferedReader, path: Path, ending: str) -> Table:
+    """`read_table` of an open file, whose format is that of ``ending``, one of `EXTENSIONS`."""
+    lines = _Lines(file, path)
+    table = _READERS[ending](lines, str(path))
     return replace(table, notes=(*lines.notes(), *table.notes))
+
+
+def read_chunks(file: BufferedReader, path: Path, ending: str, num_lines: int) -> Iterator[Table]:
+    """The rows of an open ``.txt`` or ``.jsonl`` file in tables of ``num_lines`` lines.
+
+    ``places``, and the lines in errors, are counted in each table. The last one, without rows, has the notes.
+    """
+    lines = _Lines(file, path)
+    rest = iter(lines)
+    chunk = list(islice(rest, num_lines))
+    while True:
+        yield _READERS[ending](chunk, str(path))
+        if not (chunk := list(islice(rest, num_lines))):
+            break
+    yield Table(str(path), (), (), notes=lines.notes())
 
 
 class _Lines:

@@ -73,4 +73,4 @@ def choose_sources(
             f"its corpus cannot be read ({error})."
         ) from error
     count = min(DEFAULT_SAMPLES if num_samples is None else num_samples, len(dataset.test))
-    return (dataset.test.sources or [])[:count], dataset.test.texts[:count]
+    return list((dataset.test.sources or [])[:count]), list(dataset.test.texts[:count])

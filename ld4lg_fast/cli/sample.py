@@ -125,7 +125,9 @@ def sample(
     json: Annotated[
         Path | None,
         typer.Option(
-            parser=path, help="Also write the texts to this JSON file; - prints JSON and nothing else."
+            parser=path,
+            help="Also write the texts to this JSON file; - prints JSON and nothing else. FILE.jsonl is written batch "
+            "by batch, for any number of texts, and the same command goes on with it after an interruption.",
         ),
     ] = None,
 ) -> None:
@@ -136,6 +138,7 @@ def sample(
     ld4lg sample outputs/e2e --num-samples 16 --quality balanced
     ld4lg sample outputs/e2e --sampler dpmpp_2m --num-inference-steps 20 --strategy nucleus --json texts.json
     ld4lg sample --guide food=Italian --guide family=no
+    ld4lg sample outputs/e2e --num-samples 1000000 --quality draft --json texts.jsonl
     ld4lg sample outputs/ag_news --class-name Sports --guidance-scale 4
     ld4lg sample outputs/documents --prompt "The Old Mill is a pub." --max-new-tokens 200
     """
@@ -144,9 +147,10 @@ def sample(
     from ld4lg_fast.checkpoints.files import write_json
     from ld4lg_fast.checkpoints.shipped import DEFAULT, FOLDER, run_directory
     from ld4lg_fast.cli.given_texts import choose_prompts
-    from ld4lg_fast.cli.infer import choose_device, print_texts, sample_with_bar
+    from ld4lg_fast.cli.sampling_output import print_texts, sample_with_bar
+    from ld4lg_fast.cli.text_lines import SUFFIX
     from ld4lg_fast.export.runtime.guide_options import parse_guides
-    from ld4lg_fast.options.checks import as_config_errors, check_given, output_file
+    from ld4lg_fast.options.checks import as_config_errors, check_given, choose_device, output_file
     from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
     from ld4lg_fast.pipeline.presets import sampling_plan
     from ld4lg_fast.terminal.console import console
@@ -189,6 +193,9 @@ def sample(
     if pipe.model.writes_documents:
         settings["best_of"] = 1 if best_of_default else best_of
     settings |= {name: value for name, value in asked.items() if value is not None}
+    if file is not None and file.suffix == SUFFIX:
+        _sample_lines(file, num_samples, run_dir, pipe, settings, decoding)
+        return
     output, seconds = sample_with_bar(pipe, num_samples=num_samples, decoding=decoding, **settings)
     print_texts(output.texts, seconds, output.prompts)
     if json is None:
@@ -205,3 +212,37 @@ def sample(
         print_json(content)
     else:
         write_json(file, content)
+
+
+def _sample_lines(
+    file: Path, num_samples: int, run_dir: Path | None, pipe: Any, settings: dict[str, Any], decoding: Any
+) -> None:
+    """Writes samples as JSON lines, see `text_lines`; the best of several are chosen among those of a batch."""
+    from dataclasses import asdict
+
+    from ld4lg_fast.cli.sampling_output import sampling_call
+    from ld4lg_fast.cli.text_lines import digest, model_identity, write_lines
+    from ld4lg_fast.engine.engine import fitting_batch
+    from ld4lg_fast.pipeline.documents import prompt_list
+    from ld4lg_fast.training.session import start_processes
+
+    options = {name: value for name, value in settings.items() if name not in ("length", "prompt")}
+    prompts = prompt_list(settings["prompt"], num_samples)[0] if "prompt" in settings else None
+    begun = model_identity(run_dir, pipe) | {"options": options, "length": settings["length"]}
+    begun |= {"decoding": asdict(decoding), "prompts": digest(prompts)}
+    call = sampling_call(pipe, settings["length"], settings)
+
+    def rows(first: int, last: int, progress: Any) -> list[dict[str, Any]]:
+        ids = range(first * options["best_of"], last * options["best_of"])
+        given = {}
+        if prompts is not None:
+            given["prompt"] = prompts[first:last] if len(prompts) > 1 else prompts
+        output = call(last - first, sample_ids=ids, decoding=decoding, progress=progress, **options, **given)
+        if output.prompts is None:
+            return [{"text": text} for text in output.texts]
+        return [
+            {"text": text, "prompt": before}
+            for text, before in zip(output.texts, output.prompts, strict=True)
+        ]
+
+    write_lines(file, num_samples, fitting_batch(pipe.model), begun, rows, start_processes())

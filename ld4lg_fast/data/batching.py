@@ -5,6 +5,7 @@ An epoch is a pure function of (seed, epoch): a resumed run sees the same batche
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,26 @@ from ld4lg_fast.errors import ConfigError, DataError
 POOL_BATCHES = 50
 
 
+class Batches(Sequence[list[int]]):
+    """Batches of indices, cut from the order of all of them when they are asked for.
+
+    Args:
+        order: indices, a whole number of batches. shuffled: the batches' numbers in ``order``; None: one by one.
+    """
+
+    def __init__(self, order: np.ndarray, batch_size: int, shuffled: np.ndarray | None = None) -> None:
+        self._batches, self._shuffled = order.reshape(-1, batch_size), shuffled
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._batches[number if self._shuffled is None else self._shuffled[number]].tolist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
 def shuffled_batches(
     num_examples: int,
     batch_size: int,
@@ -23,7 +44,7 @@ def shuffled_batches(
     epoch: int = 0,
     lengths: np.ndarray | None = None,
     firsts: np.ndarray | None = None,
-) -> list[list[int]]:
+) -> Batches:
     """Indices of one epoch in batches of random order; the examples of an incomplete last batch are left out.
 
     With ``lengths`` (num_examples,), batches hold texts of similar length, for little padding: the shuffled examples
@@ -45,13 +66,17 @@ def shuffled_batches(
             f"{num_examples} examples do not fill one batch of {batch_size}: use a smaller batch size or more texts"
         )
     rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(num_examples) if firsts is None else _by_document(firsts, rng)
+    # int32 takes half of the memory, and is shuffled by the same random numbers.
+    every = np.arange(num_examples, dtype=np.int32 if num_examples < 2**31 else np.int64)
+    order = rng.permutation(every) if firsts is None else _by_document(firsts, rng)
     order = order[: num_examples - num_examples % batch_size]
     if lengths is None:
-        return order.reshape(-1, batch_size).tolist()
-    pool = np.arange(len(order)) // (POOL_BATCHES * batch_size)
-    by_length = order[np.lexsort((lengths[order], pool))]
-    return rng.permutation(by_length.reshape(-1, batch_size)).tolist()
+        return Batches(order, batch_size)
+    pool = POOL_BATCHES * batch_size
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        part[:] = part[np.argsort(lengths[part], kind="stable")]
+    return Batches(order, batch_size, rng.permutation(len(order) // batch_size))
 
 
 def _by_document(firsts: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,13 @@
 """A corpus: three splits of texts, optionally with labels or source texts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from ld4lg_fast.data.texts import Texts
 from ld4lg_fast.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -35,9 +36,6 @@ def clean_up_spaces(text: str) -> str:
     return text
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True)
 class TextSplit:
     """Texts, optionally with a label (an index into ``TextDataset.class_names``) or a source text for each.
@@ -46,9 +44,9 @@ class TextSplit:
     ``texts[offsets[i] : offsets[i + 1]]``, the last of which is empty and marks its end.
     """
 
-    texts: list[str]
+    texts: Sequence[str]
     labels: list[int] | None = None
-    sources: list[str] | None = None
+    sources: Sequence[str] | None = None
     offsets: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -56,17 +54,21 @@ class TextSplit:
 
     def select(self, indices: Iterable[int]) -> "TextSplit":
         """The examples at ``indices``, in that order."""
-        indices = list(indices)
+        places = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
 
-        def pick(column: list[T] | None) -> list[T] | None:
-            return None if column is None else [column[i] for i in indices]
+        def pick(column: Any) -> Any:
+            if isinstance(column, Texts):
+                return column.select(places)
+            return None if column is None else [column[place] for place in places.tolist()]
 
-        return TextSplit([self.texts[i] for i in indices], pick(self.labels), pick(self.sources))
+        return TextSplit(pick(self.texts), pick(self.labels), pick(self.sources))
 
-    def filled(self) -> list[int]:
+    def filled(self) -> np.ndarray:
         """Indices of the examples whose text and source, if there are sources, are not empty."""
         sources = self.texts if self.sources is None else self.sources
-        return [i for i, text in enumerate(self.texts) if text and sources[i]]
+        pairs = zip(self.texts, sources, strict=True)
+        found = np.flatnonzero(np.fromiter((bool(text and source) for text, source in pairs), dtype=bool))
+        return found.astype(np.int32) if len(self) < 2**31 else found
 
 
 def joined(parts: Iterable[TextSplit]) -> TextSplit:

@@ -3,15 +3,17 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ld4lg_fast.data.catalogue import DatasetSpec
 from ld4lg_fast.data.corpus import TextSplit, clean_up_spaces, joined
-from ld4lg_fast.data.formats import as_data_errors
+from ld4lg_fast.data.formats import as_data_errors, format_of
 from ld4lg_fast.errors import DataError
 from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.export.runtime.text_files import MISSING, Table, choose_column, lookup, texts_of, values_of
 
+_NAMED = 8  # files of a split that are described one by one
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 Tables = Mapping[str, Sequence[Table]]
@@ -38,21 +40,20 @@ def splits_from_rows(
         DataError: an empty file, a missing column, or a value that is no text or no label.
     """
     for tables in found.values():
-        if not any(table.rows for table in tables):
-            names = ", ".join(table.name for table in tables)
-            raise DataError(f"{names} is empty: give a file with at least one text")
+        refuse_empty(tables)
     label_column = _label_column(spec, found, asked)
     splits: dict[str, TextSplit] = {}
     labels: dict[str, list[object]] = {}
     accounts: list[str] = []
     with as_data_errors():
         for split, tables in found.items():
-            parts = []
+            parts, notes = [], []
             for table in tables:
-                part, note = _texts_and_sources(table, spec, asked)
+                part, note, _ = texts_and_sources(table, spec, asked)
                 parts.append(part)
-                accounts.append(table.account(len(part.filled()), note))
+                notes.append(note)
             splits[split] = joined(parts)
+            accounts += accounts_of(tables, [len(part.filled()) for part in parts], notes)
             if label_column is not None:
                 labels[split] = [label for table in tables for label in _labels(table, label_column)]
     if label_column is None:
@@ -63,6 +64,35 @@ def splits_from_rows(
     return splits, class_names, accounts
 
 
+def refuse_empty(tables: Sequence[Table]) -> None:
+    """Refuses the files of a split that have no row.
+
+    Raises:
+        DataError: the sentence names them.
+    """
+    if not any(table.rows for table in tables):
+        names = ", ".join(table.name for table in tables)
+        raise DataError(f"{names} is empty: give a file with at least one text")
+
+
+def of_files(tables: Sequence[Table]) -> str:
+    """The names of tables, or of many the first, the last and their number."""
+    if len(tables) <= _NAMED:
+        return ", ".join(table.name for table in tables)
+    return f"{len(tables)} files {tables[0].name} … {tables[-1].name}"
+
+
+def accounts_of(tables: Sequence[Table], counts: Sequence[int], notes: Sequence[str]) -> list[str]:
+    """A description of each table; of many with nothing to note one of all."""
+    if len(tables) <= _NAMED:
+        return [table.account(*facts) for table, *facts in zip(tables, counts, notes, strict=True)]
+    plain = [not (table.notes or note) for table, note in zip(tables, notes, strict=True)]
+    num_rows = sum(table.num_blank + len(table.rows) for table in tables)
+    every = Table(of_files(tables), (), (), num_blank=num_rows)
+    facts = zip(tables, counts, notes, plain, strict=True)
+    return [every.account(sum(counts)), *(table.account(*own) for table, *own, dull in facts if not dull)]
+
+
 def _label_column(spec: DatasetSpec, found: Tables, asked: Columns) -> str | None:
     if asked.label is not None or spec.label is None:
         return asked.label
@@ -71,23 +101,49 @@ def _label_column(spec: DatasetSpec, found: Tables, asked: Columns) -> str | Non
     return spec.label if has_labels else None
 
 
-def _texts_and_sources(table: Table, spec: DatasetSpec, asked: Columns) -> tuple[TextSplit, str]:
-    """One table's texts and sources, if it has any; and a note on how the text column was found."""
-    candidates = spec.text if asked.text is None else (asked.text,)
-    texts, note = _texts(table, candidates, "text", spec.clean, asked.text is None)
-    candidates = spec.source if asked.source is None else (asked.source,)
-    sources = _texts(table, candidates, "source", spec.clean, False)[0] if candidates else None
-    return TextSplit(texts, None, sources), note
+def separated(spec: DatasetSpec, table: Table) -> Table:
+    """The table of a .txt file with what follows the corpus's separator as its texts; others as they are.
+
+    Raises:
+        DataError: a line has no separator.
+    """
+    if spec.separator is None or not (format_of(Path(table.name)) or "").lower().startswith(".txt"):
+        return table
+    texts = []
+    for index, row in enumerate(table.rows):
+        _, separator, text = str(row["text"]).partition(spec.separator)
+        if not separator and str(row["text"]).strip():
+            raise DataError(
+                f"{table.where(index)} has no {spec.separator}: write each line as "
+                f"meta{spec.separator}text, or read plain lines with dataset=custom"
+            )
+        texts.append({"text": text})
+    return replace(table, rows=texts)
 
 
-def _texts(
-    table: Table, candidates: Sequence[str], kind: str, clean: bool, lone: bool
-) -> tuple[list[str], str]:
-    if not table.rows:
-        return [], ""
-    column, note = choose_column(table, candidates, _remedy(kind), lone)
-    texts = texts_of(table, column, kind, _remedy(kind))
-    return list(map(clean_up_spaces, texts)) if clean else texts, note
+def texts_and_sources(table: Table, spec: DatasetSpec, asked: Columns) -> tuple[TextSplit, str, list[str]]:
+    """One table's texts and sources, if it has any; a note on how the text column was found; and the columns.
+
+    Raises:
+        DataError: a missing column, or a value that is no text.
+    """
+    chosen: list[str] = []
+
+    def column_of(candidates: Sequence[str], kind: str, lone: bool) -> tuple[list[str], str]:
+        if not table.rows:
+            return [], ""
+        column, note = choose_column(table, candidates, _remedy(kind), lone)
+        chosen.append(column)
+        texts = texts_of(table, column, kind, _remedy(kind))
+        return list(map(clean_up_spaces, texts)) if spec.clean else texts, note
+
+    with as_data_errors():
+        texts, note = column_of(
+            spec.text if asked.text is None else (asked.text,), "text", asked.text is None
+        )
+        candidates = spec.source if asked.source is None else (asked.source,)
+        sources = column_of(candidates, "source", False)[0] if candidates else None
+    return TextSplit(texts, None, sources), note, chosen
 
 
 def _labels(table: Table, column: str) -> Iterator[object]:

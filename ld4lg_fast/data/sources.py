@@ -4,23 +4,27 @@ import difflib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ld4lg_fast.data.catalogue import DATASETS, DatasetSpec, HubSource, split_alias
-from ld4lg_fast.data.corpus import SPLITS, TextDataset
+from ld4lg_fast.data.corpus import SPLITS, TextDataset, TextSplit
+from ld4lg_fast.data.corpus_cache import corpus_key, kept_corpus
 from ld4lg_fast.data.corpus_options import check_corpus_options
 from ld4lg_fast.data.demo import demo_dataset
 from ld4lg_fast.data.demo_documents import demo_documents
 from ld4lg_fast.data.documents import one_text_a_source
-from ld4lg_fast.data.formats import read_table
+from ld4lg_fast.data.files import corpus_files, expanded, files_in, lone_file, not_read
+from ld4lg_fast.data.formats import ENDINGS_IN_WORDS, read_table
 from ld4lg_fast.data.hub_datasets import read_hub
-from ld4lg_fast.data.rows import Columns, splits_from_rows
+from ld4lg_fast.data.rows import Columns, of_files, separated, splits_from_rows
 from ld4lg_fast.data.splits import PUBLISHED_SEED, complete_custom, complete_published
+from ld4lg_fast.data.streamed_rows import streamed_splits
 from ld4lg_fast.errors import ConfigError, DataError
 from ld4lg_fast.export.runtime.documents import tidied
-from ld4lg_fast.export.runtime.text_files import EXTENSIONS, Table
+from ld4lg_fast.export.runtime.text_files import Table
 
 ROOT_VARIABLE = "LD4LG_DATASETS"
 SEARCHED = ("data", "datasets", "../shared/datasets")
@@ -46,8 +50,9 @@ def load_text_dataset(
     """Loads a corpus: one of ``DATASETS``, including ``custom`` files and the generated ``demo`` corpus.
 
     Args:
-        root: a folder, or for custom also a file.
-        files: one file, several, or a mapping from split to file(s).
+        root: a folder, or for custom also a file, or a pattern such as ``texts/*.jsonl.gz``. In a folder the files of a
+            split may be shards, as ``train-00000-of-00002.parquet``.
+        files: one file, folder or pattern, several, or a mapping from split to these.
         hub: ``owner/name`` or a mapping with ``path`` and optionally ``config``, ``revision``, ``data_dir``. Without
             root, files and hub, ``$LD4LG_DATASETS``, ``data``, ``datasets`` and ``../shared/datasets`` are searched for
             a folder of the corpus's name, then the hub.
@@ -87,40 +92,76 @@ def load_text_dataset(
     if num_examples is not None and name != "demo":
         raise ConfigError(f"dataset.num_examples={num_examples} is for dataset=demo: use dataset.limit")
 
-    class_names = None
     if name == "demo":
         make = demo_documents if documents else demo_dataset
         demo = make(seed) if num_examples is None else make(seed, train=num_examples)
-        splits, origin = {split: getattr(demo, split) for split in SPLITS}, demo.origin
+        return _finished(name, {split: getattr(demo, split) for split in SPLITS}, None, demo.origin, limit)
+    place = _locate(name, DATASETS[name], root, files, hub)
+    # A column's name on the command line may look like a number.
+    columns = (None if name is None else str(name) for name in (text_column, label_column, source_column))
+    asked = Columns(*columns)
+
+    def load(folder: Path | None = None) -> TextDataset:
+        return _load(name, place, asked, limit, seed, train_fallback, documents, folder)
+
+    options = [asdict(asked), limit, seed, train_fallback, documents, [str(path) for path in place.left_out]]
+    key = corpus_key(name, place.by_split, options)
+    return load() if key is None else kept_corpus(key, load)
+
+
+def _load(
+    name: str,
+    place: "_Place",
+    asked: Columns,
+    limit: int | None,
+    seed: int,
+    train_fallback: str | None,
+    documents: bool,
+    folder: Path | None,
+) -> TextDataset:
+    """Reads a corpus and makes its splits, see `load_text_dataset`; with a ``folder`` chunk by chunk, if it has neither
+    labels nor documents."""
+    spec = DATASETS[name]
+    class_names, grouped = None, documents and spec.document is not None
+    if folder is not None and not (documents or asked.label or spec.label):
+        by_split = {split: place.by_split[split] for split in SPLITS if split in place.by_split}
+        splits, accounts, origin = streamed_splits(spec, by_split, asked, folder)
+        left_out: Sequence[str] = not_read(place.left_out)
     else:
-        spec = DATASETS[name]
-        found = _find(name, spec, root, files, hub)
-        # A column's name on the command line may look like a number.
-        columns = (None if name is None else str(name) for name in (text_column, label_column, source_column))
-        asked = Columns(*columns)
-        grouped = documents and spec.document is not None
+        found = _read(spec, place)
         if grouped and asked.source is None:
             asked = replace(asked, source=spec.document)
         splits, class_names, accounts = splits_from_rows(spec, found.tables, asked, found.first_label)
-        if name == "custom":
-            splits = {split: part.select(part.filled()) for split, part in splits.items()}
-            splits, notes = complete_custom(splits, seed, found.origin)
-        else:
-            # Blank texts are dropped later, as the published permutations include them.
-            splits, notes = complete_published(name, spec, splits, seed, train_fallback, found.origin)
-        origin = "; ".join([", ".join(accounts), *found.notes, *notes])
-        if grouped:
-            splits = {split: one_text_a_source(part) for split, part in splits.items()}
-        if documents:
-            splits = {
-                split: replace(part, texts=list(map(tidied, part.texts))) for split, part in splits.items()
-            }
+        origin, left_out = found.origin, found.notes
+    if name == "custom":
+        splits = {split: part.select(part.filled()) for split, part in splits.items()}
+        splits, notes = complete_custom(splits, seed, origin)
+    else:
+        # Blank texts are dropped later, as the published permutations include them.
+        splits, notes = complete_published(name, spec, splits, seed, train_fallback, origin)
+    origin = "; ".join([", ".join(accounts), *left_out, *notes])
+    if grouped:
+        splits = {split: one_text_a_source(part) for split, part in splits.items()}
+    if documents:
+        splits = {split: replace(part, texts=list(map(tidied, part.texts))) for split, part in splits.items()}
+    return _finished(name, splits, class_names, origin, limit)
+
+
+def _finished(
+    name: str,
+    splits: Mapping[str, TextSplit],
+    class_names: tuple[str, ...] | None,
+    origin: str,
+    limit: int | None,
+) -> TextDataset:
+    """The corpus without blank texts, and of each split the first ``limit``."""
     finished = {}
     for split in SPLITS:
-        part = splits[split].select(splits[split].filled())
+        part, filled = splits[split], splits[split].filled()
+        part = part if len(filled) == len(part) else part.select(filled)
         if not len(part):
             raise DataError(f"dataset={name} has only blank {split} texts ({origin}): give at least one text")
-        finished[split] = part.select(range(min(len(part), limit or len(part))))
+        finished[split] = part if limit is None else part.select(range(min(len(part), limit)))
     return TextDataset(name, **finished, class_names=class_names, origin=origin)
 
 
@@ -143,6 +184,15 @@ def load_from_config(config: Mapping) -> TextDataset:
     return dataset
 
 
+class _Place(NamedTuple):
+    """Where a corpus lies: files of each split, or the hub; ``looked``: where it was looked for before the hub."""
+
+    by_split: Mapping[str, Sequence[Path]] = MappingProxyType({})
+    left_out: Sequence[Path] = ()
+    hub: HubSource | None = None
+    looked: str = ""
+
+
 class _Found(NamedTuple):
     tables: dict[str, list[Table]]
     origin: str
@@ -150,17 +200,17 @@ class _Found(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def _find(name: str, spec: DatasetSpec, root: Any, files: Any, hub: Any) -> _Found:
-    """Rows from the given source, else from the searched folders, else from the hub."""
+def _locate(name: str, spec: DatasetSpec, root: Any, files: Any, hub: Any) -> _Place:
+    """The given place, else the searched folders, else the hub."""
     by_split = {} if files is None else _named_files(files, None if root is None else _path(root))
     if hub is not None and (root is not None or by_split):
         raise ConfigError(f"dataset.hub={hub} excludes dataset.root and dataset.files: set only one of them")
     if by_split:
-        return _read_files(spec, by_split)
+        return _Place(by_split)
     if root is not None:
         return _in_root(name, spec, _path(root))
     if hub is not None:
-        return _from_hub(HubSource(hub) if isinstance(hub, str) else HubSource(**hub))
+        return _Place(hub=HubSource(hub) if isinstance(hub, str) else HubSource(**hub))
     if name == "custom":
         raise ConfigError(
             "dataset=custom needs texts: set dataset.root=<file or folder>, dataset.files=... or "
@@ -170,18 +220,33 @@ def _find(name: str, spec: DatasetSpec, root: Any, files: Any, hub: Any) -> _Fou
     bases += [Path(base) for base in SEARCHED]
     folders = [base / folder for base in bases for folder in (name, *spec.folders)]
     for folder in folders:
-        if by_split := _files_in(folder, spec):
-            return _read_files(spec, by_split)
+        by_split, left_out = files_in(folder, spec)
+        if by_split:
+            return _Place(by_split, left_out)
     looked = f"dataset={name} was found in none of {', '.join(map(str, folders))}"
     if spec.hub is None:
         raise DataError(
             f"{looked}, and it is not on the hub ({spec.where_to_get}): "
             "set dataset.root=<folder with its files>"
         )
+    return _Place(hub=spec.hub, looked=looked)
+
+
+def _read(spec: DatasetSpec, place: _Place) -> _Found:
+    """Rows of a corpus."""
+    if place.hub is None:
+        tables = {
+            split: [separated(spec, read_table(path)) for path in place.by_split[split]]
+            for split in sorted(place.by_split, key=SPLITS.index)
+        }
+        origin = ", ".join(of_files(parts) for parts in tables.values())
+        return _Found(tables, origin, notes=not_read(place.left_out))
     try:
-        return _from_hub(spec.hub)
+        return _from_hub(place.hub)
     except DataError as error:
-        raise DataError(f"{looked}, and {error}") from error
+        if place.looked:
+            raise DataError(f"{place.looked}, and {error}") from error
+        raise
 
 
 def _path(given: object) -> Path:
@@ -197,19 +262,10 @@ def _from_hub(source: HubSource) -> _Found:
     return _Found(tables, f"{source.path} on the hub", source.first_label, notes)
 
 
-def _files_in(folder: Path, spec: DatasetSpec) -> dict[str, list[Path]]:
-    """The first file of each split in ``folder`` with one of the usual names."""
-    by_split = {}
-    for split in SPLITS:
-        paths = (folder / f"{stem}{ending}" for stem in spec.stems_of(split) for ending in EXTENSIONS)
-        path = next((path for path in paths if path.is_file()), None)
-        if path:
-            by_split[split] = [path]
-    return by_split
-
-
-def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Found:
-    """Rows of a corpus in a folder, or of a custom one in a file."""
+def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Place:
+    """Files of a corpus in a folder, or of a custom one in a file, or in those that match a pattern."""
+    if name == "custom" and not root.exists() and (matches := expanded("dataset.root", root)) != [root]:
+        return _Place({"train": matches})
     if not root.exists():
         raise DataError(f"dataset.root={root} does not exist: correct the path")
     if not root.is_dir():
@@ -217,23 +273,22 @@ def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Found:
             raise DataError(
                 f"dataset.root={root} is a file: give the folder of dataset={name}, or use dataset=custom"
             )
-        return _read_files(spec, {"train": [root]})
-    by_split = _files_in(root, spec) or _files_in(root / name, spec)
-    if name != "custom":
-        others = []
-    else:
-        others = [path for path in sorted(root.iterdir()) if path.suffix.lower() in EXTENSIONS]
-        others = [path for path in others if [path] not in by_split.values()]
-        if "train" not in by_split and len(others) == 1:
-            by_split["train"], others = others, []
+        return _Place({"train": [root]})
+    by_split, left_out = files_in(root, spec)
+    if not by_split:
+        by_split, left_out = files_in(root / name, spec)
+    if name == "custom":
+        read = {path for paths in by_split.values() for path in paths}
+        left_out = [path for path in corpus_files(root) if path not in read]
+        if "train" not in by_split and (found := lone_file(left_out)):
+            by_split["train"], left_out = found, []
     if not by_split:
         stems = "; ".join(f"{split}: {', '.join(spec.stems_of(split))}" for split in SPLITS)
         raise DataError(
             f"dataset.root={root} has no file that dataset={name} knows: looked for {stems}, "
-            f"ending in {', '.join(EXTENSIONS)}; rename yours, or use dataset=custom"
+            f"ending in {ENDINGS_IN_WORDS}; rename yours, or use dataset=custom"
         )
-    found = _read_files(spec, by_split)
-    return found._replace(notes=[f"{path} is not read" for path in others])
+    return _Place(by_split, left_out)
 
 
 def _named_files(files: str | Sequence[str] | Mapping[str, Any], root: Path | None) -> dict[str, list[Path]]:
@@ -244,7 +299,8 @@ def _named_files(files: str | Sequence[str] | Mapping[str, Any], root: Path | No
     for split, paths in files.items():
         if paths is not None:
             paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-            places = [(root or Path()) / _path(path) for path in paths]
+            option = f"dataset.files.{split}"
+            places = [file for path in paths for file in expanded(option, (root or Path()) / _path(path))]
             by_split.setdefault(split_alias(split), []).extend(places)  # type: ignore[arg-type]  # a known split
     if by_split and root is not None and root.is_file():
         raise ConfigError(
@@ -252,27 +308,3 @@ def _named_files(files: str | Sequence[str] | Mapping[str, Any], root: Path | No
             "folder of the files as dataset.root"
         )
     return by_split
-
-
-def _read_files(spec: DatasetSpec, by_split: Mapping[str, Sequence[Path]]) -> _Found:
-    tables = {
-        split: [_table_of(spec, path) for path in by_split[split]]
-        for split in sorted(by_split, key=SPLITS.index)
-    }
-    return _Found(tables, ", ".join(table.name for parts in tables.values() for table in parts))
-
-
-def _table_of(spec: DatasetSpec, path: Path) -> Table:
-    table = read_table(path)
-    if spec.separator is None or path.suffix.lower() != ".txt":
-        return table
-    texts = []
-    for index, row in enumerate(table.rows):
-        _, separator, text = str(row["text"]).partition(spec.separator)
-        if not separator and str(row["text"]).strip():
-            raise DataError(
-                f"{table.where(index)} has no {spec.separator}: write each line as "
-                f"meta{spec.separator}text, or read plain lines with dataset=custom"
-            )
-        texts.append({"text": text})
-    return replace(table, rows=texts)

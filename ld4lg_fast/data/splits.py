@@ -45,8 +45,8 @@ def complete_custom(splits: Splits, seed: int, origin: str) -> tuple[Splits, lis
     order = np.random.default_rng(seed).permutation(len(train))
     splits = dict(splits)
     for split in missing:
-        splits[split], order = train.select(sorted(order[:held_out])), order[held_out:]
-    splits["train"] = train.select(sorted(order))
+        splits[split], order = train.select(np.sort(order[:held_out])), order[held_out:]
+    splits["train"] = train.select(np.sort(order))
     names = " and ".join(missing)
     return splits, [f"{names}: {held_out} of the training texts each, chosen with seed {seed}"]
 

@@ -1,31 +1,28 @@
-"""Texts to token ids: training of a byte-level BPE, tokenization of a corpus, and its cache on disk."""
+"""Texts to token ids: training of a byte-level BPE, and tokenization of a corpus."""
 
-import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ld4lg_fast.checkpoints.files import write_atomically
-from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
+from ld4lg_fast.data.token_cache import TokenCache, TokenizedTexts, token_fingerprint
+from ld4lg_fast.errors import ConfigError, DataError
 from ld4lg_fast.export.runtime.option_checks import shown
-from ld4lg_fast.export.runtime.text_display import get_logger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-logger = get_logger(__name__)
-
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 _MIN_VOCAB = 256 + len(SPECIAL_TOKENS)
-_CACHE_FORMAT = 1
+SHARD_TEXTS = 2**18  # of a file of the cache
 # Size of the chunks between which signals are handled.
 _CHUNK_TEXTS, _CHUNK_CHARACTERS = 8192, 2_000_000
+_MOST_TRAINED_CHARACTERS = 50_000_000
 # The trainer's time grows with the square of a word's bytes.
 _LONGEST_TRAINED_WORD = 256
 # Longer texts are cut before tokenization, if the cut part alone has more tokens than are kept.
@@ -40,7 +37,7 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
 
     A text is encoded as ``<s> text </s>`` and decodes exactly to itself; a special token's name in a text is ordinary
     text. The vocabulary of a small corpus may be smaller than ``vocab_size``. For training, words of more than 256
-    bytes are split, which bounds the time.
+    bytes are split, which bounds the time. Of more than 50 million characters it is trained on every n-th text.
 
     Raises:
         ConfigError: ``vocab_size`` is too small for all bytes.
@@ -54,9 +51,10 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
             f"vocab_size {vocab_size} has no room for the 256 bytes and {len(SPECIAL_TOKENS)} special "
             f"tokens: use {_MIN_VOCAB} or more"
         )
-    texts = list(texts)
+    texts = texts if isinstance(texts, Sequence) else list(texts)
     if not any(texts):
         raise DataError("a tokenizer cannot be trained on an empty corpus: give it at least one text")
+    texts = texts[:: 1 + sum(map(len, texts)) // _MOST_TRAINED_CHARACTERS]
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -88,30 +86,6 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
     )
 
 
-class TokenizedTexts:
-    """Token ids of a corpus in one flat int32 array; ``[i]`` is the list of ids of text i.
-
-    ``offsets`` int64 (len + 1): text i is ``flat[offsets[i] : offsets[i + 1]]``. ``lengths`` int64 (len,) include
-    special tokens. ``num_truncated`` texts were truncated.
-    """
-
-    def __init__(self, flat: np.ndarray, offsets: np.ndarray, num_truncated: int):
-        self.flat, self.offsets, self.num_truncated = flat, offsets, num_truncated
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> list[int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"text {index} of {len(self)}")
-        index %= len(self)
-        return self.flat[self.offsets[index] : self.offsets[index + 1]].tolist()
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-
 def tokenize_texts(
     texts: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
@@ -120,11 +94,13 @@ def tokenize_texts(
 ) -> TokenizedTexts:
     """Tokenizes ``texts`` to at most ``max_len`` ids each, including special tokens, which truncation keeps.
 
-    With ``cache_dir`` the result is cached there under a fingerprint of texts, tokenizer and ``max_len``; damaged files
+    With ``cache_dir`` the result is cached there under a fingerprint of texts, tokenizer and ``max_len`` and
+    memory-mapped, in shards of `SHARD_TEXTS`: an interrupted call goes on after those that are finished. Damaged files
     are rebuilt.
 
     Raises:
         ConfigError: ``max_len`` has no room for a token beside the special ones.
+        DataError: a text cannot be encoded, or the cache cannot be written.
     """
     reserved = tokenizer.num_special_tokens_to_add()
     if max_len <= reserved:
@@ -133,13 +109,19 @@ def tokenize_texts(
         )
     if cache_dir is None:
         return _tokenize(texts, tokenizer, max_len)
-    fingerprint = _fingerprint(texts, tokenizer, max_len)
-    path = Path(cache_dir) / f"tokens-{fingerprint[:32]}.safetensors"
-    tokenized = _read_cache(path, fingerprint, len(texts))
-    if tokenized is None:
-        tokenized = _tokenize(texts, tokenizer, max_len)
-        _write_cache(path, fingerprint, tokenized)
-    return tokenized
+    fingerprint = token_fingerprint(texts, tokenizer, max_len)
+    starts = range(0, max(1, len(texts)), SHARD_TEXTS)
+    shards = []
+    for number, start in enumerate(starts):
+        cache = TokenCache(Path(cache_dir), fingerprint, number, len(starts))
+        count = min(SHARD_TEXTS, len(texts) - start)
+        shard = cache.read(count)
+        if shard is None:
+            shard = _tokenize(texts[start : start + count], tokenizer, max_len)
+            cache.write(shard)
+            shard = cache.read(count) or shard  # memory-mapped
+        shards.append(shard)
+    return TokenizedTexts.of_shards(shards)
 
 
 def _interruptible(work: Callable[[], T]) -> T:
@@ -168,24 +150,27 @@ def _interruptible(work: Callable[[], T]) -> T:
 
 
 def _tokenize(texts: Sequence[str], tokenizer: Any, max_len: int) -> TokenizedTexts:
-    rows: list[np.ndarray] = []
-    lengths: list[int] = []
+    parts: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
     num_truncated = 0
     side, around = tokenizer.truncation_side, None
-    for first, chunk in _chunks(_kept_end(text, max_len, side) for text in texts):
-        ids = _token_ids(chunk, tokenizer)
+    for chunk in _chunks(texts):
+        cut = [_kept_end(text, max_len, side) for text in chunk]
+        ids = _token_ids(cut, tokenizer)
         for i, row in enumerate(ids):
-            if len(row) <= max_len and len(chunk[i]) < len(texts[first + i]):
-                row = _token_ids([texts[first + i]], tokenizer)[0]
+            if len(row) <= max_len and len(cut[i]) < len(chunk[i]):
+                row = _token_ids([chunk[i]], tokenizer)[0]
                 ids[i] = row
             if len(row) > max_len:
-                around = around or special_tokens_around(chunk[i], tokenizer)
+                around = around or special_tokens_around(cut[i], tokenizer)
                 ids[i] = _truncated(row, max_len, side, *around)
                 num_truncated += 1
-        lengths += [len(row) for row in ids]
-        rows.append(np.fromiter((token for row in ids for token in row), dtype=np.int32))
-    flat = np.concatenate(rows) if rows else np.empty(0, np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        lengths.append(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)))
+        parts.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
+    flat = np.concatenate([np.empty(0, np.int32), *parts])
+    if flat.max(initial=0) < 2**16:
+        flat = flat.astype(np.uint16)
+    offsets = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
     return TokenizedTexts(flat, offsets, num_truncated)
 
 
@@ -201,18 +186,18 @@ def _kept_end(text: str, max_len: int, side: str) -> str:
     return text[: space if space > 0 else size]
 
 
-def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """The texts in chunks of a few seconds' work, each with the index of its first text."""
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts in chunks of a few seconds' work."""
     chunk: list[str] = []
-    first, size = 0, 0
+    size = 0
     for text in texts:
         if chunk and (len(chunk) == _CHUNK_TEXTS or size + len(text) > _CHUNK_CHARACTERS):
-            yield first, chunk
-            first, chunk, size = first + len(chunk), [], 0
+            yield chunk
+            chunk, size = [], 0
         chunk.append(text)
         size += len(text)
     if chunk:
-        yield first, chunk
+        yield chunk
 
 
 @contextmanager
@@ -248,10 +233,13 @@ def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[l
         if backend.truncation is not None or backend.padding is not None:
             backend.no_truncation()
             backend.no_padding()
+        if backend.encode_special_tokens != tokenizer.split_special_tokens:
+            backend.encode_special_tokens = tokenizer.split_special_tokens
 
     def work() -> list[list[int]]:
         with encoding(texts):
-            return tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
+            # On all cores. A call of ``tokenizer`` would make objects that are not used, as of every token's place.
+            return [encoded.ids for encoded in backend.encode_batch_fast(texts)]
 
     return _interruptible(work) if sum(map(len, texts)) > _LONG_TEXT else work()
 
@@ -263,7 +251,7 @@ def token_counts(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> 
         DataError: see `encoding`.
     """
     reserved = tokenizer.num_special_tokens_to_add()
-    return [len(row) - reserved for _, chunk in _chunks(texts) for row in _token_ids(chunk, tokenizer)]
+    return [len(row) - reserved for chunk in _chunks(texts) for row in _token_ids(chunk, tokenizer)]
 
 
 def special_tokens_around(text: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:
@@ -278,63 +266,3 @@ def _truncated(row: list[int], max_len: int, side: str, before: int, after: int)
     if side == "left":
         return row[:before] + row[len(row) - (max_len - before) :]
     return row[: max_len - after] + row[len(row) - after :]
-
-
-def _fingerprint(texts: Sequence[str], tokenizer: Any, max_len: int) -> str:
-    """SHA-256 of texts, tokenizer and ``max_len``."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    # State of earlier calls, which does not affect ours.
-    rules["truncation"] = rules["padding"] = None
-    header = [_CACHE_FORMAT, max_len, rules, tokenizer.split_special_tokens]
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
-
-
-def _checksum(flat: np.ndarray, offsets: np.ndarray, num_truncated: str) -> str:
-    digest = hashlib.sha256(num_truncated.encode())
-    digest.update(np.ascontiguousarray(offsets).data)
-    digest.update(np.ascontiguousarray(flat).data)
-    return digest.hexdigest()
-
-
-def _write_cache(path: Path, fingerprint: str, tokenized: TokenizedTexts) -> None:
-    from safetensors.numpy import save
-
-    num_truncated = str(tokenized.num_truncated)
-    data = save(
-        {"flat": tokenized.flat, "offsets": tokenized.offsets},
-        metadata={
-            "fingerprint": fingerprint,
-            "checksum": _checksum(tokenized.flat, tokenized.offsets, num_truncated),
-            "num_truncated": num_truncated,
-        },
-    )
-    try:
-        write_atomically(path, data)
-    except CheckpointError as error:
-        raise DataError(f"the token cache cannot be written to {path.parent}: {error}") from error
-
-
-def _read_cache(path: Path, fingerprint: str, num_texts: int) -> TokenizedTexts | None:
-    """The cached tokens, or None if they are missing or damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            flat, offsets = file.get_tensor("flat"), file.get_tensor("offsets")
-    except (SafetensorError, OSError) as error:
-        logger.warning("The token cache %s is damaged and is rebuilt (%s).", path, error)
-        return None
-    num_truncated = metadata.get("num_truncated", "")
-    wanted = (fingerprint, _checksum(flat, offsets, num_truncated), num_texts + 1)
-    if (metadata.get("fingerprint"), metadata.get("checksum"), len(offsets)) != wanted:
-        logger.warning("The token cache %s does not hold what its name says and is rebuilt.", path)
-        return None
-    return TokenizedTexts(flat, offsets, int(num_truncated))

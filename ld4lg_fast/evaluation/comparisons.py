@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ld4lg_fast.data import TextDataset
 from ld4lg_fast.decoding.reranking import choose, in_groups, oracle
 from ld4lg_fast.errors import DataError
+from ld4lg_fast.evaluation.ngrams import TrainingNgrams
 from ld4lg_fast.evaluation.references import References, of_class
 from ld4lg_fast.evaluation.report import Row
 from ld4lg_fast.export.runtime.similarity import SCORE, SIMILARITIES
@@ -33,7 +34,7 @@ def groups_of(references: References, names: Sequence[str]) -> dict[str, list[in
 def text_rows(
     samples: Samples,
     references: References,
-    training: Sequence[str],
+    training: TrainingNgrams,
     names: Sequence[str],
     measure: Measure,
 ) -> list[Row]:
@@ -61,7 +62,11 @@ def named(rows: Sequence[Row], name: str, facts: Mapping) -> list[Row]:
 
 
 def reference_rows(
-    dataset: TextDataset, references: References, names: Sequence[str], measure: Measure
+    dataset: TextDataset,
+    references: References,
+    training: TrainingNgrams,
+    names: Sequence[str],
+    measure: Measure,
 ) -> list[Row]:
     """Rows of real texts: the references measured against equally many validation and training texts."""
     rows = []
@@ -75,7 +80,7 @@ def reference_rows(
             name = _joined(f"{references.split} texts against {split}", group)
             facts = {"texts": references.split, "references": split, "class": group or None}
             try:
-                result = measure([references.texts[i] for i in members], others.texts, dataset.train.texts)
+                result = measure([references.texts[i] for i in members], others.texts, training)
             except DataError as error:
                 result = _all_skipped(len(members), error)
             rows.append(Row(name, facts, [result]))

@@ -16,6 +16,7 @@ from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.features import over_batches
 from ld4lg_fast.evaluation.metrics import evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModel, ScoringModels
+from ld4lg_fast.evaluation.ngrams import TrainingNgrams
 from ld4lg_fast.evaluation.options import EvaluationSettings
 from ld4lg_fast.evaluation.references import References
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable, check_known
@@ -65,7 +66,7 @@ def choose_continuations(
 def evaluate_continuations(
     texts: Sequence[str],
     references: Sequence[str],
-    training: Sequence[str] | None = None,
+    training: Sequence[str] | TrainingNgrams | None = None,
     *,
     prompts: Sequence[str],
     settings: EvaluationSettings | None = None,

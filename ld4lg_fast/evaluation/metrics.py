@@ -17,7 +17,6 @@ from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.options import EvaluationSettings
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
-from ld4lg_fast.export.runtime.similarity import set_apart
 
 BERTSCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
 TEXT_METRICS = (
@@ -103,15 +102,11 @@ class _Scorer:
             raise Unavailable(f"the model {name} gives some text no finite perplexity")
         return float(values.mean(dtype=np.float64))
 
-    def memorization(self, texts: Sequence[str], training: Sequence[str]) -> float:
-        kind, tokens_of = ngrams.best_tokens()
-        tokens = tokens_of(texts)
-
-        def compute() -> np.ndarray:
-            return np.unique(ngrams.ngram_hashes(tokens_of(training)))
-
-        parts = (f"{ngrams.MEMORIZATION_ORDER}{kind}", *map(set_apart, training))
-        return ngrams.memorization(tokens, self.cache.get("training_ngrams", parts, compute))
+    def memorization(self, texts: Sequence[str], training: Sequence[str] | ngrams.TrainingNgrams) -> float:
+        _, tokens_of = ngrams.best_tokens()
+        if not isinstance(training, ngrams.TrainingNgrams):
+            training = ngrams.TrainingNgrams(training, self.cache)
+        return ngrams.memorization(tokens_of(texts), training.hashes)
 
     def bertscore(
         self, name: str, predictions: Sequence[str], references: Sequence[str]
@@ -126,7 +121,7 @@ class _Scorer:
 def evaluate_texts(
     samples: str | Sequence[str],
     references: str | Sequence[str],
-    training: Sequence[str] | None = None,
+    training: Sequence[str] | ngrams.TrainingNgrams | None = None,
     *,
     settings: EvaluationSettings | None = None,
     models: ScoringModels | None = None,
@@ -140,7 +135,8 @@ def evaluate_texts(
 
     Args:
         references: held-out real texts, of which the first ``len(samples)`` are used.
-        training: the training texts, for memorization; None omits the metric.
+        training: the training texts, for memorization, or for several calls their `TrainingNgrams`; None omits the
+            metric.
         settings: the scoring models.
         models: share one object between calls to load each model once.
         cache: for features, perplexities and the training set's n-grams.

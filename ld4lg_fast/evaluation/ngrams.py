@@ -5,17 +5,22 @@ spaces over characters.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from ld4lg_fast.data.texts import Texts
+from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.unavailable import Unavailable, require
 from ld4lg_fast.export.runtime.similarity import set_apart, word_pattern
 
 DIVERSITY_ORDERS = (2, 3, 4)
 MEMORIZATION_ORDER = 4
+RUN_HASHES = 2**22  # 32 MB
+_CHUNK_TEXTS = 2**14
 
 
 @cache
@@ -68,12 +73,65 @@ def ngram_hashes(tokens: Sequence[Sequence[str]], order: int = MEMORIZATION_ORDE
     return np.frombuffer(hashes, dtype=np.uint64)
 
 
-def memorization(tokens: Sequence[Sequence[str]], training: np.ndarray) -> float:
-    """Share of the texts' 4-grams that are among ``training``, the hashes of the training set's 4-grams."""
+def sorted_runs(chunks: Iterable[np.ndarray], run_hashes: int = RUN_HASHES) -> Iterator[np.ndarray]:
+    """Hashes (uint64) in sorted runs of ``run_hashes``, the last one shorter; each hash occurs once in its run."""
+    run = np.empty(0, np.uint64)
+    for chunk in chunks:
+        run = np.union1d(run, chunk)
+        while len(run) > run_hashes:
+            yield run[:run_hashes]
+            run = run[run_hashes:]
+    yield run
+
+
+class TrainingNgrams:
+    """The 4-grams of training texts as hashes in `sorted_runs`, built or opened in ``cache`` at the first use.
+
+    A lookup maps one run at a time into memory, so it needs as much for any number of texts.
+    """
+
+    def __init__(self, texts: Sequence[str], cache: ArrayCache) -> None:
+        self.texts, self.cache = texts, cache
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """All runs one after the other, uint64, memory-mapped if the cache has a directory."""
+        kind, tokens_of = best_tokens()
+        starts = range(0, len(self.texts), _CHUNK_TEXTS)
+
+        def runs() -> Iterator[np.ndarray]:
+            texts = (self.texts[start : start + _CHUNK_TEXTS] for start in starts)
+            return sorted_runs(ngram_hashes(tokens_of(chunk)) for chunk in texts)
+
+        key = self.texts.key if isinstance(self.texts, Texts) else ""
+        content = [key] if key else map(set_apart, self.texts)
+        parts = chain([f"{MEMORIZATION_ORDER}{kind}, runs of {RUN_HASHES}"], content)
+        return self.cache.mapped("training_ngrams", parts, runs)
+
+
+def _found(hashes: np.ndarray, training: np.ndarray, run_hashes: int) -> np.ndarray:
+    """Which of ``hashes`` are among those of `sorted_runs`; bool."""
+    found = np.zeros(len(hashes), dtype=bool)
+    for start in range(0, len(training), run_hashes):
+        run = training[start : start + run_hashes]
+        if isinstance(training, np.memmap):
+            # A mapping of this run alone, which is given back after the search.
+            offset = training.offset + start * training.itemsize
+            run = np.memmap(training.filename, training.dtype, "r", offset, run.shape)
+        places = np.searchsorted(run, hashes)
+        found |= run[places.clip(max=len(run) - 1)] == hashes
+    return found
+
+
+def memorization(
+    tokens: Sequence[Sequence[str]], training: np.ndarray, run_hashes: int = RUN_HASHES
+) -> float:
+    """Share of the texts' 4-grams that are among ``training``, the training set's 4-grams as `sorted_runs`."""
     hashes = ngram_hashes(tokens)
     if not len(hashes):
         raise Unavailable(f"no text is as long as {MEMORIZATION_ORDER} tokens")
-    return float(np.isin(hashes, training).mean())
+    distinct, places = np.unique(hashes, return_inverse=True)
+    return float(_found(distinct, training, run_hashes)[places].mean())
 
 
 def unique_words(texts: Sequence[str]) -> int:

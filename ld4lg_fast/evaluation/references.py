@@ -94,7 +94,10 @@ def choose_references(
         )
     part = part.select(range(num_samples))
     return References(
-        split, part.texts, part.labels if num_classes else None, part.sources if sources else None
+        split,
+        list(part.texts),
+        part.labels if num_classes else None,
+        None if part.sources is None or not sources else list(part.sources),
     )
 
 

@@ -19,6 +19,7 @@ from ld4lg_fast.evaluation.continuations import MAX_NEW_TOKENS, choose_continuat
 from ld4lg_fast.evaluation.guides import guide_rows, read_judges
 from ld4lg_fast.evaluation.metrics import evaluate_pairs, evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModels
+from ld4lg_fast.evaluation.ngrams import TrainingNgrams
 from ld4lg_fast.evaluation.options import Options
 from ld4lg_fast.evaluation.references import References, choose_references, load_dataset, shuffled
 from ld4lg_fast.evaluation.report import Row, print_report, versions
@@ -92,6 +93,8 @@ class Evaluation:
         dataset = load_dataset(run_directory(infer["output_dir"]), config["dataset"])
         self.dataset = shuffled(dataset, config["evaluation"]["reference_seed"])
         self.judges = read_judges(self.pipe, config["evaluation"]["guide_data"])
+        self.cache = ArrayCache(self.results / "cache")
+        self.training = TrainingNgrams(self.dataset.train.texts, self.cache)
         self.from_prompts = self.pipe.model.writes_documents
         self.references = self._choose_references(network.num_classes)
         self.pipe.to(self.device, torch_dtype(infer["dtype"]))
@@ -190,7 +193,7 @@ class Evaluation:
             shared: Any = {"settings": self.options.settings, "models": models}
             measure = partial(evaluate_texts, **shared, cache=ArrayCache(self.results / "cache"))
             real = self.references.texts
-            rows += guide_rows(self.judges, guided, real, self.dataset.train.texts, measure)
+            rows += guide_rows(self.judges, guided, real, self.training, measure)
         print_report(rows, f"{self.options.num_samples} samples of {self.checkpoint or self.run_dir}")
         path = self._write(samples, rows, models, swept)
         if self.page is not None:
@@ -205,14 +208,14 @@ class Evaluation:
             count = self.options.num_candidates
             scores = {seed: own.scores for seed, own in sampled.items()} if count > 1 else None
             return pair_rows(samples, self.references, count, partial(evaluate_pairs, **shared), scores)
-        shared["cache"] = ArrayCache(self.results / "cache")
+        shared["cache"] = self.cache
         measure: Any = partial(evaluate_texts, **shared)
         if self.from_prompts:
             measure = partial(evaluate_continuations, prompts=self.references.sources or [], **shared)
-            own = text_rows(samples, self.references, self.dataset.train.texts, (), measure)
-            real = measure(self.references.texts, self.references.texts, self.dataset.train.texts)
+            own = text_rows(samples, self.references, self.training, (), measure)
+            real = measure(self.references.texts, self.references.texts, self.training)
             return [*own, Row("what really follows", {"texts": self.options.split}, [real])]
-        training, names = self.dataset.train.texts, self.pipe.statistics.class_names or ()
+        training, names = self.training, self.pipe.statistics.class_names or ()
         together = replace(self.references, labels=None)
         if alone:
             return text_rows(samples, together, training, names, measure)
@@ -220,7 +223,7 @@ class Evaluation:
         if self.options.interpolation:
             halfway = text_rows({0: self._between_real_texts()}, together, training, names, measure)
             rows += named(halfway, "halfway between real texts", {"interpolated": True})
-        return rows + reference_rows(self.dataset, self.references, names, measure)
+        return rows + reference_rows(self.dataset, self.references, training, names, measure)
 
     def _between_real_texts(self) -> dict[str, list[str]]:
         """Texts from latents halfway between pairs of validation texts, by decoding."""

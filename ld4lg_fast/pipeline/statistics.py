@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,15 +45,15 @@ class RunStatistics:
     @classmethod
     def of_texts(
         cls,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | np.ndarray,
         labels: Sequence[int] | None,
         class_names: tuple[str, ...] | None,
         origin: str,
         num_truncated: int,
     ) -> "RunStatistics":
         """Counts the texts of each length and class."""
-        by_length, by_class = Counter(lengths), Counter(labels or ())
-        length_counts = tuple(by_length[length] for length in range(max(by_length, default=-1) + 1))
+        by_class = Counter(labels or ())
+        length_counts = tuple(np.bincount(np.asarray(lengths, dtype=np.int64)).tolist())
         counts = None if class_names is None else tuple(by_class[index] for index in range(len(class_names)))
         return cls(length_counts, class_names, counts, origin, num_truncated)
 

@@ -202,7 +202,7 @@ def corpus_statistics(published: PublishedModel, config: DictConfig, counted: bo
         )
     tokens = tokenize_texts(dataset.train.texts, published.autoencoder.tokenizer, config.dataset.max_len)
     return RunStatistics.of_texts(
-        tokens.lengths.tolist(),
+        tokens.lengths,
         dataset.train.labels,
         dataset.class_names,
         dataset.origin,

@@ -131,11 +131,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     return tokenizer if whole else None
 
 
-def training_texts(config: Mapping, dataset: TextDataset) -> list[str]:
+def training_texts(config: Mapping, dataset: TextDataset) -> Sequence[str]:
     """The texts that the autoencoder trains on: the training texts, and from scratch also their sources."""
     from_scratch = config["autoencoder"]["name_or_path"] is None
     if from_scratch and source_limit(config, dataset) is not None:
-        return dataset.train.texts + (dataset.train.sources or [])
+        return [*dataset.train.texts, *(dataset.train.sources or [])]
     return dataset.train.texts
 
 

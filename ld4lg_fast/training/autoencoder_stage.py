@@ -25,7 +25,7 @@ from ld4lg_fast.training.train_step import Part
 def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Session) -> RunStatistics:
     """Writes ``statistics.json``: the training texts' token lengths and class counts."""
     statistics = RunStatistics.of_texts(
-        tokens.lengths.tolist(),
+        tokens.lengths,
         dataset.train.labels,
         dataset.class_names,
         dataset.origin,

@@ -36,8 +36,7 @@ def fingerprint(autoencoder_directory: Path, tokens: TokenizedTexts) -> str:
             digest.update(os.fsencode(path.relative_to(autoencoder_directory)))
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(tokens.flat.tobytes())
-    digest.update(tokens.offsets.tobytes())
+    tokens.hash_into(digest)
     return digest.hexdigest()
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION
-from ld4lg_fast.data import collate
-from ld4lg_fast.data.tokenization import TokenizedTexts
+from ld4lg_fast.data import TokenizedTexts, collate
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.export.runtime.similarity import set_apart

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ld4lg_fast.cli import bench
 from ld4lg_fast.cli import main as cli
 from ld4lg_fast.cli.doctor import OPTIONAL, examine, report
-from ld4lg_fast.cli.infer import print_texts
+from ld4lg_fast.cli.sampling_output import print_texts
 from ld4lg_fast.evaluation.report import Row, print_report
 from ld4lg_fast.export.runtime.command import _parser
 from ld4lg_fast.terminal.console import progress_bar

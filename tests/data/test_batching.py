@@ -39,6 +39,23 @@ def test_every_example_occurs_at_most_once(options):
     assert len(set(seen)) == len(seen) and set(seen) <= set(range(options["num_examples"]))
 
 
+@settings(deadline=None)
+@given(epochs)
+def test_batches_are_those_of_one_sorted_permutation(options):
+    """As in earlier versions: the same seed gives the same training."""
+    size, rng = options["batch_size"], np.random.default_rng((options["seed"], options["epoch"]))
+    lengths = np.random.default_rng(options["num_examples"]).integers(3, 60, options["num_examples"])
+    order = rng.permutation(options["num_examples"])
+    order = order[: len(order) - len(order) % size]
+    if options["kind"] == "bucketed":
+        pool = np.arange(len(order)) // (50 * size)
+        order = order[np.lexsort((lengths[order], pool))]
+        order = rng.permutation(order.reshape(-1, size))
+    wanted = order.reshape(-1, size).tolist()
+    batches = make(**options)
+    assert list(batches) == wanted and batches[-1] == wanted[-1] and type(batches[0][0]) is int
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_order_depends_on_seed_and_epoch_only(kind):
     base = make(kind, 80, 8, seed=1, epoch=2)

@@ -1,14 +1,16 @@
 """The byte-level BPE round-trips any text; the token cache gives back what was written, or nothing."""
 
+import hashlib
 import logging
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ld4lg_fast.data import demo_dataset, tokenize_texts, train_bpe_tokenizer
+from ld4lg_fast.data import TokenizedTexts, demo_dataset, tokenization, tokenize_texts, train_bpe_tokenizer
 from ld4lg_fast.data.tokenization import SPECIAL_TOKENS
 from ld4lg_fast.errors import ConfigError, DataError
 
@@ -63,7 +65,7 @@ def test_token_ids_are_the_tokenizers_own_and_compact():
     assert len(tokens) == len(TEXTS) and tokens.num_truncated == 0
     assert [tokens[i] for i in range(len(tokens))] == BPE(TEXTS)["input_ids"]
     assert tokens.lengths.tolist() == [len(tokens[i]) for i in range(len(tokens))]
-    assert tokens.flat.dtype == np.int32 and tokens[-1] == tokens[len(TEXTS) - 1]
+    assert tokens.flat.dtype == np.uint16 and tokens[-1] == tokens[len(TEXTS) - 1]
     with pytest.raises(IndexError, match="text 300 of 300"):
         tokens[300]
 
@@ -89,11 +91,22 @@ def test_no_texts_are_no_tokens():
 class Uncalled:
     """Stands for the tokenizer where the cache has to answer."""
 
+    @property
+    def backend_tokenizer(self):
+        return Unencoding()
+
     def __getattr__(self, name):
         return getattr(BPE, name)
 
-    def __call__(self, *args, **kwargs):
-        raise AssertionError("tokenised again")
+    def __len__(self):
+        return len(BPE)
+
+
+class Unencoding:
+    def __getattr__(self, name):
+        if name == "encode_batch_fast":
+            raise AssertionError("tokenised again")
+        return getattr(BPE.backend_tokenizer, name)
 
 
 def test_the_cache_answers_for_the_same_texts_tokenizer_and_limit_only(tmp_path):
@@ -114,11 +127,65 @@ def test_the_cache_answers_for_the_same_texts_tokenizer_and_limit_only(tmp_path)
     assert len(names) == 2 and all(name.endswith(".safetensors") for name in names)
 
 
+def test_tokens_of_several_shards_are_those_of_one_and_gone_on_with(tmp_path, monkeypatch):
+    whole = tokenize_texts(TEXTS, BPE, 12)
+    monkeypatch.setattr(tokenization, "SHARD_TEXTS", 70)
+    first, real, calls = tmp_path / "cache", tokenization._token_ids, []
+
+    def interrupted(texts, tokenizer):
+        calls.append(len(texts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(texts, tokenizer)
+
+    monkeypatch.setattr(tokenization, "_token_ids", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_texts(TEXTS, BPE, 12, first)
+    made = tokenize_texts(TEXTS, BPE, 12, first)
+    assert calls == [70, 70, 70, 70, 70, 20], "finished shards were made again"
+    cached = tokenize_texts(TEXTS, Uncalled(), 12, first)
+    for tokens in (made, cached):
+        assert [tokens[i] for i in range(len(TEXTS))] == [whole[i] for i in range(len(TEXTS))]
+        assert (tokens.flat == whole.flat).all() and (tokens.offsets == whole.offsets).all()
+        assert (tokens.lengths == whole.lengths).all() and tokens.num_truncated == whole.num_truncated
+        assert tokens[-1] == whole[-1] and hashed(tokens) == hashed(whole)
+        with pytest.raises(IndexError, match="text 300 of 300"):
+            tokens[300]
+    assert len(list(first.iterdir())) == 5
+    sorted(first.iterdir())[1].write_bytes(b"")
+    assert (tokenize_texts(TEXTS, BPE, 12, first).flat == whole.flat).all() and len(calls) == 7
+
+
+def hashed(tokens):
+    digest = hashlib.sha256()
+    tokens.hash_into(digest)
+    return digest.hexdigest()
+
+
+def test_latents_of_earlier_versions_are_known_by_their_tokens():
+    """Their fingerprint had the ids as int32."""
+    flat, offsets = np.array([0, 9, 2], np.int32), np.array([0, 3], np.int64)
+    wanted = hashlib.sha256(flat.tobytes() + offsets.tobytes()).hexdigest()
+    assert {hashed(TokenizedTexts(flat.astype(kind), offsets, 0)) for kind in (np.int32, np.uint16)} == {
+        wanted
+    }
+
+
+def test_ids_beyond_uint16_are_kept():
+    words = {f"w{number}": number for number in range(70_000)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")), eos_token="w1"
+    )
+    tokens = tokenize_texts(["w69999", "w3"], tokenizer, 4)
+    assert tokens[0] == [69_999] and tokens.flat.dtype == np.int32
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.floats(0, 1, exclude_max=True), st.sampled_from(["flip", "cut", "empty", "swap"]))
 def test_a_damaged_cache_is_rebuilt(tmp_path_factory, position, damage):
     folder = tmp_path_factory.mktemp("cache")
-    first = tokenize_texts(TEXTS, BPE, 12, folder)
+    first = tokenize_texts(TEXTS, BPE, 12)
+    tokenize_texts(TEXTS, BPE, 12, folder)
     (path,) = folder.iterdir()
     sound = path.read_bytes()
     at = int(position * len(sound))

@@ -1,6 +1,7 @@
 """Each metric against a hand-computed example, a plain loop, or the package that others use."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, Pre
 
 from ld4lg_fast.data import generate_demo_texts
 from ld4lg_fast.evaluation import bertscore, ngrams, seq2seq
+from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.confidence import student_quantile, summary
 from ld4lg_fast.evaluation.features import language_model_features, sentence_features
 from ld4lg_fast.evaluation.mauve import mauve_score
@@ -141,6 +143,40 @@ def test_ngram_metrics_of_a_hand_computed_example():
         ngrams.diversity([["a", "b"]])
     with pytest.raises(Unavailable, match="no text is as long as 4 tokens"):
         ngrams.memorization([["a", "b", "c"]], known)
+
+
+def test_memorization_by_sorted_runs_on_disk_is_that_of_one_sorted_array(tmp_path, monkeypatch):
+    training, texts = (
+        generate_demo_texts(300),
+        [*generate_demo_texts(340)[270:], "no such text is among them"],
+    )
+    grams = set(ngrams.ngram_hashes(ngrams.words_of(training)).tolist())
+    hashes = ngrams.ngram_hashes(ngrams.words_of(texts))
+    wanted = sum(gram in grams for gram in hashes.tolist()) / len(hashes)
+    assert 0 < wanted < 1
+    monkeypatch.setattr(ngrams, "best_tokens", lambda: ("_words", ngrams.words_of))
+    monkeypatch.setattr(ngrams, "_CHUNK_TEXTS", 7)
+    chunks = (ngrams.ngram_hashes(ngrams.words_of(training[i : i + 7])) for i in range(0, 300, 7))
+    runs = list(ngrams.sorted_runs(chunks, 256))
+    assert len(runs) > 3 and {len(run) for run in runs[:-1]} == {256} and 0 < len(runs[-1]) <= 256
+    assert all((np.diff(run) > 0).all() for run in runs) and set(np.concatenate(runs).tolist()) == grams
+    np.save(tmp_path / "runs.npy", np.concatenate(runs))
+    mapped = np.load(tmp_path / "runs.npy", mmap_mode="r")
+    assert ngrams.memorization(ngrams.words_of(texts), mapped, 256) == wanted
+    for directory in (None, tmp_path / "cache", tmp_path / "cache", Path("/proc/nothing")):
+        hashes = ngrams.TrainingNgrams(training, ArrayCache(directory)).hashes
+        assert isinstance(hashes, np.memmap) == (directory == tmp_path / "cache")
+        assert ngrams.memorization(ngrams.words_of(texts), hashes) == wanted
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert np.load(kept).dtype == np.uint64
+    kept.write_bytes(kept.read_bytes()[:-8])
+    assert (ngrams.TrainingNgrams(training, ArrayCache(tmp_path / "cache")).hashes == hashes).all()
+
+
+def test_no_training_text_of_four_tokens_is_no_memorization(tmp_path):
+    for directory in (None, tmp_path, tmp_path):
+        hashes = ngrams.TrainingNgrams(["a b c", ""], ArrayCache(directory)).hashes
+        assert len(hashes) == 0 and ngrams.memorization([list("abcd")], hashes) == 0
 
 
 def test_tokens_are_those_of_spacys_english_rules():

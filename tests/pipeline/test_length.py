@@ -111,7 +111,7 @@ def test_the_command_line_asks_for_a_length(pipe, tmp_path):
 
 
 def test_lengths_are_learned_from_samples_with_the_options_of_a_call(pipe, monkeypatch):
-    from ld4lg_fast.cli.infer import sample_with_bar
+    from ld4lg_fast.cli.sampling_output import sample_with_bar
 
     learned = {}
     monkeypatch.setattr(TextDiffusionPipeline, "learn_length", lambda self, **given: learned.update(given))

@@ -4,6 +4,7 @@ import time
 import unicodedata
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,7 +237,7 @@ def test_counts_see_every_script():
     assert tokens == [["我", "喜", "欢", "茶", "。", "OK", ",", "好"], ["It", "is", "n't", "so"]]
     texts = ngrams.tokens_of([text for pair in UNSPACED.values() for text in pair])
     assert 0.8 < ngrams.diversity(texts) <= 1
-    assert ngrams.memorization(texts, ngrams.ngram_hashes(texts)) == 1
+    assert ngrams.memorization(texts, np.unique(ngrams.ngram_hashes(texts))) == 1
 
 
 def word_tokenizer(**marks: str) -> PreTrainedTokenizerFast:
