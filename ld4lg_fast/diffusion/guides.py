@@ -61,6 +61,14 @@ class Guide:
             log_snr=log_snr,
         )
 
+    def of_levels(self, count: int) -> Self:
+        """A copy with uninitialised memory for ``count`` levels, to be written with those of several samplers."""
+        levels = {
+            name: getattr(self, name).new_empty(count, *getattr(self, name).shape[1:])
+            for name in ("modulation", "temperature", "log_snr")
+        }
+        return replace(self, **levels)
+
     def features(self, x_start: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features (B, F) of normalised latents (B, N, d) and the mask (B, N) of their real positions."""
         if self.hidden.shape[1] != x_start.shape[-1]:
@@ -83,12 +91,12 @@ class Guide:
         Args:
             target: (B,), classes or numbers. The step to a number is bounded: at an infinite weight it is that of
                 Newton's method. Weights below 0 lead away.
-            level: (1,) int64, an index of the noise levels.
+            level: (1,) or (B,) int64, indices of the noise levels.
 
         Returns:
             (B, N, d), or (B, 1, d) of the mean of positions.
         """
-        scale, shift = self.modulation.index_select(0, level)[0]
+        scale, shift = self.modulation.index_select(0, level).unbind(1)
         temperature = self.temperature.index_select(0, level)
         inner = (self.features(x_start, mask) @ self.hidden.T + self.hidden_bias) * (1 + scale) + shift
         gate = inner.sigmoid()
@@ -101,6 +109,7 @@ class Guide:
             moved = step[:, None] * rise
         else:
             wanted = (target[:, None] == torch.arange(scores.shape[1], device=scores.device)).float()
+            temperature = temperature[:, None]
             residual = weight[:, None] / temperature * (wanted - (scores / temperature).softmax(dim=1))
             moved = (residual @ self.output * slope) @ self.hidden
         return moved.reshape(len(x_start), -1, x_start.shape[-1])
@@ -123,8 +132,8 @@ class GuideTargets:
         return replace(self, guides=[guide.on(log_snr) for guide in self.guides])
 
     def lead(self, x_start: Tensor, level: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x_start (B, N, d) moved by all guides, whose gradients add up; ``level`` () is an index of their levels."""
-        led, level = x_start, level.reshape(1)
+        """x_start (B, N, d) moved by all guides, whose gradients add up; ``level`` () or (B,) indexes levels."""
+        led, level = x_start, level.reshape(-1)
         for number, guide in enumerate(self.guides):
             led = led + guide.shift(x_start, self.targets[:, number], self.weights[:, number], level, mask)
         return led

@@ -1,6 +1,6 @@
 """`Rows`: state and conditions of samples that are denoised together, as tensors with a row for each.
 
-Letters: B samples, N latent positions, d latent width, M context length.
+Letters: B samples, N latent positions, d latent width, M context length, G guides.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,14 @@ LATENTS = ("z", "x_prev", "x_start", "inputs")
 
 @dataclass(frozen=True)
 class Rows:
-    """B samples. What else differs between samples, as a guide's target, is one field more.
+    """B samples.
 
     Args:
         z: (B, N, d) the state. x_start, x_prev: of the previous step and of that before it. inputs: of the network.
         step, last: (B,) int64, the next step and the last one, beyond which a sample does not go.
         first: (B,) int64, the place of its plan in the `PlanTable`. seed, sample_ids: (B,) int64.
         class_id, lengths: (B,) int64, or None. context, context_mask: (B, M, dim_context) and (B, M), or None.
+        targets, weights: (B, G) float32 of G guides, or None.
     """
 
     z: Tensor
@@ -37,6 +38,8 @@ class Rows:
     lengths: Tensor | None = None
     context: Tensor | None = None
     context_mask: Tensor | None = None
+    targets: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.step)

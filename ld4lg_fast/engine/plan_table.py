@@ -3,9 +3,12 @@
 Letters: S steps of a plan, T rows of the table, D model width, L blocks, B batch.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ld4lg_fast.diffusion.guides import Guide
 from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser, LatentDiffusion
 from ld4lg_fast.diffusion.schedules import SamplingGrid
 from ld4lg_fast.engine.sampling_run import TABLE_ELEMENTS
@@ -23,10 +26,16 @@ class PlanTable:
 
     Args:
         denoiser: see `prepared_denoiser`. guided: whether each row also has the modulation of the null class.
+        guides: that lead the samples; the table has each of them at every row.
     """
 
     def __init__(
-        self, model: LatentDiffusion, denoiser: AnyDenoiser, guided: bool, changes: Changes = ()
+        self,
+        model: LatentDiffusion,
+        denoiser: AnyDenoiser,
+        guided: bool,
+        changes: Changes = (),
+        guides: Sequence[Guide] = (),
     ) -> None:
         self.model, self.denoiser, self.guided = model, denoiser, guided
         self.config = config = denoiser.config
@@ -34,9 +43,11 @@ class PlanTable:
         self.size = max(1, TABLE_ELEMENTS // (2 * config.dim * config.depth * (2 if guided else 1)))
         coefficients, weights, to_x_start = (torch.empty(self.size, n, device=device) for n in (7, 2, 3))
         self.steps = StepTable(
-            coefficients, weights, to_x_start, changes, bool(changes), config.self_condition
+            coefficients, weights, to_x_start, changes, bool(changes or guides), config.self_condition
         )
         self.modulations: Modulation | None = None
+        self.sources = [guide.to(device) for guide in guides]
+        self.guides = [guide.of_levels(self.size) for guide in self.sources]
         self.clear()
 
     def clear(self) -> None:
@@ -74,7 +85,7 @@ class PlanTable:
         if (known := self.planned.get(plan)) is not None:
             return known
         grid = plan.grid(self.model)
-        return grid, StepTable.of(plan, grid, self.model, self.steps.changes)
+        return grid, StepTable.of(plan, grid, self.model, self.steps.changes, led=bool(self.guides))
 
     def _fill(self, plan: Plan, class_id: int | None) -> None:
         self.planned[plan] = grid, table = self._planned(plan)
@@ -82,6 +93,9 @@ class PlanTable:
         self.steps.coefficients[rows] = table.coefficients
         self.steps.history_weights[rows] = table.history_weights
         self.steps.to_x_start[rows] = table.to_x_start
+        for guide, table in zip(self.sources, self.guides, strict=True):
+            on_steps = guide.on(grid.log_snr[:-1].to(guide.log_snr.device))
+            table.modulation[rows], table.temperature[rows] = on_steps.modulation, on_steps.temperature
         times = grid.network_time.to(self.model.latent_mean.device)
         self._modulate(times, class_id, self.used)
         if self.guided and class_id is not None:

@@ -8,6 +8,7 @@ Letters: B samples, N latent positions, d latent width, M context length.
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import compress
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ld4lg_fast.diffusion.guides import Guide, GuideTargets
 from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser, LatentDiffusion
 from ld4lg_fast.engine.batch_rows import LATENTS, Rows, joined
 from ld4lg_fast.engine.bucket_graphs import BucketGraphs
@@ -28,7 +30,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class RunningBatch(Generic[Key]):
-    """Samples that are all guided or all not, by the ``key`` that the caller gives each of them.
+    """Samples that are all guided or all not, and all led by guides or all not, by the caller's ``key`` of each.
 
     Args:
         denoiser: see `prepared_denoiser`.
@@ -36,6 +38,7 @@ class RunningBatch(Generic[Key]):
         capacity: the most samples on a GPU, where a graph is captured for each bucket of batch sizes up to it.
         project: whether every x_start is projected to the sphere of l2-normalised latents.
         cuda_graph: whether steps are captured and replayed.
+        guides: that lead the samples; with none of them, samples have no targets.
     """
 
     def __init__(
@@ -47,11 +50,12 @@ class RunningBatch(Generic[Key]):
         capacity: int,
         project: bool = False,
         cuda_graph: bool = False,
+        guides: Sequence[Guide] = (),
     ) -> None:
         self.model, self.denoiser, self.guided = model, denoiser, guided
         self.config: Any = model.denoiser.config
         self.device = model.latent_mean.device
-        self.table = PlanTable(model, denoiser, guided, [project_to_sphere] if project else [])
+        self.table = PlanTable(model, denoiser, guided, [project_to_sphere] if project else [], guides)
         self.keys: list[Key] = []
         self.steps_left: list[int] = []
         self.rows: Rows | None = None
@@ -83,10 +87,13 @@ class RunningBatch(Generic[Key]):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         start: Tensor | None = None,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         """Adds samples of one plan and class for which there is room (`make_room`); their first step is the next one.
 
-        Other conditions have a row for each sample, as in `engine.sample_batches`; ``start`` is normalised.
+        Other conditions have a row for each sample, as in `engine.sample_batches`; ``start`` is normalised. ``targets``
+        and ``weights`` (B, G) are those of the batch's guides.
         """
         place = self.table.place(plan, class_id)
         assert place is not None, "make_room has been asked"
@@ -114,6 +121,8 @@ class RunningBatch(Generic[Key]):
             lengths=lengths,
             context=context,
             context_mask=None if context_mask is None else context_mask.bool(),
+            targets=targets,
+            weights=weights,
         )
         self.entered.append(rows.padded(length, self._most_columns) if self.graphs else rows)
         self.keys += keys
@@ -156,20 +165,29 @@ class RunningBatch(Generic[Key]):
     def _conditions(self, rows: Rows) -> Any:
         """What the denoiser needs of the samples in every step, see `Denoiser.conditions`."""
         count, length = rows.z.shape[:2]
-        mask, ids = None, rows.class_id
-        if rows.lengths is not None and (self.graphs is not None or int(rows.lengths.min()) < length):
-            mask = torch.arange(length, device=self.device) < rows.lengths[:, None]
+        mask, ids = self._mask(rows), rows.class_id
         if self.guided and ids is not None:
             ids = torch.cat([ids, torch.full_like(ids, self.config.num_classes)])
         given: dict[str, Any] = {"context": rows.context, "context_mask": rows.context_mask}
         return self.denoiser.conditions((count, length), guided=self.guided, mask=mask, class_id=ids, **given)
 
+    def _mask(self, rows: Rows) -> Tensor | None:
+        """The real positions (B, N), None if all are."""
+        length = rows.z.shape[1]
+        if rows.lengths is None or (self.graphs is None and int(rows.lengths.min()) == length):
+            return None
+        return torch.arange(length, device=self.device) < rows.lengths[:, None]
+
     def _evaluated(self, rows: Rows, conditions: Any) -> Rows:
         """The samples after their next step."""
-        modulation = self.table.modulation(rows.first + rows.step)
-        output = self.denoiser.run_blocks(rows.inputs, modulation, conditions)
+        place = rows.first + rows.step
+        output = self.denoiser.run_blocks(rows.inputs, self.table.modulation(place), conditions)
+        lead = None
+        if rows.targets is not None and rows.weights is not None:
+            guides = GuideTargets(self.table.guides, rows.targets, rows.weights)
+            lead = partial(guides.lead, level=place, mask=self._mask(rows))
         state = self.table.steps.update(
-            output, rows.z, rows.x_prev, rows.x_start, rows.step, rows.seed, rows.sample_ids, rows.first
+            output, rows.z, rows.x_prev, rows.x_start, rows.step, rows.seed, rows.sample_ids, rows.first, lead
         )
         step = torch.minimum(rows.step + 1, rows.last)
         return replace(rows, step=step, **dict(zip(LATENTS, state, strict=True)))
@@ -222,18 +240,25 @@ class RunningBatch(Generic[Key]):
 
 
 class RunningSamples(Generic[Key]):
-    """A `RunningBatch` of the samples without guidance and one of those with it, which cost two evaluations a step.
+    """A `RunningBatch` of the samples without guidance and one of those with it, which cost two evaluations a step;
+    and the same for samples that guides lead.
 
     Args:
         precision: of the blocks' matmuls, one of `precision.PRECISIONS`; None is that of the weights.
-        capacity, project: see `RunningBatch`.
+        capacity, project, guides: see `RunningBatch`.
 
     Raises:
         ConfigError: a precision that this device does not support.
     """
 
     def __init__(
-        self, model: LatentDiffusion, *, capacity: int, precision: str | None = None, project: bool = False
+        self,
+        model: LatentDiffusion,
+        *,
+        capacity: int,
+        precision: str | None = None,
+        project: bool = False,
+        guides: Sequence[Guide] = (),
     ) -> None:
         options: dict[str, Any] = {
             "capacity": capacity,
@@ -242,7 +267,9 @@ class RunningSamples(Generic[Key]):
         }
         denoiser = prepared_denoiser(model.denoiser, precision)
         self.batches: list[RunningBatch[Key]] = [
-            RunningBatch(model, denoiser, guided=guided, **options) for guided in (False, True)
+            RunningBatch(model, denoiser, guided=guided, guides=led, **options)
+            for led in ((), guides)
+            for guided in (False, True)
         ]
 
     def __len__(self) -> int:
@@ -253,9 +280,9 @@ class RunningSamples(Generic[Key]):
         """All samples, those without guidance first."""
         return [key for batch in self.batches for key in batch.keys]
 
-    def of(self, plan: Plan) -> RunningBatch[Key]:
-        """The batch that samples of that plan enter."""
-        return self.batches[plan.guidance_scale != 1.0]
+    def of(self, plan: Plan, led: bool = False) -> RunningBatch[Key]:
+        """The batch that samples of that plan enter; ``led``: by guides."""
+        return self.batches[2 * led + (plan.guidance_scale != 1.0)]
 
     def advance(self) -> None:
         """One step of every sample."""

@@ -14,6 +14,7 @@ import torch
 from ld4lg_fast.data.labelled import read_labelled
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.evaluation.comparisons import Measure
+from ld4lg_fast.evaluation.ngrams import TrainingNgrams
 from ld4lg_fast.evaluation.report import Row
 from ld4lg_fast.export.runtime.guide_options import describe_guides
 from ld4lg_fast.pipeline.guide_fitting import check_labelled, fit_words
@@ -91,7 +92,7 @@ def guide_rows(
     judges: Sequence[GuideJudge],
     samples: Mapping[tuple[str, float], Sequence[str]],
     references: Sequence[str],
-    training: Sequence[str],
+    training: TrainingNgrams,
     measure: Measure,
 ) -> list[Row]:
     """A row for each guide and weight, from the samples of each."""

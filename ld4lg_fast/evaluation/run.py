@@ -191,7 +191,7 @@ class Evaluation:
             rows += named(more, _setting_name(steps, scale), facts)
         if guided:
             shared: Any = {"settings": self.options.settings, "models": models}
-            measure = partial(evaluate_texts, **shared, cache=ArrayCache(self.results / "cache"))
+            measure = partial(evaluate_texts, **shared, cache=self.cache)
             real = self.references.texts
             rows += guide_rows(self.judges, guided, real, self.training, measure)
         print_report(rows, f"{self.options.num_samples} samples of {self.checkpoint or self.run_dir}")

@@ -35,6 +35,7 @@ from ld4lg_fast.pipeline.requests import (
     SampleRequest,
     Ticket,
     accepted,
+    learned_guides,
 )
 from ld4lg_fast.pipeline.sources import encode_sources
 from ld4lg_fast.pipeline.text_decoding import DecodeQueue, sentence_of
@@ -76,6 +77,7 @@ class RequestEngine:
     """Answers requests in a loop, `run`, in a thread of its own; the other methods may be called from any thread.
 
     Args:
+        pipe: with the guides that requests may ask for; one that it learns later is not known to the engine.
         max_rows: the most samples that are denoised together. max_waiting: the most that wait to be.
         precision: of the denoiser's matmuls, one of `precision.PRECISIONS`; None is that of its weights.
 
@@ -102,7 +104,9 @@ class RequestEngine:
             precision=precision,
             project=has_context
             and model.diffusion.l2_normalized,  # as `TextDiffusionPipeline.sample_batches`
+            guides=[pipe.text_guides[name].guide for name in learned_guides(pipe)],
         )
+        self._guides = tuple(learned_guides(pipe))
         self.decoder = DecodeQueue(pipe)
         self._changed = threading.Condition()
         self._requests: deque[Accepted] = deque()
@@ -122,8 +126,8 @@ class RequestEngine:
         if count > self.max_waiting:
             raise ConfigError(f"num_samples is {count}; a request may have at most {self.max_waiting} here.")
         new = accepted(self.pipe, request, callback)
-        plan = new.samples[0].plan
-        self.running.of(plan).table.check(plan)
+        first = new.samples[0]
+        self.running.of(first.plan, bool(first.guides)).table.check(first.plan)
         with self._changed:
             self._check_open(count)
             self._requests.append(new)
@@ -216,7 +220,7 @@ class RequestEngine:
     def _enter_together(self, samples: list[Sample]) -> bool:
         """Adds samples of one request, block and class to the running batch; False if it has no room for their plan."""
         first, model, device = samples[0], self.pipe.model, self.pipe.device
-        batch, given = self.running.of(first.plan), dict[str, Any]()
+        batch, given = self.running.of(first.plan, bool(first.guides)), dict[str, Any]()
         try:
             if not batch.make_room(first.plan, first.class_id):
                 return False
@@ -225,6 +229,9 @@ class RequestEngine:
             if first.start is not None:
                 start = torch.stack([sample.start for sample in samples if sample.start is not None])
                 given["start"] = model.normalize(start.to(device, torch.float32))
+            if first.guides:
+                rows = [[sample.guides.get(name, (0.0, 0.0)) for name in self._guides] for sample in samples]
+                given["targets"], given["weights"] = torch.tensor(rows, device=device).unbind(2)
             given["context"], given["context_mask"] = self._context(samples)
             batch.enter(
                 samples,

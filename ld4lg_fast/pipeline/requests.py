@@ -5,7 +5,7 @@ Letters: N latent positions, d latent width.
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,9 +17,10 @@ from ld4lg_fast.engine.engine import check_start, checked_plan, sample_id_tensor
 from ld4lg_fast.engine.step_table import Plan
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.documents import MAX_NEW_TOKENS, Document, block_seed
+from ld4lg_fast.export.runtime.guide_options import check_guides
 from ld4lg_fast.export.runtime.option_checks import WholeNumber, elements, shown
 from ld4lg_fast.export.runtime.text_display import get_logger
-from ld4lg_fast.options.checks import check, check_options
+from ld4lg_fast.options.checks import as_config_errors, check, check_options
 from ld4lg_fast.pipeline.conditions import chosen_classes, real_lengths, source_texts
 from ld4lg_fast.pipeline.decode import checked_decoding
 from ld4lg_fast.pipeline.documents import BlockCoder, prompt_list
@@ -38,6 +39,7 @@ class SampleRequest:
         show_steps: the steps (1 … number of steps) after which the predicted x_start is decoded, too; of documents
             those of every block.
         start: latents (num_samples, N, d) to start from, noised to time ``strength``.
+        guides: as in a call; ``length`` where it has been learned before.
     """
 
     num_samples: int = 1
@@ -56,6 +58,8 @@ class SampleRequest:
     show_steps: Sequence[int] = ()
     start: Tensor | None = None
     strength: float = 1.0
+    guides: Mapping[str, Any] | None = None
+    guide_scales: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Sample:
     """A sample of an accepted request; ``number`` is its place in it.
 
     ``steps``: done of the present block; texts that are no documents have one block. ``document``, ``coder``: of a
-    model that writes documents.
+    model that writes documents. ``guides``: a target and a weight of those that lead it.
     """
 
     ticket: Ticket
@@ -160,6 +164,7 @@ class Sample:
     start: Tensor | None = None
     document: Document | None = None
     coder: BlockCoder | None = None
+    guides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     block: int = 0
     steps: int = 0
 
@@ -232,6 +237,8 @@ def accepted(
         decoding = replace(decoding, min_length=0)  # an empty block ends a document
         coder = BlockCoder(pipe.autoencoder, model.recipe["prefix_tokens"])
         documents = coder.begin(prompts, count, model.recipe["context_blocks"])
+    with as_config_errors():
+        chosen = check_guides(learned_guides(pipe), request.guides, request.guide_scales, count)
     ticket, shared = Ticket(count, callback), (plan, seed)
     columns = zip(sample_ids.tolist(), _column(classes, count), _column(lengths, count), strict=True)
     samples = [
@@ -249,10 +256,16 @@ def accepted(
             None if request.start is None else request.start[number],
             None if documents is None else documents[number],
             coder,
+            {name: (each.targets[number], each.scales[number]) for name, each in chosen.items()},
         )
         for number, (sample_id, class_id, length) in enumerate(columns)
     ]
     return Accepted(ticket, samples)
+
+
+def learned_guides(pipe: TextDiffusionPipeline) -> dict[str, tuple[str, ...] | None]:
+    """Those of `TextDiffusionPipeline.guides` that need not be learned first, in the order in which they lead."""
+    return {name: classes for name, classes in pipe.guides().items() if name in pipe.text_guides}
 
 
 def _column(values: Tensor | None, count: int) -> list[Any]:

@@ -13,7 +13,6 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.samplers import SAMPLERS
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
-from ld4lg_fast.export.runtime.option_checks import shown
 from ld4lg_fast.export.runtime.serving.backend import (
     Abilities,
     Failed,
@@ -33,6 +32,7 @@ from ld4lg_fast.export.runtime.serving.schemas import (
 from ld4lg_fast.pipeline import continuous_batching as batching
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import QUALITIES, sampling_plan
+from ld4lg_fast.pipeline.text_guide import LENGTH
 
 STRENGTH = 0.5  # of variations
 NAMES = {"num_inference_steps": "steps", "num_samples": "n", "max_new_tokens": "max_tokens", "num_texts": "n"}
@@ -52,6 +52,8 @@ class PipelineBackend:
     def __init__(
         self, pipe: TextDiffusionPipeline, name: str, limits: Limits, precision: str | None = None
     ) -> None:
+        if LENGTH in pipe.guides() and LENGTH not in pipe.text_guides and not pipe.model.is_seq2seq:
+            pipe.learn_length()
         self._pipe, self.abilities = pipe, _abilities(pipe, name)
         self._engine = batching.RequestEngine(
             pipe, max_rows=limits.max_running, max_waiting=limits.max_waiting, precision=precision
@@ -99,10 +101,6 @@ class PipelineBackend:
                 f"show_steps has {late[0]}, but the request has {plan.num_steps} steps; name steps from 1 to "
                 f"{plan.num_steps}."
             )
-        if request.guides:
-            raise RuntimeInputError(
-                f"guides is {shown(request.guides)}, but this model has none; leave it out."
-            )
         options: dict[str, Any] = {
             "num_samples": count,
             "seed": request.seed,
@@ -112,6 +110,8 @@ class PipelineBackend:
             "class_name": request.class_name,
             "source": request.source,
             "guidance_scale": request.guidance_scale,
+            "guides": request.guides,
+            "guide_scales": request.guide_scales,
             "length": request.length,
             "decoding": self._decoding(request),
             "show_steps": tuple(sorted(set(request.show_steps or ()))),
@@ -209,6 +209,7 @@ def _abilities(pipe: TextDiffusionPipeline, name: str) -> Abilities:
         takes=frozenset(field for field, is_taken in takes.items() if is_taken),
         can=frozenset(("interpolations",) if padded else ("interpolations", "infills")),
         classes=classes,
+        guides={each: classes or () for each, classes in batching.learned_guides(pipe).items()},
     )
 
 

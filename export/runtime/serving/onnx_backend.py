@@ -6,7 +6,7 @@ Letters: B batch, N latent positions, d latent width.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..continuation import check_no_documents
 from ..decoding import DecodingRules
 from ..documents import MAX_NEW_TOKENS, check_prompts
 from ..errors import RuntimeInputError
+from ..guide_options import Chosen, check_guides
 from ..levels import more_than_timesteps
 from ..option_checks import shown
 from ..pipeline import OnnxTextDiffusion
@@ -35,19 +36,25 @@ class _Cancelled(Exception):
 
 @dataclass(eq=False)
 class Waiting:
-    """An accepted request. Those with equal ``how``, options of `OnnxTextDiffusion.sample`, and ``rules`` are sampled
-    together; a document is written alone."""
+    """An accepted request. Those with equal ``how``, options of `OnnxTextDiffusion.sample`, ``rules`` and guides
+    are sampled together; a document is written alone."""
 
     request: CompletionRequest
     on_event: OnEvent
     how: dict[str, Any]
     rules: DecodingRules
     class_id: int | None
+    guides: Mapping[str, Chosen]
     cancelled: bool = False
 
     def send(self, event: Event) -> None:
         if not self.cancelled:
             self.on_event(event)
+
+    @property
+    def led_by(self) -> list[str]:
+        """Names of its guides."""
+        return list(self.guides)
 
     @property
     def count(self) -> int:
@@ -78,6 +85,7 @@ class OnnxBackend:
             max_tokens=config.max_len,
             takes=frozenset(name for name, is_taken in takes.items() if is_taken),
             classes=config.statistics.class_names or (),
+            guides={name: classes or () for name, classes in model.guides().items()},
         )
         self._num_special = len(model.tokenizer.encode([""])[0])
         self._waiting: deque[Waiting] = deque()
@@ -104,7 +112,7 @@ class OnnxBackend:
 
     def _checked(self, request: CompletionRequest, on_event: OnEvent) -> Waiting:
         model, config = self._model, self._model.config
-        for name in ("start", "strength", "length", "guides"):
+        for name in ("start", "strength", "length"):
             if (value := getattr(request, name)) is not None:
                 raise RuntimeInputError(
                     f"{name} is {shown(value)}, which an exported model does not take; leave it out."
@@ -130,7 +138,8 @@ class OnnxBackend:
         class_id = check_classes(self.abilities.classes, None, request.class_name, request.num_texts)
         how = {"num_inference_steps": steps, "sampler": sampler, "spacing": spacing, "guidance_scale": scale}
         assert not isinstance(class_id, list)
-        return Waiting(request, on_event, how, self._rules(request), class_id)
+        guides = check_guides(model.guides(), request.guides, request.guide_scales, request.num_texts)
+        return Waiting(request, on_event, how, self._rules(request), class_id, guides)
 
     def _rules(self, request: CompletionRequest) -> DecodingRules:
         """The model's rules with what the request says instead."""
@@ -174,7 +183,9 @@ class OnnxBackend:
             batch = [self._waiting.popleft()]
             count = batch[0].count
             for each in list(self._waiting):
-                alike = (each.how, each.rules) == (batch[0].how, batch[0].rules)
+                alike = all(
+                    getattr(each, name) == getattr(batch[0], name) for name in ("how", "rules", "led_by")
+                )
                 if (
                     alike
                     and self._model.config.documents is None
@@ -211,6 +222,13 @@ class OnnxBackend:
             ids,
             class_ids=np.concatenate(classes) if classes else None,
             sources=sources if model.config.source is not None else None,
+            guides={
+                name: Chosen(
+                    [target for each in batch for target in each.guides[name].targets],
+                    [scale for each in batch for scale in each.guides[name].scales],
+                )
+                for name in first.guides
+            },
             seed=seeds,
             on_step=on_step,
             **first.how,
@@ -230,6 +248,8 @@ class OnnxBackend:
             prompt=[prompt for prompt in request.prompts for _ in range(request.n or 1)],
             max_new_tokens=request.max_tokens,
             class_id=waiting.class_id,
+            guides=request.guides,
+            guide_scales=request.guide_scales,
             seed=request.seed,
             **how,
             **request.decoding_changes(),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from ..decoding import STRATEGIES
+from ..guide_options import SCALE
 from ..option_checks import (
     OPTIONS,
     Choice,
@@ -105,6 +106,14 @@ def _guides_complaint(name: str, value: Any) -> str | None:
     return None
 
 
+def _scales_complaint(name: str, value: Any) -> str | None:
+    if not isinstance(value, dict) or len(value) > MOST_GUIDES:
+        return f'{name} is {shown(value)}; it must be an object such as {{"food": 3.0}}.'
+    return next(
+        filter(None, (complaint(f"{name}.{guide}", each, SCALE) for guide, each in value.items())), None
+    )
+
+
 Flag = Annotated[bool | None, _by(Switch())]
 Text = Annotated[str | None, _checked(text_complaint)]
 GivenText = Annotated[str, _checked(text_complaint)]
@@ -171,6 +180,9 @@ class CompletionRequest(Body):
     source: Text = Field(None, description="Of sequence-to-sequence models: the text that is written from.")
     guides: Annotated[dict[str, str | float] | None, _checked(_guides_complaint)] = Field(
         None, description='Attributes of the texts, as {"food": "Italian"}.'
+    )
+    guide_scales: Annotated[dict[str, float] | None, _checked(_scales_complaint)] = Field(
+        None, description='How strongly, as {"food": 3.0}, which is the default.'
     )
     guidance_scale: Annotated[float | None, _by(OPTIONS["guidance_scale"])] = None
     length: Annotated[int | None, _by(WholeNumber())] = Field(
