@@ -7,7 +7,7 @@ from ld4lg_fast.kernels.geglu.op import geglu
 from ld4lg_fast.kernels.geglu_linear.op import geglu_linear
 from ld4lg_fast.kernels.linear_cross_entropy.op import linear_cross_entropy
 from ld4lg_fast.kernels.logits_process.op import draw, logits_best, logits_draw, logits_process
-from ld4lg_fast.kernels.merged_linear.op import merged_linear
+from ld4lg_fast.kernels.merged_linear.op import MergedLinear
 from ld4lg_fast.kernels.narrow_linear.op import NarrowLinear
 from ld4lg_fast.kernels.packed_linear.op import PackedLinear
 from ld4lg_fast.kernels.philox_normal.op import philox_normal
@@ -17,6 +17,7 @@ from ld4lg_fast.kernels.sampler_step.op import sampler_step
 from ld4lg_fast.kernels.short_attention.op import short_attention
 
 __all__ = [
+    "MergedLinear",
     "NarrowLinear",
     "PackedLinear",
     "adaln_residual",
@@ -29,7 +30,6 @@ __all__ = [
     "logits_best",
     "logits_draw",
     "logits_process",
-    "merged_linear",
     "philox_normal",
     "quantize_rows",
     "rms_norm",

@@ -10,15 +10,14 @@ ACTIVATIONS = {"silu": F.silu, "gelu_pytorch_tanh": lambda x: F.gelu(x, approxim
 def merged_linear(
     x: Tensor,
     weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None] | None = None,
+    biases: Sequence[Tensor | None],
     residual: Tensor | None = None,
     glu: str | None = None,
 ) -> Tensor:
-    """See `ops.merged_linear`."""
-    offsets = [None] * len(weights) if biases is None else biases
+    """See `ops.MergedLinear`."""
     outputs = [
         F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        for weight, bias in zip(weights, offsets, strict=True)
+        for weight, bias in zip(weights, biases, strict=True)
     ]
     if glu is not None:
         gate, up = outputs

@@ -19,16 +19,12 @@ Merge = Callable[..., Linear]
 """(linears of the same input, glu) -> their outputs side by side, or glu(first) · second of two."""
 
 
-class SharedLinear:
-    """`ops.merged_linear` with the linears' own weights, or copies of them in another dtype."""
-
-    def __init__(self, linears: Sequence[nn.Linear], glu: str | None = None, *, dtype: torch.dtype) -> None:
-        self.weights = [linear.weight.detach().to(dtype) for linear in linears]
-        self.biases = [None if linear.bias is None else linear.bias.detach().to(dtype) for linear in linears]
-        self.glu = glu
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return ops.merged_linear(x, self.weights, self.biases, residual, self.glu)
+def share(linears: Sequence[nn.Linear], glu: str | None = None, *, dtype: torch.dtype) -> Linear:
+    """`ops.MergedLinear` of the linears' own weights, or of copies of them in another dtype."""
+    weights = [linear.weight.detach().to(dtype) for linear in linears]
+    return ops.MergedLinear(
+        weights, [None if linear.bias is None else linear.bias.detach() for linear in linears], glu
+    )
 
 
 class PackedLinears:
@@ -69,4 +65,4 @@ def choose_merge(
     stored = torch.bfloat16 if precision == "bf16" else dtype
     if stored == torch.bfloat16 and device.type == "cpu" and backend.has_native():
         dtype = torch.float32
-    return dtype, partial(SharedLinear, dtype=stored)
+    return dtype, partial(share, dtype=stored)

@@ -13,9 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ld4lg_fast.decoding import DecodingConfig, generate, generate_ids
 from ld4lg_fast.decoding.search import BeamSearch
-from ld4lg_fast.engine.merged_linear import PackedLinears, SharedLinear, choose_merge
+from ld4lg_fast.engine.merged_linear import PackedLinears, choose_merge
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.kernels import backend
+from ld4lg_fast.kernels import backend, ops
 from tests.decoding.causal_models import FAMILIES, WIDTH, make_causal_lm, make_soft_prefix, make_t5gemma
 from tests.decoding.decoding_models import MAX_LEN, VOCABULARY
 from tests.decoding.test_decoding import GREEDY, configs, needs_library, through_generate
@@ -143,7 +143,7 @@ def test_no_second_copy_of_weights_is_held():
     for model in (lm, copy.deepcopy(lm).to(torch.bfloat16)):
         _, merge = choose_merge(None, model.dtype, model.device)
         linear = merge([model.lm_head])
-        assert isinstance(linear, SharedLinear)
+        assert isinstance(linear, ops.MergedLinear)
         assert linear.weights[0].data_ptr() == model.lm_head.weight.data_ptr()
 
 

@@ -19,7 +19,7 @@ from ld4lg_fast.decoding.generate import _options, _uniforms
 from ld4lg_fast.decoding.rules import Rules
 from ld4lg_fast.decoding.stack import DecoderStack
 from ld4lg_fast.engine import cuda_graphs
-from ld4lg_fast.engine.merged_linear import SharedLinear
+from ld4lg_fast.engine.merged_linear import share
 from ld4lg_fast.engine.precision import PlainLinear
 from ld4lg_fast.engine.running_batch import RunningBatch
 from ld4lg_fast.engine.sampling_run import SamplingRun
@@ -116,7 +116,7 @@ def test_decoding_of_decoder_only_models(family, strategy, as_on_a_gpu):
     rules = Rules.read(options, lm.config.vocab_size, states.device)
     uniforms = _uniforms(states, options.max_length, 1, None, 0)
     lm, rules, uniforms, states = as_on_a_gpu((lm, rules, uniforms, states))
-    merge = partial(SharedLinear, dtype=torch.float32)
+    merge = partial(share, dtype=torch.float32)
     stack = CausalStack(read_causal_decoder(lm, torch.float32, merge), torch.float32)
     decode_as_on_a_gpu(stack, states, None, rules, uniforms, strategy)
 

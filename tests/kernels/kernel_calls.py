@@ -9,7 +9,10 @@ from ld4lg_fast.kernels import ops
 
 # Operations of the C++ library alone, and those that every backend has.
 ON_A_CPU = ("cached_attention", "packed_linear", "narrow_linear", "byte_linear")
-EVERYWHERE = tuple(name for name in ops.__all__ if name.islower() and name not in ON_A_CPU)
+EVERYWHERE = (
+    *(name for name in ops.__all__ if name.islower() and name not in ON_A_CPU),
+    "merged_linear",
+)
 VOCABULARY, TOKENS = 11, 6
 
 
@@ -119,7 +122,7 @@ def call(op: str) -> Callable[..., object]:
         return ops.NarrowLinear(weight, bias, dtype, geglu)(x)
 
     def merged(x: Tensor, first: Tensor, second: Tensor, bias: Tensor, residual: Tensor, glu: str) -> Tensor:
-        return ops.merged_linear(x, [first, second], [bias, None], residual, glu)
+        return ops.MergedLinear([first, second], [bias, None], glu)(x, residual)
 
     linear = {
         "merged_linear": merged,

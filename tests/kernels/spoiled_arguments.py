@@ -278,10 +278,13 @@ UNFIT = {
     (("cached_attention",), "rotary"): [(zeros(2, 3), r"rotary is torch.float32 \(2, 3\); it needs")],
     (("cached_attention",), "window"): [(0, "window is 0; it needs a whole number from 1")],
     (("merged_linear",), "x"): [
-        (zeros(3, 6), r"x \(3, 6\) and weights \[\(4, 5\), \(4, 5\)\] do not fit"),
+        (zeros(3, 6), r"x is torch.float32 \(3, 6\); it needs floating-point numbers of shape \(R, 5\)"),
         (ints(3, 5), "x is torch.int64"),
     ],
-    (("merged_linear",), "first"): [(zeros(4, 5).half(), "the weights of one dtype")],
+    (("merged_linear",), "first"): [
+        (zeros(4, 5).half(), "they need floating-point numbers of one dtype"),
+        (zeros(4, 6), r"weights \[\(4, 6\), \(4, 5\)\] do not fit"),
+    ],
     (("merged_linear",), "bias"): [(zeros(5), "biases do not fit weights")],
     (("merged_linear",), "residual"): [
         (zeros(3, 8), r"residual is torch.float32 \(3, 8\); it needs torch.float32 \(3, 4\)"),
