@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from e2e_slots import VALUES, has
@@ -84,14 +85,14 @@ class Guided:
 
 
 def fluency(
-    perplexities: Callable[[Sequence[str]], Sequence[float]], texts: Sequence[str]
+    perplexities: Callable[[Sequence[str]], Sequence[float]] | None, texts: Sequence[str]
 ) -> dict[str, float]:
-    """Mean perplexity, and diversity over words."""
+    """Diversity over words, and the mean perplexity if there is a judge."""
     known = [text for text in texts if text.strip()]
-    return {
-        "perplexity": float(statistics.fmean(perplexities(known))),
-        "diversity": ngrams.diversity([text.lower().split() for text in known]),
-    }
+    found = {"diversity": ngrams.diversity([text.lower().split() for text in known])}
+    if perplexities is not None:
+        found["perplexity"] = float(statistics.fmean(map(float, perplexities(known))))
+    return found
 
 
 def against_unguided(
@@ -144,8 +145,9 @@ def few_labels(options: argparse.Namespace) -> TextDiffusionPipeline:
 
 def measure(options: argparse.Namespace) -> dict:
     pipe = TextDiffusionPipeline.from_pretrained(options.run)
-    judge = ScoringModels().language_model(str(options.judge))
-    score = lambda texts: fluency(lambda known: text_perplexities(known, judge).tolist(), texts)  # noqa: E731
+    judge = None if options.judge is None else ScoringModels().language_model(str(options.judge))
+    perplexities = None if judge is None else partial(text_perplexities, scorer=judge)
+    score = partial(fluency, perplexities)
     free = {"quality": options.quality, "seed": options.seed + 2000}
     pools = {each: pipe(4 * options.texts, best_of=each, **free).texts for each in options.best_of}
     rows = []
@@ -174,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="run directory; default: the model that ships")
     parser.add_argument("--root", type=Path, required=True, help="folder of E2E, with trainset.csv")
-    parser.add_argument("--judge", type=Path, required=True, help="folder of the judge of perplexity")
+    parser.add_argument(
+        "--judge", type=Path, help="folder of the judge of perplexity; without it there is none"
+    )
     parser.add_argument("--texts", type=int, default=1000, help="of each row")
     parser.add_argument("--best-of", type=int, nargs="+", default=[1, 4])
     parser.add_argument(

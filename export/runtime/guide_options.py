@@ -133,17 +133,19 @@ def parse_guides(words: Sequence[str]) -> tuple[dict[str, str], dict[str, float]
     scales: dict[str, float] = {}
     for word in words:
         name, equals, value = (part.strip() for part in word.partition("="))
+        front, colon, end = value.rpartition(":")
+        weight = _number(end) if colon else None
+        if weight is not None:
+            value = front
         if not (name and equals and value):
             raise RuntimeInputError(
                 f"--guide is {shown(word)}; it must be NAME=VALUE or NAME=VALUE:WEIGHT, as food=Italian:3."
             )
         if name in guides:
             raise RuntimeInputError(f"--guide {name} was given twice; give each guide once.")
-        front, colon, end = value.rpartition(":")
-        weight = _number(end) if colon and front else None
-        if weight is not None:
-            value, scales[name] = front, weight
         guides[name] = value
+        if weight is not None:
+            scales[name] = weight
     return guides, scales
 
 

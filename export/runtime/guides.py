@@ -67,7 +67,7 @@ class Guide:
             return x_start.reshape(len(x_start), -1)
         if mask is None:
             return x_start.mean(axis=1)
-        return (x_start * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+        return (x_start * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True, dtype=np.float32)
 
 
 def lead_of(

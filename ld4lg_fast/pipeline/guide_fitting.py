@@ -43,7 +43,7 @@ class Trajectories:
 def fit_guide(
     trajectories: Trajectories, targets: Tensor, num_outputs: int | None
 ) -> tuple[Guide, list[float]]:
-    """A guide towards probabilities (B, C) of ``num_outputs`` classes, or numbers (B,) (None).
+    """A guide towards classes (B,) int64 below ``num_outputs``, or numbers (B,) (None).
 
     AdamW with a cosine to zero. The temperature of each noise level is chosen on held-out samples.
 
@@ -54,7 +54,9 @@ def fit_guide(
     held = held_out(features.shape[1])
     mean, scale = (targets.mean(), targets.std()) if num_outputs is None else (0.0, 1.0)
     centre, spread = features[:, ~held].mean(dim=(0, 1)), features[-1, ~held].std().clamp(min=1e-6)
-    known, wanted = (features[:, ~held] - centre) / spread, (targets[~held] - mean) / scale
+    known, wanted = (features[:, ~held] - centre) / spread, targets[~held]
+    if num_outputs is None:
+        wanted = (wanted - mean) / scale
     generator = torch.Generator().manual_seed(0)
     guide = _new_guide(features.shape[2], num_outputs or 1, trajectories.log_snr, generator)
     guide = replace(guide, is_number=num_outputs is None)
@@ -81,7 +83,7 @@ def fit_guide(
     if num_outputs is None:
         quality = temperature.tolist()
     else:
-        quality = [(level.argmax(1) == targets[held].argmax(1)).float().mean().item() for level in scores]
+        quality = [(level.argmax(1) == targets[held]).float().mean().item() for level in scores]
     return replace(guide, temperature=temperature), quality
 
 
@@ -149,6 +151,6 @@ def fit_text_guide(trajectories: Trajectories, data: LabelledTexts) -> TextGuide
     if classes is None:
         guide, held_out = fit_guide(trajectories, said[:, 0], None)
     else:
-        guide, held_out = fit_guide(trajectories, said.softmax(dim=1), said.shape[1])
+        guide, held_out = fit_guide(trajectories, said.argmax(dim=1), said.shape[1])
     facts = {"num_texts": len(data.texts), "fingerprint": data.fingerprint()}
     return TextGuide(guide, classes, words, facts | {"held_out": held_out, "held_out_words": quality})

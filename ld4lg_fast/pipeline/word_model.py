@@ -27,7 +27,7 @@ def held_out(count: int) -> Tensor:
 
 
 def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, C) and classes (B,) or probabilities (B, C); half the squared error of (B, 1)."""
+    """Cross-entropy of logits (B, C) and classes (B,); half the squared error of numbers (B, 1)."""
     if scores.shape[1] == 1:
         return F.mse_loss(scores[:, 0], targets) / 2
     return F.cross_entropy(scores, targets)

@@ -70,7 +70,6 @@ def test_the_smallest_good_weight_is_chosen_and_compared():
     unguided = ["A riverside pub."] * 25 + ["A pub."] * 50
     found = guides.against_unguided(texts, targets, unguided, lambda texts: {"count": len(texts)})
     assert found == {"guided": {"count": 25}, "unguided": {"count": 25}, "compared_attributes": 1}
-    assert guides.fluency(lambda texts: [2.0] * len(texts), ["a b c d e", "f g h i j", " "]) == {
-        "perplexity": 2.0,
-        "diversity": 1.0,
-    }
+    texts = ["a b c d e", "f g h i j", " "]
+    assert guides.fluency(lambda texts: [2.0] * len(texts), texts) == {"perplexity": 2, "diversity": 1}
+    assert guides.fluency(None, texts) == {"diversity": 1}
