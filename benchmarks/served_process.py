@@ -24,13 +24,13 @@ class ServedProcess:
         line = self.process.stdout.readline()
         found = re.search(r"http://[\w.:]+", line)
         if found is None:
-            raise RuntimeError(line + self.process.communicate()[0])
+            raise RuntimeError(line + self._printed())
         self.address = found[0]
         end = time.monotonic() + seconds
         while not self._is_ready():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.process.kill()
-                raise RuntimeError(self.process.communicate()[0])
+                raise RuntimeError(self._printed())
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:
@@ -50,8 +50,12 @@ class ServedProcess:
     def end(self, seconds: float = 120) -> tuple[int, str]:
         """Waits for the process after `terminate`; its exit code, and what it printed after its address."""
         try:
-            printed, _ = self.process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+            return self.process.wait(seconds), self._printed()
+        finally:
             self.process.kill()
-            raise
-        return self.process.returncode, printed
+
+    def _printed(self) -> str:
+        """The rest; not by `communicate`, which would lose what was read with the first line."""
+        assert self.process.stdout is not None
+        with self.process.stdout:
+            return self.process.stdout.read()

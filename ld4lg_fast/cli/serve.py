@@ -72,30 +72,28 @@ def serve(
         from ld4lg_fast.export.runtime.serving.server import serve as run
 
         limits = Limits(**bounds)
-        load = _exported if _is_exported(run_dir) else _pipeline
-        run(lambda: load(run_dir, limits, precision), host=host, port=port, limits=limits, api_key=key)
+        run(lambda: _loaded(run_dir, limits, precision), host=host, port=port, limits=limits, api_key=key)
     except RuntimeInputError as error:
         raise ConfigError(str(error)) from error
 
 
-def _is_exported(folder: Path | None) -> bool:
-    """Whether a folder is what ``ld4lg export`` writes, and no run."""
-    return folder is not None and (folder / "config.json").is_file() and not (folder / "denoiser").is_dir()
+def _loaded(folder: Path | None, limits: "Limits", precision: str | None) -> "Backend":
+    """The model of a run or of an exported folder.
 
+    Raises:
+        LD4LGError, RuntimeInputError: there is none, or a precision that it cannot have.
+    """
+    if folder is None or not _is_exported(folder):
+        from ld4lg_fast.checkpoints.shipped import DEFAULT
+        from ld4lg_fast.options.checks import choose_device
+        from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+        from ld4lg_fast.serving.pipeline_backend import PipelineBackend
 
-def _pipeline(run_dir: Path | None, limits: "Limits", precision: str | None) -> "Backend":
-    from ld4lg_fast.checkpoints.shipped import DEFAULT
-    from ld4lg_fast.options.checks import choose_device
-    from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-    from ld4lg_fast.serving.pipeline_backend import PipelineBackend
-
-    pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
-    backend = PipelineBackend(pipe, DEFAULT if run_dir is None else run_dir.resolve().name, limits, precision)
-    backend.warm_up()
-    return backend
-
-
-def _exported(folder: Path, limits: "Limits", precision: str | None) -> "Backend":
+        pipe = TextDiffusionPipeline.from_pretrained(folder).to(choose_device(None))
+        name = DEFAULT if folder is None else folder.resolve().name
+        backend = PipelineBackend(pipe, name, limits, precision)
+        backend.warm_up()
+        return backend
     from ld4lg_fast.export import require_packages
 
     require_packages("onnxruntime")
@@ -105,3 +103,8 @@ def _exported(folder: Path, limits: "Limits", precision: str | None) -> "Backend
     from ld4lg_fast.export.runtime.serving.onnx_backend import OnnxBackend
 
     return OnnxBackend(OnnxTextDiffusion(folder), folder.resolve().name, limits)
+
+
+def _is_exported(folder: Path) -> bool:
+    """Whether a folder is what ``ld4lg export`` writes, and no run."""
+    return (folder / "config.json").is_file() and not (folder / "denoiser").is_dir()

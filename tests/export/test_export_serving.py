@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from benchmarks.served_process import ServedProcess
+from ld4lg_fast.cli.serve import _loaded
+from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
 from ld4lg_fast.export.runtime.pipeline import OnnxTextDiffusion
 from ld4lg_fast.export.runtime.serving.backend import Failed, Finished, Full, Partial
@@ -160,6 +162,14 @@ def test_it_says_what_it_can_do(model, serve):
     ):
         with pytest.raises(RuntimeInputError, match="serve its run directory"):
             function(request)
+
+
+def test_the_command_serves_exported_folders(exported, model):
+    backend = _loaded(exported, Limits(), None)
+    assert backend.abilities.name == exported.name and Asked(backend, seed=3).texts() == own(model, 1, 3)
+    backend.close()
+    with pytest.raises(ConfigError, match="--precision is bf16, but the folder .* has its own; leave it out"):
+        _loaded(exported, Limits(), "bf16")
 
 
 def test_the_folder_serves_itself_without_torch(exported, model):

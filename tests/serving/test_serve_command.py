@@ -62,7 +62,7 @@ def test_missing_packages_are_named(monkeypatch, capsys):
 
 
 def test_exported_folders_are_told_from_runs(tmp_path):
-    assert not _is_exported(None) and not _is_exported(tmp_path)
+    assert not _is_exported(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     assert _is_exported(tmp_path)
     (tmp_path / "denoiser").mkdir()
