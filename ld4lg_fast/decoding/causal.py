@@ -160,17 +160,13 @@ def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -
         both = torch.cat(model.rotary_emb(places.float(), places))  # the halves of a head are rotated alike
         return both[..., : both.shape[-1] // 2].to(dtype)
 
-    def embed(tokens: Tensor) -> Tensor:
-        x = model.embed_tokens(tokens)
-        if kind == "t5gemma":
-            x = x * torch.tensor(config.hidden_size**0.5, dtype=x.dtype)
-        return x.to(dtype)
-
+    # The other Gemmas scale in their embedding; all round the scale to the model's dtype.
+    scale = torch.tensor(config.hidden_size**0.5, dtype=lm.dtype).item() if kind == "t5gemma" else 1.0
     first, cap = model.layers[0].self_attn, getattr(config, "final_logit_softcapping", None)
     head = merged(lm.get_output_embeddings())
     return CausalDecoder(
         layers=[read_layer(layer) for layer in model.layers],
-        embed=embed,
+        embed=lambda tokens: (model.embed_tokens(tokens) * scale).to(dtype),
         final=norm(model.norm),
         head=head if cap is None else lambda x: cap * torch.tanh(head(x) / cap),
         heads=config.num_attention_heads,

@@ -91,10 +91,8 @@ class CausalStack:
         last = first + count
         if cache.chosen is not None:
             cache.chosen[:, :, first:last] = 0
-        queries, places = (
-            torch.arange(first, last, device=x.device)[:, None],
-            torch.arange(last, device=x.device),
-        )
+        distance = torch.arange(first, last, device=x.device)[:, None] - torch.arange(last, device=x.device)
+        unseen = {layer.window: _unseen(distance, layer.window, x.dtype) for layer in self.decoder.layers}
         rotary = cache.rotary[:, first:last, None]
         x = x.flatten(0, 1)
         for index, layer in enumerate(self.decoder.layers):
@@ -105,14 +103,8 @@ class CausalStack:
             cache.values[index][:, :, first:last, 0] = value.transpose(1, 2)
             if index == len(self.decoder.layers) - 1:
                 break  # what follows would be logits of these positions
-            seen = places <= queries
-            if layer.window is not None:
-                seen &= places > queries - layer.window
-            hidden = torch.zeros(seen.shape, device=x.device, dtype=x.dtype).masked_fill_(
-                ~seen, float("-inf")
-            )
             keys, values = cache.keys[index][:, :, :last, 0], cache.values[index][:, :, :last, 0]
-            out = self._attention(_rotated(query, rotary), keys, values, hidden)
+            out = self._attention(_rotated(query, rotary), keys, values, unseen[layer.window])
             x = self._finish(out, x, layer, index, cache)
 
     def step(self, tokens: Tensor, position: Tensor, span: int, cache: CausalCache) -> Tensor:
@@ -125,9 +117,9 @@ class CausalStack:
         x = decoder.embed(tokens)
         cache.enter(position)
         rotary = cache.rotary.index_select(1, position)
-        past, native = None, self._is_native(x.device)
-        if not native:
-            past = cache.past_bias(span)
+        native = self._is_native(x.device)
+        windows = set() if native else {layer.window for layer in decoder.layers}
+        past = {window: _step_bias(cache, position, span, window) for window in windows}
         for index, layer in enumerate(decoder.layers):
             query, key, value = self._qkv(x, layer)
             if native:
@@ -145,9 +137,8 @@ class CausalStack:
                     softcap=decoder.softcap,
                 )
             else:
-                out = self._attend(
-                    query, key, value, layer.window, index, position, span, rotary, past, cache
-                )
+                bias = past[layer.window]
+                out = self._attend(query, key, value, index, position, span, rotary, bias, cache)
             x = self._finish(out, x, layer, index, cache)
         return decoder.head(decoder.final(x)).float()
 
@@ -186,27 +177,19 @@ class CausalStack:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        window: int | None,
         index: int,
         position: Tensor,
         span: int,
         rotary: Tensor,
-        past: Tensor | None,
+        bias: Tensor | None,
         cache: CausalCache,
     ) -> Tensor:
-        """`ops.cached_attention` in torch; ``past`` (S, 1, W, span, W) from `KeyValueCache.past_bias`."""
+        """`ops.cached_attention` in torch; ``bias`` from `_step_bias`."""
         sentences, _, _, beams, width = cache.keys[index].shape
         query, key, value = (part.view(sentences, beams, -1, width) for part in (query, key, value))
         cache.write(index, position, _rotated(key, rotary), value)
-        if window is not None:
-            places = torch.arange(span, device=query.device)
-            hidden = torch.zeros(span, device=query.device, dtype=query.dtype)
-            hidden = hidden.masked_fill_(places <= position - window, float("-inf"))[:, None]
-            past = hidden.expand(1, 1, 1, -1, beams) if past is None else past + hidden
         keys, values = (x[index][:, :, :span].flatten(2, 3) for x in (cache.keys, cache.values))
-        return self._attention(
-            _rotated(query, rotary), keys, values, None if past is None else past.flatten(-2)
-        )
+        return self._attention(_rotated(query, rotary), keys, values, bias)
 
     def _attention(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         """Queries (S, L, H, K) over keys and values (S, G, T, K), bias broadcast to (S, H, L, T) -> (S·L, H·K)."""
@@ -219,6 +202,22 @@ class CausalStack:
             scores = scores if bias is None else scores + bias
             out = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype) @ values
         return out.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def _unseen(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """-inf for keys that are not ``distance`` 0 … window - 1 before a query, 0 for the others."""
+    hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+
+
+def _step_bias(cache: CausalCache, position: Tensor, span: int, window: int | None) -> Tensor | None:
+    """The bias (S or 1, 1, W or 1, span·W) of the scores of a step, -inf for what a text does not see; or None."""
+    past, keys = cache.past_bias(span), cache.keys[0]
+    if window is not None:
+        distance = position - torch.arange(span, device=keys.device)
+        unseen = _unseen(distance, window, keys.dtype)[:, None]
+        past = unseen.expand(1, 1, 1, -1, keys.shape[3]) if past is None else past + unseen
+    return None if past is None else past.flatten(-2)
 
 
 def _added(linear: Linear, norm: Map | None, x: Tensor, residual: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def valid_arguments(op: str, seed: int = 0) -> dict[str, object]:
         case "cached_attention":
             made = {"query": randn(6, 8), "keys": randn(2, 2, 7, 3, 4), "values": randn(2, 2, 7, 3, 4)}
             made |= {"span": 5, "scale": 0.5, "chosen": below(3, 2, 3, 7), "bias": randn(1, 2, 5)}
-            return {**made, "key": randn(6, 8), "value": randn(6, 8), "rotary": randn(2, 2), "window": 4}
+            return {**made, "key": randn(6, 8), "value": randn(6, 8), "rotary": randn(2, 2), "window": 5}
         case "merged_linear":
             made = {"x": randn(3, 5), "first": randn(4, 5), "second": randn(4, 5), "bias": randn(4)}
             return {**made, "residual": randn(3, 4), "glu": "silu"}
