@@ -1,4 +1,4 @@
-"""Decoder-only models as graphs: steps over caches give transformers' logits, and a folder writes the pipeline's texts."""
+"""Decoder-only models as graphs: steps over caches give transformers' logits, a folder writes the pipeline's texts."""
 
 import pytest
 import torch
