@@ -59,7 +59,8 @@ def _attention(
         if cache is not None:
             cache.kept += [key, value]
         options.setdefault("dropout", 0.0)
-        return eager_attention_forward(module, query, key, value, attention_mask, scaling, **options)[0], None
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return eager_attention_forward(module, query, key, value, attention_mask, scale, **options)[0], None
     first = len(cache.present)
     sentences, heads, _, beams, width = cache.past[first].shape
     new = (part[:, :, 0].unflatten(0, (sentences, beams)) for part in (key, value))

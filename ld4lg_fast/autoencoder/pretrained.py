@@ -114,12 +114,12 @@ def fetched(name_or_path: str) -> Pretrained:
     lacks_end = False
     if isinstance(tokenizer, ByT5Tokenizer):
         tokenizer = _fast_bytes(tokenizer)
-    if not lm.config.is_encoder_decoder:
-        tokenizer, lacks_end = _with_end(tokenizer, lm)
-    elif not hasattr(tokenizer, "backend_tokenizer"):
+    if not hasattr(tokenizer, "backend_tokenizer"):
         raise CheckpointError(
             f"The tokenizer of {name_or_path!r}, a {type(tokenizer).__name__}, has no fast version; {remedy}."
         )
+    if not lm.config.is_encoder_decoder:
+        tokenizer, lacks_end = _with_end(tokenizer, lm)
     path = Path(name_or_path).expanduser()
     origin = Origin(path.resolve().name if path.exists() else name_or_path, _license(place, options))
     return Pretrained(lm, tokenizer, origin, lacks_end)
@@ -162,7 +162,7 @@ def _auto_class(config: Mapping[str, Any]) -> Any:
 def _fast_bytes(tokenizer: ByT5Tokenizer) -> PreTrainedTokenizerFast:
     """ByT5's tokenizer, which transformers has in Python alone, as a fast one: a token for each byte."""
     special = {name: getattr(tokenizer, name) for name in ("pad_token", "eos_token", "unk_token")}
-    vocabulary = {token: tokenizer.convert_tokens_to_ids(token) for token in special.values()}
+    vocabulary: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in special.values()}
     vocabulary |= {
         sign: tokenizer.convert_tokens_to_ids(chr(byte)) for byte, sign in bytes_to_unicode().items()
     }
@@ -190,10 +190,10 @@ def _with_end(
     if lacks_end:
         end = END
         backend.add_special_tokens([AddedToken(END, special=True)])
-    ids = {
-        name: backend.token_to_id(name) for name in (end, tokenizer.bos_token, tokenizer.pad_token) if name
-    }
-    if ids[end] >= lm.get_input_embeddings().num_embeddings:
+    names = (end, tokenizer.bos_token, tokenizer.pad_token)
+    ids: dict[str, Any] = {name: backend.token_to_id(name) for name in names if name}
+    embeddings: Any = lm.get_input_embeddings()
+    if ids[end] >= embeddings.num_embeddings:
         with BUILDING:
             lm.resize_token_embeddings(ids[end] + 1)
     backend.post_processor = processors.TemplateProcessing(

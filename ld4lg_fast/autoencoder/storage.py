@@ -56,7 +56,7 @@ def save(parts: Parts, directory: Path) -> None:
     """
     with without_progress_bars(), writing(directory):
         if parts.origin is None or parts.origin.sha256 is None:
-            parts.lm.save_pretrained(directory / LM)
+            parts.lm.save_pretrained(directory / LM, save_original_format=False)  # names as in the modules
         else:
             shutil.rmtree(directory / LM, ignore_errors=True)
         parts.tokenizer.save_pretrained(directory / "tokenizer")

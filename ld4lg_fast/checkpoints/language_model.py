@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
 )
 from transformers.models.auto.modeling_auto import (
@@ -124,7 +125,8 @@ def _read_config(folder: Path) -> PreTrainedConfig:
     path = folder / "config.json"
     content = read_json(path, "a language model")
     name = str(content.get("model_type"))
-    schema = FAMILIES.get(name, LanguageModelFile if name in ENCODER_DECODERS else DecoderOnlyFile)
+    decoder_only = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and name not in ENCODER_DECODERS
+    schema = FAMILIES.get(name, DecoderOnlyFile if decoder_only else LanguageModelFile)
     wanted = validated(schema, content, path)
     check_token_ids(content, wanted.vocab_size, path)
     labels = content.get("num_labels")

@@ -110,7 +110,7 @@ def choose_tokenizer(
     named = getattr(config, "tokenizer_class", None) if named is None else named
     if named is not None:
         check_class(named, PreTrainedTokenizerBase)
-    where = {key: options[key] for key in ("local_files_only", "revision") if key in options}
+    where: dict[str, Any] = {key: options[key] for key in ("local_files_only", "revision") if key in options}
     found = cached_file(place, FILE, _raise_exceptions_for_missing_entries=False, **where)
     content = None
     if found is not None and "gguf_file" not in options:

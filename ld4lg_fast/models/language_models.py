@@ -48,7 +48,7 @@ class LanguageModel(ABC):
     """A language model of transformers as the autoencoder uses it."""
 
     def __init__(self, lm: PreTrainedModel) -> None:
-        self.lm = lm
+        self.lm: Any = lm
 
     @property
     @abstractmethod
@@ -57,13 +57,13 @@ class LanguageModel(ABC):
 
     @property
     @abstractmethod
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         """The network that writes the text, with its embeddings and without its head."""
 
     @property
     def start(self) -> int:
         """The token that the decoder reads before the text."""
-        options: Any = self.lm.generation_config
+        options = self.lm.generation_config
         start = options.decoder_start_token_id
         return options.bos_token_id if start is None else start
 
@@ -100,7 +100,7 @@ class LanguageModel(ABC):
         their logits. ``end`` (W,): the row of the end
         of text in the head, while that is trained.
         """
-        config: Any = self.lm.config
+        config = self.lm.config
         ids = torch.cat([labels.new_full((len(labels), 1), self.start), labels[:, :-1]], dim=1)
         ids = ids.masked_fill(ids == -100, self._padding)
         if any(getattr(self.decoder.config, name, None) is not None for name in CAPPED):
@@ -122,8 +122,7 @@ class LanguageModel(ABC):
 
     @property
     def _end(self) -> int:
-        end: Any = self.lm.generation_config.eos_token_id
-        return end
+        return self.lm.generation_config.eos_token_id
 
     @property
     def _embeddings(self) -> Any:
@@ -131,7 +130,7 @@ class LanguageModel(ABC):
 
     @property
     def _padding(self) -> int:
-        pad: Any = self.lm.generation_config.pad_token_id
+        pad = self.lm.generation_config.pad_token_id
         return self.start if pad is None else pad
 
     def _attention_bias(self, keep: Tensor) -> Tensor:
@@ -157,7 +156,7 @@ class EncoderDecoder(LanguageModel):
         return self.lm.get_encoder().config.get_text_config().hidden_size
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         return self.lm.get_decoder()
 
     def most_tokens(self, num_memory: int) -> int | None:
@@ -220,7 +219,7 @@ class DecoderOnly(LanguageModel):
         return self.lm.config.get_text_config().hidden_size
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         return self.lm.get_decoder()
 
     def most_tokens(self, num_memory: int) -> int | None:

@@ -41,10 +41,10 @@ def model_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     origin = pipe.autoencoder.origin
-    on_hub = origin is not None and hub.looks_like_hub_name(origin.name_or_path)
+    base = None if origin is None else origin.name_or_path
     data = ModelCardData(
         license=license,
-        base_model=origin.name_or_path if on_hub else None,
+        base_model=base if base is not None and hub.looks_like_hub_name(base) else None,
         library_name="ld4lg-fast",
         pipeline_tag="text-generation",
         tags=["text-diffusion", "latent-diffusion", "ld4lg"],

@@ -1,4 +1,4 @@
-"""Exported decoder-only models write the texts of the pipeline: of every architecture, after documents and sources."""
+"""Decoder-only models as graphs: steps over caches give transformers' logits, a folder writes the pipeline's texts."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ import torch
 from ld4lg_fast import DecodingConfig, TextDiffusionPipeline
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.causal_graphs import NAME, CausalStep, PrefixToCache, check_causal
 from ld4lg_fast.export.exporter import export_run
 from ld4lg_fast.export.runtime.pipeline import OnnxTextDiffusion
 from ld4lg_fast.models.language_models import MIDDLE_LAYER, Reading
 from tests.conftest import PERCEIVER, make_model, randomize
-from tests.export.export_models import STATISTICS, saved
+from tests.export.export_models import saved
 from tests.language_models import DECODER_ONLY, spread, tiny_decoder_only
 
-pytest.importorskip("onnxscript")
 BLOCKS = {
     "context_blocks": 2,
     "context_layers": 1,
@@ -21,7 +21,7 @@ BLOCKS = {
     "cut_share": 0.25,
     "prefix_tokens": 4,
 }
-FEW = {"sampler": "ddim", "num_inference_steps": 3, "seed": 5}
+SENTENCES, BEAMS, LENGTH = 2, 3, 5
 
 
 def around(name, tokenizer, folder, reading=MIDDLE_LAYER, **options):
@@ -35,44 +35,46 @@ def around(name, tokenizer, folder, reading=MIDDLE_LAYER, **options):
 
 
 @pytest.mark.parametrize("name", DECODER_ONLY)
-def test_each_architecture_writes_the_texts_of_the_pipeline(name, tokenizer, tmp_path):
-    pipe = TextDiffusionPipeline(around(name, tokenizer, tmp_path / "hub"), make_model(depth=1))
-    said = []
-    folder = export_run(saved(pipe, tmp_path), tmp_path / "out", say=said.append)
-    assert "decoder logits" in said[0]
-    model = OnnxTextDiffusion(folder, threads=1)
-    for strategy in ("greedy", "beam", "nucleus"):
-        decoding = DecodingConfig(strategy, max_length=15)
-        wanted = pipe(3, decoding=decoding, **FEW).texts
-        assert model(3, strategy=strategy, max_length=15, **FEW) == wanted
-        assert any(wanted)
+@torch.no_grad()
+def test_steps_over_the_caches_give_the_logits_of_the_whole_text(name, tokenizer, tmp_path):
+    model = around(name, tokenizer, tmp_path)
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(SENTENCES, 6, 8, generator=generator)
+    tokens = torch.randint(4, 400, (SENTENCES, BEAMS, LENGTH), generator=generator)
+    memory = model.decode_states(latents).repeat_interleave(BEAMS, 0)
+    wanted = model.language_model.logits(memory, None, tokens.flatten(0, 1)).unflatten(0, (SENTENCES, BEAMS))
+    model.lm.set_attn_implementation(NAME)
+    step, prefix = CausalStep(model.lm), PrefixToCache(model)(latents)
+    assert [tuple(part.shape) for part in prefix] == [(SENTENCES, 2, 6, 16)] * 4
+    past = [torch.zeros(SENTENCES, 2, LENGTH, BEAMS, 16) for _ in prefix]
+    own = torch.full((SENTENCES, BEAMS, LENGTH, BEAMS), -torch.inf)
+    # In every step the beams of a sentence change places.
+    order = torch.arange(BEAMS)
+    for place in range(LENGTH):
+        slots = torch.arange(BEAMS)
+        own[:, slots, place, slots] = 0.0
+        logits, *past = step(tokens[:, order, place], torch.tensor([place]), own.flatten(2), past, prefix)
+        torch.testing.assert_close(logits, wanted[:, order, place])
+        order, own = order.roll(1), own.roll(1, dims=1)
 
 
-def test_documents_and_a_reading_in_both_directions(tokenizer, tmp_path):
-    autoencoder = around("qwen2", tokenizer, tmp_path / "hub", Reading(1, True))
+def test_a_folder_writes_the_documents_of_the_pipeline(tokenizer, tmp_path):
+    pytest.importorskip("onnxscript")
+    autoencoder = around("qwen3", tokenizer, tmp_path / "hub", Reading(1, True), num_hidden_layers=1)
     model = make_model(recipe=BLOCKS, dim_context=64, depth=1)
     randomize(model.context_encoder, seed=3)
-    pipe = TextDiffusionPipeline(autoencoder, model)
-    folder = export_run(saved(pipe, tmp_path), tmp_path / "out", say=lambda text: None)
-    options = {"prompt": ["The Old Mill is a pub. It serves", ""], "max_new_tokens": 30, **FEW}
-    wanted = pipe(decoding=DecodingConfig("greedy", max_length=15), **options).texts
-    assert OnnxTextDiffusion(folder, threads=1)(strategy="greedy", max_length=15, **options) == wanted
-    assert len(wanted[0]) > len("The Old Mill is a pub. It serves")
-
-
-def test_sources_and_classes(tokenizer, tmp_path):
-    autoencoder = around("llama", tokenizer, tmp_path / "hub")
-    model = make_model(recipe={"source_max_len": 12}, depth=1, num_classes=3, dim_context=64)
-    pipe = TextDiffusionPipeline(autoencoder, model, STATISTICS)
-    folder = export_run(saved(pipe, tmp_path), tmp_path / "out", say=lambda text: None)
-    options = {"source": ["a cheap pub", "an inn"], "class_id": [0, 2], **FEW}
-    wanted = pipe(decoding=DecodingConfig("greedy", max_length=15), **options).texts
-    assert OnnxTextDiffusion(folder, threads=1)(strategy="greedy", max_length=15, **options) == wanted
+    pipe, said = TextDiffusionPipeline(autoencoder, model), []
+    folder = export_run(saved(pipe, tmp_path), tmp_path / "out", say=said.append)
+    assert "decoder logits" in said[0]
+    runtime = OnnxTextDiffusion(folder, threads=1)
+    options = {"prompt": ["The Old Mill is a pub. It serves", ""], "max_new_tokens": 30}
+    options |= {"sampler": "ddim", "num_inference_steps": 3, "seed": 5}
+    for strategy in ("greedy", "beam", "nucleus"):
+        wanted = pipe(decoding=DecodingConfig(strategy, max_length=15), **options).texts
+        assert runtime(strategy=strategy, max_length=15, **options) == wanted
+        assert all(wanted)
 
 
 def test_attention_to_fewer_tokens_than_a_text_has_is_refused(tokenizer, tmp_path):
-    pipe = TextDiffusionPipeline(
-        around("mistral", tokenizer, tmp_path / "hub", sliding_window=20), make_model()
-    )
     with pytest.raises(ConfigError, match="sees 20 tokens cannot be exported for texts of 23"):
-        export_run(saved(pipe, tmp_path), tmp_path / "out")
+        check_causal(around("mistral", tokenizer, tmp_path, sliding_window=20))
