@@ -16,6 +16,7 @@ from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
 from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
+from ld4lg_fast.export.runtime.documents import ends_with_sentence
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.block_latents import BlockLatents
 from ld4lg_fast.training.block_tokens import BlockTokens
@@ -55,7 +56,9 @@ def block_tokens(split: TextSplit, tokens: Any, autoencoder: LanguageAutoencoder
     """The tokenised blocks of a split of `dataset_of_blocks`."""
     tokenizer: Any = autoencoder.tokenizer
     around = special_tokens_around(split.texts[0], tokenizer)
-    return BlockTokens(tokens, split.offsets, *around)  # type: ignore[arg-type]  # blocks have offsets
+    words = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    ends = np.array([ends_with_sentence(word) for word in words])
+    return BlockTokens(tokens, split.offsets, *around, ends)  # type: ignore[arg-type]  # blocks have offsets
 
 
 def not_blank(tokens: TokenizedTexts, texts: Sequence[str]) -> list[list[int]]:
@@ -115,7 +118,7 @@ class BlockAutoencoderStage(AutoencoderStage):
         prefix = blocks.preceding(block, first, count) if has_prefix else []
         size = len(row) - blocks.before - blocks.after
         if coin[1] < recipe["cut_share"] and size > 1:
-            place = 1 + int(coin[2] * (size - 1))
+            place = blocks.place_to_cut(block, float(coin[2]))
             if coin[3] < 0.5:
                 return blocks.head(block, place), prefix
             row = blocks.tail(block, place)

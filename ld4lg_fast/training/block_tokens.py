@@ -1,6 +1,7 @@
 """Blocks of documents as token ids: the tokens before a block, and blocks cut in two.
 
-A cut block stands for a prompt that ends within a sentence: its head is context, its tail is what is to be written.
+A cut block stands for a prompt: its head is context, its tail is what is to be written. Prompts mostly end with a
+sentence, but may end anywhere; so do the heads.
 """
 
 from collections.abc import Sequence
@@ -10,18 +11,23 @@ import numpy as np
 
 from ld4lg_fast.data import TokenizedTexts
 
+SENTENCE_SHARE = 0.5  # of the blocks that are cut, those that are cut between sentences
+
 
 @dataclass(frozen=True)
 class BlockTokens:
     """Token ids of all blocks of a corpus; document i has the blocks ``offsets[i] : offsets[i + 1]``.
 
-    ``before`` and ``after``: how many special tokens the tokenizer puts before a text and after it.
+    Args:
+        before, after: how many special tokens the tokenizer puts before a text and after it.
+        ends_sentence: (vocabulary,) whether a token is, or ends with, the end of a sentence.
     """
 
     tokens: TokenizedTexts
     offsets: np.ndarray
     before: int
     after: int
+    ends_sentence: np.ndarray
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -54,8 +60,23 @@ class BlockTokens:
         row = self.tokens[block]
         return row[: self.before] + row[self.before + place :]
 
+    def place_to_cut(self, block: int, coin: float) -> int:
+        """Where a block of two or more tokens is cut, by a ``coin`` in [0, 1): after so many of its tokens.
+
+        In half of the cases at the end of one of its sentences but the last, if there is one.
+        """
+        text = np.asarray(self.text(block)[:-1])
+        places = 1 + np.arange(len(text))
+        if coin < SENTENCE_SHARE:
+            places, coin = 1 + np.flatnonzero(self.ends_sentence[text]), coin / SENTENCE_SHARE
+            if not len(places):
+                places = 1 + np.arange(len(text))
+        else:
+            coin = (coin - SENTENCE_SHARE) / (1 - SENTENCE_SHARE)
+        return int(places[int(coin * len(places))])
+
     def cut_in_two(self, share: float, seed: int) -> tuple[np.ndarray, TokenizedTexts, TokenizedTexts]:
-        """About ``share`` of the blocks, each cut at a random place: their numbers (C,), their heads and their tails.
+        """About ``share`` of the blocks, each cut in two: their numbers (C,), their heads and their tails.
 
         Blocks of less than two tokens are not cut.
         """
@@ -63,8 +84,7 @@ class BlockTokens:
         coins, places = rng.random((2, len(self)))
         sizes = self.tokens.lengths - self.before - self.after
         chosen = np.flatnonzero((coins < share) & (sizes > 1))
-        places = 1 + (places * (sizes - 1)).astype(int)
-        pairs = [(int(block), int(places[block])) for block in chosen]
+        pairs = [(int(block), self.place_to_cut(block, places[block])) for block in chosen]
         heads, tails = (_joined([part(*pair) for pair in pairs]) for part in (self.head, self.tail))
         return chosen, heads, tails
 

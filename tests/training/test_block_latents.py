@@ -63,7 +63,8 @@ def test_documents_stay_together_in_a_shuffled_epoch():
 def test_tokens_of_a_block_and_of_its_parts():
     rows = [[1, 11, 12, 2], [1, 13, 14, 15, 2], [1, 2]]
     flat, offsets = np.concatenate(rows), np.cumsum([0, 4, 5, 2])
-    tokens = BlockTokens(TokenizedTexts(flat, offsets, 0), np.array([0, 3]), before=1, after=1)
+    ends = np.zeros(16, dtype=bool)
+    tokens = BlockTokens(TokenizedTexts(flat, offsets, 0), np.array([0, 3]), before=1, after=1, ends_sentence=ends)
     assert tokens.preceding(2, 0, 4) == [12, 13, 14, 15] and tokens.preceding(0, 0, 4) == []
     assert tokens.head(1, 1) == [1, 13, 2] and tokens.tail(1, 1) == [1, 14, 15, 2]
     cut, heads, tails = tokens.cut_in_two(1.0, seed=0)
@@ -72,3 +73,24 @@ def test_tokens_of_a_block_and_of_its_parts():
         head, tail = heads[number], tails[number]
         assert head[1:-1] + tail[1:-1] == rows[block][1:-1] and len(head) > 2 and len(tail) > 2
     assert not len(tokens.cut_in_two(0.0, seed=0)[0])
+
+
+def test_half_of_the_blocks_that_are_cut_are_cut_between_sentences():
+    full_stop, size, count = 3, 20, 400
+    row = [4] * size
+    row[5] = row[11] = row[-1] = full_stop
+    tokens = TokenizedTexts(np.tile(row, count), np.arange(count + 1) * size, 0)
+    ends = np.arange(8) == full_stop
+    blocks = BlockTokens(tokens, np.array([0, count]), before=0, after=0, ends_sentence=ends)
+    _, heads, _ = blocks.cut_in_two(1.0, seed=0)
+    sizes = np.bincount(heads.lengths, minlength=size)
+    assert sizes[0] == 0 and sizes[1:].all()
+    assert 0.5 < (sizes[6] + sizes[12]) / count < 0.7, "half, and two of nineteen places of the others"
+    assert min(sizes[6], sizes[12]) > 0.2 * count, "any sentence but the last"
+
+
+def test_a_block_of_one_sentence_is_cut_anywhere():
+    tokens = TokenizedTexts(np.tile([4, 4, 4, 3], 100), np.arange(101) * 4, 0)
+    blocks = BlockTokens(tokens, np.array([0, 100]), before=0, after=0, ends_sentence=np.arange(8) == 3)
+    _, heads, tails = blocks.cut_in_two(1.0, seed=0)
+    assert set(heads.lengths) == {1, 2, 3} and (heads.lengths + tails.lengths == 4).all()
