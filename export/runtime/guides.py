@@ -6,6 +6,7 @@ Letters: B batch, N latent positions, d latent width, S sampling steps.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,10 @@ class Guide:
             found = [np.interp(log_snr, self.log_snr, column) for column in columns]
             return np.stack(found, axis=1).astype(np.float32).reshape(-1, *values.shape[1:])
 
-        changed = {"modulation": between(self.modulation), "temperature": between(self.temperature)}
+        changed: dict[str, Any] = {
+            "modulation": between(self.modulation),
+            "temperature": between(self.temperature),
+        }
         return replace(self, log_snr=log_snr, **changed)
 
     def shift(self, x_start: Array, target: Array, weight: Array, level: int, mask: Array | None) -> Array:

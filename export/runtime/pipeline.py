@@ -219,8 +219,8 @@ class OnnxTextDiffusion:
                 f"guidance_scale {scale} needs a model with classes, source texts or documents; use 1."
             )
         low, high = guidance_interval
-        shape = (diffusion.num_latents, diffusion.dim_latent)
-        mask, width = None, shape[0]
+        shape, width = (diffusion.num_latents, diffusion.dim_latent), diffusion.num_latents
+        mask: np.ndarray | None = None
         if diffusion.has_mask:
             counts = self.config.statistics.length_counts
             lengths = noise.draw((0, *counts[1:]), seed, sample_ids, noise.LENGTH_STREAM)

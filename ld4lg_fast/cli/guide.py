@@ -1,7 +1,7 @@
 """``ld4lg guide``: learns a guide from labelled texts and keeps it in a run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,14 +69,16 @@ def guide(
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
     num_samples = GUIDE_SAMPLES if num_samples is None else num_samples
     with RunLock(run_dir), progress_bar() as bar:
-        tasks = {}
+        tasks: dict[str, Any] = {}
 
         def progress(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
                 tasks[phase] = bar.add_task("denoising", total=total)
             bar.update(tasks[phase], completed=done)
 
-        options = {} if texts.sources is None else {"source": texts.repeated_sources(num_samples)}
+        options: dict[str, Any] = (
+            {} if texts.sources is None else {"source": texts.repeated_sources(num_samples)}
+        )
         learned = pipe.learn_guides({name: texts}, num_samples, seed=seed, progress=progress, **options)[name]
         with fingerprint.renewed(run_dir):
             learned.save(run_dir / FOLDER, name)

@@ -9,7 +9,7 @@ levels, S sampling steps, G guides.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Guide:
 
     def to(self, device: torch.device | str) -> Self:
         """A copy with its tensors on a device."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

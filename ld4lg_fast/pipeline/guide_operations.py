@@ -183,8 +183,8 @@ class GuideOperations(LatentOperations, ABC):
             torch.tensor(rows, device=self.device).T
             for rows in zip(*((each.targets, each.scales) for each in chosen.values()), strict=True)
         )
-        guides = [self.text_guides[name].guide.to(self.device) for name in chosen]
-        return GuideTargets(guides, targets, weights)
+        leading = [self.text_guides[name].guide.to(self.device) for name in chosen]
+        return GuideTargets(leading, targets, weights)
 
     def _chosen_guides(
         self, guides: Mapping[str, Any] | None, scales: Mapping[str, Any] | None, num_samples: int
@@ -209,16 +209,13 @@ class GuideOperations(LatentOperations, ABC):
         if isinstance(guides, GuideTargets):
             return total
         for name, chosen in self._chosen_guides(guides, scales, len(texts)).items():
-            guide, targets, weights = (
-                self.text_guides[name],
-                *map(torch.tensor, (chosen.targets, chosen.scales)),
-            )
+            guide = self.text_guides[name]
+            targets, weights = torch.tensor(chosen.targets), torch.tensor(chosen.scales)
             if guide.words is None:
                 found = guide.of_number(self.token_counts(texts), targets)
             else:
                 found = guide.log_probs(texts, targets)
-            other = (
-                torch.zeros(()) if guide.classes is None else torch.log1p(-found.exp().clamp(max=1 - 1e-6))
-            )
-            total += torch.where(weights > 0, found, torch.where(weights < 0, other, torch.zeros(())))
+            nothing = torch.zeros(())
+            other = nothing if guide.classes is None else torch.log1p(-found.exp().clamp(max=1 - 1e-6))
+            total += torch.where(weights > 0, found, torch.where(weights < 0, other, nothing))
         return total

@@ -145,6 +145,8 @@ def save_guides(guides: Mapping[str, TextGuide], directory: Path) -> None:
 class _Tensors(nn.Module):
     """The tensors of a guide's file, of known shapes."""
 
+    words_weight: Tensor
+    words_bias: Tensor
     of_guide = ("hidden", "hidden_bias", "output", "output_bias", "modulation", "temperature")
 
     def __init__(self, hidden: int, features: int, outputs: int, levels: int, num_grams: int | None) -> None:

@@ -6,6 +6,7 @@ Letters: B texts, C classes (1 of a number), V n-grams.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def _regression(
 ) -> tuple[Tensor, Tensor]:
     """Weight, like ``start`` (C, V), and bias (C,) with the least loss plus ``penalty``/2 times the squared weights."""
     weight, bias = start.clone().requires_grad_(), start.new_zeros(len(start), requires_grad=True)
-    search = {"line_search_fn": "strong_wolfe", "history_size": 20}
+    search: Any = {"line_search_fn": "strong_wolfe", "history_size": 20}
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, **search)
 
     def closure() -> Tensor:

@@ -1,6 +1,7 @@
 """Guides of a pipeline: fitted, learned from labelled texts, listed, chosen, stored, and used to select texts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,8 +27,13 @@ def pipe(autoencoder):
 
 @pytest.fixture
 def learned(pipe):
+    """Two guides; that of classes tells apart what random weights do write: the sign of a latent."""
     pipe.learn_guide("size", TEXTS, LABELS, num_samples=40, decoding=GREEDY)
     pipe.learn_guide("letters", TEXTS, list(map(len, TEXTS)), numeric=True, num_samples=40, decoding=GREEDY)
+    samples = pipe._trajectories("learn_guide", 200, decoding=GREEDY)
+    first = samples.x_starts[-1][:, 0, 0]
+    guide, _ = fit_guide(samples, (first > first.median()).long(), 3)
+    pipe.text_guides["size"] = replace(pipe.text_guides["size"], guide=guide)
     return pipe
 
 
@@ -86,7 +92,7 @@ def probability(pipe, name, target, output):
 
 def test_samples_are_led_to_a_class_and_away_from_it(learned):
     free = learned(8, **OPTIONS)
-    to, away = (learned(8, guides={"size": "short"}, guide_scales={"size": w}, **OPTIONS) for w in (5, -5))
+    to, away = (learned(8, guides={"size": "short"}, guide_scales={"size": w}, **OPTIONS) for w in (1, -1))
     means = [probability(learned, "size", 1, output).mean() for output in (away, free, to)]
     assert means[0] < means[1] < means[2]
 
