@@ -26,7 +26,7 @@ LATE_SEED = 10_000
 
 
 def finished_texts(tickets: Sequence[Ticket]) -> list[str]:
-    """The text of each ticket of one sample."""
+    """All texts of the tickets."""
     return [event.text for ticket in tickets for event in ticket.events() if isinstance(event, Finished)]
 
 
@@ -49,14 +49,14 @@ def ways(
 
 def late_arrival(engine: RequestEngine, count: int, quality: str, shown: bool) -> float:
     """Of a request that arrives while all others run: steps until its first event if ``shown``, else its seconds."""
-    others = [engine.submit(SampleRequest(seed=seed, quality=quality)) for seed in range(count - 1)]
-    while engine.stats().running_rows < len(others):
+    others = engine.submit(SampleRequest(num_samples=count - 1, quality=quality))
+    while not engine.stats().running_rows and not others.closed:
         time.sleep(1e-4)
     before, begun = engine.stats().steps, time.perf_counter()
     late = engine.submit(SampleRequest(seed=LATE_SEED, quality=quality, show_steps=[1] if shown else ()))
     next(late.events())
     found = engine.stats().steps - before if shown else time.perf_counter() - begun
-    finished_texts([late, *others])
+    finished_texts([late, others])
     return found
 
 
@@ -111,9 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = measure(options)
     for row in result["rows"]:
         print(f"{row['name']:32} {row['texts_per_s']:8.1f} texts a second")
-    print(
-        f"late: first event after {result['late_first_event_steps']} steps, end {result['late_over_alone']:.2f} x alone"
-    )
+    steps, end = result["late_first_event_steps"], result["late_over_alone"]
+    print(f"late: first event after {steps} steps, end {end:.2f} x alone")
     print(f"{result['equal_texts']} of {options.requests} texts are the pipeline's")
     if options.json:
         settings = {name: value for name, value in vars(options).items() if name != "json"}

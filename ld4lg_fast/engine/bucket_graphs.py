@@ -39,7 +39,7 @@ class BucketGraphs:
         size = self.sizes[-1]
         self.buffers = like.map(lambda tensor: tensor.new_zeros(size, *tensor.shape[1:]))
         self._make_idle(0, size)
-        capture = Capture()
+        capture, captured = Capture(), dict[int, tuple[Callable[[], None], Any]]()
         for size in reversed(self.sizes):
             rows = self._first(size)
             conditions = self.conditions(rows)
@@ -50,7 +50,8 @@ class BucketGraphs:
             def step(rows: Rows = rows, conditions: Any = conditions) -> None:
                 _overwrite(rows, self.evaluate(rows, conditions))
 
-            self.captured[size] = capture(step), conditions
+            captured[size] = capture(step), conditions
+        self.captured = captured
         return True
 
     def __call__(self, rows: Rows) -> Rows:

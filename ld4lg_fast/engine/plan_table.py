@@ -55,6 +55,7 @@ class PlanTable:
         self.used = 0
         self.places: dict[tuple[Plan, int | None], int] = {}
         self.planned: dict[Plan, tuple[SamplingGrid, StepTable]] = {}
+        self.levels: dict[Plan, float] = {}
 
     def check(self, plan: Plan) -> None:
         """Refuses a plan with more than `MOST_STEPS`, or than there is room for, or that its sampler cannot make.
@@ -79,7 +80,7 @@ class PlanTable:
 
     def first_level(self, plan: Plan) -> float:
         """The first noise level (alpha_sq) of a plan that has a place."""
-        return self.planned[plan][0].alpha_sq[0].item()
+        return self.levels[plan]
 
     def _planned(self, plan: Plan) -> tuple[SamplingGrid, StepTable]:
         if (known := self.planned.get(plan)) is not None:
@@ -89,6 +90,7 @@ class PlanTable:
 
     def _fill(self, plan: Plan, class_id: int | None) -> None:
         self.planned[plan] = grid, table = self._planned(plan)
+        self.levels[plan] = grid.alpha_sq[0].item()
         rows = slice(self.used, self.used + plan.num_steps)
         self.steps.coefficients[rows] = table.coefficients
         self.steps.history_weights[rows] = table.history_weights

@@ -246,6 +246,16 @@ def test_length_control(tmp_path):
         assert miss["guided, weight 3, the nearest of 4"] < miss["not controlled"]
 
 
+def test_request_throughput(tmp_path):
+    target = tmp_path / "requests.json"
+    run("request_throughput.py", "--requests", "3", "--rounds", "1", "--json", str(target))
+    result = json.loads(target.read_text())
+    assert len(result["rows"]) == 4 and all(row["texts_per_s"] > 0 for row in result["rows"])
+    assert (
+        result["equal_texts"] == 3 and result["late_first_event_steps"] >= 1 and result["late_over_alone"] > 0
+    )
+
+
 def test_onnx_throughput(tmp_path):
     target = tmp_path / "onnx.json"
     run("onnx_throughput.py", "--batch", "2", "--rounds", "1", "--json", str(target))
