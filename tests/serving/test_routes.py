@@ -174,6 +174,9 @@ def test_broken_json_is_refused(client, content, message):
 
 def test_missing_fields_and_other_types_are_refused(client):
     assert error_of(client.post("/v1/infills", json={}), 400)["message"] == "text is missing; give it."
+    long = {"text": "___ a" * 17}
+    said = "text has 85 characters and 17 gaps; it must have at most 20000 and 16."
+    assert error_of(client.post("/v1/infills", json=long), 400)["message"] == said
     plain = {"content-type": "text/plain"}
     assert error_of(client.post("/v1/completions", content=b'{"n": 1}', headers=plain), 400)
 

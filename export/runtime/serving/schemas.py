@@ -26,6 +26,8 @@ DEFAULT_QUALITY = "draft"
 MOST_STOPS = 4  # as OpenAI
 MOST_SHOWN = 64  # steps whose texts are shown
 MOST_GUIDES = 16
+GAP = "___"
+MOST_CHARACTERS, MOST_GAPS = 20_000, 16  # of a text that is interpolated or filled
 
 # Fields of OpenAI's route that this server has no use for, with the values that change nothing.
 NEUTRAL: Mapping[str, tuple] = {
@@ -105,9 +107,21 @@ def _guides_complaint(name: str, value: Any) -> str | None:
     return None
 
 
+def _given_complaint(name: str, value: Any) -> str | None:
+    """A text to be interpolated or filled, which is work that cannot be given up."""
+    if sentence := text_complaint(name, value):
+        return sentence
+    if len(value) > MOST_CHARACTERS or value.count(GAP) > MOST_GAPS:
+        return (
+            f"{name} has {len(value)} characters and {value.count(GAP)} gaps; it must have at most {MOST_CHARACTERS} and "
+            f"{MOST_GAPS}."
+        )
+    return None
+
+
 Flag = Annotated[bool | None, _by(Switch())]
 Text = Annotated[str | None, _checked(text_complaint)]
-GivenText = Annotated[str, _checked(text_complaint)]
+GivenText = Annotated[str, _checked(_given_complaint)]
 Count = Annotated[int | None, _by(WholeNumber(1, MOST_SAMPLES))]
 Tokens = Annotated[int | None, _by(OPTIONS["max_new_tokens"])]
 Seed = Annotated[int | None, _by(OPTIONS["seed"])]
