@@ -112,10 +112,8 @@ def _given_complaint(name: str, value: Any) -> str | None:
     if sentence := text_complaint(name, value):
         return sentence
     if len(value) > MOST_CHARACTERS or value.count(GAP) > MOST_GAPS:
-        return (
-            f"{name} has {len(value)} characters and {value.count(GAP)} gaps; it must have at most {MOST_CHARACTERS} and "
-            f"{MOST_GAPS}."
-        )
+        bounds = f"it must have at most {MOST_CHARACTERS} and {MOST_GAPS}."
+        return f"{name} has {len(value)} characters and {value.count(GAP)} gaps; {bounds}"
     return None
 
 
