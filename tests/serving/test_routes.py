@@ -132,8 +132,7 @@ def test_the_model_says_what_it_can_do(client):
                     "--max-samples 33.", "n"),
         ({"prompt": ["a"] * 17, "n": 2}, "n is 34; this server gives at most 32 texts a request: ask for fewer, or "
                                          "start it with --max-samples 34.", "n"),
-        ({"steps": 1001}, "steps is 1001; this server gives at most 1000 sampling steps: ask for fewer, or start it "
-                          "with --max-steps 1001.", "steps"),
+        ({"steps": 1001}, "steps is 1001; this server gives at most 1000 sampling steps: ask for fewer.", "steps"),
         ([], "The body must be a JSON object, sent with the header Content-Type: application/json.", None),
     ],
 )  # fmt: skip
