@@ -230,7 +230,7 @@ class OnnxBackend:
             prompt=[prompt for prompt in request.prompts for _ in range(request.n or 1)],
             max_new_tokens=request.max_tokens,
             class_id=waiting.class_id,
-            seed=request.seed or 0,
+            seed=request.seed,
             **how,
             **request.decoding_changes(),
         )
