@@ -5,8 +5,9 @@ python benchmarks/serving_load.py [RUN] [--minutes 10] [--rounds 5] [--only NAME
 Starts ``ld4lg serve`` on a free port and asks it as many clients do, with the preset `draft`:
 
 * ``throughput``: 32 clients, one text each at the same time, against the same requests one after the other, in turns.
-* ``late``: a request that arrives while 31 others are kept running; its first event in steps of the busy engine (its
-  time for decoding included), and its end against that of a request alone.
+* ``late``: a request that arrives while 31 run, which have begun together (``burst``), and beside 31 clients that ask
+  again and again (``steady``); its first event in steps of the busy engine, whose decoding is part of the steps, and
+  its end against that of a request alone.
 * ``mixed``: requests of all sizes, whole and as streams, clients that go away, readers that are slow, and bad requests,
   for ``--minutes``; answers against those of the pipeline, and the server's memory.
 * ``fuzz``: 200 random bodies.
@@ -114,7 +115,7 @@ async def throughput(load: Load, rounds: int) -> dict:
 
 
 async def late(load: Load, rounds: int) -> dict:
-    """First event and end of a request beside 31 that are kept running, against alone."""
+    """A request beside 31 that have begun at once, and beside 31 clients that ask again and again, against alone."""
     shown = body(0, show_steps=[1])
 
     async def probe() -> tuple[float, float]:
@@ -122,29 +123,38 @@ async def late(load: Load, rounds: int) -> dict:
         times = [at async for at, _ in load.events(shown)]
         return times[0], times[-1]
 
-    alone = [await probe() for _ in range(rounds + 1)][1:]
-    running = True
+    async def beside_a_burst() -> tuple[float, float, float]:
+        done, begun = await load.steps(), time.perf_counter()
+        others = [asyncio.ensure_future(load.whole(seed)) for seed in range(1, CLIENTS)]
+        while await load.steps() < done + 2:
+            await asyncio.sleep(0.005)
+        first, end = await probe()
+        await asyncio.gather(*others)
+        return first, end, (time.perf_counter() - begun) / (await load.steps() - done)
 
     async def keep_busy(seed: int) -> None:
         while running:
             await load.whole(seed)
 
+    alone = [await probe() for _ in range(rounds + 1)][1:]
+    burst = [await beside_a_burst() for _ in range(rounds)]
+    running = True
     others = [asyncio.ensure_future(keep_busy(seed)) for seed in range(1, CLIENTS)]
     await asyncio.sleep(2)
-    begun, done, busy = time.perf_counter(), await load.steps(), []
-    for _ in range(4 * rounds):
-        busy.append(await probe())
+    begun, done, steady = time.perf_counter(), await load.steps(), []
+    for _ in range(2 * rounds):
+        steady.append(await probe())
         await asyncio.sleep(random.random() / 5)
     step = (time.perf_counter() - begun) / (await load.steps() - done)
     running = False
     await asyncio.gather(*others)
-    first, end = (median(values) for values in zip(*busy, strict=True))
-    return {
-        "alone_s": {"first": median(p[0] for p in alone), "end": median(p[1] for p in alone)},
-        "busy_s": {"first": first, "end": end, "step": step},
-        "first_event_in_steps": first / step,
-        "end_against_alone": end / median(p[1] for p in alone),
-    }
+    end_alone = median(end for _, end in alone)
+    found: dict = {"alone_s": {"first": median(first for first, _ in alone), "end": end_alone}}
+    for name, times in (("burst", burst), ("steady", [(*each, step) for each in steady])):
+        first, end, step = (median(values) for values in zip(*times, strict=True))
+        of_alone = {"first_event_in_steps": first / step, "end_against_alone": end / end_alone}
+        found[name] = {"first_s": first, "end_s": end, "step_s": step, **of_alone}
+    return found
 
 
 async def mixed(load: Load, server: ServedProcess, minutes: float) -> dict:

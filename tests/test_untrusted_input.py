@@ -15,7 +15,10 @@ FOLDERS = ("ld4lg_fast", "export", "kernels", "benchmarks", "scripts")
 OWN_CLASSES = {"TextDiffusionPipeline", "LanguageAutoencoder", "cls", "pipe"}  # whose from_pretrained is ours
 CONSOLE = "ld4lg_fast/terminal/console.py"
 # Who shows texts, and who says that it is not there.
-DISPLAY = ("export/runtime/text_display.py", "export/runtime/folder/generate.py")
+DISPLAY = (
+    "export/runtime/text_display.py",
+    *(f"export/runtime/folder/{name}.py" for name in ("generate", "serve")),
+)
 # Modules that are imported by a name that the package itself holds.
 NAMED_IMPORTS = {
     *("ld4lg_fast/__init__.py", "ld4lg_fast/evaluation/__init__.py", "ld4lg_fast/evaluation/unavailable.py"),

@@ -3,7 +3,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,7 +51,7 @@ def serve(
 
     SIGTERM and Ctrl-C end it with exit code 0 when accepted requests are answered; a second one ends it at once.
     """
-    bounds = {
+    bounds: dict[str, Any] = {
         "max_samples": max_samples,
         "max_steps": max_steps,
         "max_running": max_running,

@@ -64,7 +64,8 @@ class PipelineBackend:
     def warm_up(self) -> None:
         """Writes a text, so that what is prepared at first use is there before the first client."""
         ended = threading.Event()
-        request = CompletionRequest(seed=0, source="text" if self._pipe.model.is_seq2seq else None)
+        source = "text" if self._pipe.model.is_seq2seq else None
+        request = CompletionRequest.model_validate({"seed": 0, "source": source})
         with suppress(RuntimeInputError):  # of a model that needs more than that
             self.submit(request, lambda event: ended.set())
             ended.wait()
@@ -165,7 +166,7 @@ class PipelineBackend:
     def infill(self, request: InfillRequest) -> list[str]:
         """Fillings of the gaps of a text."""
         given = {"num_samples": request.n, "strength": request.strength, "max_tokens": request.max_tokens}
-        options = {name: value for name, value in given.items() if value is not None}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         with _as_input_errors():
             quality = request.quality or DEFAULT_QUALITY
             return self._pipe.infill(request.text, seed=request.seed, quality=quality, **options).texts

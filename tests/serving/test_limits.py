@@ -180,6 +180,7 @@ def test_the_end_waits_for_what_runs_and_refuses_the_rest(serving):
         assert other.get("/readyz").status_code == 503 and other.get("/healthz").status_code == 200
         answer = other.post("/v1/completions", json={})
         assert error_of(answer, 503)["code"] == "draining" and answer.headers["retry-after"] == "1"
+        assert answer.headers["connection"] == "close"
         assert not backend.closed
         backend.finish(*backend.held[0])
         thread.join()

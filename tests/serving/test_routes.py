@@ -133,8 +133,7 @@ def test_the_model_says_what_it_can_do(client):
                     "--max-samples 33.", "n"),
         ({"prompt": ["a"] * 17, "n": 2}, "n is 34; this server gives at most 32 texts a request: ask for fewer, or "
                                          "start it with --max-samples 34.", "n"),
-        ({"steps": 1001}, "steps is 1001; this server gives at most 1000 sampling steps: ask for fewer, or start it "
-                          "with --max-steps 1001.", "steps"),
+        ({"steps": 1001}, "steps is 1001; this server gives at most 1000 sampling steps: ask for fewer.", "steps"),
         ([], "The body must be a JSON object, sent with the header Content-Type: application/json.", None),
     ],
 )  # fmt: skip
@@ -175,6 +174,9 @@ def test_broken_json_is_refused(client, content, message):
 
 def test_missing_fields_and_other_types_are_refused(client):
     assert error_of(client.post("/v1/infills", json={}), 400)["message"] == "text is missing; give it."
+    long = {"text": "___ a" * 17}
+    said = "text has 85 characters and 17 gaps; it must have at most 20000 and 16."
+    assert error_of(client.post("/v1/infills", json=long), 400)["message"] == said
     plain = {"content-type": "text/plain"}
     assert error_of(client.post("/v1/completions", content=b'{"n": 1}', headers=plain), 400)
 

@@ -96,8 +96,8 @@ def test_sigterm_under_load_answers_what_was_accepted_and_ends_with_0():
             while True:
                 try:
                     answer = http.post("/v1/completions", json={"seed": seed, "n": 2})
-                except httpx.ConnectError:
-                    statuses["closed"] += 1
+                except httpx.TransportError as error:
+                    statuses["closed" if isinstance(error, httpx.ConnectError) else repr(error)] += 1
                     return
                 statuses[answer.status_code] += 1
                 if answer.status_code != 200:

@@ -8,8 +8,8 @@ from ..option_checks import Number, Rule, WholeNumber, complaint
 RULES: Mapping[str, Rule] = {
     "port": WholeNumber(0, 65535),
     "max_samples": WholeNumber(1, 10_000),
-    "max_steps": WholeNumber(1, 100_000),
-    "max_running": WholeNumber(1, 100_000),
+    "max_steps": WholeNumber(1, 1000),  # as the engine
+    "max_running": WholeNumber(1, 1024),
     "max_waiting": WholeNumber(1, 1_000_000),
     "max_body": WholeNumber(1, 2**30),
     "max_seconds": Number(0, 86_400, above=True),

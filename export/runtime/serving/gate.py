@@ -39,7 +39,10 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if self.service.draining:
+                    headers["Connection"] = "close"
             await send(message)
 
         self.service.in_flight += 1

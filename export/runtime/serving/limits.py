@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .errors import RequestError
+from .flags import RULES
 from .schemas import CompletionRequest, InfillRequest, InterpolationRequest
 
 
@@ -37,9 +38,9 @@ class Limits:
     def _check(self, field: str, value: int, what: str, limit: str) -> None:
         most = getattr(self, limit)
         if value > most:
-            raise RequestError(
-                400,
-                f"{field} is {value}; this server gives at most {most} {what}: ask for fewer, or start it with "
-                f"--{limit.replace('_', '-')} {value}.",
-                param=field,
+            flag = f"--{limit.replace('_', '-')} {value}"
+            remedy = (
+                f"ask for fewer, or start it with {flag}" if RULES[limit].allows(value) else "ask for fewer"
             )
+            message = f"{field} is {value}; this server gives at most {most} {what}: {remedy}."
+            raise RequestError(400, message, param=field)

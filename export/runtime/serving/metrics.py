@@ -1,6 +1,7 @@
 """Metrics of a server in the text format of Prometheus."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -16,7 +17,7 @@ class Metrics:
 
     def __init__(self, load: Callable[[], Load]) -> None:
         self._registry = CollectorRegistry()
-        given = {"registry": self._registry, "namespace": "ld4lg"}
+        given: dict[str, Any] = {"registry": self._registry, "namespace": "ld4lg"}
         labels = ("route", "status")
         self._requests = Counter("requests", "Answered requests.", labels, **given)
         self._seconds = Histogram(

@@ -27,6 +27,8 @@ DEFAULT_QUALITY = "draft"
 MOST_STOPS = 4  # as OpenAI
 MOST_SHOWN = 64  # steps whose texts are shown
 MOST_GUIDES = 16
+GAP = "___"
+MOST_CHARACTERS, MOST_GAPS = 20_000, 16  # of a text that is interpolated or filled
 
 # Fields of OpenAI's route that this server has no use for, with the values that change nothing.
 NEUTRAL: Mapping[str, tuple] = {
@@ -114,12 +116,26 @@ def _scales_complaint(name: str, value: Any) -> str | None:
     )
 
 
+def _given_complaint(name: str, value: Any) -> str | None:
+    """A text to be interpolated or filled, which is work that cannot be given up."""
+    if sentence := text_complaint(name, value):
+        return sentence
+    if len(value) > MOST_CHARACTERS or value.count(GAP) > MOST_GAPS:
+        bounds = f"it must have at most {MOST_CHARACTERS} and {MOST_GAPS}."
+        return f"{name} has {len(value)} characters and {value.count(GAP)} gaps; {bounds}"
+    return None
+
+
+def _or_random(seed: Any) -> Any:
+    return secrets.randbelow(2**31) if seed is None else seed
+
+
 Flag = Annotated[bool | None, _by(Switch())]
 Text = Annotated[str | None, _checked(text_complaint)]
-GivenText = Annotated[str, _checked(text_complaint)]
+GivenText = Annotated[str, _checked(_given_complaint)]
 Count = Annotated[int | None, _by(WholeNumber(1, MOST_SAMPLES))]
 Tokens = Annotated[int | None, _by(OPTIONS["max_new_tokens"])]
-Seed = Annotated[int | None, _by(OPTIONS["seed"])]
+Seed = Annotated[int, _by(OPTIONS["seed"]), BeforeValidator(_or_random)]
 Strategy = Annotated[str | None, _by(Choice(STRATEGIES))]
 Strength = Annotated[float | None, _by(OPTIONS["strength"])]
 
@@ -130,7 +146,11 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Text = Field(None, description="Name of the model that the server has; may be left out.")
-    seed: Seed = Field(None, description="The same seed gives the same texts; by default a random one.")
+    seed: Seed = Field(
+        None,
+        validate_default=True,
+        description="The same seed gives the same texts; by default a random one.",
+    )
     user: Text = Field(None, description="Accepted and not used.")
 
     @model_validator(mode="before")
@@ -144,10 +164,6 @@ class Body(BaseModel):
                 sentence = f"{name} is {shown(body[name])}, which this server does not support; leave it out."
                 raise _refuse(sentence, name)
         return {name: value for name, value in body.items() if name not in NEUTRAL}
-
-    def model_post_init(self, context: Any) -> None:
-        if self.seed is None:
-            self.seed = secrets.randbelow(2**31)
 
 
 class CompletionRequest(Body):

@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import socket
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -17,6 +18,7 @@ from .limits import Limits
 from .service import Service
 
 SIGNALLED = 128  # plus the signal's number: the exit code of a process that a signal ended
+DRAIN_SECONDS = 1.0  # that open connections still get answers, so that clients notice before they are closed
 KEEP_ALIVE = 75  # seconds: longer than load balancers keep idle connections
 
 
@@ -26,6 +28,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]) -> None:
         super().__init__(config)
         self._service, self._say, self._said_ready = service, say, False
+        self._draining_since = 0.0
         self.ended_by: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -33,7 +36,7 @@ class Server(uvicorn.Server):
         if self._service.draining:
             self.ended_by = sig
             self.should_exit = self.force_exit = True
-        self._service.draining = True
+        self._service.draining, self._draining_since = True, time.monotonic()
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; whether the server ends."""
@@ -41,8 +44,9 @@ class Server(uvicorn.Server):
         if service.ready and not self._said_ready:
             self._said_ready = True
             self._say("The model is loaded.")
-        done = service.failure is not None or (service.draining and not service.in_flight)
-        return await super().on_tick(counter) or done
+        waited = time.monotonic() - self._draining_since >= DRAIN_SECONDS
+        drained = service.draining and not service.in_flight and (waited or not self.server_state.connections)
+        return await super().on_tick(counter) or drained or service.failure is not None
 
 
 def serve(
@@ -92,7 +96,7 @@ def serve(
 
 
 def _say(sentence: str) -> None:
-    print(sentence, flush=True)
+    print(displayed(sentence), flush=True)
 
 
 def _listening(host: str, port: int) -> socket.socket:
