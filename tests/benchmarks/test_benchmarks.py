@@ -260,6 +260,7 @@ def test_scaling(tmp_path, monkeypatch):
     """The jobs, which the command runs in processes of their own, find the same texts, tokens and n-grams."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     scaling = importlib.import_module("scaling")
+    monkeypatch.setattr(scaling, "WORDS", 20)  # so that some n-grams are those of other texts
     monkeypatch.setattr(corpus_cache, "LEAST_BYTES", 0)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
     scaling.write_corpus(tmp_path / "texts.txt", 300, 0)
