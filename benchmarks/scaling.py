@@ -31,9 +31,9 @@ READ_FIRST = 50_000  # texts that the tokenizer is trained on
 def write_corpus(path: Path, num_texts: int, seed: int) -> None:
     """Lines of words whose frequencies fall as 1 / rank."""
     rng = np.random.default_rng(seed)
-    words = np.array([f"w{number:x}" for number in rng.permutation(WORDS)])
+    words = np.array([f"w{number:x}" for number in range(WORDS)])
     chances = 1 / np.arange(1, WORDS + 1)
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         for start in range(0, num_texts, 10_000):
             lengths = rng.integers(*TEXT_WORDS, min(10_000, num_texts - start))
             drawn = words[rng.choice(WORDS, int(lengths.sum()), p=chances / chances.sum())]
@@ -47,7 +47,7 @@ class Memory:
     def __enter__(self) -> "Memory":
         self.private = self._before = _status("RssAnon")
         self._whole = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM begins anew
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -72,7 +72,7 @@ class Memory:
 
 
 def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
@@ -99,7 +99,9 @@ def work(job: str, folder: Path) -> Callable[[], object]:
 
     def memorized() -> object:
         training = TrainingNgrams(read().train.texts, ArrayCache(folder / "ngrams"))
-        return memorization(words_of((folder / "some.txt").read_text().splitlines()), training.hashes)
+        return memorization(
+            words_of((folder / "some.txt").read_text(encoding="utf-8").splitlines()), training.hashes
+        )
 
     def by_datasets() -> object:
         return datasets.load_dataset("text", data_files=str(corpus), split="train", keep_linebreaks=False)
@@ -120,7 +122,7 @@ def trained_tokenizer(folder: Path) -> object:
     from ld4lg_fast.data import train_bpe_tokenizer
 
     if not (folder / "tokenizer").exists():
-        with open(folder / "texts.txt") as file:
+        with open(folder / "texts.txt", encoding="utf-8") as file:
             texts = [line.strip() for _, line in zip(range(READ_FIRST), file, strict=False)]
         train_bpe_tokenizer(texts, VOCABULARY).save_pretrained(folder / "tokenizer")
     return AutoTokenizer.from_pretrained(folder / "tokenizer")
@@ -131,7 +133,7 @@ def measured(job: str, folder: Path) -> dict:
     command = [sys.executable, __file__, "--job", job, "--folder", str(folder)]
     cache = os.environ | {"HF_DATASETS_CACHE": str(folder / "hub")}
     for _ in range(1 + (job == "memorization")):
-        done = subprocess.run(command, env=cache, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, env=cache, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -185,7 +187,7 @@ def main() -> None:
                 print(*(f"{value:>{12 if isinstance(value, float) else 20}}" for value in rows[-1].values()))
     if options.json is not None:
         result = {"rows": rows, "device": describe_device("cpu"), "versions": versions()}
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         if can_plot():
             plot(rows, options.json.with_suffix(".png"))
 

@@ -150,7 +150,7 @@ class TextLines:
 def model_identity(run_dir: Path | None, pipe: TextDiffusionPipeline) -> dict[str, Any]:
     """What tells a model from another one of the same name, and where it runs."""
     path = run_directory(run_dir) / FINGERPRINT
-    content = digest([path.read_text()]) if path.is_file() else None
+    content = digest([path.read_text(encoding="utf-8")]) if path.is_file() else None
     return {"run": str(run_dir), "fingerprint": content, "device": pipe.device.type}
 
 

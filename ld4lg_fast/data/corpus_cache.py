@@ -76,7 +76,7 @@ def _alone(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(folder.with_suffix(".lock"), "w"))
+            file = stack.enter_context(open(folder.with_suffix(".lock"), "wb"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -1,16 +1,19 @@
 """The benchmark commands run and write what they promise; their figures are no matter of tests."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ld4lg_fast import TextDiffusionPipeline
+from ld4lg_fast.data import corpus_cache
 from tests.conftest import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,3 +274,27 @@ def test_onnx_throughput(tmp_path):
     assert folders["int8"]["bytes"] < folders["float32"]["bytes"]
     assert all(folder["cold_start_s"] > 0 and folder["peak_rss_mib"] > 50 for folder in folders.values())
     assert target.with_suffix(".png").stat().st_size > 1000
+
+
+def test_scaling(tmp_path, monkeypatch):
+    """The jobs, which the command runs in processes of their own, find the same texts, tokens and n-grams."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    scaling = importlib.import_module("scaling")
+    monkeypatch.setattr(scaling, "WORDS", 20)  # so that some n-grams are those of other texts
+    monkeypatch.setattr(corpus_cache, "LEAST_BYTES", 0)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    scaling.write_corpus(tmp_path / "texts.txt", 300, 0)
+    scaling.write_corpus(tmp_path / "some.txt", 30, 1)
+    found = {}
+    for job in scaling.JOBS[:-1]:  # the last one starts processes
+        work = scaling.work(job, tmp_path)
+        with scaling.Memory() as memory:
+            found[job] = work()
+        assert memory.row()["seconds"] > 0 and memory.row()["peak_mib"] >= 0
+    assert (
+        list(found["read"].train.texts)
+        == found["datasets read"]["text"][:]
+        == list(found["open"].train.texts)
+    )
+    assert len(found["tokenise"]) == 300 and len(found["first batch"]) == scaling.BATCH
+    assert 0 < found["memorization"] < 1

@@ -161,12 +161,12 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, kept, monkeypatch, ca
 
 def test_two_that_come_at_once_read_it_once(tmp_path, kept, monkeypatch):
     path, reads, real = write(tmp_path / "a.jsonl"), [], streamed_rows.read_in_chunks
-    begun, found = threading.Event(), []
+    begun, waited, found = threading.Event(), threading.Event(), []
 
     def slow(path):
         reads.append(path)
         begun.set()
-        other.join(0.3)  # which waits
+        waited.wait(30)
         return real(path)
 
     monkeypatch.setattr(streamed_rows, "read_in_chunks", slow)
@@ -177,6 +177,8 @@ def test_two_that_come_at_once_read_it_once(tmp_path, kept, monkeypatch):
     one.start()
     assert begun.wait(30)
     other.start()
+    other.join(0.3)  # it waits for the first
+    waited.set()
     for thread in (one, other):
         thread.join(30)
     assert len(reads) == 1 and len(found) == 2 and found[0] == found[1]

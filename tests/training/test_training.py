@@ -5,7 +5,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,7 +12,6 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.data import corpus_cache, tokenization
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.terminal.console import console
@@ -344,21 +342,3 @@ def test_a_cuda_graph_is_refused_before_anything_is_changed(tmp_path, capsys):
     sentence = refused(capsys, command, tmp_path / "run", "train.cuda_graph=true")
     assert "train.cuda_graph=true needs a GPU, not cpu" in sentence
     assert not list(tmp_path.glob("run/*"))
-
-
-def test_a_kept_corpus_trains_as_one_that_is_read(tmp_path, monkeypatch):
-    texts = [f"Place {number} is a {'pub' if number % 2 else 'cafe'} by the river." for number in range(60)]
-    path = tmp_path / "texts.txt"
-    path.write_text("\n".join(texts))
-    options = ["dataset=custom", f"dataset.root={path}", "dataset.max_len=16"]
-    sizes = [option for option in SMALLEST if not option.startswith("dataset")]
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
-    for name, least in (("read", 2**30), ("kept", 0)):
-        monkeypatch.setattr(corpus_cache, "LEAST_BYTES", least)
-        monkeypatch.setattr(tokenization, "SHARD_TEXTS", 2**18 if least else 20)
-        main([*sizes, *options, f"hydra.run.dir={tmp_path / name}"])
-    assert len(list((tmp_path / "kept" / "cache").glob("tokens-*-of-00003.safetensors"))) == 3
-    for stage in ("autoencoder", "diffusion"):
-        for kind in ("loss", "validation_loss"):
-            assert losses(tmp_path / "kept", stage, kind) == losses(tmp_path / "read", stage, kind) != {}
-    assert torch.equal(cached(tmp_path / "kept"), cached(tmp_path / "read"))
