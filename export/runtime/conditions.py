@@ -59,11 +59,11 @@ def class_index(names: Sequence[str], name: Any) -> int:
     Raises:
         RuntimeInputError: there is no such class.
     """
-    folded = [folded(known) for known in names]
+    folded_names = [folded(known) for known in names]
     asked = folded(str(name)) if isinstance(name, str | int | float) else None
-    if asked not in folded or isinstance(name, bool):
+    if asked not in folded_names or isinstance(name, bool):
         raise RuntimeInputError(f"There is no class {shown(name)}; this model has {describe_classes(names)}.")
-    return folded.index(asked)
+    return folded_names.index(asked)
 
 
 def describe_classes(names: Sequence[str]) -> str:

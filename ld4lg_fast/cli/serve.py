@@ -68,8 +68,11 @@ def serve(
                     f"ld4lg serve needs the package {package.replace('_', '-')}, which is not installed: pip install "
                     "'ld4lg-fast[serve]'."
                 )
+        from ld4lg_fast.engine.precision import checked_precision
         from ld4lg_fast.export.runtime.serving.limits import Limits
         from ld4lg_fast.export.runtime.serving.server import serve as run
+
+        checked_precision(precision)
 
         limits = Limits(**bounds)
         run(lambda: _loaded(run_dir, limits, precision), host=host, port=port, limits=limits, api_key=key)

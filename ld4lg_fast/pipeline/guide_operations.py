@@ -71,6 +71,7 @@ class GuideOperations(LatentOperations, ABC):
             ConfigError: fewer than 20 texts, labels that are no names or numbers or of one class alone, another number
                 of them than of texts, a name that is none, or an option out of range.
         """
+        check_name(name)
         check_options(num_samples=num_samples, numeric=numeric)
         try:
             data = checked_labels(text_list("texts", texts), labels, numeric)

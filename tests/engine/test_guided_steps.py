@@ -9,6 +9,7 @@ from ld4lg_fast.diffusion.samplers import SAMPLERS, get_sampler, guided_denoiser
 from ld4lg_fast.diffusion.schedules import sampling_grid
 from ld4lg_fast.engine.engine import sample_latents
 from ld4lg_fast.engine.sampling_run import SamplingRun
+from ld4lg_fast.engine.step_table import Plan
 from ld4lg_fast.kernels import ops
 from tests.conftest import make_model
 from tests.engine.test_engine import CLASSES, assert_near, make_v1
@@ -80,11 +81,11 @@ def test_guides_come_before_steer():
 def test_replayed_steps_are_led_by_the_targets_of_their_batch(monkeypatch):
     monkeypatch.setattr("ld4lg_fast.engine.cuda_graphs.Capture.__call__", lambda _, run: run)
     model, guides = make_model(num_classes=3), make_targets()
-    options = {"sampler": "unipc", "num_inference_steps": 5, "seed": 1, "guidance_scale": 2.0}
+    plan = Plan("unipc", 5, guidance_scale=2.0)
     for rows in ([0, 1, 2], [2, 0, 1]):
         mine, finals = guides.rows(torch.tensor(rows)), []
         for cuda_graph in (False, True):
-            run = SamplingRun(model, guides=guides, classes=CLASSES["class_id"], **options)
+            run = SamplingRun(model, plan, guides=guides, classes=CLASSES["class_id"], seed=1)
             run.cuda_graph = cuda_graph
             finals.append(run(torch.arange(3), class_id=CLASSES["class_id"], guides=mine))
         assert_near(finals[1], finals[0])

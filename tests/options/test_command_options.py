@@ -210,7 +210,8 @@ NEEDED = {
     "export": ["RUN", "NEW"],
     "import-checkpoint": ["RUN", "NEW"],
 }
-NEEDED |= {"demo": [], "evaluate": ["RUN"]}
+NEEDED |= {"demo": [], "evaluate": ["RUN"], "serve": ["RUN", "--port=0"]}
+NEEDED["guide"] = ["RUN", "--label-column=size", "--data", "LABELLED"]
 OPTIONS = [
     (name, parameter.name)
     for name, command in get_command(cli.app).commands.items()
@@ -222,6 +223,8 @@ WORDS = ["hot", "", "nan", "1e30", "-1", "2.5", str(2**70), "/proc/x"]
 GOOD = {
     ("demo", "output_dir"): [word for word in WORDS if word],
     ("sample", "json"): ["hot", "nan", "1e30", "-1", "2.5", str(2**70)],
+    ("guide", "name"): ["hot", "nan"],
+    ("serve", "max_seconds"): ["2.5"],
 }
 
 
@@ -239,12 +242,15 @@ def test_no_option_of_the_command_line_ends_in_a_traceback(
     monkeypatch.setattr("ld4lg_fast.training.main", work)
     monkeypatch.setattr("ld4lg_fast.engine.learned_timesteps.sample_latents", work)
     monkeypatch.setattr("ld4lg_fast.engine.engine.SamplingRun.__call__", work)
+    monkeypatch.setattr("ld4lg_fast.export.runtime.serving.server.asyncio.run", work)
     monkeypatch.chdir(tmp_path)
-    places = {"RUN": str(run_dir), "NEW": str(tmp_path / "new")}
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("text,size\n" + "The inn is small.,small\nThe inn is large.,large\n" * 20)
+    places = {"RUN": str(run_dir), "NEW": str(tmp_path / "new"), "LABELLED": str(labelled)}
     for word in WORDS:
         arguments = [
             command,
-            *(places[name] for name in NEEDED[command]),
+            *(places.get(word, word) for word in NEEDED[command]),
             f"--{option.replace('_', '-')}={word}",
         ]
         monkeypatch.setattr(sys, "argv", ["ld4lg", *arguments])

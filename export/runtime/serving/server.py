@@ -100,6 +100,8 @@ def _say(sentence: str) -> None:
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    if not host.strip():  # to which Python gives all addresses
+        raise RuntimeInputError("--host is blank; give an address, 0.0.0.0 for every one.")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
