@@ -32,7 +32,6 @@ from ld4lg_fast.export.runtime.serving.schemas import (
 from ld4lg_fast.pipeline import continuous_batching as batching
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import QUALITIES, sampling_plan
-from ld4lg_fast.pipeline.text_guide import LENGTH
 
 STRENGTH = 0.5  # of variations
 NAMES = {"num_inference_steps": "steps", "num_samples": "n", "max_new_tokens": "max_tokens", "num_texts": "n"}
@@ -52,8 +51,6 @@ class PipelineBackend:
     def __init__(
         self, pipe: TextDiffusionPipeline, name: str, limits: Limits, precision: str | None = None
     ) -> None:
-        if LENGTH in pipe.guides() and LENGTH not in pipe.text_guides and not pipe.model.is_seq2seq:
-            pipe.learn_length()
         self._pipe, self.abilities = pipe, _abilities(pipe, name)
         self._engine = batching.RequestEngine(
             pipe, max_rows=limits.max_running, max_waiting=limits.max_waiting, precision=precision

@@ -140,7 +140,7 @@ def test_prompts_are_continued_each_by_its_own_texts(serve, tokenizer):
         ({"prompt": "a"}, "prompt is 'a', but this model was trained without documents"),
         ({"show_steps": [9]}, "show_steps has 9, but the request has 8 steps; name steps from 1 to 8."),
         ({"strength": 0.5}, "strength is 0.5, but there is no start; give both or none."),
-        ({"guides": {"food": "Italian"}}, "There is no guide 'food'; this model has length (a number)."),
+        ({"guides": {"food": "Italian"}}, "There is no guide 'food'; this model has none"),
     ],
 )
 def test_what_the_pipeline_refuses_is_refused_at_once(serve, pipe, fields, message):
