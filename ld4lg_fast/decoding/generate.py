@@ -128,7 +128,9 @@ def _uniforms(
     if sample_ids is None:
         sample_ids = torch.arange(len(states))
     sample_ids = sample_ids.to(states.device)
-    draws = [(seed, sample_ids)] if isinstance(seed, int) else zip(seed, sample_ids.split(1), strict=True)
+    draws = (
+        [(seed, sample_ids)] if isinstance(seed, int) else list(zip(seed, sample_ids.split(1), strict=True))
+    )
     stream, shape = TOKEN_STREAM + decode, (max_length,)
     normal = torch.cat([ops.philox_normal(each, ids, stream, shape) for each, ids in draws])
     return torch.special.ndtr(normal.double())

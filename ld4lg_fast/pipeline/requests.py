@@ -232,16 +232,17 @@ def accepted(
         decoding = replace(decoding, min_length=0)  # an empty block ends a document
         coder = BlockCoder(pipe.autoencoder, model.recipe["prefix_tokens"])
         documents = coder.begin(prompts, count, model.recipe["context_blocks"])
-    ticket, shared = Ticket(count, callback), (plan, seed)
+    ticket, show_steps = Ticket(count, callback), checked_steps(request.show_steps, plan.num_steps)
     columns = zip(sample_ids.tolist(), _column(classes, count), _column(lengths, count), strict=True)
     samples = [
         Sample(
             ticket,
             number,
-            *shared,
+            plan,
+            seed,
             sample_id,
             decoding,
-            checked_steps(request.show_steps, plan.num_steps),
+            show_steps,
             request.max_new_tokens or MAX_NEW_TOKENS,
             class_id,
             length,
