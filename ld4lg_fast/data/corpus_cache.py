@@ -29,7 +29,7 @@ _ROWS = 2**14  # of a record batch
 logger = get_logger(__name__)
 
 
-def corpus_key(name: str, by_split: Mapping[str, Sequence[Path]], options: Mapping[str, Any]) -> str | None:
+def corpus_key(name: str, by_split: Mapping[str, Sequence[Path]], options: Sequence[Any]) -> str | None:
     """A fingerprint of a corpus of local files; None for one that is not kept.
 
     ``options``: everything else that the corpus depends on, as JSON.

@@ -85,12 +85,15 @@ def of_files(tables: Sequence[Table]) -> str:
 def accounts_of(tables: Sequence[Table], counts: Sequence[int], notes: Sequence[str]) -> list[str]:
     """A description of each table; of many with nothing to note one of all."""
     if len(tables) <= _NAMED:
-        return [table.account(*facts) for table, *facts in zip(tables, counts, notes, strict=True)]
+        return [table.account(count, note) for table, count, note in zip(tables, counts, notes, strict=True)]
     plain = [not (table.notes or note) for table, note in zip(tables, notes, strict=True)]
     num_rows = sum(table.num_blank + len(table.rows) for table in tables)
     every = Table(of_files(tables), (), (), num_blank=num_rows)
     facts = zip(tables, counts, notes, plain, strict=True)
-    return [every.account(sum(counts)), *(table.account(*own) for table, *own, dull in facts if not dull)]
+    return [
+        every.account(sum(counts)),
+        *(table.account(count, note) for table, count, note, dull in facts if not dull),
+    ]
 
 
 def _label_column(spec: DatasetSpec, found: Tables, asked: Columns) -> str | None:

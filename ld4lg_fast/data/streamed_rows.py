@@ -63,7 +63,8 @@ def _write(
     spec: DatasetSpec, chunks: Any, asked: Columns, has_sources: bool, file: Path
 ) -> tuple[Table, int, str]:
     num_rows = num_blank = num_filled = 0
-    name, notes, found = "", (), None
+    notes: tuple[str, ...] = ()
+    name, found = "", None
     with ColumnWriter(file, {"text": str} | ({"source": str} if has_sources else {})) as columns:
         for chunk in chunks:
             table = separated(spec, chunk)
@@ -71,12 +72,13 @@ def _write(
             num_blank += table.num_blank
             if not table.rows:
                 continue
-            part, *chosen = texts_and_sources(table, spec, asked)
+            part, note, names = texts_and_sources(table, spec, asked)
+            chosen = note, names
             if found not in (None, chosen):
                 raise DataError(f"{name} has other columns in its first rows than in later ones")
             found = chosen
             num_rows += len(table.rows)
             num_filled += len(part.filled())
-            columns.write(text=part.texts, source=part.sources)
+            columns.write(text=part.texts, source=part.sources or ())
     rows: Any = range(num_rows)  # of which only the number is used
     return Table(name, rows, (), num_blank=num_blank, notes=notes), num_filled, found[0] if found else ""

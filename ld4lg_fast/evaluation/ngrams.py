@@ -114,7 +114,7 @@ def _found(hashes: np.ndarray, training: np.ndarray, run_hashes: int) -> np.ndar
     found = np.zeros(len(hashes), dtype=bool)
     for start in range(0, len(training), run_hashes):
         run = training[start : start + run_hashes]
-        if isinstance(training, np.memmap):
+        if isinstance(training, np.memmap) and training.filename is not None:
             # A mapping of this run alone, which is given back after the search.
             offset = training.offset + start * training.itemsize
             run = np.memmap(training.filename, training.dtype, "r", offset, run.shape)
