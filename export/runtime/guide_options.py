@@ -93,7 +93,7 @@ def guide_target(name: str, value: Any, classes: Sequence[str] | None) -> float:
     """
     value = plain(value)
     if classes is None:
-        number = _number(value) if isinstance(value, str) else value  # a command line has texts
+        number: Any = _number(value) if isinstance(value, str) else value  # a command line has texts
         if sentence := complaint(f"guides[{name!r}]", value if number is None else number, NUMBER):
             raise RuntimeInputError(sentence)
         return float(number)

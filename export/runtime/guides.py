@@ -4,7 +4,7 @@ Letters: B batch, N latent positions, d latent width, S sampling steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +123,15 @@ def load_guides(folder: Path, config: FolderConfig) -> dict[str, Guide]:
     numbers = np.fromfile(folder / GUIDES, "<f4")
     found, start = {}, 0
     for name, entry in config.guides.items():
-        parts = []
+        parts: list[Any] = []
         for shape in _shapes(entry, width):
             size = int(np.prod(shape))
             parts.append(numbers[start : start + size])
             start += size
             if len(parts[-1]) == size:
                 parts[-1] = parts[-1].reshape(shape)
-        found[name] = Guide(*parts, is_number=entry.classes is None)
+        arrays: dict[str, Any] = {field.name: part for field, part in zip(fields(Guide), parts, strict=False)}
+        found[name] = Guide(**arrays, is_number=entry.classes is None)
     if start != len(numbers) or not np.isfinite(numbers).all():
         raise RuntimeInputError(f"{folder / GUIDES} is damaged; {REMEDY}.")
     return found

@@ -104,7 +104,14 @@ def load_text_dataset(
     def load(folder: Path | None = None) -> TextDataset:
         return _load(name, place, asked, limit, seed, train_fallback, documents, folder)
 
-    options = [asdict(asked), limit, seed, train_fallback, documents, [str(path) for path in place.left_out]]
+    options: list[Any] = [
+        asdict(asked),
+        limit,
+        seed,
+        train_fallback,
+        documents,
+        [str(path) for path in place.left_out],
+    ]
     key = corpus_key(name, place.by_split, options)
     return load() if key is None else kept_corpus(key, load)
 

@@ -138,7 +138,9 @@ def read_causal_decoder(lm: PreTrainedModel, dtype: torch.dtype, merge: Merge) -
 
     def read_layer(layer: Any) -> CausalLayer:
         attention, ff = layer.self_attn, layer.mlp
-        norms = [None if name is None else norm(getattr(layer, f"{name}_layernorm")) for name in names]
+        norms: list[Any] = [
+            None if name is None else norm(getattr(layer, f"{name}_layernorm")) for name in names
+        ]
         window = config.sliding_window if kind == "mistral" else getattr(attention, "sliding_window", None)
         return CausalLayer(
             self_norm=norms[0],

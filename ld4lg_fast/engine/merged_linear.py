@@ -33,7 +33,8 @@ class PackedLinears:
     def __init__(
         self, linears: Sequence[nn.Linear], glu: str | None = None, *, pack: Pack, dtype: torch.dtype
     ) -> None:
-        weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
+        weights: list[Tensor] = [linear.weight for linear in linears]
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         bias = None
         if any(linear.bias is not None for linear in linears):
             absent = weight.new_zeros

@@ -95,9 +95,9 @@ class PlanTable:
         self.steps.coefficients[rows] = table.coefficients
         self.steps.history_weights[rows] = table.history_weights
         self.steps.to_x_start[rows] = table.to_x_start
-        for guide, table in zip(self.sources, self.guides, strict=True):
-            on_steps = guide.on(grid.log_snr[:-1].to(guide.log_snr.device))
-            table.modulation[rows], table.temperature[rows] = on_steps.modulation, on_steps.temperature
+        for source, guide in zip(self.sources, self.guides, strict=True):
+            on_steps = source.on(grid.log_snr[:-1].to(source.log_snr.device))
+            guide.modulation[rows], guide.temperature[rows] = on_steps.modulation, on_steps.temperature
         times = grid.network_time.to(self.model.latent_mean.device)
         self._modulate(times, class_id, self.used)
         if self.guided and class_id is not None:

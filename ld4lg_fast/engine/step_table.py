@@ -109,10 +109,17 @@ class StepTable:
             weights = table[:, [5, 7]]
             table[:, 5] = 1.0
         coefficients = table[:, :7].to(device).contiguous()
-        kinds = {"has_history": has_history, "looks_back": looks_back, "has_noise": has_noise}
-        self_condition = model.denoiser.config.self_condition
-        changed = (changes, changes_x_start)
-        return cls(coefficients, weights.to(device), to_x_start, *changed, self_condition, **kinds)
+        return cls(
+            coefficients,
+            weights.to(device),
+            to_x_start,
+            changes,
+            changes_x_start,
+            model.denoiser.config.self_condition,
+            has_history,
+            looks_back,
+            has_noise,
+        )
 
     def update(
         self,

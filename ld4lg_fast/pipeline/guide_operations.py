@@ -44,7 +44,10 @@ class GuideOperations(LatentOperations, ABC):
     def guides(self) -> dict[str, tuple[str, ...] | None]:
         """Names of the guides and of their classes; None for a guide of a number, as ``length`` is."""
         known = {name: guide.classes for name, guide in self.text_guides.items()}
-        return known if self.autoencoder.perceiver is None else {LENGTH: None} | known
+        length: dict[str, tuple[str, ...] | None] = (
+            {} if self.autoencoder.perceiver is None else {LENGTH: None}
+        )
+        return length | known
 
     def learn_guide(
         self,

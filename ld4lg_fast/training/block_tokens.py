@@ -84,7 +84,7 @@ class BlockTokens:
         coins, places = rng.random((2, len(self)))
         sizes = self.tokens.lengths - self.before - self.after
         chosen = np.flatnonzero((coins < share) & (sizes > 1))
-        pairs = [(int(block), self.place_to_cut(block, places[block])) for block in chosen]
+        pairs = [(int(block), self.place_to_cut(int(block), float(places[block]))) for block in chosen]
         heads, tails = (_joined([part(*pair) for pair in pairs]) for part in (self.head, self.tail))
         return chosen, heads, tails
 

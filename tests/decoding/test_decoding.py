@@ -23,6 +23,7 @@ from ld4lg_fast.decoding.search import BeamSearch
 from ld4lg_fast.engine.precision import CpuBFloat16Linear, CpuLinear, Int8Linear, OneDnnLinear, PlainLinear
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend, ops
+from ld4lg_fast.models.language_models import Reading, language_model
 from tests.decoding.decoding_models import FAMILIES, MAX_LEN, VOCABULARY, WIDTH, make_lm, make_states
 
 GREEDY = DecodingConfig("greedy", min_length=0, no_repeat_ngram_size=0, repetition_penalty=1.0)
@@ -277,7 +278,7 @@ def test_every_precision_says_nearly_the_same(precision):
 def test_model_scores_are_the_log_probabilities_of_a_text():
     lm, (states, mask) = make_lm("t5", 0), make_states(5, sentences=2)
     ids = torch.tensor([[0, 9, 4, 1, 0], [0, 3, 3, 7, 8]])  # the first ends at its fourth token
-    got = model_scores(lm, states, ids, mask)
+    got = model_scores(language_model(lm, Reading()), states, ids, mask)
     logits = lm(encoder_outputs=(states,), attention_mask=mask.long(), decoder_input_ids=ids).logits
     for row, length in ((0, 4), (1, 5)):
         steps = [logits[row, i].log_softmax(-1)[ids[row, i + 1]] for i in range(length - 1)]
@@ -288,7 +289,7 @@ def test_choices_among_decodes():
     lm, (states, mask) = make_lm("t5", 0), make_states(6, sentences=2)
     likely = generate_ids(lm, states, GREEDY, MAX_LEN, mask=mask)
     unlikely = (likely + 17) % VOCABULARY
-    assert choose_by_score(lm, states, [unlikely, likely], mask) == [1, 1]
+    assert choose_by_score(language_model(lm, Reading()), states, [unlikely, likely], mask) == [1, 1]
     decodes = [["a cat sat down", "x"], ["zebra", "the red house"], ["a cat sat up", "the red mouse"]]
     assert choose_by_risk(decodes, "rougeL") == [0, 1]
 
@@ -306,7 +307,7 @@ def test_reranking_keeps_one_of_the_decodes(autoencoder, choose_decode):
     texts = [[[t for t in row if t not in special] for row in ids.tolist()] for ids in decodes]
     chosen = autoencoder.generate(latents, several, seed=2)
     if choose_decode == "score":
-        numbers = choose_by_score(autoencoder.lm, states, decodes, None)
+        numbers = choose_by_score(autoencoder.language_model, states, decodes, None)
     else:
         numbers = choose_by_risk([autoencoder.decode_text(ids) for ids in texts], choose_decode)
     assert chosen == [texts[number][latent] for latent, number in enumerate(numbers)]

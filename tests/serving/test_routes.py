@@ -126,7 +126,8 @@ def test_the_model_says_what_it_can_do(client):
         ({"strategy": "best"}, "Unknown strategy 'best'; choose one of greedy, beam, nucleus.", "strategy"),
         ({"top_p": 0}, "top_p is 0; it must be a finite number above 0 and at most 1.", "top_p"),
         ({"guides": {"food": []}}, "guides.food is []; it must be a text.", "guides"),
-        ({"guide_scales": {"food": "much"}}, "guide_scales.food is 'much'; it must be a finite number from -1000 to 1000.",
+        ({"guide_scales": {"food": "much"}}, "guide_scales.food is 'much'; it must be a finite number from -1000 "
+                                               "to 1000.",
          "guide_scales"),
         ({"tempature": 1}, "There is no field 'tempature' (did you mean temperature?); leave it out.", "tempature"),
         ({"echo": True}, "echo is True, which this server does not support; leave it out.", "echo"),
