@@ -16,6 +16,7 @@ NOT_RUN = {
     "guides": "it needs a scoring LM, which recipe_ablation.py trains, and E2E",
     "continuations": "it trains models for an hour; run benchmarks/continuations.py by itself",
     "serving-load": "it loads a server for minutes; run benchmarks/serving_load.py by itself",
+    "scaling": "it writes corpora of gigabytes; run benchmarks/scaling.py by itself",
     "time-to-quality": "it trains models for most of an hour; run benchmarks/time_to_quality.py by itself",
 }
 """Benchmarks that are no pieces, or not always, and why."""
@@ -96,6 +97,8 @@ def _whole(device: str) -> list[Piece]:
     for batch in ("1", "128" if gpu else "8"):
         command = ("decode_throughput.py", *on, "--batch-sizes", batch, "--rounds", "3")
         found.append(Piece(f"decode-{batch}", f"Text decoding, batch {batch}", command, 8))
+    requests = ("request_throughput.py", *on, "--rounds", "3")
+    found.append(Piece("requests", "Requests that share batches", requests, 3))
     for stage in ("autoencoder", "diffusion"):
         command = ("train_throughput.py", *on, "--stage", stage, "--rounds", "3")
         found.append(Piece(f"train-{stage}", f"Training, {stage}", command, 8))

@@ -1,6 +1,6 @@
 """Requests of one text each, answered together by a `RequestEngine`, against the same one after the other.
 
-python benchmarks/request_throughput.py [RUN] [--requests 32] [--quality draft] [--rounds 5] [--json FILE]
+python benchmarks/request_throughput.py [RUN] [--device cuda] [--requests 32] [--quality draft] [--rounds 5] [--json FILE]
 
 RUN is a finished training, the model that ships where none is named. All ways run in turns; figures are medians.
 ``pipeline, one call`` is what there would be to gain if all requests were one. ``late`` is a request that arrives while
@@ -61,7 +61,7 @@ def late_arrival(engine: RequestEngine, count: int, quality: str, shown: bool) -
 
 
 def measure(options: argparse.Namespace) -> dict:
-    pipe = TextDiffusionPipeline.from_pretrained(options.run)
+    pipe = TextDiffusionPipeline.from_pretrained(options.run).to(options.device)
     engine = RequestEngine(pipe, max_rows=options.max_rows, precision=options.precision)
     thread = threading.Thread(target=engine.run)
     thread.start()
@@ -101,6 +101,7 @@ def measure(options: argparse.Namespace) -> dict:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="run directory; default: the model that ships")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--max-rows", type=int, default=64)
     parser.add_argument("--quality", default="draft")
@@ -117,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         settings = {name: value for name, value in vars(options).items() if name != "json"}
         settings["threads"] = torch.get_num_threads()
-        result |= {"settings": settings, "device": describe_device("cpu"), "versions": versions()}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        result |= {"settings": settings, "device": describe_device(options.device), "versions": versions()}
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(options.json)
 
 

@@ -125,7 +125,7 @@ def trained_tokenizer(folder: Path) -> object:
         with open(folder / "texts.txt", encoding="utf-8") as file:
             texts = [line.strip() for _, line in zip(range(READ_FIRST), file, strict=False)]
         train_bpe_tokenizer(texts, VOCABULARY).save_pretrained(folder / "tokenizer")
-    return AutoTokenizer.from_pretrained(folder / "tokenizer")
+    return AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
 
 
 def measured(job: str, folder: Path) -> dict:

@@ -18,7 +18,7 @@ class ServedProcess:
 
     def __init__(self, command: Sequence[str], seconds: float = 120) -> None:
         self.process = subprocess.Popen(
-            [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -41,7 +41,7 @@ class ServedProcess:
 
     def memory_mib(self) -> float:
         """Resident memory of the process."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
     def terminate(self) -> None:

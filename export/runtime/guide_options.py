@@ -30,7 +30,7 @@ class Chosen:
 
 
 def check_guides(known: Classes, guides: Any, scales: Any, num_samples: int) -> dict[str, Chosen]:
-    """The guides that lead at least one sample, in the order of ``known``, with a target and a weight for each.
+    """The guides that lead at least one sample, sorted by name, with a target and a weight for each.
 
     Args:
         known: the model's guides.
@@ -71,7 +71,7 @@ def check_guides(known: Classes, guides: Any, scales: Any, num_samples: int) -> 
         )
         if any(chosen.scales):
             found[name] = chosen
-    return {name: found[name] for name in known if name in found}
+    return dict(sorted(found.items()))
 
 
 def _for_each(option: str, value: Any, num_samples: int) -> list:

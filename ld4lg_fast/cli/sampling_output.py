@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from rich.progress import TaskID
-
 from ld4lg_fast.export.runtime.guide_options import DEFAULT_SCALE
 from ld4lg_fast.export.runtime.text_display import list_item
 from ld4lg_fast.pipeline.outputs import Progress
@@ -23,7 +21,7 @@ CONDITIONS = ("class_name", "source", "guidance_scale")  # that lengths are lear
 def sampling_bars() -> Iterator[Progress]:
     """A progress bar for each phase of sampling; yields what is called with (phase, done, total)."""
     with progress_bar() as bar:
-        tasks: dict[str, TaskID] = {}
+        tasks: dict[str, Any] = {}
 
         def progress(phase: str, done: int, total: int) -> None:
             if phase not in tasks:

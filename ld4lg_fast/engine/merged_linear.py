@@ -38,7 +38,7 @@ class PackedLinears:
         bias = None
         if any(linear.bias is not None for linear in linears):
             absent = weight.new_zeros
-            biases = [absent(len(x.weight)) if x.bias is None else x.bias for x in linears]
+            biases: list[Tensor] = [absent(len(x.weight)) if x.bias is None else x.bias for x in linears]
             bias = torch.cat(biases).detach().to(dtype)
         self.matmul = pack(weight.detach().to(dtype), bias)
         self.activation = None if glu is None else ACT2FN[glu]

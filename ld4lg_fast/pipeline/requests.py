@@ -266,7 +266,7 @@ def accepted(
 
 def learned_guides(pipe: TextDiffusionPipeline) -> dict[str, tuple[str, ...] | None]:
     """Those of `TextDiffusionPipeline.guides` that need not be learned first, in the order in which they lead."""
-    return {name: classes for name, classes in pipe.guides().items() if name in pipe.text_guides}
+    return {name: guide.classes for name, guide in sorted(pipe.text_guides.items())}
 
 
 def _column(values: Tensor | None, count: int) -> list[Any]:
