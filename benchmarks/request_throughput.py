@@ -1,6 +1,6 @@
 """Requests of one text each, answered together by a `RequestEngine`, against the same one after the other.
 
-python benchmarks/request_throughput.py [RUN] [--device cuda] [--requests 32] [--quality draft] [--rounds 5] [--json FILE]
+python benchmarks/request_throughput.py [RUN] [--device cuda] [--requests 32] [--quality draft] [--json FILE]
 
 RUN is a finished training, the model that ships where none is named. All ways run in turns; figures are medians.
 ``pipeline, one call`` is what there would be to gain if all requests were one. ``late`` is a request that arrives while

@@ -79,7 +79,7 @@ def test_guides_change_what_is_sampled(guided):
 @pytest.mark.parametrize(
     ("guides", "message"),
     [
-        ({"mood": "calm"}, "There is no guide 'mood'; this model has size"),
+        ({"mood": "calm"}, "There is no guide 'mood'; this model has letters"),
         ({"size": "huge"}, "There is no class 'huge' of the guide size; it has long, short, middle"),
         ({"size": ["long"]}, "has 1 entries; give one value or 2 of them"),
     ],
