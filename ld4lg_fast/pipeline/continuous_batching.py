@@ -22,15 +22,12 @@ from torch import Tensor
 from ld4lg_fast.engine.engine import CUDA_BATCH, halved
 from ld4lg_fast.engine.running_batch import RunningSamples
 from ld4lg_fast.errors import ConfigError, LD4LGError
+from ld4lg_fast.export.runtime.events import Event, Failed, Finished, Partial
 from ld4lg_fast.export.runtime.option_checks import WholeNumber
 from ld4lg_fast.options.checks import check, check_options
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.requests import (
     Accepted,
-    Event,
-    Failed,
-    Finished,
-    Partial,
     Sample,
     SampleRequest,
     Ticket,

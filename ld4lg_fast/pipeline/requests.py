@@ -1,4 +1,4 @@
-"""Requests of an engine that takes them at any time: what is asked for, the events that answer it, and their checks.
+"""Requests of an engine that takes them at any time: what is asked for, how its events are received, and its checks.
 
 Letters: N latent positions, d latent width.
 """
@@ -17,6 +17,7 @@ from ld4lg_fast.engine.engine import check_start, checked_plan, sample_id_tensor
 from ld4lg_fast.engine.step_table import Plan
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.documents import MAX_NEW_TOKENS, Document, block_seed
+from ld4lg_fast.export.runtime.events import Event, Failed, Finished
 from ld4lg_fast.export.runtime.guide_options import check_guides
 from ld4lg_fast.export.runtime.option_checks import WholeNumber, elements, shown
 from ld4lg_fast.export.runtime.text_display import get_logger
@@ -60,38 +61,6 @@ class SampleRequest:
     strength: float = 1.0
     guides: Mapping[str, Any] | None = None
     guide_scales: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Partial:
-    """The ``text`` of a sample as it is after ``step`` steps.
-
-    Of a document it is all that has been written, and steps are counted over all blocks; every block but the last one
-    gives a `Partial`.
-    """
-
-    sample: int
-    step: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A sample's ``text``; ``finish_reason`` is ``stop``, or ``length`` if it was cut off at its most tokens."""
-
-    sample: int
-    text: str
-    finish_reason: str
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The request has ended without the texts that are missing; ``sentence`` says why."""
-
-    sentence: str
-
-
-Event = Partial | Finished | Failed
 
 
 class Ticket:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ld4lg_fast.engine.engine import halved, out_of_memory
 from ld4lg_fast.errors import ConfigError, LD4LGError
+from ld4lg_fast.export.runtime.events import Failed, Finished, Partial
 from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-from ld4lg_fast.pipeline.requests import Failed, Finished, Partial, Sample
+from ld4lg_fast.pipeline.requests import Sample
 
 # Measured with 8 and 32 clients, 5 to 11 steps and the model that ships, on one core: each step more that latents wait
 # for others gives some 8 % more texts a second and later first events; 32 texts take 2.7 times as long as one.

@@ -15,12 +15,9 @@ from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
 from ld4lg_fast.export.runtime.serving.backend import (
     Abilities,
-    Failed,
-    Finished,
     Full,
     Load,
     OnEvent,
-    Partial,
 )
 from ld4lg_fast.export.runtime.serving.limits import Limits
 from ld4lg_fast.export.runtime.serving.schemas import (
@@ -69,19 +66,10 @@ class PipelineBackend:
 
     def submit(self, request: CompletionRequest, on_event: OnEvent) -> Callable[[], None]:
         """See `Backend.submit`."""
-
-        def pass_on(event: batching.Event) -> None:
-            if isinstance(event, batching.Partial):
-                on_event(Partial(event.sample, event.step, event.text))
-            elif isinstance(event, batching.Finished):
-                on_event(Finished(event.sample, event.text, event.finish_reason))
-            else:
-                on_event(Failed(event.sentence))
-
         with _as_input_errors():
             asked = batching.SampleRequest(**self._options(request))
             try:
-                return self._engine.submit(asked, pass_on).cancel
+                return self._engine.submit(asked, on_event).cancel
             except batching.EngineFull as error:
                 raise Full(self._seconds_to_wait()) from error
 

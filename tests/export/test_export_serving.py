@@ -10,8 +10,9 @@ from benchmarks.served_process import ServedProcess
 from ld4lg_fast.cli.serve import _loaded
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
+from ld4lg_fast.export.runtime.events import Failed, Finished, Partial
 from ld4lg_fast.export.runtime.pipeline import OnnxTextDiffusion
-from ld4lg_fast.export.runtime.serving.backend import Failed, Finished, Full, Partial
+from ld4lg_fast.export.runtime.serving.backend import Full
 from ld4lg_fast.export.runtime.serving.limits import Limits
 from ld4lg_fast.export.runtime.serving.onnx_backend import OnnxBackend
 from ld4lg_fast.export.runtime.serving.schemas import CompletionRequest, InfillRequest, InterpolationRequest

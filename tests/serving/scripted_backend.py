@@ -2,7 +2,8 @@
 
 import threading
 
-from ld4lg_fast.export.runtime.serving.backend import Abilities, Finished, Full, Load, Partial
+from ld4lg_fast.export.runtime.events import Finished, Partial
+from ld4lg_fast.export.runtime.serving.backend import Abilities, Full, Load
 
 NAME = "toy"
 

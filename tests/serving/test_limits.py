@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
+from ld4lg_fast.export.runtime.events import Partial
 from ld4lg_fast.export.runtime.serving import completions, gate
-from ld4lg_fast.export.runtime.serving.backend import Partial
 from ld4lg_fast.export.runtime.serving.limits import Limits
 from ld4lg_fast.export.runtime.serving.server import _is_loopback, _listening
 from tests.serving.scripted_backend import ScriptedBackend

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
-from ld4lg_fast.export.runtime.serving.backend import Partial
+from ld4lg_fast.export.runtime.events import Partial
 from tests.serving.browser import BROWSER, Browser
 from tests.serving.scripted_backend import ScriptedBackend
 

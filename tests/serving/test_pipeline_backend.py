@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
-from ld4lg_fast.export.runtime.serving.backend import Failed, Finished, Full, Partial
+from ld4lg_fast.export.runtime.events import Failed, Finished, Partial
+from ld4lg_fast.export.runtime.serving.backend import Full
 from ld4lg_fast.export.runtime.serving.errors import RequestError
 from ld4lg_fast.export.runtime.serving.limits import Limits
 from ld4lg_fast.export.runtime.serving.schemas import CompletionRequest, InfillRequest, InterpolationRequest

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ld4lg_fast.export.runtime.errors import RuntimeInputError
-from ld4lg_fast.export.runtime.serving.backend import Failed
+from ld4lg_fast.export.runtime.events import Failed
 from ld4lg_fast.export.runtime.serving.completions import cut
 from ld4lg_fast.export.runtime.serving.service import Service
 from tests.serving.scripted_backend import NAME, ScriptedBackend

@@ -1,38 +1,12 @@
-"""`Backend`: what the HTTP server needs of a model, and the events in which its texts arrive."""
+"""`Backend`: what the HTTP server needs of a model, and what it says of itself."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..events import Event
 from .schemas import CompletionRequest, InfillRequest, InterpolationRequest
 
-
-@dataclass(frozen=True)
-class Partial:
-    """The text of a sample as its latents are predicted after ``step`` steps, from 1."""
-
-    sample: int
-    step: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The text of a sample; ``finish_reason``: ``stop``, or ``length`` if the token limit ended it."""
-
-    sample: int
-    text: str
-    finish_reason: str
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The last event of a request that the model could not answer: one sentence."""
-
-    message: str
-
-
-Event = Partial | Finished | Failed
 OnEvent = Callable[[Event], None]
 """Called from any thread, in the order of the events."""
 

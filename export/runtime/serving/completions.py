@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from .backend import Event, Finished, Partial
+from ..events import Event, Finished, Partial
 from .errors import RequestError
 from .metrics import Metrics
 from .service import Job

@@ -17,13 +17,14 @@ from ..continuation import check_no_documents
 from ..decoding import DecodingRules
 from ..documents import MAX_NEW_TOKENS, check_prompts
 from ..errors import RuntimeInputError
+from ..events import Event, Failed, Finished, Partial
 from ..guide_options import Chosen, check_guides
 from ..levels import more_than_timesteps
 from ..option_checks import shown
 from ..pipeline import OnnxTextDiffusion
 from ..sampling import SAMPLERS
 from ..text_display import get_logger
-from .backend import Abilities, Event, Failed, Finished, Full, Load, OnEvent, Partial
+from .backend import Abilities, Full, Load, OnEvent
 from .limits import Limits
 from .schemas import CompletionRequest, InfillRequest, InterpolationRequest
 

@@ -9,8 +9,9 @@ from typing import TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from ..errors import RuntimeInputError
+from ..events import Event, Failed, Finished
 from ..text_display import get_logger
-from .backend import Abilities, Backend, Event, Failed, Finished, Full, Load
+from .backend import Abilities, Backend, Full, Load
 from .errors import RequestError, of_input
 from .limits import Limits
 from .metrics import Metrics
@@ -151,7 +152,7 @@ class Job:
             except TimeoutError as error:
                 raise out_of_time(self.seconds) from error
             if isinstance(event, Failed):
-                raise RequestError(500, event.message)
+                raise RequestError(500, event.sentence)
             left -= isinstance(event, Finished)
             yield event
 
