@@ -40,7 +40,10 @@ class PlanTable:
         self.model, self.denoiser, self.guided = model, denoiser, guided
         self.config = config = denoiser.config
         device = model.latent_mean.device
-        self.size = max(1, TABLE_ELEMENTS // (2 * config.dim * config.depth * (2 if guided else 1)))
+        modulation = 2 * config.dim * config.depth * (2 if guided else 1)
+        self.size = max(
+            1, TABLE_ELEMENTS // (modulation + sum(guide.modulation[0].numel() for guide in guides))
+        )
         coefficients, weights, to_x_start = (torch.empty(self.size, n, device=device) for n in (7, 2, 3))
         self.steps = StepTable(
             coefficients, weights, to_x_start, changes, bool(changes or guides), config.self_condition

@@ -268,7 +268,7 @@ class RunningSamples(Generic[Key]):
         denoiser = prepared_denoiser(model.denoiser, precision)
         self.batches: list[RunningBatch[Key]] = [
             RunningBatch(model, denoiser, guided=guided, guides=led, **options)
-            for led in ((), guides)
+            for led in ((), guides)[: 1 + bool(guides)]
             for guided in (False, True)
         ]
 

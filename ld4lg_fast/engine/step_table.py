@@ -138,7 +138,8 @@ class StepTable:
         ``x_start`` is that of the previous step, ``x_prev`` that before it; ``lead`` are the guides, which come before
         ``changes``; the other arguments: `ops.sampler_step`.
         """
-        place = (step if first is None else first + step).reshape(-1)
+        if self.changes_x_start or self.looks_back:
+            place = (step if first is None else first + step).reshape(-1)
         if self.changes_x_start:
             output = self._changed(z, output, place, lead)
         history = x_start if self.has_history else None

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ld4lg_fast.diffusion.samplers import SAMPLERS
+from ld4lg_fast.engine.sampling_run import TABLE_ELEMENTS
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.pipeline.continuous_batching import RequestEngine, SampleRequest
 from ld4lg_fast.pipeline.text_guide import TextGuide
@@ -74,6 +75,20 @@ def test_guides_change_what_is_sampled(guided):
         engine._advance()
     found = torch.stack(seen)
     assert torch.allclose(found, led, atol=1e-4)
+
+
+def test_tables_of_guides_are_within_the_bound_of_all_tables(guided):
+    batches = RequestEngine(guided).running.batches
+    assert [len(batch.table.guides) for batch in batches] == [0, 0, 2, 2]
+    for batch in batches:
+        table = batch.table
+        of_guides = sum(guide.modulation.numel() for guide in table.guides)
+        sizes = 2 * table.config.dim * table.config.depth * (2 if batch.guided else 1)
+        assert of_guides + table.size * sizes <= TABLE_ELEMENTS < of_guides + (table.size + 40) * sizes
+
+
+def test_an_engine_without_guides_has_no_batches_for_them(tokenizer):
+    assert len(RequestEngine(make_pipe("plain", tokenizer)).running.batches) == 2
 
 
 @pytest.mark.parametrize(
