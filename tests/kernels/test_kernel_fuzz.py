@@ -133,131 +133,118 @@ TABLE_OPS = (
 )
 
 
-@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
+@pytest.fixture(params=native.INSTRUCTION_SETS)
+def variant(request):
+    """Each instruction set of this processor in turn, which the C++ library then uses."""
+    with native.use_instruction_set(request.param) as there:
+        if not there:
+            pytest.skip(f"this processor has no {request.param}")
+        yield request.param
+
+
 @pytest.mark.parametrize("op", TABLE_OPS)
 def test_any_shape_and_stride_is_computed_right(op, variant):
     """Forward and backward, by the accuracy rule of all kernels."""
-    with native.use_instruction_set(variant) as there:
-        if not there:
-            pytest.skip(f"this processor has no {variant}")
-        for trial in range(25):
-            chance = random.Random(f"{op} {variant} {trial}")
-            differentiable = op in ("adaln_residual", "geglu", "short_attention", "linear_cross_entropy")
-            keep = frozenset({"z", "x_prev", "coefficients"} if op == "sampler_step" else ())
-            make = random_arguments(op, chance)
-            case = SpreadCase(op, f"{variant} {trial}", make, keep=keep, differentiable=differentiable)
-            dtype = torch.float32 if op == "philox_normal" else chance.choice(FLOATS)
-            check(case, "native", dtype, times=8)  # the largest of a few rounding errors varies
+    for trial in range(25):
+        chance = random.Random(f"{op} {variant} {trial}")
+        differentiable = op in ("adaln_residual", "geglu", "short_attention", "linear_cross_entropy")
+        keep = frozenset({"z", "x_prev", "coefficients"} if op == "sampler_step" else ())
+        make = random_arguments(op, chance)
+        case = SpreadCase(op, f"{variant} {trial}", make, keep=keep, differentiable=differentiable)
+        dtype = torch.float32 if op == "philox_normal" else chance.choice(FLOATS)
+        check(case, "native", dtype, times=8)  # the largest of a few rounding errors varies
 
 
-@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 def test_any_linear_layer_is_computed_right(variant):
     generator = torch.Generator().manual_seed(3)
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    with native.use_instruction_set(variant) as there:
-        if not there:
-            pytest.skip(f"this processor has no {variant}")
-        for trial in range(60):
-            chance = random.Random(f"{variant} {trial}")
-            rows, inputs, outputs = chance.choice(ROWS), chance.choice(WIDTHS), 2 * chance.choice(WIDTHS)
-            weight, bias = spread(randn(outputs, inputs), chance), spread(randn(outputs), chance)
-            x, residual = spread(randn(rows, inputs), chance), spread(randn(rows, outputs), chance)
-            want = F.linear(x, weight, bias)
-            size = 1 + want.abs()
-            assert (
-                (ops.PackedLinear(weight, bias)(x, residual) - residual - want).abs() <= 1e-5 * size
-            ).all()
-            gated = want[:, : outputs // 2] * F.gelu(want[:, outputs // 2 :])
-            for dtype in (torch.bfloat16, torch.int8):
-                rough = 0.2 * inputs**0.5 + 0.02 * size
-                assert ((ops.NarrowLinear(weight, bias, dtype)(x) - want).abs() <= rough).all()
-                got = ops.NarrowLinear(weight, bias, dtype, geglu=True)(x.bfloat16())
-                assert got.shape == gated.shape and got.isfinite().all()
+    for trial in range(60):
+        chance = random.Random(f"{variant} {trial}")
+        rows, inputs, outputs = chance.choice(ROWS), chance.choice(WIDTHS), 2 * chance.choice(WIDTHS)
+        weight, bias = spread(randn(outputs, inputs), chance), spread(randn(outputs), chance)
+        x, residual = spread(randn(rows, inputs), chance), spread(randn(rows, outputs), chance)
+        want = F.linear(x, weight, bias)
+        size = 1 + want.abs()
+        assert ((ops.PackedLinear(weight, bias)(x, residual) - residual - want).abs() <= 1e-5 * size).all()
+        gated = want[:, : outputs // 2] * F.gelu(want[:, outputs // 2 :])
+        for dtype in (torch.bfloat16, torch.int8):
+            rough = 0.2 * inputs**0.5 + 0.02 * size
+            assert ((ops.NarrowLinear(weight, bias, dtype)(x) - want).abs() <= rough).all()
+            got = ops.NarrowLinear(weight, bias, dtype, geglu=True)(x.bfloat16())
+            assert got.shape == gated.shape and got.isfinite().all()
 
 
-@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 def test_any_merged_linears_are_computed_right(variant):
     generator = torch.Generator().manual_seed(4)
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    with native.use_instruction_set(variant) as there:
-        if not there:
-            pytest.skip(f"this processor has no {variant}")
-        for trial in range(60):
-            chance = random.Random(f"{variant} {trial}")
-            rows, inputs, outputs = chance.choice(ROWS), chance.choice(WIDTHS), chance.choice(WIDTHS)
-            glu = chance.choice((None, None, "silu", "gelu_pytorch_tanh"))
-            sizes = [outputs] * 2 if glu else [chance.choice(WIDTHS) for _ in range(chance.randint(1, 3))]
-            dtype = chance.choice(FLOATS)
-            weights = [spread(randn(size, inputs).to(dtype), chance) for size in sizes]
-            biases = [chance.choice((None, spread(randn(size), chance))) for size in sizes]
-            residual = chance.choice((None, spread(randn(rows, outputs if glu else sum(sizes)), chance)))
-            x, merged = spread(randn(rows, inputs), chance), ops.MergedLinear(weights, biases, glu)
-            with use_backend("reference"):
-                want = merged(x, residual)
-            torch.testing.assert_close(merged(x, residual), want, rtol=1e-4, atol=1e-4)
+    for trial in range(60):
+        chance = random.Random(f"{variant} {trial}")
+        rows, inputs, outputs = chance.choice(ROWS), chance.choice(WIDTHS), chance.choice(WIDTHS)
+        glu = chance.choice((None, None, "silu", "gelu_pytorch_tanh"))
+        sizes = [outputs] * 2 if glu else [chance.choice(WIDTHS) for _ in range(chance.randint(1, 3))]
+        dtype = chance.choice(FLOATS)
+        weights = [spread(randn(size, inputs).to(dtype), chance) for size in sizes]
+        biases = [chance.choice((None, spread(randn(size), chance))) for size in sizes]
+        residual = chance.choice((None, spread(randn(rows, outputs if glu else sum(sizes)), chance)))
+        x, merged = spread(randn(rows, inputs), chance), ops.MergedLinear(weights, biases, glu)
+        with use_backend("reference"):
+            want = merged(x, residual)
+        torch.testing.assert_close(merged(x, residual), want, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 def test_any_rms_norm_is_computed_right(variant):
     generator = torch.Generator().manual_seed(6)
-    with native.use_instruction_set(variant) as there:
-        if not there:
-            pytest.skip(f"this processor has no {variant}")
-        for trial in range(40):
-            chance = random.Random(f"{variant} {trial}")
-            rows, width, groups = chance.choice(ROWS), chance.choice(WIDTHS), chance.randint(1, 3)
-            x = spread(torch.randn(rows, groups * width, generator=generator), chance)
-            weight = spread(torch.randn(width, generator=generator), chance)
-            with use_backend("reference"):
-                want = ops.rms_norm(x.double(), weight.double(), 1e-5)
-            torch.testing.assert_close(ops.rms_norm(x, weight, 1e-5).double(), want, rtol=1e-5, atol=1e-6)
+    for trial in range(40):
+        chance = random.Random(f"{variant} {trial}")
+        rows, width, groups = chance.choice(ROWS), chance.choice(WIDTHS), chance.randint(1, 3)
+        x = spread(torch.randn(rows, groups * width, generator=generator), chance)
+        weight = spread(torch.randn(width, generator=generator), chance)
+        with use_backend("reference"):
+            want = ops.rms_norm(x.double(), weight.double(), 1e-5)
+        torch.testing.assert_close(ops.rms_norm(x, weight, 1e-5).double(), want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", native.INSTRUCTION_SETS)
 def test_attention_over_any_cache_is_computed_right(variant):
     generator = torch.Generator().manual_seed(5)
-    with native.use_instruction_set(variant) as there:
-        if not there:
-            pytest.skip(f"this processor has no {variant}")
-        for trial in range(60):
-            chance = random.Random(f"{variant} {trial}")
-            sentences, beams, heads = (
-                chance.choice((0, 1, 2, 3)),
-                chance.choice((1, 2, 4)),
-                chance.choice((1, 2)),
-            )
-            capacity, slots, width = (
-                chance.choice((1, 5, 17)),
-                chance.choice((1, 3)),
-                chance.choice((1, 5, 16, 64, 65)),
-            )
-            span = chance.randint(1, capacity)
-            keys, values = torch.randn(2, sentences, heads, capacity, slots, width, generator=generator)
-            query = spread(torch.randn(sentences * beams, heads * width, generator=generator), chance)
-            chosen = torch.randint(slots, (sentences, beams, capacity), generator=generator)
-            chosen[:, :, span:] = -1
-            shape = chance.choice(((1, 1), (sentences, 1), (sentences, heads)))
-            bias = spread(torch.randn(*shape, capacity, generator=generator), chance)
-            got = ops.cached_attention(query, keys, values, span, 0.5, chosen, bias)
-            index = chosen[:, :, None, :span, None, None].expand(-1, -1, heads, -1, -1, width)
+    for trial in range(60):
+        chance = random.Random(f"{variant} {trial}")
+        sentences, beams, heads = (
+            chance.choice((0, 1, 2, 3)),
+            chance.choice((1, 2, 4)),
+            chance.choice((1, 2)),
+        )
+        capacity, slots, width = (
+            chance.choice((1, 5, 17)),
+            chance.choice((1, 3)),
+            chance.choice((1, 5, 16, 64, 65)),
+        )
+        span = chance.randint(1, capacity)
+        keys, values = torch.randn(2, sentences, heads, capacity, slots, width, generator=generator)
+        query = spread(torch.randn(sentences * beams, heads * width, generator=generator), chance)
+        chosen = torch.randint(slots, (sentences, beams, capacity), generator=generator)
+        chosen[:, :, span:] = -1
+        shape = chance.choice(((1, 1), (sentences, 1), (sentences, heads)))
+        bias = spread(torch.randn(*shape, capacity, generator=generator), chance)
+        got = ops.cached_attention(query, keys, values, span, 0.5, chosen, bias)
+        index = chosen[:, :, None, :span, None, None].expand(-1, -1, heads, -1, -1, width)
 
-            def own(cache: Tensor, index: Tensor = index, beams: int = beams) -> Tensor:
-                return (
-                    cache[:, None, :, : index.shape[3]]
-                    .expand(-1, beams, -1, -1, -1, -1)
-                    .gather(4, index)[..., 0, :]
-                )
+        def own(cache: Tensor, index: Tensor = index, beams: int = beams) -> Tensor:
+            return (
+                cache[:, None, :, : index.shape[3]]
+                .expand(-1, beams, -1, -1, -1, -1)
+                .gather(4, index)[..., 0, :]
+            )
 
-            scores = torch.einsum("swhk,swhtk->swht", query.view(sentences, beams, heads, width), own(keys))
-            weights = (0.5 * scores + bias[:, None, :, :span]).softmax(-1)
-            want = torch.einsum("swht,swhtk->swhk", weights, own(values)).reshape(got.shape)
-            torch.testing.assert_close(got, want)
+        scores = torch.einsum("swhk,swhtk->swht", query.view(sentences, beams, heads, width), own(keys))
+        weights = (0.5 * scores + bias[:, None, :, :span]).softmax(-1)
+        want = torch.einsum("swht,swhtk->swhk", weights, own(values)).reshape(got.shape)
+        torch.testing.assert_close(got, want)
 
 
 def spoil(value: object, chance: random.Random) -> object:
