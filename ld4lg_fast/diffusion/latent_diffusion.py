@@ -18,7 +18,7 @@ from ld4lg_fast.diffusion.adaptive_schedule import TimeWarp
 from ld4lg_fast.diffusion.process import GaussianDiffusion, LossOutput, TrainingDraws, add_noise
 from ld4lg_fast.diffusion.schedules import ContinuousSchedule, DiscreteSchedule
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.models.context_encoder import BlockContext, ContextEncoder, ContextEncoderConfig
+from ld4lg_fast.models.context_encoder import BlockContext, BlockStates, ContextEncoder, ContextEncoderConfig
 from ld4lg_fast.models.denoiser import DenoiserConfig, DiffusionTransformer
 from ld4lg_fast.models.denoiser_base import ConditionArguments
 from ld4lg_fast.models.denoiser_v1 import DenoiserConfigV1, DiffusionTransformerV1
@@ -182,6 +182,10 @@ class LatentDiffusion(nn.Module):
 
     def encode_blocks(self, blocks: BlockContext) -> tuple[Tensor, Tensor]:
         """What the denoiser attends to of the blocks before, (B, M, dim_context), and its mask (B, M)."""
+        states, mask = self._block_states(blocks)
+        return states.rows(), mask
+
+    def _block_states(self, blocks: BlockContext) -> tuple[BlockStates, Tensor]:
         latents = self.normalize(blocks.latents)
         if blocks.noise_share is not None and blocks.noise is not None:
             latents = add_noise(latents, blocks.noise, 1 - blocks.noise_share)
@@ -192,7 +196,7 @@ class LatentDiffusion(nn.Module):
     ) -> ConditionArguments:
         """The denoiser's conditions, in which the encoded ``blocks`` are the context."""
         if blocks is not None:
-            given["context"], given["context_mask"] = self.encode_blocks(blocks)
+            given["context"], given["context_mask"] = self._block_states(blocks)
         return given
 
     def draw(self, latents: Tensor, generator: torch.Generator) -> TrainingDraws:

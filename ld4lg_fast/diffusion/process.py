@@ -262,18 +262,21 @@ class GaussianDiffusion:
             dropped_id = class_id.masked_fill(draws.class_drop, null_class)
         # Both passes have the same times and, if classes are part of the modulation, the same classes.
         modulation = denoiser.modulate(time, dropped_id)
+        given["class_id"] = dropped_id
+        conditions = denoiser.conditions(z_t.shape[:2], **given)
 
         x_self_cond = None
         if denoiser.config.self_condition and draws.self_condition:
-            first_id = class_id if self.discrete else dropped_id
             with torch.no_grad():
-                first = denoiser(z_t, time, modulation=modulation, **given | {"class_id": first_id})
+                first_conditions = conditions
+                if self.discrete and dropped_id is not class_id:
+                    first_conditions = denoiser.conditions(z_t.shape[:2], **given | {"class_id": class_id})
+                first = denoiser.run_blocks(denoiser.network_input(z_t, None), modulation, first_conditions)
                 x_self_cond = prediction(first, z_t, alpha_sq, self.objective, self.l2_normalized).x_start
                 if draws.self_condition_noise is not None and draws.self_condition_share is not None:
                     kept = 1 - draws.self_condition_share
                     x_self_cond = add_noise(x_self_cond, draws.self_condition_noise, kept)
-        given["class_id"] = dropped_id
-        output = denoiser(z_t, time, x_self_cond=x_self_cond, modulation=modulation, **given)
+        output = denoiser.run_blocks(denoiser.network_input(z_t, x_self_cond), modulation, conditions)
 
         target = {
             "pred_noise": draws.noise,

@@ -80,6 +80,46 @@ class BlockContext:
         return BlockContext(self.latents[used], places, *flags)
 
 
+@dataclass(frozen=True)
+class BlockStates:
+    """States of the blocks before each row, a block that stands before several rows held once.
+
+    What a row sees is linear in them, so `linear` runs once for each block and not once for each row that sees it.
+
+    Args:
+        blocks: (C, N, D). index: (B, K), see `BlockContext`. distance: (K, D), added to the states of a row's k-th
+            block. firsts: (4, D), of which ``state`` (B,) chooses each row's first position.
+    """
+
+    blocks: Tensor
+    index: Tensor
+    distance: Tensor
+    firsts: Tensor
+    state: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of `rows`: (B, M, D)."""
+        return len(self.index), 1 + self.index.shape[1] * self.blocks.shape[1], self.blocks.shape[2]
+
+    def linear(self, layer: nn.Module) -> "BlockStates":
+        """The states after an affine ``layer``."""
+        count, most = self.blocks.shape[0] * self.blocks.shape[1], len(self.distance)
+        zero = torch.zeros_like(self.distance[:1])
+        out = layer(torch.cat([self.blocks.flatten(0, 1), self.distance, zero, self.firsts]))
+        blocks, distance, bias, firsts = out.split([count, most, 1, len(self.firsts)])
+        blocks = blocks.view(*self.blocks.shape[:2], -1)
+        return BlockStates(blocks, self.index, distance - bias, firsts, self.state)
+
+    def rows(self) -> Tensor:
+        """What each row sees, (B, M, D)."""
+        seen = self.blocks.index_select(0, self.index.flatten()).view(
+            *self.index.shape, *self.blocks.shape[1:]
+        )
+        seen = (seen + self.distance[:, None]).flatten(1, 2)
+        return torch.cat([self.firsts.index_select(0, self.state)[:, None], seen], dim=1)
+
+
 class ContextLayer(nn.Module):
     """Pre-normed self-attention and feed-forward."""
 
@@ -90,7 +130,7 @@ class ContextLayer(nn.Module):
 
 
 class ContextEncoder(nn.Module):
-    """Latents of the K blocks before a block -> states (B, 1 + K·N, D).
+    """Latents of the K blocks before a block -> states of 1 + K·N positions, D wide.
 
     Each block is encoded by itself, and so once for all rows that it stands before. Added to its states is how many
     blocks before the written one it stands: a text's beginning may be left out without a change of the rest. The first
@@ -109,8 +149,8 @@ class ContextEncoder(nn.Module):
         self.layers: Sequence[ContextLayer] = nn.ModuleList(layers)  # type: ignore[assignment]  # of any modules
         self.norm = nn.LayerNorm(c.dim)
 
-    def forward(self, latents: Tensor, context: BlockContext) -> tuple[Tensor, Tensor]:
-        """States (B, M, D) and their mask (B, M), True = keep; ``latents`` are the context's, normalised and noised.
+    def forward(self, latents: Tensor, context: BlockContext) -> tuple[BlockStates, Tensor]:
+        """States and their mask (B, M), True = keep; ``latents`` are the context's, normalised and noised.
 
         ``context.index`` may have fewer columns than K, if no row has more blocks before.
 
@@ -123,11 +163,12 @@ class ContextEncoder(nn.Module):
                 f"The context has up to {most} blocks of the shape {tuple(latents.shape[1:])}; this model takes up to "
                 f"{c.num_blocks} of {(c.num_latents, c.dim_latent)}."
             )
-        states = self.encode(latents)[context.index] + self.distance_emb[:most].flip(0)[:, None]
-        first = self.state_emb(2 * context.begins.long() + context.continues.long())[:, None]
+        state = 2 * context.begins.long() + context.continues.long()
+        distance = self.distance_emb[:most].flip(0)
+        states = BlockStates(self.encode(latents), context.index, distance, self.state_emb.weight, state)
         real = torch.arange(most, device=latents.device) >= most - context.num_blocks[:, None]
         kept = [real.new_ones(len(real), 1), real.repeat_interleave(c.num_latents, dim=1)]
-        return torch.cat([first, states.flatten(1, 2)], dim=1), torch.cat(kept, dim=1)
+        return states, torch.cat(kept, dim=1)
 
     def encode(self, latents: Tensor) -> Tensor:
         """Latents (C, N, d) of blocks -> their states (C, N, D), whatever block they stand before."""

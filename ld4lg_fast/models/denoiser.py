@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import ops
 from ld4lg_fast.models.attention_backends import choose
+from ld4lg_fast.models.context_encoder import BlockStates
 from ld4lg_fast.models.denoiser_base import ConditionArguments, Denoiser, DenoiserSizes
 from ld4lg_fast.models.layers import (
     CrossAttention,
@@ -213,10 +214,13 @@ class DiffusionTransformer(Denoiser):
             if context is not None:
                 raise ConfigError("This denoiser was trained without a source text; it takes no context.")
             return Conditions(guided, self_bias)
+        tokens: Tensor | BlockStates
+        columns = None
         if context is None:
-            tokens, columns = self.null_context.expand(batch, 1, -1), None
+            tokens = self.null_context.expand(batch, 1, -1)
         else:
-            tokens = self.context_proj(context)
+            shared = isinstance(context, BlockStates)
+            tokens = context.linear(self.context_proj) if shared else self.context_proj(context)
             columns = check_mask("context_mask", context_mask, tokens.shape[:2])
         source_bias, varlen = None, None
         longest = max(length, tokens.shape[1])
@@ -226,7 +230,7 @@ class DiffusionTransformer(Denoiser):
             and choose(self.attn_implementation, weight.device, dtype, longest) == "flash_attn"
         ):
             packed = PackedSequences.of(columns)
-            tokens = packed.pack(tokens)
+            tokens = packed.pack(tokens.rows() if isinstance(tokens, BlockStates) else tokens)
             varlen = Varlen(Lengths.equal(batch, length, weight.device), packed.lengths)
         elif rows is not None or columns is not None:
             real = torch.ones((), dtype=torch.bool, device=weight.device)
@@ -240,7 +244,11 @@ class DiffusionTransformer(Denoiser):
             null = self.null_context[None]
             attention = [block.cross_attn for block in self.blocks]
             no_source = tuple(attn.to_out(attn.kv(null).chunk(2, dim=-1)[1]) for attn in attention)
-        source = tuple(block.cross_attn.kv(tokens) for block in self.blocks)
+        layers = (block.cross_attn.kv for block in self.blocks)
+        if isinstance(tokens, BlockStates):
+            source = tuple(tokens.linear(kv).rows() for kv in layers)
+        else:
+            source = tuple(kv(tokens) for kv in layers)
         return Conditions(guided, self_bias, source, source_bias, no_source, varlen)
 
     def run_blocks(self, inputs: Tensor, modulation: Modulation, conditions: Conditions) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.models.attention_backends import AttentionModule
+from ld4lg_fast.models.context_encoder import BlockStates
 from ld4lg_fast.models.layers import DIM_HEAD, Modulation
 
 
@@ -20,12 +21,13 @@ class ConditionArguments(TypedDict, total=False):
     Args:
         mask: (B, N) bool, True = keep; None when all positions are real.
         class_id: (B,) long in [0, num_classes].
-        context: (B, M, dim_context), states of a source text. context_mask: (B, M) as ``mask``.
+        context: (B, M, dim_context), states of a source text; in training those of the blocks before.
+        context_mask: (B, M) as ``mask``.
     """
 
     mask: Tensor | None
     class_id: Tensor | None
-    context: Tensor | None
+    context: Tensor | BlockStates | None
     context_mask: Tensor | None
 
 
