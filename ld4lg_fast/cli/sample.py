@@ -147,13 +147,16 @@ def sample(
     from ld4lg_fast.checkpoints.files import write_json
     from ld4lg_fast.checkpoints.shipped import DEFAULT, FOLDER, run_directory
     from ld4lg_fast.cli.given_texts import choose_prompts
-    from ld4lg_fast.cli.sampling_output import print_texts, sample_with_bar
-    from ld4lg_fast.cli.text_lines import SUFFIX
+    from ld4lg_fast.cli.sampled_texts import SampledTexts
+    from ld4lg_fast.cli.sampling_output import print_texts
+    from ld4lg_fast.cli.text_lines import SUFFIX, digest, model_identity, write_lines
+    from ld4lg_fast.engine.engine import check_fits
     from ld4lg_fast.export.runtime.guide_options import parse_guides
     from ld4lg_fast.options.checks import as_config_errors, check_given, choose_device, output_file
     from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
     from ld4lg_fast.pipeline.presets import sampling_plan
     from ld4lg_fast.terminal.console import console
+    from ld4lg_fast.training.session import start_processes
 
     to_stdout = str(json) == "-"
     console.quiet = to_stdout
@@ -193,16 +196,26 @@ def sample(
     if pipe.model.writes_documents:
         settings["best_of"] = 1 if best_of_default else best_of
     settings |= {name: value for name, value in asked.items() if value is not None}
+    sampled = SampledTexts.of(pipe, num_samples, decoding, **settings)
     if file is not None and file.suffix == SUFFIX:
-        _sample_lines(file, num_samples, run_dir, pipe, settings, decoding)
+        begun = model_identity(run_dir, pipe) | {
+            "decoding": asdict(decoding),
+            "prompts": digest(sampled.prompts),
+        }
+        begun |= {"options": {name: value for name, value in settings.items() if name != "prompt"}}
+        write_lines(file, num_samples, sampled.batch_size, begun, sampled.rows, start_processes())
         return
-    output, seconds = sample_with_bar(pipe, num_samples=num_samples, decoding=decoding, **settings)
-    print_texts(output.texts, seconds, output.prompts)
+    check_fits(pipe.model, num_samples * best_of, kept=False)
+    rows, seconds = sampled.every_row()
+    texts = {
+        column: [row[name] for row in rows]
+        for name, column in (("text", "texts"), ("prompt", "prompts"))
+        if name in rows[0]
+    }
+    print_texts(texts["texts"], seconds, texts.get("prompts"))
     if json is None:
         return
-    content = {
-        "texts": output.texts,
-        **({} if output.prompts is None else {"prompts": output.prompts}),
+    content = texts | {
         "run": str(DEFAULT if run_dir is None else run_dir),
         "settings": settings,
         "decoding": asdict(decoding),
@@ -212,37 +225,3 @@ def sample(
         print_json(content)
     else:
         write_json(file, content)
-
-
-def _sample_lines(
-    file: Path, num_samples: int, run_dir: Path | None, pipe: Any, settings: dict[str, Any], decoding: Any
-) -> None:
-    """Writes samples as JSON lines, see `text_lines`; the best of several are chosen among those of a batch."""
-    from dataclasses import asdict
-
-    from ld4lg_fast.cli.sampling_output import sampling_call
-    from ld4lg_fast.cli.text_lines import digest, model_identity, write_lines
-    from ld4lg_fast.engine.engine import fitting_batch
-    from ld4lg_fast.pipeline.documents import prompt_list
-    from ld4lg_fast.training.session import start_processes
-
-    options = {name: value for name, value in settings.items() if name not in ("length", "prompt")}
-    prompts = prompt_list(settings["prompt"], num_samples)[0] if "prompt" in settings else None
-    begun = model_identity(run_dir, pipe) | {"options": options, "length": settings["length"]}
-    begun |= {"decoding": asdict(decoding), "prompts": digest(prompts)}
-    call = sampling_call(pipe, settings["length"], settings)
-
-    def rows(first: int, last: int, progress: Any) -> list[dict[str, Any]]:
-        ids = range(first * options["best_of"], last * options["best_of"])
-        given = {}
-        if prompts is not None:
-            given["prompt"] = prompts[first:last] if len(prompts) > 1 else prompts
-        output = call(last - first, sample_ids=ids, decoding=decoding, progress=progress, **options, **given)
-        if output.prompts is None:
-            return [{"text": text} for text in output.texts]
-        return [
-            {"text": text, "prompt": before}
-            for text, before in zip(output.texts, output.prompts, strict=True)
-        ]
-
-    write_lines(file, num_samples, fitting_batch(pipe.model), begun, rows, start_processes())

@@ -1,6 +1,5 @@
 """Progress bars and printed texts of the sampling commands."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -42,17 +41,6 @@ def sampling_call(
     if scale is not None and LENGTH not in pipe.text_guides:
         pipe.learn_length(**{name: options[name] for name in CONDITIONS if options.get(name) is not None})
     return partial(pipe.of_length, length=length, guide_scale=scale)
-
-
-def sample_with_bar(
-    pipe: TextDiffusionPipeline, num_samples: int, length: int | None = None, **options: Any
-) -> tuple[TextDiffusionOutput, float]:
-    """A call of the pipeline, or of its `of_length`, under progress bars, and the seconds that it took."""
-    start = time.perf_counter()
-    call = sampling_call(pipe, length, options)
-    with sampling_bars() as progress:
-        output = call(num_samples, progress=progress, **options)
-    return output, time.perf_counter() - start
 
 
 def print_texts(texts: Sequence[str], seconds: float, prefixes: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ld4lg_fast import TextDiffusionPipeline
-from ld4lg_fast.cli import infer, text_lines
+from ld4lg_fast.cli import infer, sampled_texts, text_lines
 from ld4lg_fast.cli.main import app
 from ld4lg_fast.cli.text_lines import TextLines, write_lines
 from ld4lg_fast.errors import CheckpointError, ConfigError
@@ -161,23 +161,30 @@ def test_infer_writes_lines_of_the_same_texts_as_one_object(run_dir, tmp_path, m
         inferred(run_dir, tmp_path / "texts.jsonl", monkeypatch, *options, "generation.seed=1")
 
 
-def test_sample_chooses_the_best_of_each_batch(run_dir, tmp_path, monkeypatch):
+def test_sample_chooses_the_same_texts_for_both_files(run_dir, tmp_path, monkeypatch):
     pipe = TextDiffusionPipeline.from_pretrained(run_dir)
-    monkeypatch.setattr("ld4lg_fast.engine.engine.CPU_BATCH", 2)
+    monkeypatch.setattr(sampled_texts, "CHOSEN_TOGETHER", 2)
     path = tmp_path / "texts.jsonl"
-    command = ["sample", str(run_dir), "--num-samples", "3", "--best-of", "2", "--strategy", "greedy"]
-    command += ["--num-inference-steps", "2", "--json", str(path)]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
+    command = ["sample", str(run_dir), "--num-samples", "5", "--best-of", "2", "--strategy", "greedy"]
+    command += ["--num-inference-steps", "2", "--json"]
+    for file in (path, tmp_path / "texts.json"):
+        result = CliRunner().invoke(app, [*command, str(file)])
+        assert result.exit_code == 0, result.output
+    command.append(str(path))
     options = {"num_inference_steps": 2, "decoding": "greedy", "best_of": 2}
     texts = [
         *pipe(2, sample_ids=range(4), **options).texts,
-        *pipe(1, sample_ids=range(4, 6), **options).texts,
+        *pipe(2, sample_ids=range(4, 8), **options).texts,
+        *pipe(1, sample_ids=range(8, 10), **options).texts,
     ]
+    assert texts != pipe(5, **options).texts, "these are not enough to tell the two choices apart"
+    assert json.loads((tmp_path / "texts.json").read_text())["texts"] == texts
     assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == texts
     before = path.read_bytes()
-    path.write_bytes(before[:-1])
-    assert CliRunner().invoke(app, command).exit_code == 0 and path.read_bytes() == before
+    for size in (0, len(before) // 2, len(before) - 1):
+        path.write_bytes(before[:size])
+        monkeypatch.setattr("ld4lg_fast.engine.engine.CPU_BATCH", 3)  # the device has other memory now
+        assert CliRunner().invoke(app, command).exit_code == 0 and path.read_bytes() == before
     refused = CliRunner().invoke(app, [*command, "--seed", "1"])
     assert isinstance(refused.exception, ConfigError)
     assert "begun with seed=0, and this command has seed=1" in str(refused.exception)

@@ -111,13 +111,14 @@ def test_the_command_line_asks_for_a_length(pipe, tmp_path):
 
 
 def test_lengths_are_learned_from_samples_with_the_options_of_a_call(pipe, monkeypatch):
-    from ld4lg_fast.cli.sampling_output import sample_with_bar
+    from ld4lg_fast.cli.sampled_texts import SampledTexts
 
     learned = {}
     monkeypatch.setattr(TextDiffusionPipeline, "learn_length", lambda self, **given: learned.update(given))
     monkeypatch.setattr(TextDiffusionPipeline, "of_length", lambda self, *_, **options: options)
     asked = {"class_name": None, "source": "A question?", "guidance_scale": 3.0}
-    options, _ = sample_with_bar(pipe, 2, best_of=2, length=9, quality="draft", **asked)
+    sampled = SampledTexts.of(pipe, 2, best_of=2, length=9, quality="draft", **asked)
+    options = sampled.call(**sampled.options)
     assert learned == {"source": "A question?", "guidance_scale": 3.0}, (
         "a model of sources samples from none but these"
     )
