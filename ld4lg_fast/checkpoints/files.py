@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -61,13 +62,18 @@ def parse_json(text: str, path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read as JSON; the file is damaged ({error}).") from error
 
 
+def unfinished(path: Path) -> Path:
+    """A name for what is written before it takes its place at ``path``, which no other writer has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file atomically: a crash leaves either the old content or the new.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written to; the old content stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

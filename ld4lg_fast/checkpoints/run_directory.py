@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,6 +107,8 @@ class RunDirectory:
     def copy(self, other: Path, names: Sequence[str]) -> None:
         """Copies the files and folders ``names`` that exist in another run directory.
 
+        Files of caches are written once and replaced as a whole, so they are linked where the file system can.
+
         Raises:
             CheckpointError: the disk is full or cannot be written to; partial copies are removed.
         """
@@ -114,7 +116,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in names:
                 if (other / name).is_dir():
-                    shutil.copytree(other / name, self.path / name)
+                    copied: Callable = _linked if name == self.cache.name else shutil.copy2
+                    shutil.copytree(other / name, self.path / name, copy_function=copied)
                 elif (other / name).exists():
                     shutil.copy2(other / name, self.path / name)
         except (OSError, shutil.Error) as error:
@@ -125,3 +128,11 @@ class RunDirectory:
             raise CheckpointError(
                 f"{other} cannot be copied to {self.path} ({error}); free some space there or choose another directory."
             ) from error
+
+
+def _linked(old: str, new: str) -> None:
+    """A hard link, or where there are none a copy."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)

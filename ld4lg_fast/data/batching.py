@@ -66,9 +66,12 @@ def shuffled_batches(
             f"{num_examples} examples do not fill one batch of {batch_size}: use a smaller batch size or more texts"
         )
     rng = np.random.default_rng((seed, epoch))
-    # int32 takes half of the memory, and is shuffled by the same random numbers.
-    every = np.arange(num_examples, dtype=np.int32 if num_examples < 2**31 else np.int64)
-    order = rng.permutation(every) if firsts is None else _by_document(firsts, rng)
+    if firsts is None:
+        # int32 takes half of the memory, and is shuffled by the same random numbers; in place, as ``permutation`` does.
+        order = np.arange(num_examples, dtype=np.int32 if num_examples < 2**31 else np.int64)
+        rng.shuffle(order)
+    else:
+        order = _by_document(firsts, rng)
     order = order[: num_examples - num_examples % batch_size]
     if lengths is None:
         return Batches(order, batch_size)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ld4lg_fast._version import __version__
-from ld4lg_fast.checkpoints.files import read_json, write_json
+from ld4lg_fast.checkpoints.files import read_json, unfinished, write_json
 from ld4lg_fast.data.corpus import SPLITS, TextDataset, TextSplit
 from ld4lg_fast.data.texts import ColumnWriter, Texts, read_columns
 from ld4lg_fast.errors import CheckpointError
@@ -55,12 +55,10 @@ def kept_corpus(key: str, load: Callable[[Path | None], TextDataset]) -> TextDat
     Args:
         load: called with a folder for files of its own, which are deleted; with None, it has to do without.
     """
-    import datasets
-
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "ld4lg_fast" / key
+    folder = kept_folder(key)
     if (found := _open(folder)) is not None:
         return found
-    with _alone(folder):
+    with alone(folder):
         if (found := _open(folder)) is not None:
             return found
         try:
@@ -70,32 +68,43 @@ def kept_corpus(key: str, load: Callable[[Path | None], TextDataset]) -> TextDat
         return _open(folder) or load(None)
 
 
+def kept_folder(name: str) -> Path:
+    """The folder ``name`` beside the data sets of the hub, for what runs share."""
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE) / "ld4lg_fast" / name
+
+
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Waits until no other process makes a folder, where the file system has locks."""
     with ExitStack() as stack:
         with suppress(OSError):
             folder.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(open(folder.with_suffix(".lock"), "wb"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.warning("Waiting for another process, which makes %s.", folder)
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _make(folder: Path, load: Callable[[Path | None], TextDataset]) -> None:
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    made = unfinished(folder)
     try:
-        (unfinished / "read").mkdir(parents=True)
-        dataset = load(unfinished / "read")
+        (made / "read").mkdir(parents=True)
+        dataset = load(made / "read")
         for split in SPLITS:
-            _write_split(unfinished / f"{split}.arrow", getattr(dataset, split))
+            _write_split(made / f"{split}.arrow", getattr(dataset, split))
         sizes = {split: len(getattr(dataset, split)) for split in SPLITS}
         facts = {"name": dataset.name, "class_names": dataset.class_names, "origin": dataset.origin}
-        write_json(unfinished / "corpus.json", facts | {"sizes": sizes})
-        shutil.rmtree(unfinished / "read")
+        write_json(made / "corpus.json", facts | {"sizes": sizes})
+        shutil.rmtree(made / "read")
         shutil.rmtree(folder, ignore_errors=True)  # damaged
-        os.replace(unfinished, folder)
+        os.replace(made, folder)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _write_split(path: Path, split: TextSplit) -> None:

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +23,7 @@ _MIN_VOCAB = 256 + len(SPECIAL_TOKENS)
 SHARD_TEXTS = 2**18  # of a file of the cache
 # Size of the chunks between which signals are handled.
 _CHUNK_TEXTS, _CHUNK_CHARACTERS = 8192, 2_000_000
-_MOST_TRAINED_CHARACTERS = 50_000_000
+TRAINED_CHARACTERS = 10_000_000
 # The trainer's time grows with the square of a word's bytes.
 _LONGEST_TRAINED_WORD = 256
 # Longer texts are cut before tokenization, if the cut part alone has more tokens than are kept.
@@ -32,12 +33,17 @@ _LIMITS = threading.Lock()
 T = TypeVar("T")
 
 
-def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+def train_bpe_tokenizer(
+    texts: Iterable[str], vocab_size: int, characters: int | None = TRAINED_CHARACTERS
+) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE (Radford et al. 2019) with BART's special ids: bos 0, pad 1, eos 2, unk 3.
 
     A text is encoded as ``<s> text </s>`` and decodes exactly to itself; a special token's name in a text is ordinary
     text. The vocabulary of a small corpus may be smaller than ``vocab_size``. For training, words of more than 256
-    bytes are split, which bounds the time. Of more than 50 million characters it is trained on every n-th text.
+    bytes are split, which bounds the time.
+
+    Args:
+        characters: of texts with more it is trained on every n-th; None: on all.
 
     Raises:
         ConfigError: ``vocab_size`` is too small for all bytes.
@@ -54,7 +60,8 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
     texts = texts if isinstance(texts, Sequence) else list(texts)
     if not any(texts):
         raise DataError("a tokenizer cannot be trained on an empty corpus: give it at least one text")
-    texts = texts[:: 1 + sum(map(len, texts)) // _MOST_TRAINED_CHARACTERS]
+    if characters is not None:
+        texts = texts[:: -(-sum(map(len, texts)) // characters)]
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -67,7 +74,7 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    _interruptible(lambda: tokenizer.train_from_iterator(texts, trainer, length=len(texts)))
+    _started(lambda: tokenizer.train_from_iterator(texts, trainer, length=len(texts)))()
     tokenizer.pre_tokenizer = words
     bos, pad, eos, unk = SPECIAL_TOKENS
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -94,43 +101,71 @@ def tokenize_texts(
 ) -> TokenizedTexts:
     """Tokenizes ``texts`` to at most ``max_len`` ids each, including special tokens, which truncation keeps.
 
-    With ``cache_dir`` the result is cached there under a fingerprint of texts, tokenizer and ``max_len`` and
-    memory-mapped, in shards of `SHARD_TEXTS`: an interrupted call goes on after those that are finished. Damaged files
-    are rebuilt.
+    With ``cache_dir`` the result is cached there, see `CachedTokens`.
 
     Raises:
         ConfigError: ``max_len`` has no room for a token beside the special ones.
         DataError: a text cannot be encoded, or the cache cannot be written.
     """
+    if cache_dir is not None:
+        return CachedTokens(texts, tokenizer, max_len, Path(cache_dir)).open()
+    _check_room(max_len, tokenizer)
+    return _tokenize(texts, tokenizer, max_len)
+
+
+def _check_room(max_len: int, tokenizer: "PreTrainedTokenizerBase") -> None:
     reserved = tokenizer.num_special_tokens_to_add()
     if max_len <= reserved:
         raise ConfigError(
             f"max_len {max_len} has no room beside {reserved} special tokens: use {reserved + 1} or more"
         )
-    if cache_dir is None:
-        return _tokenize(texts, tokenizer, max_len)
-    fingerprint = token_fingerprint(texts, tokenizer, max_len)
-    starts = range(0, max(1, len(texts)), SHARD_TEXTS)
-    shards = []
-    for number, start in enumerate(starts):
-        cache = TokenCache(Path(cache_dir), fingerprint, number, len(starts))
-        count = min(SHARD_TEXTS, len(texts) - start)
-        shard = cache.read(count)
-        if shard is None:
-            shard = _tokenize(texts[start : start + count], tokenizer, max_len)
-            cache.write(shard)
-            shard = cache.read(count) or shard  # memory-mapped
-        shards.append(shard)
-    return TokenizedTexts.of_shards(shards)
 
 
-def _interruptible(work: Callable[[], T]) -> T:
-    """Runs long native work in a thread, so that signals are handled meanwhile.
+class CachedTokens:
+    """Tokens of texts in files, under a fingerprint of texts, tokenizer and ``max_len``, and memory-mapped.
 
-    Exceptions of signal handlers are raised here; the thread is then abandoned.
+    They are in shards of `SHARD_TEXTS`, which several processes may share out, and whoever is interrupted goes on after
+    those that are finished. Damaged files are rebuilt. Raises as `tokenize_texts`.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_len: int, directory: Path
+    ) -> None:
+        _check_room(max_len, tokenizer)
+        self.texts, self.tokenizer, self.max_len = texts, tokenizer, max_len
+        fingerprint = token_fingerprint(texts, tokenizer, max_len)
+        self.starts = range(0, max(1, len(texts)), SHARD_TEXTS)
+        self._files = [
+            TokenCache(directory, fingerprint, number, len(self.starts)) for number in range(len(self.starts))
+        ]
+        self._opened: dict[int, TokenizedTexts] = {}
+
+    def encode(self, starts: Iterable[int]) -> None:
+        """Opens the shards that begin with the texts ``starts``, and makes those that are missing."""
+        for start in starts:
+            file, count = self._files[start // SHARD_TEXTS], min(SHARD_TEXTS, len(self.texts) - start)
+            shard = self._opened.get(start) or file.read(count)
+            if shard is None:
+                shard = _tokenize(self.texts[start : start + count], self.tokenizer, self.max_len)
+                file.write(shard)
+                shard = file.read(count) or shard  # memory-mapped
+            self._opened[start] = shard
+
+    def open(self) -> TokenizedTexts:
+        """The tokens of all texts."""
+        self.encode(self.starts)
+        return TokenizedTexts.of_shards([self._opened[start] for start in self.starts])
+
+
+def _started(work: Callable[[], T]) -> Callable[[], T]:
+    """Starts long native work in a thread, so that signals are handled meanwhile; call the result to wait for it.
+
+    Exceptions of signal handlers are raised there; the thread is then abandoned. Threads other than the main one, which
+    handle no signals, do the work at once.
     """
     if threading.current_thread() is not threading.main_thread():
-        return work()
+        done = work()
+        return lambda: done
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -142,36 +177,57 @@ def _interruptible(work: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    for error in errors:
-        raise error
-    return results[0]
+
+    def result() -> T:
+        while thread.is_alive():
+            thread.join(0.2)
+        for error in errors:
+            raise error
+        return results[0]
+
+    return result
 
 
 def _tokenize(texts: Sequence[str], tokenizer: Any, max_len: int) -> TokenizedTexts:
-    parts: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
+    parts: list[np.ndarray] = [np.empty(0, np.uint16)]
+    lengths = [0]
     num_truncated = 0
     side, around = tokenizer.truncation_side, None
-    for chunk in _chunks(texts):
-        cut = [_kept_end(text, max_len, side) for text in chunk]
-        ids = _token_ids(cut, tokenizer)
-        for i, row in enumerate(ids):
-            if len(row) <= max_len and len(cut[i]) < len(chunk[i]):
-                row = _token_ids([chunk[i]], tokenizer)[0]
-                ids[i] = row
+
+    def rows(chunk: list[str], cut: list[str], encodings: list) -> Iterator[list[int]]:
+        nonlocal num_truncated, around
+        for whole, text, encoding in zip(chunk, cut, encodings, strict=True):
+            if len(encoding) <= max_len and len(text) < len(whole):
+                [encoding] = _encodings([whole], tokenizer)
+            row = encoding.ids
             if len(row) > max_len:
-                around = around or special_tokens_around(cut[i], tokenizer)
-                ids[i] = _truncated(row, max_len, side, *around)
+                around = around or special_tokens_around(text, tokenizer)
+                row = _truncated(row, max_len, side, *around)
                 num_truncated += 1
-        lengths.append(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)))
-        parts.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
-    flat = np.concatenate([np.empty(0, np.int32), *parts])
-    if flat.max(initial=0) < 2**16:
-        flat = flat.astype(np.uint16)
-    offsets = np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
-    return TokenizedTexts(flat, offsets, num_truncated)
+            lengths.append(len(row))
+            yield row
+
+    for chunk, cut, encodings in _encoded_ahead(texts, tokenizer, max_len):
+        flat = np.fromiter(chain.from_iterable(rows(chunk, cut, encodings)), dtype=np.int32)
+        parts.append(flat.astype(np.uint16) if flat.max(initial=0) < 2**16 else flat)
+    offsets = np.array(lengths, np.int64).cumsum()
+    return TokenizedTexts(np.concatenate(parts), offsets, num_truncated)
+
+
+def _encoded_ahead(
+    texts: Sequence[str], tokenizer: Any, max_len: int
+) -> Iterator[tuple[list[str], list[str], list]]:
+    """Chunks of the texts, the ends of them that are kept, and their encodings; the next chunk is encoded meanwhile."""
+    before = None
+    for chunk in _chunks(texts):
+        cut = [_kept_end(text, max_len, tokenizer.truncation_side) for text in chunk]
+        encode = partial(_encodings, cut, tokenizer)
+        encoded = _started(encode) if sum(map(len, cut)) > _LONG_TEXT else encode
+        if before is not None:
+            yield *before[:2], before[2]()
+        before = chunk, cut, encoded
+    if before is not None:
+        yield *before[:2], before[2]()
 
 
 def _kept_end(text: str, max_len: int, side: str) -> str:
@@ -219,8 +275,8 @@ def encoding(texts: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[list[int]]:
-    """All ids of each text, without truncation.
+def _encodings(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list:
+    """``tokenizers.Encoding`` of each text, without truncation.
 
     Truncation is a state of the tokenizer that threads share, so it is never enabled here; a setting from the
     tokenizer's file is disabled.
@@ -235,13 +291,9 @@ def _token_ids(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list[l
             backend.no_padding()
         if backend.encode_special_tokens != tokenizer.split_special_tokens:
             backend.encode_special_tokens = tokenizer.split_special_tokens
-
-    def work() -> list[list[int]]:
-        with encoding(texts):
-            # On all cores. A call of ``tokenizer`` would make objects that are not used, as of every token's place.
-            return [encoded.ids for encoded in backend.encode_batch_fast(texts)]
-
-    return _interruptible(work) if sum(map(len, texts)) > _LONG_TEXT else work()
+    with encoding(texts):
+        # On all cores. A call of ``tokenizer`` would make objects that are not used, as of every token's place.
+        return backend.encode_batch_fast(texts)
 
 
 def token_counts(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> list[int]:
@@ -251,7 +303,11 @@ def token_counts(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> 
         DataError: see `encoding`.
     """
     reserved = tokenizer.num_special_tokens_to_add()
-    return [len(row) - reserved for chunk in _chunks(texts) for row in _token_ids(chunk, tokenizer)]
+    return [
+        len(encoded) - reserved
+        for chunk in _chunks(texts)
+        for encoded in _started(partial(_encodings, chunk, tokenizer))()
+    ]
 
 
 def special_tokens_around(text: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[int, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ld4lg_fast.checkpoints.files import size_of, write_atomically
+from ld4lg_fast.checkpoints.files import size_of, unfinished, write_atomically
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.text_display import get_logger
 
@@ -81,7 +81,7 @@ class ArrayCache:
 
 def _write_chunks(path: Path, chunks: Iterator[np.ndarray]) -> None:
     """Writes a ``.npy`` file of one dimension atomically, without having all of it in memory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = unfinished(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(temporary, "wb") as file:

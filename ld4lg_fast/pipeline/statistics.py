@@ -23,6 +23,8 @@ from ld4lg_fast.options.checks import as_config_errors
 LENGTH_STREAM = (1 << 30) + 1  # random streams of a sample's length and class, used for nothing else
 CLASS_STREAM = (1 << 30) + 2
 
+COUNTED = 2**20  # lengths that are counted at once, as NumPy counts a copy of them
+
 FILE = "statistics.json"
 
 
@@ -53,9 +55,12 @@ class RunStatistics:
     ) -> "RunStatistics":
         """Counts the texts of each length and class."""
         by_class = Counter(labels or ())
-        length_counts = tuple(np.bincount(np.asarray(lengths, dtype=np.int64)).tolist())
+        given = np.asarray(lengths)
+        of_lengths = np.zeros(int(given.max()) + 1 if len(given) else 0, dtype=np.int64)
+        for start in range(0, len(given), COUNTED):
+            of_lengths += np.bincount(given[start : start + COUNTED], minlength=len(of_lengths))
         counts = None if class_names is None else tuple(by_class[index] for index in range(len(class_names)))
-        return cls(length_counts, class_names, counts, origin, num_truncated)
+        return cls(tuple(of_lengths.tolist()), class_names, counts, origin, num_truncated)
 
     def draw_lengths(self, seed: int, sample_ids: Tensor) -> Tensor:
         """A length (B,) long for each sample, from the training texts' distribution.

@@ -12,7 +12,8 @@ from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.autoencoder.lora import Lora
 from ld4lg_fast.checkpoints.files import writing
 from ld4lg_fast.checkpoints.tokenizer import read_tokenizer
-from ld4lg_fast.data import TextDataset, TokenizedTexts, tokenize_texts, train_bpe_tokenizer
+from ld4lg_fast.data import TextDataset, TokenizedTexts, train_bpe_tokenizer
+from ld4lg_fast.data.tokenization import TRAINED_CHARACTERS, CachedTokens
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.models.language_models import Reading
 from ld4lg_fast.terminal.console import console
@@ -106,8 +107,9 @@ def make_tokenizer(config: Mapping, dataset: TextDataset, session: Session) -> P
         if folder.exists():
             console.print(f"{folder} is damaged and is made again.")
         texts, size = training_texts(config, dataset), config["model"]["language_model"]["vocab_size"]
+        asked = config["autoencoder"].get("tokenizer_characters", TRAINED_CHARACTERS)
         with session.interrupts.immediately():
-            tokenizer = train_bpe_tokenizer(texts, size)
+            tokenizer = train_bpe_tokenizer(texts, size, None if asked == "all" else asked)
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         with writing(folder):
             for old in (folder, unfinished):
@@ -160,10 +162,11 @@ def tokenize_sources(
 def tokenized(
     texts: Sequence[str], autoencoder: LanguageAutoencoder, max_len: int, session: Session
 ) -> TokenizedTexts:
-    """Token ids of texts, cached in the run directory."""
-    return session.main_first(
-        lambda: tokenize_texts(texts, autoencoder.tokenizer, max_len, session.run.cache)
-    )
+    """Token ids of texts, cached in the run directory; the processes share the shards out."""
+    tokenizer, folder = autoencoder.tokenizer, session.run.cache
+    cached = session.interruptible(lambda: CachedTokens(texts, tokenizer, max_len, folder))
+    session.interruptible(lambda: cached.encode(session.mine(cached.starts)))
+    return session.interruptible(cached.open)
 
 
 def nothing_to_train(config: Mapping) -> bool:

@@ -26,7 +26,7 @@ from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.options.checks import check
 from ld4lg_fast.options.groups import DECODING
 from ld4lg_fast.options.precisions import PrecisionChoice
-from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, Described, MultipleOf, OneOf
+from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, Described, Exactly, MultipleOf, OneOf
 
 # Absent in runs of earlier versions.
 MAY_BE_MISSING: Mapping[str, Mapping] = {"decoding": {}, "autoencoder.lora": {}}
@@ -95,6 +95,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "store_lm": SWITCH,
         "layer": OneOf(DEPTH, NULL),
         "bidirectional": SWITCH,
+        "tokenizer_characters": OneOf(WholeNumber(), Exactly("all")),
         "decoder_noise": SHARE,
         "position_dropout": SHARE,
         "token_masking": SHARE,

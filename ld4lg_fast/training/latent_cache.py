@@ -1,7 +1,8 @@
 """Cache of the training set's latents and source states on disk.
 
-Each process encodes its own shards. Intact shards of the same autoencoder and tokens are reused, so that an interrupted
-encoding continues where it stopped; all others are computed again.
+Each process encodes its own shards. Whole shards of the same autoencoder and tokens are reused, so that an interrupted
+encoding continues where it stopped; all others are computed again. With ``train.share_latents`` the cache lies beside
+the kept corpora (`ld4lg_fast.data.corpus_cache`), in a folder for each autoencoder, tokens and dtype, for all runs.
 
 Letters: B texts, N latents, d latent width, T tokens of all sources, W language model width.
 """
@@ -10,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import TokenizedTexts
+from ld4lg_fast.data.corpus_cache import alone, kept_folder
+from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.options.precisions import precision_name, torch_dtype
 from ld4lg_fast.pipeline.sources import source_states
 from ld4lg_fast.terminal.console import console, progress_bar
 from ld4lg_fast.training.reconstruction import encode_texts, texts_at_once
@@ -95,17 +100,25 @@ def encoding_seconds(
 def cached_latents(
     autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, name: str = "latents"
 ) -> Rows:
-    """Latents (B, N, d) of ``tokens``, read from the folder ``name`` of the run's cache or computed and stored there.
+    """Latents (B, N, d) of ``tokens``, read from the folder ``name`` of the cache or computed and stored there.
 
-    Call in all processes. Perceiver latents are stored in float32, the larger hidden states in bfloat16.
+    Call in all processes. They are stored in ``train.latents_dtype``; ``auto`` is float32 for Perceiver latents and
+    bfloat16 for the larger hidden states.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written to; shards that were finished are kept.
+        ConfigError: a latent is too large for fp16.
     """
     shape = (autoencoder.num_latents, autoencoder.dim_latent)
-    dtype = torch.bfloat16 if autoencoder.perceiver is None else torch.float32
+    asked = session.options.latents_dtype
+    if asked == "auto":
+        asked = "bf16" if autoencoder.perceiver is None else "fp32"
+    dtype = torch_dtype(asked)
     per_shard = max(BATCH, SHARD_BYTES // (shape[0] * shape[1] * dtype.itemsize))
     starts = range(0, len(tokens), per_shard)
     shards = [range(start, min(start + per_shard, len(tokens))) for start in starts]
     return _cached(
-        session.run.cache / name,
+        name,
         [((len(texts), *shape), texts) for texts in shards],
         lambda texts: encode_latents(autoencoder, tokens, session, texts),
         dtype,
@@ -117,14 +130,14 @@ def cached_latents(
 def cached_sources(
     autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, max_len: int, session: Session
 ) -> Rows:
-    """The same for the sources' encoder states (T, W) bfloat16, without padding, in ``cache/sources/``."""
+    """The same for the sources' encoder states (T, W), always bfloat16, without padding, in the folder ``sources``."""
     width = autoencoder.language_model.width
     # A text that would overflow a shard starts the next one.
     tokens_per_shard = max(1, SHARD_BYTES // (2 * width))
     firsts = np.flatnonzero(np.diff(tokens.offsets[:-1] // tokens_per_shard, prepend=-1))
     shards = [range(a, b) for a, b in zip(firsts, [*firsts[1:], len(tokens)], strict=True)]
     return _cached(
-        session.run.cache / "sources",
+        "sources",
         [((int(tokens.lengths[texts].sum()), width), texts) for texts in shards],
         lambda texts: encode_sources(autoencoder, tokens, max_len, session, texts),
         torch.bfloat16,
@@ -134,7 +147,7 @@ def cached_sources(
 
 
 def _cached(
-    directory: Path,
+    name: str,
     shards: Sequence[tuple[tuple[int, ...], range]],
     encode: Callable[[range], Tensor],
     dtype: torch.dtype,
@@ -143,8 +156,13 @@ def _cached(
 ) -> Rows:
     """Rows of all shards, encoding the missing ones; ``shards`` gives each one's shape and texts."""
 
+    wanted = session.interruptible(lambda: fingerprint(session.run.autoencoder, tokens))
+    shares, precision = session.options.share_latents, precision_name(str(dtype).removeprefix("torch."))
+    directory = session.run.cache / name
+    if shares:
+        directory = kept_folder("latents") / f"{name}-{precision}-{wanted[:32]}"
+
     def fill() -> None:
-        wanted = fingerprint(session.run.autoencoder, tokens)
         lacking = []
         for number, (shape, texts) in session.mine(list(enumerate(shards))):
             path = shard_path(directory, number)
@@ -154,11 +172,25 @@ def _cached(
             if fault:
                 lacking.append((path, texts))
         with progress_bar() as bar:
-            task = bar.add_task(f"encoding the {directory.name}", total=len(lacking))
+            task = bar.add_task(f"encoding the {name}", total=len(lacking))
             for path, texts in lacking:
-                write_shard(path, encode(texts).to(dtype), wanted)
+                write_shard(path, _stored(encode(texts), dtype), wanted)
                 bar.advance(task)
 
-    session.interruptible(fill)
-    on_main(session.accelerator, lambda: remove_others(directory, len(shards)))
+    with ExitStack() as stack:
+        if shares:
+            session.in_main(lambda: stack.enter_context(alone(directory)))
+        session.interruptible(fill)
+    if not shares:
+        on_main(session.accelerator, lambda: remove_others(directory, len(shards)))
     return open_rows(directory)
+
+
+def _stored(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows in the dtype that they are stored in; raises ``ConfigError`` if one is too large for float16."""
+    most, limit = rows.abs().max().item(), torch.finfo(dtype).max
+    if dtype is torch.float16 and most > limit:
+        raise ConfigError(
+            f"train.latents_dtype=fp16 holds numbers up to {limit:.0f}, and a latent has {most:.3g}; use bf16."
+        )
+    return rows.to(dtype)

@@ -94,11 +94,9 @@ class Session:
         """This process's part of ``items``."""
         return items[self.rank :: self.world_size]
 
-    def main_first(self, work: Callable[[], T]) -> T:
-        """Runs ``work`` first in the main process, then in the others, which find its result in a cache."""
-        found: list[T] = []
-        on_main(self.accelerator, lambda: found.append(self._interruptible(work)))
-        return found[0] if found else self._interruptible(work)
+    def in_main(self, work: Callable[[], T]) -> T:
+        """Runs long work in the main process; a signal stops it, and all processes return its result."""
+        return on_main(self.accelerator, lambda: self._interruptible(work))
 
     def interruptible(self, work: Callable[[], T]) -> T:
         """Runs long work without communication in every process; a signal stops it in all of them."""

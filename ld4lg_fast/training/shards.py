@@ -1,6 +1,9 @@
-"""Rows of a large tensor in memory-mapped shards on disk, written atomically and with checksums."""
+"""Rows of a large tensor in memory-mapped shards on disk, written atomically.
 
-import hashlib
+A shard never changes: it is compared with what is on the disk when it is written, and known by its size afterwards.
+"""
+
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ld4lg_fast.checkpoints.files import write_atomically
+from ld4lg_fast.errors import CheckpointError
 
 NAME = "rows"
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # by their names in safetensors
 
 
 class Rows:
@@ -50,28 +55,39 @@ def shard_path(directory: Path, number: int) -> Path:
     return directory / f"{number:05}.safetensors"
 
 
-def _checksum(rows: Tensor) -> str:
-    return hashlib.sha256(rows.contiguous().view(torch.uint8).numpy().data).hexdigest()
-
-
 def write_shard(path: Path, rows: Tensor, fingerprint: str) -> None:
-    """Writes a shard atomically; ``fingerprint`` identifies the inputs it was computed from."""
-    metadata = {"fingerprint": fingerprint, "checksum": _checksum(rows)}
-    write_atomically(path, safetensors.torch.save({NAME: rows.contiguous()}, metadata))
+    """Writes a shard atomically; ``fingerprint`` identifies the inputs it was computed from.
+
+    Raises:
+        CheckpointError: the disk is full, cannot be written to, or does not give the shard back.
+    """
+    content = safetensors.torch.save({NAME: rows.contiguous()}, {"fingerprint": fingerprint})
+    write_atomically(path, content)
+    if _read_from_disk(path) != content:
+        path.unlink()
+        raise CheckpointError(
+            f"{path} does not hold what was written to it; check that disk, or choose a directory on another one."
+        )
+
+
+def _read_from_disk(path: Path) -> bytes:
+    """A file's bytes, without the system's copy of them in memory where it lets go of it."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return file.read()
 
 
 def shard_fault(path: Path, shape: tuple[int, ...], dtype: torch.dtype, fingerprint: str) -> str | None:
-    """None for a valid shard, otherwise ``missing``, ``out of date`` or ``damaged``."""
+    """None for a whole shard, otherwise ``missing``, ``out of date`` or ``damaged``; its rows are not read."""
     if not path.exists():
         return "missing"
     try:
         with safe_open(path, framework="pt") as file:
-            metadata, rows = file.metadata() or {}, file.get_tensor(NAME)
+            metadata, rows = file.metadata() or {}, file.get_slice(NAME)
+            found = (metadata.get("fingerprint"), tuple(rows.get_shape()), rows.get_dtype())
     except (SafetensorError, OSError):
         return "damaged"
-    if metadata.get("fingerprint") != fingerprint or rows.shape != shape or rows.dtype != dtype:
-        return "out of date"
-    return None if metadata.get("checksum") == _checksum(rows) else "damaged"
+    return None if found == (fingerprint, shape, DTYPES[dtype]) else "out of date"
 
 
 def open_rows(directory: Path) -> Rows:

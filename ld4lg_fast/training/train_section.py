@@ -11,7 +11,7 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import Choice, Number, Rule, Switch, WholeNumber
 from ld4lg_fast.models.attention_backends import BACKENDS, check_attn_implementation
 from ld4lg_fast.options.checks import check
-from ld4lg_fast.options.precisions import PrecisionChoice, precision_name
+from ld4lg_fast.options.precisions import TORCH_NAMES, PrecisionChoice, precision_name
 from ld4lg_fast.options.rules import AUTO_OR_SWITCH, NAME_OR_NULL, NULL, OneOf
 
 STAGES = ("all", "autoencoder", "diffusion", "decoder")
@@ -34,6 +34,8 @@ RULES: Mapping[str, Rule] = {
     "mixed_precision": PrecisionChoice(PRECISIONS),
     "compile": AUTO_OR_SWITCH,
     "attn_implementation": Choice(BACKENDS),
+    "latents_dtype": PrecisionChoice(("auto", *TORCH_NAMES)),
+    "share_latents": Switch(),
     **dict.fromkeys(("activation_checkpointing", "cuda_graph", "profile", "wandb", "tensorboard"), Switch()),
     **dict.fromkeys(("log_every", "checkpoint_every", "validate_every", "validation_texts"), WholeNumber()),
     "validation_samples": WholeNumber(1, 100_000),
@@ -118,6 +120,8 @@ class TrainOptions:
     finetune_decoder_from: str | None = None
     decoder: StageOptions = DECODER
     attn_implementation: str = "auto"
+    latents_dtype: str = "auto"
+    share_latents: bool = False
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():

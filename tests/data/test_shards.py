@@ -2,11 +2,12 @@
 
 import json
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ld4lg_fast.data import load_text_dataset
+from ld4lg_fast.data import corpus_cache, load_text_dataset
 from ld4lg_fast.errors import DataError
 
 TEXTS = [f"Text number {number}, by the river – café." for number in range(40)]
@@ -156,3 +157,51 @@ def test_many_files_are_described_together(tmp_path):
     assert f"21 files {first} … {last} (21 texts; 20 blank rows left out)" in dataset.origin
     assert f"{last} (1 text; its only column, words, is taken for the text" in dataset.origin
     assert len(dataset.origin) < 1000
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".txt.zst", ".parquet"])
+def test_a_shard_that_is_damaged_in_the_middle_is_named(ending, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_cache, "LEAST_BYTES", 0 if kept else 2**30)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    content = ROWS if ending == ".parquet" else PLAIN[f".{ending.split('.')[1]}"]
+    folder = tmp_path / "corpus"
+    paths = [write(folder / f"train-{number:05}-of-00003{ending}", content) for number in range(3)]
+    whole, half = paths[1].read_bytes(), len(paths[1].read_bytes()) // 2
+    paths[1].write_bytes(whole[:half] + bytes(40) + whole[half + 40 :])
+    with pytest.raises(
+        DataError, match=r"train-00001-of-00003\S+ cannot be read as \S+ \(.+\): fetch"
+    ) as caught:
+        load_text_dataset("custom", root=folder)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    paths[1].write_bytes(whole)
+    assert len(load_text_dataset("custom", root=folder).train) == 108
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_shard_with_other_columns_is_named(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_cache, "LEAST_BYTES", 0 if kept else 2**30)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    rows = [{"body": row["text"], "kind": row["kind"]} for row in ROWS]
+    for ending in (".jsonl", ".parquet"):
+        folder = tmp_path / ending
+        for number, content in enumerate([ROWS, rows]):
+            lines_of = "".join(f"{json.dumps(row)}\n" for row in content)
+            write(folder / f"train-{number}{ending}", content if ending == ".parquet" else lines_of)
+        with pytest.raises(
+            DataError, match=rf"train-1{ending}.* no column text.*body.*dataset.text_column"
+        ) as caught:
+            load_text_dataset("custom", root=folder / f"*{ending}")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pattern_without_files_is_refused_wherever_it_stands(tmp_path):
+    for options in (
+        {"root": tmp_path / "*.jsonl"},
+        {"files": str(tmp_path / "*.jsonl")},
+        {"files": [str(tmp_path / "*.jsonl")]},
+        {"files": {"train": str(tmp_path / "*.jsonl")}},
+    ):
+        with pytest.raises(DataError, match=r"matches no file: correct the pattern"):
+            load_text_dataset("custom", **options)

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,9 +12,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ld4lg_fast.data import TokenizedTexts, demo_dataset, tokenization, tokenize_texts, train_bpe_tokenizer
-from ld4lg_fast.data.tokenization import SPECIAL_TOKENS
-from ld4lg_fast.errors import ConfigError, DataError
+from ld4lg_fast.data import (
+    TokenizedTexts,
+    demo_dataset,
+    token_cache,
+    tokenization,
+    tokenize_texts,
+    train_bpe_tokenizer,
+)
+from ld4lg_fast.data.tokenization import SPECIAL_TOKENS, CachedTokens
+from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
 
 TEXTS = demo_dataset(train=300, validation=1, test=1).train.texts
 BPE = train_bpe_tokenizer(TEXTS, vocab_size=500)
@@ -130,7 +139,7 @@ def test_the_cache_answers_for_the_same_texts_tokenizer_and_limit_only(tmp_path)
 def test_tokens_of_several_shards_are_those_of_one_and_gone_on_with(tmp_path, monkeypatch):
     whole = tokenize_texts(TEXTS, BPE, 12)
     monkeypatch.setattr(tokenization, "SHARD_TEXTS", 70)
-    first, real, calls = tmp_path / "cache", tokenization._token_ids, []
+    first, real, calls = tmp_path / "cache", tokenization._encodings, []
 
     def interrupted(texts, tokenizer):
         calls.append(len(texts))
@@ -138,7 +147,7 @@ def test_tokens_of_several_shards_are_those_of_one_and_gone_on_with(tmp_path, mo
             raise KeyboardInterrupt
         return real(texts, tokenizer)
 
-    monkeypatch.setattr(tokenization, "_token_ids", interrupted)
+    monkeypatch.setattr(tokenization, "_encodings", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tokenize_texts(TEXTS, BPE, 12, first)
     made = tokenize_texts(TEXTS, BPE, 12, first)
@@ -218,3 +227,92 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="the token cache cannot be written to .*file"):
         tokenize_texts(TEXTS, BPE, 12, tmp_path / "file")
+
+
+def test_shards_that_processes_share_out_are_those_of_one(tmp_path, monkeypatch):
+    whole = tokenize_texts(TEXTS, BPE, 12)
+    monkeypatch.setattr(tokenization, "SHARD_TEXTS", 70)
+    first, second = (CachedTokens(TEXTS, BPE, 12, tmp_path) for _ in range(2))
+    second.encode(second.starts[1::2])
+    assert len(list(tmp_path.iterdir())) == 2
+    first.encode(first.starts[::2])
+    assert len(list(tmp_path.iterdir())) == 5
+    monkeypatch.setattr(tokenization, "_tokenize", lambda *_: pytest.fail("tokenised again"))
+    for tokens in (first.open(), second.open()):
+        assert (tokens.flat == whole.flat).all() and (tokens.offsets == whole.offsets).all()
+        assert tokens.num_truncated == whole.num_truncated and tokens.flat.dtype == np.uint16
+
+
+def test_processes_without_a_common_folder_make_all_shards_themselves(tmp_path, monkeypatch):
+    whole = tokenize_texts(TEXTS, BPE, 12)
+    monkeypatch.setattr(tokenization, "SHARD_TEXTS", 70)
+    alone = CachedTokens(TEXTS, BPE, 12, tmp_path)
+    alone.encode(alone.starts[1::2])
+    assert (alone.open().flat == whole.flat).all()
+
+
+def test_two_that_fill_one_cache_at_once_are_both_right(tmp_path, monkeypatch):
+    whole = tokenize_texts(TEXTS, BPE, 12)
+    monkeypatch.setattr(tokenization, "SHARD_TEXTS", 20)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: tokenize_texts(TEXTS, BPE, 12, tmp_path), range(4)))
+    assert all((tokens.flat == whole.flat).all() for tokens in found)
+    assert len(list(tmp_path.iterdir())) == 15, "nothing unfinished is left"
+
+
+def test_a_full_disk_keeps_the_shards_that_were_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenization, "SHARD_TEXTS", 70)
+    real, written = token_cache.write_atomically, []
+
+    def full(path, content):
+        if len(written) == 2:
+            raise CheckpointError(
+                f"{path} cannot be written (No space left on device); free some space there."
+            )
+        written.append(path)
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(token_cache, "write_atomically", full)
+        with pytest.raises(DataError, match="token cache cannot be written to .*free some space"):
+            tokenize_texts(TEXTS, BPE, 12, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+    monkeypatch.setattr(
+        token_cache, "write_atomically", lambda path, content: written.append(path) or real(path, content)
+    )
+    tokenize_texts(TEXTS, BPE, 12, tmp_path)
+    assert len(written) == 5, "finished shards were made again"
+
+
+def test_the_next_chunk_is_encoded_while_one_is_taken_over(monkeypatch):
+    """And a chunk that fails is told, whichever it is."""
+    whole = [BPE(text)["input_ids"] for text in TEXTS]
+    monkeypatch.setattr(tokenization, "_CHUNK_TEXTS", 90)
+    monkeypatch.setattr(tokenization, "_LONG_TEXT", 1000)
+    real, begun = tokenization._encodings, []
+
+    def noted(texts, tokenizer):
+        begun.append((len(texts), threading.current_thread() is threading.main_thread()))
+        return real(texts, tokenizer)
+
+    monkeypatch.setattr(tokenization, "_encodings", noted)
+    tokens = tokenize_texts(TEXTS, BPE, 64)
+    assert [tokens[i] for i in range(len(TEXTS))] == whole and begun == [(90, False)] * 3 + [(30, False)]
+    fail_at = len(begun) + 3
+
+    def failing(texts, tokenizer):
+        if len(begun) + 1 == fail_at:
+            raise DataError("no such text")
+        return noted(texts, tokenizer)
+
+    monkeypatch.setattr(tokenization, "_encodings", failing)
+    with pytest.raises(DataError, match="no such text"):
+        tokenize_texts(TEXTS, BPE, 64)
+
+
+def test_of_a_large_corpus_every_nth_text_is_learned_from():
+    count = sum(map(len, TEXTS))
+    vocabulary = train_bpe_tokenizer(TEXTS, 400, None).get_vocab()
+    assert train_bpe_tokenizer(TEXTS, 400, count).get_vocab() == vocabulary
+    of_a_third = train_bpe_tokenizer(TEXTS, 400, count // 3 + 1).get_vocab()
+    assert of_a_third == train_bpe_tokenizer(TEXTS[::3], 400, None).get_vocab() != vocabulary

@@ -1,8 +1,10 @@
 """What goes wrong on real machines: full disks, damaged caches, processes that are killed."""
 
 import json
+import os
 import resource
 import shutil
+import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -12,10 +14,12 @@ from accelerate import Accelerator, PartialState
 from torch import nn
 
 from ld4lg_fast.checkpoints.files import write_json
-from ld4lg_fast.checkpoints.run_directory import RunDirectory
+from ld4lg_fast.checkpoints.run_directory import STAGE_ONE_RESULTS, RunDirectory
+from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.data import tokenize_texts
-from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.training import latent_cache
+from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.options.precisions import torch_dtype
+from ld4lg_fast.training import latent_cache, shards
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.curves import draw_curves
 from ld4lg_fast.training.ema import Ema
@@ -71,7 +75,8 @@ def test_a_full_disk_is_told_by_the_journal_too(tmp_path):
 @pytest.fixture
 def session(tmp_path):
     run = RunDirectory(tmp_path)
-    return Session(PartialState(cpu=True), run, None, 0, None, Interrupts(), None)
+    options = SimpleNamespace(latents_dtype="auto", share_latents=False)
+    return Session(PartialState(cpu=True), run, options, 0, None, Interrupts(), None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -109,18 +114,95 @@ def test_the_cache_is_computed_once_and_again_when_the_data_change(encoded, sess
     assert count == 5 and len(shorter) == len(list((session.run.cache / "latents").iterdir())) * 5
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("damage", ["truncate", "lengthen", "delete"])
 def test_a_damaged_shard_alone_is_computed_again(encoded, session, damage):
     rows, _ = encoded()
     wanted = rows.take(range(12))
     path = shard_path(session.run.cache / "latents", 1)
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
+    content = path.read_bytes()
     path.unlink()
     if damage != "delete":
-        path.write_bytes(content[:-40] if damage == "truncate" else content)
+        path.write_bytes(content[:-40] if damage == "truncate" else content + bytes(40))
     mended, count = encoded()
     assert count == 5 and mended.take(range(12)).equal(wanted)
+
+
+def test_a_disk_that_gives_other_bytes_back_is_noticed_at_once(encoded, session, monkeypatch):
+    real = shards.write_atomically
+    monkeypatch.setattr(shards, "write_atomically", lambda path, content: real(path, content[:-3] + b"bad"))
+    with pytest.raises(
+        CheckpointError, match="00000.safetensors does not hold what was written .*check that disk"
+    ):
+        encoded()
+    assert not list((session.run.cache / "latents").iterdir())
+
+
+@pytest.mark.parametrize("name", ["fp32", "bfloat16", "fp16"])
+def test_latents_are_stored_in_the_dtype_that_is_asked_for(encoded, session, name):
+    whole = encoded()[0].take(range(12))
+    session.options.latents_dtype = name
+    rows, count = encoded()
+    assert count == (0 if name == "fp32" else 12) and {part.dtype for part in rows.parts} == {
+        torch_dtype(name)
+    }
+    assert rows.take(range(12)).equal(whole.to(torch_dtype(name)).float())
+
+
+def test_latents_that_float16_cannot_hold_are_refused(encoded, session, monkeypatch):
+    session.options.latents_dtype = "fp16"
+    monkeypatch.setattr(latent_cache, "encode_latents", lambda *_: torch.full((5, 6, 8), 1e5))
+    with pytest.raises(
+        ConfigError, match="latents_dtype=fp16 holds numbers up to 65504, and a latent has 1e.05; use bf16"
+    ):
+        encoded()
+
+
+def test_runs_share_latents_by_their_content(encoded, session, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
+    session.options.share_latents = True
+    rows, count = encoded()
+    assert count == 12 and not session.run.cache.exists()
+    other = RunDirectory(tmp_path / "other")
+    shutil.copytree(session.run.autoencoder, other.autoencoder)
+    session.run = other
+    again, count = encoded()
+    assert count == 0 and again.take(range(12)).equal(rows.take(range(12)))
+    assert encoded(TEXTS[:5])[1] == 5 and encoded()[1] == 0, "the latents of other texts lie beside them"
+
+
+def test_two_runs_that_come_at_once_encode_once(encoded, session, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
+    session.options.share_latents = True
+    begun, found = threading.Event(), []
+    other = threading.Thread(target=lambda: begun.wait(60) and found.append(encoded()))
+
+    def wait_for_the_other():
+        if not begun.is_set():
+            begun.set()
+            other.join(1)  # it waits in turn
+
+    other.start()
+    _, count = encoded(before_batch=wait_for_the_other)
+    other.join(60)
+    [(rows, count_of_other)] = found
+    assert count + count_of_other == 12 and len(rows) == 12
+    assert "Waiting for another process, which makes" in caplog.text
+
+
+@pytest.mark.parametrize("can_link", [True, False])
+def test_a_repeated_stage_links_files_that_never_change(can_link, tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "run")
+    names = ("cache/latents/00000.safetensors", "autoencoder/perceiver.safetensors")
+    for name in names:
+        (run.path / name).parent.mkdir(parents=True)
+        (run.path / name).write_text(name)
+    if not can_link:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another file system")))
+    with RunLock(run.path) as lock:
+        aside = run.move_aside(lock, STAGE_ONE_RESULTS)
+    pairs = [(run.path / name, aside / name) for name in names]
+    assert [os.path.samefile(*pair) for pair in pairs] == [can_link, False]
+    assert all(new.read_text() == old.read_text() for new, old in pairs)
 
 
 def test_an_interrupted_cache_goes_on_where_it_stopped(encoded, session):
@@ -188,6 +270,25 @@ def test_a_full_disk_leaves_the_old_curves(tmp_path):
 def test_a_full_disk_stops_the_cache_with_one_sentence(encoded):
     with disk_that_takes(200), pytest.raises(CheckpointError, match="free some space"):
         encoded()
+
+
+def test_what_was_finished_before_the_disk_was_full_is_kept(encoded, session, monkeypatch):
+    real, left = shards.write_atomically, [1, 2]
+
+    def full(path, content):
+        with disk_that_takes(10**9 if left and left.pop() else 200):
+            real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_atomically", full)
+        with pytest.raises(CheckpointError, match="00002.safetensors cannot be written .*free some space"):
+            encoded()
+    assert [path.name for path in sorted((session.run.cache / "latents").iterdir())] == [
+        "00000.safetensors",
+        "00001.safetensors",
+    ]
+    rows, count = encoded()
+    assert (len(rows), count) == (12, 2)
 
 
 def test_an_error_in_one_process_is_raised_in_all(monkeypatch):

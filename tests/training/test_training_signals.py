@@ -30,7 +30,7 @@ HOURS = 3600.0
 AT_ONCE = {
     "corpus": (preparation, "load_from_config", 1),
     "tokenizer": (autoencoder_model, "train_bpe_tokenizer", 1),
-    "tokens": (autoencoder_model, "tokenize_texts", 1),
+    "tokens": (autoencoder_model, "CachedTokens", 1),
     "validation": (autoencoder_stage.AutoencoderStage, "_validation_sums", 1),
     "last validation": (autoencoder_stage.AutoencoderStage, "_validation_sums", 2),
     "reconstruction": (reconstruction, "_losses", 1),
