@@ -16,6 +16,7 @@ NOT_RUN = {
     "guides": "it needs a scoring LM, which recipe_ablation.py trains, and E2E",
     "continuations": "it trains models for an hour; run benchmarks/continuations.py by itself",
     "serving-load": "it loads a server for minutes; run benchmarks/serving_load.py by itself",
+    "latents-dtype": "it needs E2E; run benchmarks/latents_dtype.py by itself",
     "scaling": "it writes corpora of gigabytes; run benchmarks/scaling.py by itself",
     "time-to-quality": "it trains models for most of an hour; run benchmarks/time_to_quality.py by itself",
 }

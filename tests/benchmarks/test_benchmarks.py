@@ -276,19 +276,20 @@ def test_onnx_throughput(tmp_path):
     assert target.with_suffix(".png").stat().st_size > 1000
 
 
-def test_scaling(tmp_path, monkeypatch):
+def test_jobs_of_scaling_find_the_same(tmp_path, monkeypatch):
     """The jobs, which the command runs in processes of their own, find the same texts, tokens and n-grams."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    scaling = importlib.import_module("scaling")
-    monkeypatch.setattr(scaling, "WORDS", 20)  # so that some n-grams are those of other texts
+    jobs = importlib.import_module("scaling_jobs")
+    monkeypatch.setattr(jobs, "WORDS", 20)  # so that some n-grams are those of other texts
     monkeypatch.setattr(corpus_cache, "LEAST_BYTES", 0)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
-    scaling.write_corpus(tmp_path / "texts.txt", 300, 0)
-    scaling.write_corpus(tmp_path / "some.txt", 30, 1)
+    jobs.write_corpus(tmp_path / "texts.txt", 300, 0)
+    jobs.write_corpus(tmp_path / "some.txt", 30, 1)
     found = {}
-    for job in scaling.JOBS[:-1]:  # the last one starts processes
-        work = scaling.work(job, tmp_path)
-        with scaling.Memory() as memory:
+    names = ("read", "open", "tokenise", "tokenise as before", "datasets read", "first batch", "memorization")
+    for job in names:  # "datasets tokenise" starts processes
+        work = jobs.corpus_job(job, tmp_path)
+        with jobs.Memory() as memory:
             found[job] = work()
         assert memory.row()["seconds"] > 0 and memory.row()["peak_mib"] >= 0
     assert (
@@ -296,5 +297,22 @@ def test_scaling(tmp_path, monkeypatch):
         == found["datasets read"]["text"][:]
         == list(found["open"].train.texts)
     )
-    assert len(found["tokenise"]) == 300 and len(found["first batch"]) == scaling.BATCH
-    assert 0 < found["memorization"] < 1
+    tokens, (flat, offsets) = found["tokenise"], found["tokenise as before"]
+    assert len(tokens) == 300 and (tokens.flat == flat).all() and (tokens.offsets == offsets).all()
+    assert len(found["first batch"]) == jobs.BATCH and 0 < found["memorization"] < 1
+
+
+def test_scaling_trains_samples_and_goes_on_after_kills(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    scaling = importlib.import_module("scaling")
+    target, sizes = tmp_path / "scaling.json", ["--quick", "--sizes", "600"]
+    for jobs in (["first step", "sample"], ["warm start", "killed and resumed"]):
+        scaling.main([*sizes, "--folder", str(tmp_path), "--jobs", *jobs, "--json", str(target)])
+    result = json.loads(target.read_text())
+    rows = {row["job"]: row for row in result["rows"]}
+    assert rows.keys() == {"first step", "sample", "warm start", "killed and resumed"}, "rows are added"
+    assert rows["warm start"]["seconds"] > 0 and "latents_encoded" not in rows["warm start"]
+    assert rows["warm start"]["texts_read"] < 600 < rows["first step"]["texts_read"]
+    assert rows["killed and resumed"]["equal"] and rows["killed and resumed"]["kills"] > 0
+    assert len((tmp_path / "600" / "sampled.jsonl").read_text().splitlines()) == 600
+    assert "| reached |" in target.with_suffix(".md").read_text() and target.with_suffix(".png").exists()
