@@ -22,7 +22,7 @@ SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 _MIN_VOCAB = 256 + len(SPECIAL_TOKENS)
 SHARD_TEXTS = 2**18  # of a file of the cache
 # Size of the chunks between which signals are handled.
-_CHUNK_TEXTS, _CHUNK_CHARACTERS = 8192, 2_000_000
+_CHUNK_TEXTS, _CHUNK_CHARACTERS = 1024, 2_000_000
 TRAINED_CHARACTERS = 10_000_000
 # The trainer's time grows with the square of a word's bytes.
 _LONGEST_TRAINED_WORD = 256
