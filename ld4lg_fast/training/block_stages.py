@@ -93,18 +93,18 @@ class BlockAutoencoderStage(AutoencoderStage):
         coins = torch.rand(len(whole), 4, generator=generator).numpy()
         every = [self._example(row, coin) for row, coin in zip(whole, coins, strict=True)]
         device, tokenizer = self.session.device, self.module.tokenizer
-        texts, read, counted = [], [], []
+        texts, read, scored = [], [], []
         for row, prefix in part.of(every):
-            between = [tokenizer.eos_token_id] if prefix else []
+            given = [*prefix, tokenizer.eos_token_id, *row[: self.blocks.before]] if prefix else []
             texts.append(row)
-            read.append(prefix + between + row)
-            unscored = len(between) + self.blocks.before if prefix else 0
-            counted.append(prefix + [UNSCORED] * unscored + row[unscored - len(between) :])
+            read.append(given + row[self.blocks.before :] if prefix else row)
+            # The latents are not those of the prefix, so its tokens have no loss.
+            scored.append([UNSCORED] * len(given) + read[-1][len(given) :])
         ids, mask = self._collate(texts)
         most = self.module.max_len + self.recipe["prefix_tokens"] + 1
-        labels, targets = (collate(rows, UNSCORED, max_len=most)[0] for rows in (read, counted))
-        lengths = [len(row) + len(prefix) for row, prefix in every]
-        weight = part.count * sum(part.of(lengths)) / sum(lengths)
+        labels, targets = (collate(rows, UNSCORED, max_len=most)[0] for rows in (read, scored))
+        counts = [len(row) - self.blocks.before * bool(prefix) for row, prefix in every]
+        weight = part.count * sum(part.of(counts)) / sum(counts)
         noise = step_generator(self.session.seed, self.name, step)
         augmentation = self.augmentation_of(part.of(whole), training=True)
         tensors = to_device(labels, device), to_device(targets, device)

@@ -11,7 +11,8 @@ from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.cli import infer
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.evaluation import command as evaluation
-from ld4lg_fast.training import main
+from ld4lg_fast.training import distillation, main
+from ld4lg_fast.training.block_stages import BlockAutoencoderStage
 from tests.training.small_runs import STEPS, command, losses, refused
 
 BLOCKS = [
@@ -44,6 +45,25 @@ def test_both_stages_learn_and_validate(run_dir):
     assert len(told["texts"]) == 2
 
 
+def test_tokens_before_a_block_are_read_and_have_no_loss(tmp_path, monkeypatch):
+    batches, batch = [], BlockAutoencoderStage.batch
+
+    def recorded(*arguments):
+        batches.append(batch(*arguments))
+        return batches[-1]
+
+    monkeypatch.setattr(BlockAutoencoderStage, "batch", recorded)
+    command(tmp_path / "run", *BLOCKS, "train.stage=autoencoder")
+    after_prefix = 0
+    for _, (ids, mask, *_, labels, targets) in batches:
+        for text, real, read, scored in zip(ids, mask, labels, targets, strict=True):
+            text, read, scored = text[real.bool()], read[read >= 0], scored[scored >= 0]
+            assert torch.equal(read[-len(scored) :], scored) and torch.equal(text[-len(scored) :], scored)
+            assert len(text) - len(scored) <= 1, "all of the text but the token that it begins with"
+            after_prefix += len(read) > len(text)
+    assert after_prefix
+
+
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_a_resumed_stage_learns_the_same(run_dir, tmp_path, stage):
     lost = ["denoiser", f"checkpoints/diffusion/step_{STEPS}"]
@@ -60,7 +80,8 @@ def test_a_resumed_stage_learns_the_same(run_dir, tmp_path, stage):
     assert (resumed / weights).read_bytes() == (run_dir / weights).read_bytes()
 
 
-def test_a_student_is_distilled_on_blocks(run_dir, tmp_path):
+def test_a_student_is_distilled_on_blocks(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "COLLAPSE_SHARE", 0.0)  # six steps teach few words
     options = ["train.distill_steps=2", "train.distill_teacher_steps=4"]
     command(tmp_path / "student", f"train.distill_from={run_dir}", *options)
     teacher, student = (LatentDiffusion.load(path / "denoiser") for path in (run_dir, tmp_path / "student"))
