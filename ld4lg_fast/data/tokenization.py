@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ld4lg_fast.data.token_cache import TokenCache, TokenizedTexts, token_fingerprint
+from ld4lg_fast.data.word_tokens import WordTokens
 from ld4lg_fast.errors import ConfigError, DataError
 from ld4lg_fast.export.runtime.option_checks import shown
 
@@ -189,29 +190,53 @@ def _started(work: Callable[[], T]) -> Callable[[], T]:
 
 
 def _tokenize(texts: Sequence[str], tokenizer: Any, max_len: int) -> TokenizedTexts:
+    by_words = len(texts) > _CHUNK_TEXTS and WordTokens.suit(tokenizer)
+    chunks = _tokens_by_words if by_words else _tokens_by_texts
     parts: list[np.ndarray] = [np.empty(0, np.uint16)]
-    lengths = [0]
-    num_truncated = 0
-    side, around = tokenizer.truncation_side, None
+    lengths, num_truncated = [0], 0
+    for flat, counts, truncated in chunks(texts, tokenizer, max_len):
+        parts.append(flat.astype(np.uint16) if flat.max(initial=0) < 2**16 else flat)
+        lengths += counts
+        num_truncated += truncated
+    offsets = np.array(lengths, np.int64).cumsum()
+    return TokenizedTexts(np.concatenate(parts), offsets, num_truncated)
 
-    def rows(chunk: list[str], cut: list[str], encodings: list) -> Iterator[list[int]]:
-        nonlocal num_truncated, around
-        for whole, text, encoding in zip(chunk, cut, encodings, strict=True):
-            if len(encoding) <= max_len and len(text) < len(whole):
-                [encoding] = _encodings([whole], tokenizer)
-            row = encoding.ids
+
+# Ids of some texts one after the other, int32; the number of those of each; how many texts were truncated.
+Chunk = tuple[np.ndarray, list[int], int]
+
+
+def _tokens_by_words(texts: Sequence[str], tokenizer: Any, max_len: int) -> Iterator[Chunk]:
+    """The same as `_tokens_by_texts` in less time, for tokenizers that suit `WordTokens`."""
+    words = WordTokens(tokenizer, partial(_encodings, tokenizer=tokenizer, special_tokens=False))
+    around = np.array(_encodings([""], tokenizer)[0].ids, np.int32)
+    place = special_tokens_around("a", tokenizer)[0]
+    before, after = around[:place].tobytes(), around[place:].tobytes()
+    room = 4 * (max_len - len(around))
+    for chunk in _chunks(texts):
+        rows = words.ids(chunk)
+        if rows is None:
+            yield from _tokens_by_texts(chunk, tokenizer, max_len)
+            continue
+        kept = [ids[-room:] if tokenizer.truncation_side == "left" else ids[:room] for ids in rows]
+        flat = np.frombuffer(b"".join(chain.from_iterable((before, ids, after) for ids in kept)), np.int32)
+        yield flat, [len(ids) // 4 + len(around) for ids in kept], sum(len(ids) > room for ids in rows)
+
+
+def _tokens_by_texts(texts: Sequence[str], tokenizer: Any, max_len: int) -> Iterator[Chunk]:
+    side, around = tokenizer.truncation_side, None
+    for chunk, cut, encodings in _encoded_ahead(texts, tokenizer, max_len):
+        rows, num_truncated = [], 0
+        for whole, text, encoded in zip(chunk, cut, encodings, strict=True):
+            if len(encoded) <= max_len and len(text) < len(whole):
+                [encoded] = _encodings([whole], tokenizer)
+            row = encoded.ids
             if len(row) > max_len:
                 around = around or special_tokens_around(text, tokenizer)
                 row = _truncated(row, max_len, side, *around)
                 num_truncated += 1
-            lengths.append(len(row))
-            yield row
-
-    for chunk, cut, encodings in _encoded_ahead(texts, tokenizer, max_len):
-        flat = np.fromiter(chain.from_iterable(rows(chunk, cut, encodings)), dtype=np.int32)
-        parts.append(flat.astype(np.uint16) if flat.max(initial=0) < 2**16 else flat)
-    offsets = np.array(lengths, np.int64).cumsum()
-    return TokenizedTexts(np.concatenate(parts), offsets, num_truncated)
+            rows.append(np.array(row, np.int32))
+        yield np.concatenate([np.empty(0, np.int32), *rows]), list(map(len, rows)), num_truncated
 
 
 def _encoded_ahead(
@@ -275,7 +300,7 @@ def encoding(texts: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def _encodings(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list:
+def _encodings(texts: list[str], tokenizer: "PreTrainedTokenizerFast", special_tokens: bool = True) -> list:
     """``tokenizers.Encoding`` of each text, without truncation.
 
     Truncation is a state of the tokenizer that threads share, so it is never enabled here; a setting from the
@@ -293,7 +318,7 @@ def _encodings(texts: list[str], tokenizer: "PreTrainedTokenizerFast") -> list:
             backend.encode_special_tokens = tokenizer.split_special_tokens
     with encoding(texts):
         # On all cores. A call of ``tokenizer`` would make objects that are not used, as of every token's place.
-        return backend.encode_batch_fast(texts)
+        return backend.encode_batch_fast(texts, add_special_tokens=special_tokens)
 
 
 def token_counts(texts: Sequence[str], tokenizer: "PreTrainedTokenizerFast") -> list[int]:
