@@ -21,6 +21,7 @@ from ld4lg_fast.data import (
     train_bpe_tokenizer,
 )
 from ld4lg_fast.data.tokenization import SPECIAL_TOKENS, CachedTokens
+from ld4lg_fast.data.word_tokens import WordTokens
 from ld4lg_fast.errors import CheckpointError, ConfigError, DataError
 
 TEXTS = demo_dataset(train=300, validation=1, test=1).train.texts
@@ -289,6 +290,7 @@ def test_the_next_chunk_is_encoded_while_one_is_taken_over(monkeypatch):
     whole = [BPE(text)["input_ids"] for text in TEXTS]
     monkeypatch.setattr(tokenization, "_CHUNK_TEXTS", 90)
     monkeypatch.setattr(tokenization, "_LONG_TEXT", 1000)
+    monkeypatch.setattr(WordTokens, "suit", lambda tokenizer: False)
     real, begun = tokenization._encodings, []
 
     def noted(texts, tokenizer):
