@@ -43,6 +43,7 @@ from benchmarks.remedies import REMEDIES, Remedies
 from benchmarks.text_decoding import TextDecoding
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.samplers import path_noise
 from ld4lg_fast.engine.engine import sample_latents
 from ld4lg_fast.engine.precision import Fp8Linear, PlainLinear, Tf32Linear
 from ld4lg_fast.engine.regional_compile import compile_regions
@@ -146,7 +147,11 @@ class Ladder:
         """What the engine draws, so that drift is no chance; -1 is the start."""
         config = self.setup.ours.denoiser.config
         ids = torch.arange(self.batch, device=self.device)
-        return ops.philox_normal(SEED, ids, START_STREAM + 1 + step, (config.max_len, config.dim_latent))
+        shape = (config.max_len, config.dim_latent)
+        if step >= 0:
+            return self.path(step)
+        self.path = path_noise(SEED, ids, shape, self.num_steps)
+        return ops.philox_normal(SEED, ids, START_STREAM, shape)
 
     def _ours(
         self,

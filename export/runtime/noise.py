@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-START_STREAM = 0  # of z_T; sampling step k uses stream 1 + k
+START_STREAM = 0  # of z_T; the steps' streams are in `brownian`
 TOKEN_STREAM = 1 << 30
 LENGTH_STREAM = TOKEN_STREAM + 1
 CLASS_STREAM = TOKEN_STREAM + 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import noise
+from . import brownian, noise
 from .batch_checks import check_choice, check_latents, check_memory, check_options, check_seed, sample_numbers
 from .conditions import check_classes, check_sources, classes_of, sources_of
 from .contexts import BlockContexts, Context, SourceContexts
@@ -251,7 +251,8 @@ class OnnxTextDiffusion:
 
         lead = lead_of(self._guides, guides, grid.log_snr[:-1], mask)
         start = fresh(noise.START_STREAM)
-        latents = sample(table, network, start, lambda step: fresh(1 + step), diffusion.project, lead, report)
+        steps = brownian.path_noise(brownian.step_noise(num_inference_steps, spacing), fresh)
+        latents = sample(table, network, start, steps, diffusion.project, lead, report)
         return unnormalized(latents), mask
 
     def decode(

@@ -15,6 +15,7 @@ class Inputs(NamedTuple):
     step: Tensor
     seed: Tensor | None = None
     sample_ids: Tensor | None = None
-    stream: int = 1
+    noise_streams: Tensor | None = None
+    noise_weights: Tensor | None = None
     self_condition: bool = True
     first: Tensor | None = None

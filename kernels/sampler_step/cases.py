@@ -17,6 +17,7 @@ def step_arguments(
     self_condition: bool = True,
     strided: bool = False,
     each: bool = False,
+    streams_of_a_step: int = 3,
 ) -> Callable[[torch.Generator], Arguments]:
     """Arguments of `ops.sampler_step` in the second of three steps; ``each``: every sample has its own."""
 
@@ -26,6 +27,9 @@ def step_arguments(
 
         output = randn(batch * (1 + guided), positions, width + 2 * strided)
         step, first, seed = torch.tensor(1), None, torch.tensor(-(2**62) + 7)
+        streams = torch.randint(2**32, (4, streams_of_a_step), generator=generator)
+        weights = randn(4, streams_of_a_step)
+        weights[::2, 1:2] = 0.0  # ends the row
         if each:
             step, first = torch.arange(batch) % 3, torch.arange(batch) % 2
             seed = seed * (1 + 2 * torch.arange(batch))
@@ -37,7 +41,8 @@ def step_arguments(
             "step": step,
             "seed": seed if noisy else None,
             "sample_ids": torch.arange(batch) + 2**33 if noisy else None,
-            "stream": 1,
+            "noise_streams": streams if noisy else None,
+            "noise_weights": weights if noisy else None,
             "self_condition": self_condition,
             "first": first,
         }
@@ -45,7 +50,7 @@ def step_arguments(
     return make
 
 
-STATE = frozenset({"z", "x_prev", "coefficients"})
+STATE = frozenset({"z", "x_prev", "coefficients", "noise_weights"})
 
 
 def _step(name: str, *sizes: int, **options: Any) -> OpCase:
@@ -66,6 +71,8 @@ CASES = (
     _step("no-self-condition", 2, 3, 6, self_condition=False),
     _step("strided", 2, 5, 12, strided=True),
     _step("each", 5, 3, 8, each=True),
+    _step("many-streams", 2, 3, 8, streams_of_a_step=9),
+    _step("no-streams", 2, 3, 8, streams_of_a_step=0),
     _step("each-guided", 3, 5, 7, guided=True, history=True, each=True),
     _step("empty-batch", 0, 32, 64, guided=True),
     _step("empty-each", 0, 32, 64, each=True),

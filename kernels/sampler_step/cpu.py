@@ -5,20 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, U32, address, as_vector, function
+from ld4lg_fast.kernels.native import DTYPE_CODES, I32, I64, POINTER, address, as_vector, function
 from ld4lg_fast.kernels.sampler_step.arguments import Inputs
 from ld4lg_fast.kernels.sampler_step.op import check_step
 
 _sampler_step = function(
     "ld4lg_sampler_step",
-    [POINTER, I32, I32, POINTER, POINTER, POINTER, I64, POINTER, I64, POINTER, POINTER, I64, POINTER, U32]
-    + [POINTER, POINTER, POINTER, I64, I64, I64, I32, I32],
+    [POINTER, I32, I32, POINTER, POINTER, POINTER, I64, POINTER, I64, POINTER, POINTER, I64, POINTER]
+    + [POINTER, POINTER, I64, POINTER, POINTER, POINTER, I64, I64, I64, I32, I32],
 )
 
 
 def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first = Inputs(
+    output, z, x_prev, coefficients, step, seed, sample_ids, streams, weights, self_condition, first = Inputs(
         *arguments
     )
     batch, positions, width = z.shape
@@ -31,7 +31,10 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     output, coefficients = output.contiguous(), as_vector(coefficients)
     x_prev = None if x_prev is None else as_vector(x_prev)
     step = step.contiguous()
-    seed, sample_ids, first = (None if t is None else t.contiguous() for t in (seed, sample_ids, first))
+    seed, sample_ids, streams, first = (
+        None if t is None else t.contiguous() for t in (seed, sample_ids, streams, first)
+    )
+    weights = None if weights is None else as_vector(weights)
     out_of_range = _sampler_step(
         output.data_ptr(),
         DTYPE_CODES[output.dtype],
@@ -46,7 +49,9 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         address(seed),
         0 if seed is None else seed.dim(),
         address(sample_ids),
-        stream,
+        address(streams),
+        address(weights),
+        0 if weights is None else weights.shape[1],
         z_next.data_ptr(),
         x_start.data_ptr(),
         network_input.data_ptr(),

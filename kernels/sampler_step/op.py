@@ -1,7 +1,7 @@
 """One step of a sampler: x_start from the network's output, the next z and the next network input in one pass.
 
 No derivative: training does not pass through a sampler. Letters: B batch, N positions, d latent width, S steps (of one
-plan, or of several one after another).
+plan, or of several one after another), K random streams of a step.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ld4lg_fast.kernels import backend
-from ld4lg_fast.kernels.argument_checks import check_device, check_integer, check_within
+from ld4lg_fast.kernels.argument_checks import check_device, check_within
 from ld4lg_fast.kernels.library import is_traced, operator, register
 from ld4lg_fast.kernels.sampler_step import reference
 from ld4lg_fast.kernels.sampler_step.arguments import Inputs
@@ -24,7 +24,7 @@ def check(*arguments: Any) -> None:
     Raises:
         ValueError: naming them.
     """
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, _, first = Inputs(*arguments)
+    output, z, x_prev, coefficients, step, seed, sample_ids, streams, weights, _, first = Inputs(*arguments)
     shape, of_output, of_coefficients = z.shape, output.shape, coefficients.shape
     if len(shape) != 3 or (of_output != shape and of_output != (2 * shape[0], shape[1], shape[2])):
         raise ValueError(
@@ -36,19 +36,24 @@ def check(*arguments: Any) -> None:
         raise ValueError(
             f"coefficients has shape {tuple(of_coefficients)}; it needs (S, {COEFFICIENTS}) of at least one step"
         )
-    if (seed is None) != (sample_ids is None):
-        raise ValueError("seed and sample_ids come together; give both or neither")
+    noise = (seed, sample_ids, streams, weights)
+    if len({tensor is None for tensor in noise}) > 1:
+        raise ValueError("seed, sample_ids, noise_streams and noise_weights come together; give all or none")
     _check_numbers("step", step, (), (shape[0],))
     if first is not None:
         _check_numbers("first", first, (shape[0],))
     if seed is not None and sample_ids is not None:
         _check_numbers("seed", seed, (), (shape[0],))
         _check_numbers("sample_ids", sample_ids, (shape[0],))
-    if type(stream) is not int or not 0 <= stream <= 2**32 - of_coefficients[0]:
-        check_integer("stream", stream, high=2**32 - of_coefficients[0])
+    if streams is not None and weights is not None:
+        if len(weights.shape) != 2 or weights.shape[0] != of_coefficients[0]:
+            raise ValueError(
+                f"noise_weights has shape {tuple(weights.shape)}; it needs ({of_coefficients[0]}, K), as coefficients"
+            )
+        _check_numbers("noise_streams", streams, tuple(weights.shape))
     check_device(
-        "z output x_prev coefficients step seed sample_ids first",
-        *(z, output, x_prev, coefficients, step, seed, sample_ids, first),
+        "z output x_prev coefficients step seed sample_ids noise_streams noise_weights first",
+        *(z, output, x_prev, coefficients, step, seed, sample_ids, streams, weights, first),
     )
 
 
@@ -82,7 +87,7 @@ def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 register(
     "sampler_step(Tensor output, Tensor z, Tensor? x_prev, Tensor coefficients, Tensor step, Tensor? seed,"
-    " Tensor? sample_ids, int stream, bool self_condition, Tensor? first=None)"
+    " Tensor? sample_ids, Tensor? noise_streams, Tensor? noise_weights, bool self_condition, Tensor? first=None)"
     " -> (Tensor z_next, Tensor x_start, Tensor input)",
     _fake,
     check,
@@ -102,7 +107,8 @@ def sampler_step(
     step: Tensor,
     seed: Tensor | None = None,
     sample_ids: Tensor | None = None,
-    stream: int = 1,
+    noise_streams: Tensor | None = None,
+    noise_weights: Tensor | None = None,
     self_condition: bool = True,
     first: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,8 +120,9 @@ def sampler_step(
         z_next  = c₃·z + c₄·x_start + c₅·x_prev + c₆·noise
 
     with c = ``coefficients[first + step]``: c₀…c₂ depend on the objective and the guidance, c₃…c₆ on the sampler. The
-    noise is `philox_normal` with the random stream ``stream + step``. A sample's numbers do not depend on the steps,
-    seeds and plans of the others.
+    noise is the sum of `philox_normal` with the random streams ``noise_streams[first + step]``, times their
+    ``noise_weights``; the first weight of 0 ends a row. A sample's numbers do not depend on the steps, seeds and plans
+    of the others.
 
     The host reads nothing, so that a CUDA graph can be replayed for any step, seed and samples.
 
@@ -126,8 +133,8 @@ def sampler_step(
         coefficients: (S, 7) float32.
         step: int64, () or one for each sample (B,), 0 … S-1; on a GPU it is not checked but clamped to this range.
         seed: int64, () or (B,), the 64 bits of the seed; None if c₆ is 0 in every step.
-        sample_ids: (B,) int64, needed with a seed.
-        stream: the random stream of step 0; stream + S - 1 must be below 2³².
+        sample_ids: (B,) int64. noise_streams: (S, K) int64, of which the low 32 bits count. noise_weights: (S, K)
+            float32. All three are needed with a seed.
         self_condition: whether the network takes x_start as an input.
         first: (B,) int64, the row of ``coefficients`` of each sample's step 0; None: row 0.
 
@@ -136,11 +143,12 @@ def sampler_step(
         z_next (B, N, d) without ``self_condition``.
 
     Raises:
-        ValueError: shapes, dtypes, devices or a stream that do not fit; the message names them.
+        ValueError: shapes, dtypes or devices that do not fit; the message names them.
         IndexError: a step out of its range, on a CPU.
         BackendUnavailableError: a backend was asked for by name and cannot run these tensors.
     """
-    arguments = (output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first)
+    noise = (seed, sample_ids, noise_streams, noise_weights)
+    arguments = (output, z, x_prev, coefficients, step, *noise, self_condition, first)
     check(*arguments)
     dtypes = tuple({tensor.dtype for tensor in (output, z, coefficients)})
     name = backend.choose("sampler_step", z.device.type, dtypes)

@@ -13,7 +13,7 @@ def sampler_step(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]
     A step out of range is clamped, as on a GPU, and so is its row of coefficients.
     """
     inputs = Inputs(*arguments, **named)
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first = inputs
+    output, z, x_prev, coefficients, step, seed, sample_ids, streams, weights, self_condition, first = inputs
     last = coefficients.shape[0] - 1
     step = step.clamp(0, last)
     place = step if first is None else (first + step).clamp(0, last)
@@ -28,8 +28,14 @@ def sampler_step(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]
     z_next = from_z * state + from_x_start * x_start
     if x_prev is not None:
         z_next = z_next + from_x_prev * x_prev
-    if seed is not None and sample_ids is not None:
-        z_next = z_next + from_noise * philox_normal(seed, sample_ids, stream + step, z.shape[1:])
+    if seed is not None and sample_ids is not None and streams is not None and weights is not None:
+        noise = torch.zeros_like(state)
+        weights = weights.to(dtype)[place]
+        weights = weights * (weights != 0).cumprod(-1)
+        for stream, weight in zip(streams[place].unbind(-1), weights.unbind(-1), strict=True):
+            drawn = philox_normal(seed, sample_ids, stream, z.shape[1:])
+            noise = noise + weight[..., None, None] * drawn
+        z_next = z_next + from_noise * noise
     z_next, x_start = z_next.to(z.dtype), x_start.to(z.dtype)
     network_input = torch.cat([z_next, x_start], dim=-1) if self_condition else z_next.clone()
     return z_next, x_start, network_input.to(output_dtype)

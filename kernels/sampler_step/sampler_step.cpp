@@ -6,12 +6,14 @@
 
 // output (copies * samples x positions x width) and input (samples x positions x width or 2 * width) have the
 // given dtype: 0 float32, 1 bfloat16; the table of coefficients has `rows` of seven. Step and seed are one number, or with
-// a stride of 1 one a sample. x_prev, first, and seed with sample_ids, may be null.
+// a stride of 1 one a sample; the noise's streams and weights are rows x columns. x_prev, first, and seed with all of the
+// noise, may be null.
 static bool sampler_step(
     const void* output, int32_t dtype, int32_t copies, const float* z, const float* x_prev, const float* coefficients,
     int64_t rows, const int64_t* step, int64_t step_stride, const int64_t* first, const int64_t* seed,
-    int64_t seed_stride, const int64_t* sample_ids, uint32_t stream, float* z_next, float* x_start, void* input,
-    int64_t samples, int64_t positions, int64_t width, int32_t self_condition, int32_t threads) {
+    int64_t seed_stride, const int64_t* sample_ids, const int64_t* streams, const float* weights, int64_t columns,
+    float* z_next, float* x_start, void* input, int64_t samples, int64_t positions, int64_t width,
+    int32_t self_condition, int32_t threads) {
   using ld4lg::DType;
   for (int64_t sample = 0; sample < samples; ++sample) {
     const int64_t number = step[sample * step_stride], begin = first == nullptr ? 0 : first[sample];
@@ -19,7 +21,7 @@ static bool sampler_step(
   }
   const int64_t size = samples * positions * width;
   threads = ld4lg::useful_threads(threads, sample_ids == nullptr ? size : 2 * size);
-  const ld4lg::Scratch scratch(threads * 3 * width);
+  const ld4lg::Scratch scratch(threads * ld4lg::sampler_step_scratch(width));
   const int64_t element = DType{dtype} == DType::kFloat32 ? 4 : 2;
   const int64_t input_width = self_condition ? 2 * width : width;
   const auto after = [element](auto* data, int64_t count) {
@@ -38,7 +40,9 @@ static bool sampler_step(
     seed_stride,
     first,
     sample_ids,
-    stream,
+    streams,
+    weights,
+    columns,
     z_next,
     x_start,
     {input, input_width, DType{dtype}},

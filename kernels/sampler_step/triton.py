@@ -14,7 +14,7 @@ from ld4lg_fast.kernels.triton import load_floats
 _BLOCK = 128  # counters of four elements
 
 
-@triton.jit(do_not_specialize=["rows", "stream", "samples"])
+@triton.jit(do_not_specialize=["rows", "samples", "columns"])
 def sampler_step_kernel(
     output_ptr: tl.tensor,
     z_ptr: tl.tensor,
@@ -25,11 +25,13 @@ def sampler_step_kernel(
     first_ptr: tl.tensor | None,
     seed_ptr: tl.tensor | None,
     ids_ptr: tl.tensor,
+    streams_ptr: tl.tensor,
+    weights_ptr: tl.tensor,
     z_next_ptr: tl.tensor,
     x_start_ptr: tl.tensor,
     input_ptr: tl.tensor,
-    stream: tl.tensor,
     samples: tl.tensor,
+    columns: tl.tensor,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
     STEP_STRIDE: tl.constexpr,
@@ -61,8 +63,15 @@ def sampler_step_kernel(
     if seed_ptr is not None:
         counter = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         sample_id, seed = tl.load(ids_ptr + sample), tl.load(seed_ptr + sample * SEED_STRIDE)
-        n0, n1, n2, n3 = philox_normal_block(seed, sample_id, stream + step, counter)
-        noise = tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), (BLOCK * 4,))
+        noise = tl.zeros((BLOCK * 4,), tl.float32)
+        column = place * columns
+        last = column + columns
+        weight = tl.load(weights_ptr + column, mask=column < last, other=0.0)
+        while weight != 0.0:
+            n0, n1, n2, n3 = philox_normal_block(seed, sample_id, tl.load(streams_ptr + column), counter)
+            noise += weight * tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), (BLOCK * 4,))
+            column += 1
+            weight = tl.load(weights_ptr + column, mask=column < last, other=0.0)
         z_next += tl.load(c + 6) * noise
     tl.store(z_next_ptr + offset, z_next, mask=keep)
     tl.store(x_start_ptr + offset, x_start, mask=keep)
@@ -74,7 +83,7 @@ def sampler_step_kernel(
 
 def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """z_next and x_start (B, N, d) in z's dtype, the next input (B, N, d or 2d) in output's dtype."""
-    output, z, x_prev, coefficients, step, seed, sample_ids, stream, self_condition, first = Inputs(
+    output, z, x_prev, coefficients, step, seed, sample_ids, streams, weights, self_condition, first = Inputs(
         *arguments
     )
     batch, positions, width = z.shape
@@ -91,12 +100,13 @@ def sampler_step(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
             coefficients.float().contiguous(),
             coefficients.shape[0],
             step.contiguous(),
-            *(None if t is None else t.contiguous() for t in (first, seed, sample_ids)),
+            *(None if t is None else t.contiguous() for t in (first, seed, sample_ids, streams)),
+            None if weights is None else weights.float().contiguous(),
             z_next,
             x_start,
             network_input,
-            stream,
             batch,
+            0 if weights is None else weights.shape[1],
             SIZE=size,
             WIDTH=width,
             STEP_STRIDE=step.dim(),

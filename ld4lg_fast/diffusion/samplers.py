@@ -22,6 +22,8 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.process import Prediction, noise_from_x_start, prediction
 from ld4lg_fast.diffusion.schedules import SamplingGrid
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime import brownian
+from ld4lg_fast.kernels import ops
 from ld4lg_fast.models.denoiser_base import ConditionArguments
 
 Denoise = Callable[[Tensor, int, Tensor | None], Prediction]
@@ -248,6 +250,14 @@ def sample(
         history = [pred.x_start, *history[: HISTORY - 1]]
         callback(step, z, pred)
     return z
+
+
+def path_noise(
+    seed: int, sample_ids: Tensor, shape: Sequence[int], num_steps: int, spacing: str = "time"
+) -> Noise:
+    """The engine's noise for `sample`: each sample's steps are increments of its Brownian path (`brownian`)."""
+    steps = brownian.step_noise(num_steps, spacing)
+    return brownian.path_noise(steps, lambda stream: ops.philox_normal(seed, sample_ids, stream, shape))
 
 
 def get_update(name: str) -> Update:

@@ -14,6 +14,7 @@ from ld4lg_fast.diffusion.schedules import SamplingGrid
 from ld4lg_fast.engine.sampling_run import TABLE_ELEMENTS
 from ld4lg_fast.engine.step_table import Changes, Plan, StepTable
 from ld4lg_fast.errors import ConfigError
+from ld4lg_fast.export.runtime.brownian import MOST_STREAMS
 from ld4lg_fast.models.layers import Modulation
 
 MOST_STEPS = 1000  # of a plan; finding the coefficients of more takes a second and longer
@@ -44,9 +45,18 @@ class PlanTable:
         self.size = max(
             1, TABLE_ELEMENTS // (modulation + sum(guide.modulation[0].numel() for guide in guides))
         )
-        coefficients, weights, to_x_start = (torch.empty(self.size, n, device=device) for n in (7, 2, 3))
+        coefficients, noise_weights, history_weights, to_x_start = (
+            torch.empty(self.size, n, device=device) for n in (7, MOST_STREAMS, 2, 3)
+        )
         self.steps = StepTable(
-            coefficients, weights, to_x_start, changes, bool(changes or guides), config.self_condition
+            coefficients,
+            torch.empty_like(noise_weights, dtype=torch.long),
+            noise_weights,
+            history_weights,
+            to_x_start,
+            changes,
+            bool(changes or guides),
+            config.self_condition,
         )
         self.modulations: Modulation | None = None
         self.sources = [guide.to(device) for guide in guides]
@@ -96,6 +106,10 @@ class PlanTable:
         self.levels[plan] = grid.alpha_sq[0].item()
         rows = slice(self.used, self.used + plan.num_steps)
         self.steps.coefficients[rows] = table.coefficients
+        self.steps.noise_weights[rows] = 0.0
+        columns = table.noise_weights.shape[1]
+        self.steps.noise_streams[rows, :columns] = table.noise_streams
+        self.steps.noise_weights[rows, :columns] = table.noise_weights
         self.steps.history_weights[rows] = table.history_weights
         self.steps.to_x_start[rows] = table.to_x_start
         for source, guide in zip(self.sources, self.guides, strict=True):

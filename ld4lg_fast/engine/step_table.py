@@ -13,9 +13,10 @@ from torch import Tensor
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.diffusion.samplers import get_update, step_coefficients
 from ld4lg_fast.diffusion.schedules import SamplingGrid, sampling_grid
+from ld4lg_fast.export.runtime.brownian import step_noise
 from ld4lg_fast.kernels import ops
 
-START_STREAM = 0  # random stream of z_T; step k draws from stream 1 + k
+START_STREAM = 0  # random stream of z_T; the steps' streams are in `brownian`
 
 Changes = Sequence[Callable[[Tensor], Tensor]]
 """Functions of x_start (B, N, d), applied one after another to what the network predicts."""
@@ -62,6 +63,15 @@ def starting_latents(
     return first_level**0.5 * start[:, : shape[0]] + (1 - first_level) ** 0.5 * z
 
 
+def noise_table(plan: Plan) -> tuple[Tensor, Tensor]:
+    """Streams (S, K) int64 and weights (S, K) float32 of a stochastic sampler's steps, as `ops.sampler_step` takes."""
+    steps = step_noise(plan.num_steps, plan.spacing)
+    columns = max(map(len, steps))
+    padded = torch.tensor([step + [(0, 0.0)] * (columns - len(step)) for step in steps], dtype=torch.float64)
+    streams, weights = padded.unbind(-1)
+    return streams.long(), weights.float()
+
+
 def signed(seed: int) -> int:
     """The 64 bits of a seed as int64."""
     return seed - 2**64 if seed >= 2**63 else seed
@@ -73,6 +83,7 @@ class StepTable:
 
     Args:
         coefficients: (T, 7) float32 of `ops.sampler_step`.
+        noise_streams, noise_weights: (T, K) int64 and float32, the same; K is 0 if no row needs noise.
         history_weights: (T, 2), of the previous x_start and of that before it, in ``x_prev`` of `ops.sampler_step`.
         to_x_start: (T, 3), of z, the conditional and the unconditional output in the x_start that is changed.
         changes_x_start: whether guides or ``changes`` replace the network's x_start.
@@ -81,6 +92,8 @@ class StepTable:
     """
 
     coefficients: Tensor
+    noise_streams: Tensor
+    noise_weights: Tensor
     history_weights: Tensor
     to_x_start: Tensor
     changes: Changes
@@ -108,9 +121,12 @@ class StepTable:
         if looks_back:
             weights = table[:, [5, 7]]
             table[:, 5] = 1.0
+        streams, noise_weights = noise_table(plan) if has_noise else table.new_empty(2, len(table), 0)
         coefficients = table[:, :7].to(device).contiguous()
         return cls(
             coefficients,
+            streams.long().to(device),
+            noise_weights.to(device),
             weights.to(device),
             to_x_start,
             changes,
@@ -152,9 +168,7 @@ class StepTable:
             history,
             self.coefficients,
             step,
-            seed if self.has_noise else None,
-            sample_ids if self.has_noise else None,
-            START_STREAM + 1,
+            *((seed, sample_ids, self.noise_streams, self.noise_weights) if self.has_noise else 4 * (None,)),
             self.self_condition,
             first,
         )

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.remedies import Remedies
 from ld4lg_fast import DecodingConfig, TextDiffusionPipeline
+from ld4lg_fast.diffusion.samplers import path_noise
 from ld4lg_fast.kernels import ops
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))  # as for scripts started there
@@ -28,8 +29,9 @@ def published_latents(shipped, remedies):
     pipeline, ids = published_pipeline(shipped, STEPS), torch.arange(4)
     diffusion = pipeline.diffusion
     diffusion.diffusion_model = remedies.apply(diffusion.diffusion_model, padded=False)
-    draws = [ops.philox_normal(0, ids, step, (8, 16)) for step in range(1 + STEPS)]
-    return pipeline, diffusion.unnormalize_latent(diffusion.sample(4, z_start=draws[0], noise=draws[1:]))
+    start, noise = ops.philox_normal(0, ids, 0, (8, 16)), path_noise(0, ids, (8, 16), STEPS)
+    latents = diffusion.sample(4, z_start=start, noise=list(map(noise, range(STEPS))))
+    return pipeline, diffusion.unnormalize_latent(latents)
 
 
 @pytest.mark.parametrize("remedies", [Remedies(), Remedies(sdpa=True)], ids=["plain", "SDPA"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
-from ld4lg_fast.diffusion.samplers import SAMPLERS, get_sampler, guided_denoiser
+from ld4lg_fast.diffusion.samplers import SAMPLERS, get_sampler, guided_denoiser, path_noise
 from ld4lg_fast.diffusion.schedules import sampling_grid
 from ld4lg_fast.engine.engine import sample_batches, sample_latents
 from ld4lg_fast.errors import ConfigError
@@ -58,7 +58,7 @@ def plain_samples(model, num_samples, sampler, num_inference_steps, eta=0.0, len
         guided_denoiser(model, grid, mask=mask, **conditions),
         ops.philox_normal(7, ids, 0, shape),
         grid,
-        noise=lambda step: ops.philox_normal(7, ids, 1 + step, shape),
+        noise=path_noise(7, ids, shape, num_inference_steps),
         **({"eta": eta} if sampler == "ddim" else {}),
     )
     return model.unnormalize(z if mask is None else z * mask[..., None])

@@ -53,9 +53,8 @@ def with_recorded_noise(monkeypatch, inputs: dict[str, Tensor], model: LatentDif
     """Replaces the engine's random numbers by those of a case; returns a callback that records every step."""
     steps, plain_step = Steps(), ops.sampler_step
 
-    def step_with_noise(
-        output, z, x_prev, coefficients, step, seed=None, ids=None, stream=1, self_condition=True, first=None
-    ):
+    def step_with_noise(output, z, x_prev, coefficients, step, *noise):
+        *_, self_condition, first = noise
         z_next, x_start, next_input = plain_step(
             output, z, x_prev, coefficients, step, self_condition=self_condition
         )

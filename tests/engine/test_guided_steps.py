@@ -5,11 +5,11 @@ import torch
 
 from ld4lg_fast.diffusion.guides import Guide, GuideTargets
 from ld4lg_fast.diffusion.process import Prediction, noise_from_x_start
-from ld4lg_fast.diffusion.samplers import SAMPLERS, get_sampler, guided_denoiser
+from ld4lg_fast.diffusion.samplers import SAMPLERS, get_sampler, guided_denoiser, path_noise
 from ld4lg_fast.diffusion.schedules import sampling_grid
 from ld4lg_fast.engine.engine import sample_latents
 from ld4lg_fast.engine.sampling_run import SamplingRun
-from ld4lg_fast.engine.step_table import Plan
+from ld4lg_fast.engine.step_table import START_STREAM, Plan
 from ld4lg_fast.kernels import ops
 from tests.conftest import make_model
 from tests.engine.test_engine import CLASSES, assert_near, make_v1
@@ -41,8 +41,8 @@ def plainly_led(model, sampler, steps, guides, lengths=None, **conditions):
         x_start = guides.lead(plain(z, step, x_self_cond).x_start, torch.tensor(step), mask)
         return Prediction(noise_from_x_start(z, x_start, grid.alpha_sq[step]), x_start, x_start)
 
-    noise = [ops.philox_normal(7, ids, stream, shape) for stream in range(steps + 1)]
-    z = get_sampler(sampler)(denoise, noise[0], grid, noise=lambda step: noise[1 + step])
+    z = ops.philox_normal(7, ids, START_STREAM, shape)
+    z = get_sampler(sampler)(denoise, z, grid, noise=path_noise(7, ids, shape, steps))
     return model.unnormalize(z if mask is None else z * mask[..., None])
 
 

@@ -83,7 +83,8 @@ def valid_arguments(op: str, seed: int = 0) -> dict[str, object]:
                 **made,
                 "coefficients": randn(4, 7),
                 **numbers,
-                "stream": 1,
+                "noise_streams": below(2**32, 4, 2),
+                "noise_weights": randn(4, 2),
                 "first": torch.tensor([1, 0]),
             }
         case "short_attention":

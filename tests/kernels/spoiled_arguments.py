@@ -163,7 +163,7 @@ UNFIT = {
     (("sampler_step",), "seed"): [
         (tensor(2.0), "seed is torch.float32"),
         (tensor([1, 2, 3]), r"seed is torch.int64 of shape \(3,\); it needs int64 of \(\) or \(2,\)"),
-        (None, "seed and sample_ids come together"),
+        (None, "seed, sample_ids, noise_streams and noise_weights come together"),
     ],
     (("sampler_step",), "sample_ids"): [(tensor([4]), r"sample_ids is .* shape \(1,\); it needs")],
     (("sampler_step",), "coefficients"): [
@@ -172,10 +172,14 @@ UNFIT = {
     ],
     (("sampler_step",), "output"): [(zeros(3, 3, 5), r"output \(3, 3, 5\) does not fit z")],
     (("sampler_step",), "x_prev"): [(zeros(2, 3), r"x_prev has shape \(2, 3\)")],
-    (("sampler_step",), "stream"): [
-        (-1, "stream is -1; it needs a whole number from 0 to 4294967292"),
-        (2**32 - 3, "stream is 4294967293; it needs"),
-        (2**80, "stream is 1208925819614629174706176"),
+    (("sampler_step",), "noise_streams"): [
+        (zeros(4, 2), r"noise_streams is torch.float32 of shape \(4, 2\); it needs int64"),
+        (ints(4, 3), r"noise_streams is torch.int64 of shape \(4, 3\); it needs int64 of \(4, 2\)"),
+    ],
+    (("sampler_step",), "noise_weights"): [
+        (zeros(3, 2), r"noise_weights has shape \(3, 2\); it needs \(4, K\), as coefficients"),
+        (zeros(4), r"noise_weights has shape \(4,\)"),
+        (None, "come together; give all or none"),
     ],
     (("philox_normal",), "seed"): [
         (2**64, "seed is 18446744073709551616; it needs a whole number from 0"),

@@ -19,7 +19,7 @@ from ld4lg_fast.kernels.geglu_linear.cases import geglu_linear_arguments
 from ld4lg_fast.kernels.linear_cross_entropy.cases import loss_arguments
 from ld4lg_fast.kernels.logits_process.cases import logits_arguments
 from ld4lg_fast.kernels.philox_normal.cases import philox_arguments
-from ld4lg_fast.kernels.sampler_step.cases import step_arguments
+from ld4lg_fast.kernels.sampler_step.cases import STATE, step_arguments
 from ld4lg_fast.kernels.short_attention.cases import attention_arguments
 from ld4lg_fast.kernels.testing import OpCase, check
 from tests.kernels.kernel_calls import EVERYWHERE, ON_A_CPU, call, valid_arguments
@@ -148,7 +148,7 @@ def test_any_shape_and_stride_is_computed_right(op, variant):
     for trial in range(25):
         chance = random.Random(f"{op} {variant} {trial}")
         differentiable = op in ("adaln_residual", "geglu", "short_attention", "linear_cross_entropy")
-        keep = frozenset({"z", "x_prev", "coefficients"} if op == "sampler_step" else ())
+        keep = STATE if op == "sampler_step" else frozenset()
         make = random_arguments(op, chance)
         case = SpreadCase(op, f"{variant} {trial}", make, keep=keep, differentiable=differentiable)
         dtype = torch.float32 if op == "philox_normal" else chance.choice(FLOATS)

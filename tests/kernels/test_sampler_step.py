@@ -27,7 +27,7 @@ def test_a_sample_among_others_is_the_sample_alone(name, guided):
             first, step = given["first"][row], given["step"][row]
             alone = given | {
                 "output": given["output"].view(-1, 5, 3, 8)[:, row],
-                "coefficients": given["coefficients"][first:],
+                **{name: given[name][first:] for name in ("coefficients", "noise_streams", "noise_weights")},
                 "first": None,
                 "step": step,
                 "seed": given["seed"][row],
