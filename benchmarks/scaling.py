@@ -149,7 +149,8 @@ def targets(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         )
 
     first = by_job["first step"]
-    for texts, row in first.items():
+    for texts in sorted(first)[-2:]:
+        row = first[texts]
         add(
             f"memory of the first step, {texts:,} texts",
             "≤ 300",
@@ -231,6 +232,8 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.plot(*zip(*own, strict=True) if own else ((), ()), marker="o", **line)
         scale = "symlog" if column == "private_mib" else "log"
         axis.set(xscale="log", yscale=scale, xlabel="texts", ylabel=column)
+        if column == "private_mib":
+            axis.set_ylim(bottom=0)
     axes[0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -171,6 +171,17 @@ def test_ladders_are_those_of_the_benchmarks(file, columns):
     assert {name: cells for name, *cells in rows} == measured
 
 
+def test_what_scaling_reached_is_that_of_the_benchmark():
+    file = ROOT / "benchmarks" / "results" / "scaling_cpu_avx512.json"
+    table, result = (
+        file.with_suffix(".md").read_text(encoding="utf-8"),
+        json.loads(file.read_text(encoding="utf-8")),
+    )
+    assert table in (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    for row, line in zip(result["targets"], table.splitlines()[2:], strict=True):
+        assert line.startswith(f"| {row['what']} | {row['to_reach']} ") and f"| {row['measured']:,} " in line
+
+
 def speedups(file: str, what: str) -> list[str]:
     """The fp32, bf16 and int8 of ``what``, which says how many latents and which search where texts are decoded."""
     content = json.loads((ROOT / "benchmarks" / "results" / file).read_text())
