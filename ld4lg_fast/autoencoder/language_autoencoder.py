@@ -206,8 +206,10 @@ class LanguageAutoencoder(TeacherForcing):
             self.language_model.set_end(self.end_of_text)
         return self
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
         """Token ids (B, T) and their mask (B, T), True = keep -> latents (B, N, d) (v1: (B, T, W)).
+
+        ``states`` (B, at least T, W): the language model's for these tokens, if they are known.
 
         Raises:
             ConfigError: more than ``max_len`` tokens.
@@ -217,7 +219,9 @@ class LanguageAutoencoder(TeacherForcing):
                 f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it."
             )
         with gpu_settings(input_ids.device):
-            states = self.language_model.encode(input_ids, attention_mask)
+            if states is None:
+                states = self.language_model.encode(input_ids, attention_mask)
+            states = states[:, : input_ids.shape[1]]
             return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
 
     def decode_states(self, latents: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class TeacherForcing(nn.Module, ABC):
     def language_model(self) -> LanguageModel: ...
 
     @abstractmethod
-    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor: ...
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor: ...
 
     @abstractmethod
     def decode_states(self, latents: Tensor) -> Tensor: ...
@@ -42,6 +42,7 @@ class TeacherForcing(nn.Module, ABC):
         world_size: int = 1,
         labels: Tensor | None = None,
         targets: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> Tensor:
         """Teacher-forced cross-entropy of reconstructing the text, without padding; a scalar.
 
@@ -50,10 +51,11 @@ class TeacherForcing(nn.Module, ABC):
             rank, world_size: these texts are every ``world_size``-th of a larger batch, from ``rank`` on.
             labels, targets: the tokens that the decoder reads and those of them that count, (B, T') int64, -100 where
                 there are none; by default the text and all of it.
+            states: the language model's for the tokens, (B, at least T, W), if they are known.
         """
         draws = Draws(generator, rank, world_size)
         read = augmentation.corrupt_tokens(input_ids, attention_mask, self.tokenizer, self.max_len, draws)
-        latents = augmentation.augment_latents(self.encode(read, attention_mask), draws)
+        latents = augmentation.augment_latents(self.encode(read, attention_mask, states), draws)
         if labels is None:
             labels = input_ids.masked_fill(~attention_mask.bool(), -100)
         if targets is None:

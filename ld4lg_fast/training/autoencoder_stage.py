@@ -14,7 +14,7 @@ from ld4lg_fast.models.lm_attention import use_short_attention
 from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import NAME
-from ld4lg_fast.training.conditioned_latents import to_device
+from ld4lg_fast.training.conditioned_latents import SourceStates, to_device
 from ld4lg_fast.training.reconstruction import BATCH, measure_reconstruction
 from ld4lg_fast.training.seeding import StepBatches, step_generator
 from ld4lg_fast.training.session import Session, on_main
@@ -41,7 +41,10 @@ def write_statistics(tokens: TokenizedTexts, dataset: TextDataset, session: Sess
 
 
 class AutoencoderStage:
-    """Teacher-forced reconstruction on length-bucketed batches; see `loop.Stage`."""
+    """Teacher-forced reconstruction on length-bucketed batches; see `loop.Stage`.
+
+    ``states``: the frozen language model's of all texts, where they are not computed in every step.
+    """
 
     name = NAME
     ema = None
@@ -63,6 +66,7 @@ class AutoencoderStage:
         if autoencoder.trains_perceiver_alone and autoencoder.perceiver is not None:
             self.trained = autoencoder.perceiver
         self.tokens, self.validation, self.augmentation = tokens, validation, augmentation
+        self.states: SourceStates | None = None
         self.batches = StepBatches(len(tokens), self.options.batch_size, session.seed, lengths=tokens.lengths)
 
     def batch(self, step: int, part: Part) -> tuple:
@@ -74,7 +78,8 @@ class AutoencoderStage:
         weight = float(part.count * lengths[mine].sum() / lengths[whole].sum())
         generator = step_generator(self.session.seed, self.name, step)
         augmentation = self.augmentation_of(mine, training=True)
-        return weight, (ids, mask, augmentation, generator, part.index, part.count)
+        states = None if self.states is None else to_device(self.states.batch(mine)[0], self.session.device)
+        return weight, (ids, mask, augmentation, generator, part.index, part.count, None, None, states)
 
     def augmentation_of(self, rows: Sequence[int], training: bool) -> Augmentation:
         """The augmentation of the texts ``rows`` in a training or a validation step."""

@@ -26,6 +26,7 @@ from ld4lg_fast.training.latent_cache import BATCH as ENCODED
 from ld4lg_fast.training.latent_cache import encode_latents, encode_sources, encoding_seconds
 from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.state_cache import chosen_states
 from ld4lg_fast.training.time_budget import StageClock
 
 LONG_ENCODING = 0.1  # share of the time limit above which the encoding time is announced
@@ -57,18 +58,9 @@ def train_autoencoder(
         autoencoder.to(session.device)
         console.print("The latents are the frozen language model's hidden states: there is nothing to train.")
     else:
-        limit = clock.run.limit
-        if clock.end is not None and limit is not None and session.options.stage == "all":
-            seconds = session.interruptible(
-                lambda: _encoding_seconds(autoencoder, tokens, dataset, config, session)
-            )
-            seconds *= 1 + 2 * config["recipe"].get("cut_share", 0.0)  # both parts of blocks that are cut
-            clock.make_room(seconds)
-            if seconds > LONG_ENCODING * limit:
-                console.print(f"Encoding the corpus between the stages is going to take {duration(seconds)}.")
-        learned = training_texts(config, dataset)
+        learned, learned_tokens = training_texts(config, dataset), tokens
         if learned is not dataset.train.texts:
-            tokens = tokenized(learned, autoencoder, autoencoder.max_len, session)
+            learned_tokens = tokenized(learned, autoencoder, autoencoder.max_len, session)
         shares = {
             field.name: config["autoencoder"].get(field.name, 0.0) for field in fields(LatentAugmentation)
         }
@@ -80,7 +72,17 @@ def train_autoencoder(
                 blocks, config["recipe"], autoencoder, validation, session, augmentation
             )
         else:
-            stage = AutoencoderStage(autoencoder, tokens, validation, session, augmentation)
+            stage = AutoencoderStage(autoencoder, learned_tokens, validation, session, augmentation)
+        stage.states = chosen_states(config, stage, session, clock)
+        limit = clock.run.limit
+        if clock.end is not None and limit is not None and session.options.stage == "all":
+            seconds = session.interruptible(
+                lambda: _encoding_seconds(stage, tokens, dataset, config, session)
+            )
+            seconds *= 1 + 2 * config["recipe"].get("cut_share", 0.0)  # both parts of blocks that are cut
+            clock.make_room(seconds)
+            if seconds > LONG_ENCODING * limit:
+                console.print(f"Encoding the corpus between the stages is going to take {duration(seconds)}.")
         chosen = session.options.attn_implementation
         if chosen != "auto":
             set_attention(autoencoder, chosen)
@@ -92,16 +94,16 @@ def train_autoencoder(
 
 
 def _encoding_seconds(
-    autoencoder: LanguageAutoencoder,
+    stage: AutoencoderStage,
     tokens: TokenizedTexts,
     dataset: TextDataset,
     config: Mapping,
     session: Session,
 ) -> float:
     """Estimated seconds that the second stage spends on encoding before its first step."""
-    autoencoder.to(session.device).eval()
+    autoencoder = stage.module.eval()
     seconds = encoding_seconds(
-        lambda texts: encode_latents(autoencoder, tokens, session, texts), tokens, session
+        lambda texts: encode_latents(autoencoder, tokens, session, texts, stage.states), tokens, session
     )
     limit = source_limit(config, dataset)
     if limit is not None:

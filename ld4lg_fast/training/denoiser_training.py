@@ -33,6 +33,7 @@ from ld4lg_fast.training.latent_cache import (
 from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.shards import Rows
+from ld4lg_fast.training.state_cache import drop_states, kept_states
 from ld4lg_fast.training.time_budget import StageClock
 from ld4lg_fast.training.validation import ValidationSet
 
@@ -75,7 +76,9 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
             dataset.validation, validation_tokens, autoencoder, model, session, _encoded, False
         )
     else:
-        latents = cached_latents(autoencoder, tokens, session)
+        states = kept_states(autoencoder, tokens, session)
+        latents = cached_latents(autoencoder, tokens, session, states=states)
+        drop_states(session)
         validation_latents = _encoded(autoencoder, validation_tokens, session)
         sources, validation_sources = _source_states(config, dataset, autoencoder, session)
         training = _conditions(latents, tokens, dataset.train.labels, sources, model)

@@ -25,6 +25,7 @@ from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.options.precisions import precision_name, torch_dtype
 from ld4lg_fast.pipeline.sources import source_states
 from ld4lg_fast.terminal.console import console, progress_bar
+from ld4lg_fast.training.conditioned_latents import SourceStates
 from ld4lg_fast.training.reconstruction import encode_texts, texts_at_once
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.shards import Rows, open_rows, remove_others, shard_fault, shard_path, write_shard
@@ -47,12 +48,22 @@ def fingerprint(autoencoder_directory: Path, tokens: TokenizedTexts) -> str:
 
 @torch.no_grad()
 def encode_latents(
-    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, texts: Sequence[int]
+    autoencoder: LanguageAutoencoder,
+    tokens: TokenizedTexts,
+    session: Session,
+    texts: Sequence[int],
+    states: SourceStates | None = None,
 ) -> Tensor:
-    """Latents (len(texts), N, d) float32 of the texts with indices ``texts``, encoded in length-sorted batches."""
+    """Latents (len(texts), N, d) float32 of the texts with indices ``texts``, encoded in length-sorted batches.
+
+    ``states``: the language model's of all texts, if they are known.
+    """
     out = torch.empty(len(texts), autoencoder.num_latents, autoencoder.dim_latent)
     for places in _batches_by_length(tokens, texts, session, texts_at_once(autoencoder, BATCH)):
-        latents, _ = encode_texts(autoencoder, [tokens[texts[place]] for place in places], session.device)
+        rows = [texts[place] for place in places]
+        ids = [tokens[row] for row in rows]
+        known = () if states is None else (states.batch(rows)[0],)
+        latents, _ = encode_texts(autoencoder, ids, session.device, *known)
         out[places] = latents.float().cpu()
     return out
 
@@ -98,7 +109,11 @@ def encoding_seconds(
 
 
 def cached_latents(
-    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, name: str = "latents"
+    autoencoder: LanguageAutoencoder,
+    tokens: TokenizedTexts,
+    session: Session,
+    name: str = "latents",
+    states: SourceStates | None = None,
 ) -> Rows:
     """Latents (B, N, d) of ``tokens``, read from the folder ``name`` of the cache or computed and stored there.
 
@@ -120,29 +135,39 @@ def cached_latents(
     return _cached(
         name,
         [((len(texts), *shape), texts) for texts in shards],
-        lambda texts: encode_latents(autoencoder, tokens, session, texts),
+        lambda texts: encode_latents(autoencoder, tokens, session, texts, states),
         dtype,
-        tokens,
+        lambda: fingerprint(session.run.autoencoder, tokens),
         session,
+        session.options.share_latents,
     )
 
 
 def cached_sources(
-    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, max_len: int, session: Session
+    autoencoder: LanguageAutoencoder,
+    tokens: TokenizedTexts,
+    max_len: int,
+    session: Session,
+    name: str = "sources",
+    mark: Callable[[], str] | None = None,
 ) -> Rows:
-    """The same for the sources' encoder states (T, W), always bfloat16, without padding, in the folder ``sources``."""
+    """The same for the sources' encoder states (T, W), always bfloat16, without padding.
+
+    ``mark``: identifies the inputs of states that the run keeps to itself; None: `fingerprint` of its autoencoder.
+    """
     width = autoencoder.language_model.width
     # A text that would overflow a shard starts the next one.
     tokens_per_shard = max(1, SHARD_BYTES // (2 * width))
     firsts = np.flatnonzero(np.diff(tokens.offsets[:-1] // tokens_per_shard, prepend=-1))
     shards = [range(a, b) for a, b in zip(firsts, [*firsts[1:], len(tokens)], strict=True)]
     return _cached(
-        "sources",
+        name,
         [((int(tokens.lengths[texts].sum()), width), texts) for texts in shards],
         lambda texts: encode_sources(autoencoder, tokens, max_len, session, texts),
         torch.bfloat16,
-        tokens,
+        mark or (lambda: fingerprint(session.run.autoencoder, tokens)),
         session,
+        session.options.share_latents and mark is None,
     )
 
 
@@ -151,15 +176,16 @@ def _cached(
     shards: Sequence[tuple[tuple[int, ...], range]],
     encode: Callable[[range], Tensor],
     dtype: torch.dtype,
-    tokens: TokenizedTexts,
+    mark: Callable[[], str],
     session: Session,
+    shares: bool,
 ) -> Rows:
     """Rows of all shards, encoding the missing ones; ``shards`` gives each one's shape and texts."""
 
-    wanted = session.interruptible(lambda: fingerprint(session.run.autoencoder, tokens))
-    shares, precision = session.options.share_latents, precision_name(str(dtype).removeprefix("torch."))
+    wanted = session.interruptible(mark)
     directory = session.run.cache / name
     if shares:
+        precision = precision_name(str(dtype).removeprefix("torch."))
         directory = kept_folder("latents") / f"{name}-{precision}-{wanted[:32]}"
 
     def fill() -> None:

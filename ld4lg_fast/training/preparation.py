@@ -34,6 +34,7 @@ from ld4lg_fast.training.distillation import load_teacher, student_of
 from ld4lg_fast.training.graphed_step import check_capture
 from ld4lg_fast.training.memory_bounds import check_memory
 from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.state_cache import check_cache_states
 from ld4lg_fast.training.train_section import StageOptions
 
 M = TypeVar("M", bound=nn.Module)
@@ -74,6 +75,7 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
     if "autoencoder" in stages:
         pretrained = load_pretrained(config, dataset)
         autoencoder = pretrained or _first_stage_skeleton(config, dataset, session)
+        check_cache_states(config, autoencoder)
         if "autoencoder" in num_texts:
             sizes = "model.language_model and model.perceiver"
             check_memory(sizes, autoencoder, options.autoencoder, "autoencoder", session)

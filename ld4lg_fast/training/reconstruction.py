@@ -102,13 +102,20 @@ def texts_at_once(autoencoder: LanguageAutoencoder, most: int) -> int:
 
 @torch.no_grad()
 def encode_texts(
-    autoencoder: LanguageAutoencoder, ids: Sequence[list[int]], device: torch.device
+    autoencoder: LanguageAutoencoder,
+    ids: Sequence[list[int]],
+    device: torch.device,
+    states: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Token ids of B texts -> latents (B, N, d) on ``device``, and their mask (B, N) in recipe v1."""
+    """Token ids of B texts -> latents (B, N, d) on ``device``, and their mask (B, N) in recipe v1.
+
+    ``states``: the language model's, see `LanguageAutoencoder.encode`, if they are known.
+    """
     max_len, pad = autoencoder.max_len, autoencoder.tokenizer.pad_token_id
     if autoencoder.perceiver is not None:
         input_ids, mask = collate(ids, pad, max_len=max_len)
-        return autoencoder.encode(input_ids.to(device), mask.to(device)), None
+        states = None if states is None else states.to(device)
+        return autoencoder.encode(input_ids.to(device), mask.to(device), states), None
     # As published, the encoder states of padding are part of the latents.
     input_ids, mask = collate(ids, pad, multiple_of=max_len, max_len=max_len)
     return autoencoder.encode(input_ids.to(device), mask.to(device)), mask.to(device)
