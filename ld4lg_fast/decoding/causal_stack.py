@@ -27,11 +27,13 @@ class CausalCache(KeyValueCache):
 
     Attributes:
         soft_prefix: N, the position of the text's first token; 0 with cross-attention.
-        rotary: (2, T, K/2) of the decoder.
+        memory: how many of the first N positions are encoder states, which every token sees: all or none.
+        rotary: (2, T, K/2) of the decoder, by the layers' ``rotation``.
     """
 
     soft_prefix: int
-    rotary: Tensor
+    memory: int
+    rotary: dict[str | None, Tensor]
 
 
 class CausalStack:
@@ -50,7 +52,8 @@ class CausalStack:
     def start(self, states: Tensor, mask: Tensor | None, num_beams: int, max_length: int) -> CausalCache:
         """The cache of texts of ``max_length`` tokens behind the soft prefixes ``states`` (S, N, D).
 
-        With cross-attention, ``states`` are the encoder's and ``mask`` (S, N) says which of them are read; None: all.
+        Of a decoder with an encoder, ``states`` are its states, and ``mask`` (S, N) says which of them are read; None:
+        all.
 
         Raises:
             UnsupportedError: a mask of soft prefixes.
@@ -58,7 +61,7 @@ class CausalStack:
         decoder, (sentences, count, _) = self.decoder, states.shape
         states = states.to(self.dtype)
         crosses = [layer.cross for layer in decoder.layers if layer.cross is not None]
-        if mask is not None and not crosses:
+        if mask is not None and not crosses and not decoder.has_memory:
             raise UnsupportedError("masks of a soft prefix")
         soft_prefix = 0 if crosses else count
         shape = (sentences, decoder.kv_heads, soft_prefix + max_length, num_beams, decoder.head_width)
@@ -66,6 +69,9 @@ class CausalStack:
         for layer in crosses:
             both = layer.key_value(states.flatten(0, 1)).view(sentences, count, 2, decoder.kv_heads, 1, -1)
             cross.append(both.permute(2, 0, 3, 1, 4, 5).contiguous())
+        memory = soft_prefix if decoder.has_memory else 0
+        # The text has positions of its own.
+        places = torch.arange(shape[2], device=states.device) - memory
         cache = CausalCache(
             # Zeros, as positions that are not written yet are masked, and a masked NaN would still give NaN.
             keys=[states.new_zeros(shape) for _ in decoder.layers],
@@ -75,11 +81,26 @@ class CausalStack:
             cross_values=[both[1] for both in cross],
             cross_bias=bias_of_mask(mask, states),
             soft_prefix=soft_prefix,
-            rotary=decoder.rotary(shape[2]),
+            memory=memory,
+            rotary=decoder.rotary(places),
         )
-        if not crosses:
+        if memory:
+            self._remember(states, cache)
+        elif not crosses:
             self._read(states, 0, cache)
         return cache
+
+    def _remember(self, states: Tensor, cache: CausalCache) -> None:
+        """Takes the keys and values of encoder states (S, N, D) into the cache, which are not rotated."""
+        sentences, count, _ = states.shape
+        if cache.chosen is not None:
+            cache.chosen[:, :, :count] = 0
+        for index, layer in enumerate(self.decoder.layers):
+            assert layer.memory is not None and layer.key_norm is not None  # `CausalDecoder.has_memory`
+            key, value = layer.memory(states.flatten(0, 1)).chunk(2, dim=1)
+            shape = (sentences, count, self.decoder.kv_heads, -1)
+            cache.keys[index][:, :, :count, 0] = layer.key_norm(key).view(shape).transpose(1, 2)
+            cache.values[index][:, :, :count, 0] = value.view(shape).transpose(1, 2)
 
     def prefill(self, tokens: Tensor, cache: CausalCache) -> None:
         """Takes the first tokens (S, P) of every text into the cache at once; the beams of a sentence share them."""
@@ -92,10 +113,15 @@ class CausalStack:
         if cache.chosen is not None:
             cache.chosen[:, :, first:last] = 0
         distance = torch.arange(first, last, device=x.device)[:, None] - torch.arange(last, device=x.device)
-        unseen = {layer.window: _unseen(distance, layer.window, x.dtype) for layer in self.decoder.layers}
-        rotary = cache.rotary[:, first:last, None]
+        unseen = {}
+        for window in {layer.window for layer in self.decoder.layers}:
+            unseen[window] = _unseen(distance, window, x.dtype, cache.memory)
+            if cache.memory and cache.cross_bias is not None:
+                unseen[window] = unseen[window] + F.pad(cache.cross_bias, (0, last - cache.memory))[:, None]
+        rotaries = {name: rotary[:, first:last, None] for name, rotary in cache.rotary.items()}
         x = x.flatten(0, 1)
         for index, layer in enumerate(self.decoder.layers):
+            rotary = rotaries[layer.rotation]
             query, key, value = (
                 part.view(sentences, count, -1, self.decoder.head_width) for part in self._qkv(x, layer)
             )
@@ -116,11 +142,16 @@ class CausalStack:
         position, span = position + cache.soft_prefix, span + cache.soft_prefix
         x = decoder.embed(tokens)
         cache.enter(position)
-        rotary = cache.rotary.index_select(1, position)
+        rotaries = {name: rotary.index_select(1, position) for name, rotary in cache.rotary.items()}
         native = self._is_native(x.device)
-        windows = set() if native else {layer.window for layer in decoder.layers}
-        past = {window: _step_bias(cache, position, span, window) for window in windows}
+        hidden: dict[int | None, Tensor | None] = {}
+        for window in {layer.window for layer in decoder.layers}:
+            if cache.memory or not native:
+                hidden[window] = _hidden(cache, position, span, window)
+            if not native:
+                hidden[window] = _of_slots(cache, hidden[window], span)
         for index, layer in enumerate(decoder.layers):
+            rotary = rotaries[layer.rotation]
             query, key, value = self._qkv(x, layer)
             if native:
                 out = ops.cached_attention(
@@ -130,14 +161,15 @@ class CausalStack:
                     span,
                     decoder.scale,
                     cache.chosen,
-                    key=key,
-                    value=value,
-                    rotary=rotary[:, 0],
-                    window=layer.window,
+                    hidden.get(layer.window),
+                    key,
+                    value,
+                    rotary[:, 0],
+                    None if cache.memory else layer.window,
                     softcap=decoder.softcap,
                 )
             else:
-                bias = past[layer.window]
+                bias = hidden[layer.window]
                 out = self._attend(query, key, value, index, position, span, rotary, bias, cache)
             x = self._finish(out, x, layer, index, cache)
         return decoder.head(decoder.final(x)).float()
@@ -184,7 +216,7 @@ class CausalStack:
         bias: Tensor | None,
         cache: CausalCache,
     ) -> Tensor:
-        """`ops.cached_attention` in torch; ``bias`` from `_step_bias`."""
+        """`ops.cached_attention` in torch; ``bias`` from `_of_slots`."""
         sentences, _, _, beams, width = cache.keys[index].shape
         query, key, value = (part.view(sentences, beams, -1, width) for part in (query, key, value))
         cache.write(index, position, _rotated(key, rotary), value)
@@ -204,19 +236,32 @@ class CausalStack:
         return out.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
-def _unseen(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    """-inf for keys that are not ``distance`` 0 … window - 1 before a query, 0 for the others."""
+def _unseen(distance: Tensor, window: int | None, dtype: torch.dtype, memory: int) -> Tensor:
+    """-inf for keys that are not ``distance`` (…, T) 0 … window - 1 before a query, 0 for the others and for the first
+    ``memory`` ones."""
     hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    hidden[..., :memory] = False
     return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
 
 
-def _step_bias(cache: CausalCache, position: Tensor, span: int, window: int | None) -> Tensor | None:
-    """The bias (S or 1, 1, W or 1, span·W) of the scores of a step, -inf for what a text does not see; or None."""
-    past, keys = cache.past_bias(span), cache.keys[0]
+def _hidden(cache: CausalCache, position: Tensor, span: int, window: int | None) -> Tensor | None:
+    """The bias (S or 1, 1, span) of the scores of a step, lowest for positions that no beam of a text sees; or None."""
+    keys, bias = cache.keys[0], None
     if window is not None:
         distance = position - torch.arange(span, device=keys.device)
-        unseen = _unseen(distance, window, keys.dtype)[:, None]
-        past = unseen.expand(1, 1, 1, -1, keys.shape[3]) if past is None else past + unseen
+        bias = _unseen(distance, window, keys.dtype, cache.memory)[None, None]
+    if cache.memory and cache.cross_bias is not None:
+        masked = F.pad(cache.cross_bias, (0, span - cache.memory))
+        bias = masked if bias is None else bias + masked
+    return bias
+
+
+def _of_slots(cache: CausalCache, hidden: Tensor | None, span: int) -> Tensor | None:
+    """``hidden`` of `_hidden` and what else is not a beam's past, (S or 1, 1, W or 1, span·W); or None."""
+    past = cache.past_bias(span)
+    if hidden is not None:
+        hidden = hidden[:, :, None, :, None]
+        past = hidden.expand(-1, -1, -1, -1, cache.keys[0].shape[3]) if past is None else past + hidden
     return None if past is None else past.flatten(-2)
 
 

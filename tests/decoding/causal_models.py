@@ -18,6 +18,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    T5Gemma2Config,
+    T5Gemma2ForConditionalGeneration,
     T5GemmaConfig,
     T5GemmaForConditionalGeneration,
 )
@@ -114,6 +116,46 @@ def make_t5gemma(seed: int) -> PreTrainedModel:
         tie_word_embeddings=seed % 2 == 0,
     )
     lm = T5GemmaForConditionalGeneration(config)
+    lm.generation_config.update(decoder_start_token_id=0, bos_token_id=0, pad_token_id=1, eos_token_id=2)
+    return _randomized(lm)
+
+
+@lru_cache(maxsize=8)
+def make_t5gemma2(seed: int) -> PreTrainedModel:
+    """A T5Gemma 2 with random weights, with and without windows in its layers, which rotate differently."""
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "head_dim": 8,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "sliding_window": 4 + seed,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0},
+        },
+        "query_pre_attn_scalar": 8,
+        "final_logit_softcapping": 3.0 if seed % 2 else None,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = T5Gemma2Config(
+        encoder={
+            "text_config": sizes,
+            "vision_config": vision | {"image_size": 28, "patch_size": 14},
+            "mm_tokens_per_image": 4,
+        },
+        decoder=sizes,
+        image_token_index=3,
+        eoi_token_index=4,
+    )
+    lm = T5Gemma2ForConditionalGeneration(config)
     lm.generation_config.update(decoder_start_token_id=0, bos_token_id=0, pad_token_id=1, eos_token_id=2)
     return _randomized(lm)
 

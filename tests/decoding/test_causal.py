@@ -16,7 +16,14 @@ from ld4lg_fast.decoding.search import BeamSearch
 from ld4lg_fast.engine.merged_linear import PackedLinears, choose_merge
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend, ops
-from tests.decoding.causal_models import FAMILIES, WIDTH, make_causal_lm, make_soft_prefix, make_t5gemma
+from tests.decoding.causal_models import (
+    FAMILIES,
+    WIDTH,
+    make_causal_lm,
+    make_soft_prefix,
+    make_t5gemma,
+    make_t5gemma2,
+)
 from tests.decoding.decoding_models import MAX_LEN, VOCABULARY
 from tests.decoding.test_decoding import GREEDY, configs, needs_library, through_generate
 
@@ -61,17 +68,34 @@ def test_tokens_are_those_of_generate():
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam", "nucleus"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_tokens_of_t5gemma_are_those_of_generate(strategy, masked):
-    """Its decoder is Gemma 2's with cross-attention, over encoder states instead of a soft prefix."""
+@pytest.mark.parametrize("make", [make_t5gemma, make_t5gemma2])
+@pytest.mark.parametrize("name", ["reference", "auto"])
+def test_tokens_of_t5gemmas_are_those_of_generate(strategy, masked, make, name, caplog):
+    """Gemma 2's decoder with cross-attention, or with one attention over encoder states and text; on both backends."""
     config = DecodingConfig(strategy, min_length=4)
+    generate._warn_once.cache_clear()
     for seed in range(2):
-        lm, states = make_t5gemma(seed), make_soft_prefix(seed)
+        lm, states = make(seed), make_soft_prefix(seed)
         mask = torch.arange(5) < torch.tensor([[5], [2], [4], [1]]) if masked else None
         for prefix in (None, random_tokens(4, 3, seed)):
             limited = replace(config, max_length=MAX_LEN - 3)
-            got = generate_ids(lm, states, limited, MAX_LEN, mask=mask, seed=seed, prefix=prefix)
+            with backend.use_backend(name):
+                got = generate_ids(lm, states, limited, MAX_LEN, mask=mask, seed=seed, prefix=prefix)
             assert torch.equal(got, through_generate(lm, states, limited, mask, seed, prefix))
             assert len({tuple(row) for row in got.tolist()}) > 1
+    assert not caplog.text, "no fallback"
+
+
+@needs_library
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_t5gemma2_says_nearly_the_same_in_every_precision(precision):
+    lm, states, tokens = make_t5gemma2(0), make_soft_prefix(4, sentences=8), random_tokens(8, 1, 4)[:, 0]
+    logits = {}
+    for name in (None, precision):
+        stack = generate._stack(lm, name)
+        with torch.no_grad():
+            logits[name] = stack.step(tokens, torch.tensor([0]), 1, stack.start(states, None, 1, 4))
+    assert 0 < (logits[precision] - logits[None]).norm() < 0.15 * logits[None].norm()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
