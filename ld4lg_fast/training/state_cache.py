@@ -70,12 +70,16 @@ def cached_states(autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, sess
     Raises:
         ConfigError: the disk has no room for them.
     """
-    missing = _bytes(autoencoder, tokens) - _bytes_there(session)
-    if missing > (free := _free(session)):
-        raise ConfigError(
-            f"autoencoder.cache_states needs {_megabytes(missing)} in {session.run.cache}, where "
-            f"{_megabytes(free)} are free; free some space there, or give autoencoder.cache_states=false."
-        )
+
+    def check_room() -> None:
+        missing = _bytes(autoencoder, tokens) - _bytes_there(session)
+        if missing > (free := _free(session)):
+            raise ConfigError(
+                f"autoencoder.cache_states needs {_megabytes(missing)} in {session.run.cache}, where "
+                f"{_megabytes(free)} are free; free some space there, or give autoencoder.cache_states=false."
+            )
+
+    on_main(session.accelerator, check_room)
 
     def mark() -> str:
         digest = hashlib.sha256(digest_of(autoencoder.lm).encode())
@@ -106,7 +110,7 @@ def chosen_states(
 ) -> SourceStates | None:
     """The states that the first stage reads by ``autoencoder.cache_states``; None if it computes them.
 
-    Call in all processes.
+    Call in all processes. A stage that goes on from a checkpoint keeps to what ``auto`` has decided before.
 
     Raises:
         ConfigError: ``true``, and the disk has no room for them.
@@ -115,15 +119,18 @@ def chosen_states(
     if setting is False or why_not(config, autoencoder) is not None:
         return None
     kept = on_main(session.accelerator, lambda: (session.run.cache / NAME).is_dir())
-    if setting is True or kept or _is_faster(stage, session, clock):
+    if setting is True or kept:
         return cached_states(autoencoder, stage.tokens, session)
-    return None
+    begun = on_main(session.accelerator, lambda: any(session.run.checkpoints(stage.name).glob("step_*")))
+    if begun or not _is_faster(stage, session, clock):
+        return None
+    return cached_states(autoencoder, stage.tokens, session)
 
 
 def _is_faster(stage: AutoencoderStage, session: Session, clock: StageClock) -> bool:
     """Whether states on disk take less time than computing them at every pass, by one batch; prints why."""
     autoencoder, tokens = stage.module, stage.tokens
-    size, free = _bytes(autoencoder, tokens), _free(session)
+    size, free = _bytes(autoencoder, tokens), on_main(session.accelerator, lambda: _free(session))
     once, again, write, read, step = session.summed(*session.interruptible(lambda: _measured(stage, session)))
     batches = len(tokens) / stage.options.batch_size
     # Parts of a batch in a pass of all processes, over which the seconds are summed.
