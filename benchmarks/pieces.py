@@ -68,6 +68,9 @@ def _quick(device: str) -> list[Piece]:
             "decode", "Text decoding", (*decode, "--max-length", "12", "--strategies", "greedy", "beam"), 0.5
         ),
         Piece("train", "Training", (*train, "--without-compile"), 0.5),
+        Piece(
+            "decode-memory", "Memory of sampling", ("decode_memory.py", *on, "--config", "small-causal"), 1
+        ),
     ]
 
 
@@ -98,6 +101,7 @@ def _whole(device: str) -> list[Piece]:
     for batch in ("1", "128" if gpu else "8"):
         command = ("decode_throughput.py", *on, "--batch-sizes", batch, "--rounds", "3")
         found.append(Piece(f"decode-{batch}", f"Text decoding, batch {batch}", command, 8))
+    found.append(Piece("decode-memory", "Memory of sampling", ("decode_memory.py", *on), 4))
     requests = ("request_throughput.py", *on, "--rounds", "3")
     found.append(Piece("requests", "Requests that share batches", requests, 3))
     for stage in ("autoencoder", "diffusion"):

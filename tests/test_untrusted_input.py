@@ -25,6 +25,8 @@ NAMED_IMPORTS = {
     "ld4lg_fast/models/attention_backends.py",
     *("kernels/library.py", "kernels/reference.py", "kernels/case_table.py", "benchmarks/ops.py"),
 }
+# Who passes on the consent of ``autoencoder.trust_remote_code``.
+CONSENTED = ("ld4lg_fast/checkpoints/language_model.py", "ld4lg_fast/checkpoints/tokenizer.py")
 TREES = {
     path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
     for folder in FOLDERS
@@ -53,6 +55,11 @@ def says(call: ast.Call, keyword: str, value: object) -> bool:
     )
 
 
+def passes_on(call: ast.Call, keyword: str) -> bool:
+    """Whether a call has that keyword with the variable of its name."""
+    return any(given.arg == keyword and dotted(given.value) == keyword for given in call.keywords)
+
+
 def is_own(name: str) -> bool:
     return name.split(".")[0] in OWN_CLASSES
 
@@ -66,7 +73,12 @@ def of_transformers(name: str) -> bool:
 # Sentence -> whether a call breaks it, by the dotted name, the call and the file.
 RULES: dict[str, Callable[[str, ast.Call, str], bool]] = {
     "transformers gets trust_remote_code=False": lambda name, call, file: (
-        of_transformers(name) and not says(call, "trust_remote_code", False)
+        of_transformers(name)
+        and not says(call, "trust_remote_code", False)
+        and not (file in CONSENTED and passes_on(call, "trust_remote_code"))
+    ),
+    "code beside a model is run by consent alone": lambda name, call, file: says(
+        call, "trust_remote_code", True
     ),
     "torch.load unpickles weights only": lambda name, call, file: (
         name == "torch.load" and not says(call, "weights_only", True)
@@ -164,6 +176,7 @@ def test_what_is_read_is_data(rule):
 
 BROKEN = {
     "transformers gets trust_remote_code=False": "AutoModel.from_pretrained(x, **options)",
+    "code beside a model is run by consent alone": "load_pretrained(x, trust_remote_code=True)",
     "torch.load unpickles weights only": "torch.load(path)",
     "numpy loads no pickles": "np.load(path, allow_pickle=True)",
     "nothing is unpickled": "pickle.loads(x)",

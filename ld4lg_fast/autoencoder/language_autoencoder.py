@@ -115,18 +115,25 @@ class LanguageAutoencoder(TeacherForcing):
         freeze_lm: bool = True,
         reading: Reading = MIDDLE_LAYER,
         store_lm: bool = True,
+        trust_remote_code: bool = False,
     ) -> "LanguageAutoencoder":
         """A pretrained language model by hub name, local folder or GGUF file, see `pretrained.fetched`.
 
         Args:
             store_lm: whether `save` writes the language model, or its name and hash alone.
+            trust_remote_code: see `pretrained.fetched`.
 
         Raises:
             CheckpointError: see `pretrained.fetched`.
             ConfigError: the model does not handle texts of ``max_len`` tokens, has no layer of that number, or has no
-                encoder where there is no Perceiver.
+                encoder where there is no Perceiver; or it is to be stored and has Python code of its own.
         """
-        found = fetched(name_or_path)
+        found = fetched(name_or_path, trust_remote_code)
+        if found.runs_code and store_lm:
+            raise ConfigError(
+                f"{name_or_path} has Python code of its own, which no run directory holds; give "
+                "autoencoder.store_lm=false beside autoencoder.trust_remote_code=true."
+            )
         model = language_model(found.lm, reading)
         if perceiver is None and isinstance(model, DecoderOnly):
             raise ConfigError(
@@ -301,10 +308,19 @@ class LanguageAutoencoder(TeacherForcing):
         storage.save(parts, Path(directory))
 
     @classmethod
-    def load(cls, directory: Path | str) -> "LanguageAutoencoder":
+    def load(
+        cls, directory: Path | str, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+    ) -> "LanguageAutoencoder":
         """Loads the result of `save`, in evaluation mode.
+
+        Args:
+            trust_remote_code: see `pretrained.fetched`.
+            dtype: of all weights, to which those of the language model are converted as they are read; None: float32.
 
         Raises:
             CheckpointError: the folder holds no autoencoder, is damaged, or has another format.
         """
-        return cls(**vars(storage.load(Path(directory)))).eval()
+        self = cls(**vars(storage.load(Path(directory), trust_remote_code, dtype))).eval()
+        if self.perceiver is not None:
+            self.perceiver.to(dtype=dtype)
+        return self

@@ -34,6 +34,11 @@ from ld4lg_fast.checkpoints.tokenizer import MissingTokenizer, first_line
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
 
+# Auto classes by the names under which a config lists classes of Python code beside the model.
+CODE_CLASSES: dict[str, Any] = {
+    "AutoModelForSeq2SeqLM": AutoModelForSeq2SeqLM,
+    "AutoModelForCausalLM": AutoModelForCausalLM,
+}
 END = "<|end_of_text|>"  # of models whose tokenizer has no end
 
 
@@ -60,12 +65,18 @@ class Pretrained:
     """A language model with its tokenizer, which encodes texts with an end, and its origin.
 
     ``lacks_end``: the model has no token that ends texts; the tokenizer got one, whose weights are untrained.
+    ``runs_code``: its classes are Python code beside the model, which no run directory holds.
     """
 
     lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     origin: Origin
     lacks_end: bool = False
+    runs_code: bool = False
+
+
+class NeedsCodeError(ValueError):
+    """A model needs Python code of its own, and nobody asked for it to be run."""
 
 
 def hub_answers(name_or_path: str) -> bool:
@@ -73,12 +84,15 @@ def hub_answers(name_or_path: str) -> bool:
     return not Path(name_or_path).is_dir() and repository_status(name_or_path) != "unreachable"
 
 
-def fetched(name_or_path: str) -> Pretrained:
+def fetched(name_or_path: str, trust_remote_code: bool = False) -> Pretrained:
     """A language model and its tokenizer by hub name, local folder or GGUF file.
+
+    Args:
+        trust_remote_code: whether Python code beside the model is executed, if it needs that.
 
     Raises:
         CheckpointError: they are neither local nor can be downloaded, are damaged, or are no language model that writes
-            text; or they need Python code of their own.
+            text; or they need Python code of their own that is not trusted.
         ConfigError: a GGUF file without the package gguf.
     """
     place, options = _located(name_or_path)
@@ -87,13 +101,18 @@ def fetched(name_or_path: str) -> Pretrained:
         content, _ = PreTrainedConfig.get_config_dict(place, **options)
         if not content:
             raise FileNotFoundError("config.json")
-        kind = _auto_class(content)
-        lm, tokenizer = load_pretrained(kind, place, **options)
+        kind, runs_code = _auto_class(content, trust_remote_code)
+        lm, tokenizer = load_pretrained(kind, place, trust_remote_code=runs_code, **options)
     except OSError as error:
         raise CheckpointError(
             f"The language model {name_or_path!r} is neither a local folder with a model nor reachable on the hub; "
             "give autoencoder.name_or_path=FOLDER with a downloaded copy, or use autoencoder=scratch, which needs no "
             "download."
+        ) from error
+    except NeedsCodeError as error:
+        raise CheckpointError(
+            f"The language model {name_or_path!r} needs Python code of its own, which is not run; if you trust its "
+            "authors, train with autoencoder.trust_remote_code=true and load with trust_remote_code=True."
         ) from error
     except MissingTokenizer as error:
         raise CheckpointError(
@@ -122,7 +141,7 @@ def fetched(name_or_path: str) -> Pretrained:
         tokenizer, lacks_end = _with_end(tokenizer, lm)
     path = Path(name_or_path).expanduser()
     origin = Origin(path.resolve().name if path.exists() else name_or_path, _license(place, options))
-    return Pretrained(lm, tokenizer, origin, lacks_end)
+    return Pretrained(lm, tokenizer, origin, lacks_end, runs_code)
 
 
 def _located(name_or_path: str) -> tuple[str, dict[str, Any]]:
@@ -141,21 +160,25 @@ def _located(name_or_path: str) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name, "local_files_only": True}
 
 
-def _auto_class(config: Mapping[str, Any]) -> Any:
-    """The auto class of a model by its config.
+def _auto_class(config: Mapping[str, Any], trust_remote_code: bool) -> tuple[Any, bool]:
+    """The auto class of a model by its config, and whether it runs code beside the model.
 
     Raises:
+        NeedsCodeError: it would, and is not trusted.
         ValueError: a clause that says why there is none.
     """
     name = config.get("model_type")
     if name in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        return AutoModelForSeq2SeqLM
+        return AutoModelForSeq2SeqLM, False
     if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return AutoModelForCausalLM
-    if name not in CONFIG_MAPPING_NAMES and "auto_map" in config:
-        raise ValueError(
-            f"its type {shown(name)} needs Python code of its own (trust_remote_code), which is never run"
-        )
+        return AutoModelForCausalLM, False
+    listed = config.get("auto_map")
+    if name not in CONFIG_MAPPING_NAMES and isinstance(listed, Mapping):
+        if not trust_remote_code:
+            raise NeedsCodeError
+        for known, kind in CODE_CLASSES.items():
+            if known in listed:
+                return kind, True
     raise ValueError(f"its type {shown(name)} is no language model that writes text")
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -17,7 +18,7 @@ from ld4lg_fast.checkpoints.schemas import AutoencoderFile, read
 from ld4lg_fast.checkpoints.tensors import build_and_load, digest_of, save_weights
 from ld4lg_fast.checkpoints.tokenizer import load_tokenizer
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.models.language_models import Reading, language_model
+from ld4lg_fast.models.language_models import Reading, cast_weights, language_model
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
 
 LM = "language_model"
@@ -75,8 +76,10 @@ def save(parts: Parts, directory: Path) -> None:
     )
 
 
-def load(directory: Path) -> Parts:
-    """Reads the result of `save`.
+def load(directory: Path, trust_remote_code: bool, dtype: torch.dtype | None) -> Parts:
+    """Reads the result of `save`; ``trust_remote_code``: see `fetched`, for a language model that is not stored.
+
+    ``dtype``: of the language model; None: float32.
 
     Raises:
         CheckpointError: the folder holds no autoencoder, is damaged, or has another format; or the language model that
@@ -87,9 +90,9 @@ def load(directory: Path) -> Parts:
     origin = None if file.origin is None else Origin(**file.origin.model_dump())
     with without_progress_bars():
         if origin is None or origin.sha256 is None:
-            lm = load_language_model(directory / LM)
+            lm = load_language_model(directory / LM, dtype)
         else:
-            lm = _named_model(origin, path)
+            lm = cast_weights(_named_model(origin, path, trust_remote_code), dtype)
         tokenizer = load_tokenizer(directory / "tokenizer", lm)
     reading = Reading(**file.reading.model_dump())
     try:
@@ -121,9 +124,9 @@ def load(directory: Path) -> Parts:
     return Parts(lm, tokenizer, perceiver, file.max_len, file.freeze_lm, reading, origin)
 
 
-def _named_model(origin: Origin, path: Path) -> PreTrainedModel:
+def _named_model(origin: Origin, path: Path, trust_remote_code: bool) -> PreTrainedModel:
     """The language model of a run that does not store it, with the weights that it had."""
-    lm = fetched(origin.name_or_path).lm
+    lm = fetched(origin.name_or_path, trust_remote_code).lm
     if digest_of(lm) != origin.sha256:
         raise CheckpointError(
             f"{path} names the language model {origin.name_or_path!r}, whose weights are others now; restore those "

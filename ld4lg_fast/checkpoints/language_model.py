@@ -51,8 +51,8 @@ TOKEN_IDS = tuple(
 )
 
 
-def load_language_model(folder: Path) -> PreTrainedModel:
-    """Loads a language model that ``save_pretrained`` wrote, in float32 and evaluation mode.
+def load_language_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Loads a language model that ``save_pretrained`` wrote, in evaluation mode and ``dtype`` (None: float32).
 
     Raises:
         CheckpointError: a file is missing, damaged or of another model, or names code, kernels or a quantizer.
@@ -66,10 +66,10 @@ def load_language_model(folder: Path) -> PreTrainedModel:
             skeleton = architecture(config)
     except Exception as error:  # transformers raises many kinds for invalid sizes
         raise CheckpointError(f"{folder / 'config.json'} makes no model ({first_line(error)}).") from error
-    state = read_weights(skeleton, *paths, computed=skeleton._keys_to_ignore_on_save or ())
+    state = read_weights(skeleton, *paths, computed=skeleton._keys_to_ignore_on_save or (), dtype=dtype)
     with BUILDING:
         lm = architecture.from_pretrained(
-            None, config=config, state_dict=state, dtype=torch.float32, trust_remote_code=False
+            None, config=config, state_dict=state, dtype=dtype or torch.float32, trust_remote_code=False
         )
     if generation is not None:
         lm.generation_config = generation
@@ -83,12 +83,13 @@ def load_language_model(folder: Path) -> PreTrainedModel:
 
 
 def load_pretrained(
-    kind: Any, place: str, optional: tuple[str, ...] = (), **options: Any
+    kind: Any, place: str, optional: tuple[str, ...] = (), trust_remote_code: bool = False, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer by folder or hub name, with a check that no weights are missing.
 
     Args:
         kind: an auto class of transformers. optional: beginnings of the names of weights that may be missing.
+        trust_remote_code: whether Python code beside the model is executed.
         options: further arguments of ``from_pretrained``, such as ``local_files_only``.
 
     Raises:
@@ -97,7 +98,7 @@ def load_pretrained(
             to another model.
     """
     with BUILDING:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
         config._attn_implementation = None  # never taken from the file
         quantization: dict[str, Any] = {}
         if "gguf_file" in options and hasattr(transformers, "GgufConfig"):
@@ -106,14 +107,15 @@ def load_pretrained(
             place,
             config=config,
             dtype=torch.float32,
-            trust_remote_code=False,
+            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             **options,
             **quantization,
         )
         if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
             quantizer.remove_quantization_config(model)  # plain weights, which can be saved
-        tokenizer = choose_tokenizer(place, config, model.get_input_embeddings().num_embeddings, **options)
+        vocabulary = model.get_input_embeddings().num_embeddings
+        tokenizer = choose_tokenizer(place, config, vocabulary, trust_remote_code, **options)
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(optional)):
         raise ValueError(f"it has no weights {shown(missing)}")
     if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:

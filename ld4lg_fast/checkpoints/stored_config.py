@@ -18,6 +18,7 @@ from ld4lg_fast.export.runtime.renamed import current_words
 
 GROUPS = ("dataset", "model", "autoencoder", "recipe")
 RESUMING = {"resume": True, "train.stage": "diffusion"}
+CONSENTS = ("autoencoder.trust_remote_code",)
 SOURCE_RUNS = ("train.distill_from", "train.finetune_decoder_from")
 
 
@@ -84,7 +85,7 @@ def with_stored_groups(arguments: Sequence[str]) -> list[str]:
 def load_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """A stored config with the command line's values on top, and its config groups.
 
-    Only the command line's values may use resolvers such as ``${oc.env:HOME}``.
+    Only the command line's values may use resolvers such as ``${oc.env:HOME}``, and only they give `CONSENTS`.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -98,6 +99,9 @@ def load_with_overrides(path: Path, overrides: Sequence[str]) -> tuple[DictConfi
         config.pop("ld4lg_fast")
     except (OmegaConfBaseException, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read as the config of a run ({error}).") from error
+    for name in CONSENTS:
+        if OmegaConf.select(config, name) is not None:
+            OmegaConf.update(config, name, False)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key, value = override.key_or_group, override.value()
         if key.startswith("hydra."):

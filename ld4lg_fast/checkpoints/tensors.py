@@ -69,11 +69,16 @@ def check_weights(module: nn.Module, *paths: Path, computed: Collection[str] = (
         raise OtherModelError(f"{where} belongs to another model: {'; '.join(problems[:3])}{more}.")
 
 
-def read_weights(module: nn.Module, *paths: Path, computed: Collection[str] = ()) -> dict[str, Tensor]:
+def read_weights(
+    module: nn.Module, *paths: Path, computed: Collection[str] = (), dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """The tensors of safetensors files for ``module``'s state dict, tied ones under each of their names.
 
     ``module`` may be on the meta device; see `check_weights`, which runs before memory is allocated. Tensors that are
     ``computed`` may be missing.
+
+    Args:
+        dtype: of floating-point tensors, each of which is converted as it is read; None: as they are stored.
 
     Raises:
         CheckpointError: as `check_weights`, or a tensor is not finite.
@@ -82,7 +87,7 @@ def read_weights(module: nn.Module, *paths: Path, computed: Collection[str] = ()
     tied, where = tied_names(module), ", ".join(str(path) for path in paths)
     tensors: dict[str, Tensor] = {}
     for path in paths:
-        tensors |= _load(path)
+        tensors |= _load(path, dtype)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(
@@ -127,11 +132,23 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise CheckpointError(f"{path} is damaged and cannot be loaded ({error}).") from error
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def _load(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path) if dtype is None else _converted(path, dtype)
     except (SafetensorError, OSError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged and cannot be loaded ({error}).") from error
+
+
+def _converted(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors, floating-point ones in ``dtype``, in no more memory than these need and the largest one."""
+    found = {}
+    for name in read_header(path):
+        # Opened for each tensor: closing the file gives back the pages that were read.
+        with safe_open(path, framework="pt") as file:
+            tensor = file.get_tensor(name)
+            found[name] = tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
+            del tensor
+    return found
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

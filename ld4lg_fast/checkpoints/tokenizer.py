@@ -95,12 +95,13 @@ def load_tokenizer(folder: Path, lm: PreTrainedModel) -> PreTrainedTokenizerBase
 
 
 def choose_tokenizer(
-    place: str, config: PreTrainedConfig, vocabulary: int, **options: Any
+    place: str, config: PreTrainedConfig, vocabulary: int, trust_remote_code: bool = False, **options: Any
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a pretrained model, by folder or hub name.
 
     Args:
         config: the model's config. vocabulary: its number of tokens. options: arguments of ``from_pretrained``.
+        trust_remote_code: whether Python code beside the tokenizer is executed.
 
     Raises:
         OSError: there is no tokenizer.
@@ -115,9 +116,13 @@ def choose_tokenizer(
     content = None
     if found is not None and "gguf_file" not in options:
         content = _checked_content(Path(found))
+    if found is None and config.model_type == "marian":
+        raise MissingTokenizer("Marian's source.spm is read by Python code alone, and a fast one is needed")
     if found is None and named is None and "gguf_file" not in options and not _has_vocabulary(place, where):
         raise MissingTokenizer(f"there is no {FILE} and no {CONFIG}")
-    tokenizer = AutoTokenizer.from_pretrained(place, config=config, trust_remote_code=False, **options)
+    tokenizer = AutoTokenizer.from_pretrained(
+        place, config=config, trust_remote_code=trust_remote_code, **options
+    )
     if _highest_id(tokenizer) >= vocabulary:
         raise ValueError(
             f"its tokenizer is that of another model: it has the token {_highest_id(tokenizer)}, and the model "

@@ -264,6 +264,15 @@ def _first_layers(model: Any, count: int) -> Any:
     return part
 
 
+@torch.no_grad()
+def cast_weights(lm: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
+    """Converts in place what a model stores, None: nothing; not the frequencies of rotary positions, as ``to`` does."""
+    for tensor in lm.state_dict(keep_vars=True).values():
+        if dtype is not None and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return lm
+
+
 def language_model(lm: PreTrainedModel, reading: Reading) -> LanguageModel:
     """The interface of a language model; ``reading`` is for decoder-only ones.
 

@@ -14,9 +14,10 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.engine.regional_compile import compile_regions
 from ld4lg_fast.errors import CheckpointError
-from ld4lg_fast.export.runtime.option_checks import Text
+from ld4lg_fast.export.runtime.option_checks import Switch, Text
 from ld4lg_fast.export.runtime.text_display import get_logger
 from ld4lg_fast.models.attention_backends import check_attn_implementation, set_attn_implementation
+from ld4lg_fast.models.language_models import cast_weights
 from ld4lg_fast.models.lm_attention import set_attention
 from ld4lg_fast.options.checks import check, checked_path, checked_place
 from ld4lg_fast.pipeline.sources import check_source_length
@@ -55,21 +56,27 @@ class PipelineBase:
         path_or_hub: Path | str | None = None,
         revision: str | None = None,
         attn_implementation: str = "auto",
+        trust_remote_code: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> Self:
-        """Loads a run directory, a shipped model by its name, or a repository ``owner/name`` of the hub, in float32.
+        """Loads a run directory, a shipped model by its name, or a repository ``owner/name`` of the hub.
 
         Args:
             path_or_hub: looked up as a run directory, then as a shipped model (see `shipped.shipped_models`), then on
                 the hub. None is the shipped model.
             revision: branch, tag or commit of the repository.
             attn_implementation: see `set_attention`.
+            trust_remote_code: whether a language model that the run only names may run Python code of its own.
+            dtype: of the networks, to which the language model is converted as it is read; None: float32.
 
         Raises:
             CheckpointError: the folder or repository does not exist, is not a run, or has no trained denoiser.
-            ConfigError: ``path_or_hub`` is no path, ``revision`` no text, or an ``attn_implementation`` that cannot
-                run on this machine.
+            ConfigError: ``path_or_hub`` is no path, ``revision`` no text, ``dtype`` not floating-point, or an
+                ``attn_implementation`` that cannot run on this machine.
         """
         check_attn_implementation(attn_implementation)
+        check("trust_remote_code", trust_remote_code, Switch())
+        _, dtype = checked_place(None, dtype)
         if revision is not None:
             check("revision", revision, Text())
         run_dir = run_directory(path_or_hub)
@@ -88,10 +95,11 @@ class PipelineBase:
                 + shell_command("ld4lg", "train", "train.stage=diffusion", override("hydra.run.dir", run_dir))
             )
         fingerprint.check(run_dir)
-        autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder")
+        autoencoder = LanguageAutoencoder.load(run_dir / "autoencoder", trust_remote_code, dtype)
         model = LatentDiffusion.load(run_dir / "denoiser")
         guides = load_guides(run_dir / GUIDES, autoencoder)
         pipe = cls(autoencoder, model, RunStatistics.load(run_dir), DecodingConfig.load(run_dir), guides)
+        pipe.model.denoiser.to(dtype=dtype)
         return pipe.set_attention(attn_implementation)
 
     def save_pretrained(self, directory: Path | str) -> None:
@@ -122,7 +130,10 @@ class PipelineBase:
             ConfigError: a device that is not available, or a dtype that is not floating-point.
         """
         device, dtype = checked_place(device, dtype)
-        self.autoencoder.to(device=device, dtype=dtype)
+        self.autoencoder.to(device=device)
+        cast_weights(self.autoencoder.lm, dtype)
+        if self.autoencoder.perceiver is not None:
+            self.autoencoder.perceiver.to(dtype=dtype)
         self.model.to(device=device)
         self.model.denoiser.to(dtype=dtype)
         return self

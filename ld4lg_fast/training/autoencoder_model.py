@@ -29,6 +29,11 @@ def perceiver_sizes(config: Mapping) -> Mapping | None:
     return None if config["recipe"]["version"] == "v1" else config["model"]["perceiver"]
 
 
+def trusts_code(config: Mapping) -> bool:
+    """Whether this command's user has the language model's own Python code executed."""
+    return config["autoencoder"].get("trust_remote_code", False)
+
+
 def load_pretrained(config: Mapping, dataset: TextDataset) -> LanguageAutoencoder | None:
     """A new autoencoder around a pretrained language model; None when training from scratch.
 
@@ -48,6 +53,7 @@ def load_pretrained(config: Mapping, dataset: TextDataset) -> LanguageAutoencode
         freeze_lm=options["freeze_lm"],
         reading=Reading(options.get("layer"), options.get("bidirectional", False)),
         store_lm=options.get("store_lm", True),
+        trust_remote_code=trusts_code(config),
     )
     if (lora := lora_options(config)) is not None:
         lora.add_to(autoencoder.lm)

@@ -93,6 +93,7 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "name_or_path": NAME_OR_NULL,
         "freeze_lm": SWITCH,
         "store_lm": SWITCH,
+        "trust_remote_code": SWITCH,
         "cache_states": AUTO_OR_SWITCH,
         "layer": OneOf(DEPTH, NULL),
         "bidirectional": SWITCH,

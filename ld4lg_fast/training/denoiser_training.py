@@ -11,7 +11,7 @@ from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.models.attention_backends import set_attn_implementation
-from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources
+from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources, trusts_code
 from ld4lg_fast.training.autoencoder_stage import write_statistics
 from ld4lg_fast.training.block_latents import NONE_CUT, BlockLatents, CutBlocks
 from ld4lg_fast.training.block_stages import (
@@ -55,7 +55,7 @@ def _conditions(
 
 def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
     """Runs the stage with the run's autoencoder and writes ``denoiser/`` to the run directory."""
-    autoencoder = LanguageAutoencoder.load(session.run.autoencoder).to(session.device)
+    autoencoder = LanguageAutoencoder.load(session.run.autoencoder, trusts_code(config)).to(session.device)
     documents = "context_blocks" in config["recipe"]
     if documents:
         dataset = dataset_of_blocks(dataset, autoencoder, session)

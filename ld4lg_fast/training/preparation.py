@@ -25,6 +25,7 @@ from ld4lg_fast.training.autoencoder_model import (
     load_tokenizer,
     nothing_to_train,
     training_texts,
+    trusts_code,
 )
 from ld4lg_fast.training.checkpoint import CheckpointStore
 from ld4lg_fast.training.decoder_stage import load_source_run
@@ -155,7 +156,8 @@ def _check_second_stage(
     options = session.options
     if autoencoder is None:
         teacher = None if config["resume"] else options.distill_from
-        autoencoder = _load_autoencoder(session.run if teacher is None else RunDirectory(teacher))
+        run = session.run if teacher is None else RunDirectory(teacher)
+        autoencoder = _load_autoencoder(run, trusts_code(config))
     name = "model.denoiser and recipe"
     if options.distill_from is None:
         model = _on_meta(name, lambda: build_denoiser(config, dataset, autoencoder))
@@ -187,14 +189,14 @@ def _check_validation(model: LatentDiffusion, num_steps: int) -> None:
         raise ConfigError(f"{option}: {error}") from error
 
 
-def _load_autoencoder(run: RunDirectory) -> LanguageAutoencoder:
+def _load_autoencoder(run: RunDirectory, trust_remote_code: bool) -> LanguageAutoencoder:
     """A run's finished autoencoder.
 
     Raises:
         CheckpointError: it is damaged; the message says how to recover it.
     """
     try:
-        return LanguageAutoencoder.load(run.autoencoder)
+        return LanguageAutoencoder.load(run.autoencoder, trust_remote_code)
     except CheckpointError as error:
         if not CheckpointStore(run.checkpoints("autoencoder")).steps():
             raise

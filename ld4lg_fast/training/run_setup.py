@@ -176,7 +176,7 @@ def _check_kept(run: RunDirectory, config: DictConfig, sections: Sequence[str]) 
         old, new = (OmegaConf.select(OmegaConf.create(_values(c)), section) for c in (stored, config))
         both = [OmegaConf.to_container(x) if OmegaConf.is_config(x) else {"": x} for x in (old, new)]
         before, after = (_flat(section, values) for values in both)
-        for name in sorted(before.keys() | after.keys()):
+        for name in sorted((before.keys() | after.keys()) - set(stored_config.CONSENTS)):
             if before.get(name) != after.get(name):
                 raise ConfigError(
                     f"{name}={after.get(name)} cannot be changed: the models in {run.path} were trained with "

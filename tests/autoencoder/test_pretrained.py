@@ -1,4 +1,4 @@
-"""Pretrained language models of every architecture named in the documentation: opened, trained around, stored."""
+"""Pretrained language models: opened from folders, trained around, stored, and refused in a sentence."""
 
 import json
 
@@ -14,11 +14,10 @@ from ld4lg_fast.autoencoder.pretrained import END, fetched
 from ld4lg_fast.data import collate, tokenize_texts
 from ld4lg_fast.decoding import NO_RULES, DecodingConfig
 from ld4lg_fast.errors import CheckpointError, ConfigError
-from ld4lg_fast.models.language_models import Reading
+from ld4lg_fast.models.language_models import Reading, cast_weights
 from tests.conftest import PERCEIVER
 from tests.language_models import (
     DECODER_ONLY,
-    ENCODER_DECODER,
     spread,
     tiny_decoder_only,
     tiny_encoder_decoder,
@@ -53,24 +52,6 @@ def opened(folder, **options):
 def batch(autoencoder):
     tokens = tokenize_texts(TEXTS, autoencoder.tokenizer, autoencoder.max_len)
     return collate([tokens[i] for i in range(len(TEXTS))], autoencoder.tokenizer.pad_token_id)
-
-
-@pytest.mark.parametrize("name", [*DECODER_ONLY, *ENCODER_DECODER])
-def test_every_architecture_trains_encodes_decodes_and_is_stored(name, folders, tmp_path):
-    model = opened(folders(name)).train()
-    model.loss(*batch(model)).backward()
-    assert all(weight.grad is not None for weight in model.perceiver.parameters())
-    assert all(weight.grad is None for weight in model.lm.parameters())
-    latents = model.eval().encode(*batch(model))
-    assert latents.shape == (3, 6, 8) and model.decode_states(latents).shape == (3, 6, 64)
-    model.save(tmp_path)
-    again = LanguageAutoencoder.load(tmp_path)
-    ids, mask = batch(again)
-    torch.testing.assert_close(again.encode(ids, mask), latents)
-    torch.testing.assert_close(again.loss(ids, mask), model.loss(ids, mask))
-    beams = DecodingConfig("beam", max_length=10, num_beams=2)
-    for decoding in (GREEDY, beams, DecodingConfig("nucleus", max_length=10)):
-        assert again.generate(latents, decoding, seed=3) == model.generate(latents, decoding, seed=3)
 
 
 @pytest.mark.parametrize("name", DECODER_ONLY)
@@ -142,6 +123,21 @@ def test_a_run_may_name_its_language_model_alone(folders, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="whose weights are others now"):
         LanguageAutoencoder.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("store_lm", [True, False])
+def test_weights_are_read_in_a_dtype(store_lm, folders, tmp_path):
+    """As if they were converted afterwards; frequencies of rotary positions stay in float32."""
+    opened(folders("qwen3"), store_lm=store_lm).save(tmp_path)
+    model = LanguageAutoencoder.load(tmp_path, dtype=torch.bfloat16)
+    whole = LanguageAutoencoder.load(tmp_path).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.bfloat16 and torch.equal(tensor, whole[name].bfloat16()), name
+    assert model.lm.dtype == torch.bfloat16 and model.lm.model.rotary_emb.inv_freq.dtype == torch.float32
+    again = opened(folders("qwen3")).lm
+    frequencies = again.model.rotary_emb.inv_freq.clone()
+    assert cast_weights(again, torch.bfloat16).dtype == torch.bfloat16
+    assert torch.equal(again.model.rotary_emb.inv_freq, frequencies)
 
 
 def test_the_licence_of_the_card_is_kept(tokenizer, tmp_path):
@@ -252,11 +248,69 @@ def with_code(folder, lm, tokenizer):
     (folder / "novel.py").write_text("raise SystemExit('code of a model was run')\n")
 
 
+CODE = """
+from pathlib import Path
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+Path({mark!r}).touch()
+
+
+class Config(LlamaConfig):
+    model_type = "novel"
+
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+@pytest.fixture
+def novel(tokenizer, tmp_path, monkeypatch):
+    """A folder with a Llama whose classes are Python code beside it, and the file that the code makes when run."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    with_code(tmp_path / "hub", spread(tiny_decoder_only("llama", len(tokenizer))), tokenizer)
+    path = tmp_path / "hub" / "config.json"
+    classes = {"AutoConfig": "novel.Config", "AutoModelForCausalLM": "novel.Model"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": classes}))
+    (tmp_path / "hub" / "novel.py").write_text(CODE.format(mark=str(tmp_path / "was_run")))
+    return str(tmp_path / "hub"), tmp_path / "was_run"
+
+
+def test_code_beside_a_model_is_run_by_consent_alone(novel, tmp_path):
+    folder, mark = novel
+    with pytest.raises(CheckpointError, match=r"train with autoencoder\.trust_remote_code=true"):
+        opened(folder)
+    assert not mark.exists()
+    with pytest.raises(ConfigError, match=r"no run directory holds; give autoencoder\.store_lm=false"):
+        opened(folder, trust_remote_code=True)
+    model = opened(folder, trust_remote_code=True, store_lm=False).eval()
+    assert mark.exists() and model.lm.config.model_type == "novel"
+    model.save(tmp_path / "run")
+    mark.unlink()
+    with pytest.raises(CheckpointError, match="load with trust_remote_code=True"):
+        LanguageAutoencoder.load(tmp_path / "run")
+    assert not mark.exists(), "a run does not consent"
+    again = LanguageAutoencoder.load(tmp_path / "run", trust_remote_code=True)
+    torch.testing.assert_close(again.encode(*batch(again)), model.encode(*batch(model)))
+
+
+def test_a_model_that_transformers_knows_needs_no_code(folders):
+    assert not fetched(folders("llama"), trust_remote_code=True).runs_code
+
+
 def no_writer(folder, lm, tokenizer):
     lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "vit"}))
+
+
+def marian(folder, lm, tokenizer):
+    tiny_encoder_decoder("marian", len(tokenizer)).save_pretrained(folder)
+    for name in ("source.spm", "target.spm", "vocab.json"):
+        (folder / name).write_text("{}")
 
 
 def empty(folder, lm, tokenizer):
@@ -266,7 +320,8 @@ def empty(folder, lm, tokenizer):
 BROKEN = {
     "has no tokenizer": no_tokenizer,
     "it has the token 399, and the model 50 embeddings": larger_vocabulary,
-    r"its type 'novel' needs Python code of its own \(trust_remote_code\), which is never run": with_code,
+    "needs Python code of its own, which is not run; if you trust its authors": with_code,
+    r"has no tokenizer \(Marian's source.spm .*\); add its tokenizer.json and tokenizer_config.json": marian,
     "its type 'vit' is no language model that writes text": no_writer,
     "neither a local folder with a model nor reachable on the hub": empty,
 }

@@ -14,7 +14,7 @@ import torch
 import ld4lg_fast
 from ld4lg_fast import DecodingConfig, TextDiffusionPipeline
 from ld4lg_fast.checkpoints import hub
-from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.pipeline.model_card import model_card
 from ld4lg_fast.pipeline.outputs import CallOptions, SamplingOptions
 from ld4lg_fast.pipeline.statistics import RunStatistics
@@ -76,6 +76,22 @@ def test_a_dtype_alone_can_be_given_to_to(pipe):
     assert pipe.model.denoiser.input_proj.weight.dtype == torch.bfloat16
     assert pipe.model.latent_mean.dtype == torch.float32
     assert pipe.to("cpu", torch.float32).model.denoiser.input_proj.weight.dtype == torch.float32
+
+
+def test_a_run_is_loaded_in_a_dtype(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "run")
+    loaded = TextDiffusionPipeline.from_pretrained(tmp_path / "run", dtype=torch.bfloat16)
+    moved = TextDiffusionPipeline.from_pretrained(tmp_path / "run").to(torch.bfloat16)
+    for one, other in ((loaded.autoencoder, moved.autoencoder), (loaded.model, moved.model)):
+        first, second = one.state_dict(), other.state_dict()
+        assert all(first[name].dtype == tensor.dtype for name, tensor in second.items())
+        assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
+    assert loaded.autoencoder.lm.dtype == torch.bfloat16 and loaded.model.latent_mean.dtype == torch.float32
+    assert loaded(2, num_inference_steps=2).texts == moved(2, num_inference_steps=2).texts
+    with pytest.raises(ConfigError, match="dtype is torch.int8"):
+        TextDiffusionPipeline.from_pretrained(tmp_path / "run", dtype=torch.int8)
+    with pytest.raises(ConfigError, match="trust_remote_code is 'yes'"):
+        TextDiffusionPipeline.from_pretrained(tmp_path / "run", trust_remote_code="yes")
 
 
 def test_compile_compiles_the_blocks_where_they_are_run_and_says_where_not(pipe, monkeypatch, caplog):

@@ -9,7 +9,8 @@ import torch
 from ld4lg_fast import DecodingConfig, TextDiffusionPipeline
 from ld4lg_fast.autoencoder.pretrained import fetched
 from ld4lg_fast.pipeline.model_card import model_card
-from ld4lg_fast.training import main
+from ld4lg_fast.training import main, preparation
+from ld4lg_fast.training.autoencoder_model import trusts_code
 from tests.language_models import spread, tiny_decoder_only
 from tests.training.small_runs import SMALLEST, STEPS, command, losses, refused
 
@@ -24,7 +25,8 @@ def causal(tmp_path_factory, tokenizer):
     spread(tiny_decoder_only("qwen3", len(tokenizer))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    return ["autoencoder=causal", f"autoencoder.name_or_path={folder}"]
+    # Losses that are compared do not depend on what is faster.
+    return ["autoencoder=causal", f"autoencoder.name_or_path={folder}", "autoencoder.cache_states=false"]
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,28 @@ def test_options_that_cannot_be_had_are_refused_before_anything_is_written(
 def test_lora_from_scratch_is_refused(tmp_path, capsys):
     options = ("+autoencoder.lora.rank=2", "autoencoder=scratch")
     assert "needs a pretrained language model" in refused(capsys, command, tmp_path / "run", *options)
+
+
+def test_a_resumed_run_does_not_consent_to_code(causal, tmp_path, capsys, monkeypatch):
+    """Its config is not asked; the option is that of the command."""
+    run = tmp_path / "run"
+    asked = []
+    load = preparation.load_pretrained
+
+    def seen(config, dataset):
+        asked.append(trusts_code(config))
+        return load(config, dataset)
+
+    monkeypatch.setattr(preparation, "load_pretrained", seen)
+    command(
+        run,
+        *causal,
+        "autoencoder.trust_remote_code=true",
+        "train.stage=autoencoder",
+        "train.autoencoder.steps=1",
+    )
+    for options in ([], ["autoencoder.trust_remote_code=true"]):
+        main(["resume=true", f"hydra.run.dir={run}", "train.autoencoder.steps=2", *options])
+        shutil.rmtree(run / "autoencoder")
+        shutil.rmtree(run / "checkpoints" / "autoencoder" / "step_2")
+    assert asked == [True, False, True]
