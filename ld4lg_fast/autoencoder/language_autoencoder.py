@@ -3,7 +3,7 @@
 Lovelace et al. 2023, section 4. Letters: B batch, T tokens, N latents, d latent width, W model width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,10 +260,11 @@ class LanguageAutoencoder(TeacherForcing):
         sample_ids: Tensor | None = None,
         mask: Tensor | None = None,
         prefix: Tensor | None = None,
+        pause: Callable[[], object] | None = None,
     ) -> list[list[int]]:
         """Token ids decoded from latents (B, N, d), special tokens removed; ``mask`` (B, N) for recipe v1.
 
-        ``seed``, ``sample_ids``: of nucleus sampling, see `generate_ids`.
+        ``seed``, ``sample_ids``: of nucleus sampling, and ``pause``: see `generate_ids`.
         ``prefix``: (B, P) int64, the last tokens of the text before, which the decoder reads first; the result is
         without them.
 
@@ -273,6 +274,7 @@ class LanguageAutoencoder(TeacherForcing):
         self.check_latents(latents, mask)
         states = self.readable_states(latents, mask)
         options: dict[str, Any] = {"mask": mask, "seed": seed, "sample_ids": sample_ids, "prefix": prefix}
+        options["pause"] = pause
         decodes = [
             generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)
             for number in range(decoding.num_decodes)

@@ -5,7 +5,7 @@ Letters: B batch, N latents, W language model width, V vocabulary.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -56,6 +56,7 @@ def generate_ids(
     sample_ids: Tensor | None = None,
     decode: int = 0,
     prefix: Tensor | None = None,
+    pause: Callable[[], object] | None = None,
 ) -> Tensor:
     """Token ids (B, length) decoded from states (B, N, W) of the encoder, or of a decoder-only model's soft prefix.
 
@@ -69,6 +70,7 @@ def generate_ids(
             decode); one seed, or one for each text; ids default to 0 … B-1.
         prefix: (B, P) int64, tokens that the decoder reads before the first one that it writes; the result begins with
             the start token and these. Lengths of ``config`` are without them.
+        pause: called between tokens, every `loop.CHECK_EVERY` of them; not by ``generate``.
 
     Raises:
         ConfigError: lengths that the model does not handle, see `check_lengths`, or a precision that this model or
@@ -102,7 +104,7 @@ def generate_ids(
         limits = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
         search = NucleusSearch(stack, cache, rules, uniforms, **limits)
     with gpu_settings(states.device):
-        return run(search, rules, len(states), fill, prefix)
+        return run(search, rules, len(states), fill, prefix, pause)
 
 
 def _options(lm: PreTrainedModel, config: DecodingConfig, max_len: int, prefix: int = 0) -> GenerationConfig:

@@ -44,8 +44,16 @@ class GraphedSearch:
         self.replay()
 
 
-def run(search: Search, rules: Rules, sentences: int, fill: int, prefix: Tensor | None = None) -> Tensor:
-    """Decodes to the end: ids (S, length of the longest text), padded with ``fill``."""
+def run(
+    search: Search,
+    rules: Rules,
+    sentences: int,
+    fill: int,
+    prefix: Tensor | None = None,
+    pause: Callable[[], object] | None = None,
+) -> Tensor:
+    """Decodes to the end: ids (S, length of the longest text), padded with ``fill``; calls ``pause`` after every
+    `CHECK_EVERY` tokens."""
     device = rules.eos.device
     rows = torch.arange(sentences, device=device)
     ids = torch.full((sentences, rules.max_length), fill, device=device)
@@ -73,6 +81,8 @@ def run(search: Search, rules: Rules, sentences: int, fill: int, prefix: Tensor 
             search.keep(left)
             if steps is not None:
                 steps.forget()
+        if pause is not None and length % CHECK_EVERY == 0:
+            pause()
     ids[rows] = search.result()
     ends = rules.ends(ids[:, first:])
     lengths = torch.where(ends.any(1), ends.int().argmax(1) + first + 1, rules.max_length)

@@ -290,6 +290,10 @@ class RunningSamples(Generic[Key]):
             if len(batch):
                 batch.advance()
 
+    def ending(self, steps: int) -> int:
+        """Samples that end within so many steps."""
+        return sum(left <= steps for batch in self.batches for left in batch.steps_left)
+
     def predicted(self, keys: Collection[Key]) -> dict[Key, Tensor]:
         """The x_start (N, d), un-normalised, of the latest step of some samples."""
         return self._latents(keys, predicted=True)

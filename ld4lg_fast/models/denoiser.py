@@ -219,8 +219,10 @@ class DiffusionTransformer(Denoiser):
         if context is None:
             tokens = self.null_context.expand(batch, 1, -1)
         else:
-            shared = isinstance(context, BlockStates)
-            tokens = context.linear(self.context_proj) if shared else self.context_proj(context)
+            if isinstance(context, BlockStates):
+                tokens = context.linear(self.context_proj)
+            else:
+                tokens = self.context_proj(context)
             columns = check_mask("context_mask", context_mask, tokens.shape[:2])
         source_bias, varlen = None, None
         longest = max(length, tokens.shape[1])

@@ -159,21 +159,36 @@ class RequestEngine:
         """Works until `close`."""
         while self._has_work():
             begun = time.perf_counter()
-            try:
-                self._drop_closed()
-                self._enter()
-                self._advance()
-                if self.decoder.is_due(len(self.running)):
-                    self._next.extendleft(reversed(self.decoder.decode()))
-            except Exception as error:
-                # Whatever it was may be in the state of every sample, and the requests that wait have none yet.
-                self._fail([*self.running.keys, *self._next, *self.decoder.samples()], error)
+            self._work(self._pause)
             self._seconds += time.perf_counter() - begun
         if not self._drain:
             closed = EngineClosed("The engine was closed before the request was finished; make it again.")
             queued = [sample for request in self._requests for sample in request.samples]
             self._fail([*self.running.keys, *self._next, *self.decoder.samples(), *queued], closed)
             self._requests.clear()
+
+    def _work(self, pause: Callable[[], None] | None) -> None:
+        """A step of all samples, and the texts that are due; ``pause``: see `DecodeQueue.decode`."""
+        try:
+            self._drop_closed()
+            self._enter()
+            self._advance()
+            while self.decoder.is_due(self._steps, self.running.ending):
+                going_on = self.decoder.decode(pause)
+                self._next.extendleft(reversed(going_on))
+        except Exception as error:
+            # Whatever it was may be in the state of every sample, and the requests that wait have none yet.
+            self._fail([*self.running.keys, *self._next, *self.decoder.samples()], error)
+
+    def _pause(self) -> None:
+        """Between the tokens of a large batch of texts: steps of as many samples in all as it has texts, and at least
+        one step, so that neither waits for the other."""
+        texts = len(self.decoder.interrupted)
+        while self._drain or not self._closing:
+            self._work(None)
+            texts -= len(self.running)
+            if not 0 < len(self.running) <= texts:
+                break
 
     def _has_work(self) -> bool:
         """Waits for a request; False if the loop has to end."""
@@ -272,8 +287,8 @@ class RequestEngine:
             for sample in samples
             if sample.steps in sample.show_steps and sample.steps < sample.plan.num_steps
         }
-        self.decoder.add(self.running.predicted(shown), shown=True)
-        self.decoder.add(self.running.take_finished(), shown=False)
+        self.decoder.add(self.running.predicted(shown), shown=True, steps=self._steps)
+        self.decoder.add(self.running.take_finished(), shown=False, steps=self._steps)
 
     def _start_anew(self, samples: list[Sample]) -> None:
         """Lets samples that do not fit the memory enter again; as their noise is their own, they become the same."""

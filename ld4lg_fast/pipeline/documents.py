@@ -114,8 +114,10 @@ class BlockCoder:
         decoding: DecodingConfig,
         seed: int | Sequence[int],
         sample_ids: Tensor,
+        pause: Callable[[], object] | None = None,
     ) -> list[list[int]]:
-        """Token ids of the block of each document, decoded from its latents (B, N, d); one seed, or one for each."""
+        """Token ids of the block of each document, decoded from its latents (B, N, d); one seed, or one for each;
+        ``pause``: see `generate_ids`."""
         prefixes = [self.writer.prefix(document) for document in documents]
         # A prefix ends with what a text begins with, so that there is less to write.
         most = (decoding.max_length or self.autoencoder.max_len) - len(self.between) + 1
@@ -128,6 +130,7 @@ class BlockCoder:
             places = torch.tensor(rows, device=latents.device)
             of_rows = seed if isinstance(seed, int) else [seed[row] for row in rows]
             options: dict[str, Any] = {"seed": of_rows, "sample_ids": sample_ids[places], "prefix": given}
+            options["pause"] = pause
             how = replace(decoding, max_length=most) if length else decoding
             found = self.autoencoder.generate(latents[places], how, **options)
             for row, tokens in zip(rows, found, strict=True):

@@ -68,7 +68,7 @@ def test_guides_change_what_is_sampled(guided):
     )
     assert (led - free).abs().max() > 0.01
     engine, seen = RequestEngine(guided), []
-    engine.decoder.add = lambda latents, shown: seen.extend(latents.values())
+    engine.decoder.add = lambda latents, **_: seen.extend(latents.values())
     engine.submit(SampleRequest(num_samples=2, guides={"size": "short"}))
     for _ in range(8):
         engine._enter()
