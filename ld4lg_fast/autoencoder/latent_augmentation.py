@@ -46,6 +46,12 @@ class Augmentation(Protocol):
     def augment_latents(self, latents: Tensor, draws: Draws, /) -> Tensor: ...
 
 
+def add_noise(latents: Tensor, noise: Tensor, share: Tensor | float) -> Tensor:
+    """``√(1-s)·latents + √s·noise`` (B, N, d), with standard normal noise scaled to each text's latents."""
+    noise = noise * latents.detach().std(dim=(1, 2), keepdim=True)
+    return (1 - share) ** 0.5 * latents + share**0.5 * noise
+
+
 @dataclass(frozen=True)
 class LatentAugmentation:
     """Maximum strengths; the strength for each text is sampled uniformly between 0 and the maximum.
@@ -89,8 +95,7 @@ class LatentAugmentation:
         if self.decoder_noise:
             share = draws(torch.rand, latents, 1, 1).to(latents) * self.decoder_noise
             noise = draws(torch.randn, latents, *latents.shape[1:]).to(latents)
-            noise = noise * latents.detach().std(dim=(1, 2), keepdim=True)
-            latents = (1 - share).sqrt() * latents + share.sqrt() * noise
+            latents = add_noise(latents, noise, share)
         if self.position_dropout:
             share = draws(torch.rand, latents, 1, 1) * self.position_dropout
             latents = latents * (draws(torch.rand, latents, latents.shape[1], 1) >= share)

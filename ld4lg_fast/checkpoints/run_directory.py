@@ -24,6 +24,7 @@ class RunDirectory:
         self.denoiser = self.path / "denoiser"
         self.statistics = self.path / "statistics.json"
         self.reconstruction = self.path / "reconstruction.json"
+        self.decoder_tolerance = self.path / "decoder_tolerance.json"
         self.log = self.path / "logs" / "train.jsonl"
         self.curves = self.path / "curves.png"
         self.samples = self.path / "samples"

@@ -55,6 +55,12 @@ def in_groups(entries: Sequence[T], num_candidates: int) -> list[list[T]]:
     return [list(entries[i : i + num_candidates]) for i in range(0, len(entries), num_candidates)]
 
 
+def until_end(lm: LanguageModel, ids: Tensor) -> Tensor:
+    """(B, T) bool: the tokens ``ids`` (B, T) up to the first end of text, which is included."""
+    ends = torch.isin(ids, torch.tensor(lm.lm.generation_config.eos_token_id, device=ids.device)).int()
+    return ends.cumsum(1) - ends == 0
+
+
 def model_scores(lm: LanguageModel, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
     """Mean log-probability (B,) float32 of the tokens (B, T) after the first, up to the first end, given the states.
 
@@ -64,8 +70,7 @@ def model_scores(lm: LanguageModel, states: Tensor, ids: Tensor, mask: Tensor | 
     logits = lm.logits(states, mask, ids[:, :-1])
     targets = ids[:, 1:]
     scores = logits.float().log_softmax(-1).gather(2, targets[:, :, None]).squeeze(2)
-    ends = torch.isin(targets, torch.tensor(lm.lm.generation_config.eos_token_id, device=ids.device)).int()
-    kept = ends.cumsum(1) - ends == 0
+    kept = until_end(lm, targets)
     return (scores * kept).sum(1) / kept.sum(1)
 
 

@@ -1,8 +1,9 @@
 """The rows of the report: which texts are measured, and against which references."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from ld4lg_fast.data import TextDataset
+from ld4lg_fast.data import TextDataset, TextSplit
 from ld4lg_fast.decoding.reranking import choose, in_groups, oracle
 from ld4lg_fast.errors import DataError
 from ld4lg_fast.evaluation.ngrams import TrainingNgrams
@@ -37,17 +38,42 @@ def text_rows(
     training: TrainingNgrams,
     names: Sequence[str],
     measure: Measure,
+    others: TextSplit | None = None,
 ) -> list[Row]:
-    """A row for each decoding, and one for each class of its samples and references."""
+    """A row for each decoding, and one for each class of its samples and references.
+
+    ``others``: real texts that are no references, for ``mauve_real``, left out where there are too few of a class.
+    """
     rows = []
     for decoding in next(iter(samples.values())):
         for group, members in groups_of(references, names).items():
             row = Row(_joined(decoding, group), {"strategy": decoding, "class": group or None})
             real = [references.texts[i] for i in members]
+            held_out = _others_like(members, references, others)
             for texts in samples.values():
-                row.results.append(measure([texts[decoding][i] for i in members], real, training))
+                own = [texts[decoding][i] for i in members]
+                more = {} if others is None else {"held_out": held_out}
+                row.results.append(measure(own, real, training, **more))
+                if held_out is None and others is not None and "mauve" in row.results[-1]["metrics"]:
+                    row.results[-1]["skipped"]["mauve_real"] = f"there are not {len(real)} other real texts"
             rows.append(row)
     return rows
+
+
+def _others_like(
+    members: Sequence[int], references: References, others: TextSplit | None
+) -> list[str] | None:
+    """As many of ``others`` as references ``members``, with as many of each class; None if there are fewer."""
+    if others is None:
+        return None
+    wanted = Counter(references.labels[i] if references.labels else None for i in members)
+    found: list[str] = []
+    for label, count in wanted.items():
+        texts = of_class(others, label).texts[:count]
+        if len(texts) < count:
+            return None
+        found += texts
+    return found
 
 
 def named(rows: Sequence[Row], name: str, facts: Mapping) -> list[Row]:

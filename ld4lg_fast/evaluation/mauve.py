@@ -1,5 +1,9 @@
 """MAUVE (Pillutla et al. 2021) of two sets of feature vectors, through `mauve-text`."""
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import numpy as np
@@ -30,7 +34,22 @@ def mauve_score(samples: np.ndarray, references: np.ndarray, scaling_factor: flo
     package = check_mauve(min(len(samples), len(references)))
     if not np.ptp(np.vstack([samples, references]), axis=0).any():
         raise Unavailable("all texts have the same features")
-    result = package.compute_mauve(
-        p_features=samples, q_features=references, mauve_scaling_factor=scaling_factor, verbose=False
-    )
+    with _quiet_libraries():
+        result = package.compute_mauve(
+            p_features=samples, q_features=references, mauve_scaling_factor=scaling_factor, verbose=False
+        )
     return float(result.mauve)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Discards what compiled libraries print: faiss warns of few texts per cluster; `cautions` says it in words."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

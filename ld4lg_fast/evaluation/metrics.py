@@ -1,26 +1,29 @@
 """All metrics of a set of texts as one dictionary, with reasons for those that cannot be computed.
 
-Both functions return ``{"num_texts", "empty_texts", "metrics": {name: value}, "skipped": {name: sentence}}``.
+Both functions return ``{"num_texts", "empty_texts", "metrics": {name: value}, "skipped": {name: sentence},
+"cautions": [clause], "shape": {name: value}}``; the shape is that of `decoder_tolerance.TextShape`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from ld4lg_fast.errors import DataError
 from ld4lg_fast.evaluation import bertscore, ngrams, seq2seq
 from ld4lg_fast.evaluation.cache import ArrayCache
+from ld4lg_fast.evaluation.cautions import Truncated, mauve_cautions
 from ld4lg_fast.evaluation.features import language_model_features, sentence_features
 from ld4lg_fast.evaluation.mauve import check_mauve, mauve_score
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.options import EvaluationSettings
 from ld4lg_fast.evaluation.perplexity import text_perplexities
 from ld4lg_fast.evaluation.unavailable import ModelUnavailable, Unavailable
+from ld4lg_fast.training.decoder_tolerance import TextShape
 
 BERTSCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
 TEXT_METRICS = (
-    *("mauve", "mauve_sentence", "perplexity", "diversity", "memorization"),
+    *("mauve", "mauve_real", "mauve_sentence", "perplexity", "diversity", "memorization"),
     *("diversity_words", "memorization_words", "unique_words"),
 )
 PAIR_METRICS = (
@@ -42,10 +45,13 @@ class _Results:
     empty_texts: int
     metrics: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    cautions: list[str] = field(default_factory=list)
+    shape: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "_Results":
-        return cls(len(texts), sum(not text.strip() for text in texts))
+        shape = asdict(TextShape.of(texts)) if texts else {}
+        return cls(len(texts), sum(not text.strip() for text in texts), shape=shape)
 
     def add(self, name: str, compute: Callable[[], float], model: str = "") -> None:
         self.add_all([name], lambda: {name: compute()}, model)
@@ -126,6 +132,8 @@ def evaluate_texts(
     settings: EvaluationSettings | None = None,
     models: ScoringModels | None = None,
     cache: ArrayCache | None = None,
+    held_out: Sequence[str] | None = None,
+    truncated: Truncated | None = None,
 ) -> dict:
     """MAUVE, perplexity, diversity, memorization and unique words of ``samples``.
 
@@ -140,6 +148,9 @@ def evaluate_texts(
         settings: the scoring models.
         models: share one object between calls to load each model once.
         cache: for features, perplexities and the training set's n-grams.
+        held_out: other real texts, as many as ``samples``; their MAUVE with the references is ``mauve_real``, what is
+            reached at this size.
+        truncated: see `cautions.Truncated`.
 
     Raises:
         DataError: fewer references than samples.
@@ -160,10 +171,15 @@ def evaluate_texts(
         return results.as_dict()
     if (mauve := settings.mauve_model) is not None:
         results.add("mauve", lambda: scorer.mauve(mauve, texts, real), "mauve_model")
+        if held_out is not None and "mauve" in results.metrics:
+            others = [text for text in held_out if text.strip()]
+            results.add("mauve_real", lambda: scorer.mauve(mauve, others, real), "mauve_model")
     if (sentence := settings.sentence_model) is not None:
         results.add("mauve_sentence", lambda: scorer.sentence_mauve(sentence, texts, real), "sentence_model")
     if (perplexity := settings.perplexity_model) is not None:
         results.add("perplexity", lambda: scorer.perplexity(perplexity, texts), "perplexity_model")
+    if {"mauve", "mauve_sentence"} & results.metrics.keys():
+        results.cautions += mauve_cautions(texts, real, training, settings.max_length, truncated)
     kind, tokens_of = ngrams.best_tokens()
     results.add(f"diversity{kind}", lambda: ngrams.diversity(tokens_of(texts)))
     if training is not None:

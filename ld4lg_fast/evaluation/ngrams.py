@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ld4lg_fast.data.texts import Texts
-from ld4lg_fast.evaluation.cache import ArrayCache
+from ld4lg_fast.evaluation.cache import ArrayCache, fingerprint
 from ld4lg_fast.evaluation.unavailable import Unavailable, require
 from ld4lg_fast.export.runtime.similarity import set_apart, word_pattern
 
@@ -92,6 +92,16 @@ class TrainingNgrams:
 
     def __init__(self, texts: Sequence[str], cache: ArrayCache) -> None:
         self.texts, self.cache = texts, cache
+        self._counts: dict[str, int] = {}
+
+    def count_texts(self, texts: Sequence[str]) -> int:
+        """How many of ``texts`` are training texts; counted once for the same texts."""
+        key = fingerprint(texts)
+        if key not in self._counts:
+            wanted = set(texts)
+            known = {text for text in self.texts if text in wanted}
+            self._counts[key] = sum(text in known for text in texts)
+        return self._counts[key]
 
     @cached_property
     def hashes(self) -> np.ndarray:

@@ -101,6 +101,16 @@ def choose_references(
     )
 
 
+def other_real_texts(dataset: TextDataset, references: References) -> TextSplit:
+    """Real texts that are no references: the rest of their split, or all of the other one where that has more."""
+    used = set(references.texts)
+    part = getattr(dataset, references.split)
+    rest = part.select(i for i, text in enumerate(part.texts) if text not in used)
+    (name,) = set(HELD_OUT) - {references.split}
+    other = getattr(dataset, name)
+    return rest if len(rest) >= min(len(other), len(references.texts)) else other
+
+
 def of_class(part: TextSplit, class_id: int | None) -> TextSplit:
     """The texts of one class, or all texts."""
     if class_id is None or part.labels is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table
 
+from ld4lg_fast.evaluation.cautions import ONE_SEED
 from ld4lg_fast.evaluation.confidence import summary
 from ld4lg_fast.evaluation.metrics import METRICS
 from ld4lg_fast.terminal.console import TextConsole, console
@@ -27,6 +28,7 @@ LEGENDS = {
     "attribute": "share of texts that are what the guide leads to, judged by their words",
     "miss": "mean distance from the number that the guide leads to, judged by the words",
     "mauve": "likeness of samples and references in the features of a language model, 0 to 1, higher is better",
+    "mauve_real": "MAUVE of as many other real texts with the references: no model can be expected to be above it",
     "mauve_sentence": "the same in the features of a sentence encoder",
     "perplexity": "mean over the texts, by a language model; lower reads more fluently",
     "perplexity_given_prompt": "mean over the continuations, of their tokens after those of the prompt",
@@ -63,6 +65,19 @@ class Row:
         """Reasons of the metrics that are missing for some seed."""
         return {name: why for result in self.results for name, why in result["skipped"].items()}
 
+    def cautions(self) -> list[str]:
+        """Why figures of the row mislead, a clause each."""
+        found = dict.fromkeys(why for result in self.results for why in result.get("cautions", ()))
+        alone = "strategy" in self.facts and len(self.results) == 1
+        of_mauve = "mauve" in self.metrics() or "mauve_sentence" in self.metrics()
+        return [*found, *([ONE_SEED] if alone and of_mauve else [])]
+
+    def shape(self) -> dict[str, float]:
+        """Mean over the seeds of each figure of `decoder_tolerance.TextShape`."""
+        shapes = [result["shape"] for result in self.results if result.get("shape")]
+        names = shapes[0] if shapes else ()
+        return {name: summary([shape[name] for shape in shapes])["mean"] for name in names}
+
     def as_dict(self) -> dict:
         counts = {
             "num_texts": self.results[0]["num_texts"],
@@ -74,6 +89,8 @@ class Row:
             **counts,
             "metrics": self.metrics(),
             "skipped": self.skipped(),
+            "cautions": self.cautions(),
+            "shape": self.shape(),
         }
 
 
@@ -99,18 +116,46 @@ def print_report(rows: Sequence[Row], title: str) -> None:
         table.add_column(name.replace("_", "\n"), justify="right")
     for row, figure in zip(rows, figures, strict=True):
         cells = [_cell(figure.get(name), DECIMALS.get(name, 3)) for name in names]
+        if row.cautions():
+            doubtful = [name.startswith("mauve") and name in figure for name in names]
+            cells = [f"{cell} (!)" if doubt else cell for cell, doubt in zip(cells, doubtful, strict=True)]
         table.add_row(row.name, str(row.results[0]["num_texts"]), *cells)
     # Log files get a wide table.
     wide = {"file": console.file, "width": WIDTH_WHERE_PIPED, "quiet": console.quiet}
     (console if console.is_terminal else TextConsole(**wide)).print(table)
     for name in filter(LEGENDS.__contains__, names):
         console.print(f"{name.replace('_', ' ')}: {LEGENDS[name]}.")
+    for why, concerned in reasons(
+        dict.fromkeys([row.name], why) for row in rows for why in row.cautions()
+    ).items():
+        console.print(f"(!) {', '.join(concerned)}: {why}.")
     for why, missing in reasons(row.skipped() for row in rows).items():
         console.print(f"{', '.join(missing)} skipped: {why}.")
     for row in rows:
         if empty := sum(result["empty_texts"] for result in row.results):
             total = sum(result["num_texts"] for result in row.results)
             console.print(f"{row.name}: {empty} of {total} texts are empty and left out.")
+
+
+READINGS = ("loss", "entropy", "margin")
+
+
+def print_tolerance(found: Mapping) -> None:
+    """Prints how the decoder takes latents of each kind (`decoder_tolerance.measure_tolerance`), and what it means."""
+    table = Table(title="The decoder's tolerance", caption="Per token: loss and entropy in nats.")
+    table.add_column("latents")
+    for name in READINGS:
+        table.add_column(name, justify="right")
+    for kind, own in readings_of(found).items():
+        table.add_row(kind.replace("_", " "), *(f"{own[name]:.3f}" for name in READINGS))
+    console.print(table)
+    for check in found["checks"]:
+        console.print(f"{check['line']}.")
+
+
+def readings_of(found: Mapping) -> dict[str, Mapping]:
+    """The readings among the figures of a decoder's tolerance, by kind of latents."""
+    return {kind: own for kind, own in found.items() if "margin" in own}
 
 
 def reasons(skipped: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:

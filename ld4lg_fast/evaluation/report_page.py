@@ -12,7 +12,7 @@ from pathlib import Path
 from ld4lg_fast.checkpoints.files import read_json, write_atomically
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.evaluation.ngrams import ngrams
-from ld4lg_fast.evaluation.report import reasons
+from ld4lg_fast.evaluation.report import READINGS, readings_of, reasons
 from ld4lg_fast.evaluation.report_charts import Point, bars, histogram, scatter
 from ld4lg_fast.evaluation.report_latents import Film, LatentMap
 from ld4lg_fast.export.runtime.renamed import current_entries
@@ -59,6 +59,7 @@ def write_page(
         "title": escape(f"{content['run']}: {len(series['real texts'])} samples"),
         "facts": _facts(content),
         "table": _table(content["rows"]),
+        "tolerance": _tolerance(content.get("decoder_tolerance")),
         "plots": "".join(_figure(name, *plot) for name, plot in plots if plot is not None),
         "phrases": _phrases(series),
         "film": "" if film is None else _film_section(),
@@ -133,13 +134,37 @@ def _table(rows: Sequence[Mapping]) -> str:
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in ("texts", "number", *names))
     body = ""
     for row in rows:
-        cells = "".join(f"<td>{_figure_cell(row['metrics'].get(name))}</td>" for name in names)
+        doubtful = {name for name in row["metrics"] if name.startswith("mauve") and row.get("cautions")}
+        cells = "".join(
+            f"<td>{_figure_cell(row['metrics'].get(name))}{' (!)' if name in doubtful else ''}</td>"
+            for name in names
+        )
         body += f"<tr><th>{escape(row['name'])}</th><td>{row['num_texts']}</td>{cells}</tr>"
+    doubts = reasons(dict.fromkeys([row["name"]], why) for row in rows for why in row.get("cautions", ()))
+    notes = "".join(f"<li>(!) {escape(', '.join(n))}: {escape(why)}.</li>" for why, n in doubts.items())
     missing = reasons(row["skipped"] for row in rows)
-    notes = "".join(f"<li>{escape(', '.join(n))} skipped: {escape(why)}.</li>" for why, n in missing.items())
+    notes += "".join(f"<li>{escape(', '.join(n))} skipped: {escape(why)}.</li>" for why, n in missing.items())
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         f'<ul class="notes">{notes}</ul>'
+    )
+
+
+def _tolerance(found: Mapping | None) -> str:
+    """How the decoder takes latents of each kind, and what it means; "" for evaluations of earlier versions."""
+    if found is None:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("latents", *READINGS))
+    body = ""
+    for kind, own in readings_of(found).items():
+        cells = "".join(f"<td>{own[name]:.3f}</td>" for name in READINGS)
+        body += f"<tr><th>{escape(kind.replace('_', ' '))}</th>{cells}</tr>"
+    notes = "".join(f"<li>{escape(check['line'])}.</li>" for check in found["checks"])
+    return (
+        '<section id="tolerance"><h2>The decoder’s tolerance</h2><p class="hint">How the decoder reads real texts from '
+        "their own latents, clean, noised and sampled again, and its own texts from sampled ones; per token, in nats."
+        f'</p><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<ul class="notes">{notes}</ul></section>'
     )
 
 

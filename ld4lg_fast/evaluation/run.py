@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from ld4lg_fast.checkpoints.files import read_json, write_json
 from ld4lg_fast.checkpoints.shipped import results_folder, run_directory
+from ld4lg_fast.data import tokenize_texts
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.evaluation.cache import ArrayCache
 from ld4lg_fast.evaluation.checkpoints import load_checkpoint
@@ -21,8 +22,14 @@ from ld4lg_fast.evaluation.metrics import evaluate_pairs, evaluate_texts
 from ld4lg_fast.evaluation.models import ScoringModels
 from ld4lg_fast.evaluation.ngrams import TrainingNgrams
 from ld4lg_fast.evaluation.options import Options
-from ld4lg_fast.evaluation.references import References, choose_references, load_dataset, shuffled
-from ld4lg_fast.evaluation.report import Row, print_report, versions
+from ld4lg_fast.evaluation.references import (
+    References,
+    choose_references,
+    load_dataset,
+    other_real_texts,
+    shuffled,
+)
+from ld4lg_fast.evaluation.report import Row, print_report, print_tolerance, versions
 from ld4lg_fast.evaluation.report_latents import film, latent_map
 from ld4lg_fast.evaluation.report_page import earlier_evaluations, write_page
 from ld4lg_fast.evaluation.sampling import Conditions, Sampled, sample_texts
@@ -34,6 +41,7 @@ from ld4lg_fast.pipeline.documents import BlockCoder
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.presets import resolved_generation
 from ld4lg_fast.terminal.console import console
+from ld4lg_fast.training.decoder_tolerance import TEXTS, measure_tolerance, with_checks
 
 
 class Evaluation:
@@ -194,11 +202,24 @@ class Evaluation:
             measure = partial(evaluate_texts, **shared, cache=self.cache)
             real = self.references.texts
             rows += guide_rows(self.judges, guided, real, self.training, measure)
+        tolerance = self._tolerance()
         print_report(rows, f"{self.options.num_samples} samples of {self.checkpoint or self.run_dir}")
-        path = self._write(samples, rows, models, swept)
+        print_tolerance(tolerance)
+        path = self._write(samples, rows, models, swept, tolerance)
         if self.page is not None:
             self._write_page(self.page, path)
         return path
+
+    def _tolerance(self) -> dict:
+        """Figures of `measure_tolerance` for validation texts, and what they mean under ``checks``."""
+        filled = self.dataset.validation.filled()[:TEXTS]
+        return with_checks(measure_tolerance(self.pipe, self.dataset.validation.select(filled)))
+
+    def _truncated(self, texts: Sequence[str]) -> int:
+        """How many texts have as many tokens as the model's longest."""
+        tokenizer, limit = self.pipe.autoencoder.tokenizer, self.pipe.autoencoder.max_len
+        tokens = tokenize_texts(texts, tokenizer, limit)
+        return int((tokens.lengths >= limit).sum())
 
     def _rows(self, sampled: Mapping[int, Sampled], models: ScoringModels, alone: bool = False) -> list[Row]:
         """The rows of samples; with ``alone`` without rows of classes, real texts and interpolations."""
@@ -209,7 +230,7 @@ class Evaluation:
             scores = {seed: own.scores for seed, own in sampled.items()} if count > 1 else None
             return pair_rows(samples, self.references, count, partial(evaluate_pairs, **shared), scores)
         shared["cache"] = self.cache
-        measure: Any = partial(evaluate_texts, **shared)
+        measure: Any = partial(evaluate_texts, **shared, truncated=self._truncated)
         if self.from_prompts:
             measure = partial(evaluate_continuations, prompts=self.references.sources or [], **shared)
             own = text_rows(samples, self.references, self.training, (), measure)
@@ -217,9 +238,10 @@ class Evaluation:
             return [*own, Row("what really follows", {"texts": self.options.split}, [real])]
         training, names = self.training, self.pipe.statistics.class_names or ()
         together = replace(self.references, labels=None)
+        others = other_real_texts(self.dataset, self.references)
         if alone:
-            return text_rows(samples, together, training, names, measure)
-        rows = text_rows(samples, self.references, training, names, measure)
+            return text_rows(samples, together, training, names, measure, others)
+        rows = text_rows(samples, self.references, training, names, measure, others)
         if self.options.interpolation:
             halfway = text_rows({0: self._between_real_texts()}, together, training, names, measure)
             rows += named(halfway, "halfway between real texts", {"interpolated": True})
@@ -257,7 +279,14 @@ class Evaluation:
             options["source"] = self.references.sources[0]
         return options
 
-    def _write(self, samples: Samples, rows: Sequence[Row], models: ScoringModels, swept: Mapping) -> Path:
+    def _write(
+        self,
+        samples: Samples,
+        rows: Sequence[Row],
+        models: ScoringModels,
+        swept: Mapping,
+        tolerance: Mapping | None = None,
+    ) -> Path:
         content = {
             "run": str(self.run_dir),
             "checkpoint": self.checkpoint and str(self.checkpoint),
@@ -268,6 +297,7 @@ class Evaluation:
             "versions": versions(),
             "models": models.used(),
             "rows": [row.as_dict() for row in rows],
+            "decoder_tolerance": tolerance,
             "texts": {f"seed {seed}": texts for seed, texts in samples.items()},
             "frontier_texts": swept,
             "references": vars(self.references),

@@ -210,10 +210,11 @@ def _print_summary(session: Session) -> None:
         ("autoencoder/", "the language autoencoder", run.has_autoencoder),
         ("reconstruction.json", "how well it gives texts back", run.reconstruction.exists()),
         ("denoiser/", "the denoiser of its latents (averaged weights)", run.has_denoiser),
+        ("decoder_tolerance.json", "how its decoder takes sampled latents", run.decoder_tolerance.exists()),
         ("samples/", "texts sampled while training", run.samples.exists()),
         ("logs/train.jsonl", "losses", run.log.exists()),
     )
-    lines += [f"  {name:<20} {what}" for name, what, exists in parts if exists]
+    lines += [f"  {name:<22} {what}" for name, what, exists in parts if exists]
     lines.append("Sample texts with:" if run.has_denoiser else "Train the denoiser with:")
     lines.append(f"  {next_command(run)}")
     lines += [f"Warning: {warning}" for warning in warnings]

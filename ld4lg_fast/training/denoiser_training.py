@@ -8,9 +8,12 @@ import torch
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
+from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.models.attention_backends import set_attn_implementation
+from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources, trusts_code
 from ld4lg_fast.training.autoencoder_stage import write_statistics
 from ld4lg_fast.training.block_latents import NONE_CUT, BlockLatents, CutBlocks
@@ -21,6 +24,7 @@ from ld4lg_fast.training.block_stages import (
     dataset_of_blocks,
 )
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
+from ld4lg_fast.training.decoder_tolerance import TEXTS, measure_tolerance, with_checks
 from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.diffusion_stage import DiffusionStage, build_denoiser
 from ld4lg_fast.training.distillation import DistillationStage, load_teacher, student_of
@@ -95,6 +99,19 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
             stage.ema.module.save(session.run.denoiser)
 
     on_main(session.accelerator, save)
+    pipe = TextDiffusionPipeline(autoencoder, stage.ema.module, statistics)
+    few = dataset.validation.select(range(min(TEXTS, len(validation_tokens))))
+    on_main(session.accelerator, lambda: _describe(pipe, few, session))
+
+
+def _describe(pipe: TextDiffusionPipeline, texts: TextSplit, session: Session) -> None:
+    """Measures how the decoder takes the denoiser's latents, prints and writes it."""
+    with session.interrupts.immediately():
+        found = with_checks(measure_tolerance(pipe, texts))
+    write_json(session.run.decoder_tolerance, found)
+    for check in found["checks"]:
+        if not check["passed"]:
+            console.print(f"Of the decoder, {check['line']}.")
 
 
 def _encoded(

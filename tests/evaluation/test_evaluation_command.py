@@ -51,6 +51,7 @@ def test_texts_figures_and_all_that_repeats_them(run_dir, monkeypatch, capsys):
     ).decodings
     assert pipe(6, decoding=decoding["nucleus"], **options).texts == content["texts"]["seed 1"]["nucleus"]
     printed = capsys.readouterr().out
+    assert all(check["line"] in " ".join(printed.split()) for check in content["decoder_tolerance"]["checks"])
     assert "test texts against train" in printed and "out.json" in printed.replace("\n", "")
 
 

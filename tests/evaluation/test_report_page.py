@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -102,6 +103,10 @@ def test_the_page_holds_all_that_was_measured_and_fetches_nothing(class_run, mon
     assert {"diversity", "unique_words"} <= content["rows"][0]["metrics"].keys()
     assert data["film"]["frames"][-1]["text"] == content["texts"]["seed 3"]["greedy"][0]
     assert data["film"]["num_steps"] == 2
+    tolerance = content["decoder_tolerance"]
+    assert len(tolerance["checks"]) == 8
+    assert all(f"<li>{escape(check['line'])}.</li>" in text for check in tolerance["checks"])
+    assert f"<tr><th>sampled</th><td>{tolerance['sampled']['loss']:.3f}</td>" in text
     for name in ("Frontier", "Length", "Distinct n-grams", "How many texts share a 4-gram", "Latent map"):
         assert f"<h3>{name}</h3>" in text
 

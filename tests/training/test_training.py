@@ -57,6 +57,7 @@ def test_a_finished_run_is_self_contained_and_says_what_next(finished):
         "fingerprint.json",
         "statistics.json",
         "reconstruction.json",
+        "decoder_tolerance.json",
         "logs",
         "samples",
     }
