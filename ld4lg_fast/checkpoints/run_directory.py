@@ -11,7 +11,14 @@ from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.checkpoints.stored_config import is_run_config
 from ld4lg_fast.errors import CheckpointError, ConfigError
 
-STAGE_ONE_RESULTS = ("autoencoder", "statistics.json", "reconstruction.json", "logs", "cache")
+STAGE_ONE_RESULTS = (
+    "autoencoder",
+    "statistics.json",
+    "reconstruction.json",
+    "training_record.json",
+    "logs",
+    "cache",
+)
 
 
 class RunDirectory:
@@ -25,6 +32,8 @@ class RunDirectory:
         self.statistics = self.path / "statistics.json"
         self.reconstruction = self.path / "reconstruction.json"
         self.decoder_tolerance = self.path / "decoder_tolerance.json"
+        self.training_record = self.path / "training_record.json"
+        self.stored_samples = self.path / "samples" / "stored.json"
         self.log = self.path / "logs" / "train.jsonl"
         self.curves = self.path / "curves.png"
         self.samples = self.path / "samples"

@@ -22,11 +22,13 @@ ld4lg guide outputs/custom --data labelled.jsonl --label-column topic
                                                     texts of a topic, from then on
 ld4lg evaluate outputs/custom --report page.html    how good they are, as a page
 ld4lg export outputs/custom exported                a folder that needs no PyTorch
+ld4lg verify outputs/custom                         its first steps trained again, and compared
 ld4lg serve outputs/custom                          an HTTP server as OpenAI's, with a page
 ld4lg doctor                                        what works on this machine
 
-Each command explains itself: ld4lg COMMAND --help. Exit codes: 0 done, 2 bad input (one sentence says what to
-change), 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 by a closed pipe (as with | head -1).
+Each command explains itself: ld4lg COMMAND --help. Exit codes: 0 done, 1 verify found a difference, 2 bad
+input (one sentence says what to change), 130 ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 141 by a closed pipe (as
+with | head -1).
 """
 
 

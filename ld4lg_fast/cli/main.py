@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ld4lg_fast.cli import guide, sample, serve
+from ld4lg_fast.cli import guide, sample, serve, verify
 from ld4lg_fast.cli.app import PASSES_ON, Seed, app, path
 from ld4lg_fast.errors import LD4LGError
 from ld4lg_fast.export.runtime.renamed import current_words
@@ -14,7 +14,7 @@ from ld4lg_fast.export.runtime.text_display import displayed, print_json, termin
 from ld4lg_fast.terminal.hydra_arguments import hydra_value, is_override
 from ld4lg_fast.terminal.hydra_help import evaluate_help, train_help
 
-__all__ = ["app", "guide", "main", "sample", "serve"]
+__all__ = ["app", "guide", "main", "sample", "serve", "verify"]
 
 
 @app.command(context_settings=PASSES_ON, add_help_option=False)

@@ -30,6 +30,7 @@ from ld4lg_fast.training.run_setup import Plan, next_command, plan, prepare_dire
 from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes
 from ld4lg_fast.training.time_budget import RunClock, StageClock
 from ld4lg_fast.training.train_section import TrainOptions, read_options
+from ld4lg_fast.training.training_record import TrainingRecord, facts_of
 
 if TYPE_CHECKING:
     from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
@@ -78,7 +79,7 @@ def train(config: DictConfig) -> int | None:
             return stopped.exit_code
         finally:
             lock.release()
-            _end_processes(processes)
+            end_processes(processes)
     return None
 
 
@@ -88,7 +89,7 @@ def _run_dir(command: HydraConf) -> str:
     return command.runtime.output_dir if of_sweep else command.run.dir
 
 
-def _end_processes(processes: PartialState) -> None:
+def end_processes(processes: PartialState) -> None:
     """Ends the process group and resets Accelerate's state for the next job of a sweep."""
     processes.destroy_process_group()
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -131,11 +132,14 @@ def _train(planned: Plan, lock: RunLock, interrupts: Interrupts) -> None:
     on_main(accelerator, lambda: _begin(planned, lock, prepared.decoding))
     session.metrics_log.start_trackers("ld4lg-fast", config)
     dataset = prepared.dataset
+    if accelerator.is_main_process:
+        facts = facts_of(config, dataset, accelerator.device, accelerator.num_processes, options.precision)
+        session.record = TrainingRecord(run.training_record, facts)
     console.print(
         f"dataset={dataset.name}: {len(dataset.train)} training and {len(dataset.validation)} validation texts from "
         f"{dataset.origin}; run directory {run.path}"
     )
-    work = _work(prepared.pretrained)
+    work = stage_work(prepared.pretrained)
     for stage, its_clock in stages.items():
         if stage in finished:
             console.print(f"The {stage} stage of {run.path} is finished.")
@@ -154,7 +158,7 @@ def _begin(planned: Plan, lock: RunLock, decoding: DecodingConfig) -> None:
         decoding.save(planned.run.path)
 
 
-def _work(pretrained: "LanguageAutoencoder | None") -> Mapping[str, Callable]:
+def stage_work(pretrained: "LanguageAutoencoder | None") -> Mapping[str, Callable]:
     """The function that runs each stage."""
     from ld4lg_fast.training.autoencoder_training import train_autoencoder
     from ld4lg_fast.training.decoder_stage import train_decoder

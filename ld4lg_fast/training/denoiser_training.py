@@ -10,9 +10,11 @@ from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts
+from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.models.attention_backends import set_attn_implementation
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
+from ld4lg_fast.pipeline.stored_samples import store_samples
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources, trusts_code
 from ld4lg_fast.training.autoencoder_stage import write_statistics
@@ -99,15 +101,18 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
             stage.ema.module.save(session.run.denoiser)
 
     on_main(session.accelerator, save)
-    pipe = TextDiffusionPipeline(autoencoder, stage.ema.module, statistics)
+    decoding = DecodingConfig.load(session.run.path)
+    pipe = TextDiffusionPipeline(autoencoder, stage.ema.module, statistics, decoding)
     few = dataset.validation.select(range(min(TEXTS, len(validation_tokens))))
     on_main(session.accelerator, lambda: _describe(pipe, few, session))
 
 
 def _describe(pipe: TextDiffusionPipeline, texts: TextSplit, session: Session) -> None:
-    """Measures how the decoder takes the denoiser's latents, prints and writes it."""
+    """Measures how the decoder takes the denoiser's latents, and samples the texts that `ld4lg verify` repeats."""
     with session.interrupts.immediately():
         found = with_checks(measure_tolerance(pipe, texts))
+        sources = list(texts.sources or ()) if pipe.model.is_seq2seq else None
+        store_samples(pipe, session.run.stored_samples, sources)
     write_json(session.run.decoder_tolerance, found)
     for check in found["checks"]:
         if not check["passed"]:

@@ -81,6 +81,7 @@ class TrainingLoop:
         self.store = CheckpointStore(session.run.checkpoints(stage.name), has_ema=stage.ema is not None)
         self.state = TrainingState()
         self._window: list[Tensor] = []
+        self._rates: list[float] = []  # of the window
         self._window_start = 0.0
         self._drawn = time.perf_counter()
 
@@ -104,6 +105,7 @@ class TrainingLoop:
             self.state.stage_start = session.clock.seconds()
         self.clock.start = self.state.stage_start
         session.metrics_log.forget_after(stage.name, self.state.step)
+        session.record.begin(stage.name, self.state.step)
         if session.options.profile:
             dtype = torch.bfloat16 if session.options.precision == "bf16" else torch.float32
             samples = self.options.batch_size // session.world_size
@@ -160,6 +162,8 @@ class TrainingLoop:
         """One step of the optimiser; returns its learning rate."""
         train_step, share = self.train_step, self._share(time_progress)
         rate = learning_rate(self.options, self.state.step, share, time_progress)
+        rate = self.session.record.rate(self.stage.name, self.state.step, rate)
+        self._rates.append(rate)
         with nullcontext() if train_step.profile is None else train_step.profile.step():
             self._window.append(train_step(self.state.step, rate))
         if train_step.profile is not None and train_step.profile.is_over:
@@ -192,9 +196,12 @@ class TrainingLoop:
         count, values = len(self._window), torch.stack(self._window)
         values = self.session.accelerator.reduce(values, "mean").tolist()
         self._window.clear()
+        rates, self._rates = self._rates, []
         for index, pair in enumerate(values):
             if not all(map(math.isfinite, pair)):
                 self._diverged(self.state.step - count + index + 1, pair[0])
+        losses = [loss for loss, _ in values]
+        self.session.record.add(self.stage.name, self.state.step - count, rates, losses)
         return values[-1]
 
     def _diverged(self, step: int, loss: float) -> None:

@@ -1,7 +1,7 @@
 """State shared by all parts of a training command: processes, run directory, clock, interrupts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from ld4lg_fast.training.interrupts import Interrupted, Interrupts
 from ld4lg_fast.training.metrics_log import MetricsLog
 from ld4lg_fast.training.time_budget import RunClock
 from ld4lg_fast.training.train_section import TrainOptions
+from ld4lg_fast.training.training_record import TrainingRecord
 
 # Processes wait for each other while they encode shards of the corpus, which may differ in length.
 LONGEST_WAIT = timedelta(hours=6)
@@ -72,6 +73,7 @@ class Session:
     clock: RunClock
     interrupts: Interrupts
     metrics_log: MetricsLog
+    record: TrainingRecord = field(default_factory=lambda: TrainingRecord(None, {}))
 
     @property
     def rank(self) -> int:

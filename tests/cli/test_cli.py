@@ -27,7 +27,7 @@ from tests.doc_commands import PYPROJECT
 
 COMMANDS = {
     *("train", "sample", "evaluate", "export", "run-onnx", "bench", "import-checkpoint", "demo", "doctor"),
-    *("learn-timesteps", "guide", "serve"),
+    *("learn-timesteps", "guide", "serve", "verify"),
 }
 
 
@@ -43,7 +43,9 @@ def examples(text: str) -> list[str]:
 
 def test_all_commands_are_there_and_explain_themselves():
     code, text = ld4lg("--help")
-    assert code == 0 and "Exit codes: 0 done, 2 bad input" in " ".join(text.split())
+    assert code == 0 and "Exit codes: 0 done, 1 verify found a difference, 2 bad input" in " ".join(
+        text.split()
+    )
     assert {line.split()[1] for line in examples(text)} <= COMMANDS
     for name in COMMANDS:
         code, text = ld4lg(name, "--help")

@@ -267,7 +267,7 @@ def test_no_option_of_the_command_line_ends_in_a_traceback(
 
 
 @pytest.mark.parametrize(
-    "command", ["sample", "learn-timesteps", "export", "import-checkpoint", "run-onnx", "evaluate"]
+    "command", ["sample", "learn-timesteps", "verify", "export", "import-checkpoint", "run-onnx", "evaluate"]
 )
 def test_an_empty_path_is_not_the_current_directory(command, run_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(run_dir)

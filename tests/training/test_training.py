@@ -58,6 +58,7 @@ def test_a_finished_run_is_self_contained_and_says_what_next(finished):
         "statistics.json",
         "reconstruction.json",
         "decoder_tolerance.json",
+        "training_record.json",
         "logs",
         "samples",
     }

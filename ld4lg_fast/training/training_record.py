@@ -1,0 +1,90 @@
+"""``training_record.json``: what `ld4lg verify` needs to train the first steps of each stage again."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ld4lg_fast.checkpoints.files import write_json
+from ld4lg_fast.checkpoints.schemas import read
+from ld4lg_fast.checkpoints.schemas_records import TrainingRecordFile
+from ld4lg_fast.data import TextDataset
+from ld4lg_fast.data.corpus import SPLITS
+from ld4lg_fast.data.texts import Texts
+from ld4lg_fast.errors import CheckpointError
+from ld4lg_fast.terminal.machine import machine, versions
+
+STEPS = 100  # of each stage
+
+
+def data_fingerprint(dataset: TextDataset) -> str:
+    """SHA-256 of the texts, labels and sources of all splits, in their order."""
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        split = getattr(dataset, name)
+        columns: tuple[Any, ...] = (split.texts, split.labels, split.sources)
+        for column in columns:
+            if isinstance(column, Texts) and column.key:
+                column = [column.key]
+            for entry in () if column is None else column:
+                content = str(entry).encode(errors="surrogatepass")
+                digest.update(len(content).to_bytes(8, "little") + content)
+            digest.update(b"|")
+    return digest.hexdigest()
+
+
+class TrainingRecord:
+    """Writes the losses and learning rates of the first `STEPS` steps of each stage.
+
+    Args:
+        path: the file; None writes none, as in processes that are not the main one.
+    """
+
+    def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
+        self.path, self.facts = path, facts
+        self.stages: dict[str, dict] = {}
+
+    def begin(self, stage: str, step: int) -> None:
+        """A stage starts, or goes on after ``step``; what was recorded of later steps is forgotten."""
+        if self.path is not None and os.path.lexists(self.path):
+            try:
+                written = read(TrainingRecordFile, self.path, "a run directory").stages
+            except CheckpointError:  # of no use; the run does not depend on it
+                written = {}
+            self.stages = {name: own.model_dump() for name, own in written.items()}
+        earlier = self.stages.pop(stage, None) if step else None
+        if earlier is not None and len(earlier["losses"]) >= min(step, STEPS):
+            values = {name: earlier[name][:step] for name in ("learning_rates", "losses")}
+            self.stages[stage] = earlier | values
+        elif not step:
+            self.stages[stage] = dict(self.facts) | {"learning_rates": [], "losses": []}
+
+    def rate(self, stage: str, step: int, rate: float) -> float:
+        """The learning rate of a step, by default ``rate``."""
+        return rate
+
+    def add(self, stage: str, step: int, rates: Sequence[float], losses: Sequence[float]) -> None:
+        """Records the steps from ``step`` on, counted from 0."""
+        if self.path is None or step >= STEPS or stage not in self.stages:
+            return
+        for name, values in (("learning_rates", rates), ("losses", losses)):
+            self.stages[stage][name] += list(values)[: STEPS - step]
+        write_json(self.path, {"format": 1, "stages": self.stages})
+
+
+def facts_of(
+    config: Mapping, dataset: TextDataset, device: torch.device, processes: int, precision: str
+) -> dict[str, Any]:
+    """What a `TrainingRecord` says of every stage."""
+    return {
+        "config": dict(config),
+        "seed": config["seed"],
+        "data": data_fingerprint(dataset),
+        "machine": machine(device),
+        "versions": versions(),
+        "processes": processes,
+        "precision": precision,
+    }
