@@ -7,7 +7,7 @@ Files are UTF-8, with or without a byte order mark. Lines end with LF, CRLF or C
 
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedReader
 from itertools import islice
@@ -15,15 +15,13 @@ from pathlib import Path
 
 from .delimited import read_delimited
 from .errors import RuntimeInputError
-from .json_rows import rows_of_documents, rows_of_lines
-
-Row = Mapping[str, object]
+from .json_rows import Row, rows_of_documents, rows_of_lines
+from .text_lines import Lines, counted
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 SOURCE_COLUMNS = {"source": ("source", "src", "text", "document"), "prompt": ("prompt", "text", "document")}
 MISSING = object()
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # A first line that is not a column name: a sentence, more than three words, or more than 40 characters.
 _NO_NAME = re.compile(r".*[.!?…。！？]|\S+(?:\s+\S+){3,}|.{41,}", re.DOTALL)
 
@@ -63,11 +61,6 @@ class Table:
         return f"{self.name} ({'; '.join(filter(None, facts))})"
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 row`` or ``2 rows``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def read_table(path: Path) -> Table:
     """The rows of one file; a row that is a string, or a list of one, becomes an object with that ``text``.
 
@@ -82,8 +75,7 @@ def read_table(path: Path) -> Table:
             raise RuntimeInputError(
                 f"{path} cannot be read as texts: its name must end in {', '.join(EXTENSIONS)}"
             )
-        with open(path, "rb") as file:
-            return read_open_table(file, path, ending)
+        return read_open_table(lambda: open(path, "rb"), path, ending)
     except FileNotFoundError as error:
         raise RuntimeInputError(f"the file {path} does not exist: correct its path") from error
     except OSError as error:
@@ -92,103 +84,69 @@ def read_table(path: Path) -> Table:
         ) from error
 
 
-def read_open_table(file: BufferedReader, path: Path, ending: str) -> Table:
-    """`read_table` of an open file, whose format is that of ``ending``, one of `EXTENSIONS`."""
-    lines = _Lines(file, path)
-    table = _READERS[ending](lines, str(path))
-    return replace(table, notes=(*lines.notes(), *table.notes))
+def read_open_table(opened: Callable[[], BufferedReader], path: Path, ending: str) -> Table:
+    """`read_table` of a file that ``opened`` opens, whose format is that of ``ending``, one of `EXTENSIONS`."""
+    *rows, end = read_chunks(opened, path, ending)
+    return replace(rows[0], num_blank=rows[0].num_blank + end.num_blank, notes=end.notes) if rows else end
 
 
-def read_chunks(file: BufferedReader, path: Path, ending: str, num_lines: int) -> Iterator[Table]:
-    """The rows of an open ``.txt`` or ``.jsonl`` file in tables of ``num_lines`` lines.
+def read_chunks(
+    opened: Callable[[], BufferedReader], path: Path, ending: str, num_rows: int | None = None
+) -> Iterator[Table]:
+    """The rows of a file in tables of ``num_rows`` lines or rows, or in one; the last table, without rows, has the
+    notes.
 
-    ``places``, and the lines in errors, are counted in each table. The last one, without rows, has the notes.
+    ``opened`` is called for every reading of the file; that of a table with separators takes several.
     """
-    lines = _Lines(file, path)
-    rest = iter(lines)
-    chunk = list(islice(rest, num_lines))
-    while True:
-        yield _READERS[ending](chunk, str(path))
-        if not (chunk := list(islice(rest, num_lines))):
-            break
-    yield Table(str(path), (), (), notes=lines.notes())
-
-
-class _Lines:
-    """The lines of an open file, with their ends."""
-
-    def __init__(self, file: BufferedReader, path: Path) -> None:
-        self._file, self._path = file, path
-        self._feeds = self._returns = 0
-
-    def __iter__(self) -> Iterator[str]:
-        _refuse_utf_16(self._file.peek(4096)[:4096], self._path)
-        number, start = 0, 0
-        # In UTF-8 the byte of a line feed is never part of another character.
-        for raw in self._file:
-            try:
-                text = raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                ends = raw[: error.start].replace(b"\r\n", b"\n").count(b"\r")
-                raise RuntimeInputError(
-                    f"{self._path} is not UTF-8 text (byte {start + error.start}) in line {number + ends + 1}: "
-                    "convert it, e.g. with iconv -t utf-8"
-                ) from error
-            start += len(raw)
-            for line in _LINE.findall(text) if "\r" in text else (text,):
-                number += 1
-                self._feeds += line.endswith("\n")
-                self._returns += line.endswith("\r")
-                # Concatenated files have byte order marks inside.
-                yield line.lstrip("\ufeff")
-
-    def notes(self) -> tuple[str, ...]:
-        """A note about mixed line ends."""
-        if not (self._feeds and self._returns):
-            return ()
-        return (f"a carriage return alone ends {counted(self._returns, 'line')}",)
-
-
-def _refuse_utf_16(head: bytes, path: Path) -> None:
-    """Detects UTF-16 by its byte order mark, or by zeros in every second byte."""
-    zeros = max(head[0::2].count(0), head[1::2].count(0))
-    marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff"))
-    if marked or (zeros >= 8 and 4 * zeros > len(head)):
-        raise RuntimeInputError(
-            f"{path} is UTF-16 text, or no text at all: save it as UTF-8, e.g. with iconv -f utf-16 -t utf-8"
+    lines = Lines(opened, path)
+    table, rows = _READERS[ending](lines, str(path))
+    empty = replace(table, num_blank=0, notes=())
+    while chunk := list(islice(rows, num_rows)):
+        filled = [(place, row) for place, row in chunk if row is not None]
+        yield replace(
+            empty,
+            rows=[row for _, row in filled],
+            places=[place for place, _ in filled],
+            num_blank=len(chunk) - len(filled),
         )
+    yield replace(table, notes=(*lines.notes(), *table.notes))
 
 
-def _read_txt(lines: Iterable[str], name: str) -> Table:
-    texts = [line.rstrip("\r\n") for line in lines] or [""]  # an empty file has one blank line
-    return Table(name, [{"text": text} for text in texts], range(1, len(texts) + 1))
+_Reading = tuple[Table, Iterator[tuple[int, Row | None]]]
+"""A table without its rows, and these with their places; None for a blank line."""
 
 
-def _read_csv(lines: Iterable[str], name: str, usual: str = ",") -> Table:
-    found = read_delimited(list(lines), name, usual)
-    rows = [dict(zip(found.header, fields, strict=True)) for _, fields in found.records]
-    places = [line for line, _ in found.records]
-    return Table(name, rows, places, num_blank=found.num_blank, notes=found.notes, has_header=True)
+def _read_txt(lines: Lines, name: str) -> _Reading:
+    def rows() -> Iterator[tuple[int, Row]]:
+        number = 0
+        for number, line in enumerate(lines, 1):
+            yield number, {"text": line.rstrip("\r\n")}
+        if not number:
+            yield 1, {"text": ""}  # an empty file has one blank line
+
+    return Table(name, (), ()), rows()
 
 
-def _read_tsv(lines: Iterable[str], name: str) -> Table:
+def _read_csv(lines: Lines, name: str, usual: str = ",") -> _Reading:
+    found = read_delimited(lines, name, usual)
+    rows = ((line, dict(zip(found.header, fields, strict=True))) for line, fields in found.records())
+    return Table(name, (), (), num_blank=found.num_blank, notes=found.notes, has_header=True), rows
+
+
+def _read_tsv(lines: Lines, name: str) -> _Reading:
     return _read_csv(lines, name, "\t")
 
 
-def _read_jsonl(lines: Iterable[str], name: str) -> Table:
-    rows, num_blank = rows_of_lines(lines, name)
-    return Table(name, [row for _, row in rows], [line for line, _ in rows], num_blank=num_blank)
+def _read_jsonl(lines: Lines, name: str) -> _Reading:
+    return Table(name, (), ()), rows_of_lines(lines, name)
 
 
-def _read_json(lines: Iterable[str], name: str) -> Table:
-    rows, key = rows_of_documents("".join(line.rstrip("\r\n") + "\n" for line in lines), name)
-    table = Table(name, [row for _, row in rows], [line for line, _ in rows])
-    if key is None:
-        return table
-    return replace(table, name=f"{key!r} of {name}", unit="row")
+def _read_json(lines: Lines, name: str) -> _Reading:
+    rows, key = rows_of_documents(lines.pieces(), name)
+    return Table(name, (), ()) if key is None else Table(f"{key!r} of {name}", (), (), unit="row"), rows
 
 
-_READERS: Mapping[str, Callable[[Iterable[str], str], Table]] = {
+_READERS: Mapping[str, Callable[[Lines, str], _Reading]] = {
     ".txt": _read_txt,
     ".csv": _read_csv,
     ".tsv": _read_tsv,
@@ -206,43 +164,63 @@ def lookup(row: Row, column: str) -> object:
     return lookup(inner, rest) if dot and isinstance(inner, Mapping) else MISSING
 
 
-def choose_column(table: Table, candidates: Sequence[str], remedy: str, lone: bool = True) -> tuple[str, str]:
-    """The first of ``candidates`` that most rows have; if no row has one, the only column if ``lone``.
+class Census:
+    """Which of several names the rows of tables have, one table after another; of rows with none of them all names."""
 
-    Names match regardless of case and surrounding blanks. Returns the name and a note if it was inferred.
+    def __init__(self, candidates: Sequence[str]) -> None:
+        self._have = dict.fromkeys(candidates, 0)
+        self._columns: dict[str, None] = {}
+        self._name, self._has_header = "", False
 
-    Raises:
-        RuntimeInputError: there is no such column, or the only one's name looks like a text.
-    """
-    present = [name for name in candidates if any(lookup(row, name) is not MISSING for row in table.rows)]
-    if len(present) > 1:
-        have = {name: sum(lookup(row, name) is not MISSING for row in table.rows) for name in present}
-        return max(present, key=have.__getitem__), ""
-    if present:
-        return present[0], ""
-    columns = table.columns()
-    for candidate in candidates:
-        alike = [name for name in columns if name.strip().casefold() == candidate.strip().casefold()]
-        if len(alike) == 1:
-            return alike[0], ""
-        if alike:
+    def count(self, table: Table) -> None:
+        """Adds the rows of a table."""
+        self._name, self._has_header = table.name, table.has_header
+        for name in self._have:
+            self._have[name] += sum(lookup(row, name) is not MISSING for row in table.rows)
+        if not any(self._have.values()):
+            self._columns |= dict.fromkeys(table.columns())
+
+    def chosen(self, remedy: str, lone: bool = True) -> tuple[str, str]:
+        """The first of the names that most rows have; if no row has one, the only column if ``lone``.
+
+        Names match regardless of case and surrounding blanks. Returns the name and a note if it was inferred.
+
+        Raises:
+            RuntimeInputError: there is no such column, or the only one's name looks like a text.
+        """
+        best = max(self._have, key=self._have.__getitem__)
+        if self._have[best]:
+            return best, ""
+        candidates, columns = list(self._have), list(self._columns)
+        for candidate in candidates:
+            alike = [name for name in columns if name.strip().casefold() == candidate.strip().casefold()]
+            if len(alike) == 1:
+                return alike[0], ""
+            if alike:
+                raise RuntimeInputError(
+                    f"{self._name} has the column {candidate} as {' and '.join(alike)}: write its name the same in "
+                    f"every row, or {remedy}"
+                )
+        if not (lone and len(columns) == 1):
+            shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
             raise RuntimeInputError(
-                f"{table.name} has the column {candidate} as {' and '.join(alike)}: write its name the same in "
-                f"every row, or {remedy}"
+                f"{self._name} has no column {' or '.join(candidates)}, its columns are {shown}: {remedy}"
             )
-    if not (lone and len(columns) == 1):
-        shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
-        raise RuntimeInputError(
-            f"{table.name} has no column {' or '.join(candidates)}, its columns are {shown}: {remedy}"
-        )
-    [column] = columns
-    if table.has_header and _NO_NAME.fullmatch(column):
-        raise RuntimeInputError(
-            f"the first line of {table.name}, {_repr.repr(column)}, should name its column: write the line "
-            f"{candidates[0]} above it if it is a text, or {remedy}"
-        )
-    header = f"; write the line {candidates[0]} above it if that is a text" if table.has_header else ""
-    return column, f"its only column, {column}, is taken for the {candidates[0]}{header}"
+        [column] = columns
+        if self._has_header and _NO_NAME.fullmatch(column):
+            raise RuntimeInputError(
+                f"the first line of {self._name}, {_repr.repr(column)}, should name its column: write the line "
+                f"{candidates[0]} above it if it is a text, or {remedy}"
+            )
+        header = f"; write the line {candidates[0]} above it if that is a text" if self._has_header else ""
+        return column, f"its only column, {column}, is taken for the {candidates[0]}{header}"
+
+
+def choose_column(table: Table, candidates: Sequence[str], remedy: str, lone: bool = True) -> tuple[str, str]:
+    """`Census.chosen` of one table."""
+    census = Census(candidates)
+    census.count(table)
+    return census.chosen(remedy, lone)
 
 
 def values_of(table: Table, column: str, kind: str) -> Iterator[object]:

@@ -8,13 +8,14 @@ class HubSource:
     """A corpus on the Hugging Face hub.
 
     Repositories with a loading script, which ``datasets`` >= 4 refuses, are read from the hub's Parquet conversion, a
-    branch with one folder per configuration.
+    branch with one folder per configuration. ``streaming``: rows come over the network, and nothing is kept on disk.
     """
 
     path: str
     config: str | None = None
     revision: str | None = None
     data_dir: str | None = None
+    streaming: bool = False
     first_label: int = 0
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from ld4lg_fast.data.texts import Texts
+from ld4lg_fast.data.texts import Column
 from ld4lg_fast.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -45,7 +44,7 @@ class TextSplit:
     """
 
     texts: Sequence[str]
-    labels: list[int] | None = None
+    labels: Sequence[int] | None = None
     sources: Sequence[str] | None = None
     offsets: np.ndarray | None = None
 
@@ -57,7 +56,7 @@ class TextSplit:
         places = indices if isinstance(indices, np.ndarray) else np.fromiter(indices, dtype=np.int64)
 
         def pick(column: Any) -> Any:
-            if isinstance(column, Texts):
+            if isinstance(column, Column):
                 return column.select(places)
             return None if column is None else [column[place] for place in places.tolist()]
 
@@ -69,13 +68,6 @@ class TextSplit:
         pairs = zip(self.texts, sources, strict=True)
         found = np.flatnonzero(np.fromiter((bool(text and source) for text, source in pairs), dtype=bool))
         return found.astype(np.int32) if len(self) < 2**31 else found
-
-
-def joined(parts: Iterable[TextSplit]) -> TextSplit:
-    """Concatenation of splits that have the same columns."""
-    columns: Any = zip(*((part.texts, part.labels, part.sources) for part in parts), strict=True)
-    columns = (None if None in column else list(chain.from_iterable(column)) for column in columns)
-    return TextSplit(*columns)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 from ld4lg_fast._version import __version__
 from ld4lg_fast.checkpoints.files import read_json, unfinished, write_json
 from ld4lg_fast.data.corpus import SPLITS, TextDataset, TextSplit
-from ld4lg_fast.data.texts import ColumnWriter, Texts, read_columns
+from ld4lg_fast.data.texts import ColumnWriter, Labels, Texts, read_columns
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.text_display import get_logger
 
@@ -40,7 +40,11 @@ def corpus_key(name: str, by_split: Mapping[str, Sequence[Path]], options: Seque
         for path in paths
         if path.is_file() and (found := path.stat())
     ]
-    if sum(size for _, _, size, _ in files) < LEAST_BYTES or len(files) < sum(map(len, by_split.values())):
+    if (
+        not files
+        or sum(size for _, _, size, _ in files) < LEAST_BYTES
+        or len(files) < sum(map(len, by_split.values()))
+    ):
         return None
     content = json.dumps([_FORMAT, __version__, name, files, options], sort_keys=True)
     return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]
@@ -110,7 +114,7 @@ def _make(folder: Path, load: Callable[[Path | None], TextDataset]) -> None:
 def _write_split(path: Path, split: TextSplit) -> None:
     columns = {"text": split.texts, "label": split.labels, "source": split.sources}
     given = {name: values for name, values in columns.items() if values is not None}
-    with ColumnWriter(path, {name: int if name == "label" else str for name in given}) as file:
+    with ColumnWriter({name: int if name == "label" else str for name in given}, path) as file:
         for start in range(0, len(split), _ROWS):
             file.write(**{name: list(values[start : start + _ROWS]) for name, values in given.items()})
 
@@ -135,9 +139,9 @@ def _open(folder: Path) -> TextDataset | None:
 
 
 def _open_split(path: Path, key: str) -> TextSplit:
-    columns = read_columns([path])
+    columns = read_columns(path)
     return TextSplit(
         Texts(columns["text"], f"{key}/text"),
-        columns["label"].to_pylist() if "label" in columns else None,
+        Labels(columns["label"]) if "label" in columns else None,
         Texts(columns["source"], f"{key}/source") if "source" in columns else None,
     )

@@ -38,10 +38,11 @@ def _is_repository(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return isinstance(value, str) and value.strip() != ""
     return (
-        value.keys() <= {"path", "config", "revision", "data_dir"}
+        value.keys() <= {"path", "config", "revision", "data_dir", "streaming"}
+        and isinstance(value.get("streaming", False), bool)
         and isinstance(value.get("path"), str)
         and value["path"].strip() != ""
-        and all(part is None or isinstance(part, str) for part in value.values())
+        and all(part is None or isinstance(part, str) for name, part in value.items() if name != "streaming")
     )
 
 
@@ -55,7 +56,9 @@ COLUMN = Described("the name of a column", _is_column)
 RULES: Mapping[str, Rule] = {
     "root": Described(f"a path ({_QUOTED})", _is_path),
     "files": Described(f"{PATHS}, or of each split such, as in {{train:a.txt,test:b.txt}}", _are_files),
-    "hub": Described("owner/name, or have path and perhaps config, revision, data_dir", _is_repository),
+    "hub": Described(
+        "owner/name, or have path and perhaps config, revision, data_dir, streaming", _is_repository
+    ),
     **dict.fromkeys(("text_column", "label_column", "source_column"), COLUMN),
     **dict.fromkeys(("limit", "num_examples"), WholeNumber()),
     "seed": OPTIONS["seed"],

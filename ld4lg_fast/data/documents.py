@@ -29,7 +29,7 @@ def in_blocks(dataset: TextDataset, count: Counter, max_tokens: int) -> TextData
         offsets = blocks.offsets + np.arange(len(blocks.offsets))
         labels = None
         if split.labels is not None:
-            labels = np.repeat(split.labels, np.diff(offsets)).tolist()
+            labels = np.repeat(np.asarray(split.labels), np.diff(offsets)).tolist()
         return TextSplit(texts, labels, None, offsets)
 
     parts: dict[str, Any] = {name: cut(getattr(dataset, name)) for name in SPLITS}

@@ -44,47 +44,48 @@ def read_table(path: Path) -> text_files.Table:
     Raises:
         DataError: it cannot be read; the message says why and where.
     """
-    ending, compression = (format_of(path) or "").lower(), COMPRESSIONS.get(path.suffix.lower())
-    if not ending and not path.is_fifo():
+    import pyarrow.parquet
+
+    kind, compression = _parts(path)
+    if not kind and not path.is_fifo():
         raise DataError(f"{path} cannot be read as texts: its name must end in {ENDINGS_IN_WORDS}")
-    if ending == PARQUET:
-        return _read_parquet(path)
+    if kind == PARQUET:
+        with _damage_is_told(path, "Parquet"):
+            return _table(path, pyarrow.parquet.read_table(path, partitioning=None), 1)
     with as_data_errors():
         if compression is None:
             return text_files.read_table(path)
-        return _read_compressed(path, ending.rpartition(".")[0], compression)
+        with _damage_is_told(path, compression):
+            return text_files.read_open_table(lambda: _opened(path, compression), path, kind)
 
 
 def read_in_chunks(path: Path) -> Iterator[text_files.Table]:
-    """The rows of a file in tables of `CHUNK_ROWS`, so that they are never all in memory; of ``.json``, ``.csv`` and
-    ``.tsv``, whose format shows in the whole file, in one.
-
-    Lines in errors are counted in each table: read the file by `read_table` for those of the file.
+    """The rows of a file in tables of `CHUNK_ROWS`, so that they are never all in memory; those of a ``.json`` file
+    that is one object are. The last table of other files than Parquet, without rows, has the notes.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: as `read_table`.
     """
-    ending = (format_of(path) or "").lower()
-    compression = COMPRESSIONS.get(path.suffix.lower())
-    kind = ending if compression is None else ending.rpartition(".")[0]
-    if ending == PARQUET:
-        yield from _chunks_of_parquet(path)
-    elif kind in (".txt", ".jsonl") and path.is_file():
-        with as_data_errors(), _damage_is_told(path, compression or kind), _opened(path, compression) as file:
-            yield from text_files.read_chunks(file, path, kind, CHUNK_ROWS)
+    import pyarrow.parquet
+
+    kind, compression = _parts(path)
+    if kind == PARQUET:
+        first = 1
+        with _damage_is_told(path, "Parquet"), pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(CHUNK_ROWS):
+                yield _table(path, batch, first)
+                first += len(batch)
+    elif kind and path.is_file():
+        with as_data_errors(), _damage_is_told(path, compression or kind):
+            yield from text_files.read_chunks(lambda: _opened(path, compression), path, kind, CHUNK_ROWS)
     else:
         yield read_table(path)
 
 
-def _chunks_of_parquet(path: Path) -> Iterator[text_files.Table]:
-    import pyarrow.parquet
-
-    first = 1
-    with _damage_is_told(path, "Parquet"), pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(CHUNK_ROWS):
-            rows = batch.to_pylist()
-            yield text_files.Table(str(path), rows, range(first, first + len(rows)), "row")
-            first += len(rows)
+def _parts(path: Path) -> tuple[str, str | None]:
+    """The ending of a file without that of its compression, and the compression."""
+    ending, compression = (format_of(path) or "").lower(), COMPRESSIONS.get(path.suffix.lower())
+    return ending if compression is None else ending.rpartition(".")[0], compression
 
 
 def _opened(path: Path, compression: str | None) -> BufferedReader:
@@ -94,17 +95,10 @@ def _opened(path: Path, compression: str | None) -> BufferedReader:
     return BufferedReader(file)
 
 
-def _read_compressed(path: Path, ending: str, compression: str) -> text_files.Table:
-    with _damage_is_told(path, compression), _opened(path, compression) as file:
-        return text_files.read_open_table(file, path, ending)
-
-
-def _read_parquet(path: Path) -> text_files.Table:
-    import pyarrow.parquet
-
-    with _damage_is_told(path, "Parquet"):
-        rows = pyarrow.parquet.read_table(path, partitioning=None).to_pylist()
-    return text_files.Table(str(path), rows, range(1, len(rows) + 1), "row")
+def _table(path: Path, rows: Any, first: int) -> text_files.Table:
+    """Arrow's rows, the first of which has the number ``first`` in its file."""
+    found = rows.to_pylist()
+    return text_files.Table(str(path), found, range(first, first + len(found)), "row")
 
 
 @contextmanager

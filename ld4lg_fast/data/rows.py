@@ -1,217 +1,297 @@
-"""Rows to splits: chooses the columns of texts, labels and source texts, and maps labels to classes."""
+"""Rows to splits: chooses the columns of texts, labels and source texts, and maps labels to classes.
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+Rows come in tables, one of which is in memory at a time, and go into writers of columns.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ld4lg_fast.data.catalogue import DatasetSpec
-from ld4lg_fast.data.corpus import TextSplit, clean_up_spaces, joined
+from ld4lg_fast.data.classes import Classes
+from ld4lg_fast.data.corpus import TextSplit, clean_up_spaces
 from ld4lg_fast.data.formats import as_data_errors, format_of
+from ld4lg_fast.data.texts import ColumnWriter, Labels, ListWriter, Texts
 from ld4lg_fast.errors import DataError
-from ld4lg_fast.export.runtime.option_checks import shown
-from ld4lg_fast.export.runtime.text_files import MISSING, Table, choose_column, lookup, texts_of, values_of
+from ld4lg_fast.export.runtime.documents import tidied
+from ld4lg_fast.export.runtime.text_files import MISSING, Census, Table, lookup, texts_of, values_of
 
 _NAMED = 8  # files of a split that are described one by one
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
-Tables = Mapping[str, Sequence[Table]]
+Tables = Callable[[], Iterable[Table]]
+"""The tables of a file, read anew at each call."""
+Writer = ListWriter | ColumnWriter
+Chosen = dict[str, tuple[str, str]]
+"""By kind the column of a file, and a note on how it was found."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns chosen by the user; None: those of the corpus's description."""
+    """Columns chosen by the user; None: those of the corpus's description. ``documents``: white space is tidied."""
 
     text: str | None = None
     label: str | None = None
     source: str | None = None
+    documents: bool = False
 
 
-def splits_from_rows(
-    spec: DatasetSpec, found: Tables, asked: Columns, first_label: int = 0
-) -> tuple[dict[str, TextSplit], tuple[str, ...] | None, list[str]]:
-    """The splits in file order, the class names if there are labels, and a description of each table.
+@dataclass(frozen=True)
+class Rows:
+    """The splits in file order, the class names if there are labels, a description of each file, and their names."""
 
-    Columns are chosen per table. Labels are read if a row of the first split has one; they are required if the user
-    named the column. ``first_label`` is the smallest class label of the corpus.
+    splits: dict[str, TextSplit]
+    class_names: tuple[str, ...] | None
+    accounts: list[str]
+    names: str
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of column: ``text``, ``source`` or ``label``; ``lone``: the only column may be it, whatever its name."""
+
+    name: str
+    candidates: tuple[str, ...]
+    lone: bool = False
+
+    @property
+    def remedy(self) -> str:
+        return f"name the right one with dataset.{self.name}_column=..."
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that was read. Of ``table.rows`` only the number is used; ``num_filled`` have no blank text or source."""
+
+    table: Table
+    num_filled: int
+    note: str
+    columns: Mapping[str, Any]
+
+
+def rows_of(
+    spec: DatasetSpec,
+    found: Mapping[str, Sequence[Tables]],
+    asked: Columns,
+    writer: Callable[[str, Mapping[str, type]], Writer],
+    first_label: int = 0,
+) -> Rows:
+    """Reads the files of each split.
+
+    Columns are chosen per file. Labels are read if a row of the first split has one; they are required if the user
+    named the column.
+
+    Args:
+        writer: makes the writer of a file's columns; it gets a name that no other file has, and their types.
+        first_label: the smallest class label of the corpus.
 
     Raises:
-        DataError: an empty file, a missing column, or a value that is no text or no label.
+        DataError: a split without rows, a missing column, or a value that is no text or no label.
+        OSError: the disk is full.
     """
-    for tables in found.values():
-        refuse_empty(tables)
-    label_column = _label_column(spec, found, asked)
-    splits: dict[str, TextSplit] = {}
-    labels: dict[str, list[object]] = {}
-    accounts: list[str] = []
+    kinds = _kinds(spec, found, asked)
+    columns: dict[str, type] = {kind.name: int if kind.name == "label" else str for kind in kinds}
+    classes = Classes(spec, first_label) if "label" in columns else None
+    read: dict[str, list[_File]] = {}
+    for split, files in found.items():
+        read[split] = []
+        for number, tables in enumerate(files):
+            make = partial(writer, f"{split}-{number}", columns)
+            read[split].append(_read(spec, asked, partial(_separated, spec, tables), kinds, classes, make))
+        if not any(file.table.rows for file in read[split]):
+            names = ", ".join(file.table.name for file in read[split])
+            raise DataError(f"{names} is empty: give a file with at least one text")
+    numbers = None if classes is None else classes.numbers()
+    return Rows(
+        {split: _split_of([file.columns for file in files], numbers) for split, files in read.items()},
+        None if classes is None else classes.names,
+        [account for files in read.values() for account in _accounts(files)],
+        ", ".join(_of_files([file.table for file in files]) for files in read.values()),
+    )
+
+
+def _kinds(spec: DatasetSpec, found: Mapping[str, Sequence[Tables]], asked: Columns) -> list[_Kind]:
+    """The kinds of columns that are read."""
+    texts = spec.text if asked.text is None else (asked.text,)
+    sources = spec.source if asked.source is None else (asked.source,)
+    label = asked.label or spec.label
+    if asked.label is None and label is not None:
+        first = (row for tables in next(iter(found.values())) for table in tables() for row in table.rows)
+        if all(lookup(row, label) is MISSING for row in first):
+            label = None
+    kinds = [_Kind("text", texts, asked.text is None), _Kind("source", sources)]
+    kinds.append(_Kind("label", () if label is None else (label,)))
+    return [kind for kind in kinds if kind.candidates]
+
+
+def _read(
+    spec: DatasetSpec,
+    asked: Columns,
+    tables: Tables,
+    kinds: Sequence[_Kind],
+    classes: Classes | None,
+    make: Callable[[], Writer],
+) -> _File:
+    """Reads a file: once, if all of its tables have the columns of the first.
+
+    Otherwise, or if there is an error, all rows are read to choose the columns, and then again.
+    """
+    try:
+        return _write(spec, asked, tables, kinds, None, classes, make)
+    except DataError:
+        return _write(spec, asked, tables, kinds, _choose(kinds, tables()), classes, make)
+
+
+def _choose(kinds: Sequence[_Kind], tables: Iterable[Table]) -> Chosen:
+    """The columns of the rows of tables.
+
+    Raises:
+        DataError: there is none of a kind.
+    """
+    counted = [Census(kind.candidates) for kind in kinds]
+    for table in tables:
+        for census in counted:
+            census.count(table)
     with as_data_errors():
-        for split, tables in found.items():
-            parts, notes = [], []
-            for table in tables:
-                part, note, _ = texts_and_sources(table, spec, asked)
-                parts.append(part)
-                notes.append(note)
-            splits[split] = joined(parts)
-            accounts += accounts_of(tables, [len(part.filled()) for part in parts], notes)
-            if label_column is not None:
-                labels[split] = [label for table in tables for label in _labels(table, label_column)]
-    if label_column is None:
-        return splits, None, accounts
-    index, class_names = _classes(spec, found, labels, first_label)
-    for split, part in splits.items():
-        splits[split] = replace(part, labels=[index(value) for value in labels[split]])
-    return splits, class_names, accounts
+        return {
+            kind.name: census.chosen(kind.remedy, kind.lone)
+            for kind, census in zip(kinds, counted, strict=True)
+        }
 
 
-def refuse_empty(tables: Sequence[Table]) -> None:
-    """Refuses the files of a split that have no row.
+def _write(
+    spec: DatasetSpec,
+    asked: Columns,
+    tables: Tables,
+    kinds: Sequence[_Kind],
+    chosen: Chosen | None,
+    classes: Classes | None,
+    make: Callable[[], Writer],
+) -> _File:
+    """Writes the columns of a file, those of ``chosen`` or, with None, of its first rows.
 
     Raises:
-        DataError: the sentence names them.
+        DataError: a row lacks one, or other rows have others.
     """
-    if not any(table.rows for table in tables):
-        names = ", ".join(table.name for table in tables)
-        raise DataError(f"{names} is empty: give a file with at least one text")
+    num_rows = num_blank = num_filled = 0
+    name, guessed = "", chosen is None
+    notes: list[str] = []
+    with make() as writer:
+        for table in tables():
+            name, num_blank = table.name, num_blank + table.num_blank
+            notes += table.notes
+            if not table.rows:
+                continue
+            if guessed:
+                found = _choose(kinds, [table])
+                if chosen not in (None, found):
+                    raise DataError(f"{name} has other columns in its first rows than in later ones")
+                chosen = found
+            assert chosen is not None  # they are those of this table
+            values = _values(spec, asked, table, kinds, chosen, classes)
+            writer.write(**values)
+            num_rows += len(table.rows)
+            num_filled += sum(
+                map(all, zip(values["text"], values.get("source", values["text"]), strict=True))
+            )
+    rows: Any = range(num_rows)
+    table = Table(name, rows, (), num_blank=num_blank, notes=tuple(notes))
+    return _File(table, num_filled, chosen["text"][1] if chosen and num_rows else "", writer.columns)
 
 
-def of_files(tables: Sequence[Table]) -> str:
+def _values(
+    spec: DatasetSpec,
+    asked: Columns,
+    table: Table,
+    kinds: Sequence[_Kind],
+    chosen: Chosen,
+    classes: Classes | None,
+) -> dict[str, list]:
+    """The columns of a table: texts, and numbers of labels.
+
+    Raises:
+        DataError: a value that is no text or no label; the sentence names its row.
+    """
+    columns: dict[str, list] = {}
+    with as_data_errors():
+        for kind in kinds:
+            column, _ = chosen[kind.name]
+            if kind.name == "label":
+                assert classes is not None  # there are labels
+                values = values_of(table, column, kind.name)
+                columns["label"] = [classes.number(value, table, row) for row, value in enumerate(values)]
+                continue
+            texts = texts_of(table, column, kind.name, kind.remedy)
+            if spec.clean:
+                texts = list(map(clean_up_spaces, texts))
+            columns[kind.name] = (
+                list(map(tidied, texts)) if asked.documents and kind.name == "text" else texts
+            )
+    return columns
+
+
+def _split_of(files: Sequence[Mapping[str, Any]], numbers: np.ndarray | None) -> TextSplit:
+    """The columns of all files of a split; ``numbers``: of classes, by those of labels."""
+    import pyarrow as pa
+
+    columns = {name: [file[name] for file in files] for name in files[0]}
+    if isinstance(columns["text"][0], list):
+        lists = {name: list(chain.from_iterable(parts)) for name, parts in columns.items()}
+        labels = None if numbers is None else numbers[lists["label"]].tolist()
+        return TextSplit(lists["text"], labels, lists.get("source"))
+    arrays = {
+        name: pa.chunked_array([c for part in parts for c in part.chunks]) for name, parts in columns.items()
+    }
+    if numbers is not None:
+        arrays["label"] = pa.chunked_array([numbers[arrays["label"].to_numpy()]], pa.int32())
+    return TextSplit(
+        Texts(arrays["text"]),
+        Labels(arrays["label"]) if "label" in arrays else None,
+        Texts(arrays["source"]) if "source" in arrays else None,
+    )
+
+
+def _of_files(tables: Sequence[Table]) -> str:
     """The names of tables, or of many the first, the last and their number."""
     if len(tables) <= _NAMED:
         return ", ".join(table.name for table in tables)
     return f"{len(tables)} files {tables[0].name} … {tables[-1].name}"
 
 
-def accounts_of(tables: Sequence[Table], counts: Sequence[int], notes: Sequence[str]) -> list[str]:
-    """A description of each table; of many with nothing to note one of all."""
-    if len(tables) <= _NAMED:
-        return [table.account(count, note) for table, count, note in zip(tables, counts, notes, strict=True)]
-    plain = [not (table.notes or note) for table, note in zip(tables, notes, strict=True)]
-    num_rows = sum(table.num_blank + len(table.rows) for table in tables)
-    every = Table(of_files(tables), (), (), num_blank=num_rows)
-    facts = zip(tables, counts, notes, plain, strict=True)
+def _accounts(files: Sequence[_File]) -> list[str]:
+    """A description of each file; of many with nothing to note one of all."""
+    if len(files) <= _NAMED:
+        return [file.table.account(file.num_filled, file.note) for file in files]
+    num_rows = sum(file.table.num_blank + len(file.table.rows) for file in files)
+    every = Table(_of_files([file.table for file in files]), (), (), num_blank=num_rows)
+    noted = [file for file in files if file.table.notes or file.note]
     return [
-        every.account(sum(counts)),
-        *(table.account(count, note) for table, count, note, dull in facts if not dull),
+        every.account(sum(file.num_filled for file in files)),
+        *(file.table.account(file.num_filled, file.note) for file in noted),
     ]
 
 
-def _label_column(spec: DatasetSpec, found: Tables, asked: Columns) -> str | None:
-    if asked.label is not None or spec.label is None:
-        return asked.label
-    first = next(iter(found.values()))
-    has_labels = any(lookup(row, spec.label) is not MISSING for table in first for row in table.rows)
-    return spec.label if has_labels else None
-
-
-def separated(spec: DatasetSpec, table: Table) -> Table:
-    """The table of a .txt file with what follows the corpus's separator as its texts; others as they are.
+def _separated(spec: DatasetSpec, tables: Tables) -> Iterable[Table]:
+    """Tables of a .txt file with what follows the corpus's separator as their texts; others as they are.
 
     Raises:
         DataError: a line has no separator.
     """
-    if spec.separator is None or not (format_of(Path(table.name)) or "").lower().startswith(".txt"):
-        return table
-    texts = []
-    for index, row in enumerate(table.rows):
-        _, separator, text = str(row["text"]).partition(spec.separator)
-        if not separator and str(row["text"]).strip():
-            raise DataError(
-                f"{table.where(index)} has no {spec.separator}: write each line as "
-                f"meta{spec.separator}text, or read plain lines with dataset=custom"
-            )
-        texts.append({"text": text})
-    return replace(table, rows=texts)
-
-
-def texts_and_sources(table: Table, spec: DatasetSpec, asked: Columns) -> tuple[TextSplit, str, list[str]]:
-    """One table's texts and sources, if it has any; a note on how the text column was found; and the columns.
-
-    Raises:
-        DataError: a missing column, or a value that is no text.
-    """
-    chosen: list[str] = []
-
-    def column_of(candidates: Sequence[str], kind: str, lone: bool) -> tuple[list[str], str]:
-        if not table.rows:
-            return [], ""
-        column, note = choose_column(table, candidates, _remedy(kind), lone)
-        chosen.append(column)
-        texts = texts_of(table, column, kind, _remedy(kind))
-        return list(map(clean_up_spaces, texts)) if spec.clean else texts, note
-
-    with as_data_errors():
-        texts, note = column_of(
-            spec.text if asked.text is None else (asked.text,), "text", asked.text is None
-        )
-        candidates = spec.source if asked.source is None else (asked.source,)
-        sources = column_of(candidates, "source", False)[0] if candidates else None
-    return TextSplit(texts, None, sources), note, chosen
-
-
-def _labels(table: Table, column: str) -> Iterator[object]:
-    if table.rows:
-        column, _ = choose_column(table, (column,), _remedy("label"), lone=False)
-        yield from values_of(table, column, "label")
-
-
-def _remedy(kind: str) -> str:
-    return f"name the right one with dataset.{kind}_column=..."
-
-
-def _classes(
-    spec: DatasetSpec, found: Tables, labels: Mapping[str, list], first_label: int
-) -> tuple[Callable[[Any], int], tuple[str, ...]]:
-    """A function from label values to class indices, and the class names."""
-    values: set[str | float] = set()
-    for split, column in labels.items():
-        places = ((table, index) for table in found[split] for index in range(len(table.rows)))
-        for (table, index), value in zip(places, column, strict=True):
-            known = isinstance(value, str | int | float)
-            if known and value in values:
-                continue
-            problem = _problem(spec, value, first_label) if known else "which is neither name nor number"
-            if problem:
+    for table in tables():
+        if spec.separator is None or not (format_of(Path(table.name)) or "").lower().startswith(".txt"):
+            yield table
+            continue
+        texts = []
+        for index, row in enumerate(table.rows):
+            _, separator, text = str(row["text"]).partition(spec.separator)
+            if not separator and str(row["text"]).strip():
                 raise DataError(
-                    f"{table.where(index)} has the label {shown(value)}, {problem}: "
-                    "correct it, or name another column with dataset.label_column=..."
+                    f"{table.where(index)} has no {spec.separator}: write each line as "
+                    f"meta{spec.separator}text, or read plain lines with dataset=custom"
                 )
-            values.add(value)
-    if spec.label_threshold is not None:
-        threshold = spec.label_threshold
-        return lambda value: int(float(value) >= threshold), spec.class_names or ()
-    if spec.class_names is not None:
-        return lambda value: int(float(value)) - first_label, spec.class_names
-    names = {value: _class_name(value) for value in values}
-    distinct = set(names.values())
-    numeric = all(map(_WHOLE_NUMBER.fullmatch, distinct))
-    # Also by name: 1 and 01 are two classes.
-    ordered = sorted(distinct, key=lambda name: (int(name) if numeric else 0, name))
-    numbers = {name: i for i, name in enumerate(ordered)}
-    return lambda value: numbers[names[value]], tuple(ordered)
-
-
-def _class_name(value: str | float) -> str:
-    return value.strip() if isinstance(value, str) else str(int(value))
-
-
-def _problem(spec: DatasetSpec, value: object, first_label: int) -> str | None:
-    """A clause about an invalid label value, or None."""
-    number = _number(value)
-    if spec.label_threshold is not None:
-        return None if number is not None and 0 <= number <= 1 else "which is no score between 0 and 1"
-    if spec.class_names is not None:
-        last = first_label + len(spec.class_names) - 1
-        inside = number is not None and number == int(number) and first_label <= number <= last
-        return None if inside else f"which is not an integer from {first_label} to {last}"
-    if isinstance(value, str):
-        return None if value.strip() else "which is blank"
-    return None if number is not None and number == int(number) else "which is neither a name nor an integer"
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if abs(number) < 2**53 else None
+            texts.append({"text": text})
+        yield replace(table, rows=texts)

@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,14 +18,13 @@ from ld4lg_fast.data.demo import demo_dataset
 from ld4lg_fast.data.demo_documents import demo_documents
 from ld4lg_fast.data.documents import one_text_a_source
 from ld4lg_fast.data.files import corpus_files, expanded, files_in, lone_file, not_read
-from ld4lg_fast.data.formats import ENDINGS_IN_WORDS, read_table
+from ld4lg_fast.data.formats import ENDINGS_IN_WORDS, read_in_chunks
 from ld4lg_fast.data.hub_datasets import read_hub
-from ld4lg_fast.data.rows import Columns, of_files, separated, splits_from_rows
+from ld4lg_fast.data.rows import Columns, Tables, Writer, rows_of
 from ld4lg_fast.data.splits import PUBLISHED_SEED, complete_custom, complete_published
-from ld4lg_fast.data.streamed_rows import streamed_splits
+from ld4lg_fast.data.texts import ColumnWriter, ListWriter
 from ld4lg_fast.errors import ConfigError, DataError
 from ld4lg_fast.export.runtime.documents import tidied
-from ld4lg_fast.export.runtime.text_files import Table
 
 ROOT_VARIABLE = "LD4LG_DATASETS"
 SEARCHED = ("data", "datasets", "../shared/datasets")
@@ -37,7 +37,7 @@ def load_text_dataset(
     *,
     root: str | os.PathLike | None = None,
     files: str | Sequence[str] | Mapping[str, object] | None = None,
-    hub: str | Mapping[str, str] | None = None,
+    hub: str | Mapping[str, Any] | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
     source_column: str | None = None,
@@ -53,9 +53,10 @@ def load_text_dataset(
         root: a folder, or for custom also a file, or a pattern such as ``texts/*.jsonl.gz``. In a folder the files of a
             split may be shards, as ``train-00000-of-00002.parquet``.
         files: one file, folder or pattern, several, or a mapping from split to these.
-        hub: ``owner/name`` or a mapping with ``path`` and optionally ``config``, ``revision``, ``data_dir``. Without
-            root, files and hub, ``$LD4LG_DATASETS``, ``data``, ``datasets`` and ``../shared/datasets`` are searched for
-            a folder of the corpus's name, then the hub.
+        hub: ``owner/name`` or a mapping with ``path`` and optionally ``config``, ``revision``, ``data_dir`` and
+            ``streaming``: true keeps the texts in memory and nothing on disk, and reads no more than the first
+            ``limit`` rows of each split. Without root, files and hub, ``$LD4LG_DATASETS``, ``data``, ``datasets`` and
+            ``../shared/datasets`` are searched for a folder of the corpus's name, then the hub.
         limit: keeps the first texts of each split.
         num_examples: number of training texts of the demo corpus.
         seed: for splits. Missing held-out splits of a custom corpus are a twentieth of its training texts each, at most
@@ -99,17 +100,16 @@ def load_text_dataset(
     place = _locate(name, DATASETS[name], root, files, hub)
     # A column's name on the command line may look like a number.
     columns = (None if name is None else str(name) for name in (text_column, label_column, source_column))
-    asked = Columns(*columns)
+    asked = Columns(*columns, documents=documents)
 
     def load(folder: Path | None = None) -> TextDataset:
-        return _load(name, place, asked, limit, seed, train_fallback, documents, folder)
+        return _load(name, place, asked, limit, seed, train_fallback, folder)
 
     options: list[Any] = [
         asdict(asked),
         limit,
         seed,
         train_fallback,
-        documents,
         [str(path) for path in place.left_out],
     ]
     key = corpus_key(name, place.by_split, options)
@@ -123,35 +123,34 @@ def _load(
     limit: int | None,
     seed: int,
     train_fallback: str | None,
-    documents: bool,
     folder: Path | None,
 ) -> TextDataset:
-    """Reads a corpus and makes its splits, see `load_text_dataset`; with a ``folder`` chunk by chunk, if it has neither
-    labels nor documents."""
+    """Reads a corpus and makes its splits, see `load_text_dataset`; with a ``folder`` into files there, but for
+    documents whose texts come from several rows."""
     spec = DATASETS[name]
-    class_names, grouped = None, documents and spec.document is not None
-    if folder is not None and not (documents or asked.label or spec.label):
-        by_split = {split: place.by_split[split] for split in SPLITS if split in place.by_split}
-        splits, accounts, origin = streamed_splits(spec, by_split, asked, folder)
-        left_out: Sequence[str] = not_read(place.left_out)
-    else:
-        found = _read(spec, place)
-        if grouped and asked.source is None:
-            asked = replace(asked, source=spec.document)
-        splits, class_names, accounts = splits_from_rows(spec, found.tables, asked, found.first_label)
-        origin, left_out = found.origin, found.notes
+    grouped = asked.documents and spec.document is not None
+    if grouped:
+        asked = replace(asked, source=asked.source or spec.document, documents=False)
+
+    def writer(file: str, columns: Mapping[str, type]) -> Writer:
+        if place.hub is not None and place.hub.streaming:
+            return ColumnWriter(columns)
+        return ListWriter(columns) if folder is None or grouped else ColumnWriter(columns, folder / file)
+
+    found = _find(place, limit)
+    read = rows_of(spec, found.tables, asked, writer, 0 if place.hub is None else place.hub.first_label)
+    splits, origin = read.splits, read.names if place.hub is None else f"{place.hub.path} on the hub"
     if name == "custom":
         splits = {split: part.select(part.filled()) for split, part in splits.items()}
         splits, notes = complete_custom(splits, seed, origin)
     else:
         # Blank texts are dropped later, as the published permutations include them.
         splits, notes = complete_published(name, spec, splits, seed, train_fallback, origin)
-    origin = "; ".join([", ".join(accounts), *left_out, *notes])
+    origin = "; ".join([", ".join(read.accounts), *found.notes, *notes])
     if grouped:
         splits = {split: one_text_a_source(part) for split, part in splits.items()}
-    if documents:
         splits = {split: replace(part, texts=list(map(tidied, part.texts))) for split, part in splits.items()}
-    return _finished(name, splits, class_names, origin, limit)
+    return _finished(name, splits, read.class_names, origin, limit)
 
 
 def _finished(
@@ -201,10 +200,8 @@ class _Place(NamedTuple):
 
 
 class _Found(NamedTuple):
-    tables: dict[str, list[Table]]
-    origin: str
-    first_label: int = 0
-    notes: Sequence[str] = ()
+    tables: Mapping[str, Sequence[Tables]]
+    notes: Sequence[str]
 
 
 def _locate(name: str, spec: DatasetSpec, root: Any, files: Any, hub: Any) -> _Place:
@@ -239,34 +236,30 @@ def _locate(name: str, spec: DatasetSpec, root: Any, files: Any, hub: Any) -> _P
     return _Place(hub=spec.hub, looked=looked)
 
 
-def _read(spec: DatasetSpec, place: _Place) -> _Found:
-    """Rows of a corpus."""
+def _find(place: _Place, limit: int | None) -> _Found:
+    """The tables of a corpus by split, and notes about what is not read."""
     if place.hub is None:
-        tables = {
-            split: [separated(spec, read_table(path)) for path in place.by_split[split]]
-            for split in sorted(place.by_split, key=SPLITS.index)
-        }
-        origin = ", ".join(of_files(parts) for parts in tables.values())
-        return _Found(tables, origin, notes=not_read(place.left_out))
+        files = {split: place.by_split[split] for split in SPLITS if split in place.by_split}
+        return _Found(
+            {split: list(map(_tables_of, paths)) for split, paths in files.items()}, not_read(place.left_out)
+        )
     try:
-        return _from_hub(place.hub)
+        return _Found(*read_hub(place.hub, limit))
     except DataError as error:
         if place.looked:
             raise DataError(f"{place.looked}, and {error}") from error
         raise
 
 
+def _tables_of(path: Path) -> Tables:
+    if path.exists() and not path.is_file():  # a pipe, which can be read once
+        tables = list(read_in_chunks(path))
+        return lambda: tables
+    return partial(read_in_chunks, path)
+
+
 def _path(given: object) -> Path:
     return Path(os.path.expanduser(str(given)))
-
-
-def _from_hub(source: HubSource) -> _Found:
-    splits, notes = read_hub(source)
-    tables = {
-        split: [Table(f"{source.path} ({split}) on the hub", rows, range(1, len(rows) + 1), "row")]
-        for split, rows in splits.items()
-    }
-    return _Found(tables, f"{source.path} on the hub", source.first_label, notes)
 
 
 def _in_root(name: str, spec: DatasetSpec, root: Path) -> _Place:

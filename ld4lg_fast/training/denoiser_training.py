@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
@@ -54,9 +55,16 @@ def _conditions(
     return ConditionedLatents(
         latents,
         lengths=tokens.lengths if model.diffusion.discrete else None,
-        labels=torch.tensor(labels[: len(latents)]) if labels and model.denoiser.config.num_classes else None,
+        labels=_classes(labels, len(latents), model),
         sources=sources,
     )
+
+
+def _classes(labels: Sequence[int] | None, count: int, model: LatentDiffusion) -> torch.Tensor | None:
+    """The classes (count,) long of the first texts; None for a model without classes."""
+    if labels is None or not model.denoiser.config.num_classes:
+        return None
+    return torch.from_numpy(np.asarray(labels[:count], dtype=np.int64))
 
 
 def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
@@ -138,7 +146,7 @@ def _blocks(
 ) -> BlockLatents:
     """Latents of the blocks of a split, and if ``parts`` of those that are cut."""
     blocks, recipe = block_tokens(split, tokens, autoencoder), model.recipe
-    labels = torch.tensor(split.labels) if split.labels and model.denoiser.config.num_classes else None
+    labels = _classes(split.labels, len(tokens), model)
     latents, cut = encode(autoencoder, tokens, session, "latents"), NONE_CUT
     if parts:
         numbers, heads, tails = blocks.cut_in_two(recipe["cut_share"], session.seed)

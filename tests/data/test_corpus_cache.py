@@ -5,6 +5,7 @@ import os
 import threading
 
 import datasets
+import numpy as np
 import pytest
 
 from ld4lg_fast.data import (
@@ -12,11 +13,10 @@ from ld4lg_fast.data import (
     formats,
     load_text_dataset,
     sources,
-    streamed_rows,
     tokenize_texts,
     train_bpe_tokenizer,
 )
-from ld4lg_fast.data.texts import Texts
+from ld4lg_fast.data.texts import Labels, Texts
 from ld4lg_fast.errors import DataError
 from tests.data.test_shards import write as write_file
 
@@ -90,12 +90,7 @@ def test_a_kept_corpus_is_the_one_that_was_read(name, tmp_path, kept, monkeypatc
         read = load_text_dataset(corpus, **options)
     assert isinstance(read.train.texts, list) and not kept.exists()
     made = load_text_dataset(corpus, **options)
-    for module, name in (
-        (sources, "read_table"),
-        (streamed_rows, "read_table"),
-        (streamed_rows, "read_in_chunks"),
-    ):
-        monkeypatch.setattr(module, name, lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(sources, "read_in_chunks", lambda path: pytest.fail("read again"))
     opened = load_text_dataset(corpus, **options)
     assert isinstance(made.train.texts, Texts) and isinstance(opened.train.texts, Texts)
     assert content(opened) == content(made) == content(read)
@@ -160,7 +155,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path, kept, monkeypatch, ca
 
 
 def test_two_that_come_at_once_read_it_once(tmp_path, kept, monkeypatch):
-    path, reads, real = write(tmp_path / "a.jsonl"), [], streamed_rows.read_in_chunks
+    path, reads, real = write(tmp_path / "a.jsonl"), [], sources.read_in_chunks
     begun, waited, found = threading.Event(), threading.Event(), []
 
     def slow(path):
@@ -169,7 +164,7 @@ def test_two_that_come_at_once_read_it_once(tmp_path, kept, monkeypatch):
         waited.wait(30)
         return real(path)
 
-    monkeypatch.setattr(streamed_rows, "read_in_chunks", slow)
+    monkeypatch.setattr(sources, "read_in_chunks", slow)
     one, other = (
         threading.Thread(target=lambda: found.append(content(load_text_dataset("custom", root=path))))
         for _ in range(2)
@@ -222,6 +217,7 @@ FORMATS = {
     "a.jsonl": "\n".join(f"{json.dumps(row)}\n" for row in ROWS),
     "a.json": json.dumps(ROWS),
     "a.csv": "text,from\n" + "".join(f'"{row["text"]}",{row["from"]}\n' for row in ROWS),
+    "a.tsv": "text\tfrom\n" + "".join(f"{row['text']}\t{row['from']}\n" for row in ROWS),
     "a.parquet": ROWS,
     "a.jsonl.gz": "".join(f"{json.dumps(row)}\n" for row in ROWS),
     "a.txt.zst": f"\ufeff{lines(ROWS[:20])}\r\n \r{lines(ROWS[20:])}",
@@ -266,6 +262,12 @@ SPOILED = {
     ),
     "empty": ("a.jsonl", "\n\n"),
     "one blank line": ("a.txt", ""),
+    "ragged": ("a.csv", "text,from\n" + "a,b\n" * 20 + "c\n"),
+    "open quote": ("a.csv", "text,from\n" + "a,b\n" * 20 + '"c "d" e",f\n'),
+    "two columns of one name": ("a.csv", "text,text\na,b\n"),
+    "no more JSON": ("a.json", json.dumps(ROWS)[:-5]),
+    "a number in a list": ("a.json", json.dumps([*ROWS[:30], {"text": 3}])),
+    "no rows": ("a.csv", "text,from\n"),
 }
 
 
@@ -275,3 +277,46 @@ def test_errors_in_chunks_are_those_of_the_whole_file(name, tmp_path, kept, monk
     in_memory, in_chunks = in_memory_and_kept(monkeypatch, write_file(tmp_path / file, rows))
     assert in_chunks == in_memory and isinstance(in_memory, str)
     assert not kept.exists() or not folders(kept)
+
+
+LABELS = {
+    "names": [row["kind"] for row in ROWS],
+    "numbers": [number % 12 for number in range(60)],
+    "blank": [*"ab" * 20, " ", *"c" * 19],
+    "a float": [*[1, 2] * 20, 1.5, *[1] * 19],
+    "missing": [*"ab" * 20, *[None] * 20],
+}
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_in_chunks_are_those_of_the_whole_file(name, ending, documents, tmp_path, kept, monkeypatch):
+    rows = [{"text": row["text"], "kind": kind} for row, kind in zip(ROWS, LABELS[name], strict=True)]
+    if ending == ".parquet":
+        rows = [row | {"kind": None if row["kind"] is None else str(row["kind"])} for row in rows]
+    content = {
+        ".jsonl": "".join(f"{json.dumps(row)}\n" for row in rows),
+        ".csv": "text,kind\n" + "".join(f'"{row["text"]}",{row["kind"]}\n' for row in rows),
+        ".parquet": rows,
+    }[ending]
+    path = write_file(tmp_path / f"a{ending}", content)
+    in_memory, in_chunks = in_memory_and_kept(monkeypatch, path, label_column="kind", documents=documents)
+    assert in_chunks == in_memory
+    if name in ("names", "numbers"):
+        assert len(in_memory[1]) == len(set(LABELS[name])) and len(in_memory[3][0][1]) == 55
+        opened = load_text_dataset("custom", root=path, label_column="kind", documents=documents).train.labels
+        assert np.asarray(opened).tolist() == in_memory[3][0][1] and isinstance(opened, Labels)
+
+
+def test_labels_that_begin_late_are_read(tmp_path, kept, monkeypatch):
+    """Those of a corpus that need not have them."""
+    monkeypatch.setattr(formats, "CHUNK_ROWS", 3)
+    for split in ("train", "validation", "test"):
+        rows = [
+            {"text": f"Text {number}."} | ({"label": number % 2} if number > 9 else {})
+            for number in range(20)
+        ]
+        write(tmp_path / "corpus" / f"{split}.jsonl", rows)
+    with pytest.raises(DataError, match="line 1 of .*train.jsonl has no label in column label"):
+        load_text_dataset("movie_reviews", root=tmp_path / "corpus")
