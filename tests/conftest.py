@@ -68,6 +68,15 @@ def autoencoder(tokenizer):
     return randomize(model, std=0.2).eval()
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run of `small_runs.SMALLEST` and what its training printed; read it, or copy it first."""
+    from tests.training.small_runs import command, printed
+
+    run_dir = tmp_path_factory.mktemp("finished") / "run"
+    return run_dir, printed(command, run_dir)
+
+
 def make_model(seed: int = 0, recipe: dict | None = None, **denoiser) -> LatentDiffusion:
     sizes = {"dim": 64, "depth": 2, "dim_latent": 8, "max_len": 6, "num_dense_connections": 0, "dropout": 0.0}
     model = LatentDiffusion.create(RECIPE | (recipe or {}), sizes | denoiser)

@@ -16,7 +16,7 @@ from ld4lg_fast.training import main
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.metrics_log import read_log
-from tests.training.small_runs import command, printed, records
+from tests.training.small_runs import records
 from tests.training.test_training_signals import assert_same, lines
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"]
@@ -91,13 +91,6 @@ def test_numbers_that_are_not_finite_are_damage_and_another_model_is_none(tmp_pa
     assert "elete" not in str(refused.value)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("whole") / "run"
-    printed(command, run_dir)
-    return run_dir
-
-
 def resumed(run_dir: Path) -> str:
     with console.capture() as output:
         main(["resume=true", f"hydra.run.dir={run_dir}"])
@@ -105,9 +98,9 @@ def resumed(run_dir: Path) -> str:
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_a_run_with_a_damaged_checkpoint_goes_on_to_the_same_bits(whole, tmp_path, stage):
+def test_a_run_with_a_damaged_checkpoint_goes_on_to_the_same_bits(finished, tmp_path, stage):
     run_dir = tmp_path / "run"
-    shutil.copytree(whole, run_dir)
+    shutil.copytree(finished[0], run_dir)
     shutil.rmtree(run_dir / "denoiser")
     if stage == "autoencoder":
         shutil.rmtree(run_dir / "autoencoder")
@@ -117,20 +110,20 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_to_the_same_bits(whole, tmp_pat
     assert "damaged-step_6" in output and f"The {stage} stage goes on after step 4." in output
     shutil.rmtree(run_dir / "checkpoints" / stage / "damaged-step_6")
     if stage == "autoencoder":
-        assert sorted(map(str, lines(run_dir))) == sorted(map(str, lines(whole))), (
+        assert sorted(map(str, lines(run_dir))) == sorted(map(str, lines(finished[0]))), (
             "stage two was trained before"
         )
     else:
-        assert_same(run_dir, whole)
+        assert_same(run_dir, finished[0])
 
 
 @pytest.mark.parametrize("damage", ["garbage", "empty", "missing"])
 @pytest.mark.parametrize(
     "name", ["tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "tokens", "latents"]
 )
-def test_a_damaged_cache_is_made_again(whole, tmp_path, name, damage):
+def test_a_damaged_cache_is_made_again(finished, tmp_path, name, damage):
     run_dir = tmp_path / "run"
-    shutil.copytree(whole, run_dir)
+    shutil.copytree(finished[0], run_dir)
     for lost in ("denoiser", "autoencoder", "checkpoints/diffusion", "checkpoints/autoencoder/step_6"):
         shutil.rmtree(run_dir / lost)
     found = [run_dir / "cache" / name] if "/" in name else sorted((run_dir / "cache").rglob(f"*{name}*"))
@@ -138,12 +131,12 @@ def test_a_damaged_cache_is_made_again(whole, tmp_path, name, damage):
         DAMAGE[damage](path)
     resumed(run_dir)
     for weights in ("denoiser/model.safetensors", "autoencoder/perceiver.safetensors"):
-        assert (run_dir / weights).read_bytes() == (whole / weights).read_bytes()
+        assert (run_dir / weights).read_bytes() == (finished[0] / weights).read_bytes()
 
 
-def test_an_autoencoder_that_is_damaged_is_made_again_as_it_is_advised(whole, tmp_path, capsys):
+def test_an_autoencoder_that_is_damaged_is_made_again_as_it_is_advised(finished, tmp_path, capsys):
     run_dir = tmp_path / "run"
-    shutil.copytree(whole, run_dir)
+    shutil.copytree(finished[0], run_dir)
     shutil.rmtree(run_dir / "denoiser")
     shutil.rmtree(run_dir / "checkpoints" / "diffusion" / "step_6")
     DAMAGE["truncated"](run_dir / "autoencoder" / "perceiver.safetensors")
@@ -154,7 +147,7 @@ def test_an_autoencoder_that_is_damaged_is_made_again_as_it_is_advised(whole, tm
     shutil.rmtree(run_dir / "autoencoder")
     resumed(run_dir)
     for weights in ("denoiser/model.safetensors", "autoencoder/perceiver.safetensors"):
-        assert (run_dir / weights).read_bytes() == (whole / weights).read_bytes()
+        assert (run_dir / weights).read_bytes() == (finished[0] / weights).read_bytes()
 
 
 def test_lines_of_the_log_that_are_damaged_are_passed_over(tmp_path):
@@ -174,13 +167,13 @@ def test_lines_of_the_log_that_are_damaged_are_passed_over(tmp_path):
     assert read_log(tmp_path / "none") == []
 
 
-def test_a_run_whose_log_is_damaged_goes_on(whole, tmp_path):
+def test_a_run_whose_log_is_damaged_goes_on(finished, tmp_path):
     run_dir = tmp_path / "run"
-    shutil.copytree(whole, run_dir)
+    shutil.copytree(finished[0], run_dir)
     shutil.rmtree(run_dir / "denoiser")
     shutil.rmtree(run_dir / "checkpoints" / "diffusion" / "step_6")
     with open(run_dir / "logs" / "train.jsonl", "ab") as log:
         log.write(b"\x00\x00\xff\n3\n")
     resumed(run_dir)
     assert records(run_dir)[-1]["finished"] is False
-    assert_same(run_dir, whole)
+    assert_same(run_dir, finished[0])

@@ -17,9 +17,8 @@ from tests.training.small_runs import SMALLEST, command, losses, refused
 SIZES = ("train.decoder.steps=6", "train.decoder.batch_size=16")
 
 
-def test_adapting_a_run(tmp_path, capsys):
-    run_dir, adapted_dir = tmp_path / "run", tmp_path / "adapted"
-    command(run_dir, "recipe=v3")
+def test_adapting_a_run(finished, tmp_path, capsys):
+    run_dir, adapted_dir = finished[0], tmp_path / "adapted"
     asked = [f"train.finetune_decoder_from={run_dir}", *SIZES]
     command(adapted_dir, *asked)
     given, adapted = (TextDiffusionPipeline.from_pretrained(folder) for folder in (run_dir, adapted_dir))

@@ -57,9 +57,8 @@ def test_a_student_is_a_copy_that_learns():
     assert distinct_shares(["a pub", "a pub", "A bar"]) == (2 / 3, 3 / 6)
 
 
-def test_distilling_a_run(tmp_path, monkeypatch, capsys):
-    run_dir, student_dir = tmp_path / "run", tmp_path / "student"
-    command(run_dir, "recipe=v3")
+def test_distilling_a_run(finished, tmp_path, monkeypatch, capsys):
+    run_dir, student_dir = finished[0], tmp_path / "student"
     before = (run_dir / "denoiser" / "model.safetensors").read_bytes()
     asked = [f"train.distill_from={run_dir}", "train.distill_steps=2", "train.distill_teacher_steps=4"]
     command(student_dir, *asked)

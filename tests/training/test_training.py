@@ -26,17 +26,9 @@ from tests.training.small_runs import (
     cached,
     command,
     losses,
-    printed,
     records,
     refused,
 )
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run and what its training printed; read it, or copy it first."""
-    run_dir = tmp_path_factory.mktemp("finished") / "run"
-    return run_dir, printed(command, run_dir)
 
 
 def copy(finished, tmp_path, *without: str) -> Path:

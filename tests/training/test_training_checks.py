@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from omegaconf import OmegaConf
 from ld4lg_fast import configs
 from ld4lg_fast.checkpoints.stored_config import GROUPS
 from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training import main
 from ld4lg_fast.training.run_setup import check_config
 from tests.training.small_runs import SMALLEST, command, refused
@@ -146,12 +144,10 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, finished):
     """A folder with a finished run ``run``, and one ``half`` that was stopped in its second stage."""
     folder = tmp_path_factory.mktemp("place")
-    with pytest.MonkeyPatch.context() as patch, console.capture():
-        patch.setattr(sys, "argv", ["scripts/train.py"])
-        command(folder / "run")
+    shutil.copytree(finished[0], folder / "run")
     shutil.copytree(folder / "run", folder / "half")
     shutil.rmtree(folder / "half" / "denoiser")
     shutil.rmtree(folder / "half" / "checkpoints" / "diffusion" / "step_6")

@@ -21,7 +21,7 @@ from ld4lg_fast.training import (
     validation,
 )
 from ld4lg_fast.training.interrupts import SIGNALS, Interrupted, Interrupts
-from tests.training.small_runs import SMALLEST, command, printed, records
+from tests.training.small_runs import SMALLEST, command, records
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 HOURS = 3600.0
@@ -44,14 +44,6 @@ AFTER_THE_STEP = {
     "step with a validation": (diffusion_stage.DiffusionStage, "batch", 3),
     "last step": (diffusion_stage.DiffusionStage, "batch", 6),
 }
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nobody interrupted."""
-    run_dir = tmp_path_factory.mktemp("whole") / "run"
-    printed(command, run_dir)
-    return run_dir
 
 
 def lines(run_dir: Path) -> list[dict]:
@@ -85,7 +77,7 @@ def happening(patch: pytest.MonkeyPatch, place: object, name: str, call: int, ev
 
 
 @pytest.mark.parametrize("phase", AT_ONCE)
-def test_long_work_is_interrupted_at_once_and_made_up(phase, tmp_path, whole, monkeypatch):
+def test_long_work_is_interrupted_at_once_and_made_up(phase, tmp_path, finished, monkeypatch):
     number = list(CODES)[len(phase) % 3]
 
     def event():
@@ -103,12 +95,12 @@ def test_long_work_is_interrupted_at_once_and_made_up(phase, tmp_path, whole, mo
     assert f"resume=true hydra.run.dir={tmp_path / 'run'}" in output.get()
     assert not (tmp_path / "run" / ".lock").exists()
     main(["resume=true", f"hydra.run.dir={tmp_path / 'run'}"])
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", finished[0])
 
 
 @pytest.mark.parametrize("phase", AFTER_THE_STEP)
 @pytest.mark.parametrize("log_every", [1, 4])
-def test_a_step_is_finished_and_saved(phase, log_every, tmp_path, whole, monkeypatch):
+def test_a_step_is_finished_and_saved(phase, log_every, tmp_path, finished, monkeypatch):
     number, seldom = list(CODES)[len(phase) % 3], [f"train.log_every={log_every}"]
     stage, _, step = AFTER_THE_STEP[phase]
     with monkeypatch.context() as patch, console.capture() as output:
@@ -120,9 +112,9 @@ def test_a_step_is_finished_and_saved(phase, log_every, tmp_path, whole, monkeyp
     assert (tmp_path / "run" / "checkpoints" / stage.name / f"step_{step}" / "state.json").exists()
     main(["resume=true", f"hydra.run.dir={tmp_path / 'run'}"])
     if log_every == 1:
-        assert_same(tmp_path / "run", whole)
+        assert_same(tmp_path / "run", finished[0])
     else:
-        every = [line for line in lines(whole) if "loss" not in line or line["step"] in (4, 6)]
+        every = [line for line in lines(finished[0]) if "loss" not in line or line["step"] in (4, 6)]
         assert lines(tmp_path / "run") == every
 
 
@@ -142,7 +134,7 @@ class Killed(BaseException):
     ],
 )
 def test_a_kill_between_checkpoint_and_validation_loses_and_doubles_no_line(
-    place, name, call, tmp_path, whole, monkeypatch
+    place, name, call, tmp_path, finished, monkeypatch
 ):
     def event():
         raise Killed
@@ -151,7 +143,7 @@ def test_a_kill_between_checkpoint_and_validation_loses_and_doubles_no_line(
         happening(patch, place, name, call, event)
         command(tmp_path / "run", "train.checkpoint_every=3")
     main(["resume=true", f"hydra.run.dir={tmp_path / 'run'}"])
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", finished[0])
 
 
 def test_a_run_that_was_interrupted_before_its_config_can_be_started_again(tmp_path, monkeypatch):
@@ -220,7 +212,7 @@ def test_a_signal_from_before_long_work_keeps_it_from_beginning():
             raise AssertionError("it began")
 
 
-def test_two_sessions_need_no_third(tmp_path, whole, monkeypatch):
+def test_two_sessions_need_no_third(tmp_path, finished, monkeypatch):
     """A run that is stopped again and again."""
     for stage, step in (("autoencoder", 2), ("autoencoder", 1), ("diffusion", 2), ("diffusion", 3)):
         kind = {
@@ -232,5 +224,5 @@ def test_two_sessions_need_no_third(tmp_path, whole, monkeypatch):
             happening(patch, kind[stage], "batch", step, lambda: os.kill(os.getpid(), signal.SIGTERM))
             main([*arguments, f"hydra.run.dir={tmp_path / 'run'}"])
     main(["resume=true", f"hydra.run.dir={tmp_path / 'run'}"])
-    assert_same(tmp_path / "run", whole)
+    assert_same(tmp_path / "run", finished[0])
     shutil.rmtree(tmp_path / "run")
