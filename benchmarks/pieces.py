@@ -7,6 +7,7 @@ from harness import has_bf16
 
 LIMIT_MINUTES = 9.0
 NOT_RUN = {
+    "batch-invariance": "deterministic mode needs a CPU",
     "gpu-tests": "it needs a GPU",
     "graph-replays": "it needs a GPU",
     "launch-gaps": "it runs with --profile",
@@ -78,6 +79,8 @@ def _quick(device: str) -> list[Piece]:
 def _whole(device: str) -> list[Piece]:
     on, gpu = ("--device", device), device == "cuda"
     found = [Piece("drift", "Cost of a precision", ("precision_drift.py", *on), 3)]
+    if not gpu:
+        found.append(Piece("batch-invariance", "Samples in other batches", ("batch_invariance.py",), 4))
     for precision in ["bf16"] if gpu else ["fp32", *["bf16"] * has_bf16(device)]:
         for batch in ("8", "256" if gpu else "64"):
             command = ("ops.py", *on, "--batch-sizes", batch, "--precisions", precision)

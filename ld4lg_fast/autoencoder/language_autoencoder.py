@@ -31,6 +31,7 @@ from ld4lg_fast.models.language_models import (
     LanguageModel,
     Reading,
     language_model,
+    one_by_one,
 )
 from ld4lg_fast.models.layers import DIM_HEAD
 from ld4lg_fast.models.perceiver import Perceiver, PerceiverConfig
@@ -61,6 +62,7 @@ class LanguageAutoencoder(TeacherForcing):
         self.lm, self.tokenizer, self.perceiver = lm, tokenizer, perceiver
         self.max_len, self.freeze_lm, self.reading, self.origin = max_len, freeze_lm, reading, origin
         self.end_of_text: nn.Parameter | None = None
+        self.deterministic = False  # whether a text may not depend on the others of its batch
         if freeze_lm:
             lm.requires_grad_(False)
 
@@ -226,17 +228,25 @@ class LanguageAutoencoder(TeacherForcing):
                 f"A sequence of {input_ids.shape[1]} tokens exceeds max_len {self.max_len}; truncate it."
             )
         with gpu_settings(input_ids.device):
-            if states is None:
-                states = self.language_model.encode(input_ids, attention_mask)
-            states = states[:, : input_ids.shape[1]]
-            return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
+            if self.deterministic and states is None:
+                return one_by_one(self._encode, per_token=self.perceiver is None)(input_ids, attention_mask)
+            return self._encode(input_ids, attention_mask, states)
+
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
+        if states is None:
+            states = self.language_model.encode(input_ids, attention_mask)
+        states = states[:, : input_ids.shape[1]]
+        return states if self.perceiver is None else self.perceiver.encode(states, attention_mask)
 
     def decode_states(self, latents: Tensor) -> Tensor:
         """Latents (B, N, d) -> states (B, N, W) for the language model's decoder: its memory, or a soft prefix."""
         if self.perceiver is None:
             return latents
+        latents = latents.to(next(self.perceiver.decoder.parameters()).dtype)
         with gpu_settings(latents.device):
-            return self.perceiver.decode(latents.to(next(self.perceiver.decoder.parameters()).dtype))
+            if self.deterministic:
+                return torch.cat([self.perceiver.decode(row) for row in latents.split(1)])
+            return self.perceiver.decode(latents)
 
     def readable_states(self, latents: Tensor, mask: Tensor | None = None) -> Tensor:
         """`decode_states` of checked latents and their mask (B, N).
@@ -275,6 +285,7 @@ class LanguageAutoencoder(TeacherForcing):
         states = self.readable_states(latents, mask)
         options: dict[str, Any] = {"mask": mask, "seed": seed, "sample_ids": sample_ids, "prefix": prefix}
         options["pause"] = pause
+        options["deterministic"] = self.deterministic
         decodes = [
             generate_ids(self.lm, states, decoding, self.max_len, decode=number, **options)
             for number in range(decoding.num_decodes)

@@ -102,6 +102,7 @@ def _infer(groups: Mapping[str, dict], processes: PartialState) -> Path | None:
         )
     prompts = choose_prompts(asked["prompt"], asked["prompt_file"], ("infer.prompt", "infer.prompt_file"))
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(device, torch_dtype(asked["dtype"]))
+    pipe.set_deterministic(generation["deterministic"])
     num_samples, num_candidates = generation["num_samples"], generation["num_candidates"]
     sources, references = choose_sources(pipe, run_dir, asked["source_file"], num_samples, num_candidates)
     pipe.check_prompt(prompts, generation["max_new_tokens"], {})

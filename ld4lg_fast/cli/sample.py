@@ -93,6 +93,9 @@ def sample(
     precision: Annotated[
         str | None, typer.Option(help="Precision of matmuls: bf16, int8 on a CPU, …")
     ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Same texts, bit by bit, in every batch (CPU; slower).")
+    ] = False,
     strategy: Annotated[
         str | None,
         typer.Option(help="Decoding strategy: greedy, beam or nucleus; default the model's own."),
@@ -173,6 +176,7 @@ def sample(
     check_given(best_of=best_of, eta=eta, guidance_scale=guidance_scale, seed=seed)
     sampling_plan(quality, sampler, num_inference_steps)
     pipe = TextDiffusionPipeline.from_pretrained(run_dir).to(choose_device(None))
+    pipe.set_deterministic(deterministic)
     class_name, source = (None if text is None else typed(text) for text in (class_name, source))
     if num_samples is None:
         num_samples = 8 if prompts is None or len(prompts) == 1 else len(prompts)
@@ -202,6 +206,8 @@ def sample(
             "decoding": asdict(decoding),
             "prompts": digest(sampled.prompts),
         }
+        if deterministic:
+            begun["deterministic"] = True
         begun |= {"options": {name: value for name, value in settings.items() if name != "prompt"}}
         write_lines(file, num_samples, sampled.batch_size, begun, sampled.rows, start_processes())
         return
@@ -217,7 +223,7 @@ def sample(
         return
     content = texts | {
         "run": str(DEFAULT if run_dir is None else run_dir),
-        "settings": settings,
+        "settings": settings | {"deterministic": deterministic},
         "decoding": asdict(decoding),
         "seconds": round(seconds, 3),
     }

@@ -33,6 +33,10 @@ def serve(
     precision: Annotated[
         str | None, typer.Option(help="Precision of the denoiser's matmuls: bf16, int8 on a CPU, …")
     ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="Same texts, bit by bit, whatever else runs (CPU; slower)."),
+    ] = False,
     api_key_env: Annotated[str | None, typer.Option(help=HELP["api_key_env"])] = None,
     max_samples: Annotated[int, typer.Option(help=HELP["max_samples"])] = 32,
     max_steps: Annotated[int, typer.Option(help=HELP["max_steps"])] = 1000,
@@ -75,16 +79,22 @@ def serve(
         checked_precision(precision)
 
         limits = Limits(**bounds)
-        run(lambda: _loaded(run_dir, limits, precision), host=host, port=port, limits=limits, api_key=key)
+        run(
+            lambda: _loaded(run_dir, limits, precision, deterministic),
+            host=host,
+            port=port,
+            limits=limits,
+            api_key=key,
+        )
     except RuntimeInputError as error:
         raise ConfigError(str(error)) from error
 
 
-def _loaded(folder: Path | None, limits: "Limits", precision: str | None) -> "Backend":
+def _loaded(folder: Path | None, limits: "Limits", precision: str | None, deterministic: bool) -> "Backend":
     """The model of a run or of an exported folder.
 
     Raises:
-        LD4LGError, RuntimeInputError: there is none, or a precision that it cannot have.
+        LD4LGError, RuntimeInputError: there is none, or a precision or ``deterministic`` that it cannot have.
     """
     if folder is None or not _is_exported(folder):
         from ld4lg_fast.checkpoints.shipped import DEFAULT
@@ -93,6 +103,7 @@ def _loaded(folder: Path | None, limits: "Limits", precision: str | None) -> "Ba
         from ld4lg_fast.serving.pipeline_backend import PipelineBackend
 
         pipe = TextDiffusionPipeline.from_pretrained(folder).to(choose_device(None))
+        pipe.set_deterministic(deterministic)
         name = DEFAULT if folder is None else folder.resolve().name
         backend = PipelineBackend(pipe, name, limits, precision)
         backend.warm_up()
@@ -102,6 +113,10 @@ def _loaded(folder: Path | None, limits: "Limits", precision: str | None) -> "Ba
     require_packages("onnxruntime")
     if precision is not None:
         raise ConfigError(f"--precision is {precision}, but the folder {folder} has its own; leave it out.")
+    if deterministic:
+        raise ConfigError(
+            f"--deterministic is for run directories, and {folder} is an exported folder; leave it out."
+        )
     from ld4lg_fast.export.runtime.pipeline import OnnxTextDiffusion
     from ld4lg_fast.export.runtime.serving.onnx_backend import OnnxBackend
 

@@ -57,6 +57,7 @@ def generate_ids(
     decode: int = 0,
     prefix: Tensor | None = None,
     pause: Callable[[], object] | None = None,
+    deterministic: bool = False,
 ) -> Tensor:
     """Token ids (B, length) decoded from states (B, N, W) of the encoder, or of a decoder-only model's soft prefix.
 
@@ -71,10 +72,11 @@ def generate_ids(
         prefix: (B, P) int64, tokens that the decoder reads before the first one that it writes; the result begins with
             the start token and these. Lengths of ``config`` are without them.
         pause: called between tokens, every `loop.CHECK_EVERY` of them; not by ``generate``.
+        deterministic: whether no text may depend on the others of its batch.
 
     Raises:
-        ConfigError: lengths that the model does not handle, see `check_lengths`, or a precision that this model or
-            device does not support.
+        ConfigError: lengths that the model does not handle, see `check_lengths`, or a precision or ``deterministic``
+            that this model or device does not support.
     """
     check_lengths(config, max_len)
     num_prefix = 0 if prefix is None else prefix.shape[1]
@@ -85,12 +87,16 @@ def generate_ids(
     try:
         embeddings: Any = lm.get_input_embeddings()
         rules = Rules.read(options, embeddings.weight.shape[0], states.device, num_prefix)
-        stack = _stack(lm, config.precision)
+        stack = _stack(lm, config.precision, deterministic)
         with gpu_settings(states.device):
             cache = stack.start(states, mask, rules.num_beams, rules.max_length)
     except UnsupportedError as reason:
         if config.precision is not None:
             raise ConfigError(f"precision={config.precision} cannot be had here: {reason}.") from reason
+        if deterministic:
+            raise ConfigError(
+                f"deterministic=true cannot be had here: the fast decoder does not know {reason}."
+            ) from reason
         _warn_once(f"decoding through transformers' generate: the fast decoder does not know {reason}")
         with gpu_settings(states.device):
             return _generate(lm, states, mask, options, config, uniforms, prefix)
@@ -145,13 +151,14 @@ def _uniforms(
     return torch.special.ndtr(normal.double())
 
 
-def _stack(lm: PreTrainedModel, precision: str | None) -> DecoderStack | CausalStack:
+def _stack(lm: PreTrainedModel, precision: str | None, deterministic: bool) -> DecoderStack | CausalStack:
     """The cached decoder of a model, one for each precision."""
+    key = (precision, deterministic)
     if not lm.config.is_encoder_decoder or lm.config.model_type in CAUSAL_FAMILIES:
-        dtype, merge = choose_merge(precision, lm.dtype, lm.device)
-        return prepared_once(lm, precision, lambda: CausalStack(read_causal_decoder(lm, dtype, merge), dtype))
-    dtype, pack = choose_linear(precision, lm.dtype, lm.device, few_rows=True)
-    return prepared_once(lm, precision, lambda: DecoderStack(read_decoder(lm, dtype, pack), dtype))
+        dtype, merge = choose_merge(precision, lm.dtype, lm.device, deterministic)
+        return prepared_once(lm, key, lambda: CausalStack(read_causal_decoder(lm, dtype, merge), dtype))
+    dtype, pack = choose_linear(precision, lm.dtype, lm.device, few_rows=True, deterministic=deterministic)
+    return prepared_once(lm, key, lambda: DecoderStack(read_decoder(lm, dtype, pack), dtype))
 
 
 @cache

@@ -117,11 +117,15 @@ class Guide:
 
 @dataclass(frozen=True)
 class GuideTargets:
-    """Guides, with a target and a weight for each sample: ``targets`` and ``weights`` (B, G) float32."""
+    """Guides, with a target and a weight for each sample: ``targets`` and ``weights`` (B, G) float32.
+
+    ``one_by_one``: samples are led one after another, so that none depends on the others of its batch.
+    """
 
     guides: Sequence[Guide]
     targets: Tensor
     weights: Tensor
+    one_by_one: bool = False
 
     def rows(self, rows: Tensor) -> "GuideTargets":
         """Those of the samples ``rows`` (R,)."""
@@ -133,6 +137,12 @@ class GuideTargets:
 
     def lead(self, x_start: Tensor, level: Tensor, mask: Tensor | None = None) -> Tensor:
         """x_start (B, N, d) moved by all guides, whose gradients add up; ``level`` () or (B,) indexes levels."""
+        if self.one_by_one and len(x_start) > 1:
+            every = torch.arange(len(x_start), device=x_start.device)
+            levels = level.reshape(-1).expand(len(every)).split(1)
+            masks = [None] * len(every) if mask is None else mask.split(1)
+            parts = zip(every.split(1), x_start.split(1), levels, masks, strict=True)
+            return torch.cat([self.rows(row).lead(x, at, real) for row, x, at, real in parts])
         led, level = x_start, level.reshape(-1)
         for number, guide in enumerate(self.guides):
             led = led + guide.shift(x_start, self.targets[:, number], self.weights[:, number], level, mask)

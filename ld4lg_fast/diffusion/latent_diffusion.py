@@ -92,6 +92,7 @@ class LatentDiffusion(nn.Module):
                 "recipe.adaptive_schedule=true needs continuous times (recipe v2 or v3); leave it out with recipe v1."
             )
         self.context_encoder: ContextEncoder | None = None
+        self.deterministic = False  # whether a sample may not depend on the others of its batch
         if num_blocks := recipe.get("context_blocks", 0):
             sizes: Any = denoiser.config
             self.context_encoder = ContextEncoder(
@@ -189,7 +190,9 @@ class LatentDiffusion(nn.Module):
         latents = self.normalize(blocks.latents)
         if blocks.noise_share is not None and blocks.noise is not None:
             latents = add_noise(latents, blocks.noise, 1 - blocks.noise_share)
-        return self.context_encoder(latents, blocks)  # type: ignore[misc]  # a model of recipe blocks has it
+        return self.context_encoder(  # type: ignore[misc]  # a model of recipe blocks has it
+            latents, blocks, one_by_one=self.deterministic
+        )
 
     def with_context(
         self, blocks: BlockContext | None = None, **given: Unpack[ConditionArguments]

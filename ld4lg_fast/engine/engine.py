@@ -139,7 +139,7 @@ def sample_batches(
     run = SamplingRun(
         model,
         plan,
-        denoiser=prepared_denoiser(model.denoiser, precision),
+        denoiser=prepared_denoiser(model.denoiser, precision, model.deterministic),
         seed=seed,
         classes=None if class_ids is None else class_ids.unique(),
         guides=guides,

@@ -51,7 +51,7 @@ class PackedLinears:
 
 
 def choose_merge(
-    precision: str | None, weights: torch.dtype, device: torch.device
+    precision: str | None, weights: torch.dtype, device: torch.device, deterministic: bool = False
 ) -> tuple[torch.dtype, Merge]:
     """The dtype of everything but the matmuls, and the `Merge` of the matmuls, see `precision.choose_linear`.
 
@@ -60,8 +60,8 @@ def choose_merge(
     Raises:
         ConfigError: an unknown precision, or one that this device does not support.
     """
-    dtype, pack = choose_linear(precision, weights, device, few_rows=True)
-    if pack in (Int8Linear, Tf32Linear, fp8_or_plain):
+    dtype, pack = choose_linear(precision, weights, device, few_rows=True, deterministic=deterministic)
+    if deterministic or pack in (Int8Linear, Tf32Linear, fp8_or_plain):
         return dtype, partial(PackedLinears, pack=pack, dtype=dtype)
     stored = torch.bfloat16 if precision == "bf16" else dtype
     if stored == torch.bfloat16 and device.type == "cpu" and backend.has_native():

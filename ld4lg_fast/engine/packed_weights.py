@@ -13,6 +13,7 @@ from ld4lg_fast.diffusion.latent_diffusion import AnyDenoiser
 from ld4lg_fast.engine.precision import (
     Fp8Linear,
     Int8Linear,
+    InvariantLinear,
     NarrowCpuLinear,
     Pack,
     PlainLinear,
@@ -52,6 +53,7 @@ class PreparedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, pack: Pack) -> None:
         super().__init__()
         self.matmul = pack(linear.weight.detach(), linear.bias)
+        self.weight = linear.weight.detach().new_empty(0)  # of which the networks ask dtype and device
 
     def forward(self, x: Tensor) -> Tensor:
         return self.matmul(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
@@ -80,17 +82,18 @@ class PreparedFeedForward(nn.Module):
         return out.unflatten(0, x.shape[:-1])
 
 
-def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
+def prepared_denoiser(denoiser: Denoiser, precision: str | None, deterministic: bool = False) -> Denoiser:
     """The denoiser with packed weights in its blocks and skips; other parts are shared with it, or cast.
 
     Args:
         precision: one of `precision.PRECISIONS`; None is that of the weights.
+        deterministic: packs all weights, so that no sample's output depends on the others of its batch.
 
     Raises:
         ConfigError: a precision that this device does not support.
     """
     weight, precision = denoiser.input_proj.weight, checked_precision(precision)
-    dtype, pack = choose_linear(precision, weight.dtype, weight.device)
+    dtype, pack = choose_linear(precision, weight.dtype, weight.device, deterministic=deterministic)
     if pack is Int8Linear and backend.has_fast_bf16():
         dtype = torch.bfloat16  # its 8 significant bits suffice for inputs that are quantized to int8
     if dtype == weight.dtype and pack is PlainLinear:
@@ -103,18 +106,21 @@ def prepared_denoiser(denoiser: Denoiser, precision: str | None) -> Denoiser:
             plain = copy.deepcopy(denoiser)
             plain.to(dtype)  # in place
         if pack is not PlainLinear:  # torch.compile cannot optimize these matmuls
-            return _prepared_twin(plain, pack)
+            return _prepared_twin(plain, pack, deterministic)
         if compiles:
             compile_regions(plain)
         return plain
 
     attention = denoiser.attn_implementation
-    return prepared_once(denoiser, (precision, denoiser.training, compiles, attention), make)
+    return prepared_once(denoiser, (precision, deterministic, denoiser.training, compiles, attention), make)
 
 
-def _prepared_twin(denoiser: Denoiser, pack: Pack) -> Denoiser:
+def _prepared_twin(denoiser: Denoiser, pack: Pack, deterministic: bool) -> Denoiser:
     twin = _twin(denoiser)
     packs: dict[str, Pack] = {"blocks": pack, "dense_projections": pack}
+    if deterministic:
+        wide = InvariantLinear if denoiser.input_proj.weight.dtype == torch.float32 else NarrowCpuLinear
+        packs = dict.fromkeys(twin._modules, wide) | packs
     if denoiser.input_proj.weight.dtype == torch.bfloat16 and backend.has_fast_bf16():
         packs["modulation"] = NarrowCpuLinear  # few rows (all steps at once) and the largest weight
     for name in packs.keys() & twin._modules.keys():

@@ -93,6 +93,22 @@ class CpuBFloat16Linear(CpuLinear):
         return y if residual is None else y.add_(residual)
 
 
+class InvariantLinear(CpuLinear):
+    """`ops.PackedLinear` for any number of rows: no row's outputs depend on the other rows, unlike with oneDNN."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        super().__init__(weight, bias, gelu)
+        self.few_rows = math.inf
+
+
+class InvariantBFloat16Linear(CpuBFloat16Linear):
+    """`CpuBFloat16Linear` as `InvariantLinear`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> None:
+        super().__init__(weight, bias, gelu)
+        self.few_rows = math.inf
+
+
 class NarrowCpuLinear:
     """`ops.NarrowLinear`; ``geglu`` fuses value·GELU(gate) with the matmul."""
 
@@ -186,22 +202,32 @@ def checked_precision(precision: str | None) -> str | None:
 
 
 def choose_linear(
-    precision: str | None, weights: torch.dtype, device: torch.device, few_rows: bool = False
+    precision: str | None,
+    weights: torch.dtype,
+    device: torch.device,
+    few_rows: bool = False,
+    deterministic: bool = False,
 ) -> tuple[torch.dtype, Pack]:
     """The dtype of everything but the matmuls, and the `Pack` of the matmuls.
 
     Args:
         few_rows: whether reading the weights dominates, as in a decoding step; on a CPU, bf16 then applies to the
             weights only.
+        deterministic: whether no row may depend on the other rows.
 
     Raises:
-        ConfigError: an unknown precision, or one that this device does not support.
+        ConfigError: an unknown precision, one that this device does not support, or one that cannot be deterministic.
     """
     precision = checked_precision(precision)
     reason = _unavailable(precision, device)
     if reason is not None:
         raise ConfigError(f"precision={precision} cannot be had here: {reason}.")
     dtype = weights if precision is None else _DTYPES[precision]
+    if deterministic:
+        check_deterministic(precision, weights, device)
+        if precision == "bf16":
+            return (torch.float32, InvariantBFloat16Linear) if few_rows else (dtype, NarrowCpuLinear)
+        return dtype, Int8Linear if precision == "int8" else InvariantLinear
     if precision in _SPECIAL:
         return dtype, _SPECIAL[precision]
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
@@ -214,6 +240,26 @@ def choose_linear(
         if dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return dtype, OneDnnLinear
     return dtype, PlainLinear
+
+
+def check_deterministic(precision: str | None, weights: torch.dtype, device: torch.device) -> None:
+    """Refuses a model or a precision whose matmuls cannot give a row the same numbers in every batch.
+
+    Raises:
+        ConfigError: the sentence says what to do.
+    """
+    if device.type != "cpu":
+        raise ConfigError(
+            f"deterministic=true needs a CPU, not {device.type}; leave it out, or move to the CPU."
+        )
+    if (missing := backend.unavailable_reason("native")) is not None:
+        raise ConfigError(f"deterministic=true cannot be had here: {missing}.")
+    if weights != torch.float32:
+        raise ConfigError(
+            f"deterministic=true needs weights in fp32, not {weights}; leave out the dtype and choose a precision."
+        )
+    if precision not in (None, "fp32", "bf16", "int8"):
+        raise ConfigError(f"precision is {precision}; with deterministic=true it must be fp32, bf16 or int8.")
 
 
 _SPECIAL: dict[str, Pack] = {"tf32": Tf32Linear, "int8": Int8Linear, "fp8": fp8_or_plain}

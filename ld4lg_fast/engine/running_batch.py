@@ -97,7 +97,8 @@ class RunningBatch(Generic[Key]):
         """
         place = self.table.place(plan, class_id)
         assert place is not None, "make_room has been asked"
-        length = self.config.max_len if lengths is None or self.graphs else int(lengths.max())
+        whole = lengths is None or self.graphs or self.model.deterministic
+        length = self.config.max_len if whole else int(lengths.max())
         shape = (length, self.config.dim_latent)
         z = starting_latents(seed, sample_ids, shape, self.table.first_level(plan), start)
         zeros = torch.zeros_like(z)
@@ -184,7 +185,7 @@ class RunningBatch(Generic[Key]):
         output = self.denoiser.run_blocks(rows.inputs, self.table.modulation(place), conditions)
         lead = None
         if rows.targets is not None and rows.weights is not None:
-            guides = GuideTargets(self.table.guides, rows.targets, rows.weights)
+            guides = GuideTargets(self.table.guides, rows.targets, rows.weights, self.model.deterministic)
             lead = partial(guides.lead, level=place, mask=self._mask(rows))
         state = self.table.steps.update(
             output, rows.z, rows.x_prev, rows.x_start, rows.step, rows.seed, rows.sample_ids, rows.first, lead
@@ -236,7 +237,7 @@ class RunningBatch(Generic[Key]):
             return None
         places = [place for place, stays in enumerate(kept) if stays]
         taken = rows.take(torch.tensor(places, device=self.device))
-        return taken if self.graphs else taken.trimmed()
+        return taken if self.graphs or self.model.deterministic else taken.trimmed()
 
 
 class RunningSamples(Generic[Key]):
@@ -265,7 +266,7 @@ class RunningSamples(Generic[Key]):
             "project": project,
             "cuda_graph": model.latent_mean.device.type == "cuda",
         }
-        denoiser = prepared_denoiser(model.denoiser, precision)
+        denoiser = prepared_denoiser(model.denoiser, precision, model.deterministic)
         self.batches: list[RunningBatch[Key]] = [
             RunningBatch(model, denoiser, guided=guided, guides=led, **options)
             for led in ((), guides)[: 1 + bool(guides)]

@@ -122,6 +122,7 @@ class SamplingRun:
         self.table = StepTable.of(
             plan, grid, model, [change for change in changes if change is not None], led=guides is not None
         )
+        self.deterministic = model.deterministic
         self.steps = torch.arange(plan.num_steps, device=self.device)
         self.seed_tensor = torch.tensor(signed(seed), device=self.device)
         self.classes = None
@@ -153,7 +154,8 @@ class SamplingRun:
         batch = len(sample_ids)
         length, mask = self.config.max_len, None
         if lengths is not None:
-            length = int(lengths.max())
+            # Padding moves the class token, which is the last key, to another lane of a sum.
+            length = length if self.deterministic else int(lengths.max())
             if int(lengths.min()) < length:
                 mask = torch.arange(length, device=self.device) < lengths[:, None]
         conditions = self._conditions(
@@ -161,7 +163,9 @@ class SamplingRun:
         )
         shape = (length, self.config.dim_latent)
         z = starting_latents(self.seed, sample_ids, shape, self.first_level, start)
-        guides = None if guides is None else replace(guides, guides=self.guides)
+        guides = (
+            None if guides is None else replace(guides, guides=self.guides, one_by_one=self.deterministic)
+        )
 
         def advance(
             guided: bool, step: Tensor, z: Tensor, x_prev: Tensor, x_start: Tensor, inputs: Tensor

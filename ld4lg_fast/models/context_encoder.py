@@ -149,8 +149,12 @@ class ContextEncoder(nn.Module):
         self.layers: Sequence[ContextLayer] = nn.ModuleList(layers)  # type: ignore[assignment]  # of any modules
         self.norm = nn.LayerNorm(c.dim)
 
-    def forward(self, latents: Tensor, context: BlockContext) -> tuple[BlockStates, Tensor]:
+    def forward(
+        self, latents: Tensor, context: BlockContext, one_by_one: bool = False
+    ) -> tuple[BlockStates, Tensor]:
         """States and their mask (B, M), True = keep; ``latents`` are the context's, normalised and noised.
+
+        ``one_by_one``: encodes each block by itself, so that its states do not depend on the other blocks.
 
         ``context.index`` may have fewer columns than K, if no row has more blocks before.
 
@@ -165,7 +169,9 @@ class ContextEncoder(nn.Module):
             )
         state = 2 * context.begins.long() + context.continues.long()
         distance = self.distance_emb[:most].flip(0)
-        states = BlockStates(self.encode(latents), context.index, distance, self.state_emb.weight, state)
+        parts = latents.split(1) if one_by_one else [latents]
+        blocks = torch.cat([self.encode(part) for part in parts])
+        states = BlockStates(blocks, context.index, distance, self.state_emb.weight, state)
         real = torch.arange(most, device=latents.device) >= most - context.num_blocks[:, None]
         kept = [real.new_ones(len(real), 1), real.repeat_interleave(c.num_latents, dim=1)]
         return states, torch.cat(kept, dim=1)

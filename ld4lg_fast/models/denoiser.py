@@ -222,7 +222,8 @@ class DiffusionTransformer(Denoiser):
             if isinstance(context, BlockStates):
                 tokens = context.linear(self.context_proj)
             else:
-                tokens = self.context_proj(context)
+                # The states of a source are float32 where the blocks' precision is a smaller one.
+                tokens = self.context_proj(context.to(weight.dtype))
             columns = check_mask("context_mask", context_mask, tokens.shape[:2])
         source_bias, varlen = None, None
         longest = max(length, tokens.shape[1])

@@ -10,6 +10,7 @@ Letters: B batch, T tokens, N positions of the memory, W model width, V vocabula
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +142,23 @@ class LanguageModel(ABC):
         dtype = compute_dtype(self._embeddings.weight)
         seen = torch.zeros(keep.shape, dtype=dtype, device=keep.device)
         return seen.masked_fill(~keep, torch.finfo(dtype).min)[:, None]
+
+
+Encode = Callable[[Tensor, Tensor], Tensor]
+"""(token ids (B, T), mask (B, T)) -> states (B, T, W), or (B, N, d) of latents."""
+
+
+def one_by_one(encode: Encode) -> Encode:
+    """``encode`` of each text by itself and without padding, so that no text depends on the others of its batch."""
+
+    def encoded(ids: Tensor, mask: Tensor) -> Tensor:
+        lengths = mask.sum(1).clamp(min=1).tolist()
+        rows = zip(ids.split(1), mask.split(1), lengths, strict=True)
+        states = [encode(text[:, :length], real[:, :length]) for text, real, length in rows]
+        longest = max(row.shape[1] for row in states)
+        return torch.cat([F.pad(row, (0, 0, 0, longest - row.shape[1])) for row in states])
+
+    return encoded
 
 
 def _for_each_query(mask: Tensor, queries: int) -> Tensor:

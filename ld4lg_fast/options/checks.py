@@ -38,6 +38,7 @@ RULES: Mapping[str, Rule] = {
     "numeric": Switch(),
     "amount": Number(-1000, 1000),
     "cuda_graph": Switch(),
+    "deterministic": Switch(),
     "steer": Function(),
     "progress": Function(),
     "callback": Function(),

@@ -152,6 +152,7 @@ INFER: Groups = {
         "num_samples": OrNull(RULES["num_samples"]),
         "choose_by": Text(),
         "seed": RULES["seed"],
+        "deterministic": RULES["deterministic"],
         "strategy": OrNull(Text()),
         "guides": OrNull(TableOf(Scalar())),
         "guide_scales": OrNull(TableOf(RULES["guide_scale"])),

@@ -12,6 +12,7 @@ from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.checkpoints.shipped import run_directory
 from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.engine.precision import check_deterministic
 from ld4lg_fast.engine.regional_compile import compile_regions
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.option_checks import Switch, Text
@@ -152,6 +153,22 @@ class PipelineBase:
         check_attn_implementation(attn_implementation)
         set_attention(self.autoencoder, attn_implementation)
         set_attn_implementation(self.model, attn_implementation)
+        return self
+
+    def set_deterministic(self, deterministic: bool = True) -> Self:
+        """Whether a text is the same, bit by bit, in every batch: alone, beside any other and in any process.
+
+        In the precisions fp32, bf16 and int8 on a CPU, with weights in fp32. Matmuls then run in kernels whose rows do
+        not depend on each other; sources, prompts and latents are encoded one by one. Call it before a `RequestEngine`
+        is made.
+
+        Raises:
+            ConfigError: a GPU, weights in another precision, or no C++ kernels.
+        """
+        check("deterministic", deterministic)
+        if deterministic:
+            check_deterministic(None, self.model.denoiser.input_proj.weight.dtype, self.device)
+        self.model.deterministic = self.autoencoder.deterministic = deterministic
         return self
 
     def compile(self) -> Self:

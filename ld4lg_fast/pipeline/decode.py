@@ -10,6 +10,7 @@ from ld4lg_fast.engine.engine import halved
 from ld4lg_fast.engine.precision import choose_linear
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.export.runtime.option_checks import shown
+from ld4lg_fast.export.runtime.similarity import SCORE
 
 
 def checked_decoding(
@@ -28,7 +29,13 @@ def checked_decoding(
             f"decoding is {shown(decoding)}; it must be a DecodingConfig or one of {', '.join(STRATEGIES)}."
         )
     check_lengths(decoding, autoencoder.max_len)
-    choose_linear(decoding.precision, autoencoder.lm.dtype, autoencoder.lm.device, few_rows=True)
+    lm, deterministic = autoencoder.lm, autoencoder.deterministic
+    choose_linear(decoding.precision, lm.dtype, lm.device, few_rows=True, deterministic=deterministic)
+    if deterministic and decoding.num_decodes > 1 and decoding.choose_decode == SCORE:
+        raise ConfigError(
+            f"choose_decode is {SCORE}, which scores the texts of a batch together; with deterministic=true choose "
+            "bleu or rougeL."
+        )
     return decoding
 
 

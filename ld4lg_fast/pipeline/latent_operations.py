@@ -209,6 +209,8 @@ class LatentOperations(PipelineBase, ABC):
         max_len = self.autoencoder.max_len
         tokens = tokenize_texts(texts, tokenizer, max_len)
         scores = []
+        if self.autoencoder.deterministic:
+            batch_size = 1
         for start in range(0, len(texts), batch_size):
             rows = slice(start, start + batch_size)
             ids = [[lm.start, *tokens[row]] for row in range(len(texts))[rows]]

@@ -16,6 +16,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime import text_files
 from ld4lg_fast.export.runtime.text_display import get_logger
+from ld4lg_fast.models.language_models import one_by_one
 
 logger = get_logger(__name__)
 
@@ -46,7 +47,8 @@ def source_states(
     """Token ids of B sources, each at most ``max_len`` -> encoder states (B, M, W) and their mask (B, M)."""
     padded = collate(ids, autoencoder.tokenizer.pad_token_id, max_len=max_len)
     input_ids, mask = (tensor.to(device) for tensor in padded)
-    return autoencoder.language_model.encode(input_ids, mask), mask
+    encode = autoencoder.language_model.encode
+    return (one_by_one(encode) if autoencoder.deterministic else encode)(input_ids, mask), mask
 
 
 def encode_sources(

@@ -97,6 +97,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "guides": {},
     "of_length": {"num_samples": 2, "length": 5},
     "set_attention": {},
+    "set_deterministic": {},
 }
 # Methods whose arguments are paths, devices and names on the hub.
 ELSEWHERE = {"from_pretrained", "save_pretrained", "push_to_hub", "to", "compile", "default_guidance"}

@@ -74,13 +74,14 @@ def test_it_loads_the_run_and_serves_it_under_its_name(monkeypatch, autoencoder,
     pipe.save_pretrained(tmp_path / "run")
     given = {}
     monkeypatch.setattr(server, "serve", lambda load, **options: given.update(load=load, **options))
-    words = ["--port", "0", "--max-samples", "3", "--precision", "fp32"]
+    words = ["--port", "0", "--max-samples", "3", "--precision", "fp32", "--deterministic"]
     monkeypatch.setattr(sys, "argv", ["ld4lg", "serve", str(tmp_path / "run"), *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code and given["limits"] == Limits(max_samples=3) and given["port"] == 0
     backend = given["load"]()
     assert backend.abilities.name == "run" and backend.load().steps == 8, "a text was written to warm up"
+    assert backend._pipe.model.deterministic
     backend.close()
 
 
