@@ -119,8 +119,9 @@ def _prepared_twin(denoiser: Denoiser, pack: Pack, deterministic: bool) -> Denoi
     twin = _twin(denoiser)
     packs: dict[str, Pack] = {"blocks": pack, "dense_projections": pack}
     if deterministic:
-        wide = InvariantLinear if denoiser.input_proj.weight.dtype == torch.float32 else NarrowCpuLinear
-        packs = dict.fromkeys(twin._modules, wide) | packs
+        is_wide = denoiser.input_proj.weight.dtype == torch.float32
+        others: Pack = InvariantLinear if is_wide else NarrowCpuLinear
+        packs = dict.fromkeys(twin._modules, others) | packs
     if denoiser.input_proj.weight.dtype == torch.bfloat16 and backend.has_fast_bf16():
         packs["modulation"] = NarrowCpuLinear  # few rows (all steps at once) and the largest weight
     for name in packs.keys() & twin._modules.keys():

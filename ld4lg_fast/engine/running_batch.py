@@ -97,8 +97,8 @@ class RunningBatch(Generic[Key]):
         """
         place = self.table.place(plan, class_id)
         assert place is not None, "make_room has been asked"
-        whole = lengths is None or self.graphs or self.model.deterministic
-        length = self.config.max_len if whole else int(lengths.max())
+        whole = self.graphs is not None or self.model.deterministic
+        length = self.config.max_len if lengths is None or whole else int(lengths.max())
         shape = (length, self.config.dim_latent)
         z = starting_latents(seed, sample_ids, shape, self.table.first_level(plan), start)
         zeros = torch.zeros_like(z)

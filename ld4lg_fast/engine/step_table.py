@@ -121,11 +121,12 @@ class StepTable:
         if looks_back:
             weights = table[:, [5, 7]]
             table[:, 5] = 1.0
-        streams, noise_weights = noise_table(plan) if has_noise else table.new_empty(2, len(table), 0)
+        none = table.new_empty(len(table), 0)
+        streams, noise_weights = noise_table(plan) if has_noise else (none.long(), none)
         coefficients = table[:, :7].to(device).contiguous()
         return cls(
             coefficients,
-            streams.long().to(device),
+            streams.to(device),
             noise_weights.to(device),
             weights.to(device),
             to_x_start,
@@ -162,13 +163,14 @@ class StepTable:
         if self.looks_back:
             latest, before = self.history_weights.index_select(0, place)[..., None, None].unbind(1)
             history = latest * x_start + before * x_prev
+        noise = [seed, sample_ids, self.noise_streams, self.noise_weights]
         z, x_next, inputs = ops.sampler_step(
             output,
             z,
             history,
             self.coefficients,
             step,
-            *((seed, sample_ids, self.noise_streams, self.noise_weights) if self.has_noise else 4 * (None,)),
+            *(noise if self.has_noise else [None] * len(noise)),
             self.self_condition,
             first,
         )
