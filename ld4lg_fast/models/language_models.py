@@ -148,15 +148,19 @@ Encode = Callable[[Tensor, Tensor], Tensor]
 """(token ids (B, T), mask (B, T)) -> states (B, T, W), or (B, N, d) of latents."""
 
 
-def one_by_one(encode: Encode) -> Encode:
-    """``encode`` of each text by itself and without padding, so that no text depends on the others of its batch."""
+def one_by_one(encode: Encode, per_token: bool = True) -> Encode:
+    """``encode`` of each text by itself and without padding, so that no text depends on the others of its batch.
+
+    ``per_token``: whether the states are those of tokens; they are padded with zeros as the ids are.
+    """
 
     def encoded(ids: Tensor, mask: Tensor) -> Tensor:
         lengths = mask.sum(1).clamp(min=1).tolist()
         rows = zip(ids.split(1), mask.split(1), lengths, strict=True)
         states = [encode(text[:, :length], real[:, :length]) for text, real, length in rows]
-        longest = max(row.shape[1] for row in states)
-        return torch.cat([F.pad(row, (0, 0, 0, longest - row.shape[1])) for row in states])
+        if per_token:
+            states = [F.pad(row, (0, 0, 0, ids.shape[1] - row.shape[1])) for row in states]
+        return torch.cat(states)
 
     return encoded
 

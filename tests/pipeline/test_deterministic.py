@@ -7,7 +7,16 @@ from ld4lg_fast import DecodingConfig
 from ld4lg_fast.errors import ConfigError
 from ld4lg_fast.kernels import backend
 from ld4lg_fast.pipeline.continuous_batching import RequestEngine, SampleRequest
-from tests.pipeline.engine_models import KINDS, NUCLEUS, PROMPTS, SOURCES, make_pipe, run_to_end, texts_of
+from tests.pipeline.engine_models import (
+    CLASSES,
+    KINDS,
+    NUCLEUS,
+    PROMPTS,
+    SOURCES,
+    make_pipe,
+    run_to_end,
+    texts_of,
+)
 
 pytestmark = pytest.mark.skipif(not backend.has_native(), reason="needs the C++ library")
 COUNT = 6
@@ -64,6 +73,8 @@ def test_requests_beside_others_get_the_texts_of_the_pipeline(pipes, kind):
     for number in range(5):
         given = conditions(kind, [number])
         given = {name: value if name == "max_new_tokens" else value[0] for name, value in given.items()}
+        if given.pop("class_id", None) is not None:
+            given["class_name"] = CLASSES["class_names"][number % 3]
         options = {"num_inference_steps": 2 + number, "sampler": "er_sde", "seed": number, **given}
         tickets.append(engine.submit(SampleRequest(num_samples=2, decoding=NUCLEUS, **options)))
         wanted.append(pipe(2, decoding=NUCLEUS, **options).texts)
