@@ -99,8 +99,9 @@ def load_text_dataset(
         return _finished(name, {split: getattr(demo, split) for split in SPLITS}, None, demo.origin, limit)
     place = _locate(name, DATASETS[name], root, files, hub)
     # A column's name on the command line may look like a number.
-    columns = (None if name is None else str(name) for name in (text_column, label_column, source_column))
-    asked = Columns(*columns, documents=documents)
+    given = (text_column, label_column, source_column)
+    text, label, source = (None if column is None else str(column) for column in given)
+    asked = Columns(text, label, source, documents)
 
     def load(folder: Path | None = None) -> TextDataset:
         return _load(name, place, asked, limit, seed, train_fallback, folder)
