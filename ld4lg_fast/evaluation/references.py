@@ -1,7 +1,7 @@
 """The reference texts of a run's corpus, against which its samples are measured."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class References:
 
     split: str
     texts: list[str]
-    labels: list[int] | None
+    labels: Sequence[int] | None
     sources: list[str] | None
 
 
