@@ -16,6 +16,7 @@ NOT_RUN = {
     "length-control": "it needs a scoring LM, which recipe_ablation.py trains",
     "guides": "it needs a scoring LM, which recipe_ablation.py trains, and E2E",
     "continuations": "it trains models for an hour; run benchmarks/continuations.py by itself",
+    "decoder-tolerance": "it trains models for an hour; run benchmarks/decoder_tolerance.py by itself",
     "frozen-lm": "it trains models for hours; run benchmarks/frozen_lm.py by itself",
     "serving-load": "it loads a server for minutes; run benchmarks/serving_load.py by itself",
     "latents-dtype": "it needs E2E; run benchmarks/latents_dtype.py by itself",

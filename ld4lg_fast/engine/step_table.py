@@ -163,14 +163,16 @@ class StepTable:
         if self.looks_back:
             latest, before = self.history_weights.index_select(0, place)[..., None, None].unbind(1)
             history = latest * x_start + before * x_prev
-        noise = [seed, sample_ids, self.noise_streams, self.noise_weights]
+        noise: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None)
+        if self.has_noise:
+            noise = seed, sample_ids, self.noise_streams, self.noise_weights
         z, x_next, inputs = ops.sampler_step(
             output,
             z,
             history,
             self.coefficients,
             step,
-            *(noise if self.has_noise else [None] * len(noise)),
+            *noise,
             self.self_condition,
             first,
         )

@@ -136,7 +136,7 @@ class Evaluation:
             most = self.generation["max_new_tokens"]
             return Conditions(self.options.num_samples, prompts=self.references.sources, max_new_tokens=most)
 
-        def repeat(column: list | None) -> list | None:
+        def repeat(column: Sequence | None) -> list | None:
             return None if column is None else [entry for entry in column for _ in range(count)]
 
         labels, sources = repeat(self.references.labels), repeat(self.references.sources)

@@ -80,7 +80,7 @@ def repeat_samples(pipe: TextDiffusionPipeline, path: Path) -> SamplesComparison
             f"{path} does not exist, so that there are no texts to compare; python scripts/store_samples.py writes it."
         )
     file = read(StoredSamplesFile, path, "a run directory")
-    options: dict[str, Any] = dict(file.settings)
+    options: dict[str, Any] = dict(file.settings)  # type: ignore[arg-type]  # of several types
     stored = [text for texts in file.texts.values() for text in texts]
     repeated = [text for seed in file.texts for text in pipe(seed=int(seed), **options).texts]
     if len(stored) != len(repeated):

@@ -166,11 +166,11 @@ def test_it_says_what_it_can_do(model, serve):
 
 
 def test_the_command_serves_exported_folders(exported, model):
-    backend = _loaded(exported, Limits(), None)
+    backend = _loaded(exported, Limits(), None, False)
     assert backend.abilities.name == exported.name and Asked(backend, seed=3).texts() == own(model, 1, 3)
     backend.close()
     with pytest.raises(ConfigError, match="--precision is bf16, but the folder .* has its own; leave it out"):
-        _loaded(exported, Limits(), "bf16")
+        _loaded(exported, Limits(), "bf16", False)
 
 
 def test_the_folder_serves_itself_without_torch(exported, model):
