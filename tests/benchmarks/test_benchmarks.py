@@ -2,11 +2,8 @@
 
 import importlib
 import json
-import runpy
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -19,30 +16,6 @@ from ld4lg_fast.data import corpus_cache
 from tests.conftest import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def run(monkeypatch) -> Callable[..., None]:
-    """Runs a script of this repository in this process, as ``python SCRIPT ARGUMENTS`` does."""
-
-    def run(script: str, *arguments: str) -> None:
-        with monkeypatch.context() as patched:
-            patched.syspath_prepend((ROOT / script).parent)
-            patched.setattr(sys, "argv", [script, *arguments])
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-
-    return run
-
-
-@pytest.fixture
-def trainings(run, monkeypatch) -> None:
-    """Trainings that a benchmark starts run in this process, too."""
-
-    def start(command: list[str], **_: object) -> None:
-        assert command[:2] == [sys.executable, str(ROOT / "scripts" / "train.py")]
-        run("scripts/train.py", *command[2:])
-
-    monkeypatch.setattr(subprocess, "run", start)
 
 
 def test_ops(tmp_path, run):

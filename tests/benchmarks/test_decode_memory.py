@@ -2,10 +2,8 @@
 
 import json
 
-from tests.benchmarks.test_benchmarks import run
 
-
-def test_decode_memory(tmp_path):
+def test_decode_memory(tmp_path, run):
     target = tmp_path / "memory.json"
     sizes = (
         "--config",
@@ -17,7 +15,7 @@ def test_decode_memory(tmp_path):
         "--num-inference-steps",
         "2",
     )
-    run("decode_memory.py", *sizes, "--precisions", "fp32", "bf16", "--json", str(target))
+    run("benchmarks/decode_memory.py", *sizes, "--precisions", "fp32", "bf16", "--json", str(target))
     rows = json.loads(target.read_text())["rows"]
     assert [(row["precision"], row["loaded_as"]) for row in rows] == [
         ("fp32", "float32"),

@@ -4,11 +4,10 @@ import json
 
 import torch
 
-from tests.benchmarks.test_benchmarks import run
 from tests.language_models import spread, tiny_decoder_only
 
 
-def test_frozen_lm(tmp_path, tokenizer):
+def test_frozen_lm(tmp_path, tokenizer, run):
     torch.manual_seed(0)
     spread(tiny_decoder_only("llama", len(tokenizer)), std=0.05).save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
@@ -37,7 +36,7 @@ def test_frozen_lm(tmp_path, tokenizer):
         "4",
     ]
     options += ["--scoring-steps", "4", "--json", str(target)]
-    run("frozen_lm.py", *options)
+    run("benchmarks/frozen_lm.py", *options)
     rows = json.loads(target.read_text())["rows"]
     assert list(rows) == ["frozen", "scratch", "real"] and str(tmp_path) not in target.read_text()
     for name in ("frozen", "scratch"):
