@@ -30,9 +30,13 @@ def sampler_step(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]
         z_next = z_next + from_x_prev * x_prev
     if seed is not None and sample_ids is not None and streams is not None and weights is not None:
         noise = torch.zeros_like(state)
-        weights = weights.to(dtype)[place]
+        # Indexing by a tensor would break a compiled graph.
+        shape = (*place.shape, weights.shape[-1])
+        weights, streams = (
+            table.index_select(0, place.reshape(-1)).reshape(shape) for table in (weights.to(dtype), streams)
+        )
         weights = weights * (weights != 0).cumprod(-1)
-        for stream, weight in zip(streams[place].unbind(-1), weights.unbind(-1), strict=True):
+        for stream, weight in zip(streams.unbind(-1), weights.unbind(-1), strict=True):
             drawn = philox_normal(seed, sample_ids, stream, z.shape[1:])
             noise = noise + weight[..., None, None] * drawn
         z_next = z_next + from_noise * noise

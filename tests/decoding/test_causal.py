@@ -92,7 +92,7 @@ def test_t5gemma2_says_nearly_the_same_in_every_precision(precision):
     lm, states, tokens = make_t5gemma2(0), make_soft_prefix(4, sentences=8), random_tokens(8, 1, 4)[:, 0]
     logits = {}
     for name in (None, precision):
-        stack = generate._stack(lm, name)
+        stack = generate._stack(lm, name, False)
         with torch.no_grad():
             logits[name] = stack.step(tokens, torch.tensor([0]), 1, stack.start(states, None, 1, 4))
     assert 0 < (logits[precision] - logits[None]).norm() < 0.15 * logits[None].norm()
@@ -108,7 +108,7 @@ def test_logits_are_those_of_the_model(family):
             want = lm(inputs_embeds=embeddings).logits[:, states.shape[1] :]
             for name in ("reference", "auto"):
                 with backend.use_backend(name):
-                    stack = generate._stack(lm, None)
+                    stack = generate._stack(lm, None, False)
                     cache = stack.start(states, None, 1, 11)
                     stack.prefill(tokens[:, :3], cache)
                     for place in range(3, 11):
@@ -153,7 +153,7 @@ def test_every_precision_says_nearly_the_same(family, precision):
     lm = make_causal_lm(family, 2)
     logits = {}
     for name in (None, precision):
-        stack = generate._stack(lm, name)
+        stack = generate._stack(lm, name, False)
         with torch.no_grad():
             logits[name] = stack.step(tokens, torch.tensor([0]), 1, stack.start(states, None, 1, 4))
     assert logits[precision].dtype == torch.float32
