@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ]
             command += ["--device", options.device, "--num-samples", str(options.num_samples)]
             command += ["--num-inference-steps", str(options.num_inference_steps)]
-            done = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             figures = {
                 name: f"{rows[-1][name]:.2f}" for name in ("load_peak_over_weights", "peak_over_weights")

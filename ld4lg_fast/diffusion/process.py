@@ -268,15 +268,17 @@ class GaussianDiffusion:
         x_self_cond = None
         if denoiser.config.self_condition and draws.self_condition:
             with torch.no_grad():
-                first_conditions = conditions
+                first_given, first_conditions = given, conditions
                 if self.discrete and dropped_id is not class_id:
-                    first_conditions = denoiser.conditions(z_t.shape[:2], **given | {"class_id": class_id})
-                first = denoiser.run_blocks(denoiser.network_input(z_t, None), modulation, first_conditions)
+                    first_given, first_conditions = given | {"class_id": class_id}, None
+                first = denoiser(z_t, time, modulation=modulation, conditions=first_conditions, **first_given)
                 x_self_cond = prediction(first, z_t, alpha_sq, self.objective, self.l2_normalized).x_start
                 if draws.self_condition_noise is not None and draws.self_condition_share is not None:
                     kept = 1 - draws.self_condition_share
                     x_self_cond = add_noise(x_self_cond, draws.self_condition_noise, kept)
-        output = denoiser.run_blocks(denoiser.network_input(z_t, x_self_cond), modulation, conditions)
+        output = denoiser(
+            z_t, time, x_self_cond=x_self_cond, modulation=modulation, conditions=conditions, **given
+        )
 
         target = {
             "pred_noise": draws.noise,

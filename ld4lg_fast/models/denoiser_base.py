@@ -85,6 +85,7 @@ class Denoiser(AttentionModule, ABC):
         *,
         x_self_cond: Tensor | None = None,
         modulation: Modulation | None = None,
+        conditions: Any = None,
         **given: Unpack[ConditionArguments],
     ) -> Tensor:
         """One evaluation of the network.
@@ -93,6 +94,7 @@ class Denoiser(AttentionModule, ABC):
             z_t: (B, N, d). time: (B,), in recipe v1 the integer step, else ``alpha_sq`` in [0, 1].
             x_self_cond: (B, N, d), the previous x_start; None uses the learned start vector.
             modulation: that of ``time`` and ``class_id`` if it has been computed already.
+            conditions: those of ``given`` if they have been computed already.
             given: see `ConditionArguments`.
 
         Returns:
@@ -102,7 +104,8 @@ class Denoiser(AttentionModule, ABC):
             ConfigError: more positions than ``max_len``, a mask of another shape, or a condition that this
                 model does not have (or needs and was not given).
         """
-        conditions = self.conditions(z_t.shape[:2], **given)
+        if conditions is None:
+            conditions = self.conditions(z_t.shape[:2], **given)
         if modulation is None:
             modulation = self.modulate(time, given.get("class_id"))
         return self.run_blocks(self.network_input(z_t, x_self_cond), modulation, conditions)
