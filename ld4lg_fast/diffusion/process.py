@@ -269,7 +269,7 @@ class GaussianDiffusion:
         if denoiser.config.self_condition and draws.self_condition:
             with torch.no_grad():
                 first_given, first_conditions = given, conditions
-                if self.discrete and dropped_id is not class_id:
+                if self.discrete:
                     first_given, first_conditions = given | {"class_id": class_id}, None
                 first = denoiser(z_t, time, modulation=modulation, conditions=first_conditions, **first_given)
                 x_self_cond = prediction(first, z_t, alpha_sq, self.objective, self.l2_normalized).x_start

@@ -25,7 +25,8 @@ def store_samples(pipe: TextDiffusionPipeline, path: Path, sources: Sequence[str
     Args:
         sources: of a sequence-to-sequence model, the first `COUNT` of which are used.
     """
-    settings: dict[str, Any] = {"num_samples": COUNT, "quality": "balanced"}
+    count = COUNT if sources is None else len(sources[:COUNT])
+    settings: dict[str, Any] = {"num_samples": count, "quality": "balanced"}
     schedule = pipe.model.diffusion.schedule_for_sampling
     if steps := pipe.model.recipe.get("distilled_steps"):
         settings |= {"sampler": "ddim", "num_inference_steps": steps}
@@ -33,9 +34,9 @@ def store_samples(pipe: TextDiffusionPipeline, path: Path, sources: Sequence[str
         steps = min(QUALITIES["balanced"].num_steps, schedule.num_train_timesteps)
         settings |= {"sampler": "ddim", "num_inference_steps": steps}
     if classes := pipe.model.denoiser.config.num_classes:
-        settings["class_id"] = [index % classes for index in range(COUNT)]
+        settings["class_id"] = [index % classes for index in range(count)]
     if sources is not None:
-        settings |= {"source": list(sources[:COUNT]), "num_samples": len(sources[:COUNT])}
+        settings["source"] = list(sources[:count])
     if pipe.model.writes_documents:
         settings["max_new_tokens"] = 2 * pipe.autoencoder.max_len
     texts = {str(seed): pipe(seed=seed, **settings).texts for seed in SEEDS}

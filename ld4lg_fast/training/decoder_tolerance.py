@@ -144,10 +144,13 @@ def sampling_options(pipe: TextDiffusionPipeline) -> dict[str, Any]:
 
 
 def _conditions(pipe: TextDiffusionPipeline, split: TextSplit) -> dict[str, Any]:
-    """The classes or sources of a split, if the model is conditioned on them."""
+    """The classes and sources of a split, of those that the model is conditioned on."""
+    found: dict[str, Any] = {}
     if split.labels is not None and pipe.model.denoiser.config.num_classes:
-        return {"class_id": split.labels}
-    return {"source": list(split.sources)} if split.sources is not None and pipe.model.is_seq2seq else {}
+        found["class_id"] = split.labels
+    if split.sources is not None and pipe.model.is_seq2seq:
+        found["source"] = list(split.sources)
+    return found
 
 
 @torch.no_grad()
