@@ -3,11 +3,15 @@
 import json
 import sys
 
+import pyarrow as pa
 import pytest
 
 from ld4lg_fast.checkpoints import shipped
 from ld4lg_fast.cli import main as cli
-from ld4lg_fast.training.training_record import STEPS
+from ld4lg_fast.data import TextDataset, TextSplit
+from ld4lg_fast.data.texts import Texts
+from ld4lg_fast.training import training_record
+from ld4lg_fast.training.training_record import STEPS, data_fingerprint
 from tests.training.small_runs import STEPS as FEW
 from tests.training.small_runs import command, losses
 
@@ -17,6 +21,22 @@ def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verified") / "run"
     command(folder, "train.max_minutes=30")  # whose learning rates depend on the time
     return folder
+
+
+def test_a_fingerprint_is_of_the_content_wherever_the_corpus_lies(monkeypatch):
+    monkeypatch.setattr(training_record, "ROWS", 8)
+    rows = [f"text {i}" for i in range(20)]
+
+    def of(texts, labels):
+        split = TextSplit(texts, labels)
+        return data_fingerprint(TextDataset("demo", split, split, split, None, "here"))
+
+    labels = [i % 2 for i in range(20)]
+    known = of(rows, labels)
+    for key in ("one folder", "another folder"):
+        assert of(Texts(pa.chunked_array([rows[:7], rows[7:]]), key), labels) == known
+    others = [(rows[:-1], labels[:-1]), (["other", *rows[1:]], labels), (rows, [1, *labels[1:]])]
+    assert len({known, *(of(*other) for other in others)}) == 4
 
 
 @pytest.fixture
