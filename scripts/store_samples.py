@@ -8,7 +8,7 @@ import sys
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.checkpoints.shipped import run_directory, shipped_models
-from ld4lg_fast.pipeline.stored_samples import store_samples
+from ld4lg_fast.training.stored_samples import store_samples
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or shipped_models():

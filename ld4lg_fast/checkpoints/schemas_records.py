@@ -6,9 +6,7 @@ from pydantic import Field, model_validator
 
 from ld4lg_fast.checkpoints.schemas import Count, Digest, Name, Schema, Words
 
-Setting = Literal[
-    "num_samples", "quality", "sampler", "num_inference_steps", "class_id", "source", "max_new_tokens"
-]
+Setting = Literal["num_samples", "sampler", "num_inference_steps", "class_id", "source", "max_new_tokens"]
 Facts = Annotated[dict[Name, Name], Field(max_length=100)]
 
 

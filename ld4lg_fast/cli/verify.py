@@ -34,7 +34,7 @@ def verify(
     found: list[Any]
     if samples:
         from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-        from ld4lg_fast.pipeline.stored_samples import repeat_samples
+        from ld4lg_fast.training.stored_samples import repeat_samples
 
         pipe = TextDiffusionPipeline.from_pretrained(folder)
         found = [repeat_samples(pipe, RunDirectory(folder).stored_samples)]

@@ -20,6 +20,7 @@ from ld4lg_fast.diffusion.schedules import DiscreteSchedule
 from ld4lg_fast.export.runtime.similarity import words
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.reconstruction import encode_texts, exact_decoding
+from ld4lg_fast.training.validation import deterministic_sampling
 
 NOISES = 0.1, 0.25, 0.5, 0.75  # shares of noise in the latents' variance
 TEXTS = 256
@@ -29,7 +30,7 @@ STRENGTH = 0.5  # time to which a text's latents are noised before they are samp
 STEPS = 25  # of sampling, but for distilled denoisers
 ORDER = 4  # of the n-grams that make a text a repeated one
 
-# Limits of `checks`; benchmarks/decoder_tolerance.py measures what such figures say of a finished model.
+# Limits of `checks`, chosen by hand; benchmarks/decoder_tolerance.py measures what the figures say of a finished model.
 NOISE_COST = 0.5
 RESAMPLED_COST = 1.0
 LOST_MARGIN = 0.15
@@ -135,12 +136,10 @@ def stage_one_tolerance(
 
 def sampling_options(pipe: TextDiffusionPipeline) -> dict[str, Any]:
     """Options of `TextDiffusionPipeline.sample` for the figures: the same for all models of a kind."""
-    distilled, schedule = pipe.model.recipe.get("distilled_steps"), pipe.model.diffusion.schedule_for_sampling
-    steps, sampler = distilled or STEPS, "ddim" if distilled else "dpmpp_2m"
+    schedule, num_steps = pipe.model.diffusion.schedule_for_sampling, STEPS
     if isinstance(schedule, DiscreteSchedule):
-        most = int(STRENGTH * schedule.num_train_timesteps)  # levels below that time
-        steps, sampler = max(1, min(steps, most)), "ddim"
-    return {"sampler": sampler, "num_inference_steps": steps, "guidance_scale": 1.0, "seed": SEED}
+        num_steps = max(1, min(STEPS, int(STRENGTH * schedule.num_train_timesteps)))  # levels below that time
+    return deterministic_sampling(pipe.model, num_steps) | {"guidance_scale": 1.0, "seed": SEED}
 
 
 def _conditions(pipe: TextDiffusionPipeline, split: TextSplit) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from ld4lg_fast.decoding import DecodingConfig
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.models.attention_backends import set_attn_implementation
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-from ld4lg_fast.pipeline.stored_samples import store_samples
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources, trusts_code
 from ld4lg_fast.training.autoencoder_stage import write_statistics
@@ -41,6 +40,7 @@ from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.session import Session, on_main
 from ld4lg_fast.training.shards import Rows
 from ld4lg_fast.training.state_cache import drop_states, kept_states
+from ld4lg_fast.training.stored_samples import store_samples
 from ld4lg_fast.training.time_budget import StageClock
 from ld4lg_fast.training.validation import ValidationSet
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
+from ld4lg_fast.diffusion.schedules import DiscreteSchedule
 from ld4lg_fast.engine.distributed import gathered, share
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.pipeline.statistics import RunStatistics
@@ -60,6 +61,18 @@ def validation_classes(num_samples: int, num_classes: int) -> Tensor | None:
     return torch.arange(num_samples) % num_classes if num_classes else None
 
 
+def deterministic_sampling(model: LatentDiffusion, num_steps: int) -> dict[str, Any]:
+    """The sampler and the number of steps, at most ``num_steps``, of texts that are compared from time to time.
+
+    A distilled model has steps of its own, for DDIM; so has one of discrete times, of which there may be fewer.
+    """
+    schedule, distilled = model.diffusion.schedule_for_sampling, model.recipe.get("distilled_steps")
+    if isinstance(schedule, DiscreteSchedule):
+        num_steps = min(num_steps, schedule.num_train_timesteps)
+    is_ddim = distilled or model.diffusion.discrete
+    return {"sampler": "ddim" if is_ddim else "dpmpp_2m", "num_inference_steps": distilled or num_steps}
+
+
 def document_tokens(pipe: TextDiffusionPipeline) -> int | None:
     """Most tokens of a document that is sampled during training, two blocks; None for a model that writes none."""
     return 2 * pipe.autoencoder.max_len if pipe.model.writes_documents else None
@@ -79,9 +92,7 @@ def print_and_keep_samples(
         count = min(count, len(sources))
         sources = list(sources[:count])
     class_id = validation_classes(count, pipe.model.denoiser.config.num_classes)
-    distilled = pipe.model.recipe.get("distilled_steps")
-    sampler = "ddim" if pipe.model.diffusion.discrete or distilled else "dpmpp_2m"
-    num_steps = distilled or options.validation_num_inference_steps
+    sampling = deterministic_sampling(pipe.model, options.validation_num_inference_steps)
     ids = share(count, session.accelerator)
 
     def of_mine() -> list[str]:
@@ -90,8 +101,7 @@ def print_and_keep_samples(
         return pipe(
             len(ids),
             sample_ids=ids,
-            num_inference_steps=num_steps,
-            sampler=sampler,
+            **sampling,
             class_id=None if class_id is None else class_id[ids],
             source=None if sources is None else [sources[i] for i in ids],
             max_new_tokens=document_tokens(pipe),
@@ -103,8 +113,8 @@ def print_and_keep_samples(
     content = {
         "step": step,
         "validation_loss": loss,
-        "sampler": sampler,
-        "sampling_steps": num_steps,
+        "sampler": sampling["sampler"],
+        "sampling_steps": sampling["num_inference_steps"],
         "seed": session.seed,
         "class_id": None if class_id is None else class_id.tolist(),
         "sources": sources,

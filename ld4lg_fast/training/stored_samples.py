@@ -8,37 +8,31 @@ from typing import Any
 from ld4lg_fast.checkpoints.files import write_json
 from ld4lg_fast.checkpoints.schemas import read
 from ld4lg_fast.checkpoints.schemas_records import StoredSamplesFile
-from ld4lg_fast.diffusion.schedules import DiscreteSchedule
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
-from ld4lg_fast.pipeline.presets import QUALITIES
 from ld4lg_fast.terminal.machine import machine, versions
+from ld4lg_fast.training.validation import deterministic_sampling, document_tokens, validation_classes
 
 SEEDS = 0, 1
 COUNT = 4  # texts of each seed
+NUM_STEPS = 25
 SHARE = 0.75  # of the texts that must come back where the processor or a version is another one
 
 
 def store_samples(pipe: TextDiffusionPipeline, path: Path, sources: Sequence[str] | None = None) -> None:
-    """Samples `COUNT` texts with each of `SEEDS`, with the preset ``balanced`` and the run's own decoding.
+    """Samples `COUNT` texts with each of `SEEDS` and the run's own decoding; classes take turns.
 
     Args:
         sources: of a sequence-to-sequence model, the first `COUNT` of which are used.
     """
     count = COUNT if sources is None else len(sources[:COUNT])
-    settings: dict[str, Any] = {"num_samples": count, "quality": "balanced"}
-    schedule = pipe.model.diffusion.schedule_for_sampling
-    if steps := pipe.model.recipe.get("distilled_steps"):
-        settings |= {"sampler": "ddim", "num_inference_steps": steps}
-    elif isinstance(schedule, DiscreteSchedule):
-        steps = min(QUALITIES["balanced"].num_steps, schedule.num_train_timesteps)
-        settings |= {"sampler": "ddim", "num_inference_steps": steps}
-    if classes := pipe.model.denoiser.config.num_classes:
-        settings["class_id"] = [index % classes for index in range(count)]
+    settings: dict[str, Any] = {"num_samples": count, **deterministic_sampling(pipe.model, NUM_STEPS)}
+    if (classes := validation_classes(count, pipe.model.denoiser.config.num_classes)) is not None:
+        settings["class_id"] = classes.tolist()
     if sources is not None:
         settings["source"] = list(sources[:count])
-    if pipe.model.writes_documents:
-        settings["max_new_tokens"] = 2 * pipe.autoencoder.max_len
+    if (most := document_tokens(pipe)) is not None:
+        settings["max_new_tokens"] = most
     texts = {str(seed): pipe(seed=seed, **settings).texts for seed in SEEDS}
     here = {"machine": machine(pipe.device), "versions": versions()}
     write_json(path, {"format": 1, "settings": settings, **here, "texts": texts})
