@@ -15,7 +15,7 @@ from ld4lg_fast.pipeline.statistics import RunStatistics
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import NAME
 from ld4lg_fast.training.conditioned_latents import SourceStates, to_device
-from ld4lg_fast.training.decoder_tolerance import TEXTS, stage_one_tolerance, with_checks
+from ld4lg_fast.training.decoder_tolerance import of_as_many_as_fit, stage_one_tolerance
 from ld4lg_fast.training.reconstruction import BATCH, measure_reconstruction
 from ld4lg_fast.training.seeding import StepBatches, step_generator
 from ld4lg_fast.training.session import Session, on_main
@@ -126,12 +126,14 @@ def finish_autoencoder(
 ) -> None:
     """Measures and prints the reconstruction quality, and saves the autoencoder."""
     result = measure_reconstruction(autoencoder, validation, session, clock.is_over)
-    few = [validation[row] for row in range(min(TEXTS, len(validation)))]
+
+    def tolerance_of(count: int) -> dict[str, dict]:
+        return stage_one_tolerance(autoencoder, [validation[row] for row in range(count)], session.device)
 
     def finish() -> None:
         if result is None:
             return
-        tolerance = with_checks(stage_one_tolerance(autoencoder, few, session.device))
+        tolerance = of_as_many_as_fit(tolerance_of, len(validation), clock)
         content = {"step": step} | result.as_dict() | {"decoder_tolerance": tolerance}
         write_json(session.run.reconstruction, content)
         console.print(result.table())

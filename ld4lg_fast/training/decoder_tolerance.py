@@ -4,8 +4,9 @@ A decoder that reconstructs encoded texts perfectly may still write badly from s
 from encoded ones. Letters: B texts, N latents, d latent width, T tokens, V vocabulary.
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from ld4lg_fast.diffusion.schedules import DiscreteSchedule
 from ld4lg_fast.export.runtime.similarity import words
 from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.training.reconstruction import encode_texts, exact_decoding
+from ld4lg_fast.training.time_budget import StageClock
 from ld4lg_fast.training.validation import deterministic_sampling
 
 NOISES = 0.1, 0.25, 0.5, 0.75  # shares of noise in the latents' variance
@@ -182,6 +184,26 @@ def measure_tolerance(pipe: TextDiffusionPipeline, split: TextSplit) -> dict[str
     found = {name: asdict(own) for name, own in readings.items()}
     shapes = {"real_texts": texts, "sampled_texts": written}
     return found | {name: asdict(TextShape.of(own)) for name, own in shapes.items()}
+
+
+def of_as_many_as_fit(
+    measure: Callable[[int], Mapping[str, Mapping[str, float]]], available: int, clock: StageClock
+) -> dict[str, Any]:
+    """Figures by ``measure`` of the first `TEXTS` texts, or of as many as the stage has time for, but at least `BATCH`;
+    with `checks` and ``num_texts``.
+
+    Args:
+        available: how many texts there are.
+    """
+    most = min(TEXTS, available)
+    count = most if clock.left() == math.inf else min(BATCH, most)
+    start = clock.run.seconds()
+    found = measure(count)
+    each = (clock.run.seconds() - start) / count
+    fitting = most if each * most <= clock.left() else int(clock.left() / each)
+    if fitting > count:
+        count, found = fitting, measure(fitting)
+    return with_checks(found) | {"num_texts": count}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ld4lg_fast.training.block_stages import (
     dataset_of_blocks,
 )
 from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
-from ld4lg_fast.training.decoder_tolerance import TEXTS, measure_tolerance, with_checks
+from ld4lg_fast.training.decoder_tolerance import TEXTS, measure_tolerance, of_as_many_as_fit
 from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.diffusion_stage import DiffusionStage, build_denoiser
 from ld4lg_fast.training.distillation import DistillationStage, load_teacher, student_of
@@ -112,15 +112,17 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
     decoding = DecodingConfig.load(session.run.path)
     pipe = TextDiffusionPipeline(autoencoder, stage.ema.module, statistics, decoding)
     few = dataset.validation.select(range(min(TEXTS, len(validation_tokens))))
-    on_main(session.accelerator, lambda: _describe(pipe, few, session))
+    on_main(session.accelerator, lambda: _describe(pipe, few, session, clock))
 
 
-def _describe(pipe: TextDiffusionPipeline, texts: TextSplit, session: Session) -> None:
+def _describe(pipe: TextDiffusionPipeline, texts: TextSplit, session: Session, clock: StageClock) -> None:
     """Measures how the decoder takes the denoiser's latents, and samples the texts that `ld4lg verify` repeats."""
     with session.interrupts.immediately():
-        found = with_checks(measure_tolerance(pipe, texts))
         sources = list(texts.sources or ()) if pipe.model.is_seq2seq else None
         store_samples(pipe, session.run.stored_samples, sources)
+        found = of_as_many_as_fit(
+            lambda count: measure_tolerance(pipe, texts.select(range(count))), len(texts), clock
+        )
     write_json(session.run.decoder_tolerance, found)
     for check in found["checks"]:
         if not check["passed"]:

@@ -49,6 +49,10 @@ class StageClock:
         if self.end is not None and self.run.limit is not None:
             self.end -= self.end / self.run.limit * seconds
 
+    def left(self) -> float:
+        """Seconds that are left for the evaluation, too; infinite without limit."""
+        return float("inf") if self.end is None else max(0.0, self.end - self.run.seconds())
+
     def is_over(self) -> bool:
         """Whether the time for the evaluation is over, too."""
         return self.end is not None and self.run.seconds() >= self.end

@@ -15,9 +15,11 @@ from ld4lg_fast.training.decoder_tolerance import (
     checks,
     encoded,
     measure_tolerance,
+    of_as_many_as_fit,
     reading,
     with_checks,
 )
+from ld4lg_fast.training.time_budget import RunClock, StageClock
 from tests.conftest import make_model
 from tests.training.small_runs import command
 
@@ -102,3 +104,27 @@ def test_both_stages_write_them(tmp_path):
     assert len(first["checks"]) == 1 and len(second["checks"]) == 8
     # Eight validation texts, whose latents the saved autoencoder gives again.
     assert second["clean"] == pytest.approx(first["clean"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("end", "available", "counts"),
+    [
+        (None, 1000, [256]),
+        (None, 10, [10]),
+        (500.0, 1000, [16, 256]),  # a second for each text
+        (100.0, 1000, [16, 84]),
+        (20.0, 1000, [16]),
+        (10.0, 1000, [16]),
+        (100.0, 10, [10]),
+    ],
+)
+def test_as_many_texts_are_measured_as_there_is_time_for(end, available, counts):
+    clock, measured = StageClock(RunClock(end), 0.0, end), []
+    clock.run.seconds = lambda: float(sum(measured))
+
+    def measure(count):
+        measured.append(count)
+        return {"clean": {"loss": 0.5}, "noise_0.25": {"loss": 0.6}}
+
+    found = of_as_many_as_fit(measure, available, clock)
+    assert measured == counts and found["num_texts"] == counts[-1] and len(found["checks"]) == 1
