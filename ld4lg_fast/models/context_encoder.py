@@ -100,14 +100,14 @@ class BlockStates:
     @property
     def shape(self) -> tuple[int, int, int]:
         """That of `rows`: (B, M, D)."""
-        return len(self.index), 1 + self.index.shape[1] * self.blocks.shape[1], self.blocks.shape[2]
+        return self.index.shape[0], 1 + self.index.shape[1] * self.blocks.shape[1], self.blocks.shape[2]
 
     def linear(self, layer: nn.Module) -> "BlockStates":
         """The states after an affine ``layer``."""
-        count, most = self.blocks.shape[0] * self.blocks.shape[1], len(self.distance)
+        count, most = self.blocks.shape[0] * self.blocks.shape[1], self.distance.shape[0]
         zero = torch.zeros_like(self.distance[:1])
         out = layer(torch.cat([self.blocks.flatten(0, 1), self.distance, zero, self.firsts]))
-        blocks, distance, bias, firsts = out.split([count, most, 1, len(self.firsts)])
+        blocks, distance, bias, firsts = out.split([count, most, 1, self.firsts.shape[0]])
         blocks = blocks.view(*self.blocks.shape[:2], -1)
         return BlockStates(blocks, self.index, distance - bias, firsts, self.state)
 
@@ -173,7 +173,7 @@ class ContextEncoder(nn.Module):
         blocks = torch.cat([self.encode(part) for part in parts])
         states = BlockStates(blocks, context.index, distance, self.state_emb.weight, state)
         real = torch.arange(most, device=latents.device) >= most - context.num_blocks[:, None]
-        kept = [real.new_ones(len(real), 1), real.repeat_interleave(c.num_latents, dim=1)]
+        kept = [real.new_ones(real.shape[0], 1), real.repeat_interleave(c.num_latents, dim=1)]
         return states, torch.cat(kept, dim=1)
 
     def encode(self, latents: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class LanguageModel(ABC):
         of text in the head, while that is trained.
         """
         config = self.lm.config
-        ids = torch.cat([labels.new_full((len(labels), 1), self.start), labels[:, :-1]], dim=1)
+        ids = torch.cat([labels.new_full((labels.shape[0], 1), self.start), labels[:, :-1]], dim=1)
         ids = ids.masked_fill(ids == -100, self._padding)
         if any(getattr(self.decoder.config, name, None) is not None for name in CAPPED):
             return F.cross_entropy(self.logits(memory, mask, ids).float().flatten(0, 1), targets.flatten())
@@ -257,10 +257,10 @@ class DecoderOnly(LanguageModel):
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         # The first token of a text takes attention that finds nothing else, and its state says little of itself: it is
         # the start token here (Xiao et al. 2023, attention sinks).
-        first = ids.new_full((len(ids), 1), self.start)
+        first = ids.new_full((ids.shape[0], 1), self.start)
         bias = None
         if self.bidirectional:
-            keep = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+            keep = torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)
             bias = self._attention_bias(_for_each_query(keep, keep.shape[1]))
         model = _first_layers(self.decoder, self.layer)
         ids = torch.cat([first, ids], dim=1)
