@@ -13,27 +13,27 @@ from ld4lg_fast.checkpoints.schemas import read
 from ld4lg_fast.checkpoints.schemas_records import TrainingRecordFile
 from ld4lg_fast.data import TextDataset
 from ld4lg_fast.data.corpus import SPLITS
+from ld4lg_fast.data.texts import Column
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.terminal.machine import machine, versions
 
 STEPS = 100  # of each stage
-ROWS = 2**16  # of a split that a fingerprint reads at most
+SAMPLED = 64  # entries of a column on disk that a fingerprint reads, or up to twice as many
 
 
 def data_fingerprint(dataset: TextDataset) -> str:
-    """SHA-256 of the texts, labels and sources of all splits, in their order; of a split of more than `ROWS` rows, of
-    their number and of evenly spaced ones, so that a start need not read the corpus."""
+    """SHA-256 of the texts, labels and sources of all splits, in their order; of columns that are not in memory, of
+    their lengths and of `SAMPLED` evenly spaced entries, so that a start need not read the corpus."""
     digest = hashlib.sha256()
     for name in SPLITS:
         split = getattr(dataset, name)
-        every = -(-len(split) // ROWS) or 1
-        digest.update(b"%d|" % len(split))
         columns: tuple[Sequence[Any] | None, ...] = (split.texts, split.labels, split.sources)
         for column in columns:
+            every = max(1, len(column) // SAMPLED) if isinstance(column, Column) else 1
+            digest.update(b"%d|" % (0 if column is None else len(column)))
             for entry in () if column is None else column[::every]:
                 content = str(entry).encode(errors="surrogatepass")
                 digest.update(len(content).to_bytes(8, "little") + content)
-            digest.update(b"|")
     return digest.hexdigest()
 
 

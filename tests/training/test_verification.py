@@ -24,19 +24,21 @@ def run_dir(tmp_path_factory):
 
 
 def test_a_fingerprint_is_of_the_content_wherever_the_corpus_lies(monkeypatch):
-    monkeypatch.setattr(training_record, "ROWS", 8)
-    rows = [f"text {i}" for i in range(20)]
+    monkeypatch.setattr(training_record, "SAMPLED", 8)
+    rows, labels = [f"text {i}" for i in range(20)], [i % 2 for i in range(20)]
 
     def of(texts, labels):
         split = TextSplit(texts, labels)
         return data_fingerprint(TextDataset("demo", split, split, split, None, "here"))
 
-    labels = [i % 2 for i in range(20)]
-    known = of(rows, labels)
-    for key in ("one folder", "another folder"):
-        assert of(Texts(pa.chunked_array([rows[:7], rows[7:]]), key), labels) == known
+    def on_disk(rows, folder):
+        return Texts(pa.chunked_array([rows[:7], rows[7:]]), folder)
+
     others = [(rows[:-1], labels[:-1]), (["other", *rows[1:]], labels), (rows, [1, *labels[1:]])]
-    assert len({known, *(of(*other) for other in others)}) == 4
+    assert len({of(*columns) for columns in [(rows, labels), *others]}) == 4
+    known = of(on_disk(rows, "one folder"), labels)
+    assert of(on_disk(rows, "another folder"), labels) == known
+    assert len({known, *(of(on_disk(texts, "one folder"), own) for texts, own in others)}) == 4
 
 
 @pytest.fixture
