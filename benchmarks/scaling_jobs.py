@@ -172,7 +172,7 @@ def training_job(job: str, folder: Path) -> Callable[[], dict[str, Any]]:
         f"train.stage={stage}",
     ]
 
-    def random_latents(autoencoder: Any, tokens: Any, session: Any, texts: Any, states: Any) -> Any:
+    def random_latents(autoencoder: Any, tokens: Any, device: Any, texts: Any, *_: Any) -> Any:
         if len(texts) > BATCH:  # not those of the validation
             found["latents_encoded"] = found.get("latents_encoded", 0) + len(texts)
         generator = torch.Generator().manual_seed(int(texts[0]))

@@ -70,7 +70,7 @@ class Parity:
         model = LatentDiffusion(
             parameter_names.load_denoiser(self.network.state_dict(), dropout=0.0), V2_RECIPE
         )
-        latents = encode_latents(autoencoder.eval(), self.tokens, session, range(len(self.tokens)))
+        latents = encode_latents(autoencoder.eval(), self.tokens, session.device, range(len(self.tokens)))
         return DiffusionStage(model.train(), ConditionedLatents(Rows([latents])), None, session)
 
     def published(self, stage: AutoencoderStage | DiffusionStage) -> tuple[Trainer, Tensor]:

@@ -27,7 +27,7 @@ ROOMS = (
         "autoencoder",
         "data",
     ),
-    *("pipeline", "serving", "published", "training", "evaluation", "cli"),
+    *("pipeline", "serving", "published", "training", "ray", "evaluation", "cli"),
 )
 LOOSE = {"__init__", "_version", "errors"}
 WITHOUT_CODE = {"configs", "shipped_models"}

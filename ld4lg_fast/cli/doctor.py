@@ -35,6 +35,7 @@ OPTIONAL = {
     "prometheus-client": "serve",
     "wandb": "wandb",
     "tensorboard": "tensorboard",
+    "ray": "ray",
     "flash-attn": "flash-attn",
     "flash-attn-4": "flash-attn-4",
 }

@@ -22,8 +22,8 @@ from ld4lg_fast.training.autoencoder_model import (
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage, finish_autoencoder, write_statistics
 from ld4lg_fast.training.block_stages import BlockAutoencoderStage, block_tokens, dataset_of_blocks, not_blank
 from ld4lg_fast.training.derived_options import source_limit
-from ld4lg_fast.training.latent_cache import BATCH as ENCODED
 from ld4lg_fast.training.latent_cache import encode_latents, encode_sources, encoding_seconds
+from ld4lg_fast.training.latent_shards import BATCH as ENCODED
 from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.state_cache import chosen_states
@@ -103,7 +103,11 @@ def _encoding_seconds(
     """Estimated seconds that the second stage spends on encoding before its first step."""
     autoencoder = stage.module.eval()
     seconds = encoding_seconds(
-        lambda texts: encode_latents(autoencoder, tokens, session, texts, stage.states), tokens, session
+        lambda texts: encode_latents(
+            autoencoder, tokens, session.device, texts, stage.states, session.interrupts
+        ),
+        tokens,
+        session,
     )
     limit = source_limit(config, dataset)
     if limit is not None:

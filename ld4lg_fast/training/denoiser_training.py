@@ -134,7 +134,9 @@ def _encoded(
 ) -> Rows:
     """Latents that are not kept on disk, and so have no use for a name."""
     every = range(len(tokens))
-    return session.interruptible(lambda: Rows([encode_latents(autoencoder, tokens, session, every)]))
+    return session.interruptible(
+        lambda: Rows([encode_latents(autoencoder, tokens, session.device, every, None, session.interrupts)])
+    )
 
 
 def _blocks(

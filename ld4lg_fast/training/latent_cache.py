@@ -7,12 +7,9 @@ the kept corpora (`ld4lg_fast.data.corpus_cache`), in a folder for each autoenco
 Letters: B texts, N latents, d latent width, T tokens of all sources, W language model width.
 """
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,50 +17,44 @@ from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.data import TokenizedTexts
-from ld4lg_fast.data.corpus_cache import alone, kept_folder
-from ld4lg_fast.errors import ConfigError
-from ld4lg_fast.options.precisions import precision_name, torch_dtype
+from ld4lg_fast.data.corpus_cache import alone
 from ld4lg_fast.pipeline.sources import source_states
-from ld4lg_fast.terminal.console import console, progress_bar
+from ld4lg_fast.terminal.console import progress_bar
 from ld4lg_fast.training.conditioned_latents import SourceStates
+from ld4lg_fast.training.interrupts import Interrupts
+from ld4lg_fast.training.latent_shards import (
+    BATCH,
+    SHARD_BYTES,
+    CacheShards,
+    cache_folder,
+    fingerprint,
+    latent_shards,
+    latents_dtype,
+)
 from ld4lg_fast.training.reconstruction import encode_texts, texts_at_once
 from ld4lg_fast.training.session import Session, on_main
-from ld4lg_fast.training.shards import Rows, open_rows, remove_others, shard_fault, shard_path, write_shard
-
-BATCH = 256
-SHARD_BYTES = 64 * 2**20
-
-
-def fingerprint(autoencoder_directory: Path, tokens: TokenizedTexts) -> str:
-    """SHA-256 of the autoencoder's files and the token ids, which determine the latents."""
-    digest = hashlib.sha256()
-    for path in sorted(autoencoder_directory.rglob("*")):
-        if path.is_file():
-            digest.update(os.fsencode(path.relative_to(autoencoder_directory)))
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    tokens.hash_into(digest)
-    return digest.hexdigest()
+from ld4lg_fast.training.shards import Rows, open_rows, remove_others
 
 
 @torch.no_grad()
 def encode_latents(
     autoencoder: LanguageAutoencoder,
     tokens: TokenizedTexts,
-    session: Session,
+    device: torch.device,
     texts: Sequence[int],
     states: SourceStates | None = None,
+    interrupts: Interrupts | None = None,
 ) -> Tensor:
     """Latents (len(texts), N, d) float32 of the texts with indices ``texts``, encoded in length-sorted batches.
 
-    ``states``: the language model's of all texts, if they are known.
+    ``states``: the language model's of all texts, if they are known. ``interrupts``: may end it after any batch.
     """
     out = torch.empty(len(texts), autoencoder.num_latents, autoencoder.dim_latent)
-    for places in _batches_by_length(tokens, texts, session, texts_at_once(autoencoder, BATCH)):
+    for places in _batches_by_length(tokens, texts, texts_at_once(autoencoder, BATCH), interrupts):
         rows = [texts[place] for place in places]
         ids = [tokens[row] for row in rows]
         known = () if states is None else (states.batch(rows)[0],)
-        latents, _ = encode_texts(autoencoder, ids, session.device, *known)
+        latents, _ = encode_texts(autoencoder, ids, device, *known)
         out[places] = latents.float().cpu()
     return out
 
@@ -78,7 +69,7 @@ def encode_sources(
 ) -> Tensor:
     """Encoder states (tokens of ``texts``, W) float32, concatenated without padding."""
     found: list[Tensor] = [torch.empty(0)] * len(texts)
-    for places in _batches_by_length(tokens, texts, session, BATCH):
+    for places in _batches_by_length(tokens, texts, BATCH, session.interrupts):
         ids = [tokens[texts[place]] for place in places]
         states, mask = source_states(autoencoder, ids, max_len, session.device)
         for place, row, real in zip(places, states.float().cpu(), mask.cpu(), strict=True):
@@ -87,11 +78,12 @@ def encode_sources(
 
 
 def _batches_by_length(
-    tokens: TokenizedTexts, texts: Sequence[int], session: Session, batch_size: int
+    tokens: TokenizedTexts, texts: Sequence[int], batch_size: int, interrupts: Interrupts | None
 ) -> Iterator[list[int]]:
     order = np.argsort(tokens.lengths[texts], kind="stable")
     for start in range(0, len(order), batch_size):
-        session.interrupts.check()
+        if interrupts is not None:
+            interrupts.check()
         yield order[start : start + batch_size].tolist()
 
 
@@ -124,19 +116,13 @@ def cached_latents(
         CheckpointError: the disk is full or cannot be written to; shards that were finished are kept.
         ConfigError: a latent is too large for fp16.
     """
-    shape = (autoencoder.num_latents, autoencoder.dim_latent)
-    asked = session.options.latents_dtype
-    if asked == "auto":
-        asked = "bf16" if autoencoder.perceiver is None else "fp32"
-    dtype = torch_dtype(asked)
-    per_shard = max(BATCH, SHARD_BYTES // (shape[0] * shape[1] * dtype.itemsize))
-    starts = range(0, len(tokens), per_shard)
-    shards = [range(start, min(start + per_shard, len(tokens))) for start in starts]
+    dtype = latents_dtype(autoencoder, session.options.latents_dtype)
     return _cached(
         name,
-        [((len(texts), *shape), texts) for texts in shards],
-        lambda texts: encode_latents(autoencoder, tokens, session, texts, states),
-        dtype,
+        lambda wanted, shares: latent_shards(
+            autoencoder, len(tokens), dtype, cache_folder(session.run, name, dtype, wanted, shares), wanted
+        ),
+        lambda texts: encode_latents(autoencoder, tokens, session.device, texts, states, session.interrupts),
         lambda: fingerprint(session.run.autoencoder, tokens),
         session,
         session.options.share_latents,
@@ -160,11 +146,14 @@ def cached_sources(
     tokens_per_shard = max(1, SHARD_BYTES // (2 * width))
     firsts = np.flatnonzero(np.diff(tokens.offsets[:-1] // tokens_per_shard, prepend=-1))
     shards = [range(a, b) for a, b in zip(firsts, [*firsts[1:], len(tokens)], strict=True)]
+    shapes = [(int(tokens.lengths[texts].sum()), width) for texts in shards]
+    dtype = torch.bfloat16
     return _cached(
         name,
-        [((int(tokens.lengths[texts].sum()), width), texts) for texts in shards],
+        lambda wanted, shares: CacheShards(
+            cache_folder(session.run, name, dtype, wanted, shares), shapes, shards, dtype, wanted
+        ),
         lambda texts: encode_sources(autoencoder, tokens, max_len, session, texts),
-        torch.bfloat16,
         mark or (lambda: fingerprint(session.run.autoencoder, tokens)),
         session,
         session.options.share_latents and mark is None,
@@ -173,50 +162,27 @@ def cached_sources(
 
 def _cached(
     name: str,
-    shards: Sequence[tuple[tuple[int, ...], range]],
+    shards_of: Callable[[str, bool], CacheShards],
     encode: Callable[[range], Tensor],
-    dtype: torch.dtype,
     mark: Callable[[], str],
     session: Session,
     shares: bool,
 ) -> Rows:
-    """Rows of all shards, encoding the missing ones; ``shards`` gives each one's shape and texts."""
-
-    wanted = session.interruptible(mark)
-    directory = session.run.cache / name
-    if shares:
-        precision = precision_name(str(dtype).removeprefix("torch."))
-        directory = kept_folder("latents") / f"{name}-{precision}-{wanted[:32]}"
+    """Rows of all shards, encoding the missing ones; ``shards_of``: the shards with a fingerprint, shared or not."""
+    shards = shards_of(session.interruptible(mark), shares)
 
     def fill() -> None:
-        lacking = []
-        for number, (shape, texts) in session.mine(list(enumerate(shards))):
-            path = shard_path(directory, number)
-            fault = shard_fault(path, shape, dtype, wanted)
-            if fault == "damaged":
-                console.print(f"{path} is damaged and is computed again.")
-            if fault:
-                lacking.append((path, texts))
+        lacking = shards.lacking(session.mine(range(len(shards))))
         with progress_bar() as bar:
             task = bar.add_task(f"encoding the {name}", total=len(lacking))
-            for path, texts in lacking:
-                write_shard(path, _stored(encode(texts), dtype), wanted)
+            for number in lacking:
+                shards.write(number, encode(shards.texts[number]))
                 bar.advance(task)
 
     with ExitStack() as stack:
         if shares:
-            session.in_main(lambda: stack.enter_context(alone(directory)))
+            session.in_main(lambda: stack.enter_context(alone(shards.directory)))
         session.interruptible(fill)
     if not shares:
-        on_main(session.accelerator, lambda: remove_others(directory, len(shards)))
-    return open_rows(directory)
-
-
-def _stored(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows in the dtype that they are stored in; raises ``ConfigError`` if one is too large for float16."""
-    most, limit = rows.abs().max().item(), torch.finfo(dtype).max
-    if dtype is torch.float16 and most > limit:
-        raise ConfigError(
-            f"train.latents_dtype=fp16 holds numbers up to {limit:.0f}, and a latent has {most:.3g}; use bf16."
-        )
-    return rows.to(dtype)
+        on_main(session.accelerator, lambda: remove_others(shards.directory, len(shards)))
+    return open_rows(shards.directory)

@@ -19,12 +19,12 @@ from ld4lg_fast.checkpoints.run_lock import RunLock
 from ld4lg_fast.data import tokenize_texts
 from ld4lg_fast.errors import CheckpointError, ConfigError
 from ld4lg_fast.options.precisions import torch_dtype
-from ld4lg_fast.training import latent_cache, shards
+from ld4lg_fast.training import latent_cache, latent_shards, shards
 from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.curves import draw_curves
 from ld4lg_fast.training.ema import Ema
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts
-from ld4lg_fast.training.latent_cache import fingerprint
+from ld4lg_fast.training.latent_shards import fingerprint
 from ld4lg_fast.training.metrics_log import MetricsLog
 from ld4lg_fast.training.session import Session, together
 from ld4lg_fast.training.shards import open_rows, shard_path
@@ -83,7 +83,8 @@ def session(tmp_path):
 def encoded(autoencoder, session, monkeypatch):
     """Fills the cache in shards of five texts; returns the rows and how many texts had to be encoded."""
     monkeypatch.setattr(latent_cache, "BATCH", 2)
-    monkeypatch.setattr(latent_cache, "SHARD_BYTES", 5 * 6 * 8 * 4)
+    monkeypatch.setattr(latent_shards, "BATCH", 2)
+    monkeypatch.setattr(latent_shards, "SHARD_BYTES", 5 * 6 * 8 * 4)
     autoencoder.save(session.run.autoencoder)
     encode = latent_cache.encode_texts
 
