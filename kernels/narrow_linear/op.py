@@ -39,8 +39,12 @@ class NarrowLinear:
             scales = torch.cat([part.float().abs().amax(dim=1) for part in weight.split(ROWS_AT_ONCE)])
             scales = scales.clamp(min=1e-12) / 127
             # A part at a time: a head has a large share of a model's weights, and several float copies are made here.
-            parts = zip(weight.split(ROWS_AT_ONCE), scales[:, None].split(ROWS_AT_ONCE), strict=True)
-            weight = torch.cat([(part.float() / scale).round().to(torch.int8) for part, scale in parts])
+            narrow = torch.empty(weight.shape, dtype=torch.int8)
+            for rows, part, scale in zip(
+                narrow.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), scales.split(ROWS_AT_ONCE), strict=True
+            ):
+                rows.copy_((part.float() / scale[:, None]).round())
+            weight = narrow
             self.scales = narrow_linear.in_order(scales, self.geglu)
             self.sums = narrow_linear.in_order(weight.sum(dim=1, dtype=torch.int32), self.geglu)
         self.packed = narrow_linear.pack(weight.to(dtype), self.geglu)

@@ -36,7 +36,7 @@ from ld4lg_fast.checkpoints.schemas_transformers import (
     GenerationFile,
     LanguageModelFile,
 )
-from ld4lg_fast.checkpoints.tensors import read_weights
+from ld4lg_fast.checkpoints.tensors import all_finite, read_weights
 from ld4lg_fast.checkpoints.tokenizer import choose_tokenizer, first_line
 from ld4lg_fast.errors import CheckpointError
 from ld4lg_fast.export.runtime.option_checks import shown
@@ -118,7 +118,7 @@ def load_pretrained(
         tokenizer = choose_tokenizer(place, config, vocabulary, trust_remote_code, **options)
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith(optional)):
         raise ValueError(f"it has no weights {shown(missing)}")
-    if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+    if broken := [name for name, tensor in model.state_dict().items() if not all_finite(tensor)]:
         raise ValueError(f"its weights {shown(broken)} are not finite")
     return model.eval(), tokenizer
 

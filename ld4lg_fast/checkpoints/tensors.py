@@ -4,6 +4,7 @@ Shapes are checked before memory is allocated.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -89,13 +90,18 @@ def read_weights(
     for path in paths:
         tensors |= _load(path, dtype)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise CheckpointError(
                 f"{where} is damaged: {name} has elements that are not finite; restore the file, or train again."
             )
     return tensors | {
         name: tensors[kept] for name in module.state_dict() if (kept := _stored_as(name, tied, tensors))
     }
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether all elements are finite, a part at a time, as ``isfinite`` copies what it is given."""
+    return all(bool(part.isfinite().all()) for part in tensor.flatten().split(2**20))
 
 
 def _stored_as(name: str, tied: Mapping[str, str], stored: Mapping[str, object]) -> str | None:
@@ -140,9 +146,13 @@ def _load(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
 
 
 def _converted(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors, floating-point ones in ``dtype``, in no more memory than these need and the largest one."""
+    """All tensors, floating-point ones in ``dtype``.
+
+    The largest is read first, while no other is held: the memory is that of the result, or of the largest in both dtypes.
+    """
+    sizes = {name: math.prod(shape) for name, (_, shape) in read_header(path).items()}
     found = {}
-    for name in read_header(path):
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
         # Opened for each tensor: closing the file gives back the pages that were read.
         with safe_open(path, framework="pt") as file:
             tensor = file.get_tensor(name)

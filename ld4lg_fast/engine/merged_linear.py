@@ -40,7 +40,9 @@ class PackedLinears:
             absent = weight.new_zeros
             biases: list[Tensor] = [absent(len(x.weight)) if x.bias is None else x.bias for x in linears]
             bias = torch.cat(biases).detach().to(dtype)
-        self.matmul = pack(weight.detach().to(dtype), bias)
+        # int8 is rounded from any float, without a float32 copy of a bfloat16 weight.
+        weight = weight.detach() if pack is Int8Linear else weight.detach().to(dtype)
+        self.matmul = pack(weight, bias)
         self.activation = None if glu is None else ACT2FN[glu]
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
