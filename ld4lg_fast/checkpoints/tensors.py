@@ -148,7 +148,8 @@ def _load(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
 def _converted(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """All tensors, floating-point ones in ``dtype``.
 
-    The largest is read first, while no other is held: the memory is that of the result, or of the largest in both dtypes.
+    The largest is read first, while no other is held: this takes the memory of the result, or of the largest in both
+    dtypes.
     """
     sizes = {name: math.prod(shape) for name, (_, shape) in read_header(path).items()}
     found = {}
