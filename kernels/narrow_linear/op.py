@@ -41,7 +41,10 @@ class NarrowLinear:
             # A part at a time: a head has a large share of a model's weights, and several float copies are made here.
             narrow = torch.empty(weight.shape, dtype=torch.int8)
             for rows, part, scale in zip(
-                narrow.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), scales.split(ROWS_AT_ONCE), strict=True
+                narrow.split(ROWS_AT_ONCE),
+                weight.split(ROWS_AT_ONCE),
+                scales.split(ROWS_AT_ONCE),
+                strict=True,
             ):
                 rows.copy_((part.float() / scale[:, None]).round())
             weight = narrow
