@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
+import pyarrow.parquet
 import pytest
 from omegaconf import OmegaConf
 from typer.main import get_command
@@ -63,6 +64,7 @@ def folder(tmp_path, monkeypatch, autoencoder, tokenizer):
     tokenizer.save_pretrained("SmolLM2-135M")
     Path("data").mkdir()
     Path("data/e2e").symlink_to(corpus.absolute())
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), "part.parquet")
     statistics = RunStatistics(length_counts=(0,) * 9 + (60,))
     TextDiffusionPipeline(autoencoder, make_model(), statistics).save_pretrained("outputs/foo")
     Path("outputs/foo/config.yaml").write_text(f"dataset: {{name: custom, root: {tmp_path}/my_texts.txt}}\n")
@@ -85,7 +87,8 @@ def test_commands_and_examples_run(document, folder, published, monkeypatch):
     parts = re.findall(r"```(bash|python)\n(.*?)```", document.read_text(encoding="utf-8"), re.S)
     for language, block in parts:
         if language == "python":
-            if document.name != "serving.md":  # those run in tests/serving, against a server
+            # Those run in tests/serving, against a server, and in tests/ray, on a cluster.
+            if document.name not in ("serving.md", "clusters.md"):
                 exec(compile(block, document.name, "exec"), code)
             continue
         for line in block.splitlines():

@@ -62,6 +62,17 @@ class RunLock:
             self._file = None
         self._remove_made()
 
+    def holder(self) -> dict:
+        """Host, process and start time of who holds the lock according to its file; empty if there is none."""
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return {}
+        try:
+            return _read(file)
+        finally:
+            os.close(file)
+
     def follow(self, moved_to: Path) -> None:
         """Locks a new directory in the place of a moved one, then unlocks the moved one.
 

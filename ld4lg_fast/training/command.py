@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator, PartialState
@@ -26,8 +27,15 @@ from ld4lg_fast.training.checkpoint import CheckpointStore, TrainingState
 from ld4lg_fast.training.interrupts import Interrupted, Interrupts, end_with_launcher
 from ld4lg_fast.training.malloc_settings import keep_freed_memory
 from ld4lg_fast.training.metrics_log import MetricsLog
-from ld4lg_fast.training.run_setup import Plan, next_command, plan, prepare_directory, resume_command
-from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes
+from ld4lg_fast.training.run_setup import (
+    Plan,
+    check_same_folder,
+    next_command,
+    plan,
+    prepare_directory,
+    resume_command,
+)
+from ld4lg_fast.training.session import Session, on_cpu, on_main, start_processes, together
 from ld4lg_fast.training.time_budget import RunClock, StageClock
 from ld4lg_fast.training.train_section import TrainOptions, read_options
 from ld4lg_fast.training.training_record import TrainingRecord, facts_of
@@ -63,14 +71,16 @@ def train(config: DictConfig) -> int | None:
             raise ConfigError(f"{name} takes exactly one name, as in {name}=...; several cannot be combined.")
     overrides, lock = list(command.overrides.task), RunLock(run.path)
 
-    def opened() -> Plan:
+    def opened() -> tuple[Plan, Path, dict]:
         run.check_ours()
         lock.acquire()
-        return plan(run, config, groups, overrides)
+        return plan(run, config, groups, overrides), run.path.resolve(), lock.holder()
 
     with Interrupts() as interrupts:
         try:
-            _train(on_main(processes, opened), lock, interrupts)
+            planned, place, holder = on_main(processes, opened)
+            together(processes, lambda: check_same_folder(run, place, holder))
+            _train(planned, lock, interrupts)
         except Interrupted as stopped:
             said = ["Stopped before anything was changed."]
             if run.config.exists():

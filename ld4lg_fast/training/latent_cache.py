@@ -8,7 +8,7 @@ Letters: B texts, N latents, d latent width, T tokens of all sources, W language
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -171,8 +171,9 @@ def _cached(
     """Rows of all shards, encoding the missing ones; ``shards_of``: the shards with a fingerprint, shared or not."""
     shards = shards_of(session.interruptible(mark), shares)
 
-    def fill() -> None:
-        lacking = shards.lacking(session.mine(range(len(shards))))
+    def fill(numbers: Iterable[int]) -> None:
+        if not (lacking := shards.lacking(numbers)):
+            return
         with progress_bar() as bar:
             task = bar.add_task(f"encoding the {name}", total=len(lacking))
             for number in lacking:
@@ -182,7 +183,10 @@ def _cached(
     with ExitStack() as stack:
         if shares:
             session.in_main(lambda: stack.enter_context(alone(shards.directory)))
-        session.interruptible(fill)
+        session.interruptible(lambda: fill(session.mine(range(len(shards)))))
+        if shares:
+            # Machines whose kept corpora lie on disks of their own lack what the others have encoded.
+            session.interruptible(lambda: fill(session.mine_here(range(len(shards)))))
     if not shares:
         on_main(session.accelerator, lambda: remove_others(shards.directory, len(shards)))
     return open_rows(shards.directory)

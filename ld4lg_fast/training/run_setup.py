@@ -1,7 +1,9 @@
 """Opens a run directory: decides how to treat its content, checks the config, then makes the changes."""
 
 import os
+import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -42,6 +44,7 @@ class Opening(Enum):
 
 # Sections that a finished first stage, or a whole run, fixes.
 FIRST_STAGE = ("model.language_model", "model.perceiver", "autoencoder", "dataset.max_len")
+SEEN_WITHIN = 10.0  # seconds in which network file systems show other machines a new file
 BOTH_STAGES = ("model", "autoencoder", "recipe", "dataset.max_len", "dataset.source_max_len")
 
 
@@ -61,16 +64,27 @@ class Plan:
 
 
 def resume_command(run: RunDirectory) -> str:
-    """The command that resumes an interrupted run with the same number of processes and the same sharding."""
+    """The command that resumes an interrupted run with the same number of processes and the same sharding.
+
+    Of several machines it is that of the first; the others have their own ``--machine_rank``.
+    """
     script = sys.argv[0]
     program = [script] if script.endswith("train.py") else ["-m", "ld4lg_fast.training"]
     processes, sharded = os.environ.get("LOCAL_WORLD_SIZE", "1"), parse_flag_from_env("ACCELERATE_USE_FSDP")
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     launcher = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
     if processes == "1" and not sharded and Path(script).name == "ld4lg":
         launcher, program = ["ld4lg"], ["train"]
-    if sharded:
-        fsdp2 = str(resources.files("ld4lg_fast.configs") / "accelerate" / "fsdp2.yaml")
-        launcher = ["accelerate", "launch", "--config_file", fsdp2, "--num_processes", processes]
+    if sharded or machines > 1:
+        settings = (
+            resources.files("ld4lg_fast.configs") / "accelerate" / f"{'fsdp2' if sharded else 'ddp'}.yaml"
+        )
+        number = os.environ["WORLD_SIZE"] if machines > 1 else processes
+        launcher = ["accelerate", "launch", "--config_file", str(settings), "--num_processes", number]
+    if machines > 1:
+        launcher += ["--num_machines", str(machines), "--machine_rank", "0"]
+        launcher += ["--main_process_ip", os.environ["MASTER_ADDR"]]
+        launcher += ["--main_process_port", os.environ["MASTER_PORT"]]
     return shell_command(*launcher, *program, "resume=true", override("hydra.run.dir", run.path))
 
 
@@ -148,6 +162,27 @@ def plan(run: RunDirectory, config: DictConfig, groups: dict[str, str], override
         opening = Opening.MOVE_ALL
     check_config(_values(config))
     return Plan(run, config, groups, opening)
+
+
+def check_same_folder(run: RunDirectory, of_main: Path, holder: Mapping) -> None:
+    """Checks that this process sees the folder that the main process has locked, as all processes read what it writes.
+
+    Args:
+        run: the run directory as this process was given it. of_main: the main process's, on its machine.
+        holder: what the main process has written into the lock.
+
+    Raises:
+        ConfigError: it is another folder, as on a machine with a disk of its own.
+    """
+    lock, end = RunLock(run.path), time.monotonic() + SEEN_WITHIN
+    while lock.holder() != holder:
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"hydra.run.dir={run.path} on {socket.gethostname()} is not the folder {of_main} of the "
+                f"main process on {holder['host']}; give all processes the same hydra.run.dir, on a file system that "
+                "their machines share."
+            )
+        time.sleep(0.1)
 
 
 def _values(config: DictConfig) -> Any:

@@ -1,5 +1,6 @@
 """State shared by all parts of a training command: processes, run directory, clock, interrupts."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -95,6 +96,11 @@ class Session:
     def mine(self, items: Any) -> Any:
         """This process's part of ``items``."""
         return items[self.rank :: self.world_size]
+
+    def mine_here(self, items: Any) -> Any:
+        """This process's part of ``items`` among the processes of its machine."""
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+        return items[self.accelerator.local_process_index :: here]
 
     def in_main(self, work: Callable[[], T]) -> T:
         """Runs long work in the main process; a signal stops it, and all processes return its result."""
