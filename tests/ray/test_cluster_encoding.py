@@ -23,18 +23,21 @@ STEPS = ["train.autoencoder.steps=2", "train.diffusion.steps=3", "train.validati
 SECOND = ["train.stage=diffusion", "train.mixed_precision=no"]
 
 
-class Watched(encoding.LatentEncoder):
-    """Notes which process encodes which shard beside the shards; the one of the shard `LOST` is killed once where a
-    file ``kill`` is there."""
+def watched() -> type[encoding.LatentEncoder]:
+    """A stage that notes beside the shards which process encodes which shard; the one of the shard `LOST` is killed
+    once where a file ``kill`` is there. Local, so that workers need not import this file."""
 
-    def _encode(self, number, ids, lengths):
-        folder = self.shards.directory.parent
-        with open(folder / "log", "a") as file:
-            file.write(f"{os.getpid()} {number}\n")
-        if number == LOST and (folder / "kill").exists():
-            (folder / "kill").rename(folder / "killed")
-            os.kill(os.getpid(), signal.SIGKILL)
-        super()._encode(number, ids, lengths)
+    class Watched(encoding.LatentEncoder):
+        def _encode(self, number, ids, lengths):
+            folder = self.shards.directory.parent
+            with open(folder / "log", "a") as file:
+                file.write(f"{os.getpid()} {number}\n")
+            if number == LOST and (folder / "kill").exists():
+                (folder / "kill").rename(folder / "killed")
+                os.kill(os.getpid(), signal.SIGKILL)
+            super()._encode(number, ids, lengths)
+
+    return Watched
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +92,11 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_shards_are_those_of_a_training_for_any_workers_even_lost_ones(
     cluster, files, first_stage, small_shards, counted, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(encoding, "LatentEncoder", Watched)
+    monkeypatch.setattr(encoding, "LatentEncoder", watched())
     trained, run = (Path(shutil.copytree(first_stage, tmp_path / name)) for name in ("trained", "run"))
     main([*SECOND, f"hydra.run.dir={trained}"])
     wanted = content(trained / "cache" / "latents")
-    assert sum(counted) == TEXTS - 5 and len(wanted) == 6  # a twentieth is for validation
+    assert sum(counted) == 90 and len(wanted) == 6  # a twentieth each is for validation and test
 
     def log(folder):
         return [tuple(map(int, line.split())) for line in (folder / "log").read_text().splitlines()]

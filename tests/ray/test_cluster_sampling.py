@@ -21,7 +21,7 @@ LOST = 9  # the id whose worker is lost
 
 def watched(folder: Path) -> type[TextDiffusion]:
     """A stage that notes in ``folder/log`` which process samples which ids; the one that should sample `LOST` is killed
-    once where a file ``kill`` is there."""
+    once where a file ``kill`` is there. Local, so that workers need not import this file."""
 
     class Watched(TextDiffusion):
         def __call__(self, rows):
