@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ld4lg_fast import errors
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
@@ -22,6 +24,7 @@ from ld4lg_fast.data import TokenizedTexts, load_from_config, tokenize_texts
 from ld4lg_fast.data.corpus_cache import alone
 from ld4lg_fast.engine.gpu_settings import gpu_settings
 from ld4lg_fast.errors import CheckpointError, ConfigError
+from ld4lg_fast.options.checks import checked_path
 from ld4lg_fast.ray.workers import check_workers, error_in, mapped, worker_device
 from ld4lg_fast.training.autoencoder_model import trusts_code
 from ld4lg_fast.training.latent_cache import encode_latents
@@ -103,7 +106,7 @@ def encode_corpus(
         DataError: the corpus cannot be read, or has no such column.
     """
     check_workers("ld4lg_fast.ray.encode_corpus", workers, num_cpus, num_gpus)
-    place = RunDirectory(Path(run).resolve())
+    place = RunDirectory(checked_path("run", run).resolve())
     if not place.has_autoencoder:
         raise CheckpointError(
             f"{place.path} has no finished autoencoder; train it with ld4lg train train.stage=autoencoder."
@@ -133,8 +136,14 @@ def _config(run: RunDirectory, files: Any, overrides: Sequence[str]) -> dict[str
     Raises:
         ConfigError: an invalid option, or a corpus of documents or without files.
     """
-    stored, _ = load_with_overrides(run.config, overrides)
-    config: Any = OmegaConf.to_container(stored, resolve=True)
+    try:
+        stored, _ = load_with_overrides(run.config, overrides)
+        config: Any = OmegaConf.to_container(stored, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"overrides={list(overrides)} cannot be read ({str(error).splitlines()[0]}); give them as to ld4lg train, "
+            'as in ["dataset.text_column=body"].'
+        ) from error
     corpus = config["dataset"]
     if files is not None:
         if "files" not in corpus:
@@ -195,7 +204,7 @@ def _encode(shards: CacheShards, tokens: TokenizedTexts, stage: Mapping[str, Any
         )
         for row in mapped(rows, LatentEncoder, stage, batch_size=1, **resources).iter_rows():
             if row["error"]:
-                raise getattr(errors, row["kind"])(row["error"])
+                raise getattr(errors, row["kind"], errors.LD4LGError)(row["error"])
     if shards.lacking(lacking):
         raise CheckpointError(
             f"The workers' shards are not in {shards.directory} here; give out=FOLDER on a file system that all "

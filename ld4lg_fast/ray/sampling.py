@@ -97,7 +97,9 @@ class TextDiffusion:
             ConfigError: an option out of range, or a condition that the model does not take or misses.
         """
         stand_in = {"prompt": "a", "source": "a", "class": 0}
-        given = {CONDITIONS[name]: [value] for name, value in stand_in.items() if name in columns}
+        given: dict[str, Any] = {
+            CONDITIONS[name]: [value] for name, value in stand_in.items() if name in columns
+        }
         self.pipe.stream(1, **self.options, **given)
 
     def _class_id(self, value: Any) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 # A lost worker is started again, and what it was doing is done again, without limit.
-RETRIES = {"max_restarts": -1, "max_task_retries": -1}
+RETRIES: Mapping[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
 
 
 def check_workers(what: str, workers: object, num_cpus: object, num_gpus: object) -> None:

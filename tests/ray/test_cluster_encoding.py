@@ -148,4 +148,6 @@ def test_other_latents_and_corpora_are_refused_and_nothing_is_touched(
         encode_corpus(first_stage, "none.parquet", out, workers=1)
     with pytest.raises(ConfigError, match="cannot go on with model=base"):
         encode_corpus(first_stage, files, out, workers=1, overrides=["model=base"])
+    with pytest.raises(ConfigError, match="overrides=.'body'. cannot be read .* as to ld4lg train"):
+        encode_corpus(first_stage, files, out, workers=1, overrides=["body"])
     assert content(out) == before and [path.name for path in other.iterdir()] == ["notes.txt"]
