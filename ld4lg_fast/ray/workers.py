@@ -15,9 +15,6 @@ from ld4lg_fast.options.checks import check
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-# A lost worker is started again, and what it was doing is done again, without limit.
-RETRIES: Mapping[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
-
 
 def check_workers(what: str, workers: object, num_cpus: object, num_gpus: object) -> None:
     """Checks that Ray is installed, and the numbers of workers and of their cores and GPUs.
@@ -80,7 +77,10 @@ def mapped(
     num_cpus: float,
     num_gpus: float,
 ) -> "Dataset":
-    """``rows`` through ``stage``, of which each worker has one instance, made with ``arguments``."""
+    """``rows`` through ``stage``, of which each worker has one instance, made with ``arguments``.
+
+    Ray Data starts lost workers again, and has done again what they were doing, without limit.
+    """
     from ray.data import ActorPoolStrategy
 
     return rows.map_batches(
@@ -90,5 +90,4 @@ def mapped(
         compute=ActorPoolStrategy(size=workers),
         num_cpus=num_cpus,
         num_gpus=num_gpus or None,
-        **RETRIES,
     )

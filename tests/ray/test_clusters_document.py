@@ -23,7 +23,7 @@ def test_the_document_runs(cluster, tmp_path, monkeypatch, autoencoder, capsys):
     code = {}
     for language, block in re.findall(r"```(bash|python)\n(.*?)```", text, re.S):
         if language == "python":
-            for large, small in (("workers=8", "workers=1"), ("1000", "10")):
+            for large, small in (("workers=8", "workers=1"), ("1000", "10"), ("/shared", str(tmp_path))):
                 block = block.replace(large, small)
             exec(compile(block, "clusters.md", "exec"), code)
             continue
