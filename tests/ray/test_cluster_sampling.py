@@ -70,10 +70,8 @@ def test_texts_are_those_of_the_pipeline_for_any_workers_even_lost_ones(sampled,
     texts, processes = sampled(2)
     assert texts == wanted and len(processes) == 2
     (tmp_path / "kill").touch()
-    texts, processes = sampled(2)
+    texts, _ = sampled(2)
     assert texts == wanted and (tmp_path / "killed").exists()
-    # A new process takes the place of the lost one, unless the other one is faster.
-    assert str(LOST) in sum(processes.values(), [])
 
 
 def test_a_run_and_its_options_are_checked_on_the_cluster_before_anything_is_sampled(cluster, run, tmp_path):
