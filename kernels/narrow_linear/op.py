@@ -39,7 +39,7 @@ class NarrowLinear:
             scales = torch.cat([part.float().abs().amax(dim=1) for part in weight.split(ROWS_AT_ONCE)])
             scales = scales.clamp(min=1e-12) / 127
             # A part at a time: a head has a large share of a model's weights, and several float copies are made here.
-            narrow = torch.empty(weight.shape, dtype=torch.int8)
+            narrow = weight.new_empty(weight.shape, dtype=torch.int8)
             for rows, part, scale in zip(
                 narrow.split(ROWS_AT_ONCE),
                 weight.split(ROWS_AT_ONCE),
