@@ -39,6 +39,7 @@ class RunningBatch(Generic[Key]):
         project: whether every x_start is projected to the sphere of l2-normalised latents.
         cuda_graph: whether steps are captured and replayed.
         guides: that lead the samples; with none of them, samples have no targets.
+        beside: another batch of the same options, whose table of plans this one shares.
     """
 
     def __init__(
@@ -51,11 +52,17 @@ class RunningBatch(Generic[Key]):
         project: bool = False,
         cuda_graph: bool = False,
         guides: Sequence[Guide] = (),
+        beside: "RunningBatch[Key] | None" = None,
     ) -> None:
         self.model, self.denoiser, self.guided = model, denoiser, guided
         self.config: Any = model.denoiser.config
         self.device = model.latent_mean.device
-        self.table = PlanTable(model, denoiser, guided, [project_to_sphere] if project else [], guides)
+        self.sharing: list[RunningBatch[Key]] = [self] if beside is None else beside.sharing
+        if beside is None:
+            self.table = PlanTable(model, denoiser, guided, [project_to_sphere] if project else [], guides)
+        else:
+            self.table = beside.table
+            self.sharing.append(self)
         self.keys: list[Key] = []
         self.steps_left: list[int] = []
         self.rows: Rows | None = None
@@ -70,7 +77,7 @@ class RunningBatch(Generic[Key]):
     def make_room(self, plan: Plan, class_id: int | None = None) -> bool:
         """Whether samples of that plan and class may enter; computes the steps of one that is new. False if their table
         has no room beside those of the samples that are running."""
-        if self.table.place(plan, class_id) is None and not self.keys:
+        if self.table.place(plan, class_id) is None and not any(batch.keys for batch in self.sharing):
             self.table.clear()
         return self.table.place(plan, class_id) is not None
 
@@ -242,7 +249,7 @@ class RunningBatch(Generic[Key]):
 
 class RunningSamples(Generic[Key]):
     """A `RunningBatch` of the samples without guidance and one of those with it, which cost two evaluations a step;
-    and the same for samples that guides lead.
+    the same for samples that guides lead; and all that again for express samples, which also make steps of their own.
 
     Args:
         precision: of the blocks' matmuls, one of `precision.PRECISIONS`; None is that of the weights.
@@ -267,29 +274,40 @@ class RunningSamples(Generic[Key]):
             "cuda_graph": model.latent_mean.device.type == "cuda",
         }
         denoiser = prepared_denoiser(model.denoiser, precision, model.deterministic)
-        self.batches: list[RunningBatch[Key]] = [
+        self.ordinary: list[RunningBatch[Key]] = [
             RunningBatch(model, denoiser, guided=guided, guides=led, **options)
             for led in ((), guides)[: 1 + bool(guides)]
             for guided in (False, True)
         ]
+        self.express = [
+            RunningBatch(model, denoiser, guided=batch.guided, beside=batch, **options)
+            for batch in self.ordinary
+        ]
+        self.batches = self.ordinary + self.express
 
     def __len__(self) -> int:
         return sum(map(len, self.batches))
 
     @property
+    def num_express(self) -> int:
+        """Express samples."""
+        return sum(map(len, self.express))
+
+    @property
     def keys(self) -> list[Key]:
-        """All samples, those without guidance first."""
+        """All samples: the express ones last, and before them those without guidance first."""
         return [key for batch in self.batches for key in batch.keys]
 
-    def of(self, plan: Plan, led: bool = False) -> RunningBatch[Key]:
+    def of(self, plan: Plan, led: bool = False, express: bool = False) -> RunningBatch[Key]:
         """The batch that samples of that plan enter; ``led``: by guides."""
-        return self.batches[2 * led + (plan.guidance_scale != 1.0)]
+        return (self.express if express else self.ordinary)[2 * led + (plan.guidance_scale != 1.0)]
 
-    def advance(self) -> None:
-        """One step of every sample."""
-        for batch in self.batches:
-            if len(batch):
-                batch.advance()
+    def advance(self, express_only: bool = False) -> list[Key]:
+        """One step of every sample, or only of the express ones; those that made it."""
+        batches = [batch for batch in (self.express if express_only else self.batches) if len(batch)]
+        for batch in batches:
+            batch.advance()
+        return [key for batch in batches for key in batch.keys]
 
     def ending(self, steps: int) -> int:
         """Samples that end within so many steps."""

@@ -116,7 +116,8 @@ class Sample:
     """A sample of an accepted request; ``number`` is its place in it.
 
     ``steps``: done of the present block; texts that are no documents have one block. ``document``, ``coder``: of a
-    model that writes documents. ``guides``: a target and a weight of those that lead it.
+    model that writes documents. ``guides``: a target and a weight of those that lead it. ``express``: see
+    `RequestEngine`.
     """
 
     ticket: Ticket
@@ -136,6 +137,7 @@ class Sample:
     guides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     block: int = 0
     steps: int = 0
+    express: bool = False
 
     @property
     def block_seed(self) -> int:

@@ -42,7 +42,9 @@ class Undecoded:
 
     @property
     def patience(self) -> int:
-        """Steps that they wait for others: none if their request has not shown anything yet."""
+        """Steps that they wait for others: none of an express sample, or if their request has not shown anything."""
+        if self.sample.express:
+            return 0
         if not self.sample.show_steps:
             return PATIENCE
         is_first = self.shown and self.steps == min(self.sample.show_steps)
@@ -52,8 +54,8 @@ class Undecoded:
 class DecodeQueue:
     """Decodes latents in the order in which they come, with those behind that are decoded in the same way.
 
-    The first texts that requests show go before all others. A large batch is interrupted: between its tokens samples
-    are denoised, and a few texts are decoded.
+    The first texts that requests show, and those of express samples, go before all others. A large batch is
+    interrupted: between its tokens samples are denoised, and a few texts are decoded.
     """
 
     def __init__(self, pipe: TextDiffusionPipeline) -> None:

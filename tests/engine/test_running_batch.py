@@ -181,7 +181,8 @@ def test_what_is_shown_is_predicted_by_the_step(monkeypatch):
         assert_near(running.predicted([job])[job], want)
 
 
-def test_a_plan_waits_until_the_table_has_room_for_it(monkeypatch):
+@pytest.mark.parametrize("express", [False, True])
+def test_a_plan_waits_until_the_table_has_room_for_it(express, monkeypatch):
     per_step = 2 * 64 * 2  # scale and shift of two blocks
     monkeypatch.setattr("ld4lg_fast.engine.plan_table.TABLE_ELEMENTS", 10 * per_step)
     model = make_model()
@@ -189,7 +190,7 @@ def test_a_plan_waits_until_the_table_has_room_for_it(monkeypatch):
     assert running.of(Plan("ddim", 6)).table.size == 10
     first, second = Job(Plan("ddim", 6), 1, 0, 0), Job(Plan("ddpm", 5), 1, 0, 0)
     first.enter(model, running)
-    batch = running.of(second.plan)
+    batch = running.of(second.plan, express=express)
     assert not batch.make_room(second.plan) and batch.make_room(first.plan)
     found = run_all(model, running, [])
     second.enter(model, running)
@@ -210,11 +211,11 @@ def test_graphs_of_a_few_sizes_give_the_same_samples(kind, monkeypatch):
     monkeypatch.setattr(cuda_graphs.Capture, "__call__", capture)
     model = MODELS[kind]()
     running = RunningSamples(model, capacity=5, project=project(model))
-    running.batches = [
+    running.batches = running.ordinary = [
         RunningBatch(
             model, batch.denoiser, guided=batch.guided, capacity=5, project=project(model), cuda_graph=True
         )
-        for batch in running.batches
+        for batch in running.ordinary
     ]
     jobs = make_jobs(model, 2, count=10)
     for number, job in enumerate(jobs):

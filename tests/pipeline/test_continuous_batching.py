@@ -71,13 +71,14 @@ def submit_at_steps(engine, requests, seed):
 
     def advance_and_submit():
         nonlocal step
-        advance()
+        advanced = advance()
         step += 1
         for number in [number for number, after in arrivals.items() if after <= step]:
             del arrivals[number]
             tickets[number] = engine.submit(requests[number])
         if not arrivals:
             engine.close()
+        return advanced
 
     engine._advance = advance_and_submit
     engine._has_work = lambda: bool(arrivals) or RequestEngine._has_work(engine)

@@ -78,7 +78,7 @@ def test_guides_change_what_is_sampled(guided):
 
 
 def test_tables_of_guides_are_within_the_bound_of_all_tables(guided):
-    batches = RequestEngine(guided).running.batches
+    batches = RequestEngine(guided).running.ordinary
     assert [len(batch.table.guides) for batch in batches] == [0, 0, 2, 2]
     for batch in batches:
         table = batch.table
@@ -88,7 +88,7 @@ def test_tables_of_guides_are_within_the_bound_of_all_tables(guided):
 
 
 def test_an_engine_without_guides_has_no_batches_for_them(tokenizer):
-    assert len(RequestEngine(make_pipe("plain", tokenizer)).running.batches) == 2
+    assert len(RequestEngine(make_pipe("plain", tokenizer)).running.batches) == 4
 
 
 @pytest.mark.parametrize(

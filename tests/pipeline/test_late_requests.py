@@ -1,12 +1,21 @@
 """A request that arrives while many others run waits for none of them: counted in steps and tokens, not by a clock."""
 
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 
 from ld4lg_fast.decoding.loop import CHECK_EVERY
 from ld4lg_fast.decoding.search import GreedySearch
-from ld4lg_fast.pipeline.continuous_batching import Failed, Finished, Partial, RequestEngine, SampleRequest
+from ld4lg_fast.pipeline.continuous_batching import (
+    EXPRESS_SHARE,
+    EXPRESS_STEPS,
+    Failed,
+    Finished,
+    Partial,
+    RequestEngine,
+    SampleRequest,
+)
 from ld4lg_fast.pipeline.text_decoding import INTERRUPTED, PATIENCE
 from tests.pipeline.engine_models import GREEDY, PROMPTS, answer_until, run_to_end, texts_alone, texts_of
 
@@ -14,7 +23,8 @@ STEPS, TOKENS = 8, 32
 SLOW = replace(GREEDY, max_length=TOKENS, min_length=TOKENS)  # every text has as many tokens
 OTHERS = SampleRequest(num_samples=31, num_inference_steps=STEPS, sampler="ddim", decoding=SLOW)
 LATE = replace(OTHERS, num_samples=1, seed=9, show_steps=[1])
-STEP, TOKEN, MANY = "a step", "a token of a few texts", "a token of many texts"
+STEP, FEW_STEP = "a step of many samples", "a step of a few samples"
+TOKEN, MANY = "a token of a few texts", "a token of many texts"
 
 
 class Trace:
@@ -25,9 +35,10 @@ class Trace:
         self.entries, self.then = [], {}
         advance, search = engine.running.advance, GreedySearch.advance
 
-        def step():
-            advance()
-            self.add(STEP)
+        def step(express_only=False):
+            samples = advance(express_only)
+            self.add(STEP if len(samples) >= INTERRUPTED else FEW_STEP)
+            return samples
 
         def token(batch, span):
             search(batch, span)
@@ -64,10 +75,39 @@ def answered(pipe, monkeypatch, arrival: int) -> tuple[list, list, list]:
 def test_a_late_request_waits_for_few_steps_and_tokens(arrival, engine_pipes, monkeypatch):
     pipe = engine_pipes("plain")
     texts, to_first, to_end = answered(pipe, monkeypatch, arrival)
-    assert to_first.count(STEP) <= 3 and to_first.count(MANY) <= CHECK_EVERY
-    assert to_end.count(STEP) <= STEPS + 1 and to_end.count(MANY) <= 2 * CHECK_EVERY
+    assert to_first.count(STEP) <= 1 and to_first.count(MANY) <= CHECK_EVERY
+    assert to_end.count(STEP) <= STEPS / (EXPRESS_STEPS + 1) and to_end.count(MANY) <= 2 * CHECK_EVERY
+    assert to_end.count(STEP) + to_end.count(FEW_STEP) <= STEPS + 1
     assert to_end.count(TOKEN) == 2 * (TOKENS - 1), "of its own texts"
     assert texts == texts_alone(pipe, OTHERS)
+
+
+def test_only_a_few_of_those_who_look_on_are_express(engine_pipes):
+    """And they make at most `EXPRESS_STEPS` steps between two of all."""
+    pipe = engine_pipes("plain")
+    engine, most = RequestEngine(pipe, max_rows=64), []
+    others = engine.submit(OTHERS)
+    advance, made = engine.running.advance, []
+
+    def counted(express_only=False):
+        if not made:
+            late.extend(engine.submit(replace(LATE, seed=seed)) for seed in range(12))
+        most.append(engine.running.num_express)
+        made.append(express_only)
+        return advance(express_only)
+
+    late: list = []
+    engine.running.advance = counted
+    answer_until(engine, lambda: others.closed and all(each.closed for each in late))
+    assert (
+        EXPRESS_SHARE * OTHERS.num_samples - 1 < max(most) <= EXPRESS_SHARE * (OTHERS.num_samples + len(late))
+    )
+    between = [len(list(steps)) for express_only, steps in groupby(made) if express_only]
+    assert max(between) == EXPRESS_STEPS
+    assert [texts_of(each) for each in late] == [
+        texts_alone(pipe, replace(LATE, seed=seed)) for seed in range(12)
+    ]
+    assert texts_of(others) == texts_alone(pipe, OTHERS)
 
 
 def test_steps_go_on_while_many_texts_are_decoded(engine_pipes, monkeypatch):
@@ -112,9 +152,10 @@ def test_first_events_of_others_do_not_hold_up_a_text(engine_pipes):
     advance = engine._advance
 
     def advance_and_submit():
-        advance()
+        advanced = advance()
         if engine.stats().steps < 2 * STEPS:
             engine.submit(LATE)
+        return advanced
 
     engine._advance = advance_and_submit
     answer_until(engine, lambda: ends)
@@ -128,7 +169,7 @@ def test_a_step_that_fails_between_tokens_touches_no_text_that_is_decoded(engine
 
     def arrive():
         late.append(engine.submit(LATE))
-        monkeypatch.setattr(engine.running, "advance", lambda: 1 / 0)
+        monkeypatch.setattr(engine.running, "advance", lambda express_only: 1 / 0)
 
     trace.then[STEPS + 2] = arrive
     others = engine.submit(OTHERS)

@@ -104,7 +104,7 @@ def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on(engine_pipes
     engine = RequestEngine(engine_pipes("plain"))
     lost = engine.submit(SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(engine.running, "advance", lambda: 1 / 0)
+        patch.setattr(engine.running, "advance", lambda express_only: 1 / 0)
         answer_until(engine, lambda: lost.closed)
     assert "ZeroDivisionError" in next(lost.events()).sentence
     kept = engine.submit(SHORT)
@@ -116,11 +116,11 @@ def test_samples_that_do_not_fit_the_memory_come_later(engine_pipes, monkeypatch
     engine = RequestEngine(engine_pipes("plain"), max_rows=8)
     advance, sizes = engine.running.advance, []
 
-    def out_of_memory():
+    def out_of_memory(express_only):
         sizes.append(len(engine.running))
         if len(engine.running) > 3:
             raise torch.OutOfMemoryError("no memory")
-        advance()
+        return advance(express_only)
 
     monkeypatch.setattr(engine.running, "advance", out_of_memory)
     request = replace(SHORT, num_samples=7)
@@ -129,7 +129,7 @@ def test_samples_that_do_not_fit_the_memory_come_later(engine_pipes, monkeypatch
     assert sizes[:2] == [7, 3] and max(sizes[1:]) == 3
     assert texts_of(ticket) == texts_alone(engine.pipe, request)
 
-    def never():
+    def never(express_only):
         raise torch.OutOfMemoryError("no memory")
 
     engine = RequestEngine(engine_pipes("plain"))
