@@ -3,7 +3,7 @@
 Letters: B blocks, T tokens, P prefix tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,17 @@ from ld4lg_fast.autoencoder.latent_augmentation import LatentAugmentation
 from ld4lg_fast.data import TextDataset, TextSplit, TokenizedTexts, collate
 from ld4lg_fast.data.documents import in_blocks
 from ld4lg_fast.data.tokenization import special_tokens_around, token_counts
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.export.runtime.documents import ends_with_sentence
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
-from ld4lg_fast.training.block_latents import BlockLatents
+from ld4lg_fast.training.block_latents import NONE_CUT, BlockLatents, CutBlocks
 from ld4lg_fast.training.block_tokens import BlockTokens
-from ld4lg_fast.training.conditioned_latents import to_device
+from ld4lg_fast.training.conditioned_latents import classes_of, to_device
 from ld4lg_fast.training.diffusion_stage import NAME, DiffusionStage
 from ld4lg_fast.training.distillation import DistillationStage
 from ld4lg_fast.training.seeding import StepBatches, step_generator
 from ld4lg_fast.training.session import Session
+from ld4lg_fast.training.shards import Rows
 from ld4lg_fast.training.train_step import Part
 
 EMPTY_BLOCKS = 4  # the autoencoder trains on one of so many empty blocks, of which every document has one
@@ -59,6 +61,32 @@ def block_tokens(split: TextSplit, tokens: Any, autoencoder: LanguageAutoencoder
     words = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     ends = np.array([ends_with_sentence(word) for word in words])
     return BlockTokens(tokens, split.offsets, *around, ends)  # type: ignore[arg-type]  # blocks have offsets
+
+
+def latents_of_blocks(
+    split: TextSplit,
+    tokens: TokenizedTexts,
+    autoencoder: LanguageAutoencoder,
+    model: LatentDiffusion,
+    session: Session,
+    encode: Callable[..., Rows],
+    parts: bool,
+) -> BlockLatents:
+    """Latents of the blocks of a split, and if ``parts`` of those that are cut."""
+    blocks, recipe = block_tokens(split, tokens, autoencoder), model.recipe
+    labels = classes_of(split.labels, len(tokens), model)
+    latents, cut = encode(autoencoder, tokens, session, "latents"), NONE_CUT
+    if parts:
+        numbers, heads, tails = blocks.cut_in_two(recipe["cut_share"], session.seed)
+        if len(numbers):
+            of_parts = (
+                encode(autoencoder, part, session, name)
+                for name, part in (("heads", heads), ("tails", tails))
+            )
+            cut = CutBlocks(numbers, *of_parts)
+    return BlockLatents(
+        latents, blocks.firsts, recipe["context_blocks"], cut, recipe["context_noise"], labels
+    )
 
 
 def not_blank(tokens: TokenizedTexts, texts: Sequence[str]) -> list[list[int]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.training.shards import Rows
 
 WIDTH_STEP = 8  # context lengths are rounded up to a multiple of it, for few distinct shapes
@@ -80,3 +81,10 @@ def to_device(tensor: Given, device: torch.device) -> Given:
     if tensor is None or device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def classes_of(labels: Sequence[int] | None, count: int, model: LatentDiffusion) -> Tensor | None:
+    """The classes (count,) long of the first texts; None for a model without classes."""
+    if labels is None or not model.denoiser.config.num_classes:
+        return None
+    return torch.from_numpy(np.asarray(labels[:count], dtype=np.int64))

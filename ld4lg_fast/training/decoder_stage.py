@@ -3,16 +3,19 @@
 Sampled latents differ slightly from encoded ones, and a decoder that was trained on encoded texts only reproduces their
 errors. This stage trains it to reconstruct texts from latents that were noised and denoised by the trained denoiser.
 The encoder stays frozen, so that the denoiser's latent space does not change.
-Letters: B texts, N latents, d latent width.
+Letters: B texts or blocks, N latents, d latent width.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
-from ld4lg_fast.autoencoder.latent_augmentation import Draws
+from ld4lg_fast.autoencoder.latent_augmentation import NO_AUGMENTATION, Draws
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.run_directory import RunDirectory
 from ld4lg_fast.data import TextDataset, TokenizedTexts
@@ -22,6 +25,17 @@ from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import tokenize
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage, finish_autoencoder, write_statistics
+from ld4lg_fast.training.block_latents import BlockLatents
+from ld4lg_fast.training.block_stages import (
+    PREFIX_SHARE,
+    BlockAutoencoderStage,
+    block_tokens,
+    dataset_of_blocks,
+    latents_of_blocks,
+    not_blank,
+)
+from ld4lg_fast.training.block_tokens import BlockTokens
+from ld4lg_fast.training.latent_cache import cached_latents, uncached_latents
 from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.session import Session
 from ld4lg_fast.training.time_budget import StageClock
@@ -37,7 +51,7 @@ class RoundTrip:
     """Augments latents by noising and denoising them; see `Augmentation`.
 
     Args:
-        conditions: classes or sources of the texts, as arguments of `TextDiffusionPipeline.sample`.
+        conditions: classes, sources or blocks before the texts, as arguments of `TextDiffusionPipeline.sample`.
     """
 
     def __init__(self, pipe: TextDiffusionPipeline, conditions: Mapping) -> None:
@@ -68,6 +82,18 @@ class RoundTrip:
         return torch.where(kept, latents, back.to(latents))
 
 
+def freeze_all_but_decoder(autoencoder: LanguageAutoencoder) -> None:
+    """Lets only what turns latents into text be trained."""
+    autoencoder.requires_grad_(False)
+    if autoencoder.perceiver is not None:
+        autoencoder.perceiver.decoder.requires_grad_(True)
+    if (
+        not autoencoder.freeze_lm and autoencoder.lm.config.is_encoder_decoder
+    ):  # others encode with all weights
+        autoencoder.language_model.decoder.requires_grad_(True)
+        autoencoder.lm.get_input_embeddings().requires_grad_(False)  # shared with the encoder
+
+
 class DecoderStage(AutoencoderStage):
     """Reconstruction from latents after a `RoundTrip`; see `loop.Stage`."""
 
@@ -83,14 +109,7 @@ class DecoderStage(AutoencoderStage):
         dataset: TextDataset,
     ) -> None:
         super().__init__(autoencoder, tokens, validation, session)
-        autoencoder.requires_grad_(False)
-        if autoencoder.perceiver is not None:
-            autoencoder.perceiver.decoder.requires_grad_(True)
-        if (
-            not autoencoder.freeze_lm and autoencoder.lm.config.is_encoder_decoder
-        ):  # others encode with all weights
-            autoencoder.language_model.decoder.requires_grad_(True)
-            autoencoder.lm.get_input_embeddings().requires_grad_(False)  # shared with the encoder
+        freeze_all_but_decoder(autoencoder)
         self.pipe = TextDiffusionPipeline(autoencoder, model.to(session.device).requires_grad_(False))
         self.dataset = dataset
 
@@ -102,6 +121,60 @@ class DecoderStage(AutoencoderStage):
         if known.sources is not None and self.pipe.model.is_seq2seq:
             conditions["source"] = [known.sources[row] for row in rows]
         return RoundTrip(self.pipe, conditions)
+
+
+class BlockDecoderStage(BlockAutoencoderStage):
+    """`DecoderStage` on blocks of documents, whose round trip knows the blocks before them.
+
+    Blocks that are cut are those of the denoiser's training, and the text decoder writes their second part.
+
+    Args:
+        latents, validation_latents: of all blocks of the training and the validation documents.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        autoencoder: LanguageAutoencoder,
+        model: LatentDiffusion,
+        blocks: BlockTokens,
+        latents: BlockLatents,
+        dataset: TextDataset,
+        validation: TokenizedTexts,
+        validation_latents: BlockLatents,
+        session: Session,
+    ) -> None:
+        texts = dataset.validation.texts
+        super().__init__(
+            blocks, model.recipe, autoencoder, not_blank(validation, texts), session, NO_AUGMENTATION
+        )
+        freeze_all_but_decoder(autoencoder)
+        self.pipe = TextDiffusionPipeline(autoencoder, model.to(session.device).requires_grad_(False))
+        self.latents, self.validation_latents = latents, validation_latents
+        self.validated = [row for row in range(len(texts)) if texts[row]]
+        _, self.heads, self.tails = blocks.cut_in_two(model.recipe["cut_share"], session.seed)
+
+    def augmentation_of(self, rows: Sequence[int], training: bool) -> RoundTrip:
+        device = self.session.device
+        if training:  # with a generator blocks are cut, and their context gets noise, which is not used here
+            _, conditions = self.latents.batch(rows, device, torch.Generator())
+        else:
+            _, conditions = self.validation_latents.batch([self.validated[row] for row in rows], device)
+        context: Any = conditions.pop("blocks")
+        conditions["blocks"] = replace(context, noise_share=None, noise=None)
+        return RoundTrip(self.pipe, {name: each for name, each in conditions.items() if each is not None})
+
+    def _example(self, block: int, coin: Sequence[float]) -> tuple[list[int], list[int]]:
+        blocks, count = self.blocks, self.recipe["prefix_tokens"]
+        before = blocks.preceding(block, int(self.firsts[block]), count)
+        row, cut = blocks.tokens[block], self.latents.cut.blocks
+        place = int(np.searchsorted(cut, block))
+        if place < len(cut) and cut[place] == block:
+            head, row = self.heads[place], self.tails[place]
+            before += head[blocks.before : len(head) - blocks.after]
+        has_prefix = count and coin[0] < PREFIX_SHARE
+        return row, before[-count:] if has_prefix else []
 
 
 def load_source_run(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentDiffusion]:
@@ -125,9 +198,21 @@ def load_source_run(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentD
 def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
     """Runs the stage on the run ``train.finetune_decoder_from``; afterwards the run directory has ``autoencoder/``."""
     autoencoder, model = load_source_run(session.options)
+    documents = model.writes_documents
+    if documents:
+        dataset = dataset_of_blocks(dataset, autoencoder, session)
     tokens, validation = tokenize(autoencoder, dataset, session)
     write_statistics(tokens, dataset, session)
-    stage = DecoderStage(autoencoder, model, tokens, validation, session, dataset)
+    stage: AutoencoderStage
+    if documents:
+        autoencoder.to(session.device)
+        of_blocks = autoencoder, model, session
+        latents = latents_of_blocks(dataset.train, tokens, *of_blocks, cached_latents, True)
+        unseen = latents_of_blocks(dataset.validation, validation, *of_blocks, uncached_latents, False)
+        blocks = block_tokens(dataset.train, tokens, autoencoder)
+        stage = BlockDecoderStage(autoencoder, model, blocks, latents, dataset, validation, unseen, session)
+    else:
+        stage = DecoderStage(autoencoder, model, tokens, validation, session, dataset)
     step = TrainingLoop(stage, session, clock).run().step
     console.print("Of the texts' own latents, without a denoiser between:")
-    finish_autoencoder(autoencoder, validation, session, clock, step)
+    finish_autoencoder(autoencoder, stage.validation, session, clock, step)

@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-
 from ld4lg_fast.autoencoder.language_autoencoder import LanguageAutoencoder
 from ld4lg_fast.checkpoints import fingerprint
 from ld4lg_fast.checkpoints.files import write_json
@@ -18,14 +15,14 @@ from ld4lg_fast.pipeline.pipeline import TextDiffusionPipeline
 from ld4lg_fast.terminal.console import console
 from ld4lg_fast.training.autoencoder_model import tokenize, tokenize_sources, trusts_code
 from ld4lg_fast.training.autoencoder_stage import write_statistics
-from ld4lg_fast.training.block_latents import NONE_CUT, BlockLatents, CutBlocks
+from ld4lg_fast.training.block_latents import BlockLatents
 from ld4lg_fast.training.block_stages import (
     BlockDiffusionStage,
     BlockDistillationStage,
-    block_tokens,
     dataset_of_blocks,
+    latents_of_blocks,
 )
-from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates
+from ld4lg_fast.training.conditioned_latents import ConditionedLatents, SourceStates, classes_of
 from ld4lg_fast.training.decoder_tolerance import TEXTS, measure_tolerance, of_as_many_as_fit
 from ld4lg_fast.training.derived_options import source_limit
 from ld4lg_fast.training.diffusion_stage import DiffusionStage, build_denoiser
@@ -33,8 +30,8 @@ from ld4lg_fast.training.distillation import DistillationStage, load_teacher, st
 from ld4lg_fast.training.latent_cache import (
     cached_latents,
     cached_sources,
-    encode_latents,
     encode_sources,
+    uncached_latents,
 )
 from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.session import Session, on_main
@@ -55,16 +52,9 @@ def _conditions(
     return ConditionedLatents(
         latents,
         lengths=tokens.lengths if model.diffusion.discrete else None,
-        labels=_classes(labels, len(latents), model),
+        labels=classes_of(labels, len(latents), model),
         sources=sources,
     )
-
-
-def _classes(labels: Sequence[int] | None, count: int, model: LatentDiffusion) -> torch.Tensor | None:
-    """The classes (count,) long of the first texts; None for a model without classes."""
-    if labels is None or not model.denoiser.config.num_classes:
-        return None
-    return torch.from_numpy(np.asarray(labels[:count], dtype=np.int64))
 
 
 def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, clock: StageClock) -> None:
@@ -85,15 +75,17 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
         model = build_denoiser(config, dataset, autoencoder)
     validation: ConditionedLatents | BlockLatents
     if documents:
-        training: Any = _blocks(dataset.train, tokens, autoencoder, model, session, cached_latents, True)
-        validation = _blocks(
-            dataset.validation, validation_tokens, autoencoder, model, session, _encoded, False
+        training: Any = latents_of_blocks(
+            dataset.train, tokens, autoencoder, model, session, cached_latents, True
+        )
+        validation = latents_of_blocks(
+            dataset.validation, validation_tokens, autoencoder, model, session, uncached_latents, False
         )
     else:
         states = kept_states(autoencoder, tokens, session)
         latents = cached_latents(autoencoder, tokens, session, states=states)
         drop_states(session)
-        validation_latents = _encoded(autoencoder, validation_tokens, session)
+        validation_latents = uncached_latents(autoencoder, validation_tokens, session)
         sources, validation_sources = _source_states(config, dataset, autoencoder, session)
         training = _conditions(latents, tokens, dataset.train.labels, sources, model)
         labels = dataset.validation.labels
@@ -127,42 +119,6 @@ def _describe(pipe: TextDiffusionPipeline, texts: TextSplit, session: Session, c
     for check in found["checks"]:
         if not check["passed"]:
             console.print(f"Of the decoder, {check['line']}.")
-
-
-def _encoded(
-    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, _name: str = ""
-) -> Rows:
-    """Latents that are not kept on disk, and so have no use for a name."""
-    every = range(len(tokens))
-    return session.interruptible(
-        lambda: Rows([encode_latents(autoencoder, tokens, session.device, every, None, session.interrupts)])
-    )
-
-
-def _blocks(
-    split: TextSplit,
-    tokens: TokenizedTexts,
-    autoencoder: LanguageAutoencoder,
-    model: LatentDiffusion,
-    session: Session,
-    encode: Callable[..., Rows],
-    parts: bool,
-) -> BlockLatents:
-    """Latents of the blocks of a split, and if ``parts`` of those that are cut."""
-    blocks, recipe = block_tokens(split, tokens, autoencoder), model.recipe
-    labels = _classes(split.labels, len(tokens), model)
-    latents, cut = encode(autoencoder, tokens, session, "latents"), NONE_CUT
-    if parts:
-        numbers, heads, tails = blocks.cut_in_two(recipe["cut_share"], session.seed)
-        if len(numbers):
-            of_parts = (
-                encode(autoencoder, part, session, name)
-                for name, part in (("heads", heads), ("tails", tails))
-            )
-            cut = CutBlocks(numbers, *of_parts)
-    return BlockLatents(
-        latents, blocks.firsts, recipe["context_blocks"], cut, recipe["context_noise"], labels
-    )
 
 
 def _source_states(

@@ -190,3 +190,13 @@ def _cached(
     if not shares:
         on_main(session.accelerator, lambda: remove_others(shards.directory, len(shards)))
     return open_rows(shards.directory)
+
+
+def uncached_latents(
+    autoencoder: LanguageAutoencoder, tokens: TokenizedTexts, session: Session, _name: str = ""
+) -> Rows:
+    """Latents that are not kept on disk, and so have no use for a name."""
+    every = range(len(tokens))
+    return session.interruptible(
+        lambda: Rows([encode_latents(autoencoder, tokens, session.device, every, None, session.interrupts)])
+    )

@@ -84,12 +84,8 @@ def prepare(config: Mapping, session: Session, stages: Sequence[str]) -> Prepare
         _check_second_stage(config, dataset, autoencoder, session)
     if "decoder" in stages:
         source = load_source_run(options)[1]
-        if source.writes_documents:
-            raise ConfigError(
-                f"train.finetune_decoder_from={options.finetune_decoder_from} writes documents, and its decoder cannot "
-                "be adapted; train it with more autoencoder.decoder_noise instead."
-            )
-        _check_conditions("train.finetune_decoder_from", source, classes, limit)
+        documents = "context_blocks" in config["recipe"]
+        _check_conditions("train.finetune_decoder_from", source, classes, limit, documents)
     return Prepared(dataset, decoding, pretrained)
 
 

@@ -4,8 +4,10 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ld4lg_fast import TextDiffusionPipeline
 from ld4lg_fast.cli import infer
@@ -13,6 +15,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.evaluation import command as evaluation
 from ld4lg_fast.training import distillation, main
 from ld4lg_fast.training.block_stages import BlockAutoencoderStage
+from ld4lg_fast.training.decoder_stage import BlockDecoderStage
 from tests.training.small_runs import STEPS, command, losses, refused
 
 BLOCKS = [
@@ -23,6 +26,7 @@ BLOCKS = [
     "recipe.context_blocks=2",
     "recipe.context_layers=1",
 ]
+TUNED = ["train.decoder.batch_size=16", "train.decoder.learning_rate=1e-3"]
 FEW = ["generation.num_inference_steps=2", "generation.max_new_tokens=30"]
 
 
@@ -62,6 +66,53 @@ def test_tokens_before_a_block_are_read_and_have_no_loss(tmp_path, monkeypatch):
             assert len(text) - len(scored) <= 1, "all of the text but the token that it begins with"
             after_prefix += len(read) > len(text)
     assert after_prefix
+
+
+def test_the_decoder_is_finetuned_on_blocks_after_a_round_trip(run_dir, tmp_path, monkeypatch):
+    batches, asked = [], []
+    batch, sample = BlockDecoderStage.batch, TextDiffusionPipeline.sample
+
+    def recorded(self, step, part):
+        batches.append((self, self.kept[self.batches[step]], batch(self, step, part)))
+        return batches[-1][-1]
+
+    def noted(self, count, **options):
+        asked.append((count, options))
+        return sample(self, count, **options)
+
+    monkeypatch.setattr(BlockDecoderStage, "batch", recorded)
+    monkeypatch.setattr(TextDiffusionPipeline, "sample", noted)
+    adapted = tmp_path / "adapted"
+    command(adapted, *BLOCKS, f"train.finetune_decoder_from={run_dir}", "train.decoder.steps=3", *TUNED)
+    assert losses(adapted, "decoder").keys() == {1, 2, 3} and losses(adapted, "decoder", "validation_loss")
+
+    trips = iter(asked)
+    for stage, blocks, (_, (ids, mask, *_)) in batches:
+        count, options = next(trips)
+        context = options["blocks"]
+        assert options["strength"] < 1 and len(options["start"]) == count == len(blocks)
+        found = zip(blocks, context.index, context.num_blocks, context.continues, ids, mask, strict=True)
+        for block, index, real, continues, row, kept in found:
+            cut = bool(np.isin(block, stage.latents.cut.blocks))
+            place = int(np.searchsorted(stage.latents.cut.blocks, block))
+            want = stage.tails[place] if cut else stage.blocks.tokens[block]
+            assert row[kept.bool()].tolist() == list(want) and bool(continues) == cut
+            before = [*range(stage.firsts[block], block)][-2 + cut :] if real > cut else []
+            heads = [stage.latents.cut.heads.take(np.array([place]))] if cut else []
+            known = [stage.latents.latents.take(np.array(before)), *heads] if before else heads
+            if known:
+                torch.testing.assert_close(context.latents[index[-int(real) :]], torch.cat(known))
+            assert int(real) == len(before) + cut
+
+    weights = [load_file(folder / "denoiser" / "model.safetensors") for folder in (run_dir, adapted)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    given, tuned = (TextDiffusionPipeline.from_pretrained(folder) for folder in (run_dir, adapted))
+    assert torch.equal(given.encode("A pub.")[0], tuned.encode("A pub.")[0]), (
+        "the denoiser knows these latents"
+    )
+    layers = (pipe.autoencoder.perceiver.decoder.parameters() for pipe in (given, tuned))
+    assert any(not torch.equal(*pair) for pair in zip(*layers, strict=True))
+    assert tuned(prompt="Once upon", seed=1, num_inference_steps=2, max_new_tokens=9).texts
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
@@ -108,12 +159,11 @@ def test_what_does_not_go_together_is_refused(overrides, said, tmp_path, capsys)
 
 
 def test_sources_of_another_kind_are_refused(run_dir, tmp_path, capsys):
-    asked = f"train.finetune_decoder_from={run_dir}"
-    assert "its decoder cannot be adapted" in refused(capsys, command, tmp_path / "adapted", asked)
-    asked = [f"train.distill_from={run_dir}", "recipe=v3", "dataset.documents=false"]
-    assert "has recipe=blocks and cannot go on with recipe=v3" in refused(
-        capsys, command, tmp_path / "student", *asked
-    )
+    for option in ("distill_from", "finetune_decoder_from"):
+        asked = [f"train.{option}={run_dir}", "recipe=v3", "dataset.documents=false"]
+        assert "has recipe=blocks and cannot go on with recipe=v3" in refused(
+            capsys, command, tmp_path / option, *asked
+        )
 
 
 def inferred(run_dir, path, monkeypatch, *options):
