@@ -67,18 +67,19 @@ class RoundTrip:
         strength = low + (high - low) * torch.rand((), generator=draws.generator).item()
         seed = int(torch.randint(2**31, (), generator=draws.generator))
         kept = draws(torch.rand, latents, 1, 1) < UNCHANGED
-        back = self.pipe.sample(
-            len(latents),
-            start=latents.float(),
-            strength=strength,
-            num_inference_steps=STEPS,
-            sampler="unipc",
-            guidance_scale=1.0,
-            cuda_graph=False,  # capturing takes longer than these few steps
-            seed=seed,
-            sample_ids=[draws.rank + draws.world_size * row for row in range(len(latents))],
-            **self.conditions,
-        ).latents
+        with torch.autocast(latents.device.type, enabled=False):  # packed weights take inputs of one dtype
+            back = self.pipe.sample(
+                len(latents),
+                start=latents.float(),
+                strength=strength,
+                num_inference_steps=STEPS,
+                sampler="unipc",
+                guidance_scale=1.0,
+                cuda_graph=False,  # capturing takes longer than these few steps
+                seed=seed,
+                sample_ids=[draws.rank + draws.world_size * row for row in range(len(latents))],
+                **self.conditions,
+            ).latents
         return torch.where(kept, latents, back.to(latents))
 
 

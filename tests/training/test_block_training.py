@@ -26,7 +26,7 @@ BLOCKS = [
     "recipe.context_blocks=2",
     "recipe.context_layers=1",
 ]
-TUNED = ["train.decoder.batch_size=16", "train.decoder.learning_rate=1e-3"]
+TUNED = ["train.decoder.batch_size=16", "train.decoder.learning_rate=1e-3", "train.mixed_precision=bf16"]
 FEW = ["generation.num_inference_steps=2", "generation.max_new_tokens=30"]
 
 
