@@ -6,8 +6,8 @@ Starts ``ld4lg serve`` on a free port and asks it as many clients do, with the p
 
 * ``throughput``: 32 clients, one text each at the same time, against the same requests one after the other, in turns.
 * ``late``: a request that arrives while 31 run, which have begun together (``burst``), and beside 31 clients that ask
-  again and again (``steady``); its first event in steps of the busy engine, whose decoding is part of the steps, and
-  its end against that of a request alone.
+  again and again (``steady``); its first event in steps of the busy engine, whose decoding and express steps are part
+  of them, and its end against that of a request alone.
 * ``mixed``: requests of all sizes, whole and as streams, clients that go away, readers that are slow, and bad requests,
   for ``--minutes``; answers against those of the pipeline, and the server's memory.
 * ``fuzz``: 200 random bodies.

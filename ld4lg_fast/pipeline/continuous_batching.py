@@ -51,8 +51,8 @@ __all__ = [
 ]
 
 
-# Samples that may be express, by those that are not, and the steps of theirs for each step of all. On a CPU a step of
-# one sample takes a fifth of the time of a step of 32; on a GPU as long as that, and there are none.
+# Samples that may be express, by those that are not, and the steps of theirs for each step of all. Only on a CPU, where
+# a step of a few samples takes a fraction of the time of a step of many; a GPU is not filled by either.
 EXPRESS_SHARE, EXPRESS_STEPS = 1 / 8, 3
 
 
@@ -66,7 +66,8 @@ class EngineClosed(LD4LGError):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Samples that are denoised and that wait to be; steps, finished texts and seconds of work since the beginning."""
+    """Samples that are denoised and that wait to be; steps (those of express samples alone are not counted), finished
+    texts and seconds of work since the beginning."""
 
     running_rows: int
     waiting_rows: int

@@ -72,10 +72,26 @@ class BlockLatents:
         ``generator``: in training, of the context's noise; it is drawn for the whole batch, so that results do not
         depend on the number of its parts. None: no block is cut and no context is noised.
         """
+        cut = generator is not None
+        blocks = part.of(np.asarray(rows))
+        latents = self.latents.take(blocks)
+        if (mine := self._are_cut(blocks, cut)).any():
+            latents[torch.from_numpy(mine)] = self.cut.tails.take(self._parts(blocks[mine]))
+        return to_device(latents, device), self.conditions(rows, device, cut, generator, part)
+
+    def conditions(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        device: torch.device,
+        cut: bool,
+        generator: torch.Generator | None = None,
+        part: Part = WHOLE,
+    ) -> dict[str, object]:
+        """Those of `batch` alone; ``cut``: blocks are cut."""
         whole = np.asarray(rows)
-        cut = np.isin(whole, self.cut.blocks) & (generator is not None)
-        blocks, mine = part.of(whole), part.of(cut)
-        seen, counts = self._seen(whole, cut)
+        are_cut = self._are_cut(whole, cut)
+        blocks, mine = part.of(whole), part.of(are_cut)
+        seen, counts = self._seen(whole, are_cut)
         known = np.unique(seen)
         seen, counts = part.of(seen), part.of(counts)
         used, index = np.unique(seen[:, seen.shape[1] - max(1, counts.max()) :], return_inverse=True)
@@ -85,9 +101,6 @@ class BlockLatents:
             noise = torch.randn(len(known), *self.latents.row_shape, generator=generator)
             places = torch.from_numpy(np.searchsorted(known, used))
             share, noise = share[places], noise[places]
-        latents = self.latents.take(blocks)
-        if mine.any():
-            latents[torch.from_numpy(mine)] = self.cut.tails.take(self._parts(blocks[mine]))
         context = BlockContext(
             self._latents_of(used),
             torch.from_numpy(index.reshape(len(blocks), -1)),
@@ -97,11 +110,14 @@ class BlockLatents:
             share,
             noise,
         )
-        conditions: dict[str, object] = {
+        return {
             "blocks": context.map(lambda tensor: to_device(tensor, device)),
             "class_id": None if self.labels is None else to_device(self.labels[blocks], device),
         }
-        return to_device(latents, device), conditions
+
+    def _are_cut(self, blocks: np.ndarray, cut: bool) -> np.ndarray:
+        """Which blocks are cut in two, (B,) bool: none without ``cut``."""
+        return np.isin(blocks, self.cut.blocks) & cut
 
     def _seen(self, blocks: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The blocks before each (B, K), the last one last, and how many of them are real (B,).

@@ -20,7 +20,7 @@ from ld4lg_fast.diffusion.latent_diffusion import LatentDiffusion
 from ld4lg_fast.export.runtime.documents import ends_with_sentence
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage
 from ld4lg_fast.training.block_latents import NONE_CUT, BlockLatents, CutBlocks
-from ld4lg_fast.training.block_tokens import BlockTokens
+from ld4lg_fast.training.block_tokens import BlockTokens, TokensCutInTwo
 from ld4lg_fast.training.conditioned_latents import classes_of, to_device
 from ld4lg_fast.training.diffusion_stage import NAME, DiffusionStage
 from ld4lg_fast.training.distillation import DistillationStage
@@ -65,27 +65,25 @@ def block_tokens(split: TextSplit, tokens: Any, autoencoder: LanguageAutoencoder
 
 def latents_of_blocks(
     split: TextSplit,
-    tokens: TokenizedTexts,
+    blocks: BlockTokens,
     autoencoder: LanguageAutoencoder,
     model: LatentDiffusion,
     session: Session,
     encode: Callable[..., Rows],
-    parts: bool,
+    cut: TokensCutInTwo | None = None,
 ) -> BlockLatents:
-    """Latents of the blocks of a split, and if ``parts`` of those that are cut."""
-    blocks, recipe = block_tokens(split, tokens, autoencoder), model.recipe
+    """Latents of the blocks of a split, and of both parts of those that are ``cut``."""
+    tokens, recipe, of_cut = blocks.tokens, model.recipe, NONE_CUT
+    latents = encode(autoencoder, tokens, session, "latents")
+    if cut is not None and len(cut[0]):
+        numbers, heads, tails = cut
+        of_parts = (
+            encode(autoencoder, part, session, name) for name, part in (("heads", heads), ("tails", tails))
+        )
+        of_cut = CutBlocks(numbers, *of_parts)
     labels = classes_of(split.labels, len(tokens), model)
-    latents, cut = encode(autoencoder, tokens, session, "latents"), NONE_CUT
-    if parts:
-        numbers, heads, tails = blocks.cut_in_two(recipe["cut_share"], session.seed)
-        if len(numbers):
-            of_parts = (
-                encode(autoencoder, part, session, name)
-                for name, part in (("heads", heads), ("tails", tails))
-            )
-            cut = CutBlocks(numbers, *of_parts)
     return BlockLatents(
-        latents, blocks.firsts, recipe["context_blocks"], cut, recipe["context_noise"], labels
+        latents, blocks.firsts, recipe["context_blocks"], of_cut, recipe["context_noise"], labels
     )
 
 
@@ -140,19 +138,22 @@ class BlockAutoencoderStage(AutoencoderStage):
 
     def _example(self, block: int, coin: Sequence[float]) -> tuple[list[int], list[int]]:
         """A block or a part of it, and the tokens that the text decoder reads first."""
-        blocks, recipe, first = self.blocks, self.recipe, int(self.firsts[block])
-        row, count = blocks.tokens[block], recipe["prefix_tokens"]
-        has_prefix = count and coin[0] < PREFIX_SHARE
-        prefix = blocks.preceding(block, first, count) if has_prefix else []
+        row, before = self._part(block, coin)
+        count = self.recipe["prefix_tokens"]
+        if not count or coin[0] >= PREFIX_SHARE:
+            return row, []
+        return row, (self.blocks.preceding(block, int(self.firsts[block]), count) + before)[-count:]
+
+    def _part(self, block: int, coin: Sequence[float]) -> tuple[list[int], list[int]]:
+        """A block or a part of it, and the tokens of the block before that part."""
+        blocks, row = self.blocks, self.blocks.tokens[block]
         size = len(row) - blocks.before - blocks.after
-        if coin[1] < recipe["cut_share"] and size > 1:
-            place = blocks.place_to_cut(block, float(coin[2]))
-            if coin[3] < 0.5:
-                return blocks.head(block, place), prefix
-            row = blocks.tail(block, place)
-            if has_prefix:
-                prefix = (prefix + blocks.text(block)[:place])[-count:]
-        return row, prefix
+        if coin[1] >= self.recipe["cut_share"] or size <= 1:
+            return row, []
+        place = blocks.place_to_cut(block, float(coin[2]))
+        if coin[3] < 0.5:
+            return blocks.head(block, place), []
+        return blocks.tail(block, place), blocks.text(block)[:place]
 
 
 class BlockDiffusionStage(DiffusionStage):

@@ -11,6 +11,8 @@ import numpy as np
 
 from ld4lg_fast.data import TokenizedTexts
 
+# Numbers (C,) of blocks that are cut, ascending, their heads and their tails.
+TokensCutInTwo = tuple[np.ndarray, TokenizedTexts, TokenizedTexts]
 SENTENCE_SHARE = 0.5  # of the blocks that are cut, those that are cut between sentences
 
 
@@ -39,7 +41,10 @@ class BlockTokens:
 
     def text(self, block: int) -> list[int]:
         """A block's tokens without special ones."""
-        row = self.tokens[block]
+        return self.without_special(self.tokens[block])
+
+    def without_special(self, row: list[int]) -> list[int]:
+        """The tokens of a block, or of a part of it, between the special ones."""
         return row[self.before : len(row) - self.after]
 
     def preceding(self, block: int, first: int, count: int) -> list[int]:
@@ -75,11 +80,8 @@ class BlockTokens:
             coin = (coin - SENTENCE_SHARE) / (1 - SENTENCE_SHARE)
         return int(places[int(coin * len(places))])
 
-    def cut_in_two(self, share: float, seed: int) -> tuple[np.ndarray, TokenizedTexts, TokenizedTexts]:
-        """About ``share`` of the blocks, each cut in two: their numbers (C,), their heads and their tails.
-
-        Blocks of less than two tokens are not cut.
-        """
+    def cut_in_two(self, share: float, seed: int) -> TokensCutInTwo:
+        """About ``share`` of the blocks, each cut in two. Blocks of less than two tokens are not cut."""
         rng = np.random.default_rng(seed)
         coins, places = rng.random((2, len(self)))
         sizes = self.tokens.lengths - self.before - self.after

@@ -7,8 +7,6 @@ Letters: B texts or blocks, N latents, d latent width.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +25,13 @@ from ld4lg_fast.training.autoencoder_model import tokenize
 from ld4lg_fast.training.autoencoder_stage import AutoencoderStage, finish_autoencoder, write_statistics
 from ld4lg_fast.training.block_latents import BlockLatents
 from ld4lg_fast.training.block_stages import (
-    PREFIX_SHARE,
     BlockAutoencoderStage,
     block_tokens,
     dataset_of_blocks,
     latents_of_blocks,
     not_blank,
 )
-from ld4lg_fast.training.block_tokens import BlockTokens
+from ld4lg_fast.training.block_tokens import BlockTokens, TokensCutInTwo
 from ld4lg_fast.training.latent_cache import cached_latents, uncached_latents
 from ld4lg_fast.training.loop import TrainingLoop
 from ld4lg_fast.training.session import Session
@@ -83,8 +80,10 @@ class RoundTrip:
         return torch.where(kept, latents, back.to(latents))
 
 
-def freeze_all_but_decoder(autoencoder: LanguageAutoencoder) -> None:
-    """Lets only what turns latents into text be trained."""
+def pipeline_to_finetune(
+    autoencoder: LanguageAutoencoder, model: LatentDiffusion, device: torch.device
+) -> TextDiffusionPipeline:
+    """Both on the device; what turns latents into text can be trained, all else is frozen."""
     autoencoder.requires_grad_(False)
     if autoencoder.perceiver is not None:
         autoencoder.perceiver.decoder.requires_grad_(True)
@@ -93,6 +92,7 @@ def freeze_all_but_decoder(autoencoder: LanguageAutoencoder) -> None:
     ):  # others encode with all weights
         autoencoder.language_model.decoder.requires_grad_(True)
         autoencoder.lm.get_input_embeddings().requires_grad_(False)  # shared with the encoder
+    return TextDiffusionPipeline(autoencoder.to(device), model.to(device).requires_grad_(False))
 
 
 class DecoderStage(AutoencoderStage):
@@ -110,8 +110,7 @@ class DecoderStage(AutoencoderStage):
         dataset: TextDataset,
     ) -> None:
         super().__init__(autoencoder, tokens, validation, session)
-        freeze_all_but_decoder(autoencoder)
-        self.pipe = TextDiffusionPipeline(autoencoder, model.to(session.device).requires_grad_(False))
+        self.pipe = pipeline_to_finetune(autoencoder, model, session.device)
         self.dataset = dataset
 
     def augmentation_of(self, rows: Sequence[int], training: bool) -> RoundTrip:
@@ -130,7 +129,8 @@ class BlockDecoderStage(BlockAutoencoderStage):
     Blocks that are cut are those of the denoiser's training, and the text decoder writes their second part.
 
     Args:
-        latents, validation_latents: of all blocks of the training and the validation documents.
+        cut: blocks that are cut in two. latents, validation_latents: of all blocks of the training and the validation
+            documents; the former with those that are cut.
     """
 
     name = NAME
@@ -140,6 +140,7 @@ class BlockDecoderStage(BlockAutoencoderStage):
         autoencoder: LanguageAutoencoder,
         model: LatentDiffusion,
         blocks: BlockTokens,
+        cut: TokensCutInTwo,
         latents: BlockLatents,
         dataset: TextDataset,
         validation: TokenizedTexts,
@@ -150,32 +151,23 @@ class BlockDecoderStage(BlockAutoencoderStage):
         super().__init__(
             blocks, model.recipe, autoencoder, not_blank(validation, texts), session, NO_AUGMENTATION
         )
-        freeze_all_but_decoder(autoencoder)
-        self.pipe = TextDiffusionPipeline(autoencoder, model.to(session.device).requires_grad_(False))
-        self.latents, self.validation_latents = latents, validation_latents
+        self.pipe = pipeline_to_finetune(autoencoder, model, session.device)
+        self.cut, self.latents, self.validation_latents = cut, latents, validation_latents
         self.validated = [row for row in range(len(texts)) if texts[row]]
-        _, self.heads, self.tails = blocks.cut_in_two(model.recipe["cut_share"], session.seed)
 
     def augmentation_of(self, rows: Sequence[int], training: bool) -> RoundTrip:
-        device = self.session.device
-        if training:  # with a generator blocks are cut, and their context gets noise, which is not used here
-            _, conditions = self.latents.batch(rows, device, torch.Generator())
-        else:
-            _, conditions = self.validation_latents.batch([self.validated[row] for row in rows], device)
-        context: Any = conditions.pop("blocks")
-        conditions["blocks"] = replace(context, noise_share=None, noise=None)
+        known, blocks = self.latents, rows
+        if not training:
+            known, blocks = self.validation_latents, [self.validated[row] for row in rows]
+        conditions = known.conditions(blocks, self.session.device, cut=training)
         return RoundTrip(self.pipe, {name: each for name, each in conditions.items() if each is not None})
 
-    def _example(self, block: int, coin: Sequence[float]) -> tuple[list[int], list[int]]:
-        blocks, count = self.blocks, self.recipe["prefix_tokens"]
-        before = blocks.preceding(block, int(self.firsts[block]), count)
-        row, cut = blocks.tokens[block], self.latents.cut.blocks
-        place = int(np.searchsorted(cut, block))
-        if place < len(cut) and cut[place] == block:
-            head, row = self.heads[place], self.tails[place]
-            before += head[blocks.before : len(head) - blocks.after]
-        has_prefix = count and coin[0] < PREFIX_SHARE
-        return row, before[-count:] if has_prefix else []
+    def _part(self, block: int, _: Sequence[float]) -> tuple[list[int], list[int]]:
+        numbers, heads, tails = self.cut
+        place = int(np.searchsorted(numbers, block))
+        if place == len(numbers) or numbers[place] != block:
+            return self.blocks.tokens[block], []
+        return tails[place], self.blocks.without_special(heads[place])
 
 
 def load_source_run(options: TrainOptions) -> tuple[LanguageAutoencoder, LatentDiffusion]:
@@ -208,10 +200,14 @@ def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock
     if documents:
         autoencoder.to(session.device)
         of_blocks = autoencoder, model, session
-        latents = latents_of_blocks(dataset.train, tokens, *of_blocks, cached_latents, True)
-        unseen = latents_of_blocks(dataset.validation, validation, *of_blocks, uncached_latents, False)
         blocks = block_tokens(dataset.train, tokens, autoencoder)
-        stage = BlockDecoderStage(autoencoder, model, blocks, latents, dataset, validation, unseen, session)
+        cut = blocks.cut_in_two(model.recipe["cut_share"], session.seed)
+        latents = latents_of_blocks(dataset.train, blocks, *of_blocks, cached_latents, cut)
+        unseen = block_tokens(dataset.validation, validation, autoencoder)
+        unseen_latents = latents_of_blocks(dataset.validation, unseen, *of_blocks, uncached_latents)
+        stage = BlockDecoderStage(
+            autoencoder, model, blocks, cut, latents, dataset, validation, unseen_latents, session
+        )
     else:
         stage = DecoderStage(autoencoder, model, tokens, validation, session, dataset)
     step = TrainingLoop(stage, session, clock).run().step

@@ -19,6 +19,7 @@ from ld4lg_fast.training.block_latents import BlockLatents
 from ld4lg_fast.training.block_stages import (
     BlockDiffusionStage,
     BlockDistillationStage,
+    block_tokens,
     dataset_of_blocks,
     latents_of_blocks,
 )
@@ -75,11 +76,14 @@ def train_denoiser(config: Mapping, dataset: TextDataset, session: Session, cloc
         model = build_denoiser(config, dataset, autoencoder)
     validation: ConditionedLatents | BlockLatents
     if documents:
+        blocks = block_tokens(dataset.train, tokens, autoencoder)
+        cut = blocks.cut_in_two(model.recipe["cut_share"], session.seed)
         training: Any = latents_of_blocks(
-            dataset.train, tokens, autoencoder, model, session, cached_latents, True
+            dataset.train, blocks, autoencoder, model, session, cached_latents, cut
         )
+        unseen = block_tokens(dataset.validation, validation_tokens, autoencoder)
         validation = latents_of_blocks(
-            dataset.validation, validation_tokens, autoencoder, model, session, uncached_latents, False
+            dataset.validation, unseen, autoencoder, model, session, uncached_latents
         )
     else:
         states = kept_states(autoencoder, tokens, session)

@@ -95,7 +95,7 @@ def test_the_decoder_is_finetuned_on_blocks_after_a_round_trip(run_dir, tmp_path
         for block, index, real, continues, row, kept in found:
             cut = bool(np.isin(block, stage.latents.cut.blocks))
             place = int(np.searchsorted(stage.latents.cut.blocks, block))
-            want = stage.tails[place] if cut else stage.blocks.tokens[block]
+            want = stage.cut[2][place] if cut else stage.blocks.tokens[block]
             assert row[kept.bool()].tolist() == list(want) and bool(continues) == cut
             before = [*range(stage.firsts[block], block)][-2 + cut :] if real > cut else []
             heads = [stage.latents.cut.heads.take(np.array([place]))] if cut else []
