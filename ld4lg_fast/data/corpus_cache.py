@@ -1,7 +1,7 @@
 """Large corpora as Arrow tables on disk: read once, then memory-mapped, by all processes and without reading a text.
 
 They lie beside the data sets of the hub (``HF_DATASETS_CACHE``), each in a folder under a fingerprint of its files'
-paths, sizes and times and of the options; a folder may be deleted at any time.
+paths, sizes and times, or contents, and of the options; a folder may be deleted at any time.
 """
 
 import fcntl
@@ -29,25 +29,33 @@ _ROWS = 2**14  # of a record batch
 logger = get_logger(__name__)
 
 
-def corpus_key(name: str, by_split: Mapping[str, Sequence[Path]], options: Sequence[Any]) -> str | None:
+def corpus_key(
+    name: str, by_split: Mapping[str, Sequence[Path]], options: Sequence[Any], compare_contents: bool
+) -> str | None:
     """A fingerprint of a corpus of local files; None for one that is not kept.
 
-    ``options``: everything else that the corpus depends on, as JSON.
+    Args:
+        options: everything else that the corpus depends on, as JSON.
+        compare_contents: files are known by their contents, which are read, instead of their times.
     """
-    files = [
-        (split, str(path.resolve()), found.st_size, found.st_mtime_ns)
-        for split, paths in by_split.items()
-        for path in paths
-        if path.is_file() and (found := path.stat())
-    ]
-    if (
-        not files
-        or sum(size for _, _, size, _ in files) < LEAST_BYTES
-        or len(files) < sum(map(len, by_split.values()))
-    ):
+    paths = [(split, path) for split, paths in by_split.items() for path in paths]
+    if not paths or not all(path.is_file() for _, path in paths):
         return None
+    if sum(path.stat().st_size for _, path in paths) < LEAST_BYTES:
+        return None
+    known_by = _sha256 if compare_contents else _modified
+    files = [(split, str(path.resolve()), path.stat().st_size, known_by(path)) for split, path in paths]
     content = json.dumps([_FORMAT, __version__, name, files, options], sort_keys=True)
     return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def kept_corpus(key: str, load: Callable[[Path | None], TextDataset]) -> TextDataset:

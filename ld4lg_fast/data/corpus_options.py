@@ -53,6 +53,7 @@ def _is_column(value: Any) -> bool:
 
 PATHS = Described(f"a path, or several as in [a.txt,b.txt] ({_QUOTED})", _are_paths)
 COLUMN = Described("the name of a column", _is_column)
+SWITCHES = ("documents", "compare_contents")
 RULES: Mapping[str, Rule] = {
     "root": Described(f"a path ({_QUOTED})", _is_path),
     "files": Described(f"{PATHS}, or of each split such, as in {{train:a.txt,test:b.txt}}", _are_files),
@@ -63,9 +64,9 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("limit", "num_examples"), WholeNumber()),
     "seed": OPTIONS["seed"],
     "train_fallback": Choice(("validation", "test")),
-    "documents": Switch(),
+    **dict.fromkeys(SWITCHES, Switch()),
 }
-"""Rules by option; each but the seed may also be null, which stands for its default."""
+"""Rules by option; each but the seed and the switches may also be null, which stands for its default."""
 
 
 def check_corpus_options(options: Mapping[str, Any]) -> None:
@@ -75,7 +76,7 @@ def check_corpus_options(options: Mapping[str, Any]) -> None:
         ConfigError: the first invalid value; the message names the option and what is allowed.
     """
     for name, value in options.items():
-        if value is None and name not in ("seed", "documents"):
+        if value is None and name not in ("seed", *SWITCHES):
             continue
         whole = f"dataset.{name}"
         if name in ("limit", "num_examples") and isinstance(value, int) and value < 1:

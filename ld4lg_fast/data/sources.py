@@ -46,6 +46,7 @@ def load_text_dataset(
     seed: int = PUBLISHED_SEED,
     train_fallback: str | None = None,
     documents: bool = False,
+    compare_contents: bool = False,
 ) -> TextDataset:
     """Loads a corpus: one of ``DATASETS``, including ``custom`` files and the generated ``demo`` corpus.
 
@@ -64,6 +65,8 @@ def load_text_dataset(
         train_fallback: the split of which nine tenths become training texts if there is no training file.
         documents: a text is a document, to be written block by block: of the demo corpus those of a second grammar, of
             E2E all texts of one meaning; white space is tidied (`export.runtime.documents.tidied`).
+        compare_contents: what is kept of a large corpus is found by the contents of its files, which are read at every
+            start, and not by their sizes and times.
 
     Blank texts are dropped.
 
@@ -88,6 +91,7 @@ def load_text_dataset(
             "seed": seed,
             "train_fallback": train_fallback,
             "documents": documents,
+            "compare_contents": compare_contents,
         }
     )
     if num_examples is not None and name != "demo":
@@ -113,7 +117,7 @@ def load_text_dataset(
         train_fallback,
         [str(path) for path in place.left_out],
     ]
-    key = corpus_key(name, place.by_split, options)
+    key = corpus_key(name, place.by_split, options, compare_contents)
     return load() if key is None else kept_corpus(key, load)
 
 

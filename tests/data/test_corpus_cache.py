@@ -114,6 +114,30 @@ def test_another_file_or_option_is_another_corpus(tmp_path, kept):
     assert len(load_text_dataset("custom", root=path).train) == 54 and len(folders(kept)) == 5
 
 
+def test_contents_are_compared_on_request(tmp_path, kept):
+    """By them a file that was only touched is the same, and one that only looks the same is another."""
+    path = write(tmp_path / "a.jsonl")
+
+    def rewrite(old: str, new: str) -> None:
+        before = path.stat()
+        path.write_text(path.read_text().replace(old, new))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_size == before.st_size
+
+    def first_text(compare_contents: bool) -> str:
+        return load_text_dataset("custom", root=path, compare_contents=compare_contents).train.texts[0]
+
+    old = [first_text(compare_contents) for compare_contents in (False, True)]
+    assert len(folders(kept)) == 2
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1000))
+    assert first_text(True) == old[1] and len(folders(kept)) == 2
+    first_text(False)
+    assert len(folders(kept)) == 3
+    rewrite(old[0][:4], old[0][:4].swapcase())
+    assert first_text(False) == old[0], "sizes and times are the same"
+    assert first_text(True) == old[1][:4].swapcase() + old[1][4:] and len(folders(kept)) == 4
+
+
 def test_a_small_corpus_is_not_kept(tmp_path, kept, monkeypatch):
     path = write(tmp_path / "a.jsonl")
     monkeypatch.setattr(corpus_cache, "LEAST_BYTES", path.stat().st_size + 1)
