@@ -7,6 +7,7 @@ Letters: B texts or blocks, N latents, d latent width.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -202,7 +203,10 @@ def train_decoder(config: Mapping, dataset: TextDataset, session: Session, clock
         of_blocks = autoencoder, model, session
         blocks = block_tokens(dataset.train, tokens, autoencoder)
         cut = blocks.cut_in_two(model.recipe["cut_share"], session.seed)
-        latents = latents_of_blocks(dataset.train, blocks, *of_blocks, cached_latents, cut)
+        # This run has no autoencoder yet.
+        stored = RunDirectory(str(session.options.finetune_decoder_from)).autoencoder
+        encode = partial(cached_latents, stored=stored)
+        latents = latents_of_blocks(dataset.train, blocks, *of_blocks, encode, cut)
         unseen = block_tokens(dataset.validation, validation, autoencoder)
         unseen_latents = latents_of_blocks(dataset.validation, unseen, *of_blocks, uncached_latents)
         stage = BlockDecoderStage(

@@ -10,6 +10,7 @@ Letters: B texts, N latents, d latent width, T tokens of all sources, W language
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -106,11 +107,12 @@ def cached_latents(
     session: Session,
     name: str = "latents",
     states: SourceStates | None = None,
+    stored: Path | None = None,
 ) -> Rows:
     """Latents (B, N, d) of ``tokens``, read from the folder ``name`` of the cache or computed and stored there.
 
     Call in all processes. They are stored in ``train.latents_dtype``; ``auto`` is float32 for Perceiver latents and
-    bfloat16 for the larger hidden states.
+    bfloat16 for the larger hidden states. ``stored``: where the autoencoder lies; None: in the run.
 
     Raises:
         CheckpointError: the disk is full or cannot be written to; shards that were finished are kept.
@@ -123,7 +125,7 @@ def cached_latents(
             autoencoder, len(tokens), dtype, cache_folder(session.run, name, dtype, wanted, shares), wanted
         ),
         lambda texts: encode_latents(autoencoder, tokens, session.device, texts, states, session.interrupts),
-        lambda: fingerprint(session.run.autoencoder, tokens),
+        lambda: fingerprint(stored or session.run.autoencoder, tokens),
         session,
         session.options.share_latents,
     )

@@ -250,7 +250,7 @@ def prepare_directory(plan: Plan, lock: RunLock) -> None:
     elif plan.opening is Opening.STUDENT:
         run.copy(Path(plan.config.train.distill_from), STAGE_ONE_RESULTS)
     elif plan.opening is Opening.FINETUNED_DECODER:
-        run.copy(Path(plan.config.train.finetune_decoder_from), ("denoiser",))
+        run.copy(Path(plan.config.train.finetune_decoder_from), ("denoiser", run.cache.name))
     stored = plan.config.copy()
     stored.resume = False
     stored_config.store(run.config, stored, plan.groups)

@@ -104,6 +104,12 @@ def test_the_decoder_is_finetuned_on_blocks_after_a_round_trip(run_dir, tmp_path
                 torch.testing.assert_close(context.latents[index[-int(real) :]], torch.cat(known))
             assert int(real) == len(before) + cut
 
+    shards = [folder / "cache" / "latents" for folder in (run_dir, adapted)]
+    encoded = sorted(path.relative_to(shards[0]) for path in shards[0].rglob("*") if path.is_file())
+    assert encoded and all((shards[0] / name).samefile(shards[1] / name) for name in encoded), (
+        "not encoded anew"
+    )
+
     weights = [load_file(folder / "denoiser" / "model.safetensors") for folder in (run_dir, adapted)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     given, tuned = (TextDiffusionPipeline.from_pretrained(folder) for folder in (run_dir, adapted))
